@@ -1,0 +1,1 @@
+"""Data: the index, the split and the pixels; numpy, pandas and PIL, no torch."""

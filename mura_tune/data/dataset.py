@@ -1,0 +1,275 @@
+"""The index: which image belongs to which area, patient, study, label and published split."""
+
+import csv
+import difflib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from mura_tune.errors import InputError
+
+COLUMNS = ("path", "area", "patient", "study", "label", "split")
+KINDS = (
+    "unreadable",
+    "hidden",
+    "header",
+    "label conflict",
+    "unlabelled",
+    "no images",
+    "two labels",
+    "two splits",
+)
+GET_MURA = (
+    "get MURA from https://stanfordmlgroup.github.io/competitions/mura/ or try 'make demo'"
+)
+_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+_WORDS = ("normal", "abnormal")
+_ROW = "FOLDER/{split}/XR_AREA/PATIENT/STUDY"
+_Row = tuple[str, str, str, str, int, str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a dataset: its kind, the file or study it is in, and how."""
+
+    kind: str
+    path: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is no kind of finding; kinds are {', '.join(KINDS)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An index of images: one row of `frame` per image, with the columns COLUMNS.
+
+    `path` is posix and relative to `root`; `study` is AREA/PATIENT/NAME, because study names
+    collide across areas; `label` is 1 for abnormal; `split` is "train" or "valid" as published.
+    `notes` are the findings made while indexing. Raises InputError for a frame that is empty,
+    lists a path twice, gives a study two labels or a patient both splits.
+    """
+
+    root: Path
+    frame: pd.DataFrame
+    name: str
+    notes: tuple[Finding, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frame", _validated(self.frame, self.name))
+
+    def areas(self) -> list[str]:
+        """Return the names of the areas, sorted."""
+        return sorted(self.frame["area"].unique())
+
+    def for_area(self, area: str) -> "Dataset":
+        """Return the rows of one area, as a dataset of that name. Raises InputError if none."""
+        names = self.areas()
+        if area not in names:
+            near = difflib.get_close_matches(area.upper(), names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"{self.name}: no area {area}; there are {', '.join(names)}{hint}")
+        notes = tuple(n for n in self.notes if "/" not in n.path or area in n.path.split("/"))
+        rows = self.frame[self.frame["area"] == area]
+        return replace(self, frame=rows, name=area, notes=notes)
+
+    def drop(self, paths: Collection[str]) -> "Dataset":
+        """Return the dataset without the images `paths`; names it does not hold are ignored."""
+        return replace(self, frame=self.frame[~self.frame["path"].isin(list(paths))])
+
+
+def open_dataset(path: Path, *, index_only: bool = False) -> Dataset:
+    """Open a folder in MURA's layout, or a table that ends in .csv."""
+    if path.suffix.lower() == ".csv":
+        return from_table(path)
+    return from_mura(path, index_only=index_only)
+
+
+def from_mura(root: Path, *, index_only: bool = False) -> Dataset:
+    """Index a folder in MURA's layout from its four CSVs alone.
+
+    No image is opened: the cache does that, once. `index_only` allows the image folders to be
+    absent altogether. The CSV's label wins over the study folder's name. Raises InputError for a
+    missing folder or CSV, a malformed row (file and line), or CSVs without any image folder.
+    """
+    if not root.is_dir():
+        what = "not a folder" if root.exists() else "no such folder"
+        raise InputError(f"{root}: {what}; {GET_MURA}")
+    notes: list[Finding] = []
+    rows: list[_Row] = []
+    for split in ("train", "valid"):
+        labels = _study_labels(root, split, notes)
+        rows += _images(root, split, labels, notes)
+    if not rows:
+        raise InputError(f"{root}: its CSVs list no labelled image; {GET_MURA}")
+    folders = {f"{row[5]}/{row[1]}" for row in rows}
+    if not index_only and not any((root / folder).is_dir() for folder in folders):
+        raise InputError(
+            f"{root}: the CSVs are here, but no image folder such as {min(folders)}; "
+            "unpack the images beside them, or check the index alone with --index-only"
+        )
+    return Dataset(root, _frame(rows), root.resolve().name, tuple(notes))
+
+
+def from_table(table: Path) -> Dataset:
+    """Index the images a CSV table lists: columns path, patient, label; area, study, split if any.
+
+    Paths are relative to the table's folder. Without a column, the area is XR_ALL, the study is
+    the image's folder, and the split is train (`splits.assign` then holds a test part out).
+    Raises InputError for a missing file or column, or a malformed row (file and line).
+    """
+    lines = _lines(table)
+    _, head = next(lines, (0, [""]))
+    names = [name.lower() for name in head]
+    if missing := [name for name in ("path", "patient", "label") if name not in names]:
+        raise InputError(
+            f"{table}: no column {', '.join(missing)} in its header row ({', '.join(head)}); "
+            "path, patient and label are required, area, study and split may follow"
+        )
+    rows = []
+    for line, cells in lines:
+        if len(cells) != len(names):
+            raise InputError(f"{table}:{line}: {len(cells)} cells under {len(names)} column names")
+        rows.append(_table_row(dict(zip(names, cells, strict=True)), f"{table}:{line}"))
+    if not rows:
+        raise InputError(f"{table}: lists no image; add a row per image under its header")
+    return Dataset(table.parent, _frame(rows), table.stem)
+
+
+def _table_row(cell: dict[str, str], where: str) -> _Row:
+    for name in ("path", "patient"):
+        if not cell[name]:
+            raise InputError(f"{where}: the {name} is empty; every image needs one")
+    area, patient = cell.get("area") or "XR_ALL", cell["patient"]
+    study = cell.get("study") or PurePosixPath(cell["path"]).parent.name or "study1"
+    prefix = f"{area}/{patient}/"
+    split = cell.get("split") or "train"
+    if split not in ("train", "valid"):
+        raise InputError(f"{where}: split {split!r} is neither 'train' nor 'valid' (held out)")
+    study = study if study.startswith(prefix) else prefix + study
+    return cell["path"], area, patient, study, _label(cell["label"], where), split
+
+
+def _study_labels(root: Path, split: str, notes: list[Finding]) -> dict[str, int]:
+    """Return AREA/PATIENT/STUDY -> label from the split's studies CSV."""
+    file = root / f"{split}_labeled_studies.csv"
+    labels: dict[str, int] = {}
+    for line, cells in _body(file, notes):
+        where = f"{file}:{line}"
+        if len(cells) != 2:
+            raise InputError(f"{where}: {len(cells)} cells where a study and its label belong")
+        study = "/".join(_parts(cells[0], split, where, _ROW)[2:])
+        label = _label(cells[1], where)
+        if labels.setdefault(study, label) != label:
+            raise InputError(f"{where}: {study} was labelled {1 - label} above; remove one row")
+        if study.endswith(("_positive", "_negative")) and study.endswith("_positive") != label:
+            detail = f"{file.name} says {_WORDS[label]} ({label}), which wins over the folder's name"
+            notes.append(Finding("label conflict", f"{split}/{study}", detail))
+    return labels
+
+
+def _images(root: Path, split: str, labels: dict[str, int], notes: list[Finding]) -> list[_Row]:
+    """Return the rows of the split's images that have a label; note the others."""
+    file = root / f"{split}_image_paths.csv"
+    rows: list[_Row] = []
+    unlabelled: Counter[str] = Counter()
+    for line, cells in _body(file, notes):
+        where = f"{file}:{line}"
+        if len(cells) != 1:
+            raise InputError(f"{where}: {len(cells)} cells where one image path belongs")
+        parts = _parts(cells[0], split, where, _ROW + "/IMAGE")
+        if parts[-1].startswith("."):
+            notes.append(Finding("hidden", "/".join(parts[1:]), f"listed in {file.name}, left out"))
+            continue
+        study = "/".join(parts[2:5])
+        if study not in labels:
+            unlabelled[study] += 1
+            continue
+        rows.append(("/".join(parts[1:]), parts[2], parts[3], study, labels[study], split))
+    for study, count in unlabelled.items():
+        detail = f"not in {split}_labeled_studies.csv; images left out: {count}"
+        notes.append(Finding("unlabelled", f"{split}/{study}", detail))
+    for study in sorted(labels.keys() - {row[3] for row in rows}):
+        notes.append(Finding("no images", f"{split}/{study}", f"labelled, but not in {file.name}"))
+    return rows
+
+
+def _parts(cell: str, split: str, where: str, form: str) -> list[str]:
+    parts = cell.strip("/").split("/")
+    good = len(parts) == form.count("/") + 1 and parts[1] == split and parts[2].startswith("XR_")
+    if not good or "" in parts or ".." in parts:
+        raise InputError(f"{where}: {cell!r} is not of the form {form.format(split=split)}")
+    return parts
+
+
+def _label(cell: str, where: str) -> int:
+    if cell not in _LABELS:
+        raise InputError(f"{where}: label {cell!r} is neither 0 (normal) nor 1 (abnormal)")
+    return _LABELS[cell]
+
+
+def _body(file: Path, notes: list[Finding]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of one of MURA's CSVs; a first row that is no path is a header, and noted."""
+    for position, (line, cells) in enumerate(_lines(file)):
+        if position == 0 and "/" not in cells[0]:
+            notes.append(Finding("header", file.name, f"line {line} is a header: {cells[0]!r}"))
+            continue
+        yield line, cells
+
+
+def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, stripped cells) of a CSV's rows that are not blank."""
+    reader = None
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.reader(text, strict=True)
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if any(cells):
+                    yield reader.line_num, cells
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; restore it from the dataset's archive") from None
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        line = f":{reader.line_num}" if reader else ""
+        raise InputError(f"{file}{line}: not readable as a UTF-8 CSV ({error})") from None
+
+
+def _frame(rows: list[_Row]) -> pd.DataFrame:
+    return pd.DataFrame(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+def _validated(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the frame with its columns in order and rows numbered, or raise InputError."""
+    if missing := [column for column in COLUMNS if column not in frame.columns]:
+        raise InputError(f"{name}: the index has no column {', '.join(missing)}")
+    frame = frame.loc[:, list(COLUMNS)].reset_index(drop=True)
+    if frame.empty:
+        raise InputError(f"{name}: no image is left in it; {GET_MURA}")
+    for column in COLUMNS:
+        if column == "label":
+            good = pd.api.types.is_integer_dtype(frame[column]) and frame[column].isin([0, 1]).all()
+        else:
+            good = pd.api.types.is_string_dtype(frame[column]) and frame[column].notna().all()
+        if not good:
+            raise InputError(f"{name}: column {column} holds something else than its kind of value")
+    if not frame["split"].isin(["train", "valid"]).all():
+        raise InputError(f"{name}: column split holds more than 'train' and 'valid'")
+    _refuse(frame["path"][frame["path"].duplicated()], name, "image", "listed twice", "keep one row")
+    studies = frame.drop_duplicates(["study", "label"])["study"]
+    way_out = "give each study one label, or name the studies apart in a study column"
+    _refuse(studies[studies.duplicated()], name, "study", "both normal and abnormal", way_out)
+    patients = frame.drop_duplicates(["patient", "split"])["patient"]
+    way_out = "move all images of a patient to one split"
+    _refuse(patients[patients.duplicated()], name, "patient", "in both train and valid", way_out)
+    return frame
+
+
+def _refuse(bad: "pd.Series[str]", name: str, noun: str, what: str, way_out: str) -> None:
+    if bad.empty:
+        return
+    names = ", ".join(bad.iloc[:3]) + (", …" if len(bad) > 3 else "")
+    raise InputError(f"{name}: {noun} {what}: {names} ({len(bad)} in all); {way_out}")

@@ -1,0 +1,1 @@
+"""Torch: networks, tasks, augmentation, metrics and the one training function."""

@@ -1,0 +1,143 @@
+"""The one training function: a trial, a final run and every later task are this call."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mura_tune.errors import Diverged
+from mura_tune.learning.batches import Split, plain_batches, training_batches
+from mura_tune.learning.models import Network
+from mura_tune.learning.tasks import Loss, Task
+from mura_tune.recipe import Phase, Recipe
+
+EVALUATION_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to. `number` counts from 1 over all phases, `score` is dev's."""
+
+    number: int
+    phase: int
+    depth: int
+    loss: float
+    score: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Every epoch, the best one by dev score (the first among equals), and its weights."""
+
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+    weights: dict[str, Tensor]  # a clone, on the network's device; the network holds them too
+
+
+def ignore(epoch: Epoch) -> None:
+    """The `on_epoch` that does nothing."""
+
+
+def fit(
+    net: Network,
+    train: Split,
+    dev: Split,
+    recipe: Recipe,
+    task: Task,
+    *,
+    on_epoch: Callable[[Epoch], None] = ignore,
+) -> Fit:
+    """Train `net` in place through the recipe's phases; it ends with the weights of the best epoch.
+
+    The device is wherever `net` lives. The same seed on the same device and threads gives the
+    same weights, bit for bit on a CPU.
+
+    Args:
+        on_epoch: called after every epoch; what it raises ends the run (how tuning prunes).
+
+    Raises:
+        Diverged: a loss or score that is not a finite number, with the step named.
+    """
+    device = next(net.parameters()).device
+    loss_of = task.loss(train, recipe)
+    torch.manual_seed(recipe.seed)  # dropout
+    epochs: list[Epoch] = []
+    best: Epoch | None = None
+    weights: dict[str, Tensor] = {}
+    for index, phase in enumerate(recipe.phases):
+        depth = net.set_depth(phase.depth)
+        trained = [p for p in net.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(
+            trained, lr=phase.lr, weight_decay=recipe.weight_decay, fused=True
+        )
+        steps = phase.epochs * max(1, -(-len(train) // recipe.batch))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(steps))
+        for _ in range(phase.epochs):
+            started, number = time.perf_counter(), len(epochs) + 1
+            batches = training_batches(
+                train, size=recipe.batch, seed=recipe.seed, epoch=number,
+                strength=recipe.augment, device=device,
+            )  # fmt: skip
+            loss = _train_epoch(net, batches, loss_of, optimiser, schedule, number)
+            score = task.score(predict(net, dev), dev)
+            if not math.isfinite(score):
+                raise Diverged(f"{task.monitor} is {score} after epoch {number}")
+            epoch = Epoch(number, index + 1, depth, loss, score, time.perf_counter() - started)
+            epochs.append(epoch)
+            if best is None or score > best.score:
+                best = epoch
+                weights = {name: value.clone() for name, value in net.body.state_dict().items()}
+            on_epoch(epoch)
+            if recipe.patience and number - best.number >= recipe.patience:
+                break
+        # Stopping early ends a phase; the next one starts from where this one got to.
+    assert best is not None  # a Recipe has at least one epoch
+    net.body.load_state_dict(weights)
+    return Fit(tuple(epochs), best, weights)
+
+
+@torch.inference_mode()
+def predict(net: Network, split: Split) -> Tensor:
+    """Logits (N, K), float32, in the split's order; nothing is augmented."""
+    was_training, device = net.training, next(net.parameters()).device
+    net.eval()
+    logits = [net(x).float() for x in plain_batches(split, EVALUATION_BATCH, device)]
+    net.train(was_training)
+    return torch.cat(logits)
+
+
+def _train_epoch(
+    net: Network,
+    batches: object,
+    loss_of: Loss,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    number: int,
+) -> float:
+    """One pass; the mean loss. Losses stay on the device until the end: no step waits."""
+    net.train()
+    losses: list[Tensor] = []
+    for x_nchw, labels_n in batches:  # type: ignore[attr-defined]
+        loss = loss_of(net(x_nchw), labels_n)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.detach())
+    values = torch.stack(losses).cpu()
+    finite = torch.isfinite(values)
+    if not finite.all():
+        step = int((~finite).nonzero()[0]) + 1
+        raise Diverged(f"the loss is {values[step - 1].item()} at step {step} of epoch {number}")
+    return float(values.mean())
+
+
+def _cosine(steps: int) -> Callable[[int], float]:
+    """The learning rate's factor: from 1 down to 0 along half a cosine."""
+    return lambda step: 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))

@@ -1,0 +1,1 @@
+"""A released classifier, put to use."""

@@ -1,0 +1,1 @@
+"""From the winning recipe to weights that people can trust."""
