@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Point = tuple[float, float]
 Rows = tuple[tuple[float, float, float], ...]
-SAMPLES = 256  # steps along a bone's axis
+SAMPLES = 1024  # steps along a bone's axis
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ def _even(*rows: Point) -> Rows:
 
 SHAPES: Mapping[str, Shape] = {
     "humerus": Shape(
-        ((0, -1.2, 1.9), (0.03, -1.9, 2.6), (0.07, -2.0, 2.6), (0.11, -1.6, 1.6), (0.17, -1.15, 1.05),
+        ((0, -0.9, 2.3), (0.04, -1.7, 2.7), (0.08, -2.0, 2.6), (0.115, -1.6, 1.6), (0.17, -1.15, 1.05),
          (0.3, -1, 0.95), (0.7, -0.95, 0.95), (0.82, -1.3, 1.3), (0.9, -1.9, 2.1), (0.935, -2.3, 2.9),
          (0.96, -2.2, 2.2), (1, -1.9, 2.0)),
         ((0, -2.0, 1.4), (0.05, -2.3, 1.8), (0.1, -1.7, 1.5), (0.17, -1.05, 1.05), (0.7, -0.85, 0.85),
-         (0.88, -0.7, 0.7), (0.94, -0.8, 1.1), (0.98, -0.8, 1.3), (1, -0.6, 1.1)), caps=(0.8, 0.35)),
+         (0.88, -0.7, 0.7), (0.94, -0.8, 1.1), (0.98, -0.8, 1.3), (1, -0.6, 1.1)), caps=(1.25, 0.35)),
     "radius": Shape(
         ((0, -1.45, 1.45), (0.03, -1.45, 1.45), (0.055, -0.95, 0.95), (0.1, -0.9, 1.35), (0.16, -0.9, 0.9),
          (0.75, -1, 1), (0.87, -1.5, 1.4), (0.94, -2.1, 1.9), (0.98, -2.25, 2.0), (1, -2.2, 1.7)),
@@ -54,6 +54,7 @@ SHAPES: Mapping[str, Shape] = {
                      caps=(0.25, 0.5)),
     "tuft": Shape(_even((0, 1.3), (0.15, 1.05), (0.5, 0.55), (0.78, 0.55), (0.9, 0.85), (1, 0.7)), caps=(0.25, 0.8)),
     "carpal": Shape(_even((0, 0.9), (0.5, 1), (1, 0.85)), caps=(0.75, 0.75)),
+    "socket": Shape(_even((0, 1), (0.25, 0.75), (0.5, 0.6), (1, 0.7)), caps=(0.15, 0.9)),
     "bar": Shape(_even((0, 1), (0.2, 0.8), (0.8, 0.85), (1, 1.1)), caps=(0.9, 0.9)),
     "blade": Shape(((0, -0.3, 0.9), (0.15, -0.45, 1), (0.5, -0.3, 0.8), (0.85, -0.25, 0.45), (1, -0.2, 0.25)),
                    _even((0, 0.15), (1, 0.1)), caps=(0.15, 0.5)),
@@ -67,14 +68,16 @@ class Bone:
     tail: Point
     half: float  # half-width where an outline reads 1
     shape: str = ""  # empty: flesh without bone
-    parent: str = ""  # the bone it moves with
+    parent: str = ""  # the bone it moves with; empty: the trunk
     flesh: Point = (0.0, 0.0)  # radius of the soft tissue at head and tail
     depth: Point = (0.0, 0.0)  # of head and tail
     bow: float = 0.0  # how far the middle lies to the right of the axis
     dense: float = 1.0
     flex: float = 0.0  # degrees bent to the front in a view from the side
     pivot: Point | None = None  # where it turns; its head if None
-    plates: tuple[float, ...] = ()  # where a growing bone has its growth plates, as share of the length
+    plates: tuple[
+        float, ...
+    ] = ()  # where a growing bone has its growth plates, as share of the length
 
 
 # name, where its metacarpal begins, direction in degrees from straight down, lengths, half-width, bend
@@ -86,10 +89,10 @@ _FINGERS: tuple[tuple[str, Point, float, tuple[float, ...], float, float], ...] 
     ("little", (2.7, 60.7), -19, (5.2, 3.2, 1.9, 1.7), 0.40, 22),
 )
 _CARPALS: tuple[tuple[str, Point, Point, float], ...] = (
-    ("scaphoid", (0.1, 57.4), (-1.5, 59.3), 0.68), ("lunate", (1.0, 57.2), (1.0, 58.7), 0.75),
-    ("triquetrum", (2.1, 57.6), (2.6, 59.0), 0.62), ("pisiform", (2.5, 58.1), (2.6, 59.2), 0.45),
-    ("trapezium", (-1.7, 59.1), (-1.8, 60.5), 0.75), ("trapezoid", (-0.5, 59.4), (-0.5, 60.8), 0.58),
-    ("capitate", (0.7, 58.6), (0.7, 61.0), 0.66), ("hamate", (2.0, 58.9), (2.2, 60.9), 0.72),
+    ("scaphoid", (0.1, 57.4), (-1.5, 59.3), 0.8), ("lunate", (1.0, 57.2), (1.0, 58.8), 0.86),
+    ("triquetrum", (2.1, 57.6), (2.6, 59.1), 0.72), ("pisiform", (2.5, 58.1), (2.6, 59.3), 0.5),
+    ("trapezium", (-1.7, 59.1), (-1.8, 60.5), 0.82), ("trapezoid", (-0.5, 59.4), (-0.5, 60.8), 0.66),
+    ("capitate", (0.7, 58.6), (0.7, 61.0), 0.76), ("hamate", (2.0, 58.9), (2.2, 60.9), 0.82),
 )  # fmt: skip
 
 
@@ -114,26 +117,30 @@ def _fingers() -> Iterator[Bone]:
 def _ribs() -> Iterator[Bone]:
     for i in range(7):
         y = -1.0 + 2.7 * i
-        yield Bone(f"rib{i}", (19, y - 2.5), (6.6 - 0.25 * i, y + 2.2), 0.52, "bar", bow=1.2, dense=0.4)
-        yield Bone(f"front{i}", (6.6 - 0.25 * i, y + 2.4), (14, y + 6.5), 0.48, "bar", bow=1.0, dense=0.22)
+        yield Bone(
+            f"rib{i}", (19, y - 2.5), (6.6 - 0.25 * i, y + 2.2), 0.52, "bar", bow=1.2, dense=0.4
+        )
+        yield Bone(
+            f"front{i}", (6.6 - 0.25 * i, y + 2.4), (14, y + 6.5), 0.48, "bar", bow=1.0, dense=0.22
+        )
 
 
-BONES: tuple[Bone, ...] = (
+BONES: tuple[Bone, ...] = (  # a bone stands after the one it moves with
     Bone("chest", (14, 1), (13, 30), 0, flesh=(9.0, 9.5), dense=0.4),
     Bone("neck", (8, -3), (18, -10), 0, flesh=(3.2, 5.0)),
     *_ribs(),
     Bone("scapula", (5.2, -0.8), (6.2, 14.5), 4.6, "blade", dense=0.3),
-    Bone("glenoid", (3.1, 1.2), (5.8, 1.8), 1.7, "carpal", dense=0.6),
+    Bone("glenoid", (3.35, 1.3), (7.0, 2.2), 1.9, "socket", dense=0.4),
     Bone("spine", (10, 1.5), (3.2, -2.2), 0.55, "bar", dense=0.5),
     Bone("acromion", (4.2, -2.1), (-0.9, -2.4), 0.85, "bar", dense=0.55),
     Bone("coracoid", (4.6, -0.6), (2.7, 0.9), 0.65, "bar", dense=0.5, depth=(0.5, 2.5)),
     Bone("clavicle", (17, -2.6), (1.6, -3.3), 0.62, "bar", bow=-0.6, flesh=(1.8, 1.6), depth=(3, 0.5)),
     Bone("humerus", (0, -0.6), (0.6, 31.4), 1.15, "humerus", flesh=(4.6, 3.9), plates=(0.1,)),
-    Bone("ulna", (1.5, 29.9), (2.6, 56.3), 0.68, "ulna", "humerus", (3.6, 2.2), (-0.9, 0), 0.2,
+    Bone("ulna", (1.5, 29.9), (2.5, 56.7), 0.68, "ulna", "humerus", (3.6, 2.1), (-0.9, 0), 0.2,
          flex=78, pivot=(0.6, 31.2), plates=(0.95,)),
-    Bone("radius", (-0.55, 31.9), (-0.1, 56.6), 0.74, "radius", "ulna", (3.6, 2.4), (0.2, 0), -0.5, plates=(0.93,)),
-    Bone("capitate", (0.7, 58.6), (0.7, 61.0), 0.66, "carpal", "radius", (2.2, 2.0), pivot=(0.8, 57.2)),
-    *(Bone(name, head, tail, half, "carpal", "capitate", (1.7, 1.6), dense=0.8)
+    Bone("radius", (-0.55, 31.9), (-0.1, 57.2), 0.74, "radius", "ulna", (3.6, 2.3), (0.2, 0), -0.5, plates=(0.93,)),
+    Bone("capitate", (0.7, 58.6), (0.7, 61.0), 0.76, "carpal", "radius", (2.8, 2.6), pivot=(0.8, 57.2)),
+    *(Bone(name, head, tail, half, "carpal", "capitate", (2.0, 1.9), dense=0.8)
       for name, head, tail, half in _CARPALS if name != "capitate"),
     *_fingers(),
 )  # fmt: skip
@@ -156,6 +163,7 @@ class Window:
     aspect: Point  # width / height, least and most
     sites: tuple[Site, ...]
     turn: float = 0.0  # degrees; hands are shown with the fingers up
+    trunk: bool = False  # whether chest and shoulder blade are in the beam
     views: tuple[float, ...] = (0, 88, 45)  # degrees about the arm's axis: front, side, oblique
 
 
@@ -175,9 +183,9 @@ WINDOWS: Mapping[str, Window] = {
     "XR_HAND": Window("radius", (0.2, 66.3), 23.5, (0.7, 0.95),
                       (*_each(tuple(f"{f}0" for f in (*_LONG, "thumb")), 0.25, 0.8),
                        *_each(tuple(f"{f}1" for f in _LONG), 0.25, 0.75)), 180, (0, 40, 75)),
-    "XR_HUMERUS": Window("humerus", (0.8, 15.5), 38, (0.42, 0.7), (Site("humerus", 0.15, 0.8),), views=(0, 70, 35)),
+    "XR_HUMERUS": Window("humerus", (0.8, 15.5), 38, (0.42, 0.7), (Site("humerus", 0.15, 0.8),), trunk=True, views=(0, 70, 35)),
     "XR_SHOULDER": Window("humerus", (3.2, 3.6), 22, (0.9, 1.3),
-                          (*_each(("humerus",) * 2, 0.1, 0.24), Site("clavicle", 0.55, 0.88)), views=(0, 25, -25)),
+                          (*_each(("humerus",) * 2, 0.1, 0.24), Site("clavicle", 0.55, 0.88)), trunk=True, views=(0, 25, -25)),
     "XR_WRIST": Window("radius", (0.8, 57.8), 17.5, (0.55, 0.85),
                        (*_each(("radius",) * 3, 0.82, 0.94), Site("ulna", 0.84, 0.93), Site("scaphoid", 0.4, 0.6)), 180),
 }  # fmt: skip
@@ -190,8 +198,10 @@ def _outline(shape: str, side: bool) -> tuple[Floats, Floats]:
     rows = np.array(SHAPES[shape].side if side and SHAPES[shape].side else SHAPES[shape].front)
     s = np.linspace(0, 1, SAMPLES)
     left, right = (np.interp(s, rows[:, 0], rows[:, i]) for i in (1, 2))
-    kernel = np.hanning(13) / np.hanning(13).sum()  # rounds the table's corners
-    left, right = (np.convolve(np.pad(edge, 6, mode="edge"), kernel, "valid") for edge in (left, right))
+    kernel = np.hanning(51) / np.hanning(51).sum()  # rounds the table's corners
+    left, right = (
+        np.convolve(np.pad(edge, 25, mode="edge"), kernel, "valid") for edge in (left, right)
+    )
     return ((left + right) / 2).astype(np.float32), ((right - left) / 2).astype(np.float32)
 
 
@@ -213,12 +223,16 @@ class Placed:
         """The point at `s` of the length, `v` half-widths to the right of the middle."""
         i = min(max(int(s * SAMPLES), 0), SAMPLES - 1)
         beside = float(self.middle[i] + v * self.half[i])
-        return self.head + self.along * np.float32(s * self.length) + self.across * np.float32(beside)
+        return (
+            self.head + self.along * np.float32(s * self.length) + self.across * np.float32(beside)
+        )
 
     def moved(self, matrix: Floats) -> "Placed":
         turn = matrix[:, :2]
         head, tail = (turn @ end + matrix[:, 2] for end in (self.head, self.tail))
-        return replace(self, head=head, tail=tail, along=turn @ self.along, across=turn @ self.across)
+        return replace(
+            self, head=head, tail=tail, along=turn @ self.along, across=turn @ self.across
+        )
 
 
 def place(bone: Bone, matrix: Floats, angle: float, scale: float) -> Placed:
@@ -227,7 +241,9 @@ def place(bone: Bone, matrix: Floats, angle: float, scale: float) -> Placed:
     `scale` is the pixels of one centimetre across the bone.
     """
     cos, sin = math.cos(angle), math.sin(angle)
-    ends = (_project(xy, z, angle) for xy, z in zip((bone.head, bone.tail), bone.depth, strict=True))
+    ends = (
+        _project(xy, z, angle) for xy, z in zip((bone.head, bone.tail), bone.depth, strict=True)
+    )
     head, tail = (matrix[:, :2] @ end + matrix[:, 2] for end in ends)
     length = max(float(np.hypot(*(tail - head))), 1.0)
     along = (tail - head) / np.float32(length)
@@ -236,7 +252,9 @@ def place(bone: Bone, matrix: Floats, angle: float, scale: float) -> Placed:
     s = np.linspace(0, 1, SAMPLES, dtype=np.float32)
     if not bone.shape:
         return Placed(bone, head, tail, along, across, length, s * 0, s * 0, s * 0)
-    (middle, half), (middle_side, half_side) = (_outline(bone.shape, side) for side in (False, True))
+    (middle, half), (middle_side, half_side) = (
+        _outline(bone.shape, side) for side in (False, True)
+    )
     seen, deep = np.hypot(half * cos, half_side * sin), np.hypot(half * sin, half_side * cos)
     cap = np.ones_like(s)
     for end, distance, round_ in zip((0, -1), (s, 1 - s), SHAPES[bone.shape].caps, strict=True):

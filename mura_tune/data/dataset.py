@@ -22,9 +22,7 @@ KINDS = (
     "two labels",
     "two splits",
 )
-GET_MURA = (
-    "get MURA from https://stanfordmlgroup.github.io/competitions/mura/ or try 'make demo'"
-)
+GET_MURA = "get MURA from https://stanfordmlgroup.github.io/competitions/mura/ or try 'make demo'"
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _WORDS = ("normal", "abnormal")
 _ROW = "FOLDER/{split}/XR_AREA/PATIENT/STUDY"
@@ -167,7 +165,9 @@ def _study_labels(root: Path, split: str, notes: list[Finding]) -> dict[str, int
         if labels.setdefault(study, label) != label:
             raise InputError(f"{where}: {study} was labelled {1 - label} above; remove one row")
         if study.endswith(("_positive", "_negative")) and study.endswith("_positive") != label:
-            detail = f"{file.name} says {_WORDS[label]} ({label}), which wins over the folder's name"
+            detail = (
+                f"{file.name} says {_WORDS[label]} ({label}), which wins over the folder's name"
+            )
             notes.append(Finding("label conflict", f"{split}/{study}", detail))
     return labels
 
@@ -258,7 +258,9 @@ def _validated(frame: pd.DataFrame, name: str) -> pd.DataFrame:
             raise InputError(f"{name}: column {column} holds something else than its kind of value")
     if not frame["split"].isin(["train", "valid"]).all():
         raise InputError(f"{name}: column split holds more than 'train' and 'valid'")
-    _refuse(frame["path"][frame["path"].duplicated()], name, "image", "listed twice", "keep one row")
+    _refuse(
+        frame["path"][frame["path"].duplicated()], name, "image", "listed twice", "keep one row"
+    )
     studies = frame.drop_duplicates(["study", "label"])["study"]
     way_out = "give each study one label, or name the studies apart in a study column"
     _refuse(studies[studies.duplicated()], name, "study", "both normal and abnormal", way_out)

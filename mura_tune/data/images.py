@@ -1,9 +1,14 @@
-"""One decoder for cache and inference alike: an image file becomes grey uint8 pixels, or an error."""
+"""One decoder for cache and inference alike: an image file becomes grey pixels, or an error."""
 
+import contextlib
+import hashlib
 import io
 import stat
 import threading
 import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +23,28 @@ MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GB as RGB
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that X-ray detectors store in 16-bit files
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _COLOUR = ("1", "P", "RGB", "CMYK", "YCbCr", "HSV")
+_PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = threading.Lock()  # catch_warnings is process-wide, so one thread at a time may hold it
+
+
+@dataclass(frozen=True)
+class Record:
+    """What reading one image file found.
+
+    `size` is in bytes, `mtime_ns` since the epoch; both -1 where there is no such file.
+    `file_sha` is "" where it could not be opened, `pixel_sha` (sha256 of the decoded image at its
+    full size) where it could not be decoded; `error` says why, and is "" for a readable image.
+    """
+
+    size: int
+    mtime_ns: int
+    file_sha: str
+    pixel_sha: str
+    error: str
+
+    def __post_init__(self) -> None:
+        if bool(self.pixel_sha) == bool(self.error):
+            raise ValueError(f"a record has either pixels or an error: {self}")
 
 
 def read(path: str | Path) -> NDArray[np.uint8]:
@@ -49,6 +75,8 @@ def decode(data: bytes, path: object) -> NDArray[np.uint8]:
     """Return the grey pixels (H, W) of an image file's bytes; `path` only names it in the error."""
     if not data:
         raise UnreadableImage(path, "empty file")
+    if data.startswith(_PNG) and not _png_sound(memoryview(data)):
+        raise UnreadableImage(path, "damaged (checksum of its pixels): copy or download it again")
     try:
         with _open(data, path) as image:
             image.load()
@@ -61,6 +89,31 @@ def decode(data: bytes, path: object) -> NDArray[np.uint8]:
         raise UnreadableImage(path, f"more than {MAX_PIXELS:,} pixels: reduce it first") from None
     except Exception as error:  # each format's parser raises its own: struct, zlib, Index, Value, …
         raise UnreadableImage(path, _why_damaged(data, error)) from None
+
+
+def examine(
+    file: Path, known: Mapping[str, str] | None = None
+) -> tuple[Record, NDArray[np.uint8] | None]:
+    """Read `file` once and return what was found, with its grey pixels (H, W) if it is readable.
+
+    `known` maps file sha256 to pixel sha256: a content in it is not decoded again, and its
+    pixels come back as None too.
+    """
+    size = mtime = -1
+    sha = ""
+    try:
+        with contextlib.suppress(OSError, ValueError):  # `load` says what is wrong with it
+            status = file.stat()
+            size, mtime = status.st_size, status.st_mtime_ns
+        data = load(file)
+        sha = hashlib.sha256(data).hexdigest()
+        if known and sha in known:
+            return Record(size, mtime, sha, known[sha], ""), None
+        grey = decode(data, file)
+    except UnreadableImage as error:
+        return Record(size, mtime, sha, "", error.reason), None
+    pixel_sha = hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).hexdigest()
+    return Record(size, mtime, sha, pixel_sha, ""), grey
 
 
 def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -78,6 +131,21 @@ def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return image.copy()
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
     return np.array(resized, dtype=np.uint8)
+
+
+def _png_sound(data: memoryview) -> bool:
+    """Check the critical chunks' CRCs: PIL skips those of pixels, and shows a zeroed tail black."""
+    start = len(_PNG)
+    while start + 12 <= len(data):
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        kind = bytes(data[start + 4 : start + 8])
+        if end + 4 > len(data) or kind == b"IEND":
+            return True  # whole, or cut short, which PIL notices
+        crc = int.from_bytes(data[end : end + 4], "big")
+        if kind[:1].isupper() and zlib.crc32(data[start + 4 : end]) != crc:
+            return False
+        start = end + 4
+    return True
 
 
 def _open(data: bytes, path: object) -> Image.Image:
@@ -110,12 +178,15 @@ def _scaled(deep: NDArray[np.int64], path: object) -> NDArray[np.uint8]:
     if low < 0 or high > 65535:
         raise UnreadableImage(path, f"grey levels {low} to {high} do not fit 16 bits")
     top = next(2**bits - 1 for bits in _DEPTHS if high < 2**bits)
-    return ((deep * 255 + top // 2) // top).astype(np.uint8)
+    scaled: NDArray[np.uint8] = ((deep * 255 + top // 2) // top).astype(np.uint8)
+    return scaled
 
 
 def _why_unidentified(data: bytes) -> str:
     if data.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-        return f"truncated or damaged in its first bytes ({len(data):,} bytes in all): copy it again"
+        return (
+            f"truncated or damaged in its first bytes ({len(data):,} bytes in all): copy it again"
+        )
     return f"not an image ({', '.join(FORMATS)})"
 
 

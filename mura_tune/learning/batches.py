@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mura_tune.learning.augment import augment, draws
+
+if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load pandas
+    from mura_tune.data.prepare import Prepared
 
 # One grey channel normalised by the mean of ImageNet's three means and deviations: with the RGB
 # stem summed this equals a grey image copied to three channels.
@@ -48,6 +52,20 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+def split_of(prepared: Prepared, part: str, device: torch.device) -> Split:
+    """One part (train, dev or test) of a prepared area, its pixels on `device`."""
+    rows = prepared.rows(part)
+    frame = prepared.frame.iloc[rows]
+    return Split(
+        name=part,
+        pixels=torch.from_numpy(prepared.pixels[rows]).to(device),
+        labels=torch.from_numpy(frame["label"].to_numpy(dtype=np.int64, copy=True)).to(device),
+        studies=frame["study"].to_numpy(dtype=str),
+        patients=frame["patient"].to_numpy(dtype=str),
+        paths=frame["path"].to_numpy(dtype=str),
+    )
 
 
 def to_float(pixels_nhw: Tensor, device: torch.device) -> Tensor:

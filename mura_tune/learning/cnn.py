@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ class SmallCNN(nn.Module):
 
     def __init__(self, widths: Sequence[int] = (16, 24, 48, 96, 128), num_classes: int = 1) -> None:
         super().__init__()
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         self.stem = nn.Sequential(_conv(1, widths[0], 2), _conv(widths[0], widths[0], 1))
         self.stages = nn.ModuleList(
             nn.Sequential(_conv(a, b, 1 if i == 0 else 2), _conv(b, b, 1))

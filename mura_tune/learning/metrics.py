@@ -78,13 +78,11 @@ def auc_interval(
     """Study AUC with a percentile interval from resampling whole patients."""
     weights = cluster_weights(studies.patients, draws, seed)
     values = _weighted_auc(studies.scores, studies.labels, weights)
-    values = values[np.isfinite(values)]  # a draw without one of the classes has no AUC
-    tail = (1 - level) / 2 * 100
-    low, high = np.percentile(values, [tail, 100 - tail]) if len(values) else (np.nan, np.nan)
+    low, high = _percentiles(values, level)  # a draw without one of the classes has no AUC
     return Estimate(
         value=auc(studies.scores, studies.labels),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         studies=len(studies.labels),
         patients=len(np.unique(studies.patients)),
     )
@@ -127,3 +125,48 @@ def _weighted_auc(scores: NDArray[Any], labels: NDArray[Any], weights: Floats) -
     below = np.cumsum(neg, axis=1) - neg / 2  # negatives under each score, ties counted half
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((pos * below).sum(1) / (pos.sum(1) * neg.sum(1)))
+
+
+def at_threshold(
+    studies: Studies, threshold: float, *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, Estimate]:
+    """Sensitivity, specificity, accuracy, F1 and Cohen's kappa (Cohen 1960) of calling a study
+    abnormal at or above `threshold`, each with its patient-cluster interval."""
+    called = studies.scores >= threshold
+    ones = np.ones((1, len(called)))
+    weights = cluster_weights(studies.patients, draws, seed)
+    values, resampled = (_confusion(called, studies.labels, w) for w in (ones, weights))
+    patients = len(np.unique(studies.patients))
+    return {
+        name: Estimate(float(value[0]), *_percentiles(resampled[name]), len(called), patients)
+        for name, value in values.items()
+    }
+
+
+def _confusion(
+    called: NDArray[np.bool_], labels: NDArray[np.int64], weights: Floats
+) -> dict[str, Floats]:
+    """Each metric for each row of weights; NaN where it is not defined."""
+    abnormal = labels == 1
+    tp, fp = weights @ (called & abnormal), weights @ (called & ~abnormal)
+    fn, tn = weights @ (~called & abnormal), weights @ (~called & ~abnormal)
+    n = tp + fp + fn + tn
+    chance = ((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp)) / n**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "accuracy": (tp + tn) / n,
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "kappa": ((tp + tn) / n - chance) / (1 - chance),
+        }
+
+
+def _percentiles(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of the draws in which the value is defined."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    tail = (1 - level) / 2 * 100
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)

@@ -75,7 +75,7 @@ def build(arch: str, *, pretrained: str = "none", outputs: int = 1, seed: int = 
         body = _create(arch, outputs, download=pretrained == "imagenet")
         if pretrained not in ("imagenet", "none"):
             _load_file(body, Path(pretrained), arch)
-    return Network(body).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return Network(body).to(memory_format=torch.channels_last)
 
 
 def stage_count(arch: str) -> int:
@@ -97,7 +97,7 @@ def _create(arch: str, outputs: int, *, download: bool) -> nn.Module:
     if download:
         _require_hub(arch)
     try:
-        return timm.create_model(arch, pretrained=download, in_chans=1, num_classes=outputs)  # type: ignore[no-any-return]
+        return timm.create_model(arch, pretrained=download, in_chans=1, num_classes=outputs)
     except (OSError, RuntimeError) as error:
         if not download:
             raise

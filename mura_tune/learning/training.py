@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from mura_tune.errors import Diverged
 from mura_tune.learning.batches import Split, plain_batches, training_batches
 from mura_tune.learning.models import Network
 from mura_tune.learning.tasks import Loss, Task
-from mura_tune.recipe import Phase, Recipe
+from mura_tune.recipe import Recipe
 
 EVALUATION_BATCH = 128
 
@@ -71,7 +71,7 @@ def fit(
     best: Epoch | None = None
     weights: dict[str, Tensor] = {}
     for index, phase in enumerate(recipe.phases):
-        depth = net.set_depth(phase.depth)
+        depth, before = net.set_depth(phase.depth), len(epochs)
         trained = [p for p in net.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(
             trained, lr=phase.lr, weight_decay=recipe.weight_decay, fused=True
@@ -94,9 +94,8 @@ def fit(
                 best = epoch
                 weights = {name: value.clone() for name, value in net.body.state_dict().items()}
             on_epoch(epoch)
-            if recipe.patience and number - best.number >= recipe.patience:
+            if recipe.patience and number - max(best.number, before) >= recipe.patience:
                 break
-        # Stopping early ends a phase; the next one starts from where this one got to.
     assert best is not None  # a Recipe has at least one epoch
     net.body.load_state_dict(weights)
     return Fit(tuple(epochs), best, weights)
@@ -114,7 +113,7 @@ def predict(net: Network, split: Split) -> Tensor:
 
 def _train_epoch(
     net: Network,
-    batches: object,
+    batches: Iterable[tuple[Tensor, Tensor]],
     loss_of: Loss,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
@@ -123,10 +122,10 @@ def _train_epoch(
     """One pass; the mean loss. Losses stay on the device until the end: no step waits."""
     net.train()
     losses: list[Tensor] = []
-    for x_nchw, labels_n in batches:  # type: ignore[attr-defined]
+    for x_nchw, labels_n in batches:
         loss = loss_of(net(x_nchw), labels_n)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         losses.append(loss.detach())

@@ -24,7 +24,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)  # type: ignore[no-any-return]
+            return load_file(path)
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(f"{path}: not a plain file of tensors; refused unread") from None

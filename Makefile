@@ -1,0 +1,75 @@
+# `make` alone lists what there is. Every target sets itself up on first use.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check tune dashboard finalize evaluate bench clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+AREAS := XR_ELBOW XR_FINGER XR_FOREARM XR_HAND XR_HUMERUS XR_SHOULDER XR_WRIST
+
+# What the command line knows as MURA_DATA, MURA_RUNS, … can be given here as DATA=, RUNS=, …
+DATA := $(or $(DATA),$(MURA_DATA),data/MURA-v1.1)
+RUNS := $(or $(RUNS),$(MURA_RUNS),runs)
+RELEASES := $(or $(RELEASES),$(MURA_RELEASES),releases)
+STORAGE := $(or $(STORAGE),$(MURA_STORAGE))
+PORT ?= 8080
+WHERE = --runs $(RUNS) $(if $(STORAGE),--storage $(STORAGE))
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' \
+	  | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/.ready  ## Make .venv with everything pinned in constraints.txt (the others call it)
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed; this is {v.major}.{v.minor} (set PYTHON=)")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,postgres]'
+	@touch $@
+
+# The demo's own folders, and a network and budget that two CPU cores can afford.
+DEMO := $(RUNS)/demo
+DEMO_AREA := XR_WRIST
+DEMO_SETS := --set arch=cnn --set size=96 --set pretrained=none
+demo: setup  ## The whole way on synthetic radiographs: search, release, evaluation, prediction
+	$(BIN)/mura phantom $(DEMO)/phantom --area $(DEMO_AREA) --patients 300 --sheet $(DEMO)/phantom.png
+	$(BIN)/mura tune $(DEMO_AREA) --trials 12 $(DEMO_SETS) --data $(DEMO)/phantom --runs $(DEMO)
+	$(BIN)/mura finalize $(DEMO_AREA) --data $(DEMO)/phantom --runs $(DEMO) --releases $(DEMO)/releases
+	$(BIN)/mura evaluate --release $(DEMO)/releases/$(DEMO_AREA) --data $(DEMO)/phantom --runs $(DEMO)
+	$(BIN)/mura infer --area $(DEMO_AREA) --releases $(DEMO)/releases \
+	  $$(find $(DEMO)/phantom/valid/$(DEMO_AREA) -path '*positive/*.png' | sort | head -n 1 | sed 's/^/--image /')
+	@echo
+	@echo "The radiographs   $(DEMO)/phantom (a contact sheet: $(DEMO)/phantom.png)"
+	@echo "The search        $(DEMO)/studies.db ('make dashboard RUNS=$(DEMO)' shows it)"
+	@echo "The release       $(DEMO)/releases/$(DEMO_AREA) (read its MODEL_CARD.md first)"
+	@echo "With MURA itself  put it in $(DATA), then 'make tune AREA=$(DEMO_AREA)' and 'make finalize'"
+
+test: setup  ## Run every test (ARGS= goes to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup  ## Lint, format, types, design rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/design
+
+tune: setup  ## Search one area: AREA=XR_ELBOW [TRIALS=40] [DATA=..] [ARGS='--set arch=resnet18']
+	@test -n "$(AREA)" || { echo "make tune: which AREA? One of $(AREAS), or another that DATA holds" >&2; exit 2; }
+	@$(BIN)/mura tune $(AREA) --data $(DATA) $(WHERE) $(if $(TRIALS),--trials $(TRIALS)) $(ARGS)
+
+finalize: setup  ## Train and release the best recipe: [AREA=XR_ELBOW], or every finished study
+	@$(BIN)/mura finalize $(AREA) --data $(DATA) $(WHERE) --releases $(RELEASES) $(ARGS)
+
+evaluate: setup  ## Measure a release on the published valid studies: AREA=XR_ELBOW
+	@test -n "$(AREA)" || { echo "make evaluate: which AREA? One of $(AREAS), or another that was released" >&2; exit 2; }
+	@$(BIN)/mura evaluate --release $(RELEASES)/$(AREA) --data $(DATA) --runs $(RUNS) $(ARGS)
+
+dashboard: setup  ## Look at the searches in the browser, on 127.0.0.1:8080 [PORT=..]
+	@$(BIN)/mura dashboard $(WHERE) --port $(PORT) $(ARGS)
+
+bench: setup  ## Run the benchmarks
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## Remove the environment and every tool's cache; data, runs and releases stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,43 @@
+"""`mura-infer`: one study in; `area=`, `prob_fracture=` and `pred=` out, as old scripts read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mura_tune import console
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--image", "images", multiple=True, required=True, type=click.Path(path_type=Path),
+              help="A view of the study; repeat for more.")  # fmt: skip
+@click.option("--area", required=True, help="What the study shows, such as XR_WRIST.")
+@click.option("--ckpt", type=click.Path(path_type=Path),
+              help="A release's folder.  [default: RELEASES/AREA]")  # fmt: skip
+@click.option(
+    "--releases", envvar="MURA_RELEASES", show_envvar=True, default="releases", show_default=True,
+    type=click.Path(path_type=Path), help="Where releases lie.",
+)  # fmt: skip
+@click.option("--threshold", type=click.FloatRange(0, 1), help="In place of the release's own.")
+def infer(
+    images: tuple[Path, ...], area: str, ckpt: Path | None, releases: Path, threshold: float | None
+) -> None:
+    """Print one study's answer, a line each: area, prob_fracture, pred (1 = abnormal).
+
+    The second name is kept for old scripts; it is the probability of *abnormal*, MURA's label.
+    """
+    import torch
+
+    from mura_tune.reading.predict import Predictor
+
+    predictor = Predictor(ckpt or releases / area, torch.device("cpu"), area)
+    answer = predictor.study(images, threshold)
+    click.echo(f"area={answer.area}")
+    click.echo(f"prob_fracture={answer.probability:.6f}")
+    click.echo(f"pred={int(answer.abnormal)}")
+
+
+def main() -> None:
+    """The `mura-infer` command."""
+    console.run(infer, "mura-infer")

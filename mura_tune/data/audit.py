@@ -1,0 +1,177 @@
+"""What is wrong with a dataset, by name, and how much of what it holds."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from mura_tune.data.dataset import KINDS, Dataset, Finding
+from mura_tune.data.images import Record
+
+NAMED = 5  # findings of a kind that a summary names
+
+
+@dataclass(frozen=True)
+class Count:
+    """How much of one area a published split holds, as (normal, abnormal).
+
+    `patients` counts a patient with both labels once on each side; `patients_total` only once.
+    """
+
+    area: str
+    split: str
+    studies: tuple[int, int]
+    images: tuple[int, int]
+    patients: tuple[int, int]
+    patients_total: int
+
+    def __post_init__(self) -> None:
+        if any(s > i for s, i in zip(self.studies, self.images, strict=True)):
+            raise ValueError(f"more studies {self.studies} than images {self.images}")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The findings and counts of a dataset; `pixels_read` says whether its images were read."""
+
+    name: str
+    images: int
+    studies: int
+    patients: int
+    counts: tuple[Count, ...]
+    findings: tuple[Finding, ...]
+    pixels_read: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a plain dict: totals, areas -> split -> counts by label, and the findings."""
+        areas: dict[str, dict[str, Any]] = defaultdict(dict)
+        for count in self.counts:
+            areas[count.area][count.split] = {
+                "studies": _by_label(count.studies),
+                "images": _by_label(count.images),
+                "patients": {**_by_label(count.patients), "total": count.patients_total},
+            }
+        return {
+            "dataset": self.name,
+            "images": self.images,
+            "studies": self.studies,
+            "patients": self.patients,
+            "pixels_read": self.pixels_read,
+            "areas": dict(areas),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+    def summary(self) -> str:
+        """Return a table of the counts, then the findings by kind with a few names each."""
+        totals = f"images {self.images:,}, studies {self.studies:,}, patients {self.patients:,}"
+        head = f"{self.name}: {totals}"
+        columns = ("area", "split", "studies -/+", "images -/+", "patients")
+        rows = [columns, *(_cells(count) for count in self.counts)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+        table = [
+            "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
+        ]
+        return "\n".join([head, "", *table, "", *self._told()])
+
+    def _told(self) -> Iterator[str]:
+        scope = "the index and every image" if self.pixels_read else "the index alone"
+        yield f"findings: {len(self.findings)} (from {scope})"
+        for kind in KINDS:
+            found = [finding for finding in self.findings if finding.kind == kind]
+            if not found:
+                continue
+            yield f"{kind}: {len(found)}"
+            yield from (f"  {finding.path}: {finding.detail}" for finding in found[:NAMED])
+            if len(found) > NAMED:
+                yield f"  and {len(found) - NAMED} more"
+
+
+def audit(dataset: Dataset, *, pixels: Mapping[str, Record] | None = None) -> Audit:
+    """Count the dataset and gather what is wrong with it.
+
+    `pixels` is what reading the images found, by path: `Cache.records`, or `cache.scan(dataset)`
+    where nothing is cached. With it come the unreadable images, the copies under two labels or
+    in two published splits, and the hidden files that lie among the images.
+    """
+    frame = dataset.frame
+    findings = list(dataset.notes)
+    if pixels is not None:
+        listed = {note.path for note in dataset.notes if note.kind == "hidden"}
+        findings += [
+            Finding("unreadable", path, pixels[path].error)
+            for path in frame["path"]
+            if path in pixels and pixels[path].error
+        ]
+        findings += [found for found in _hidden(dataset) if found.path not in listed]
+        findings += _copies(frame, pixels)
+    return Audit(
+        name=dataset.name,
+        images=len(frame),
+        studies=int(frame["study"].nunique()),
+        patients=int(frame["patient"].nunique()),
+        counts=tuple(_counts(frame)),
+        findings=tuple(findings),
+        pixels_read=pixels is not None,
+    )
+
+
+def _counts(frame: pd.DataFrame) -> Iterator[Count]:
+    for (area, split), rows in frame.groupby(["area", "split"], sort=True):
+        halves = [rows[rows["label"] == label] for label in (0, 1)]
+        yield Count(
+            area,
+            split,
+            studies=(halves[0]["study"].nunique(), halves[1]["study"].nunique()),
+            images=(len(halves[0]), len(halves[1])),
+            patients=(halves[0]["patient"].nunique(), halves[1]["patient"].nunique()),
+            patients_total=rows["patient"].nunique(),
+        )
+
+
+def _copies(frame: pd.DataFrame, pixels: Mapping[str, Record]) -> Iterator[Finding]:
+    """Yield one finding per set of equal images that has two labels, or lies in two splits."""
+    same: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
+    for path, label, split in zip(frame["path"], frame["label"], frame["split"], strict=True):
+        if path in pixels and pixels[path].pixel_sha:
+            same[pixels[path].pixel_sha].append((path, int(label), split))
+    for copies in same.values():
+        path, label, split = copies[0]
+        if other := [copy for copy in copies if copy[1] != label]:
+            words = ("normal", "abnormal")
+            detail = (
+                f"{words[label]} here, {words[1 - label]} with the same pixels as {_names(other)}"
+            )
+            yield Finding("two labels", path, detail)
+        if other := [copy for copy in copies if copy[2] != split]:
+            yield Finding(
+                "two splits", path, f"in {split}, with the same pixels as {_names(other)}"
+            )
+
+
+def _hidden(dataset: Dataset) -> Iterator[Finding]:
+    """Yield the hidden files in the folders of the dataset's images, and in those above them."""
+    folders = {PurePosixPath(path).parent for path in dataset.frame["path"]}
+    folders |= {above for folder in folders for above in folder.parents}
+    for folder in sorted(folders - {PurePosixPath(), PurePosixPath("/")}):
+        here = dataset.root / folder
+        if not here.is_dir():
+            continue
+        for file in sorted(file for file in here.iterdir() if file.name.startswith(".")):
+            if file.is_file():
+                yield Finding("hidden", str(folder / file.name), "a hidden file, not an image")
+
+
+def _names(copies: list[tuple[str, int, str]]) -> str:
+    return ", ".join(copy[0] for copy in copies[:3]) + (", …" if len(copies) > 3 else "")
+
+
+def _by_label(pair: tuple[int, int]) -> dict[str, int]:
+    return {"negative": pair[0], "positive": pair[1]}
+
+
+def _cells(count: Count) -> tuple[str, ...]:
+    studies, images = (f"{n:,}/{p:,}" for n, p in (count.studies, count.images))
+    return count.area, count.split, studies, images, f"{count.patients_total:,}"

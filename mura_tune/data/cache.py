@@ -1,0 +1,319 @@
+"""Decode once: one uint8 memmap per area and size, keyed by content, whole or absent.
+
+`FOLDER/AREA-SIZE/` holds `pixels-DIGEST.npy` and a `manifest.json` that is written last and says
+what each file held. A file whose size and time are unchanged is trusted; a changed one is read and
+hashed, and decoded only when its content is new. Everything else is copied from the old pixels.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mura_tune.data import images
+from mura_tune.data.dataset import Dataset, Finding
+from mura_tune.data.images import Record
+from mura_tune.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PREPROCESSING = 1  # raise it whenever `images.decode` or `images.square` changes a pixel
+AHEAD = 32  # images in flight per thread: the bound on memory, whatever the dataset's size
+
+_LOG = logging.getLogger(__name__)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """The pixels (N, S, S), uint8 and read-only, of the readable images, aligned with `frame`.
+
+    `left_out` names the unreadable images, `pixel_sha` is aligned with `frame`, `records` has an
+    entry for every image of the dataset. `fingerprint` is the sha256 of the sorted (path, file
+    sha256, study, label, split) of the images in it: the same wherever the dataset lies.
+    """
+
+    pixels: NDArray[np.uint8]
+    frame: "pd.DataFrame"
+    left_out: tuple[Finding, ...]
+    fingerprint: str
+    pixel_sha: tuple[str, ...]
+    records: dict[str, Record]
+
+    def __post_init__(self) -> None:
+        if not len(self.pixels) == len(self.frame) == len(self.pixel_sha):
+            raise ValueError(
+                f"{len(self.pixels)} pixel rows, {len(self.frame)} index rows and "
+                f"{len(self.pixel_sha)} pixel hashes do not align"
+            )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A whole cache folder: its records by path, and the pixel row of each file content."""
+
+    records: dict[str, Record]
+    rows: dict[str, int]
+    pixels: NDArray[np.uint8]
+    file: str = ""
+
+
+_Read = tuple[Record, NDArray[np.uint8] | None]  # None: unreadable, or stored already
+
+
+def build(
+    dataset: Dataset,
+    size: int,
+    folder: Path,
+    *,
+    threads: int = 2,
+    progress: bool = True,
+    strict: bool = False,
+    limit: float = 0.05,
+) -> Cache:
+    """Open the cache of `dataset` at `size` pixels a side, decoding what is new or changed first.
+
+    Unreadable images are named and left out. Raises InputError when more than the share `limit`
+    of them is unreadable, or any with `strict`, and when the folder cannot be written.
+    """
+    if size < 1:
+        raise InputError(f"size: {size} is no image size in pixels; 224 is usual")
+    home = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}-{size}"
+    needed = len(dataset.frame) * size * size
+    with _told(home, dataset.name, size, needed), _locked(home):
+        stored = _open(home, size)
+        records = None if stored is None else _unchanged(dataset, stored)
+        if records is None or stored is None:
+            records = _rebuild(dataset, size, home, stored, threads, progress)
+            stored = _open(home, size)
+        _sweep(home, stored)
+    left_out = _judged(dataset, records, strict, limit)
+    if stored is None:  # not one readable image, which only a limit of 1 or more lets pass
+        raise InputError(f"{dataset.root}: no image of {dataset.name} is readable")
+    return _cache(dataset, records, left_out, stored.pixels)
+
+
+def scan(dataset: Dataset, *, threads: int = 2, progress: bool = True) -> dict[str, Record]:
+    """Read every image once, storing nothing, and return what was found, by path."""
+    paths = list(dataset.frame["path"])
+    reads = _in_order(lambda path: (images.examine(dataset.root / path)[0], None), paths, threads)
+    with tqdm(total=len(paths), desc=dataset.name, unit="image", disable=not progress) as bar:
+        found = {}
+        for path, (record, _) in zip(paths, reads, strict=True):
+            found[path] = record
+            bar.update()
+    return found
+
+
+def _trusted(file: Path, record: Record | None) -> bool:
+    """Say whether the file is as recorded; what could not be opened is always tried again."""
+    if record is None or not record.file_sha:
+        return False
+    try:
+        status = file.stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (record.size, record.mtime_ns)
+
+
+def _unchanged(dataset: Dataset, stored: _Stored) -> dict[str, Record] | None:
+    """Return the stored records if they are, in order, the dataset's images as they are now."""
+    if list(dataset.frame["path"]) != list(stored.records):
+        return None
+    same = all(_trusted(dataset.root / path, record) for path, record in stored.records.items())
+    return stored.records if same else None
+
+
+def _rebuild(
+    dataset: Dataset, size: int, home: Path, stored: _Stored | None, threads: int, progress: bool
+) -> dict[str, Record]:
+    """Write the pixel file and then the manifest; return the records of all images."""
+    old = stored or _Stored({}, {}, np.empty((0, size, size), np.uint8))
+    known = {r.file_sha: r.pixel_sha for r in old.records.values() if r.file_sha in old.rows}
+
+    def one(path: str) -> _Read:
+        record = old.records.get(path)
+        if record is not None and _trusted(dataset.root / path, record):
+            return record, None
+        record, grey = images.examine(dataset.root / path, known)
+        return record, None if grey is None else images.square(grey, size)
+
+    paths = list(dataset.frame["path"])
+    records: dict[str, Record] = {}
+    temporary = home / "pixels.tmp"
+    try:
+        with (
+            temporary.open("wb") as out,
+            contextlib.closing(_in_order(one, paths, threads)) as reads,
+            tqdm(total=len(paths), desc=dataset.name, unit="image", disable=not progress) as bar,
+        ):
+            _header(out, len(paths), size)
+            for path, (record, squared) in zip(paths, reads, strict=True):
+                records[path] = record
+                if record.pixel_sha:
+                    row = old.pixels[old.rows[record.file_sha]] if squared is None else squared
+                    out.write(row.tobytes())
+                bar.update()
+            readable = [record.file_sha for record in records.values() if record.pixel_sha]
+            _header(out, len(readable), size)
+            _synced(out)
+        if readable:
+            name = f"pixels-{_digest([str(PREPROCESSING), str(size), *readable])[:16]}.npy"
+            temporary.replace(home / name)
+            _write_manifest(home, size, name, records)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return records
+
+
+def _in_order(
+    work: Callable[[str], _Read], paths: Iterable[str], threads: int
+) -> Generator[_Read, None, None]:
+    """Yield `work` of each path in order, from threads, with a bounded number in flight."""
+    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="read")
+    todo = iter(paths)
+    flight: deque[Future[_Read]] = deque()
+    try:
+        for path in itertools.islice(todo, AHEAD * max(1, threads)):
+            flight.append(pool.submit(work, path))
+        while flight:
+            result = flight.popleft().result()
+            for path in itertools.islice(todo, 1):
+                flight.append(pool.submit(work, path))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _judged(
+    dataset: Dataset, records: dict[str, Record], strict: bool, limit: float
+) -> tuple[Finding, ...]:
+    bad = tuple(Finding("unreadable", p, r.error) for p, r in records.items() if r.error)
+    if strict and bad:
+        raise InputError(
+            f"{dataset.root / bad[0].path}: {bad[0].detail} (the first of {len(bad)} unreadable "
+            f"images in {dataset.name}); restore them, or go on without --strict"
+        )
+    if len(bad) > limit * len(records):
+        named = "; ".join(f"{found.path}: {found.detail}" for found in bad[:3])
+        raise InputError(
+            f"{dataset.root}: {len(bad)} of {len(records)} images of {dataset.name} are "
+            f"unreadable, more than {limit:.0%} ({named}); "
+            "the folder or its download seems damaged: get it again"
+        )
+    return bad
+
+
+def _cache(
+    dataset: Dataset,
+    records: dict[str, Record],
+    left_out: tuple[Finding, ...],
+    pixels: NDArray[np.uint8],
+) -> Cache:
+    kept = dataset.drop({found.path for found in left_out}).frame if left_out else dataset.frame
+    columns = (kept[name] for name in ("path", "study", "label", "split"))
+    lines = sorted(
+        f"{path}\t{records[path].file_sha}\t{study}\t{label}\t{split}"
+        for path, study, label, split in zip(*columns, strict=True)
+    )
+    pixel_sha = tuple(records[path].pixel_sha for path in kept["path"])
+    return Cache(pixels, kept, left_out, _digest(lines), pixel_sha, records)
+
+
+def _open(home: Path, size: int) -> _Stored | None:
+    """Return what the folder stores; None unless it is whole, consistent and of this version."""
+    try:
+        manifest: dict[str, Any] = json.loads((home / "manifest.json").read_text("utf-8"))
+        if (manifest["preprocessing"], manifest["size"]) != (PREPROCESSING, size):
+            return None
+        records = {path: Record(*values) for path, *values in manifest["images"]}
+        file = Path(manifest["pixels"]).name
+        pixels = np.load(home / file, mmap_mode="r")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+        return None
+    readable = [record.file_sha for record in records.values() if record.pixel_sha]
+    if pixels.dtype != np.uint8 or pixels.shape != (len(readable), size, size):
+        return None
+    return _Stored(records, {sha: row for row, sha in enumerate(readable)}, pixels, file)
+
+
+def _sweep(home: Path, stored: _Stored | None) -> None:
+    """Delete what a killed build, or the build before, left; who still maps it keeps it."""
+    for file in [*home.glob("pixels-*.npy"), *home.glob("*.tmp")]:
+        if stored is None or file.name != stored.file:
+            file.unlink()
+
+
+def _write_manifest(home: Path, size: int, pixels: str, records: dict[str, Record]) -> None:
+    images_ = [
+        [p, r.size, r.mtime_ns, r.file_sha, r.pixel_sha, r.error] for p, r in records.items()
+    ]
+    head = {"preprocessing": PREPROCESSING, "size": size, "pixels": pixels, "images": images_}
+    temporary = home / "manifest.tmp"
+    try:
+        with temporary.open("wb") as out:
+            out.write(json.dumps(head, indent=0).encode())
+            _synced(out)
+        temporary.replace(home / "manifest.json")
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _header(out: BinaryIO, count: int, size: int) -> None:
+    """Write the npy header at the start; numpy pads it so that any count takes the same space."""
+    out.seek(0)
+    head = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)}
+    np.lib.format.write_array_header_1_0(out, head)
+
+
+def _synced(out: BinaryIO) -> None:
+    out.flush()
+    os.fsync(out.fileno())
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that of several processes one builds and the others open."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _LOG.info("%s: waiting for the process that builds it", home)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _told(home: Path, name: str, size: int, needed: int) -> Iterator[None]:
+    """Turn an OSError into one line that says how much room is needed, and where."""
+    try:
+        yield
+    except OSError as error:
+        need = f"{name} at {size} px needs {max(1, needed / 1e6):,.0f} MB there"
+        if error.errno in _FULL:
+            raise InputError(
+                f"{home}: disk full: {need}; free some or move it with --runs"
+            ) from None
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{home}: cannot be written ({reason}); move it with --runs") from None

@@ -1,0 +1,63 @@
+"""One area, ready to learn from: cached pixels, and every view in train, dev or test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mura_tune.config import Holdout
+from mura_tune.data import cache, splits
+from mura_tune.data.dataset import Dataset, Finding
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The views of one area.
+
+    Attributes:
+        pixels: (N, S, S) uint8, read from the cache as needed.
+        frame: a row a view: path, area, patient, study, label, split (as published) and part.
+        left_out: what was not used, and why.
+        fingerprint: changes with any image, label or published split.
+        split_hash: changes when any study changes its part.
+    """
+
+    area: str
+    pixels: NDArray[np.uint8]
+    frame: pd.DataFrame
+    left_out: tuple[Finding, ...]
+    fingerprint: str
+    split_hash: str
+
+    def rows(self, part: str) -> NDArray[np.int64]:
+        """Row numbers of one part: train, dev or test."""
+        return np.flatnonzero(self.frame["part"].to_numpy() == part)
+
+
+def prepare(
+    dataset: Dataset, area: str, size: int, holdout: Holdout, folder: Path, *, strict: bool = False
+) -> Prepared:
+    """Decode what the cache lacks, divide patients, and drop copies that would cross a split.
+
+    Raises:
+        InputError: an area that isn't there, too many unreadable images (any, if `strict`),
+            or a part with one class only.
+    """
+    cached = cache.build(dataset.for_area(area), size, folder, strict=strict)
+    frame = cached.frame.assign(part=splits.assign(cached.frame, holdout.dev, holdout.seed))
+    copies = splits.leaks(frame, cached.pixel_sha)
+    keep = ~frame["path"].isin([finding.path for finding in copies]).to_numpy()
+    kept = frame[keep].reset_index(drop=True)
+    splits.check_classes(kept, "part", area)
+    return Prepared(
+        area=area,
+        pixels=cached.pixels if keep.all() else cached.pixels[keep],
+        frame=kept,
+        left_out=(*cached.left_out, *copies),
+        fingerprint=cached.fingerprint,
+        split_hash=splits.split_hash(kept),
+    )

@@ -1,0 +1,106 @@
+"""No patient crosses a split, in any area: each patient's split is a hash of its name."""
+
+import hashlib
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mura_tune.data.dataset import Finding
+from mura_tune.errors import InputError
+
+SPLITS = ("train", "dev", "test")
+
+
+def assign(frame: pd.DataFrame, dev: float, seed: int, *, test: float = 0.2) -> pd.Series:
+    """Return 'train', 'dev' or 'test' for each row of a whole dataset's frame.
+
+    The published valid split is the test set. Where nothing is published, the share `test` of
+    the patients is held out, whatever the seed, so that no seed trains on another's test set.
+    Of the others, the share `dev` becomes dev.
+
+    An assignment that added rows cannot change has to be a function of the patient alone. So it
+    is a hash of the seed and the patient's name, blind to area, label and every other patient:
+    patients in several areas stay whole and adding patients moves nobody, while the shares and
+    the balance of labels hold in expectation only (`check_classes` refuses the unlucky draw).
+    Raises InputError for a share that is not between 0 and 1.
+    """
+    for name, share in (("dev", dev), ("test", test)):
+        if not 0 < share < 1:
+            raise InputError(f"split.{name}: {share} is not between 0 and 1; 0.2 is usual")
+    published = frame["split"] == "valid"
+    patients = frame["patient"]
+    held = published if published.any() else _draw(patients, "test") < test
+    split = pd.Series("train", index=frame.index, name="split", dtype="str")
+    return split.mask(_draw(patients, f"dev {seed}") < dev, "dev").mask(held, "test")
+
+
+def folds(frame: pd.DataFrame, k: int, seed: int) -> pd.Series:
+    """Return a fold from 0 to k - 1 for each row, by the same hash of the patient alone.
+
+    Raises InputError for fewer than two folds.
+    """
+    if k < 2:
+        raise InputError(f"split.folds: {k} is too few; 5 is usual, 2 the least")
+    return (_draw(frame["patient"], f"fold {seed}") * k).astype("int64").rename("fold")
+
+
+def check_classes(
+    frame: pd.DataFrame, column: str, name: str, *, splits: Sequence[str] = SPLITS
+) -> None:
+    """Raise InputError, naming split and counts, unless each split has both classes of study.
+
+    `column` of the frame holds what `assign` returned; `name` is the area, for the message.
+    """
+    studies = frame.drop_duplicates("study")
+    for split in splits:
+        labels = studies["label"][studies[column] == split]
+        normal, abnormal = int((labels == 0).sum()), int((labels == 1).sum())
+        if normal and abnormal:
+            continue
+        way_out = "try another split.seed or add patients"
+        if split == "test":  # published, or held out whatever the seed
+            way_out = "add patients, or publish more of them as valid"
+        raise InputError(
+            f"{name}: split {split} has {normal} normal and {abnormal} abnormal studies, "
+            f"but needs both; {way_out}"
+        )
+
+
+def leaks(
+    frame: pd.DataFrame, pixel_sha: Sequence[str], column: str = "part"
+) -> tuple[Finding, ...]:
+    """Name the images to leave out because a split further on holds the very same pixels.
+
+    Copies of test images leave train and dev; copies of dev images leave train. `pixel_sha` is
+    aligned with the rows, `column` holds what `assign` returned. Each Finding's `path` is the
+    row to drop.
+    """
+    rows = list(zip(frame["path"], frame[column], pixel_sha, strict=True))
+    holder: dict[str, tuple[str, str]] = {}
+    for path, split, sha in rows:
+        if sha not in holder or SPLITS.index(split) > SPLITS.index(holder[sha][1]):
+            holder[sha] = (path, split)
+    found = []
+    for path, split, sha in rows:
+        keeper, further = holder[sha]
+        if split != further:
+            detail = f"left out of {split}: same pixels as {keeper} in {further}"
+            found.append(Finding("two splits", path, detail))
+    return tuple(found)
+
+
+def split_hash(frame: pd.DataFrame, column: str = "part") -> str:
+    """Return the sha256 of the sorted (study, split) pairs: equal where the splits are equal."""
+    pairs = sorted(set(zip(frame["study"], frame[column], strict=True)))
+    return hashlib.sha256("\n".join(f"{a}\t{b}" for a, b in pairs).encode()).hexdigest()
+
+
+def _draw(patients: pd.Series, purpose: str) -> pd.Series:
+    """Return a number in [0, 1) per row that depends on the purpose and the patient alone."""
+    unique = patients.unique()
+    return patients.map({name: _uniform(f"{purpose}:{name}") for name in unique}).astype("float64")
+
+
+def _uniform(text: str) -> float:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # the 53 bits a float holds exactly

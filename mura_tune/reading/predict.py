@@ -1,0 +1,86 @@
+"""One study in, one answer out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mura_tune.data.images import read, square
+from mura_tune.errors import InputError
+from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.metrics import sigmoid
+from mura_tune.release import bundle
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A study's probability of *abnormal*: the mean over its views, given beside it."""
+
+    area: str
+    probability: float
+    abnormal: bool
+    threshold: float
+    views: tuple[tuple[str, float], ...]  # image path, probability
+    release: str
+    recipe: str
+
+    def describe(self) -> str:
+        """The answer as lines for people."""
+        word = "abnormal" if self.abnormal else "not abnormal"
+        head = f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} at {self.threshold:.3f}"
+        return "\n".join([head, *(f"  {value:.3f}  {image}" for image, value in self.views)])
+
+    def to_json(self) -> dict[str, Any]:
+        views = [{"image": image, "probability": value} for image, value in self.views]
+        return asdict(self) | {"views": views}
+
+
+class Predictor:
+    """A verified release, ready to read studies.
+
+    Args:
+        area: what the caller expects the release to be for; None takes it as it is.
+
+    Raises:
+        InputError: a release that is not whole, or of another area.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, area: str | None = None) -> None:
+        self.bundle = bundle.load(folder, device)
+        self.device = device
+        self.area = str(self.bundle.manifest["area"])
+        if area and area != self.area:
+            raise InputError(f"{folder}: a release for {self.area}, not for {area}; "
+                             f"name the one for {area} with --release")  # fmt: skip
+
+    @torch.inference_mode()
+    def study(self, images: Sequence[Path], threshold: float | None = None) -> Prediction:
+        """Read one study from the files of its views.
+
+        Args:
+            threshold: replaces the release's own.
+
+        Raises:
+            UnreadableImage: a view that cannot be decoded; none is passed over.
+        """
+        manifest = self.bundle.manifest
+        size = manifest["preprocessing"]["size"]
+        pixels = np.stack([square(read(path), size) for path in images])
+        x_nchw = normalise(to_float(torch.from_numpy(pixels), self.device))
+        views = sigmoid(self.bundle.net(x_nchw)[:, 0].float().cpu().numpy())
+        cut = float(manifest["threshold"]["value"]) if threshold is None else threshold
+        probability = float(views.mean())
+        return Prediction(
+            area=self.area,
+            probability=probability,
+            abnormal=probability >= cut,
+            threshold=cut,
+            views=tuple((str(i), float(v)) for i, v in zip(images, views, strict=True)),
+            release=str(self.bundle.folder),
+            recipe=str(manifest["recipe_digest"]),
+        )

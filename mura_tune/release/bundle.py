@@ -1,0 +1,140 @@
+"""A release folder: whole or absent, and refused when a single byte is not as it was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mura_tune.errors import InputError
+from mura_tune.learning.models import Network, build
+from mura_tune.learning.weights import check_keys
+
+SCHEMA = 1
+WEIGHTS, MANIFEST, SUMS = "model.safetensors", "bundle.json", "SHA256SUMS"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A release in memory: what bundle.json says, and the network with its weights."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    net: Network
+
+
+def save(folder: Path, net: Network, manifest: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+    """Write a release beside `folder`, then put it in the place of what was there.
+
+    Args:
+        texts: further files by name, such as MODEL_CARD.md.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        weights = {k: v.detach().cpu().contiguous() for k, v in net.body.state_dict().items()}
+        save_file(weights, str(draft / WEIGHTS), metadata={"format": "pt"})
+        text = json.dumps({"schema": SCHEMA, **manifest}, indent=2, allow_nan=False)
+        (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        for name, content in texts.items():
+            (draft / name).write_text(content, encoding="utf-8")
+        names = sorted(path.name for path in draft.iterdir())
+        sums = "".join(f"{sha256(draft / name)}  {name}\n" for name in names)
+        (draft / SUMS).write_text(sums, encoding="utf-8")
+        for path in draft.iterdir():
+            _sync(path)
+        draft.chmod(0o755)
+        _swap(draft, folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Check every file of a release against SHA256SUMS; returns what bundle.json says.
+
+    Raises:
+        InputError: no release there, or a file that is missing, foreign or changed, by name.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no release there; make one with 'make finalize'")
+    listed = _sums(folder)
+    for name in (WEIGHTS, MANIFEST):
+        if name not in listed:
+            raise InputError(f"{folder / SUMS}: does not list {name}; fetch the release again")
+    for name, digest in listed.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: listed in {SUMS} and missing; fetch the release again")
+        if sha256(path) != digest:
+            raise InputError(f"{path}: not as released (its sha256 differs from {SUMS}); "
+                             "fetch the release again")  # fmt: skip
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if manifest.get("schema") != SCHEMA:
+        raise InputError(f"{folder / MANIFEST}: schema {manifest.get('schema')}; "
+                         f"this version reads {SCHEMA}")  # fmt: skip
+    return manifest  # type: ignore[no-any-return]
+
+
+def load(folder: Path, device: torch.device) -> Bundle:
+    """A verified release with its network in evaluation mode.
+
+    Raises:
+        InputError: see `verify`; also weights that do not fit the network named.
+    """
+    manifest = verify(folder)
+    net = build(manifest["arch"], outputs=manifest["outputs"])
+    try:
+        weights = load_file(str(folder / WEIGHTS))
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS}: not a safetensors file: {error}") from None
+    check_keys(
+        weights, net.body.state_dict(), f"{folder / WEIGHTS} does not fit {manifest['arch']}"
+    )
+    net.body.load_state_dict(weights)
+    return Bundle(folder, manifest, net.to(device).eval())
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    if not path.is_file():
+        raise InputError(f"{path}: missing, so nothing vouches for this release; fetch it again")
+    listed = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        digest, separator, name = line.decode("utf-8", "replace").partition("  ")
+        if len(digest) != 64 or not separator or Path(name).name != name or not name:
+            raise InputError(f"{path}: line {number} is damaged; fetch the release again")
+        listed[name] = digest
+    return listed
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _swap(draft: Path, folder: Path) -> None:
+    """Rename the draft into place. A release that was there steps aside, then goes."""
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    folder.rename(old / "release")
+    draft.rename(folder)
+    shutil.rmtree(old)

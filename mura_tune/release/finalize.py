@@ -1,0 +1,138 @@
+"""The best trial's recipe, trained at length in two phases and written as a release."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import mura_tune
+from mura_tune import config
+from mura_tune.data.prepare import Prepared
+from mura_tune.errors import InputError
+from mura_tune.learning.batches import MEAN, STD, split_of
+from mura_tune.learning.metrics import youden
+from mura_tune.learning.models import build
+from mura_tune.learning.tasks import ABNORMALITY, study_scores
+from mura_tune.learning.training import Epoch, Fit, fit, predict
+from mura_tune.recipe import Recipe, apply
+from mura_tune.release import bundle
+from mura_tune.release.card import model_card
+from mura_tune.release.evaluate import Measured, measure
+from mura_tune.tuning.results import Best
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """What finalize made: the folder, and its figures on dev and test."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    dev: Measured
+    test: Measured
+
+
+def final_recipe(best: Best) -> Recipe:
+    """The stored recipe of the best trial with the study's final phases in it."""
+    return apply(best.best.recipe, best.config.final, f"study {best.study}: final")
+
+
+def finalize(
+    best: Best,
+    prepared: Prepared,
+    folder: Path,
+    device: torch.device,
+    *,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> Release:
+    """Train the final network on train, choose epoch and threshold on dev, then measure on test.
+
+    Raises:
+        InputError: the data or its split changed since the search.
+        Diverged: the loss is no longer a finite number.
+    """
+    _same_as_searched(best, prepared)
+    recipe = final_recipe(best)
+    net = build(recipe.arch, pretrained=recipe.pretrained, seed=recipe.seed).to(device)
+    train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
+    result = fit(net, train, dev_split, recipe, ABNORMALITY, on_epoch=on_epoch)
+    threshold = youden(study_scores(predict(net, dev_split), dev_split))
+    dev = measure(net, prepared, "dev", threshold)
+    test = measure(net, prepared, "test", threshold)
+    manifest = _manifest(best, prepared, recipe, result, dev, test)
+    bundle.save(folder, net, manifest, {"MODEL_CARD.md": model_card(manifest)})
+    return Release(folder, manifest, dev, test)
+
+
+def _same_as_searched(best: Best, prepared: Prepared) -> None:
+    for what, then, now in (
+        ("dataset", best.dataset, prepared.fingerprint),
+        ("split", best.split_hash, prepared.split_hash),
+    ):
+        if then != now:
+            raise InputError(
+                f"study {best.study}: the {what} is not the one that was searched "
+                f"({then[:12]}… then, {now[:12]}… now); point --data at that one, or tune again"
+            )
+
+
+def _manifest(
+    best: Best, prepared: Prepared, recipe: Recipe, result: Fit, dev: Measured, test: Measured
+) -> dict[str, Any]:
+    """Everything that someone who only has the folder will ask."""
+    return {
+        "area": prepared.area,
+        "arch": recipe.arch,
+        "outputs": ABNORMALITY.outputs,
+        "output": "logit of P(abnormal) for one view; a study is the mean probability of its views",
+        "preprocessing": {
+            "size": recipe.size, "channels": 1, "resize": "bilinear, to a square",
+            "mean": MEAN, "std": STD, "range": [0, 1],
+        },
+        "threshold": {"value": dev.threshold, "chosen": "largest Youden index on dev"},
+        "recipe": dataclasses.asdict(recipe),
+        "recipe_digest": recipe.digest,
+        "study": {
+            "name": best.study, "trial": best.best.number, "params": best.best.params,
+            "dev_auc": best.best.score, "dev_auc_interval": list(best.best.interval),
+            "baseline_dev_auc": best.baseline.score if best.baseline else None,
+            "trials": best.counts, "config": config.to_dict(best.config),
+        },
+        "training": {
+            "best_epoch": result.best.number,
+            "epochs": [dataclasses.asdict(epoch) for epoch in result.epochs],
+        },
+        "metrics": {"dev": dev.to_json(), "test": test.to_json()},
+        "data": {
+            "fingerprint": prepared.fingerprint,
+            "split_hash": prepared.split_hash,
+            "counts": _counts(prepared),
+            "left_out": [dataclasses.asdict(finding) for finding in prepared.left_out],
+        },
+        "versions": {
+            "mura-tune": mura_tune.__version__, "torch": torch.__version__,
+            "python": platform.python_version(), "numpy": np.__version__,
+        },
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def _counts(prepared: Prepared) -> dict[str, dict[str, int]]:
+    counts = {}
+    for part in ("train", "dev", "test"):
+        rows = prepared.frame.iloc[prepared.rows(part)]
+        studies = rows.drop_duplicates("study")
+        counts[part] = {
+            "images": len(rows),
+            "studies": len(studies),
+            "patients": int(rows["patient"].nunique()),
+            "abnormal studies": int(studies["label"].sum()),
+        }
+    return counts

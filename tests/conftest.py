@@ -1,0 +1,69 @@
+"""Small radiographs, a way to run a command, and the real ones where they are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from mura_tune import console
+from mura_tune.cli import mura
+from mura_tune.data import phantom
+
+REAL = Path(__file__).parent.parent.parent / "shared" / "real-xrays"
+CPU = torch.device("cpu")
+# A study that trains in seconds: the small network, tiny images, two epochs.
+TINY = [
+    f"--set={item}"
+    for item in (
+        "arch=cnn", "size=32", "pretrained=none", "finetune.epochs=2",
+        "final.finetune.epochs=2", "final.head.epochs=1", "batch=16",
+    )
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic wrists and hands, small: 40 training patients an area. Tests only read them."""
+    root = tmp_path_factory.mktemp("data") / "phantoms"
+    phantom.write(root, areas=("XR_HAND", "XR_WRIST"), patients=40, size=96)
+    return root
+
+
+@pytest.fixture
+def run(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Ran]:
+    """Run `mura` in this process, writing under tmp_path, up to its exit code."""
+    monkeypatch.setenv("MURA_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MURA_RELEASES", str(tmp_path / "releases"))
+
+    def call(*args: object) -> Ran:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            console.run(mura, "mura", [str(arg) for arg in args])
+        captured = capfd.readouterr()
+        assert isinstance(end.value.code, int)
+        return Ran(end.value.code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """Real radiographs in MURA's layout, two of them truncated."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real radiographs at {REAL.parent.name}/{REAL.name} beside the checkout")
+    return REAL

@@ -1,0 +1,202 @@
+"""images: every mode scaled rightly, every broken file refused by name."""
+
+import io
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mura_tune.data import images
+from mura_tune.errors import UnreadableImage
+
+REAL = Path(__file__).parents[3] / "shared" / "real-xrays"
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def grey_alpha(grey: int, alpha: int) -> Image.Image:
+    return Image.merge("LA", [Image.new("L", (2, 2), grey), Image.new("L", (2, 2), alpha)])
+
+
+def test_grey_comes_back_as_stored_with_rows_first(tmp_path: Path) -> None:
+    file = tmp_path / "image1.png"
+    Image.fromarray(GREY).save(file)
+    got = images.read(file)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, GREY)
+    assert got.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("RGB", (2, 2), (90, 90, 90)), 90),
+        (Image.new("RGB", (2, 2), (255, 0, 0)), 76),  # ITU-R 601 luma of red
+        (Image.new("RGBA", (2, 2), (200, 200, 200, 255)), 200),
+        (Image.new("RGBA", (2, 2), (200, 200, 200, 0)), 0),
+        (Image.new("RGBA", (2, 2), (200, 200, 200, 128)), 100),
+        (grey_alpha(200, 128), 100),
+        (grey_alpha(77, 255), 77),
+        (Image.new("1", (2, 2), 1), 255),
+        (Image.new("RGB", (2, 2), (40, 40, 40)).convert("P"), 51),  # nearest of the web palette
+    ],
+)
+def test_colour_becomes_luma_and_alpha_lies_over_black(image: Image.Image, expected: int) -> None:
+    assert set(images.decode(encoded(image), "x").ravel()) == {expected}
+
+
+def test_a_transparent_palette_entry_is_black() -> None:
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette([0, 0, 0, 250, 250, 250])
+    assert images.decode(encoded(image), "x").max() == 250
+    assert images.decode(encoded(image, transparency=1), "x").max() == 0
+
+
+def test_cmyk_is_read() -> None:
+    data = encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "TIFF")
+    assert images.decode(data, "x").min() == 255
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_deep_grey_is_scaled_by_the_depth_that_holds_its_maximum(bits: int, mode: str) -> None:
+    top = 2**bits - 1
+    deep = np.linspace(0, top, 64).round().astype({"I": "<i4", "I;16B": ">u2"}.get(mode, "<u2"))
+    image = Image.frombytes(mode, (8, 8), deep.tobytes())
+    got = images.decode(encoded(image, "TIFF"), "x").ravel()
+    assert (got[0], got[-1]) == (0, 255)
+    np.testing.assert_allclose(got, deep * (255 / top), atol=0.51)
+
+
+def test_deep_grey_png_of_twelve_bits_is_not_black() -> None:
+    deep = np.full((4, 4), 2048, np.uint16)
+    assert images.decode(encoded(Image.fromarray(deep)), "x")[0, 0] == 128
+
+
+PNG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)))
+JPEG = encoded(
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)), "JPEG"
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"not a radiograph at all\n" * 9, "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (PNG[:2000], "truncated after 2,000 bytes"),
+        (PNG[:20], "truncated"),
+        (PNG[:2000] + bytes(len(PNG) - 2000), "damaged"),  # a download that reserved its space
+        (JPEG[:700], "truncated after 700 bytes"),
+        (encoded(Image.new("F", (2, 2), 0.5), "TIFF"), "type F"),
+        (encoded(Image.new("I", (2, 2), 70000), "TIFF"), "do not fit 16 bits"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_reason(tmp_path: Path, data: bytes, reason: str) -> None:
+    file = tmp_path / "image1.png"
+    file.write_bytes(data)
+    with pytest.raises(UnreadableImage) as told:
+        images.read(file)
+    assert str(told.value).startswith(f"{file}: ")
+    assert reason in told.value.reason
+    assert "\n" not in str(told.value)
+
+
+def test_any_truncation_is_refused_or_harmless() -> None:
+    whole = images.decode(PNG, "x")
+    refused = 0
+    for length in range(0, len(PNG), 37):
+        try:
+            got = images.decode(PNG[:length], "x")
+        except UnreadableImage:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(got, whole)
+    assert refused > len(PNG) // 37 - 2
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "not an image file"),
+    ],
+)
+def test_a_path_without_a_file_is_refused(
+    tmp_path: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    make(tmp_path / "x.png")
+    with pytest.raises(UnreadableImage, match=reason):
+        images.read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("limit", [10, 3])  # above PIL's warning level, above its error level
+def test_a_decompression_bomb_is_refused_without_a_warning(
+    monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", limit)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(UnreadableImage, match="more than"):
+            images.decode(encoded(Image.new("L", (4, 4))), "x")
+    assert seen == []
+
+
+def test_threads_decode_alike() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda _: images.decode(PNG, "x").tobytes(), range(64)))
+    assert set(got) == {images.decode(PNG, "x").tobytes()}
+
+
+def test_examine_skips_decoding_a_known_content(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(PNG)
+    record, grey = images.examine(file)
+    assert grey is not None
+    assert record.size == len(PNG)
+    assert images.examine(file, {record.file_sha: record.pixel_sha}) == (record, None)
+
+
+def test_square_squashes_both_sides_with_an_antialiased_filter() -> None:
+    ramp = np.tile(np.arange(200, dtype=np.uint8), (50, 1))
+    got = images.square(ramp, 20)
+    assert got.shape == (20, 20)
+    np.testing.assert_allclose(got, got[:1].repeat(20, 0))  # rows stay rows
+    np.testing.assert_allclose(got[0, 1:-1], np.arange(20)[1:-1] * 10 + 4.5, atol=0.51)
+    checker = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    np.testing.assert_allclose(images.square(checker, 8)[1:-1, 1:-1], 127.5, atol=2)
+
+
+def test_square_at_the_same_size_is_a_copy() -> None:
+    same = np.eye(5, dtype=np.uint8)
+    got = images.square(same, 5)
+    np.testing.assert_array_equal(got, same)
+    assert not np.shares_memory(got, same)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (4,)])
+def test_square_refuses_other_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        images.square(np.zeros(shape, np.uint8), 2)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real radiographs in {REAL}")
+def test_real_radiographs_are_read_and_the_two_truncated_ones_refused() -> None:
+    refused = []
+    for file in sorted(REAL.rglob("*.png")):
+        try:
+            assert images.read(file).std() > 1
+        except UnreadableImage as error:
+            refused.append((file.name, error.reason.split(" ")[0]))
+    assert refused == [("image99.png", "truncated")] * 2
