@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Point = tuple[float, float]
 Rows = tuple[tuple[float, float, float], ...]
-SAMPLES = 1024  # steps along a bone's axis
+SAMPLES = 512  # steps along a bone's axis
 
 
 @dataclass(frozen=True)
@@ -198,9 +198,9 @@ def _outline(shape: str, side: bool) -> tuple[Floats, Floats]:
     rows = np.array(SHAPES[shape].side if side and SHAPES[shape].side else SHAPES[shape].front)
     s = np.linspace(0, 1, SAMPLES)
     left, right = (np.interp(s, rows[:, 0], rows[:, i]) for i in (1, 2))
-    kernel = np.hanning(51) / np.hanning(51).sum()  # rounds the table's corners
+    kernel = np.hanning(25) / np.hanning(25).sum()  # rounds the table's corners
     left, right = (
-        np.convolve(np.pad(edge, 25, mode="edge"), kernel, "valid") for edge in (left, right)
+        np.convolve(np.pad(edge, 12, mode="edge"), kernel, "valid") for edge in (left, right)
     )
     return ((left + right) / 2).astype(np.float32), ((right - left) / 2).astype(np.float32)
 
@@ -235,16 +235,20 @@ class Placed:
         )
 
 
+def ends(bone: Bone, matrix: Floats, angle: float) -> tuple[Floats, Floats]:
+    """Head and tail, seen from `angle` radians about the arm's axis, in pixels by the 2x3 `matrix`."""
+    at = (_project(xy, z, angle) for xy, z in zip((bone.head, bone.tail), bone.depth, strict=True))
+    head, tail = (matrix[:, :2] @ end + matrix[:, 2] for end in at)
+    return head, tail
+
+
 def place(bone: Bone, matrix: Floats, angle: float, scale: float) -> Placed:
     """`bone` seen from `angle` radians about the arm's axis, brought to pixels by the 2x3 `matrix`.
 
     `scale` is the pixels of one centimetre across the bone.
     """
     cos, sin = math.cos(angle), math.sin(angle)
-    ends = (
-        _project(xy, z, angle) for xy, z in zip((bone.head, bone.tail), bone.depth, strict=True)
-    )
-    head, tail = (matrix[:, :2] @ end + matrix[:, 2] for end in ends)
+    head, tail = ends(bone, matrix, angle)
     length = max(float(np.hypot(*(tail - head))), 1.0)
     along = (tail - head) / np.float32(length)
     mirrored = np.sign(np.linalg.det(matrix[:, :2]))

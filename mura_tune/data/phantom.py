@@ -31,6 +31,7 @@ from mura_tune.data.anatomy import (
     Site,
     Window,
     chain,
+    ends,
     follows,
     place,
     pose,
@@ -235,11 +236,11 @@ def draw(
 
     kind, box, cut, metal = "", None, None, None
     if lesion and study.abnormal:
-        kind, plain = str(stream(3, study.number).choice(KINDS, p=SHARES)), stream(4, study.number).random()
+        kind, plain = str(stream(3, study.number).choice(KINDS, p=SHARES)), stream(4, study.number).random() ** 0.5
         common, own = stream(5, study.number), stream(6, study.number, view)
         if kind == "hardware":
             strokes = _hardware(broken, share, plain, angle, scale, common)
-            metal, box = _metal(broken, strokes, shape, own.uniform(0.6, 0.75) + 0.2 * plain)
+            metal, box = _metal(broken, strokes, shape, own.uniform(0.65, 0.75) + 0.25 * plain)
         else:
             cut = _cut(broken, share, kind == "displacement", plain, size / 512, common, own)
             box = _box_of(broken, share, cut, shape, size / 512)
@@ -281,21 +282,25 @@ def _frame(
     centre = np.array([width, height]) * (0.5 + shot.uniform(-0.05, 0.05, 2))
     to_pixels = np.column_stack([turn, centre - turn @ (upright[:, :2] @ focus + upright[:, 2])]).astype(np.float32)
 
-    def put(bone: Bone) -> Placed:
-        return place(bone, chain(to_pixels, matrices[bone.name]), angle, zoom * stout)
+    def put(name: str) -> Placed:
+        return place(BY_NAME[name], chain(to_pixels, matrices[name]), angle, zoom * stout)
 
-    point, inside = put(BY_NAME[site.bone]).at(share), np.array([width, height]) * 0.26
-    to_pixels[:, 2] += np.clip(point, inside, (width, height) - inside) - point
-    shown = (bone for bone in BONES if _is_shown(bone, window, site, angle))
-    placed = {bone.name: put(bone) for bone in shown}
-    return (width, height), {name: bone for name, bone in placed.items() if _is_near(bone, zoom, (width, height))}
+    point, frame = put(site.bone).at(share), np.array([width, height])
+    to_pixels[:, 2] += np.clip(point, 0.26 * frame, 0.74 * frame) - point
+    near = (
+        bone.name
+        for bone in BONES
+        if _is_shown(bone, window, site, angle)
+        and _is_near(bone, chain(to_pixels, matrices[bone.name]), angle, zoom, frame)
+    )
+    return (width, height), {name: put(name) for name in near}
 
 
-def _is_near(bone: Placed, zoom: float, shape: Size) -> bool:
+def _is_near(bone: Bone, to_pixels: Floats, angle: float, zoom: float, frame: NDArray[Any]) -> bool:
     """Whether any of a bone or its flesh may lie in the frame."""
-    reach = 1.5 * max(float(bone.half.max()) + float(np.abs(bone.middle).max()), zoom * max(bone.bone.flesh))
-    ends = np.array([bone.head, bone.tail])
-    return bool(np.all(ends.max(0) > -reach) and np.all(ends.min(0) < np.array(shape) + reach))
+    reach = 1.4 * zoom * max(3 * bone.half + abs(bone.bow), *bone.flesh)
+    tips = np.array(ends(bone, to_pixels, angle))
+    return bool(np.all(tips.max(0) > -reach) and np.all(tips.min(0) < frame + reach))
 
 
 def _is_shown(bone: Bone, window: Window, site: Site, angle: float) -> bool:
@@ -323,16 +328,17 @@ def _add(
     keep: Callable[[Floats, Floats, float], Floats] | None = None,
 ) -> None:  # fmt: skip
     """Adds the beam's path through one bone to `flat`, in centimetres of cortex; `keep` weighs its parts."""
-    wide = float(bone.half.max())
-    ends, swell = np.array([bone.head, bone.tail]), wide + float(np.abs(bone.middle).max()) + 2
-    x0, y0 = np.maximum(np.floor(ends.min(0) - swell), 0).astype(int)
-    x1, y1 = np.minimum(np.ceil(ends.max(0) + swell), flat.shape[::-1]).astype(int)
+    wide, tips = float(bone.half.max()), np.array([bone.head, bone.tail])
+    swell = wide + float(np.abs(bone.middle).max()) + 2
+    x0, y0 = np.maximum(np.floor(tips.min(0) - swell), 0).astype(int)
+    x1, y1 = np.minimum(np.ceil(tips.max(0) + swell), flat.shape[::-1]).astype(int)
     if not bone.bone.shape or x1 <= x0 or y1 <= y0:
         return
     x = np.arange(x0, x1, dtype=np.float32)[None, :] - bone.head[0]
     y = np.arange(y0, y1, dtype=np.float32)[:, None] - bone.head[1]
     s, v = x * bone.along[0] + y * bone.along[1], x * bone.across[0] + y * bone.across[1]
-    index = np.clip(s * np.float32(SAMPLES / bone.length), 0, SAMPLES - 1).astype(np.int32)
+    hit = (s > 0) & (s < bone.length) & (np.abs(v) < swell)
+    s, v = s[hit], v[hit]
 
     share = np.linspace(0, 1, SAMPLES, dtype=np.float32)
     shaft = np.abs(np.sin(np.pi * share)) ** 0.8 * (1.0 if bone.length > 4 * wide else 0.1)
@@ -344,14 +350,16 @@ def _add(
     for at in bone.bone.plates if young else ():
         d = np.abs(share - at) * bone.length / max(scale * 0.06, 1)
         weight *= 1 - 0.7 * np.exp(-(d**2)) + 0.3 * np.exp(-((d - 2.4) ** 2))
+    spongy = (0.36 - 0.18 * shaft).astype(np.float32)
 
+    index = (s * np.float32(SAMPLES / bone.length)).astype(np.int32).clip(0, SAMPLES - 1)
     beside = (v - bone.middle[index]) ** 2
     outer = np.sqrt(np.maximum((bone.half**2)[index] - beside, 0))
     inner = np.sqrt(np.maximum((core.clip(0) ** 2)[index] - beside, 0))
-    fine = np.float32(256 / 4 / scale)  # the texture's tile is four centimetres
-    grained = _texture()[(s * fine + grain[0]).astype(np.int32) & 255, (v * fine + grain[1]).astype(np.int32) & 255]
-    path = weight[index] * (outer - inner + (0.36 - 0.18 * shaft).astype(np.float32)[index] * inner * grained)
-    flat[y0:y1, x0:x1] += path if keep is None else path * keep(s, v, wide)
+    fine = np.float32(64 / scale)  # the texture's 256 steps are four centimetres
+    row, column = ((w * fine + n).astype(np.int32) & 255 for w, n in zip((s, v), grain, strict=True))
+    path = weight[index] * (outer - inner + spongy[index] * inner * _texture()[row, column])
+    flat[y0:y1, x0:x1][hit] += path if keep is None else path * keep(s, v, wide)
 
 
 def _fragment(cut: Cut, direction: float, s: Floats, v: Floats, wide: float) -> Floats:
@@ -369,11 +377,11 @@ def _cut(bone: Placed, share: float, apart: bool, plain: float, k: float, common
     rough = np.interp(np.linspace(0, 23, 192), np.arange(24), rough).astype(np.float32)
     sense = 1 if common.random() < 0.5 else -1
     if apart:
-        across, shorter = sense * (0.3 + 0.6 * plain) * half, own.uniform(0, 0.35) * half
-        degrees, gap, contrast = sense * common.uniform(3, 8 + 14 * plain), max(1.2 * k, 0.6), 0.9
+        across, shorter = sense * (0.4 + 0.8 * plain) * half, own.uniform(0, 0.35) * half
+        degrees, gap, contrast = sense * common.uniform(4, 10 + 16 * plain), max(2 * k, 0.6), 0.95
     else:
         across, shorter = sense * common.uniform(0, 0.16) * plain * half, 0.0
-        degrees, gap, contrast = own.normal(0, 1.5 * plain), max((1.2 + 3.0 * plain) * k, 0.6), 0.45 + 0.5 * plain
+        degrees, gap, contrast = own.normal(0, 1.5 * plain), max((2.5 + 5.5 * plain) * k, 0.6), 0.55 + 0.42 * plain
     shift = bone.across * np.float32(across) - bone.along * np.float32(shorter)
     return Cut(share * bone.length, slope, rough, gap, contrast, turning(degrees, bone.at(share), shift))
 
@@ -419,7 +427,7 @@ def _hardware(bone: Placed, share: float, plain: float, angle: float, scale: flo
     for _ in range(int(rng.integers(1, 4)) if form == "wires" else 1):
         lean = rng.uniform(0.15, 0.5) * (1 if rng.random() < 0.5 else -1) * (0.4 + 0.6 * abs(beside))
         reach, shift = half * rng.uniform(1.6, 3.0), rng.uniform(-0.3, 0.3) * half
-        width = (0.10 + 0.12 * plain) * cm if form == "wires" else (0.3 + 0.1 * plain) * cm
+        width = (0.16 + 0.18 * plain) * cm if form == "wires" else (0.3 + 0.1 * plain) * cm
         strokes += [(at - reach, middle + shift - lean * reach, at + reach, middle + shift + lean * reach, width)]
     return strokes
 
@@ -481,7 +489,8 @@ def _develop(flat: Floats, soft: Floats, metal: Floats | None, point: Floats, si
     if rng.random() < 0.5:
         d = x * math.cos(3 * turn) + y * math.sin(3 * turn) + 0.5 * off + 0.4 * bend * x * y
         path += np.float32(0.06 * depth) * np.exp(-((d / np.float32(0.02)) ** 2)) * (soft > 0)
-    grey = np.clip(path / np.float32(white), 0, 1.2) ** np.float32(rng.uniform(0.75, 1.2))
+    grey = np.clip(path / np.float32(white), 0, 1.2)
+    grey *= 1 + np.float32(rng.uniform(-0.3, 0.45)) * (1 - grey)  # a gamma, at a tenth of its cost
     level, (heel_x, heel_y) = rng.uniform(0.74, 0.92), rng.normal(0, 0.03, 2).astype(np.float32)
     grey = np.float32(rng.uniform(0.02, 0.08)) + grey * (np.float32(level) + heel_x * x + heel_y * y)
     if metal is not None:

@@ -1,0 +1,97 @@
+"""The rules of the house: imports go down, modules stay small, the verbs are the ones written down."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mura_tune.cli import mura
+
+PACKAGE = Path(__file__).parents[2] / "mura_tune"
+FLOORS = ("ground", "data", "learning", "tuning", "release", "reading", "top")
+GROUND = {"__init__", "errors", "strict", "recipe", "config", "console"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+LONGEST = 280
+
+
+def floor_of(module: str) -> int:
+    """The floor of `mura_tune.X.y`; the top one for the commands."""
+    parts = module.split(".")
+    if len(parts) > 1 and parts[1] in FLOORS:
+        return FLOORS.index(parts[1])
+    return 0 if len(parts) == 1 or parts[1] in GROUND else FLOORS.index("top")
+
+
+def imports(source: str) -> set[str]:
+    """Every module a source imports, at the top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def climbs(module: str, source: str) -> list[str]:
+    own = [name for name in imports(source) if name.split(".")[0] == "mura_tune"]
+    return [name for name in own if floor_of(name) > floor_of(module)]
+
+
+def name_of(path: Path) -> str:
+    return ".".join(("mura_tune", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_down(path: Path) -> None:
+    assert climbs(name_of(path), path.read_text(encoding="utf-8")) == []
+
+
+def test_an_import_that_goes_up_is_caught() -> None:
+    assert climbs("mura_tune.data.cache", "def f():\n    from mura_tune.tuning import search")
+    assert climbs("mura_tune.learning.training", "import mura_tune.release.bundle")
+    assert climbs("mura_tune.recipe", "from mura_tune.data.cache import build")
+    assert not climbs("mura_tune.tuning.search", "from mura_tune.learning.models import build")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_tuning_imports_optuna(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
+    assert "tuning" in path.parts or not roots & {"optuna", "optuna_dashboard"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_are_small_and_say_what_they_are(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= LONGEST or path.name == "cli.py"
+    assert ast.get_docstring(ast.parse(source)), "the first line says the module's one idea"
+
+
+def test_verbs_are_the_documented_ones() -> None:
+    assert sorted(mura.commands) == [
+        "best", "cache", "check", "dashboard", "evaluate", "finalize", "infer", "phantom", "show",
+        "tune", "verify",
+    ]  # fmt: skip
+
+
+def test_every_verb_and_option_is_explained() -> None:
+    for name, command in mura.commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            help_text = getattr(parameter, "help", "argument")
+            assert help_text, f"{name} {parameter.name}"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = {"torch", "pandas", "optuna", "timm", "sklearn", "numpy", "yaml"}
+    code = (
+        "import sys, click\nfrom mura_tune.cli import mura\n"
+        "try: mura.main(['--help'], standalone_mode=False)\nexcept click.exceptions.Exit: pass\n"
+        f"print(sorted({heavy!r} & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert out.splitlines()[-1] == "[]"

@@ -1,0 +1,109 @@
+"""Metrics against closed forms and scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
+
+from mura_tune.learning import metrics
+from mura_tune.learning.metrics import Studies
+
+
+def studies(n: int, seed: int, ties: bool = False, signal: float = 1.0) -> Studies:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    labels[:2] = 0, 1
+    scores = metrics.sigmoid(rng.normal(size=n) + signal * labels)
+    if ties:
+        scores = scores.round(1)
+    patients = np.array([f"p{i // 2}" for i in range(n)])
+    return Studies(np.array([f"s{i}" for i in range(n)]), patients, labels, scores)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_equals_sklearn(seed: int, ties: bool) -> None:
+    s = studies(57, seed, ties)
+    assert metrics.auc(s.scores, s.labels) == pytest.approx(
+        roc_auc_score(s.labels, s.scores), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "expected"),
+    [
+        ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], 1.0),
+        ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], 0.0),
+        ([0.5, 0.5, 0.5, 0.5], [0, 1, 0, 1], 0.5),
+        ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 0.75),
+    ],
+)
+def test_auc_closed_forms(scores: list[float], labels: list[int], expected: float) -> None:
+    assert metrics.auc(np.array(scores), np.array(labels)) == expected
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "told"),
+    [([0.1, 0.2], [1, 1], "both classes"), ([0.1, np.nan], [0, 1], "not a finite number")],
+)
+def test_auc_refuses_what_has_none(scores: list[float], labels: list[int], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        metrics.auc(np.array(scores), np.array(labels))
+
+
+def test_a_study_scores_the_mean_probability_of_its_views() -> None:
+    names = np.array(["b", "a", "b"])
+    found = metrics.by_study(np.array([0.0, 2.0, 1.0]), np.array([1, 0, 1]), names, names)
+    assert found.names.tolist() == ["a", "b"]
+    assert found.labels.tolist() == [0, 1]
+    expected = [1 / (1 + np.exp(-2)), (0.5 + 1 / (1 + np.exp(-1))) / 2]
+    assert found.scores == pytest.approx(expected)
+
+
+def test_intervals_resample_patients_and_not_rows() -> None:
+    s = studies(200, 0)
+    weights = metrics.cluster_weights(s.patients, 50, 0)
+    assert weights.shape == (50, 200)
+    assert (weights[:, 0::2] == weights[:, 1::2]).all()  # both studies of a patient together
+    assert (weights[:, 0::2].sum(1) == 100).all()
+    copied = Studies(*(np.repeat(getattr(s, f), 4) for f in ("names", "patients", "labels",
+                                                              "scores")))  # fmt: skip
+    once, four = metrics.auc_interval(s), metrics.auc_interval(copied)
+    assert four.high - four.low == pytest.approx(once.high - once.low, rel=1e-9)
+    assert once.low < once.value < once.high
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Scores N(0, 1) against N(1, 1): the true AUC is Phi(1 / sqrt 2) = 0.7602."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(150):
+        labels = np.repeat([0, 1], 60)
+        scores = metrics.sigmoid(rng.normal(size=120) + labels)
+        names = np.array([f"p{i}" for i in range(120)])
+        found = metrics.auc_interval(Studies(names, names, labels, scores), draws=400)
+        covered += found.low <= 0.76025 <= found.high
+    assert 0.89 <= covered / 150 <= 0.99
+
+
+def test_figures_at_a_threshold_equal_sklearn() -> None:
+    s = studies(101, 3)
+    found = metrics.at_threshold(s, 0.5)
+    called = (s.scores >= 0.5).astype(int)
+    assert found["kappa"].value == pytest.approx(cohen_kappa_score(s.labels, called))
+    assert found["f1"].value == pytest.approx(f1_score(s.labels, called))
+    assert found["accuracy"].value == pytest.approx((called == s.labels).mean())
+    assert found["sensitivity"].value == pytest.approx(called[s.labels == 1].mean())
+    assert found["specificity"].value == pytest.approx(1 - called[s.labels == 0].mean())
+    assert all(e.low <= e.value <= e.high and e.studies == 101 for e in found.values())
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_youden_is_the_best_of_all_cuts(ties: bool) -> None:
+    s = studies(80, 1, ties)
+
+    def index(cut: float) -> float:
+        called = s.scores >= cut
+        return float(called[s.labels == 1].mean() - called[s.labels == 0].mean())
+
+    every = [index(cut) for cut in np.linspace(0, 1, 2001)]
+    assert index(metrics.youden(s)) == pytest.approx(max(every))

@@ -1,0 +1,153 @@
+"""fit: deterministic, frozen where it says so, and honest about the best epoch."""
+
+import numpy as np
+import pytest
+import torch
+
+from mura_tune.config import load
+from mura_tune.errors import Diverged
+from mura_tune.learning.batches import Split, training_batches
+from mura_tune.learning.models import Network, build
+from mura_tune.learning.tasks import ABNORMALITY, study_scores
+from mura_tune.learning.training import Epoch, fit, predict
+from mura_tune.recipe import Recipe, apply
+
+
+def recipe(**values: object) -> Recipe:
+    base = load("default").recipe
+    small = {"arch": "cnn", "size": 32, "pretrained": "none", "batch": 16}
+    phases = {"head.epochs": 1, "finetune.epochs": 2, "finetune.depth": 9, "finetune.lr": 1e-3}
+    return apply(base, small | phases | values, "test")
+
+
+def split(n: int, name: str = "train", seed: int = 0, side: int = 32) -> Split:
+    """Noise; every second image also shows a bright square somewhere. Two views a study."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 120, (n, side, side), dtype=np.uint8)
+    labels = np.arange(n) // 2 % 2
+    for row in np.flatnonzero(labels):
+        y, x = rng.integers(0, side - 8, 2)
+        pixels[row, y : y + 8, x : x + 8] = 250
+    studies = np.array([f"s{i // 2:03d}" for i in range(n)])
+    paths = np.array([f"{i}.png" for i in range(n)])
+    return Split(name, torch.from_numpy(pixels), torch.from_numpy(labels), studies, studies, paths)
+
+
+TRAIN, DEV = split(64), split(40, "dev", 1)
+
+
+def run(given: Recipe, arch: str = "cnn") -> tuple[Network, list[Epoch]]:
+    net, seen = build(arch, seed=given.seed), []
+    fit(net, TRAIN, DEV, given, ABNORMALITY, on_epoch=seen.append)
+    return net, seen
+
+
+def test_it_learns_and_reports_every_epoch() -> None:
+    net, seen = run(recipe(**{"finetune.epochs": 8, "finetune.lr": 3e-3}))
+    assert [e.number for e in seen] == list(range(1, 10))
+    assert [e.phase for e in seen] == [1] + [2] * 8
+    assert [e.depth for e in seen] == [0] + [5] * 8
+    assert max(e.score for e in seen) > 0.9
+    assert ABNORMALITY.score(predict(net, DEV), DEV) == max(e.score for e in seen)
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit() -> None:
+    one, other = run(recipe())[0].state_dict(), run(recipe())[0].state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    third = run(recipe(seed=1))[0].state_dict()
+    assert any(not torch.equal(one[name], third[name]) for name in one)
+
+
+@pytest.mark.parametrize("arch", ["cnn", "resnet18", "densenet121"])
+def test_depth_zero_leaves_the_backbone_to_the_bit(arch: str) -> None:
+    given = recipe(**{"finetune.depth": 0})
+    before = {k: v.clone() for k, v in build(arch, seed=given.seed).body.state_dict().items()}
+    net, _ = run(given, arch)
+    after = net.body.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == set(net.head)
+
+
+def test_depth_one_changes_the_last_stage_and_its_statistics_only() -> None:
+    given = recipe(**{"finetune.depth": 1})
+    before = {k: v.clone() for k, v in build("resnet18", seed=0).body.state_dict().items()}
+    net, _ = run(given, "resnet18")
+    after = net.body.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[0] for name in changed} == {"layer4", "fc"}
+    assert "layer4.0.bn1.running_mean" in changed
+
+
+def test_the_best_epoch_is_kept_as_a_clone_and_restored() -> None:
+    kept: dict[int, torch.Tensor] = {}
+    net = build("cnn", seed=0)
+
+    def remember(epoch: Epoch) -> None:
+        kept[epoch.number] = net.body.fc.weight.detach().clone()
+
+    given = recipe(**{"finetune.epochs": 6, "finetune.lr": 0.05})
+    found = fit(net, TRAIN, DEV, given, ABNORMALITY, on_epoch=remember)
+    assert found.best.score == max(e.score for e in found.epochs)
+    assert torch.equal(found.weights["fc.weight"], kept[found.best.number])
+    assert torch.equal(net.body.fc.weight, kept[found.best.number])
+    assert len({float(w.sum()) for w in kept.values()}) == len(kept)
+
+
+def test_patience_ends_a_phase_and_not_the_run() -> None:
+    given = recipe(**{"head.epochs": 5, "finetune.epochs": 9, "patience": 2, "head.lr": 1e-9,
+                      "finetune.lr": 1e-9, "finetune.depth": 0})  # fmt: skip
+    _, seen = run(given)
+    assert [e.phase for e in seen] == [1, 1, 1, 2, 2]
+
+
+def test_a_loss_that_is_no_number_stops_with_its_step() -> None:
+    with pytest.raises(Diverged, match=r"step \d+ of epoch 1"):
+        run(recipe(**{"finetune.lr": 1e30, "head.epochs": 0}))
+
+
+def test_what_on_epoch_raises_ends_the_run() -> None:
+    def stop(epoch: Epoch) -> None:
+        raise KeyError(epoch.number)
+
+    with pytest.raises(KeyError):
+        fit(build("cnn"), TRAIN, DEV, recipe(), ABNORMALITY, on_epoch=stop)
+
+
+def test_class_weight_moves_the_scores() -> None:
+    means = []
+    for weight in (0.05, 20.0):
+        net, _ = run(recipe(class_weight=weight, **{"head.epochs": 0}))
+        means.append(study_scores(predict(net, DEV), DEV).scores.mean())
+    assert means[1] > means[0] + 0.1
+
+
+@pytest.mark.parametrize(("n", "size"), [(33, 16), (17, 16), (3, 16), (2, 2)])
+def test_batches_hold_each_image_once_and_none_is_too_small(n: int, size: int) -> None:
+    part = split(n)
+    device = torch.device("cpu")
+    batches = list(training_batches(part, size=size, seed=0, epoch=1, strength=0.0, device=device))
+    assert all(2 <= len(x) <= size for x, _ in batches)
+    total = torch.cat([x for x, _ in batches]).sum(dtype=torch.float64)
+    pixels = part.pixels.double() / 255
+    expected = ((pixels - 0.449) / 0.226).sum()
+    assert float(total) == pytest.approx(float(expected), rel=1e-4)
+    assert sorted(torch.cat([y for _, y in batches]).tolist()) == sorted(part.labels.tolist())
+
+
+def test_predict_keeps_order_and_mode() -> None:
+    net = build("cnn").train()
+    logits = predict(net, DEV)
+    assert net.training
+    assert logits.shape == (40, 1)
+    assert logits.dtype == torch.float32
+    part = Split("dev", DEV.pixels[7:9], DEV.labels[7:9], DEV.studies[7:9], DEV.patients[7:9],
+                 DEV.paths[7:9])  # fmt: skip
+    assert torch.allclose(predict(net, part), logits[7:9], atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", ["labels", "dtype"])
+def test_a_split_that_does_not_align_is_refused(bad: str) -> None:
+    pixels = DEV.pixels.float() if bad == "dtype" else DEV.pixels
+    labels = DEV.labels[:3] if bad == "labels" else DEV.labels
+    with pytest.raises(ValueError, match=r"labels has 3 rows|must be uint8"):
+        Split("dev", pixels, labels, DEV.studies, DEV.patients, DEV.paths)
