@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
+
+import mura_tune.learning  # noqa: F401 - sets how threads wait, before torch is loaded
+
+import torch  # isort: skip
 
 from mura_tune import console
 from mura_tune.cli import mura

@@ -186,7 +186,7 @@ WINDOWS: Mapping[str, Window] = {
     "XR_HUMERUS": Window("humerus", (0.8, 15.5), 38, (0.42, 0.7), (Site("humerus", 0.15, 0.8),), trunk=True, views=(0, 70, 35)),
     "XR_SHOULDER": Window("humerus", (3.2, 3.6), 22, (0.9, 1.3),
                           (*_each(("humerus",) * 2, 0.1, 0.24), Site("clavicle", 0.55, 0.88)), trunk=True, views=(0, 25, -25)),
-    "XR_WRIST": Window("radius", (0.8, 57.8), 17.5, (0.55, 0.85),
+    "XR_WRIST": Window("radius", (0.8, 57.6), 15.5, (0.55, 0.85),
                        (*_each(("radius",) * 3, 0.82, 0.94), Site("ulna", 0.84, 0.93), Site("scaphoid", 0.4, 0.6)), 180),
 }  # fmt: skip
 AREAS: tuple[str, ...] = tuple(WINDOWS)

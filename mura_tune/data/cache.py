@@ -113,7 +113,7 @@ def scan(dataset: Dataset, *, threads: int = 2, progress: bool = True) -> dict[s
     """Read every image once, storing nothing, and return what was found, by path."""
     paths = list(dataset.frame["path"])
     reads = _in_order(lambda path: (images.examine(dataset.root / path)[0], None), paths, threads)
-    with tqdm(total=len(paths), desc=dataset.name, unit="image", disable=not progress) as bar:
+    with tqdm(total=len(paths), desc=dataset.name, unit="image", disable=None if progress else True) as bar:
         found = {}
         for path, (record, _) in zip(paths, reads, strict=True):
             found[path] = record
@@ -161,7 +161,7 @@ def _rebuild(
         with (
             temporary.open("wb") as out,
             contextlib.closing(_in_order(one, paths, threads)) as reads,
-            tqdm(total=len(paths), desc=dataset.name, unit="image", disable=not progress) as bar,
+            tqdm(total=len(paths), desc=dataset.name, unit="image", disable=None if progress else True) as bar,
         ):
             _header(out, len(paths), size)
             for path, (record, squared) in zip(paths, reads, strict=True):

@@ -44,7 +44,9 @@ __all__ = ["AREAS", "Study", "contact_sheet", "draw", "studies", "write"]
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
 Rng = np.random.Generator
-Stroke = tuple[float, float, float, float, float]  # from (s, v) to (s, v) and width, pixels about a bone's axis
+Stroke = tuple[
+    float, float, float, float, float
+]  # from (s, v) to (s, v) and width, pixels about a bone's axis
 
 LOOK = 1  # raise when the same arguments give other pixels, so that old phantoms are not taken for new ones
 KINDS = ("line", "displacement", "hardware")
@@ -58,7 +60,10 @@ ABNORMAL = {  # MURA v1.1's studies: share of abnormal ones in train and in vali
     "XR_SHOULDER": {"train": 1457 / 2821, "valid": 95 / 194},
     "XR_WRIST": {"train": 1326 / 3460, "valid": 97 / 237},
 }
-BLOCK, TWICE = 10, 2  # of ten patients in a row two come twice, and one also belongs to the area before
+BLOCK, TWICE = (
+    10,
+    2,
+)  # of ten patients in a row two come twice, and one also belongs to the area before
 VALID_FROM = 50_001  # the first patient number of the valid split
 MOST = (VALID_FROM - 1) // len(AREAS)
 
@@ -96,14 +101,22 @@ def write(
     if unknown := [area for area in areas if area not in AREAS]:
         raise InputError(f"{unknown[0]} is no area of the phantom; there are {', '.join(AREAS)}")
     if not (1 <= patients <= MOST and 64 <= size <= 2048 and seed >= 0):
-        raise InputError(f"phantom: {patients=} (1 to {MOST}), {size=} (64 to 2048), {seed=} (0 or more)")
+        raise InputError(
+            f"phantom: {patients=} (1 to {MOST}), {size=} (64 to 2048), {seed=} (0 or more)"
+        )
     chosen = [area for area in AREAS if area in areas]
     counts = {"train": patients, "valid": max(12, patients // 4)}
-    plan = [s for split, n in counts.items() for area in chosen for s in studies(split, area, n, seed)]
+    plan = [
+        s for split, n in counts.items() for area in chosen for s in studies(split, area, n, seed)
+    ]
     name = root.resolve().name
-    tables = {f"{split}_{kind}.csv": "" for split in counts for kind in ("image_paths", "labeled_studies")}
+    tables = {
+        f"{split}_{kind}.csv": "" for split in counts for kind in ("image_paths", "labeled_studies")
+    }
     for study in plan:
-        tables[f"{study.split}_labeled_studies.csv"] += f"{name}/{study.folder}/,{int(study.abnormal)}\n"
+        tables[f"{study.split}_labeled_studies.csv"] += (
+            f"{name}/{study.folder}/,{int(study.abnormal)}\n"
+        )
         for view in range(1, study.views + 1):
             tables[f"{study.split}_image_paths.csv"] += f"{name}/{study.folder}/image{view}.png\n"
 
@@ -122,7 +135,9 @@ def write(
         _replace(root / file, text)
 
 
-def _is_complete(root: Path, arguments: dict[str, Any], tables: dict[str, str], plan: list[Study]) -> bool:
+def _is_complete(
+    root: Path, arguments: dict[str, Any], tables: dict[str, str], plan: list[Study]
+) -> bool:
     """Whether this very phantom is there; raises if `root` holds another dataset."""
     note, there = root / "phantom.json", [file for file in tables if (root / file).exists()]
     if note.exists():
@@ -131,14 +146,22 @@ def _is_complete(root: Path, arguments: dict[str, Any], tables: dict[str, str], 
         except ValueError:
             other = "unreadable"
         if other != arguments:
-            raise InputError(f"{note}: made with {other}, asked for {arguments}; choose another folder")
+            raise InputError(
+                f"{note}: made with {other}, asked for {arguments}; choose another folder"
+            )
     elif there:
         raise InputError(f"{root / there[0]}: not made by the phantom; choose another folder")
     for file in there:
         if (root / file).read_text() != tables[file]:
-            raise InputError(f"{root / file}: changed since the phantom was made; delete {root} to make it anew")
+            raise InputError(
+                f"{root / file}: changed since the phantom was made; delete {root} to make it anew"
+            )
     images = (root / s.folder / f"image{view}.png" for s in plan for view in range(1, s.views + 1))
-    return len(there) == len(tables) and (root / "lesions.csv").exists() and all(i.exists() for i in images)
+    return (
+        len(there) == len(tables)
+        and (root / "lesions.csv").exists()
+        and all(i.exists() for i in images)
+    )
 
 
 def _replace(path: Path, text: str) -> None:
@@ -174,7 +197,14 @@ def studies(split: str, area: str, patients: int, seed: int) -> Iterator[Study]:
         twice = rng.choice(BLOCK, TWICE, replace=False)
         for i in range(BLOCK):
             for number in range(1, 2 + (i in twice)):
-                study = Study(split, area, 0, number, bool(next(labels)), int(rng.choice((1, 2, 3), p=(0.2, 0.4, 0.4))))
+                study = Study(
+                    split,
+                    area,
+                    0,
+                    number,
+                    bool(next(labels)),
+                    int(rng.choice((1, 2, 3), p=(0.2, 0.4, 0.4))),
+                )
                 if (slot := block * BLOCK + i) < patients:
                     yield Study(**{**asdict(study), "patient": _patient(split, area, slot, seed)})
 
@@ -205,8 +235,12 @@ class Cut:
 
     def run(self, v: Floats, wide: float) -> Floats:
         """Pixels along the axis at which the fracture passes, `v` pixels beside the axis."""
-        place_ = np.clip((v / np.float32(2.4 * wide) + np.float32(0.5)) * len(self.rough), 0, len(self.rough) - 1)
-        return np.float32(self.at) + np.float32(self.slope) * v + self.rough[place_.astype(np.int32)]
+        place_ = np.clip(
+            (v / np.float32(2.4 * wide) + np.float32(0.5)) * len(self.rough), 0, len(self.rough) - 1
+        )
+        return (
+            np.float32(self.at) + np.float32(self.slope) * v + self.rough[place_.astype(np.int32)]
+        )
 
 
 def draw(
@@ -218,7 +252,9 @@ def draw(
     """
 
     def stream(use: int, study_: int = 0, view_: int = 0) -> Rng:
-        return np.random.default_rng([seed, AREAS.index(study.area), study.patient, study_, view_, use, 1])
+        return np.random.default_rng(
+            [seed, AREAS.index(study.area), study.patient, study_, view_, use, 1]
+        )
 
     exam, shot = stream(1, study.number), stream(2, study.number, view)
     window = WINDOWS[study.area]
@@ -228,7 +264,7 @@ def draw(
     first = int(exam.integers(3)) if exam.random() < 0.25 else 0
     angle = math.radians(window.views[(first + view - 1) % 3] + shot.uniform(-8, 8))
     body = stream(0)
-    stout, fat, young = body.uniform(0.87, 1.13), body.uniform(0.85, 1.25), body.random() < 0.25
+    stout, fat, young = body.uniform(0.87, 1.13), body.uniform(0.85, 1.25), body.random() < 0.2
     side, scale = (-1 if body.random() < 0.5 else 1), body.uniform(0.9, 1.1) * size / window.span
     shape, placed = _frame(study.area, site, share, angle, scale, stout, side, size, body, shot)
     broken = placed[site.bone]
@@ -236,7 +272,10 @@ def draw(
 
     kind, box, cut, metal = "", None, None, None
     if lesion and study.abnormal:
-        kind, plain = str(stream(3, study.number).choice(KINDS, p=SHARES)), stream(4, study.number).random() ** 0.5
+        kind, plain = (
+            str(stream(3, study.number).choice(KINDS, p=SHARES)),
+            stream(4, study.number).random() ** 0.5,
+        )
         common, own = stream(5, study.number), stream(6, study.number, view)
         if kind == "hardware":
             strokes = _hardware(broken, share, plain, angle, scale, common)
@@ -244,7 +283,10 @@ def draw(
         else:
             cut = _cut(broken, share, kind == "displacement", plain, size / 512, common, own)
             box = _box_of(broken, share, cut, shape, size / 512)
-            placed = {n: p.moved(cut.motion) if follows(p.bone, site.bone) else p for n, p in placed.items()}
+            placed = {
+                n: p.moved(cut.motion) if follows(p.bone, site.bone) else p
+                for n, p in placed.items()
+            }
 
     flat = np.zeros(shape[::-1], np.float32)
     for i, bone in enumerate(placed.values()):
@@ -252,7 +294,14 @@ def draw(
             _add(flat, bone, scale, young, grain[i])
             continue
         _add(flat, bone, scale, young, grain[i], functools.partial(_fragment, cut, 1.0))
-        _add(flat, bone.moved(cut.motion), scale, young, grain[i], functools.partial(_fragment, cut, -1.0))
+        _add(
+            flat,
+            bone.moved(cut.motion),
+            scale,
+            young,
+            grain[i],
+            functools.partial(_fragment, cut, -1.0),
+        )
     soft = _flesh(placed, shape, scale, fat, shot)
     return _develop(flat, soft, metal, point, side, size / 512, shot), kind, box
 
@@ -267,7 +316,9 @@ def _frame(
     aspect = 1 / aspect if shot.random() < 0.1 else aspect
     width = max(int(size * min(1, aspect)), min(size, 89))  # no MURA image is narrower or lower
     height = max(int(size / max(1, aspect)), min(size, 132))
-    matrices = pose(angle, (body.normal(0, 2, len(BONES)) + shot.normal(0, 1.2, len(BONES))).astype(np.float32))
+    matrices = pose(
+        angle, (body.normal(0, 2, len(BONES)) + shot.normal(0, 1.2, len(BONES))).astype(np.float32)
+    )
     tilt = shot.normal(0, 7) if shot.random() < 0.85 else shot.uniform(-35, 35)
     focus = np.array(window.focus)
     if not window.anchor:
@@ -277,10 +328,14 @@ def _frame(
     focus[0] = focus[0] * math.cos(angle) + sum(anchor.depth) / 2 * math.sin(angle)
     upright = matrices[anchor.name]
     zoom = scale * shot.uniform(0.93, 1.07)
-    turn = turning(window.turn + tilt, np.zeros(2, np.float32))[:, :2] @ np.linalg.inv(upright[:, :2])
+    turn = turning(window.turn + tilt, np.zeros(2, np.float32))[:, :2] @ np.linalg.inv(
+        upright[:, :2]
+    )
     turn = np.diag([side, 1.0]) @ turn * zoom
     centre = np.array([width, height]) * (0.5 + shot.uniform(-0.05, 0.05, 2))
-    to_pixels = np.column_stack([turn, centre - turn @ (upright[:, :2] @ focus + upright[:, 2])]).astype(np.float32)
+    to_pixels = np.column_stack(
+        [turn, centre - turn @ (upright[:, :2] @ focus + upright[:, 2])]
+    ).astype(np.float32)
 
     def put(name: str) -> Placed:
         return place(BY_NAME[name], chain(to_pixels, matrices[name]), angle, zoom * stout)
@@ -317,7 +372,7 @@ def _texture() -> Floats:
     noise = np.fft.fft2(np.random.default_rng(7).standard_normal((256, 256)))
     f2 = np.fft.fftfreq(256) ** 2
     tile = np.ones((256, 256))
-    for sd, along, across in ((0.22, 0.07, 0.22), (0.12, 0.02, 0.03)):
+    for sd, along, across in ((0.22, 0.07, 0.22), (0.08, 0.02, 0.03)):
         part = np.fft.ifft2(noise * np.exp(-f2[:, None] / along**2 - f2[None, :] / across**2)).real
         tile += sd * part / part.std()
     return tile.astype(np.float32)
@@ -357,7 +412,9 @@ def _add(
     outer = np.sqrt(np.maximum((bone.half**2)[index] - beside, 0))
     inner = np.sqrt(np.maximum((core.clip(0) ** 2)[index] - beside, 0))
     fine = np.float32(64 / scale)  # the texture's 256 steps are four centimetres
-    row, column = ((w * fine + n).astype(np.int32) & 255 for w, n in zip((s, v), grain, strict=True))
+    row, column = (
+        (w * fine + n).astype(np.int32) & 255 for w, n in zip((s, v), grain, strict=True)
+    )
     path = weight[index] * (outer - inner + spongy[index] * inner * _texture()[row, column])
     flat[y0:y1, x0:x1][hit] += path if keep is None else path * keep(s, v, wide)
 
@@ -365,10 +422,14 @@ def _add(
 def _fragment(cut: Cut, direction: float, s: Floats, v: Floats, wide: float) -> Floats:
     """Weight of one side of a cut: it thins towards the fracture and ends there."""
     short = (cut.run(v, wide) - s) * np.float32(direction)
-    return np.clip(short + 0.5, 0, 1) * (1 - np.float32(cut.contrast) * np.exp(-((short / np.float32(cut.gap)) ** 2)))
+    away = short / np.float32(cut.gap)
+    rim = 0.4 * np.exp(-((away - 2.2) ** 2))  # crushed trabeculae beside the gap
+    return np.clip(short + 0.5, 0, 1) * (1 + np.float32(cut.contrast) * (rim - np.exp(-(away**2))))
 
 
-def _cut(bone: Placed, share: float, apart: bool, plain: float, k: float, common: Rng, own: Rng) -> Cut:
+def _cut(
+    bone: Placed, share: float, apart: bool, plain: float, k: float, common: Rng, own: Rng
+) -> Cut:
     """A fracture at `share` of the bone; `apart` moves the fragments, else only a step may show."""
     half = float(bone.half[int(share * SAMPLES)])
     slope = common.uniform(-0.7, 0.7) + own.uniform(-0.15, 0.15)
@@ -377,20 +438,28 @@ def _cut(bone: Placed, share: float, apart: bool, plain: float, k: float, common
     rough = np.interp(np.linspace(0, 23, 192), np.arange(24), rough).astype(np.float32)
     sense = 1 if common.random() < 0.5 else -1
     if apart:
-        across, shorter = sense * (0.4 + 0.8 * plain) * half, own.uniform(0, 0.35) * half
+        across, shorter = sense * (0.5 + 0.8 * plain) * half, own.uniform(0, 0.35) * half
         degrees, gap, contrast = sense * common.uniform(4, 10 + 16 * plain), max(2 * k, 0.6), 0.95
     else:
-        across, shorter = sense * common.uniform(0, 0.16) * plain * half, 0.0
-        degrees, gap, contrast = own.normal(0, 1.5 * plain), max((2.5 + 5.5 * plain) * k, 0.6), 0.55 + 0.42 * plain
+        across, shorter = sense * common.uniform(0, 0.3) * plain * half, 0.0
+        degrees, gap, contrast = (
+            own.normal(0, 2.5 * plain),
+            max((4 + 6.5 * plain) * k, 0.6),
+            0.65 + 0.33 * plain,
+        )
     shift = bone.across * np.float32(across) - bone.along * np.float32(shorter)
-    return Cut(share * bone.length, slope, rough, gap, contrast, turning(degrees, bone.at(share), shift))
+    return Cut(
+        share * bone.length, slope, rough, gap, contrast, turning(degrees, bone.at(share), shift)
+    )
 
 
 def _box_of(bone: Placed, share: float, cut: Cut, shape: Size, k: float) -> Box:
     i = int(share * SAMPLES)
     v = bone.middle[i] + bone.half[i] * np.linspace(-1.05, 1.05, 17, dtype=np.float32)
     run = cut.run(v, float(bone.half.max()))[:, None]
-    points = [b.head + run * b.along + v[:, None] * b.across for b in (bone, bone.moved(cut.motion))]
+    points = [
+        b.head + run * b.along + v[:, None] * b.across for b in (bone, bone.moved(cut.motion))
+    ]
     return _clip(np.concatenate(points), 2 * cut.gap + 6 * k, shape)
 
 
@@ -400,14 +469,21 @@ def _clip(points: Floats, pad: float, shape: Size) -> Box:
     return x0, y0, x1, y1
 
 
-def _hardware(bone: Placed, share: float, plain: float, angle: float, scale: float, rng: Rng) -> list[Stroke]:
+def _hardware(
+    bone: Placed, share: float, plain: float, angle: float, scale: float, rng: Rng
+) -> list[Stroke]:
     """A plate with screws, wires, a nail or a single screw; its azimuth about the bone is the study's."""
     length, at = bone.length, share * bone.length
     i = int(share * SAMPLES)
     half, middle = float(bone.half[i]), float(bone.middle[i])
     cm = half * min(1.0, 0.5 + 0.4 * scale / half)  # implants are sized to the bone
     long = length > 6 * half
-    form = str(rng.choice(("plate", "wires", "nail", "screw"), p=(0.5, 0.3, 0.15, 0.05) if long else (0, 0.4, 0, 0.6)))
+    form = str(
+        rng.choice(
+            ("plate", "wires", "nail", "screw"),
+            p=(0.5, 0.3, 0.15, 0.05) if long else (0, 0.4, 0, 0.6),
+        )
+    )
     facing = rng.uniform(0, 2 * math.pi) - angle
     beside, face = math.cos(facing), abs(math.sin(facing))
     if form == "plate":
@@ -422,13 +498,26 @@ def _hardware(bone: Placed, share: float, plain: float, angle: float, scale: flo
         return strokes
     if form == "nail":
         reach = min(half * (4 + 5 * plain), 0.8 * length)
-        return [(at - reach, middle, at + reach, middle, 0.55 * cm), (at + 0.8 * reach, middle - half, at + 0.8 * reach, middle + half, 0.2 * cm)]
+        return [
+            (at - reach, middle, at + reach, middle, 0.55 * cm),
+            (at + 0.8 * reach, middle - half, at + 0.8 * reach, middle + half, 0.2 * cm),
+        ]
     strokes = []
     for _ in range(int(rng.integers(1, 4)) if form == "wires" else 1):
-        lean = rng.uniform(0.15, 0.5) * (1 if rng.random() < 0.5 else -1) * (0.4 + 0.6 * abs(beside))
+        lean = (
+            rng.uniform(0.15, 0.5) * (1 if rng.random() < 0.5 else -1) * (0.4 + 0.6 * abs(beside))
+        )
         reach, shift = half * rng.uniform(1.6, 3.0), rng.uniform(-0.3, 0.3) * half
         width = (0.16 + 0.18 * plain) * cm if form == "wires" else (0.3 + 0.1 * plain) * cm
-        strokes += [(at - reach, middle + shift - lean * reach, at + reach, middle + shift + lean * reach, width)]
+        strokes += [
+            (
+                at - reach,
+                middle + shift - lean * reach,
+                at + reach,
+                middle + shift + lean * reach,
+                width,
+            )
+        ]
     return strokes
 
 
@@ -437,14 +526,19 @@ def _metal(bone: Placed, strokes: list[Stroke], shape: Size, opacity: float) -> 
     mask = Image.new("L", (2 * shape[0], 2 * shape[1]))
     pen = ImageDraw.Draw(mask)
     for s0, v0, s1, v1, width in strokes:
-        ends = [tuple(2 * (bone.head + bone.along * np.float32(s) + bone.across * np.float32(v))) for s, v in ((s0, v0), (s1, v1))]
+        ends = [
+            tuple(2 * (bone.head + bone.along * np.float32(s) + bone.across * np.float32(v)))
+            for s, v in ((s0, v0), (s1, v1))
+        ]
         _stroke(pen, ends, max(2.4, 2 * width))
     cover = mask.resize(shape, Image.Resampling.BOX)
     x0, y0, x1, y1 = cover.getbbox() or (0, 0, *shape)
     return np.asarray(cover, np.float32) * np.float32(opacity / 255), (x0, y0, x1, y1)
 
 
-def _stroke(pen: ImageDraw.ImageDraw, points: list[tuple[Any, ...]], width: float, fill: int = 255) -> None:
+def _stroke(
+    pen: ImageDraw.ImageDraw, points: list[tuple[Any, ...]], width: float, fill: int = 255
+) -> None:
     xy = [(float(x), float(y)) for x, y in points]
     pen.line(xy, fill=fill, width=max(1, round(width)), joint="curve")
     for x, y in (xy[0], xy[-1]):
@@ -474,10 +568,14 @@ def _flesh(placed: dict[str, Placed], shape: Size, scale: float, fat: float, rng
 
 
 def _zoomed(field: NDArray[Any], shape: Size) -> Floats:
-    return np.asarray(Image.fromarray(field.astype(np.float32)).resize(shape, Image.Resampling.BICUBIC))
+    return np.asarray(
+        Image.fromarray(field.astype(np.float32)).resize(shape, Image.Resampling.BICUBIC)
+    )
 
 
-def _develop(flat: Floats, soft: Floats, metal: Floats | None, point: Floats, side: int, k: float, rng: Rng) -> NDArray[np.uint8]:
+def _develop(
+    flat: Floats, soft: Floats, metal: Floats | None, point: Floats, side: int, k: float, rng: Rng
+) -> NDArray[np.uint8]:
     """From beam paths to grey levels: exposure, skin fold, collimation, marker, noise."""
     height, width = flat.shape
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
@@ -492,7 +590,9 @@ def _develop(flat: Floats, soft: Floats, metal: Floats | None, point: Floats, si
     grey = np.clip(path / np.float32(white), 0, 1.2)
     grey *= 1 + np.float32(rng.uniform(-0.3, 0.45)) * (1 - grey)  # a gamma, at a tenth of its cost
     level, (heel_x, heel_y) = rng.uniform(0.74, 0.92), rng.normal(0, 0.03, 2).astype(np.float32)
-    grey = np.float32(rng.uniform(0.02, 0.08)) + grey * (np.float32(level) + heel_x * x + heel_y * y)
+    grey = np.float32(rng.uniform(0.02, 0.08)) + grey * (
+        np.float32(level) + heel_x * x + heel_y * y
+    )
     if metal is not None:
         grey += np.maximum(0.97 - grey, 0) * metal
     noise = rng.standard_normal((height, width), dtype=np.float32)
@@ -509,9 +609,16 @@ def _field(width: int, height: int, rng: Rng) -> Floats:
     lean = math.radians(rng.normal(0, 2.5)) if rng.random() < 0.6 else 0.0
     x = (np.arange(width, dtype=np.float32) - width / 2)[None, :]
     y = (np.arange(height, dtype=np.float32) - height / 2)[:, None]
-    u, v = x * np.float32(math.cos(lean)) + y * np.float32(math.sin(lean)), y * np.float32(math.cos(lean)) - x * np.float32(math.sin(lean))
-    inside_x = np.minimum(u + np.float32(width * (1 - left) / 2), np.float32(width * (1 - right) / 2) - u)
-    inside_y = np.minimum(v + np.float32(height * (1 - top) / 2), np.float32(height * (1 - bottom) / 2) - v)
+    u, v = (
+        x * np.float32(math.cos(lean)) + y * np.float32(math.sin(lean)),
+        y * np.float32(math.cos(lean)) - x * np.float32(math.sin(lean)),
+    )
+    inside_x = np.minimum(
+        u + np.float32(width * (1 - left) / 2), np.float32(width * (1 - right) / 2) - u
+    )
+    inside_y = np.minimum(
+        v + np.float32(height * (1 - top) / 2), np.float32(height * (1 - bottom) / 2) - v
+    )
     return np.clip(np.minimum(inside_x, inside_y) + 0.5, 0.03, 1)
 
 
@@ -526,21 +633,34 @@ def _marker(soft: Floats, point: Floats, side: int, k: float, rng: Rng) -> Float
     bare = far[np.argsort([float(soft[int(y), int(x)]) for x, y in far], kind="stable")]
     corner = bare[int(rng.random() < 0.2)] + rng.uniform(-0.05, 0.05, 2) * (width, height)
     a, mirror = rng.normal(0, 0.25), (-1 if rng.random() < 0.1 else 1)
-    turn = np.array([[math.cos(a) * mirror, -math.sin(a)], [math.sin(a) * mirror, math.cos(a)]]) * size
+    turn = (
+        np.array([[math.cos(a) * mirror, -math.sin(a)], [math.sin(a) * mirror, math.cos(a)]]) * size
+    )
     letter = {
         1: [[(0, 0), (0, 1), (0.6, 1)]],
-        -1: [[(0, 1), (0, 0), (0.45, 0.05), (0.6, 0.25), (0.45, 0.47), (0, 0.5)], [(0.3, 0.5), (0.62, 1)]],
+        -1: [
+            [(0, 1), (0, 0), (0.45, 0.05), (0.6, 0.25), (0.45, 0.47), (0, 0.5)],
+            [(0.3, 0.5), (0.62, 1)],
+        ],
     }[side]
     if rng.random() < 0.85:
         for line in letter:
-            _stroke(pen, [tuple(corner + turn @ (np.array(p) - 0.5)) for p in line], 0.17 * size, brightness)
+            _stroke(
+                pen,
+                [tuple(corner + turn @ (np.array(p) - 0.5)) for p in line],
+                0.17 * size,
+                brightness,
+            )
     if rng.random() < 0.12:
         middle, radius = far[int(rng.integers(3))], rng.uniform(7, 13) * k
         box = (*(middle - radius).tolist(), *(middle + radius * np.array([1, 1.3])).tolist())
         pen.ellipse(box, outline=230, width=max(1, round(4 * k)))
     if rng.random() < 0.12:
         edge = far[int(rng.integers(3))]
-        ends = [tuple(edge + np.array([t * 0.16 * width, 9 * k * math.sin(4 * t)])) for t in np.linspace(-1, 1, 9)]
+        ends = [
+            tuple(edge + np.array([t * 0.16 * width, 9 * k * math.sin(4 * t)]))
+            for t in np.linspace(-1, 1, 9)
+        ]
         _stroke(pen, ends, 3 * k, 170)
     return np.asarray(page, np.float32) / 255
 
@@ -548,11 +668,15 @@ def _marker(soft: Floats, point: Floats, side: int, k: float, rng: Rng) -> Float
 def contact_sheet(root: Path, out: Path, per_area: int = 6) -> None:
     """One picture of a phantom: a row per area, normal views left, abnormal ones right with their lesion boxed."""
     lines = (root / "lesions.csv").read_text().splitlines()[1:]
-    boxes = {row[0]: (row[1], [int(n) for n in row[2:]]) for row in (line.split(",") for line in lines)}
+    boxes = {
+        row[0]: (row[1], [int(n) for n in row[2:]]) for row in (line.split(",") for line in lines)
+    }
     paths = (root / "train_image_paths.csv").read_text().splitlines()
     areas = list(dict.fromkeys(path.split("/")[2] for path in paths))
     cell, head, left = 176, 40, 116
-    sheet = Image.new("L", (left + per_area * (cell + 6), head + len(areas) * (cell + 6)), 12).convert("RGB")
+    sheet = Image.new(
+        "L", (left + per_area * (cell + 6), head + len(areas) * (cell + 6)), 12
+    ).convert("RGB")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     normals = per_area // 2
     pen.text((left, 12), "normal", (150, 200, 150), font)
@@ -568,7 +692,10 @@ def contact_sheet(root: Path, out: Path, per_area: int = 6) -> None:
         for column, path in enumerate([*plain[:normals], *picked]):
             with Image.open(root.joinpath(*path.split("/")[1:])) as image:
                 factor = cell / max(image.size)
-                small = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
+                small = image.resize(
+                    (round(image.width * factor), round(image.height * factor)),
+                    Image.Resampling.LANCZOS,
+                )
             x0 = left + column * (cell + 6) + (cell - small.width) // 2
             y0 = y + (cell - small.height) // 2
             sheet.paste(small, (x0, y0))

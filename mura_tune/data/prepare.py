@@ -48,7 +48,10 @@ def prepare(
             or a part with one class only.
     """
     cached = cache.build(dataset.for_area(area), size, folder, strict=strict)
-    frame = cached.frame.assign(part=splits.assign(cached.frame, holdout.dev, holdout.seed))
+    # Over every area before one is looked at: a patient's part is the same wherever it occurs.
+    parts = splits.assign(dataset.frame, holdout.dev, holdout.seed)
+    part_of = dict(zip(dataset.frame["path"], parts, strict=True))
+    frame = cached.frame.assign(part=cached.frame["path"].map(part_of))
     copies = splits.leaks(frame, cached.pixel_sha)
     keep = ~frame["path"].isin([finding.path for finding in copies]).to_numpy()
     kept = frame[keep].reset_index(drop=True)

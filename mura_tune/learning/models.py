@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -91,7 +92,7 @@ def _create(arch: str, outputs: int, *, download: bool) -> nn.Module:
                              "write pretrained: none or name a file")  # fmt: skip
         return OWN[arch](num_classes=outputs)
     if not timm.is_model(arch):
-        near = timm.list_models(f"*{arch[:6]}*")[:4]
+        near = difflib.get_close_matches(arch, [*OWN, *timm.list_models()], n=4)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(f"arch {arch!r} is neither `cnn` nor a timm model{hint}")
     if download:

@@ -29,7 +29,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         raise InputError(f"{path}: not a plain file of tensors; refused unread") from None
     except Exception as error:  # each reader has its own; all mean that the file is no good
-        raise InputError(f"{path}: not a file of weights: {str(error).splitlines()[0]}") from None
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{path}: not a file of weights: {reason}") from None
     for key in ("model_state", "state_dict", "model"):
         if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
             raw = raw[key]

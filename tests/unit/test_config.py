@@ -25,8 +25,8 @@ def test_an_area_without_a_file_uses_the_default() -> None:
     [
         ("finetune.lrr=1.0", "unknown key recipe.finetune.lrr; did you mean lr?"),
         ("finetune.lr=1e-3", "it must be a number: write 1.0e-3"),
-        ("finetune.lr=-1.0", "recipe.finetune: lr is -1.0; it must be above 0"),
-        ("augment=2.0", "recipe: augment is 2.0; it must be between 0 and 1"),
+        ("finetune.lr=-1.0", "recipe.finetune.lr is -1.0; it must be above 0"),
+        ("augment=2.0", "recipe.augment is 2.0; it must be between 0 and 1"),
         ("size=true", "it must be a whole number"),
         ("budget.trial=3", "unknown key budget.trial; did you mean trials?"),
         ("budget.pruner.name=medain", "it must be one of median, percentile"),
@@ -47,11 +47,7 @@ def test_a_bad_value_is_refused_with_its_key(override: str, told: str) -> None:
         config.load("XR_ELBOW", [override])
     message = str(refused.value)
     assert message.startswith(f"--set {override}: ")
-    assert (
-        told.replace("recipe.finetune: lr", "recipe.finetune.lr")
-        in message.replace("recipe: augment", "recipe.augment")
-        or told in message
-    )
+    assert told in message
     assert "\n" not in message
 
 

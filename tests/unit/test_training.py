@@ -69,7 +69,7 @@ def test_depth_zero_leaves_the_backbone_to_the_bit(arch: str) -> None:
 
 
 def test_depth_one_changes_the_last_stage_and_its_statistics_only() -> None:
-    given = recipe(**{"finetune.depth": 1})
+    given = recipe(**{"finetune.depth": 1, "head.epochs": 0, "finetune.epochs": 1})
     before = {k: v.clone() for k, v in build("resnet18", seed=0).body.state_dict().items()}
     net, _ = run(given, "resnet18")
     after = net.body.state_dict()
@@ -116,7 +116,7 @@ def test_what_on_epoch_raises_ends_the_run() -> None:
 def test_class_weight_moves_the_scores() -> None:
     means = []
     for weight in (0.05, 20.0):
-        net, _ = run(recipe(class_weight=weight, **{"head.epochs": 0}))
+        net, _ = run(recipe(class_weight=weight, **{"head.epochs": 0, "finetune.lr": 0.01}))
         means.append(study_scores(predict(net, DEV), DEV).scores.mean())
     assert means[1] > means[0] + 0.1
 
