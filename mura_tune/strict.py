@@ -59,7 +59,7 @@ def hint(value: object) -> str:
     if number is None:
         return ""
     mantissa, _, exponent = str(value).lower().partition("e")
-    return f": write {mantissa if '.' in mantissa else mantissa + '.0'}e{int(exponent or 0)}"
+    return f": write {mantissa if '.' in mantissa else mantissa + '.0'}e{int(exponent or 0):+d}"
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -48,7 +49,7 @@ def serve(url: str, host: str, port: int, ready: Callable[[str], None]) -> None:
         server = make_server(host, port, board, _Server, _Quiet)
     except OSError as error:
         raise InputError(f"--port {port}: {error.strerror}; choose another, or 0") from None
-    with server:
+    with server, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how one leaves
         ready(f"http://{host}:{server.server_port}/")
         server.serve_forever()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -273,6 +274,9 @@ def _same_or_refuse(
         )
     if stored is None:
         opened.set_user_attr("comparable", now)
+        with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            opened.set_metric_names(["dev study AUC"])
     opened.set_user_attr("config", plain)  # budget and final phases may change between calls
 
 

@@ -1,4 +1,4 @@
-"""The rules of the house: imports go down, modules stay small, the verbs are the ones written down."""
+"""The rules of the house: imports go down, modules stay small, verbs are as documented."""
 
 import ast
 import subprocess

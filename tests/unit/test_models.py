@@ -111,7 +111,7 @@ def test_a_file_of_something_else_is_refused_unrun(tmp_path: Path, content: byte
         torch.save({"a": Evil(tmp_path / "ran")}, path)
     else:
         path.write_bytes(content)
-    with pytest.raises(InputError, match="weights.pt"):
+    with pytest.raises(InputError, match=r"weights\.pt"):
         build("cnn", pretrained=str(path))
     assert not (tmp_path / "ran").exists()
 

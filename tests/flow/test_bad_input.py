@@ -1,0 +1,218 @@
+"""Whatever is wrong with the input: one line that names it and the way out, and exit code 2."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, Ran
+from PIL import Image
+
+from mura_tune.data import phantom
+
+Run = Callable[..., Ran]
+
+
+def told(ran: Ran, *words: str) -> str:
+    """The one line of a refusal."""
+    lines = [line for line in ran.err.splitlines() if not line.startswith("left out ")]
+    assert ran.code == 2, (ran.code, ran.err)
+    assert ran.out == ""
+    assert len(lines) == 1, lines
+    for word in words:
+        assert word in lines[0]
+    return lines[0]
+
+
+@pytest.fixture
+def copy(phantoms: Path, tmp_path: Path) -> Path:
+    """Radiographs that a test may damage."""
+    return Path(shutil.copytree(phantoms, tmp_path / phantoms.name))
+
+
+@pytest.fixture
+def release(run: Run, phantoms: Path, tmp_path: Path) -> Path:
+    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
+    assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0
+    return tmp_path / "releases" / "XR_WRIST"
+
+
+def test_no_dataset(run: Run, tmp_path: Path) -> None:
+    missing = tmp_path / "MURA-v1.1"
+    for verb in (("check",), ("tune", "XR_ELBOW", *TINY)):
+        told(run(*verb, f"--data={missing}"), str(missing), "stanfordmlgroup", "make demo")
+
+
+def test_a_csv_missing(run: Run, copy: Path) -> None:
+    (copy / "valid_labeled_studies.csv").unlink()
+    told(run("check", f"--data={copy}"), "valid_labeled_studies.csv")
+
+
+def test_an_area_that_is_not_there(run: Run, phantoms: Path) -> None:
+    told(run("tune", "XR_WRISTT", f"--data={phantoms}", *TINY), "XR_WRISTT", "XR_HAND, XR_WRIST",
+         "did you mean XR_WRIST")  # fmt: skip
+
+
+def test_one_class_only_in_a_split(run: Run, copy: Path) -> None:
+    for name in ("valid_labeled_studies.csv", "valid_image_paths.csv"):
+        lines = (copy / name).read_text().splitlines()
+        kept = [line for line in lines if "_negative" in line or "XR_HAND" in line]
+        (copy / name).write_text("\n".join(kept) + "\n")
+    line = told(run("tune", "XR_WRIST", f"--data={copy}", *TINY), "test", "0 abnormal")
+    assert "XR_WRIST" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("recipe.lrr=1.0", ("unknown key recipe.lrr",)),
+        ("finetune.lr=1e-3", ("write 1.0e-3",)),
+        ("search.finetune.lrr={low: 1.0, high: 2.0}", ("no recipe field", "finetune.lr")),
+        ("pretrained=nowhere.pt", ("nowhere.pt", "no such file")),
+        ("arch=resnet81", ("resnet81", "near it")),
+    ],
+)
+def test_a_bad_value(run: Run, phantoms: Path, override: str, words: tuple[str, ...]) -> None:
+    told(run("tune", "XR_WRIST", f"--data={phantoms}", *TINY, f"--set={override}"), *words)
+
+
+def test_a_device_that_is_not_there(run: Run, phantoms: Path) -> None:
+    args = ("tune", "XR_WRIST", f"--data={phantoms}", *TINY)
+    told(run(*args, "--device=cuda:77"), "cuda:77", "use cpu or auto")
+    told(run(*args, "--device=toaster"), "toaster", "write cpu")
+
+
+def test_nothing_to_finalize(run: Run, phantoms: Path, tmp_path: Path) -> None:
+    told(run("finalize", "XR_WRIST", f"--data={phantoms}"), "no studies yet", "make tune")
+    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
+    told(run("finalize", "XR_HAND", f"--data={phantoms}"), "no study XR_HAND", "XR_WRIST")
+    told(run("best", "XR_HAND"), "no study XR_HAND")
+
+
+def test_a_study_without_a_finished_trial(run: Run, phantoms: Path, tmp_path: Path) -> None:
+    import optuna
+
+    from mura_tune.tuning.storage import open_storage, url_of
+
+    storage = open_storage(url_of(str(tmp_path / "runs" / "studies.db")), create=True)
+    optuna.create_study(storage=storage, study_name="XR_WRIST", direction="maximize")
+    told(run("finalize", "XR_WRIST", f"--data={phantoms}"), "no finished trial", "make tune")
+
+
+def test_other_data_than_was_searched(run: Run, release: Path, copy: Path) -> None:
+    lines = (copy / "train_image_paths.csv").read_text().splitlines()
+    dropped = next(line for line in lines if "XR_WRIST" in line)
+    (copy / "train_image_paths.csv").write_text("\n".join(x for x in lines if x != dropped) + "\n")
+    told(run("finalize", "XR_WRIST", f"--data={copy}"), "not the one that was searched")
+    told(run("evaluate", f"--release={release}", f"--data={copy}"), "trained on")
+
+
+def test_a_release_with_one_byte_changed(run: Run, release: Path, phantoms: Path) -> None:
+    path = release / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
+    for args in (
+        ("infer", f"--release={release}", f"--image={image}"),
+        ("evaluate", f"--release={release}", f"--data={phantoms}"), ("verify", release),
+    ):  # fmt: skip
+        told(run(*args), "model.safetensors", "not as released")
+
+
+def spoil(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    match how:
+        case "missing":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+        case "truncated":
+            path.write_bytes(whole[: len(whole) // 2])
+        case "text":
+            path.write_text("this is text")
+
+
+SPOILT = ("missing", "empty", "truncated", "text")
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_an_image_that_cannot_be_read_is_no_answer(
+    run: Run, release: Path, copy: Path, how: str
+) -> None:
+    good, bad = sorted(copy.glob("valid/XR_WRIST/*/*/image1.png"))[:2]
+    spoil(bad, how)
+    told(run("infer", f"--release={release}", f"--image={good}", f"--image={bad}"), str(bad))
+
+
+def test_another_area_than_the_release_is_for(run: Run, release: Path, phantoms: Path) -> None:
+    image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
+    told(run("infer", "--area=XR_HAND", f"--release={release}", f"--image={image}"),
+         "for XR_WRIST, not for XR_HAND")  # fmt: skip
+    told(run("infer", "--area=XR_HAND", f"--image={image}"), "XR_HAND: no release there")
+
+
+def test_bad_images_in_a_dataset_are_named_and_left_out(run: Run, tmp_path: Path) -> None:
+    root = tmp_path / "damaged"
+    phantom.write(root, areas=("XR_WRIST",), patients=60, size=64)
+    images = sorted(root.glob("train/XR_WRIST/*/*/*.png"))
+    for path, how in zip(images[::10], SPOILT, strict=False):
+        spoil(path, how)
+    (images[0].parent / "._image1.png").write_bytes(b"x")
+    ran = run("tune", "XR_WRIST", f"--data={root}", "--trials=1", *TINY)
+    assert ran.code == 0, ran.err
+    for path in images[:40:10]:
+        assert f"left out {path.relative_to(root)}: " in ran.err
+    assert run("finalize", "XR_WRIST", f"--data={root}").code == 0
+    text = (tmp_path / "releases" / "XR_WRIST" / "bundle.json").read_text()
+    assert len(json.loads(text)["data"]["left_out"]) == 4
+
+    checked = run("check", f"--data={root}")
+    assert checked.code == 0
+    assert str(images[0].relative_to(root)) in checked.out
+    assert "hidden" in checked.out
+    for verb in (("tune", "XR_WRIST", *TINY), ("cache", "XR_WRIST", "--set=size=32")):
+        assert "--strict" in told(run(*verb, f"--data={root}", "--strict"), "unreadable")
+    assert run("check", f"--data={root}", "--strict").code == 2
+
+    for path in images[1::10]:
+        spoil(path, "empty")
+    told(run("tune", "XR_WRIST", f"--data={root}", *TINY), "more than 5%")
+
+
+def test_deep_and_transparent_images_are_scaled_and_laid_on_black(tmp_path: Path) -> None:
+    from mura_tune.data.images import read
+
+    ramp = np.linspace(0, 65535, 256 * 16).astype(np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert np.abs(read(tmp_path / "deep.png").astype(int) - ramp / 257).max() <= 1
+    rgba = np.full((64, 64, 4), 200, np.uint8)
+    rgba[:, 32:, 3] = 0
+    rgba[:, :32, 3] = 255
+    Image.fromarray(rgba).save(tmp_path / "clear.png")
+    grey = read(tmp_path / "clear.png")
+    assert (grey[:, 32:] == 0).all()
+    assert (grey[:, :32] == 200).all()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_done(phantoms: Path, tmp_path: Path) -> None:
+    """The system refuses to let a file grow over 20 kB, as a full disk would."""
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" \
+           "from mura_tune.cli import main; main()"  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "cache", "XR_WRIST", f"--data={phantoms}",
+         f"--runs={tmp_path / 'runs'}"],
+        capture_output=True, text=True, preexec_fn=no_room,
+    )  # fmt: skip
+    told(Ran(ran.returncode, ran.stdout, ran.stderr), "disk full", "MB", "--runs")
+    assert not list((tmp_path / "runs").rglob("*.npy"))
+    assert not list((tmp_path / "runs").rglob("manifest.json"))

@@ -1,0 +1,136 @@
+"""The main job, from radiographs to an answer, by the commands a person types."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Ran
+
+from mura_tune.release.bundle import verify
+
+Run = Callable[..., Ran]
+
+
+def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path) -> None:
+    data = f"--data={phantoms}"
+    tuned = run("tune", "XR_WRIST", data, "--trials=2", *TINY, "--json")
+    assert tuned.code == 0, tuned.err
+    found = json.loads(tuned.out)
+    assert found["counts"]["finished"] == 2
+    assert "trial   1" in tuned.err
+    assert json.loads(run("best", "XR_WRIST", "--json").out)["best"] == found["best"]
+
+    finalized = run("finalize", "XR_WRIST", data, "--json")
+    assert finalized.code == 0, finalized.err
+    (made,) = json.loads(finalized.out)
+    release = tmp_path / "releases" / "XR_WRIST"
+    manifest = verify(release)
+    assert manifest["study"]["trial"] == found["best"]["number"]
+    assert manifest["recipe"]["finetune"]["lr"] == found["best"]["recipe"]["finetune"]["lr"]
+    assert manifest["recipe"]["finetune"]["epochs"] == 2  # the final phases, not the trial's
+    assert "Not a medical device" in (release / "MODEL_CARD.md").read_text()
+    counts = manifest["data"]["counts"]
+    for part, split in (("dev", "dev"), ("test", "test")):
+        figures = manifest["metrics"][split]
+        assert figures["studies"] == counts[part]["studies"]
+        assert figures["auc"]["low"] <= figures["auc"]["value"] <= figures["auc"]["high"]
+
+    evaluated = run("evaluate", f"--release={release}", data, "--json")
+    assert evaluated.code == 0, evaluated.err
+    again = json.loads(evaluated.out)
+    assert again.pop("area") == "XR_WRIST"
+    assert again == made["metrics"]["test"]
+
+    study = next((phantoms / "valid" / "XR_WRIST").glob("*/study1_*"))
+    views = [f"--image={path}" for path in sorted(study.glob("*.png"))]
+    answer = run("infer", "--area=XR_WRIST", *views, "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    mean = sum(view["probability"] for view in told["views"]) / len(views)
+    assert told["probability"] == pytest.approx(mean)
+    assert told["abnormal"] == (told["probability"] >= manifest["threshold"]["value"])
+    assert run("verify", release).code == 0
+
+
+def test_an_answer_is_the_score_that_evaluation_counted(
+    run: Run, phantoms: Path, tmp_path: Path
+) -> None:
+    """Inference reads the file itself; evaluation read the cache: one preprocessing, one number."""
+    import torch
+
+    from mura_tune.data.dataset import open_dataset
+    from mura_tune.data.prepare import prepare
+    from mura_tune.learning.batches import split_of
+    from mura_tune.learning.tasks import study_scores
+    from mura_tune.learning.training import predict
+    from mura_tune.reading.predict import Predictor
+    from mura_tune.release import bundle
+
+    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
+    assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0
+    release = tmp_path / "releases" / "XR_WRIST"
+    loaded = bundle.load(release, torch.device("cpu"))
+    from mura_tune.config import from_dict
+
+    split = from_dict(loaded.manifest["study"]["config"], "test").split
+    prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path / "cache")
+    part = split_of(prepared, "test", torch.device("cpu"))
+    studies = study_scores(predict(loaded.net, part), part)
+    predictor = Predictor(release, torch.device("cpu"))
+    for name, score in list(zip(studies.names, studies.scores, strict=True))[:5]:
+        paths = [phantoms / p for p in part.paths[part.studies == name]]
+        assert predictor.study(paths).probability == pytest.approx(score, abs=1e-6)
+
+
+def test_finalize_without_an_area_releases_every_finished_study(
+    run: Run, phantoms: Path, tmp_path: Path
+) -> None:
+    for area in ("XR_HAND", "XR_WRIST"):
+        assert run("tune", area, f"--data={phantoms}", "--trials=1", *TINY).code == 0
+    assert run("finalize", f"--data={phantoms}").code == 0
+    assert sorted(p.name for p in (tmp_path / "releases").iterdir()) == ["XR_HAND", "XR_WRIST"]
+
+
+def test_a_study_finalizes_from_the_stored_recipe(run: Run, phantoms: Path, tmp_path: Path) -> None:
+    """Nothing of the call that tuned is needed again: not its --set, not its name for the area."""
+    args = ("XR_WRIST", "--study=mine", f"--data={phantoms}", "--trials=1")
+    assert run("tune", *args, *TINY).code == 0
+    assert run("finalize", "mine", f"--data={phantoms}").code == 0
+    manifest = verify(tmp_path / "releases" / "mine")
+    assert (manifest["area"], manifest["arch"], manifest["recipe"]["size"]) == (
+        "XR_WRIST", "cnn", 32,
+    )  # fmt: skip
+
+
+def test_old_scripts_read_three_lines(
+    run: Run, phantoms: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mura_tune import console
+    from mura_tune.cli_infer import infer
+
+    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
+    assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0
+    image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
+    ckpt = tmp_path / "releases" / "XR_WRIST"
+    call = [f"--image={image}", "--area=XR_WRIST", f"--ckpt={ckpt}"]
+    answers = []
+    for threshold in ("0", "1"):
+        with pytest.raises(SystemExit):
+            console.run(infer, "mura-infer", [*call, f"--threshold={threshold}"])
+        lines = capfd.readouterr().out.splitlines()
+        answers.append(dict(line.split("=") for line in lines))
+    assert [list(a) for a in answers] == [["area", "prob_fracture", "pred"]] * 2
+    assert [a["pred"] for a in answers] == ["1", "0"]
+    assert 0 <= float(answers[0]["prob_fracture"]) <= 1
+
+
+def test_every_report_is_one_json_document(run: Run, phantoms: Path) -> None:
+    data = f"--data={phantoms}"
+    for args in (
+        ("check", data), ("check", data, "--index-only"), ("show", "XR_ELBOW"),
+        ("cache", "XR_HAND", data, *TINY),
+    ):  # fmt: skip
+        ran = run(*args, "--json")
+        assert ran.code == 0, ran.err
+        assert isinstance(json.loads(ran.out), dict)

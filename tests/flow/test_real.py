@@ -1,0 +1,81 @@
+"""The main job on real radiographs: exact totals, a stop half way, damaged files named."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Ran
+
+# A network and sizes that a CPU can afford; the split seed gives dev 37 studies.
+CALL = [f"--set={s}" for s in ("arch=cnn", "size=64", "pretrained=none", "split.seed=2",
+                               "head.epochs=0", "finetune.epochs=2")]  # fmt: skip
+
+
+def states(tmp_path: Path) -> list[str]:
+    import optuna
+
+    from mura_tune.tuning.storage import open_storage, url_of
+
+    storage = open_storage(url_of(str(tmp_path / "runs" / "studies.db")))
+    trials = optuna.load_study(study_name="XR_MIXED", storage=storage).get_trials()
+    return [t.state.name for t in trials]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_search_stopped_half_way_ends_at_the_exact_total(
+    run: Callable[..., Ran], real: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    args = ["tune", "XR_MIXED", f"--data={real}", *CALL]
+    environment = os.environ | {"MURA_RUNS": str(tmp_path / "runs")}
+    code = "from mura_tune.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", code, *args, "--trials=4"], env=environment,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("trial   1"):
+            time.sleep(0.3)  # into the third trial
+            process.send_signal(stop)
+            break
+    last = process.stderr.read().splitlines()
+    process.stderr.close()
+    assert process.wait(timeout=30) == (-9 if stop == signal.SIGKILL else 130)
+    if stop != signal.SIGKILL:
+        assert [line for line in last if line] == ["mura: interrupted; the same command goes on from here"]
+
+    assert run(*args, "--trials=4").code == 0
+    assert sum(s in ("COMPLETE", "PRUNED") for s in states(tmp_path)) == 4
+    assert "RUNNING" not in states(tmp_path)
+    again = run(*args, "--trials=4")
+    assert (again.code, "trial   " in again.err) == (0, False)
+    assert run(*args, "--trials=5").code == 0
+    assert sum(s in ("COMPLETE", "PRUNED") for s in states(tmp_path)) == 5
+
+
+def test_real_radiographs_become_a_release(
+    run: Callable[..., Ran], real: Path, tmp_path: Path
+) -> None:
+    tuned = run("tune", "XR_MIXED", f"--data={real}", "--trials=2", *CALL)
+    assert tuned.code == 0
+    assert len(re.findall(r"left out .*image99\.png: truncated", tuned.err)) == 2
+    assert run("finalize", "XR_MIXED", f"--data={real}").code == 0
+    release = tmp_path / "releases" / "XR_MIXED"
+    evaluated = run("evaluate", f"--release={release}", f"--data={real}", "--json")
+    figures = json.loads(evaluated.out)
+    assert figures["studies"] == 47
+    assert figures["auc"]["low"] < figures["auc"]["value"] < figures["auc"]["high"]
+    left_out = json.loads((release / "bundle.json").read_text())["data"]["left_out"]
+    assert len([f for f in left_out if f["kind"] == "unreadable"]) == 2
+
+    truncated = real / "train/XR_MIXED/patient00314/study1_negative/image99.png"
+    asked = run("infer", f"--release={release}", f"--image={truncated}")
+    assert (asked.code, asked.out) == (2, "")
+    assert "image99.png: truncated" in asked.err

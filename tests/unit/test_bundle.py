@@ -1,0 +1,77 @@
+"""A release is whole or absent, and one changed byte is refused by the file's name."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from mura_tune.errors import InputError
+from mura_tune.learning.models import build
+from mura_tune.release import bundle
+
+MANIFEST = {"area": "XR_TEST", "arch": "cnn", "outputs": 1}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    bundle.save(tmp_path / "XR_TEST", build("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
+    return tmp_path / "XR_TEST"
+
+
+def test_what_was_saved_comes_back(folder: Path) -> None:
+    loaded = bundle.load(folder, CPU)
+    expected = build("cnn", seed=3).body.state_dict()
+    got = loaded.net.body.state_dict()
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert not loaded.net.training
+    assert loaded.manifest["area"] == "XR_TEST"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "MODEL_CARD.md", "SHA256SUMS", "bundle.json", "model.safetensors",
+    ]  # fmt: skip
+    assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]  # no draft left
+
+
+@pytest.mark.parametrize(
+    "name", ["MODEL_CARD.md", "SHA256SUMS", "bundle.json", "model.safetensors"]
+)
+def test_any_changed_or_cut_byte_is_refused_by_name(folder: Path, name: str) -> None:
+    path = folder / name
+    whole = path.read_bytes()
+    rng = torch.Generator().manual_seed(0)
+    for position in torch.randint(len(whole), (8,), generator=rng).tolist():
+        changed = bytearray(whole)
+        changed[position] ^= 0x01
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match="fetch"):
+            bundle.load(folder, CPU)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="fetch"):
+        bundle.load(folder, CPU)
+    path.unlink()
+    with pytest.raises(InputError, match=name):
+        bundle.load(folder, CPU)
+    path.write_bytes(whole)
+    bundle.load(folder, CPU)
+
+
+def test_a_failed_write_leaves_the_old_release_and_no_draft(folder: Path) -> None:
+    before = (folder / "bundle.json").read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        bundle.save(folder, build("cnn"), {**MANIFEST, "x": float("nan")}, {})
+    assert (folder / "bundle.json").read_bytes() == before
+    assert os.listdir(folder.parent) == ["XR_TEST"]  # noqa: PTH208 - names are what is compared
+
+
+def test_a_new_release_takes_the_place_of_the_old(folder: Path) -> None:
+    bundle.save(folder, build("cnn", seed=4), {**MANIFEST, "area": "XR_NEW"}, {})
+    assert bundle.load(folder, CPU).manifest["area"] == "XR_NEW"
+    assert not (folder / "MODEL_CARD.md").exists()
+    assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]
+
+
+def test_weights_of_another_network_are_refused_by_tensor(tmp_path: Path) -> None:
+    bundle.save(tmp_path / "r", build("resnet18"), MANIFEST, {})
+    with pytest.raises(InputError, match="does not fit cnn: missing tensor stem"):
+        bundle.load(tmp_path / "r", CPU)

@@ -1,0 +1,232 @@
+"""The search counts exactly, resumes what was cut, and turns failures into data."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from mura_tune import config
+from mura_tune.config import StudyConfig
+from mura_tune.data.dataset import open_dataset
+from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.errors import InputError, MuraError
+from mura_tune.learning.training import Epoch
+from mura_tune.recipe import Recipe
+from mura_tune.tuning import results, search, space
+from mura_tune.tuning.storage import Alive, locks, open_storage, url_of
+
+CPU = torch.device("cpu")
+
+
+def study_of(*overrides: str) -> StudyConfig:
+    tiny = ["arch=cnn", "size=32", "pretrained=none", "batch=16", "head.epochs=0",
+            "finetune.epochs=1", "budget.trials=3"]  # fmt: skip
+    return config.load("XR_WRIST", [*tiny, *overrides])
+
+
+@pytest.fixture(scope="module")
+def prepared(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    cache = tmp_path_factory.mktemp("cache")
+    return prepare(open_dataset(phantoms), "XR_WRIST", 32, study_of().split, cache)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return url_of(str(tmp_path / "studies.db"))
+
+
+def tune(study: StudyConfig, prepared: Prepared, url: str, **hooks: Any) -> optuna.Study:
+    return search.tune(study, prepared, name="s", url=url, device=CPU, **hooks)
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [t.state.name for t in study.get_trials()]
+
+
+def test_n_is_the_total_however_often_it_is_called(prepared: Prepared, url: str) -> None:
+    first = tune(study_of(), prepared, url)
+    assert states(first) == ["COMPLETE"] * 3
+    assert len(tune(study_of(), prepared, url).trials) == 3
+    more = tune(study_of("budget.trials=5"), prepared, url)
+    assert len(more.trials) == 5
+    assert sorted(t.user_attrs["slot"] for t in more.trials) == [0, 1, 2, 3, 4]
+    assert len({tuple(t.params.values()) for t in more.trials}) == 5
+
+
+def test_trial_zero_is_the_recipe_as_it_stands(prepared: Prepared, url: str) -> None:
+    study = study_of("budget.trials=2", "finetune.lr=3.0e-4", "finetune.depth=9")
+    found = results.best(tune(study, prepared, url))
+    assert found.baseline is not None
+    assert found.baseline.number == 0
+    assert found.baseline.params["finetune.depth"] == 5  # as many as the network has
+    assert replace(found.baseline.recipe, finetune=study.recipe.finetune) == study.recipe
+
+
+def test_each_trial_stores_its_recipe_and_interval(prepared: Prepared, url: str) -> None:
+    for trial in tune(study_of(), prepared, url).trials:
+        kept = trial.user_attrs
+        assert kept["dev_auc"]["low"] <= trial.value <= kept["dev_auc"]["high"]
+        assert kept["dev_auc"]["value"] == pytest.approx(trial.value)
+        assert kept["recipe"]["finetune"]["lr"] == trial.params["finetune.lr"]
+        assert kept["recipe"]["augment"] == trial.params["augment"]
+        assert kept["epochs"] == 1
+        assert kept["seconds"] > 0
+
+
+def test_an_interrupted_trial_is_run_again_with_its_values(prepared: Prepared, url: str) -> None:
+    def stop(number: int, epoch: Epoch, recipe: Recipe) -> None:
+        if number == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(study_of(), prepared, url, on_epoch=stop)
+    after = tune(study_of(), prepared, url)
+    assert states(after) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    cut, again = after.trials[1], after.trials[2]
+    assert cut.user_attrs["reason"] == "interrupted"
+    assert again.params == cut.params
+    assert again.user_attrs["slot"] == cut.user_attrs["slot"] == 1
+
+
+def test_a_trial_whose_worker_died_is_run_again(prepared: Prepared, url: str) -> None:
+    done = tune(study_of("budget.trials=1"), prepared, url)
+    dead = done.ask(space.space_of(study_of()))
+    dead.set_user_attr("worker", "123-gone")
+    dead.set_user_attr("slot", 1)
+    unborn = done.ask()  # killed before it could say whose it is
+    after = tune(study_of(), prepared, url)
+    ended = {t.number: t for t in after.trials}
+    assert ended[dead.number].state == ended[unborn.number].state == TrialState.FAIL
+    assert ended[dead.number].user_attrs["reason"] == "killed"
+    assert sum(t.state == TrialState.COMPLETE for t in after.trials) == 3
+    assert [t.params for t in after.trials if t.user_attrs.get("slot") == 1][1] == dead.params
+
+
+def test_a_trial_whose_worker_lives_is_left_alone(prepared: Prepared, url: str) -> None:
+    done = tune(study_of("budget.trials=1"), prepared, url)
+    with Alive(locks(url)) as other:
+        theirs = done.ask()
+        theirs.set_user_attr("worker", other.name)
+        theirs.set_user_attr("slot", 1)
+        after = tune(study_of(), prepared, url)
+        assert states(after) == ["COMPLETE", "RUNNING", "COMPLETE"]
+
+
+def test_a_queued_slot_left_by_a_crash_is_not_queued_twice(prepared: Prepared, url: str) -> None:
+    done = tune(study_of("budget.trials=1"), prepared, url)
+    done.enqueue_trial({"finetune.lr": 1e-3}, user_attrs={"slot": 1})
+    after = tune(study_of(), prepared, url)
+    assert states(after) == ["COMPLETE"] * 3
+    assert after.trials[1].params["finetune.lr"] == 1e-3
+
+
+def test_failures_are_data_and_the_study_goes_on(prepared: Prepared, url: str) -> None:
+    def fail(number: int, epoch: Epoch, recipe: Recipe) -> None:
+        if number == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        if number == 2:
+            raise ValueError("an odd thing")
+
+    after = tune(study_of(), prepared, url, on_epoch=fail)
+    assert states(after) == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    assert after.trials[1].user_attrs["reason"] == "out of memory"
+    assert after.trials[2].user_attrs["reason"] == "ValueError: an odd thing"
+    assert after.trials[3].params != after.trials[1].params  # not retried unchanged
+    assert results.best(after).counts["failed"] == 2
+
+
+def test_divergence_is_a_failed_trial(prepared: Prepared, url: str) -> None:
+    study = study_of("budget.trials=1", "finetune.lr=1.0e+30", "search.finetune.lr.high=1.0e+31")
+    after = tune(study, prepared, url)
+    assert after.trials[0].state == TrialState.FAIL
+    assert after.trials[0].user_attrs["reason"].startswith("diverged: the loss is")
+
+
+def test_five_failures_alike_stop_the_study(prepared: Prepared, url: str) -> None:
+    def fail(number: int, epoch: Epoch, recipe: Recipe) -> None:
+        raise ValueError("always")
+
+    with pytest.raises(MuraError, match="5 trials in a row failed alike"):
+        tune(study_of("budget.trials=9"), prepared, url, on_epoch=fail)
+    assert len(tune(study_of("budget.trials=1"), prepared, url).trials) == 6  # mended: it goes on
+
+
+def test_a_bad_trial_is_pruned(prepared: Prepared, url: str) -> None:
+    study = study_of("budget.trials=8", "finetune.epochs=4", "budget.pruner.startup=2",
+                     "budget.pruner.min_trials=1")  # fmt: skip
+    after = tune(study, prepared, url)
+    pruned = [t for t in after.trials if t.state == TrialState.PRUNED]
+    assert pruned
+    assert all(t.user_attrs["epochs"] < 4 for t in pruned)
+    assert len(after.trials) == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("finetune.epochs=2", "recipe.finetune.epochs 1 -> 2"),
+        ("search.augment=null", "space.augment"),
+        ("search.finetune.lr.high=0.1", "space.finetune.lr"),
+    ],
+)
+def test_a_changed_study_is_refused_with_its_difference(
+    prepared: Prepared, url: str, override: str, told: str
+) -> None:
+    tune(study_of("budget.trials=1"), prepared, url)
+    with pytest.raises(InputError, match="--study NAME") as refused:
+        tune(study_of(override), prepared, url)
+    assert told in str(refused.value)
+
+
+def test_another_dataset_or_split_is_refused(prepared: Prepared, url: str) -> None:
+    tune(study_of("budget.trials=1"), prepared, url)
+    with pytest.raises(InputError, match="dataset"):
+        tune(study_of(), replace(prepared, fingerprint="0" * 64), url)
+
+
+def test_the_search_never_reads_test(prepared: Prepared, url: str, tmp_path: Path) -> None:
+    """Test labels turned round change nothing that a search stores."""
+    frame = prepared.frame.copy()
+    test = frame["part"] == "test"
+    frame.loc[test, "label"] = 1 - frame.loc[test, "label"]
+    other = url_of(str(tmp_path / "other.db"))
+    one = tune(study_of(), prepared, url)
+    two = tune(study_of(), replace(prepared, frame=frame), other)
+    assert [t.value for t in one.trials] == [t.value for t in two.trials]
+
+
+def test_weights_that_are_missing_start_no_study(prepared: Prepared, url: str) -> None:
+    with pytest.raises(InputError, match="no such file of weights"):
+        tune(study_of("pretrained=nowhere.pt"), prepared, url)
+    assert not Path(url.removeprefix("sqlite:///").partition("?")[0]).exists()
+
+
+def test_a_default_outside_its_axis_is_refused() -> None:
+    with pytest.raises(InputError, match=r"search.augment does not contain .* 0.3"):
+        space.space_of(study_of("augment=0.3"))
+
+
+def test_high_all_is_the_number_of_stages() -> None:
+    depths = {arch: space.space_of(study_of(f"arch={arch}"))["finetune.depth"].high
+              for arch in ("cnn", "efficientnet_b0")}  # fmt: skip
+    assert depths == {"cnn": 5, "efficientnet_b0": 8}
+
+
+def test_storage_is_in_wal_mode_and_refuses_what_it_cannot_use(tmp_path: Path, url: str) -> None:
+    import contextlib
+    import sqlite3
+
+    open_storage(url, create=True)
+    with contextlib.closing(sqlite3.connect(tmp_path / "studies.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    (tmp_path / "text.db").write_text("this is no database" * 100)
+    with pytest.raises(InputError, match=r"text.db: not a usable SQLite database"):
+        open_storage(url_of(str(tmp_path / "text.db")), create=True)
+    with pytest.raises(InputError, match="no studies yet"):
+        open_storage(url_of(str(tmp_path / "none.db")))
+    with pytest.raises(InputError, match="name a file, or sqlite:///FILE"):
+        url_of("mysql://host/db")
