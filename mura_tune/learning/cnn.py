@@ -16,7 +16,7 @@ class SmallCNN(nn.Module):
     A fracture line fills a few pixels: the mean alone would drown it, the maximum keeps it.
 
     Args:
-        widths: channels of the stem and of each stage; every stage but the first halves the map.
+        widths: channels of the stem and of each stage; each halves the map's side.
         num_classes: K, the length of the output.
     """
 
@@ -24,10 +24,7 @@ class SmallCNN(nn.Module):
         super().__init__()
         pairs = itertools.pairwise(widths)
         self.stem = nn.Sequential(_conv(1, widths[0], 2), _conv(widths[0], widths[0], 1))
-        self.stages = nn.ModuleList(
-            nn.Sequential(_conv(a, b, 1 if i == 0 else 2), _conv(b, b, 1))
-            for i, (a, b) in enumerate(pairs)
-        )
+        self.stages = nn.ModuleList(nn.Sequential(_conv(a, b, 2), _conv(b, b, 1)) for a, b in pairs)
         self.num_features = 2 * widths[-1]
         self.fc = nn.Linear(self.num_features, num_classes)
 
