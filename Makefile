@@ -30,7 +30,7 @@ setup: .venv/.ready  ## Make .venv with everything pinned in constraints.txt (th
 # The demo's own folders, and a network and budget that two CPU cores can afford.
 DEMO := $(RUNS)/demo
 DEMO_AREA := XR_WRIST
-DEMO_SETS := --set arch=cnn --set size=96 --set pretrained=none
+DEMO_SETS := --set arch=cnn --set size=128 --set pretrained=none --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
 demo: setup  ## The whole way on synthetic radiographs: search, release, evaluation, prediction
 	$(BIN)/mura phantom $(DEMO)/phantom --area $(DEMO_AREA) --patients 300 --sheet $(DEMO)/phantom.png
 	$(BIN)/mura tune $(DEMO_AREA) --trials 12 $(DEMO_SETS) --data $(DEMO)/phantom --runs $(DEMO)

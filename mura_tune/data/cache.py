@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +113,7 @@ def scan(dataset: Dataset, *, threads: int = 2, progress: bool = True) -> dict[s
     """Read every image once, storing nothing, and return what was found, by path."""
     paths = list(dataset.frame["path"])
     reads = _in_order(lambda path: (images.examine(dataset.root / path)[0], None), paths, threads)
-    with tqdm(total=len(paths), desc=dataset.name, unit="image", disable=None if progress else True) as bar:
+    with _bar(dataset, len(paths), progress) as bar:
         found = {}
         for path, (record, _) in zip(paths, reads, strict=True):
             found[path] = record
@@ -161,7 +161,7 @@ def _rebuild(
         with (
             temporary.open("wb") as out,
             contextlib.closing(_in_order(one, paths, threads)) as reads,
-            tqdm(total=len(paths), desc=dataset.name, unit="image", disable=None if progress else True) as bar,
+            _bar(dataset, len(paths), progress) as bar,
         ):
             _header(out, len(paths), size)
             for path, (record, squared) in zip(paths, reads, strict=True):
@@ -199,6 +199,12 @@ def _in_order(
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _bar(dataset: Dataset, total: int, progress: bool) -> "tqdm[NoReturn]":
+    """A bar on stderr; none where that is no terminal, or where it isn't wanted."""
+    quiet = None if progress else True
+    return tqdm(total=total, desc=dataset.name, unit="image", disable=quiet)
 
 
 def _judged(

@@ -66,7 +66,7 @@ def tune(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = spaces.space_of(study)
-    build(study.recipe.arch, pretrained=study.recipe.pretrained)  # what can't start, starts no study
+    build(study.recipe.arch, pretrained=study.recipe.pretrained)  # or refuse before a study exists
     train, dev = (split_of(prepared, part, device) for part in ("train", "dev"))
     storage = open_storage(url, create=True)
     lock = StudyLock(locks(url) / f"{name}.lock")
