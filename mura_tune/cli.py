@@ -100,8 +100,8 @@ def phantom(
 def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
     """Count what a dataset holds and name what is wrong with it."""
     from mura_tune.data.audit import audit
-    from mura_tune.data.cache import scan
     from mura_tune.data.dataset import open_dataset
+    from mura_tune.data.scan import scan
     from mura_tune.errors import InputError
 
     dataset = open_dataset(data, index_only=index_only)

@@ -92,7 +92,7 @@ class Audit:
 def audit(dataset: Dataset, *, pixels: Mapping[str, Record] | None = None) -> Audit:
     """Count the dataset and gather what is wrong with it.
 
-    `pixels` is what reading the images found, by path: `Cache.records`, or `cache.scan(dataset)`
+    `pixels` is what reading the images found, by path: `Cache.records`, or `scan.scan(dataset)`
     where nothing is cached. With it come the unreadable images, the copies under two labels or
     in two published splits, and the hidden files that lie among the images.
     """

@@ -7,36 +7,30 @@ hashed, and decoded only when its content is new. Everything else is copied from
 
 import contextlib
 import errno
-import fcntl
 import hashlib
-import itertools
 import json
-import logging
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from mura_tune.data import images
 from mura_tune.data.dataset import Dataset, Finding
 from mura_tune.data.images import Record
+from mura_tune.data.scan import bar, in_order
 from mura_tune.errors import InputError
+from mura_tune.files import exclusive
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PREPROCESSING = 1  # raise it whenever `images.decode` or `images.square` changes a pixel
-AHEAD = 32  # images in flight per thread: the bound on memory, whatever the dataset's size
 
-_LOG = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -96,7 +90,7 @@ def build(
         raise InputError(f"size: {size} is no image size in pixels; 224 is usual")
     home = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}-{size}"
     needed = len(dataset.frame) * size * size
-    with _told(home, dataset.name, size, needed), _locked(home):
+    with _told(home, dataset.name, size, needed), _lock(home):
         stored = _open(home, size)
         records = None if stored is None else _unchanged(dataset, stored)
         if records is None or stored is None:
@@ -107,18 +101,6 @@ def build(
     if stored is None:  # not one readable image, which only a limit of 1 or more lets pass
         raise InputError(f"{dataset.root}: no image of {dataset.name} is readable")
     return _cache(dataset, records, left_out, stored.pixels)
-
-
-def scan(dataset: Dataset, *, threads: int = 2, progress: bool = True) -> dict[str, Record]:
-    """Read every image once, storing nothing, and return what was found, by path."""
-    paths = list(dataset.frame["path"])
-    reads = _in_order(lambda path: (images.examine(dataset.root / path)[0], None), paths, threads)
-    with _bar(dataset, len(paths), progress) as bar:
-        found = {}
-        for path, (record, _) in zip(paths, reads, strict=True):
-            found[path] = record
-            bar.update()
-    return found
 
 
 def _trusted(file: Path, record: Record | None) -> bool:
@@ -160,8 +142,8 @@ def _rebuild(
     try:
         with (
             temporary.open("wb") as out,
-            contextlib.closing(_in_order(one, paths, threads)) as reads,
-            _bar(dataset, len(paths), progress) as bar,
+            contextlib.closing(in_order(one, paths, threads)) as reads,
+            bar(dataset, len(paths), progress) as shown,
         ):
             _header(out, len(paths), size)
             for path, (record, squared) in zip(paths, reads, strict=True):
@@ -169,7 +151,7 @@ def _rebuild(
                 if record.pixel_sha:
                     row = old.pixels[old.rows[record.file_sha]] if squared is None else squared
                     out.write(row.tobytes())
-                bar.update()
+                shown.update()
             readable = [record.file_sha for record in records.values() if record.pixel_sha]
             _header(out, len(readable), size)
             _synced(out)
@@ -180,31 +162,6 @@ def _rebuild(
     finally:
         temporary.unlink(missing_ok=True)
     return records
-
-
-def _in_order(
-    work: Callable[[str], _Read], paths: Iterable[str], threads: int
-) -> Generator[_Read, None, None]:
-    """Yield `work` of each path in order, from threads, with a bounded number in flight."""
-    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="read")
-    todo = iter(paths)
-    flight: deque[Future[_Read]] = deque()
-    try:
-        for path in itertools.islice(todo, AHEAD * max(1, threads)):
-            flight.append(pool.submit(work, path))
-        while flight:
-            result = flight.popleft().result()
-            for path in itertools.islice(todo, 1):
-                flight.append(pool.submit(work, path))
-            yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _bar(dataset: Dataset, total: int, progress: bool) -> "tqdm[NoReturn]":
-    """A bar on stderr; none where that is no terminal, or where it isn't wanted."""
-    quiet = None if progress else True
-    return tqdm(total=total, desc=dataset.name, unit="image", disable=quiet)
 
 
 def _judged(
@@ -297,17 +254,10 @@ def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-@contextlib.contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that of several processes one builds and the others open."""
+def _lock(home: Path) -> contextlib.AbstractContextManager[None]:
+    """The folder's lock, so that of several processes one builds and the others open."""
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _LOG.info("%s: waiting for the process that builds it", home)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return exclusive(home / "lock")
 
 
 @contextlib.contextmanager

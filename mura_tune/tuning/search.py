@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +17,9 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from mura_tune import config
 from mura_tune.config import Budget, StudyConfig
 from mura_tune.data.prepare import Prepared
-from mura_tune.errors import Diverged, InputError, MuraError
+from mura_tune.errors import Diverged, MuraError
 from mura_tune.learning.batches import Split, split_of
 from mura_tune.learning.metrics import auc_interval
 from mura_tune.learning.models import build
@@ -29,6 +27,7 @@ from mura_tune.learning.tasks import ABNORMALITY, Task, study_scores
 from mura_tune.learning.training import Epoch, fit, predict
 from mura_tune.recipe import Recipe
 from mura_tune.tuning import space as spaces
+from mura_tune.tuning.resume import same_or_refuse
 from mura_tune.tuning.storage import Alive, StudyLock, locks, open_storage
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -78,7 +77,7 @@ def tune(
                 storage=storage, study_name=name, direction="maximize", load_if_exists=True,
                 pruner=pruner(study),
             )  # fmt: skip
-            _same_or_refuse(opened, study, spaces.space_to_json(space), prepared, name)
+            same_or_refuse(opened, study, spaces.space_to_json(space), prepared, name)
         finally:
             lock.release()
         on_trial(Report(None, len(_done(opened)), study.budget.trials))
@@ -246,50 +245,3 @@ def _reason(error: Exception) -> str:
 
 def _kind(trial: FrozenTrial) -> str:
     return str(trial.user_attrs.get("reason", "")).partition(":")[0]
-
-
-def _same_or_refuse(
-    opened: optuna.Study,
-    study: StudyConfig,
-    space: Mapping[str, Any],
-    prepared: Prepared,
-    name: str,
-) -> None:
-    """Store what makes trials comparable, or compare it with what is stored."""
-    plain = config.to_dict(study)
-    now = {
-        "area": prepared.area,
-        "recipe": plain["recipe"],
-        "space": space,
-        "split": plain["split"],
-        "dataset": prepared.fingerprint,
-        "split_hash": prepared.split_hash,
-    }
-    stored = opened.user_attrs.get("comparable")
-    if stored is not None and stored != now:
-        changes = "; ".join(_differences(stored, now))
-        raise InputError(
-            f"study {name} was started with something else: {changes}. Trials would not compare: "
-            "undo the change, or start a study of its own with --study NAME"
-        )
-    if stored is None:
-        opened.set_user_attr("comparable", now)
-        with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            opened.set_metric_names(["dev study AUC"])
-    opened.set_user_attr("config", plain)  # budget and final phases may change between calls
-
-
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            line
-            for key in sorted({*old, *new})
-            for line in _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-        ]
-    return [] if old == new else [f"{where} {_short(old)} -> {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text[:12] + "…" if len(text) == 64 else text

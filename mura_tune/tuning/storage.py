@@ -7,7 +7,6 @@ import fcntl
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
@@ -18,6 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from mura_tune.errors import InputError
+from mura_tune.files import exclusive
 
 TIMEOUT = 60  # seconds a writer waits for another; the dashboard inherits it from the URL
 
@@ -80,14 +80,6 @@ def locks(url: str) -> Path:
     folder = database(url).with_suffix(".locks")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file; the system lets it go when the process ends, however it ends."""
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mura_tune.data import cache
+from mura_tune.data import cache, scan
 from mura_tune.data.audit import audit
 from mura_tune.data.dataset import from_mura
 
@@ -101,7 +101,7 @@ def faulty(tmp_path: Path) -> Path:
 def test_pixels_show_what_the_index_hides(faulty: Path) -> None:
     dataset = from_mura(faulty)
     assert audit(dataset).findings == ()
-    found = audit(dataset, pixels=cache.scan(dataset, progress=False))
+    found = audit(dataset, pixels=scan.scan(dataset, progress=False))
     assert [(f.kind, f.path) for f in found.findings] == [
         ("unreadable", "train/XR_B/p5/study1_positive/image1.png"),
         ("hidden", "train/XR_A/.DS_Store"),
@@ -117,7 +117,7 @@ def test_pixels_show_what_the_index_hides(faulty: Path) -> None:
 def test_the_cache_and_a_scan_tell_an_audit_the_same(faulty: Path, tmp_path: Path) -> None:
     dataset = from_mura(faulty)
     built = cache.build(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)
-    scanned = audit(dataset, pixels=cache.scan(dataset, progress=False))
+    scanned = audit(dataset, pixels=scan.scan(dataset, progress=False))
     assert audit(dataset, pixels=built.records).findings == scanned.findings
 
 
@@ -125,7 +125,7 @@ def test_a_summary_names_five_of_a_kind(faulty: Path) -> None:
     folder = faulty / "train/XR_A/p1/study1_negative"
     for number in range(7):
         (folder / f"._x{number}").write_bytes(b"x")
-    text = audit(from_mura(faulty), pixels=cache.scan(from_mura(faulty), progress=False)).summary()
+    text = audit(from_mura(faulty), pixels=scan.scan(from_mura(faulty), progress=False)).summary()
     assert "hidden: 9" in text
     assert "and 4 more" in text
     assert text.count("a hidden file") == 5

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mura_tune.data import cache, images
+from mura_tune.data import cache, images, scan
 from mura_tune.data.dataset import COLUMNS, Dataset, from_mura
 from mura_tune.errors import InputError, UnreadableImage
 
@@ -387,9 +387,15 @@ def test_more_than_five_percent_unreadable_stops(
     assert "\n" not in str(told.value)
 
 
-def test_the_bar_goes_to_stderr_under_the_datasets_name(
-    dataset: Dataset, runs: Path, capsys: pytest.CaptureFixture[str]
+def test_the_bar_goes_to_a_terminals_stderr_under_the_datasets_name(
+    dataset: Dataset,
+    runs: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    cache.build(dataset, SIZE, runs / "quiet")
+    assert capsys.readouterr() == ("", "")  # a log file gets no bar
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     cache.build(dataset, SIZE, runs)
     out, err = capsys.readouterr()
     assert out == ""
@@ -404,10 +410,10 @@ def test_no_more_than_the_bound_is_in_flight() -> None:
         started.append(path)
         return images.Record(0, 0, "a", "b", ""), None
 
-    reads = cache._in_order(work, (str(i) for i in range(10_000)), 2)
+    reads = scan.in_order(work, (str(i) for i in range(10_000)), 2)
     next(reads)
     time.sleep(0.1)
-    assert len(started) <= 2 * cache.AHEAD + 1
+    assert len(started) <= 2 * scan.AHEAD + 1
     reads.close()
 
 

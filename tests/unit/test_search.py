@@ -140,10 +140,16 @@ def test_failures_are_data_and_the_study_goes_on(prepared: Prepared, url: str) -
 
 
 def test_divergence_is_a_failed_trial(prepared: Prepared, url: str) -> None:
-    study = study_of("budget.trials=1", "finetune.lr=1.0e+30", "search.finetune.lr.high=1.0e+31")
-    after = tune(study, prepared, url)
-    assert after.trials[0].state == TrialState.FAIL
-    assert after.trials[0].user_attrs["reason"].startswith("diverged: the loss is")
+    high = (
+        "finetune.lr=1.0e+30",
+        "search.finetune.lr.low=1.0e+29",
+        "search.finetune.lr.high=1.0e+31",
+    )
+    with pytest.raises(MuraError, match="diverged: the loss is nan at step"):
+        tune(study_of("budget.trials=1", *high), prepared, url)
+    trials = optuna.load_study(study_name="s", storage=open_storage(url)).trials
+    assert [t.state for t in trials] == [TrialState.FAIL] * 5
+    assert all(t.user_attrs["reason"].startswith("diverged: ") for t in trials)
 
 
 def test_five_failures_alike_stop_the_study(prepared: Prepared, url: str) -> None:
