@@ -37,7 +37,7 @@ demo: setup  ## The whole way on synthetic radiographs: search, release, evaluat
 	$(BIN)/mura finalize $(DEMO_AREA) --data $(DEMO)/phantom --runs $(DEMO) --releases $(DEMO)/releases
 	$(BIN)/mura evaluate --release $(DEMO)/releases/$(DEMO_AREA) --data $(DEMO)/phantom --runs $(DEMO)
 	$(BIN)/mura infer --area $(DEMO_AREA) --releases $(DEMO)/releases \
-	  $$(find $(DEMO)/phantom/valid/$(DEMO_AREA) -path '*positive/*.png' | sort | head -n 1 | sed 's/^/--image /')
+	  $$(printf -- '--image %s ' $$(find $(DEMO)/phantom/valid/$(DEMO_AREA) -name '*positive' | sort | head -n 1)/*.png)
 	@echo
 	@echo "The radiographs   $(DEMO)/phantom (a contact sheet: $(DEMO)/phantom.png)"
 	@echo "The search        $(DEMO)/studies.db ('make dashboard RUNS=$(DEMO)' shows it)"

@@ -83,7 +83,7 @@ def phantom(
     from mura_tune.data import phantom as phantoms
 
     def bar(items: Any) -> Any:
-        return tqdm(items, desc="phantoms", unit="study")
+        return tqdm(items, desc="phantoms", unit="study", disable=None)
 
     chosen = areas or phantoms.AREAS
     phantoms.write(out, areas=chosen, patients=patients, seed=seed, size=size, progress=bar)

@@ -79,8 +79,11 @@ def auc_interval(
     weights = cluster_weights(studies.patients, draws, seed)
     values = _weighted_auc(studies.scores, studies.labels, weights)
     low, high = _percentiles(values, level)  # a draw without one of the classes has no AUC
+    value = auc(studies.scores, studies.labels)
+    if low == high and value in (0.0, 1.0):  # as sure as its rarer class has patients, no surer
+        low, high = _exact(value, min(_patients(studies, label) for label in (0, 1)))
     return Estimate(
-        value=auc(studies.scores, studies.labels),
+        value=value,
         low=low,
         high=high,
         studies=len(studies.labels),
@@ -137,10 +140,18 @@ def at_threshold(
     weights = cluster_weights(studies.patients, draws, seed)
     values, resampled = (_confusion(called, studies.labels, w) for w in (ones, weights))
     patients = len(np.unique(studies.patients))
-    return {
-        name: Estimate(float(value[0]), *_percentiles(resampled[name]), len(called), patients)
-        for name, value in values.items()
+    counted = {
+        "sensitivity": _patients(studies, 1),
+        "specificity": _patients(studies, 0),
+        "accuracy": patients,
     }
+    found = {}
+    for name, value in values.items():
+        low, high = _percentiles(resampled[name])
+        if low == high and name in counted:
+            low, high = _exact(float(value[0]), counted[name])
+        found[name] = Estimate(float(value[0]), low, high, len(called), patients)
+    return found
 
 
 def _confusion(
@@ -160,6 +171,18 @@ def _confusion(
             "f1": 2 * tp / (2 * tp + fp + fn),
             "kappa": ((tp + tn) / n - chance) / (1 - chance),
         }
+
+
+def _patients(studies: Studies, label: int) -> int:
+    """How many patients have a study of that label."""
+    return len(np.unique(studies.patients[studies.labels == label]))
+
+
+def _exact(share: float, n: int) -> tuple[float, float]:
+    """The interval of a share of 0 or 1 among `n` patients (Clopper and Pearson 1934), where
+    resampling sees no spread and would claim certainty."""
+    bound = 0.025 ** (1 / n)
+    return (bound, 1.0) if share == 1 else (0.0, 1 - bound)
 
 
 def _percentiles(values: Floats, level: float = 0.95) -> tuple[float, float]:

@@ -97,6 +97,30 @@ def test_figures_at_a_threshold_equal_sklearn() -> None:
     assert all(e.low <= e.value <= e.high and e.studies == 101 for e in found.values())
 
 
+@pytest.mark.parametrize(("threshold", "perfect"), [(0.0, "sensitivity"), (1.0, "specificity")])
+def test_a_perfect_share_is_not_certain(threshold: float, perfect: str) -> None:
+    from scipy.stats import binomtest
+
+    s = studies(60, 2)
+    found = metrics.at_threshold(s, threshold)[perfect]
+    n = len(np.unique(s.patients[s.labels == (perfect == "sensitivity")]))
+    exact = binomtest(n, n).proportion_ci(method="exact")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+    other = metrics.at_threshold(s, threshold)[
+        "specificity" if perfect == "sensitivity" else "sensitivity"
+    ]
+    assert (other.value, other.low) == (0.0, 0.0)
+    assert other.high > 0.05
+
+
+def test_perfect_separation_of_few_patients_is_not_certain() -> None:
+    names = np.array([f"p{i}" for i in range(30)])
+    labels = np.array([0] * 8 + [1] * 22)
+    found = metrics.auc_interval(Studies(names, names, labels, labels * 0.5 + 0.1))
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(0.025 ** (1 / 8))
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_youden_is_the_best_of_all_cuts(ties: bool) -> None:
     s = studies(80, 1, ties)

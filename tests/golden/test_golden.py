@@ -1,0 +1,48 @@
+"""Stored outputs: what must never change between versions without somebody deciding it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from mura_tune.config import load
+from mura_tune.data import images, splits
+from mura_tune.learning.augment import augment, draws
+from mura_tune.learning.models import build
+
+STORED = json.loads((Path(__file__).parent / "stored.json").read_text())
+
+
+def digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def test_patients_keep_their_part_between_versions() -> None:
+    """A release of today must not meet its training patients in a test set of tomorrow."""
+    patients = [f"patient{i:05d}" for i in range(1, 25)]
+    frame = pd.DataFrame({"patient": patients, "split": "train"})
+    frame.loc[20:, "split"] = "valid"
+    found = {str(seed): list(splits.assign(frame, 0.2, seed)) for seed in (0, 1)}
+    assert found == STORED["parts"]
+
+
+def test_pixels_are_prepared_as_ever(tmp_path: Path) -> None:
+    yy, xx = np.mgrid[0:150, 0:97]
+    Image.fromarray(((yy * 3 + xx * 5) % 256).astype(np.uint8)).save(tmp_path / "a.png")
+    assert digest(images.square(images.read(tmp_path / "a.png"), 64)) == STORED["square"]
+
+
+def test_recipes_keep_their_names() -> None:
+    assert load("default").recipe.digest == STORED["digest"]
+
+
+def test_the_network_and_its_augmentation_give_the_stored_numbers() -> None:
+    x = torch.linspace(0, 1, 2 * 48 * 48).reshape(2, 1, 48, 48)
+    moved = augment(x.clone(), torch.from_numpy(draws(0, 1, 2)), 0.75)
+    assert np.allclose(moved[:, 0, ::16, ::16].flatten(), STORED["augmented"], atol=1e-5)
+    logits = build("cnn", seed=0).eval()(x).flatten().tolist()
+    assert np.allclose(logits, STORED["logits"], atol=1e-4)
