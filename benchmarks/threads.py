@@ -1,6 +1,6 @@
 """Does a training step beside another busy process crawl? OpenMP's waiting, spinning and passive.
 
-Run: .venv/bin/python benchmarks/threads.py. Steps alternate between the two policies, five rounds,
+Run: .venv/bin/python benchmarks/threads.py. Steps alternate between the two policies, three rounds,
 first alone and then beside one process that keeps a core busy; medians and their ratio are printed.
 """
 
@@ -21,7 +21,7 @@ start = time.perf_counter()
 for _ in range(20): net(x).sum().backward()
 print((time.perf_counter() - start) / 20 * 1000)
 """
-ROUNDS = 5
+ROUNDS = 3
 
 
 def spin() -> None:

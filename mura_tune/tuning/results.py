@@ -16,6 +16,9 @@ from mura_tune.recipe import Recipe
 from mura_tune.tuning.storage import database, open_storage
 
 
+CUT = ("killed", "interrupted")  # reasons that give a trial's values to another
+
+
 @dataclass(frozen=True)
 class Trial:
     """A finished trial: its score is dev study AUC, `interval` the 95 % interval around it."""
@@ -112,10 +115,14 @@ def _line(trial: Trial) -> str:
 
 
 def counts(trials: list[FrozenTrial]) -> dict[str, int]:
-    """Trials by state, in words: finished, pruned, failed, running, waiting."""
-    words = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
-    counter = Counter(words.get(t.state.name, t.state.name.lower()) for t in trials)
-    return {word: counter[word] for word in ("finished", "pruned", "failed", "running", "waiting")}
+    """Trials by how they ended; those that were cut off have been run again since, or will be."""
+    words = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running",
+             "WAITING": "waiting"}  # fmt: skip
+    ended = (
+        "cut off" if t.user_attrs.get("reason") in CUT else words[t.state.name] for t in trials
+    )
+    counter = Counter(ended)
+    return {word: counter[word] for word in (*words.values(), "cut off")}
 
 
 def _trial(trial: FrozenTrial, study: str) -> Trial:

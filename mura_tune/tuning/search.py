@@ -27,11 +27,11 @@ from mura_tune.learning.tasks import ABNORMALITY, Task, study_scores
 from mura_tune.learning.training import Epoch, fit, predict
 from mura_tune.recipe import Recipe
 from mura_tune.tuning import space as spaces
+from mura_tune.tuning.results import CUT
 from mura_tune.tuning.resume import same_or_refuse
 from mura_tune.tuning.storage import Alive, StudyLock, locks, open_storage
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-CUT = ("killed", "interrupted")  # reasons that give a trial's values back
 SAME_FAILURES = 5  # in a row: then something is wrong with more than a trial
 
 

@@ -90,6 +90,8 @@ def test_an_interrupted_trial_is_run_again_with_its_values(prepared: Prepared, u
     assert cut.user_attrs["reason"] == "interrupted"
     assert again.params == cut.params
     assert again.user_attrs["slot"] == cut.user_attrs["slot"] == 1
+    assert results.best(after).counts["cut off"] == 1
+    assert results.best(after).counts["failed"] == 0
 
 
 def test_a_trial_whose_worker_died_is_run_again(prepared: Prepared, url: str) -> None:
