@@ -15,7 +15,6 @@ from mura_tune.errors import InputError
 from mura_tune.recipe import Recipe
 from mura_tune.tuning.storage import database, open_storage
 
-
 CUT = ("killed", "interrupted")  # reasons that give a trial's values to another
 
 
