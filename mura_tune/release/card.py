@@ -14,7 +14,7 @@ _CARD = """# {area}: abnormality in musculoskeletal radiographs
 
 **Not a medical device.** For research; not for diagnosis, triage or any decision about a patient.
 
-A {arch} network at {size} px that gives the probability that a study of this area is *abnormal*.
+A `{arch}` network at {size} px that gives the probability that a study of this area is *abnormal*.
 Abnormal is MURA's label: fracture, hardware, degenerative disease, lesion and others together. It
 is not the probability of a fracture.
 
@@ -22,7 +22,7 @@ is not the probability of a fracture.
 
 Study level (mean probability over a study's views), 95 % intervals from {draws} resamplings of
 whole patients. The threshold {threshold:.3f} has the largest Youden index on dev; the epoch was
-chosen on dev too, so dev figures flatter the model. Test is the published `valid` part, read once,
+chosen on dev too, so dev figures flatter the model. Test is the published `valid` part, measured
 after everything was fixed. It is not MURA's hidden test set: don't put the two in one column.
 
 {table}
@@ -31,8 +31,8 @@ after everything was fixed. It is not MURA's hidden test set: don't put the two 
 
 {counts}
 
-{left_out} image(s) left out{left_out_names}. Patients are in one part only, over all areas. Recipe
-`{digest}`, from trial {trial} of study `{study}`; `bundle.json` holds all of it.
+{left_out} image(s) left out{left_out_names}.
+Patients are in one part only, over all areas. Recipe `{digest}`, from trial {trial} of study `{study}`; `bundle.json` holds all of it.
 
 ## Known limits
 

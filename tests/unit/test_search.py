@@ -144,8 +144,8 @@ def test_failures_are_data_and_the_study_goes_on(prepared: Prepared, url: str) -
 def test_divergence_is_a_failed_trial(prepared: Prepared, url: str) -> None:
     high = (
         "finetune.lr=1.0e+30",
-        "search.finetune.lr.low=1.0e+29",
         "search.finetune.lr.high=1.0e+31",
+        "search.finetune.lr.low=1.0e+29",
     )
     with pytest.raises(MuraError, match="diverged: the loss is nan at step"):
         tune(study_of("budget.trials=1", *high), prepared, url)
