@@ -1,10 +1,10 @@
 """Does a training step beside another busy process crawl? OpenMP's waiting, spinning and passive.
 
 Run: .venv/bin/python benchmarks/threads.py. Steps alternate between the two policies, three rounds,
-first alone and then beside one process that keeps a core busy; medians and their ratio are printed.
+first alone and then beside a process that trains too; medians and their ratio are printed. The
+step is made of small operations, which is where waiting shows most, either way.
 """
 
-import multiprocessing
 import os
 import platform
 import statistics
@@ -18,16 +18,13 @@ net = torch.nn.Sequential(*[m for _ in range(6) for m in
 x = torch.rand(16, 16, 16, 16)
 for _ in range(3): net(x).sum().backward()
 start = time.perf_counter()
-for _ in range(20): net(x).sum().backward()
-print((time.perf_counter() - start) / 20 * 1000)
+for _ in range(10): net(x).sum().backward()
+print((time.perf_counter() - start) / 10 * 1000)
 """
 ROUNDS = 3
 
 
-def spin() -> None:
-    """Keep one core busy until terminated."""
-    while True:
-        pass
+NEIGHBOUR = STEP.replace("for _ in range(3)", "while True")
 
 
 def step_ms(policy: str) -> float:
@@ -43,14 +40,12 @@ def step_ms(policy: str) -> float:
 
 def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    for beside in ("alone", "beside one busy process"):
-        neighbour = multiprocessing.Process(target=spin, daemon=True)
-        if beside != "alone":
-            neighbour.start()
+    for beside in ("alone", "beside a process that trains"):
+        loop = NEIGHBOUR if beside != "alone" else "pass"
+        neighbour = subprocess.Popen([sys.executable, "-c", loop])
         rounds = [(step_ms("default"), step_ms("passive")) for _ in range(ROUNDS)]
-        if neighbour.is_alive():
-            neighbour.terminate()
-            neighbour.join()
+        neighbour.kill()
+        neighbour.wait()
         default, passive = (statistics.median(column) for column in zip(*rounds, strict=True))
         ratios = sorted(d / p for d, p in rounds)
         print(f"{beside}: default {default:.2f} ms, passive {passive:.2f} ms a step; ratio median "

@@ -2,7 +2,8 @@
 
 import os
 
-# Threads that wait for one another give their core away instead of spinning on it. Beside one
-# other busy process, spinning made small operations 100 times slower (benchmarks/threads.py).
-# OpenMP reads this when torch loads it, so it has to stand here, above every import of torch.
+# Threads that wait for one another give their core away instead of spinning on it. Alone that costs
+# a CPU epoch about a fifth; beside another process that trains, spinning made a step up to 71
+# times slower (benchmarks/results/threads.txt). OMP_WAIT_POLICY in the environment overrides it. OpenMP reads it
+# when torch loads, so it has to stand here, above every import of torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

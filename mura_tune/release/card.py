@@ -32,7 +32,8 @@ after everything was fixed. It is not MURA's hidden test set: don't put the two 
 {counts}
 
 {left_out} image(s) left out{left_out_names}.
-Patients are in one part only, over all areas. Recipe `{digest}`, from trial {trial} of study `{study}`; `bundle.json` holds all of it.
+Patients are in one part only, over all areas. Recipe `{digest}`, from trial {trial} of study
+`{study}`; `bundle.json` holds all of it.
 
 ## Known limits
 
