@@ -195,7 +195,7 @@ class _Worker:
             raise
         except optuna.TrialPruned:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is stored with its trial, and told
             trial.set_user_attr("reason", _reason(error))
             raise
         finally:
