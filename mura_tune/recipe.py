@@ -92,7 +92,7 @@ def assign(recipe: Recipe, path: str, value: Any, *, key: str | None = None) -> 
     raw = dataclasses.asdict(recipe)
     (raw[first] if rest else raw)[rest or first] = value
     try:
-        return build(Recipe, raw, "")  # type: ignore[no-any-return]
+        return build(Recipe, raw, "")  # type: ignore[no-any-return]  # build gives `cls`
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
 
@@ -111,6 +111,6 @@ def recipe_paths(cls: type = Recipe, prefix: str = "") -> Iterator[str]:
     """Every field a search axis, `final` or `--set` may name, dotted."""
     for name, kind in get_type_hints(cls).items():
         if dataclasses.is_dataclass(kind):
-            yield from recipe_paths(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+            yield from recipe_paths(kind, f"{prefix}{name}.")  # type: ignore[arg-type]  # a class, just checked
         else:
             yield prefix + name

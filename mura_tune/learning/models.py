@@ -35,7 +35,7 @@ class Network(nn.Module):
         self.set_depth(len(self.stages))
 
     def forward(self, x_nchw: Tensor) -> Tensor:
-        return self.body(x_nchw)  # type: ignore[no-any-return]
+        return self.body(x_nchw)  # type: ignore[no-any-return]  # torch's call is Any
 
     def set_depth(self, depth: int) -> int:
         """Let the head and the last `depth` stages train; returns the depth, clipped to all."""
@@ -154,6 +154,7 @@ def _stages(body: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ..
     timm puts what stands between the last block and the classifier (DenseNet's `norm5`) in the
     classifier's group; here it belongs to the last stage, so that depth 0 leaves it alone.
     """
+    # torch types every attribute of a Module as Tensor or Module, timm's methods among them
     groups = group_parameters(body, body.group_matcher(coarse=True))  # type: ignore[operator]
     ordered: list[list[str]] = [list(groups[key]) for key in sorted(groups)]
     classifier = {id(p) for p in body.get_classifier().parameters()}  # type: ignore[operator]

@@ -125,7 +125,7 @@ def _train_epoch(
     for x_nchw, labels_n in batches:
         loss = loss_of(net(x_nchw), labels_n)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
         schedule.step()
         losses.append(loss.detach())

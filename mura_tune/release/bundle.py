@@ -83,7 +83,7 @@ def verify(folder: Path) -> dict[str, Any]:
     if manifest.get("schema") != SCHEMA:
         raise InputError(f"{folder / MANIFEST}: schema {manifest.get('schema')}; "
                          f"this version reads {SCHEMA}")  # fmt: skip
-    return manifest  # type: ignore[no-any-return]
+    return manifest  # type: ignore[no-any-return]  # JSON is Any
 
 
 def load(folder: Path, device: torch.device) -> Bundle:
