@@ -1,0 +1,40 @@
+"""`mura VERB`: parse, call one function, print. Heavy imports wait inside the verbs."""
+
+from __future__ import annotations
+
+import click
+
+from mura_tune import __version__, console
+from mura_tune.cli.data import cache, check, phantom
+from mura_tune.cli.reading import infer
+from mura_tune.cli.release import evaluate, finalize, verify
+from mura_tune.cli.tuning import best, dashboard, show, tune
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="mura")
+def mura() -> None:
+    """Search, train, release and use abnormality classifiers for radiographs in MURA's layout.
+
+    The usual way: check the data, tune an area, look at the search, finalize its release, use it.
+
+    \b
+      mura check
+      mura tune XR_ELBOW --trials 40
+      mura dashboard
+      mura finalize XR_ELBOW
+      mura infer --area XR_ELBOW --image view1.png --image view2.png
+
+    No data at hand? `make demo` goes the whole way on synthetic radiographs.
+    """
+
+
+for verb in (
+    phantom, check, cache, tune, best, show, dashboard, finalize, evaluate, verify, infer,
+):  # fmt: skip
+    mura.add_command(verb)
+
+
+def main() -> None:
+    """The `mura` command."""
+    console.run(mura, "mura")

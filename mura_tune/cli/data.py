@@ -1,0 +1,82 @@
+"""Verbs about radiographs: draw, check, decode them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mura_tune import console
+from mura_tune.cli.options import (
+    data_option,
+    json_option,
+    prepared_of,
+    runs_option,
+    set_option,
+    strict_option,
+    study_of,
+)
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--area", "areas", multiple=True, help="Only this area; repeat for more.")
+@click.option("--patients", default=60, show_default=True, help="Training patients an area.")
+@click.option("--seed", default=0, show_default=True, help="Another seed, other radiographs.")
+@click.option("--size", default=512, show_default=True, help="Longer side in pixels.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Also draw a contact sheet here.")
+def phantom(
+    out: Path, areas: tuple[str, ...], patients: int, seed: int, size: int, sheet: Path | None
+) -> None:
+    """Draw synthetic radiographs in MURA's layout into the folder OUT."""
+    from tqdm import tqdm
+
+    from mura_tune.data import phantom as phantoms
+
+    def bar(items: Any) -> Any:
+        return tqdm(items, desc="phantoms", unit="study", disable=None)
+
+    chosen = areas or phantoms.AREAS
+    phantoms.write(out, areas=chosen, patients=patients, seed=seed, size=size, progress=bar)
+    if sheet:
+        phantoms.contact_sheet(out, sheet)
+    click.echo(f"{out}: radiographs of {len(chosen)} area(s) in MURA's layout")
+
+
+@click.command()
+@data_option
+@click.option("--index-only", is_flag=True, help="Read the CSVs alone, no image.")
+@strict_option
+@json_option
+def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
+    """Count what a dataset holds and name what is wrong with it."""
+    from mura_tune.data.audit import audit
+    from mura_tune.data.dataset import open_dataset
+    from mura_tune.data.scan import scan
+    from mura_tune.errors import InputError
+
+    dataset = open_dataset(data, index_only=index_only)
+    found = audit(dataset, pixels=None if index_only else scan(dataset))
+    console.report(as_json, found.to_json, found.summary)
+    unreadable = [f for f in found.findings if f.kind == "unreadable"]
+    if strict and unreadable:
+        raise InputError(f"{data}: {len(unreadable)} unreadable image(s), {unreadable[0].path} "
+                         "first; replace them, or leave --strict out")  # fmt: skip
+
+
+@click.command()
+@click.argument("area")
+@data_option
+@runs_option
+@set_option
+@strict_option
+@json_option
+def cache(
+    area: str, data: Path, runs: Path, overrides: tuple[str, ...], strict: bool, as_json: bool
+) -> None:
+    """Decode an area's images once, at the size its study trains on. `tune` does it by itself."""
+    prepared = prepared_of(area, study_of(area, overrides), data, runs, strict)
+    n, side = prepared.pixels.shape[:2]
+    plain = {"area": area, "images": n, "size": side, "left_out": len(prepared.left_out)}
+    console.report(as_json, lambda: plain, lambda: f"{area}: {n} images at {side} px are cached")

@@ -1,0 +1,86 @@
+"""Options that several verbs share, and what they stand for: a study, its data, its storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mura_tune import console
+
+if TYPE_CHECKING:
+    import torch
+
+    from mura_tune.config import StudyConfig
+    from mura_tune.data.prepare import Prepared
+    from mura_tune.tuning.results import Best
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _path(flag: str, env: str, default: str, what: str) -> Callable[[F], F]:
+    return click.option(
+        flag, envvar=env, default=default, show_default=True, show_envvar=True,
+        type=click.Path(path_type=Path), help=what,
+    )  # fmt: skip
+
+
+data_option = _path("--data", "MURA_DATA", "data/MURA-v1.1", "Dataset: a folder, or a table .csv.")
+runs_option = _path("--runs", "MURA_RUNS", "runs", "Where studies and the cache are written.")
+releases_option = _path("--releases", "MURA_RELEASES", "releases", "Where releases are written.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+storage_option = click.option(
+    "--storage", envvar="MURA_STORAGE", show_envvar=True, default=None,
+    help="Study database: a file or sqlite:///FILE.  [default: RUNS/studies.db]",
+)  # fmt: skip
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="PATH=VALUE",
+    help="Change one value of the study, such as finetune.lr=3.0e-4 or budget.pruner.name=none; "
+    "stored with it. Repeat for more.",
+)  # fmt: skip
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, … or auto."
+)
+strict_option = click.option(
+    "--strict", is_flag=True, help="Stop at the first unreadable image instead of leaving it out."
+)
+study_option = click.option("--study", "name", default=None, help="Study name.  [default: AREA]")
+
+
+def study_of(area: str, overrides: tuple[str, ...]) -> StudyConfig:
+    from mura_tune import config
+
+    return config.load(area, overrides)
+
+
+def prepared_of(area: str, study: StudyConfig, data: Path, runs: Path, strict: bool) -> Prepared:
+    from mura_tune.data.dataset import open_dataset
+    from mura_tune.data.prepare import prepare
+
+    prepared = prepare(
+        open_dataset(data), area, study.recipe.size, study.split, runs / "cache", strict=strict
+    )
+    for finding in prepared.left_out:
+        console.note(f"left out {finding.path}: {finding.detail}")
+    return prepared
+
+
+def url_of(storage: str | None, runs: Path) -> str:
+    from mura_tune.tuning.storage import url_of
+
+    return url_of(storage or str(runs / "studies.db"))
+
+
+def best_of(name: str, url: str) -> Best:
+    from mura_tune.tuning.results import best as best_of
+    from mura_tune.tuning.storage import load_study, open_storage
+
+    return best_of(load_study(open_storage(url), name, url))
+
+
+def device_of(name: str) -> torch.device:
+    from mura_tune.learning.device import device_of
+
+    return device_of(name)
