@@ -33,11 +33,12 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Every epoch, the best one by dev score (the first among equals), and its weights."""
+    """Every epoch, the best one by dev score (the first among equals), and what it left."""
 
     epochs: tuple[Epoch, ...]
     best: Epoch
     weights: dict[str, Tensor]  # a clone, on the network's device; the network holds them too
+    logits: Tensor  # (N, K) float32, dev's, by the weights of the best epoch
 
 
 def ignore(epoch: Epoch) -> None:
@@ -70,6 +71,7 @@ def fit(
     epochs: list[Epoch] = []
     best: Epoch | None = None
     weights: dict[str, Tensor] = {}
+    best_logits = torch.empty(0)
     for index, phase in enumerate(recipe.phases):
         depth, before = net.set_depth(phase.depth), len(epochs)
         trained = [p for p in net.parameters() if p.requires_grad]
@@ -85,20 +87,21 @@ def fit(
                 strength=recipe.augment, device=device,
             )  # fmt: skip
             loss = _train_epoch(net, batches, loss_of, optimiser, schedule, number)
-            score = task.score(predict(net, dev), dev)
+            logits = predict(net, dev)
+            score = task.score(logits, dev)
             if not math.isfinite(score):
                 raise Diverged(f"{task.monitor} is {score} after epoch {number}")
             epoch = Epoch(number, index + 1, depth, loss, score, time.perf_counter() - started)
             epochs.append(epoch)
             if best is None or score > best.score:
-                best = epoch
+                best, best_logits = epoch, logits
                 weights = {name: value.clone() for name, value in net.body.state_dict().items()}
             on_epoch(epoch)
             if recipe.patience and number - max(best.number, before) >= recipe.patience:
                 break
     assert best is not None  # a Recipe has at least one epoch
     net.body.load_state_dict(weights)
-    return Fit(tuple(epochs), best, weights)
+    return Fit(tuple(epochs), best, weights, best_logits)
 
 
 @torch.inference_mode()

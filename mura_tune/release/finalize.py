@@ -21,7 +21,7 @@ from mura_tune.learning.batches import MEAN, STD, split_of
 from mura_tune.learning.metrics import youden
 from mura_tune.learning.models import build
 from mura_tune.learning.tasks import ABNORMALITY, study_scores
-from mura_tune.learning.training import Epoch, Fit, fit, predict
+from mura_tune.learning.training import Epoch, Fit, fit
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
 from mura_tune.release.card import model_card
@@ -63,7 +63,7 @@ def finalize(
     net = build(recipe.arch, pretrained=recipe.pretrained, seed=recipe.seed).to(device)
     train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
     result = fit(net, train, dev_split, recipe, ABNORMALITY, on_epoch=on_epoch)
-    threshold = youden(study_scores(predict(net, dev_split), dev_split))
+    threshold = youden(study_scores(result.logits, dev_split))
     dev = measure(net, prepared, "dev", threshold)
     test = measure(net, prepared, "test", threshold)
     manifest = _manifest(best, prepared, recipe, result, dev, test)

@@ -24,7 +24,7 @@ from mura_tune.learning.batches import Split, split_of
 from mura_tune.learning.metrics import auc_interval
 from mura_tune.learning.models import build
 from mura_tune.learning.tasks import ABNORMALITY, Task, study_scores
-from mura_tune.learning.training import Epoch, fit, predict
+from mura_tune.learning.training import Epoch, fit
 from mura_tune.recipe import Recipe
 from mura_tune.tuning import space as spaces
 from mura_tune.tuning.results import CUT
@@ -209,7 +209,7 @@ class _Worker:
             recipe.arch, pretrained=recipe.pretrained, outputs=self.task.outputs, seed=recipe.seed
         ).to(self.device)
         result = fit(net, self.train, self.dev, recipe, self.task, on_epoch=on_epoch)
-        interval = auc_interval(study_scores(predict(net, self.dev), self.dev))
+        interval = auc_interval(study_scores(result.logits, self.dev))
         trial.set_user_attr("best_epoch", result.best.number)
         trial.set_user_attr("dev_auc", interval.to_json())
         return result.best.score
