@@ -69,7 +69,7 @@ def auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:
     Raises:
         ValueError: one class only, or a score that is not a number.
     """
-    return float(_weighted_auc(scores, labels, np.ones((1, len(labels))))[0])
+    return float(weighted_auc(scores, labels, np.ones((1, len(labels))))[0])
 
 
 def auc_interval(
@@ -77,7 +77,7 @@ def auc_interval(
 ) -> Estimate:
     """Study AUC with a percentile interval from resampling whole patients."""
     weights = cluster_weights(studies.patients, draws, seed)
-    values = _weighted_auc(studies.scores, studies.labels, weights)
+    values = weighted_auc(studies.scores, studies.labels, weights)
     low, high = _percentiles(values, level)  # a draw without one of the classes has no AUC
     value = auc(studies.scores, studies.labels)
     if low == high and value in (0.0, 1.0):  # as sure as its rarer class has patients, no surer
@@ -112,7 +112,7 @@ def youden(studies: Studies) -> float:
     return float(cuts[np.argmax(np.where(usable, cleared - missed, -np.inf))])
 
 
-def _weighted_auc(scores: NDArray[Any], labels: NDArray[Any], weights: Floats) -> Floats:
+def weighted_auc(scores: NDArray[Any], labels: NDArray[Any], weights: Floats) -> Floats:
     """AUC under each row of integer weights (B, M); NaN where a class has no weight."""
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if not np.isfinite(scores).all():
