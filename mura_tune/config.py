@@ -74,6 +74,18 @@ class Pruner:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Confirm:
+    """How the winner is found: the `top` trials, and the baseline, once more with `seeds` each."""
+
+    top: int  # 0 = believe the search
+    seeds: int
+
+    def __post_init__(self) -> None:
+        check(self.top >= 0, "top", self.top, "0 (no confirmation) or more")
+        check(self.seeds >= 1, "seeds", self.seeds, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """How much is searched: `trials` in total, the first `random` of them unguided."""
 
@@ -81,6 +93,7 @@ class Budget:
     random: int
     seed: int
     pruner: Pruner
+    confirm: Confirm
 
     def __post_init__(self) -> None:
         check(self.trials >= 1, "trials", self.trials, "1 or more")
@@ -89,13 +102,19 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
-    """How the published training part is divided: share of patients held out as dev, and a seed."""
+    """How the published training part is divided: share of patients held out as dev, and a seed.
+
+    With `folds`, a trial's score is the mean over that many patient folds; the final run uses
+    the share.
+    """
 
     dev: float
     seed: int
+    folds: int
 
     def __post_init__(self) -> None:
         check(0 < self.dev < 0.9, "dev", self.dev, "between 0 and 0.9")
+        check(self.folds == 0 or self.folds >= 2, "folds", self.folds, "0 (none) or 2 and more")
 
 
 @dataclass(frozen=True, kw_only=True)

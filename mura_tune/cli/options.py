@@ -33,7 +33,8 @@ releases_option = _path("--releases", "MURA_RELEASES", "releases", "Where releas
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 storage_option = click.option(
     "--storage", envvar="MURA_STORAGE", show_envvar=True, default=None,
-    help="Study database: a file or sqlite:///FILE.  [default: RUNS/studies.db]",
+    help="Study database: a file, or postgresql+psycopg://USER@HOST/DB.  "
+    "[default: RUNS/studies.db]",
 )  # fmt: skip
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="PATH=VALUE",
@@ -55,6 +56,14 @@ def study_of(area: str, overrides: tuple[str, ...]) -> StudyConfig:
     return config.load(area, overrides)
 
 
+def areas_of(data: Path) -> list[str]:
+    """Every area of a dataset, those with the fewest images first."""
+    from mura_tune.data.dataset import open_dataset
+
+    images = open_dataset(data).frame.groupby("area").size()
+    return [str(area) for area in images.sort_values(kind="stable").index]
+
+
 def prepared_of(area: str, study: StudyConfig, data: Path, runs: Path, strict: bool) -> Prepared:
     from mura_tune.data.dataset import open_dataset
     from mura_tune.data.prepare import prepare
@@ -74,10 +83,9 @@ def url_of(storage: str | None, runs: Path) -> str:
 
 
 def best_of(name: str, url: str) -> Best:
-    from mura_tune.tuning.results import best as best_of
-    from mura_tune.tuning.storage import load_study, open_storage
+    from mura_tune.tuning.results import best_in
 
-    return best_of(load_study(open_storage(url), name, url))
+    return best_in(url, name)
 
 
 def device_of(name: str) -> torch.device:

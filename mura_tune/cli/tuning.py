@@ -8,10 +8,10 @@ import click
 
 from mura_tune import console
 from mura_tune.cli.options import (
+    areas_of,
     best_of,
     data_option,
     device_of,
-    device_option,
     json_option,
     prepared_of,
     runs_option,
@@ -31,32 +31,63 @@ from mura_tune.cli.options import (
 @storage_option
 @study_option
 @click.option("--trials", type=click.IntRange(1), help="How many in total, finished or pruned.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
+              help="Processes that search at once; they share the CPU cores.")  # fmt: skip
+@click.option("--devices", "--device", default="auto", show_default=True,
+              help="Where workers train, in turn: cpu, cuda, or cuda:0,cuda:1.")  # fmt: skip
+@click.option("--warm-start", default="auto", show_default=True, metavar="auto|none|STUDY,STUDY",
+              help="Try the confirmed winners of these studies early.")  # fmt: skip
+@click.option("--allow-space-change", is_flag=True,
+              help="Go on with other ranges than the study was started with.")  # fmt: skip
+@click.option("--no-artifacts", is_flag=True, help="No pictures of trials for the dashboard.")
+@click.option("--grace", type=click.IntRange(2), default=300, show_default=True,
+              help="Seconds a worker may be silent before its trial is run again.")  # fmt: skip
 @set_option
-@device_option
 @strict_option
 @json_option
 def tune(
     area: str, data: Path, runs: Path, storage: str | None, name: str | None, trials: int | None,
-    overrides: tuple[str, ...], device: str, strict: bool, as_json: bool,
+    workers: int, devices: str, warm_start: str, allow_space_change: bool, no_artifacts: bool,
+    grace: int, overrides: tuple[str, ...], strict: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Search the recipe of AREA: until there are N trials, however often this is called.
 
-    Stopping it (Ctrl-C) loses nothing: the same call goes on. Trial 0 is the default recipe.
+    AREA `all` searches every area of the dataset side by side, the smallest first. Then the best
+    trials run again with new seeds, and the best by their mean wins.
+
+    Ctrl-C finishes the trial that runs and stops; twice stops now. Neither loses anything: the
+    same call goes on. Trial 0 is the default recipe.
     """
-    from mura_tune.tuning import results
-    from mura_tune.tuning.search import tune as search
+    from mura_tune.errors import InputError
+    from mura_tune.tuning import results, words
+    from mura_tune.tuning import workers as crews
+    from mura_tune.tuning.search import How, Job, start
+    from mura_tune.tuning.storage import load_study, open_storage
     from mura_tune.tuning.watch import Watch
 
+    if area == "all" and name:
+        raise InputError("--study: names one study, and AREA is all; leave one out")
     budget = (f"budget.trials={trials}",) if trials else ()
-    study = study_of(area, (*overrides, *budget))
-    prepared = prepared_of(area, study, data, runs, strict)
-    with Watch(study) as watch:
-        opened = search(
-            study, prepared, name=name or area, url=url_of(storage, runs), device=device_of(device),
-            on_epoch=watch.epoch, on_trial=watch.trial,
-        )  # fmt: skip
-    best_one = results.best(opened)
-    console.report(as_json, best_one.to_json, lambda: results.describe(best_one))
+    crew = crews.Crew(workers, tuple(device_of(d) for d in devices.split(",")))
+    url = url_of(storage, runs)
+    how = How(url, grace, warm_start, None if no_artifacts else runs / "artifacts")
+    jobs: list[Job] = []
+    since: dict[str, int] = {}
+    for one in areas_of(data) if area == "all" else [area]:
+        study = study_of(one, (*overrides, *budget))
+        job = Job(name or one, study, prepared_of(one, study, data, runs, strict))
+        since |= start(job, how, allow_space_change=allow_space_change)
+        jobs.append(job)
+    opened = {job.name: load_study(open_storage(url), job.name, url) for job in jobs}
+    wanted = {job.name: job.study.budget.trials for job in jobs}
+    with Watch(wanted, lambda one: opened[one].get_trials(deepcopy=False)) as watch:
+        crews.run(jobs, since, how, crew, watch, watch.say)
+    found = [results.best_in(url, job.name) for job in jobs]
+    console.report(
+        as_json,
+        lambda: [one.to_json() for one in found] if area == "all" else found[0].to_json(),
+        lambda: "\n\n".join(words.describe(one) for one in found),
+    )
 
 
 @click.command()
@@ -65,11 +96,11 @@ def tune(
 @storage_option
 @json_option
 def best(area: str, runs: Path, storage: str | None, as_json: bool) -> None:
-    """Show the best trial of a study (AREA, or the name given to `tune --study`)."""
-    from mura_tune.tuning import results
+    """Show the winner of a study (AREA, or the name given to `tune --study`) and what it beat."""
+    from mura_tune.tuning import words
 
     found = best_of(area, url_of(storage, runs))
-    console.report(as_json, found.to_json, lambda: results.describe(found))
+    console.report(as_json, found.to_json, lambda: words.describe(found))
 
 
 @click.command()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,16 @@ class Prepared:
     left_out: tuple[Finding, ...]
     fingerprint: str
     split_hash: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: the name of the pixel file instead of its bytes."""
+        file = getattr(self.pixels, "filename", None)
+        return self.__dict__ | ({"pixels": Path(file)} if file else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["pixels"], Path):
+            state["pixels"] = np.load(state["pixels"], mmap_mode="r")
+        self.__dict__.update(state)
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """Row numbers of one part: train, dev or test."""
@@ -64,3 +75,22 @@ def prepare(
         fingerprint=cached.fingerprint,
         split_hash=splits.split_hash(kept),
     )
+
+
+def folds_of(prepared: Prepared, holdout: Holdout) -> tuple[Prepared, ...]:
+    """`prepared` once for each of `holdout.folds` patient folds, with that fold as its dev part.
+
+    Test stays what it is, and is in no fold.
+
+    Raises:
+        InputError: a fold with one class only.
+    """
+    rest = (prepared.frame["part"] != "test").to_numpy()
+    fold = splits.folds(prepared.frame, holdout.folds, holdout.seed).to_numpy()
+    views = []
+    for number in range(holdout.folds):
+        part = np.where(rest, np.where(fold == number, "dev", "train"), "test")
+        frame = prepared.frame.assign(part=part)
+        splits.check_classes(frame, "part", f"{prepared.area} fold {number + 1}")
+        views.append(replace(prepared, frame=frame))
+    return tuple(views)

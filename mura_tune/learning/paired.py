@@ -1,17 +1,17 @@
-"""Two models on the same studies: their difference, resampled patient by patient."""
+"""Several AUCs in one interval: two models on the same studies, and the mean over patient folds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mura_tune.learning.metrics import (
     DRAWS,
     Estimate,
     Floats,
     Studies,
+    auc_interval,
     cluster_weights,
     weighted_auc,
 )
@@ -29,20 +29,57 @@ def auc_difference(
     Raises:
         ValueError: a side without a run, or runs over different studies.
     """
+    return fold_difference([[run] for run in ours], [[run] for run in theirs],
+                           draws=draws, seed=seed)  # fmt: skip
+
+
+def fold_difference(
+    ours: Sequence[Sequence[Studies]],
+    theirs: Sequence[Sequence[Studies]],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """`auc_difference` where each run is a sequence of folds, and its AUC the mean over them."""
     if not ours or not theirs:
         raise ValueError("a difference needs a run on either side")
     first = ours[0]
     for run in (*ours, *theirs):
-        if not np.array_equal(run.names, first.names):
+        if [list(fold.names) for fold in run] != [list(fold.names) for fold in first]:
             raise ValueError("the runs do not cover the same studies")
-    weights = np.concatenate(
-        [np.ones((1, len(first.names))), cluster_weights(first.patients, draws, seed)]
+    values = np.mean(
+        [
+            _over_runs([run[i] for run in ours], draws, seed + i)
+            - _over_runs([run[i] for run in theirs], draws, seed + i)
+            for i in range(len(first))
+        ],
+        axis=0,
     )
-    value, *drawn = _mean_auc(ours, weights) - _mean_auc(theirs, weights)
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    patients = len(np.unique(first.patients))
-    return Estimate(float(value), float(low), float(high), len(first.names), patients)
+    return _estimate(values, first)
 
 
-def _mean_auc(runs: Sequence[Studies], weights: Floats) -> NDArray[np.float64]:
-    return np.mean([weighted_auc(run.scores, run.labels, weights) for run in runs], axis=0)
+def mean_auc(folds: Sequence[Studies], *, draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """The mean over folds of their study AUCs; each draw takes patients anew within each fold."""
+    if len(folds) == 1:
+        return auc_interval(folds[0], draws=draws, seed=seed)
+    values = [_over_runs([fold], draws, seed + i) for i, fold in enumerate(folds)]
+    return _estimate(np.mean(values, axis=0), folds)
+
+
+def _over_runs(runs: Sequence[Studies], draws: int, seed: int) -> Floats:
+    """(1 + draws,) mean AUC over runs on the same studies, as they are and in every draw."""
+    patients = runs[0].patients
+    once = np.ones((1, len(patients)))
+    weights = np.concatenate([once, cluster_weights(patients, draws, seed)])
+    return np.asarray(np.mean([weighted_auc(r.scores, r.labels, weights) for r in runs], axis=0))
+
+
+def _estimate(values: Floats, folds: Sequence[Studies]) -> Estimate:
+    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
+    return Estimate(
+        value=float(values[0]),
+        low=float(low),
+        high=float(high),
+        studies=sum(len(fold.names) for fold in folds),
+        patients=len(np.unique(np.concatenate([fold.patients for fold in folds]))),
+    )

@@ -1,21 +1,28 @@
-"""What a study found: the best trial, the baseline beside it, and how the rest ended."""
+"""What a study found: the winner, the baseline it had to beat, and how sure that is."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune import config, recipe
 from mura_tune.config import StudyConfig
 from mura_tune.errors import InputError
+from mura_tune.learning.metrics import Estimate, Studies
+from mura_tune.learning.paired import fold_difference
 from mura_tune.recipe import Recipe
-from mura_tune.tuning.storage import database, open_storage
+from mura_tune.tuning.plans import BASELINE
+from mura_tune.tuning.slots import was_cut
+from mura_tune.tuning.storage import database, load_study, open_storage
+from mura_tune.tuning.trial import SCORES, unpacked
 
-CUT = ("killed", "interrupted")  # reasons that give a trial's values to another
+CONFIRMS = ".confirm"  # ends the name of the study that confirms another
 
 
 @dataclass(frozen=True)
@@ -28,17 +35,41 @@ class Trial:
     studies: int
     params: dict[str, Any]
     recipe: Recipe
+    source: str | None = None  # of a warm start
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A candidate trained again with new seeds: the score of each, and their mean.
+
+    The score that made it a candidate is not among them: it was picked for being high.
+    """
+
+    trial: int
+    scores: tuple[float, ...]
+    mean: float
 
 
 @dataclass(frozen=True)
 class Best:
-    """The winner of a study, the recipe it had to beat, and counts by state."""
+    """The winner of a study, the recipe it had to beat, and counts by state.
+
+    Attributes:
+        best: the winner: by mean over new seeds where candidates were confirmed, else by score.
+        baseline: the recipe as it stands, trial 0.
+        confirmed: every candidate with all its new seeds, best mean first.
+        difference: the winner's AUC minus the baseline's on the same dev studies, over the new
+            seeds where there are some; None without a baseline, or where it won itself.
+    """
 
     study: str
     area: str
     best: Trial
     baseline: Trial | None
-    worst: float
+    confirmed: tuple[Confirmed, ...]
+    difference: Estimate | None
+    rarer: int  # dev patients of the rarer class
+    span: tuple[float, float]  # of the finished trials' scores
     counts: dict[str, int]
     config: StudyConfig
     dataset: str
@@ -49,29 +80,67 @@ class Best:
         return plain | {"config": config.to_dict(self.config)}
 
 
-def best(study: optuna.Study) -> Best:
-    """The best finished trial. Raises InputError where none has finished."""
+def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
+    """The best finished trial, by its confirmation where there is one.
+
+    Raises:
+        InputError: no trial has finished.
+    """
     trials = study.get_trials(deepcopy=False)
-    finished = [t for t in trials if t.state == TrialState.COMPLETE]
+    finished = {t.number: t for t in trials if t.state == TrialState.COMPLETE}
     name = study.study_name
     if not finished:
         raise InputError(
             f"study {name}: no finished trial among {len(trials)}; run 'make tune AREA={name}'"
         )
     comparable = study.user_attrs["comparable"]
-    winner = max(finished, key=lambda t: (t.value, -t.number))
-    baseline = [t for t in finished if t.user_attrs.get("slot") == 0]
+    resolved = config.from_dict(study.user_attrs["config"], f"study {name}")
+    again = _again(confirming, resolved.budget.confirm.seeds)
+    confirmed = tuple(
+        sorted(
+            (
+                Confirmed(n, scores, float(np.mean(scores)))
+                for n, runs in again.items()
+                if n in finished and (scores := tuple(_value(t) for t in runs))
+            ),
+            key=lambda c: (-c.mean, c.trial),
+        )
+    )
+    winner = (
+        finished[confirmed[0].trial]
+        if confirmed
+        else max(finished.values(), key=lambda t: (_value(t), -t.number))
+    )
+    baseline = next((t for t in finished.values() if t.user_attrs.get("role") == BASELINE), None)
     return Best(
         study=name,
         area=comparable["area"],
         best=_trial(winner, name),
-        baseline=_trial(baseline[0], name) if baseline else None,
-        worst=min(t.value for t in finished if t.value is not None),
+        baseline=_trial(baseline, name) if baseline else None,
+        confirmed=confirmed,
+        difference=_difference(study, winner, baseline, again),
+        rarer=_rarer(study),
+        span=(min(map(_value, finished.values())), max(map(_value, finished.values()))),
         counts=counts(trials),
-        config=config.from_dict(study.user_attrs["config"], f"study {name}"),
+        config=resolved,
         dataset=comparable["dataset"],
         split_hash=comparable["split_hash"],
     )
+
+
+def best_in(url: str, name: str) -> Best:
+    """`best` of a study by name, with its confirmation. Raises InputError as `best` does."""
+    storage = open_storage(url)
+    study = load_study(storage, name, url)
+    return best(study, confirmation(storage, name))
+
+
+def confirmation(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study | None:
+    """The study that confirms study `name`, if it exists."""
+    try:
+        return optuna.load_study(study_name=name + CONFIRMS, storage=storage)
+    except KeyError:
+        return None
 
 
 def finished_studies(url: str) -> list[str]:
@@ -80,58 +149,90 @@ def finished_studies(url: str) -> list[str]:
     names = [
         summary.study_name
         for summary in optuna.get_all_study_summaries(storage)
-        if summary.best_trial is not None
+        if summary.best_trial is not None and not summary.study_name.endswith(CONFIRMS)
     ]
     if not names:
         raise InputError(f"{database(url)}: no study with a finished trial; run 'make tune' first")
     return sorted(names)
 
 
-def describe(found: Best) -> str:
-    """The winner and what it had to beat, for people."""
-    ended = ", ".join(f"{n} {word}" for word, n in found.counts.items() if n)
-    lines = [f"study {found.study}: {ended}", f"best      {_line(found.best)}"]
-    if found.baseline:
-        lines.append(f"baseline  {_line(found.baseline)}")
-    lines.append(
-        f"          finished trials range from {found.worst:.3f} to {found.best.score:.3f}"
-    )
-    return "\n".join(lines)
-
-
-def shown_params(params: dict[str, Any]) -> str:
-    """A trial's values in a line, to three digits."""
-    return "  ".join(
-        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in params.items()
-    )
-
-
-def _line(trial: Trial) -> str:
-    low, high = trial.interval
-    score = f"dev study AUC {trial.score:.3f} [{low:.3f}, {high:.3f}] (n = {trial.studies})"
-    return f"trial {trial.number}: {score}  {shown_params(trial.params)}"
-
-
-def counts(trials: list[FrozenTrial]) -> dict[str, int]:
+def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
     """Trials by how they ended; those that were cut off have been run again since, or will be."""
     words = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running",
              "WAITING": "waiting"}  # fmt: skip
-    ended = (
-        "cut off" if t.user_attrs.get("reason") in CUT else words[t.state.name] for t in trials
-    )
-    counter = Counter(ended)
+    counter = Counter("cut off" if was_cut(t) else words[t.state.name] for t in trials)
     return {word: counter[word] for word in (*words.values(), "cut off")}
+
+
+def _again(confirming: optuna.Study | None, seeds: int) -> dict[int, list[FrozenTrial]]:
+    """The finished confirmations of each candidate that has as many as were asked for."""
+    runs: dict[int, list[FrozenTrial]] = {}
+    trials = confirming.get_trials(deepcopy=False) if confirming else []
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE:
+            runs.setdefault(trial.user_attrs["of"], []).append(trial)
+    return {number: done for number, done in runs.items() if len(done) >= seeds}
+
+
+def _difference(
+    study: optuna.Study,
+    winner: FrozenTrial,
+    baseline: FrozenTrial | None,
+    again: dict[int, list[FrozenTrial]],
+) -> Estimate | None:
+    if baseline is None or winner.number == baseline.number:
+        return None
+    pair = [winner, baseline]
+    both = all(t.number in again for t in pair)
+    ours, theirs = (
+        [_scored(study, run) for run in (again[t.number] if both else [t])] for t in pair
+    )
+    return fold_difference(ours, theirs)
+
+
+def _rarer(study: optuna.Study) -> int:
+    """Dev patients of the class that has fewer of them, over all folds."""
+    sides = [
+        sum(len({p for p, y in zip(part["patients"], part["labels"], strict=True) if y == label})
+            for part in _dev(study))
+        for label in (0, 1)
+    ]  # fmt: skip
+    return min(sides)
+
+
+def _dev(study: optuna.Study) -> list[dict[str, list[int]]]:
+    """Labels and patients of the dev studies of each fold, as `resume` stored them."""
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    parts: list[dict[str, list[int]]] = attrs["mura:dev"]
+    return parts
+
+
+def _scored(study: optuna.Study, trial: FrozenTrial) -> list[Studies]:
+    """The dev studies of each fold with this trial's scores."""
+    return [
+        Studies(
+            names=np.array([str(i) for i in range(len(scores))]),
+            patients=np.array(part["patients"]),
+            labels=np.array(part["labels"], dtype=np.int64),
+            scores=scores,
+        )
+        for part, scores in zip(_dev(study), unpacked(trial.system_attrs[SCORES]), strict=True)
+    ]
 
 
 def _trial(trial: FrozenTrial, study: str) -> Trial:
     interval = trial.user_attrs["dev_auc"]
-    assert trial.value is not None  # finished
     return Trial(
         number=trial.number,
-        score=trial.value,
+        score=_value(trial),
         interval=(interval["low"], interval["high"]),
         studies=interval["studies"],
         params=trial.params,
         recipe=recipe.from_dict(trial.user_attrs["recipe"], f"study {study} trial {trial.number}"),
+        source=trial.user_attrs.get("from"),
     )
+
+
+def _value(trial: FrozenTrial) -> float:
+    assert trial.value is not None  # finished
+    return trial.value

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
+from optuna.study import StudyDirection
 
 from mura_tune import config
 from mura_tune.config import StudyConfig
-from mura_tune.data.prepare import Prepared
+from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import InputError
+
+RANGE = {"low", "high"}  # of an axis: what may change with leave
 
 
 def same_or_refuse(
@@ -19,9 +23,13 @@ def same_or_refuse(
     study: StudyConfig,
     space: Mapping[str, Any],
     prepared: Prepared,
-    name: str,
+    *,
+    allow_space_change: bool = False,
 ) -> None:
     """Store with the study what makes its trials comparable, or compare it with what is stored.
+
+    Args:
+        allow_space_change: let the ranges of numeric axes differ; what ran so far stays.
 
     Raises:
         InputError: recipe, search space, split or dataset differ, with each difference.
@@ -36,30 +44,77 @@ def same_or_refuse(
         "split_hash": prepared.split_hash,
     }
     stored = opened.user_attrs.get("comparable")
-    if stored is not None and stored != now:
-        changes = "; ".join(_differences(stored, now))
-        raise InputError(
-            f"study {name} was started with something else: {changes}. Trials would not compare: "
-            "undo the change, or start a study of its own with --study NAME"
-        )
     if stored is None:
+        _start(opened, now, prepared, study)
+    elif stored != now:
+        _judge(opened, stored, now, allow_space_change)
         opened.set_user_attr("comparable", now)
-        with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            opened.set_metric_names(["dev study AUC"])
     opened.set_user_attr("config", plain)  # budget and final phases may change between calls
 
 
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+def _start(
+    opened: optuna.Study, now: Mapping[str, Any], prepared: Prepared, study: StudyConfig
+) -> None:
+    if opened.get_trials(deepcopy=False) or opened.direction != StudyDirection.MAXIMIZE:
+        raise InputError(f"study {opened.study_name} was made by something else; "
+                         "start one of its own with --study NAME")  # fmt: skip
+    views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
+    storage: Any = opened._storage
+    parts = [_dev_studies(view) for view in views]
+    storage.set_study_system_attr(opened._study_id, "mura:dev", parts)
+    opened.set_user_attr("comparable", now)
+    with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        opened.set_metric_names(["dev study AUC"])
+
+
+def _dev_studies(prepared: Prepared) -> dict[str, list[int]]:
+    """Label and patient (as a number) of each dev study, in the order of scores."""
+    rows = prepared.frame.iloc[prepared.rows("dev")]
+    _, first = np.unique(rows["study"].to_numpy(dtype=str), return_index=True)
+    _, patients = np.unique(rows["patient"].to_numpy(dtype=str)[first], return_inverse=True)
+    labels = rows["label"].to_numpy()[first]
+    return {"labels": [int(v) for v in labels], "patients": [int(p) for p in patients]}
+
+
+def _judge(
+    opened: optuna.Study, stored: Mapping[str, Any], now: Mapping[str, Any], allowed: bool
+) -> None:
+    """Refuse whatever would make trials incomparable; ranges pass when they are `allowed` to."""
+    name = opened.study_name
+    ranges: list[str] = []
+    others: list[str] = []
+    for path, old, new in _differences(stored, now):
+        keys = path.split(".")
+        only_range = keys[0] == "space" and keys[-1] in RANGE and keys[-2] == "attributes"
+        told = f"{path.replace('.attributes', '')} {_short(old)} -> {_short(new)}"
+        (ranges if only_range else others).append(told)
+    if others:
+        raise InputError(
+            f"study {name} was started with something else: {'; '.join(others + ranges)}. Trials "
+            f"would not compare: undo the change, or start a study of its own: "
+            f"mura tune {now['area']} --study {name}-2"
+        )
+    if not allowed:
+        raise InputError(
+            f"study {name} searched other ranges: {'; '.join(ranges)}. Go on with them by "
+            f"--allow-space-change (what ran so far stays and counts), or start a study of its "
+            f"own: mura tune {now['area']} --study {name}-2"
+        )
+    history: Sequence[str] = opened.user_attrs.get("space_changes", [])
+    opened.set_user_attr("space_changes", [*history, *ranges])
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             line
             for key in sorted({*old, *new})
             for line in _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
         ]
-    return [] if old == new else [f"{where} {_short(old)} -> {_short(new)}"]
+    return [] if old == new else [(where, old, new)]
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = "none" if value is None else str(value)
     return text[:12] + "…" if len(text) == 64 else text

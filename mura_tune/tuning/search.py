@@ -1,103 +1,130 @@
-"""The search: exactly N trials of one study, however often it is stopped and started.
+"""The search: exactly N trials a study and their confirmation, however often it is stopped.
 
-A trial fills a slot, 0 to N-1. A slot is done when its trial finished or was pruned; a trial that
-was killed leaves its slot open and its values to the next one. All of that is decided under the
-study's lock, which a trial lets go once its values are drawn.
+A trial fills a slot. What slots there are says `plans`, which one is next `slots`; both are asked
+under the study's lock, which a trial lets go once its values are drawn.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 import optuna
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune.config import Budget, StudyConfig
 from mura_tune.data.prepare import Prepared
-from mura_tune.errors import Diverged, MuraError
-from mura_tune.learning.batches import Split, split_of
-from mura_tune.learning.metrics import auc_interval
 from mura_tune.learning.models import build
-from mura_tune.learning.tasks import ABNORMALITY, Task, study_scores
-from mura_tune.learning.training import Epoch, fit
-from mura_tune.recipe import Recipe
 from mura_tune.tuning import space as spaces
-from mura_tune.tuning.results import CUT
+from mura_tune.tuning.locks import Alive, Lock, lock_of
+from mura_tune.tuning.plans import confirm_slots, search_slots, searched
+from mura_tune.tuning.results import CONFIRMS, confirmation
 from mura_tune.tuning.resume import same_or_refuse
-from mura_tune.tuning.storage import Alive, StudyLock, locks, open_storage
+from mura_tune.tuning.slots import Plan, next_slot, standing
+from mura_tune.tuning.storage import GRACE, open_storage
+from mura_tune.tuning.trial import Material, Objective, Progress, material
+from mura_tune.tuning.warm import AUTO, warm_starts
 
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-SAME_FAILURES = 5  # in a row: then something is wrong with more than a trial
+POLL = 1.0  # seconds between two looks for a slot that others may leave open
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One study to bring to its count."""
+
+    name: str
+    study: StudyConfig
+    prepared: Prepared
 
 
 @dataclass(frozen=True)
-class Report:
-    """Where a study stands; `trial` is the one that just ended."""
+class How:
+    """What every worker is told beside its jobs."""
 
-    trial: FrozenTrial | None
-    done: int
-    wanted: int
+    url: str
+    grace: int = GRACE
+    warm_start: str = AUTO
+    artifacts: Path | None = None
 
 
-def tune(
-    study: StudyConfig,
-    prepared: Prepared,
-    *,
-    name: str,
-    url: str,
-    device: torch.device,
-    on_epoch: Callable[[int, Epoch, Recipe], None] = lambda number, epoch, recipe: None,
-    on_trial: Callable[[Report], None] = lambda report: None,
-) -> optuna.Study:
-    """Run trials of study `name` until `study.budget.trials` are finished or pruned, in total.
+@dataclass(frozen=True)
+class Ended:
+    """A trial that ended, for whoever watches."""
 
-    Trial 0 is the recipe as it stands; the others are drawn by TPE. Only train and dev are read.
+    study: str
+    trial: FrozenTrial
+
+
+Event = Progress | Ended
+
+
+def start(job: Job, how: How, *, allow_space_change: bool = False) -> dict[str, int]:
+    """Make the study, or see that it may go on.
+
+    Returns how many trials it has, and how many the study that confirms it, by name.
 
     Raises:
-        InputError: the study exists with another search, recipe, dataset or split.
-        MuraError: five trials in a row failed for one reason.
-        KeyboardInterrupt: as it came; the trial it met is run again by the next call.
+        InputError: it exists with another search, recipe, dataset or split.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = spaces.space_of(study)
-    build(study.recipe.arch, pretrained=study.recipe.pretrained)  # or refuse before a study exists
-    train, dev = (split_of(prepared, part, device) for part in ("train", "dev"))
-    storage = open_storage(url, create=True)
-    lock = StudyLock(locks(url) / f"{name}.lock")
-    with Alive(locks(url)) as alive:
-        worker = _Worker(study, space, train, dev, device, lock, alive, on_epoch)
-        lock.acquire()
-        try:
-            opened = optuna.create_study(
-                storage=storage, study_name=name, direction="maximize", load_if_exists=True,
-                pruner=pruner(study),
-            )  # fmt: skip
-            same_or_refuse(opened, study, spaces.space_to_json(space), prepared, name)
-        finally:
-            lock.release()
-        on_trial(Report(None, len(_done(opened)), study.budget.trials))
-        failures: list[str] = []
-        while worker.one_more(opened):
-            trial = opened.get_trials()[worker.number]
-            on_trial(Report(trial, len(_done(opened)), study.budget.trials))
-            failures = [*failures, _kind(trial)] if trial.state == TrialState.FAIL else []
-            if len(failures) >= SAME_FAILURES and len(set(failures[-SAME_FAILURES:])) == 1:
-                raise MuraError(
-                    f"study {name}: {SAME_FAILURES} trials in a row failed alike "
-                    f"({trial.user_attrs['reason']}); mend that, and the same call goes on"
-                )
-    return opened
+    space = spaces.space_of(job.study)
+    build(job.study.recipe.arch, pretrained=job.study.recipe.pretrained)  # or refuse before it
+    storage = open_storage(how.url, create=True)
+    with lock_of(how.url, job.name):
+        opened = optuna.create_study(
+            storage=storage, study_name=job.name, direction="maximize", load_if_exists=True
+        )
+        same_or_refuse(opened, job.study, spaces.space_to_json(space), job.prepared,
+                       allow_space_change=allow_space_change)  # fmt: skip
+        warm_starts(storage, job.name, job.study, space, how.warm_start)  # or refuse what is named
+    again = confirmation(storage, job.name)
+    return {
+        job.name: len(opened.get_trials(deepcopy=False)),
+        job.name + CONFIRMS: len(again.get_trials(deepcopy=False)) if again else 0,
+    }
+
+
+def work(
+    jobs: Sequence[Job],
+    since: Mapping[str, int],
+    how: How,
+    device: torch.device,
+    tell: Callable[[Event], None],
+    stop: Callable[[], bool],
+) -> None:
+    """Be one worker: run open slots until every job's count is full, or `stop()`.
+
+    Args:
+        since: number of trials of each study when this call began.
+
+    Raises:
+        MuraError: five trials in a row failed for one reason.
+        KeyboardInterrupt: as it came; the trial it met is run again.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = open_storage(how.url, grace=how.grace)
+    with Alive(how.url) as alive:
+        courses = [_Course(job, how, storage, alive, device, tell, since) for job in jobs]
+        while courses and not stop():
+            courses = [course for course in courses if not course.finished()]
+            courses.sort(key=lambda course: course.running)  # stable: else in the order given
+            if not any(course.one_more() for course in courses):
+                time.sleep(POLL if courses else 0)  # others run what is left; one may yet die
 
 
 def pruner(study: StudyConfig) -> optuna.pruners.BasePruner:
-    """The pruner of a study; the head-only phase and the first quarter are never compared."""
+    """The pruner of a study; the head-only phase and the first quarter are never compared.
+
+    With folds a step is a fold, and the first may be compared.
+    """
     given, recipe = study.budget.pruner, study.recipe
-    warmup = max(recipe.head.epochs + 1, recipe.epochs // 4)
+    warmup = 0 if study.split.folds else max(recipe.head.epochs + 1, recipe.epochs // 4)
     common = {
         "n_startup_trials": given.startup, "n_warmup_steps": warmup,
         "n_min_trials": given.min_trials,
@@ -108,111 +135,114 @@ def pruner(study: StudyConfig) -> optuna.pruners.BasePruner:
         case "percentile":
             return optuna.pruners.PercentilePruner(given.percentile, **common)
         case "hyperband":
-            return optuna.pruners.HyperbandPruner(warmup, recipe.epochs)
+            steps = study.split.folds or recipe.epochs
+            return optuna.pruners.HyperbandPruner(max(1, warmup), steps)
         case _:
             return optuna.pruners.NopPruner()
 
 
 @dataclass
-class _Worker:
-    """One process's share of a search."""
+class _Course:
+    """One study as a worker sees it: the search first, then its confirmation."""
 
-    study: StudyConfig
-    space: spaces.Space
-    train: Split
-    dev: Split
-    device: torch.device
-    lock: StudyLock
+    job: Job
+    how: How
+    storage: RDBStorage
     alive: Alive
-    on_epoch: Callable[[int, Epoch, Recipe], None]
-    task: Task = ABNORMALITY
-    number: int = field(default=-1, init=False)  # of the trial it ran last
-    _slot: int = field(default=0, init=False)
+    device: torch.device
+    tell: Callable[[Event], None]
+    since: Mapping[str, int]
+    running: int = field(default=0, init=False)
 
-    def one_more(self, study: optuna.Study) -> bool:
+    def __post_init__(self) -> None:
+        self.space = spaces.space_of(self.job.study)
+        self.lock: Lock = lock_of(self.how.url, self.job.name)
+        self.study = optuna.load_study(
+            study_name=self.job.name, storage=self.storage, pruner=pruner(self.job.study)
+        )
+        self._confirming: optuna.Study | None = None
+        self._material: Material | None = None
+
+    def finished(self) -> bool:
+        """Whether nothing is left; counts what runs elsewhere on the way."""
+        if (stage := self._stage()) is None:
+            return True
+        study, plan = stage
+        trials = study.get_trials(deepcopy=False)
+        now = standing(trials, plan(trials))
+        self.running = now.running
+        return study is not self.study and now.done == now.wanted
+
+    def one_more(self) -> bool:
         """Run the next open slot; False when none is open."""
+        if (stage := self._stage()) is None:
+            return False
+        study, plan = stage
+        first = self.since.get(study.study_name, 0)
         self.lock.acquire()
         try:
-            slot = self._next_slot(study)
+            slot = next_slot(study, plan, self.space, self.alive.lives, first)
             if slot is None:
                 return False
-            self._slot = slot
-            study.sampler = _sampler(self.study.budget, len(study.get_trials(deepcopy=False)))
-            study.optimize(self._objective, n_trials=1, catch=(Exception,))
+            number = len(study.get_trials(deepcopy=False))
+            study.sampler = _sampler(self.job.study.budget, number)
+            ran: list[int] = []
+            objective = Objective(
+                study.study_name, self.job.study, self.space, self._learned_from(),
+                self.lock.release, self.tell, lambda *_: None,
+            )  # fmt: skip
+            self._optimise(study, partial(_begin, objective, self.alive.name, slot.key, ran), ran)
         finally:
             self.lock.release()
         return True
 
-    def _next_slot(self, study: optuna.Study) -> int | None:
-        """The lowest open slot. Dead trials are failed and their values queued again."""
-        trials = study.get_trials(deepcopy=False)
-        for trial in trials:
-            running = trial.state == TrialState.RUNNING
-            if running and not self.alive.lives(trial.user_attrs.get("worker")):
-                study._storage.set_trial_user_attr(trial._trial_id, "reason", "killed")
-                study.tell(trial.number, state=TrialState.FAIL)
-        trials = study.get_trials(deepcopy=False)
-        held = {_slot_of(t) for t in trials if t.state in (*DONE, TrialState.RUNNING)}
-        open_slots = [slot for slot in range(self.study.budget.trials) if slot not in held]
-        if not open_slots:
+    def _optimise(
+        self, study: optuna.Study, objective: Callable[[optuna.Trial], float], ran: list[int]
+    ) -> None:
+        try:
+            study.optimize(objective, n_trials=1, catch=(Exception,))
+        except (UpdateFinishedTrialError, ValueError):
+            trial = study.get_trials(deepcopy=False)[ran[0]] if ran else None
+            if trial is None or trial.state != TrialState.FAIL:
+                raise
+            # It was silent for too long, and its slot given to another worker: leave it to that.
+        if ran:
+            self.tell(Ended(study.study_name, study.get_trials(deepcopy=False)[ran[0]]))
+
+    def _stage(self) -> tuple[optuna.Study, Plan] | None:
+        """The search while it has open slots, then the confirmation, if one is wanted."""
+        trials, study = self.study.get_trials(deepcopy=False), self.job.study
+        if not searched(study, trials):
+            warm = partial(
+                warm_starts, self.storage, self.job.name, study, self.space, self.how.warm_start
+            )
+            return self.study, lambda now: search_slots(study, self.space, now, warm)
+        slots = confirm_slots(study, trials)
+        if not slots:
             return None
-        slot = open_slots[0]
-        if any(t.state == TrialState.WAITING for t in trials):
-            return slot  # a person's, from the dashboard, or one that a crash left queued
-        if (values := self._values_for(slot, trials)) is not None:
-            study.enqueue_trial(dict(values), user_attrs={"slot": slot})
-        return slot
+        if self._confirming is None:
+            with self.lock:
+                self._confirming = optuna.create_study(
+                    storage=self.storage, study_name=self.job.name + CONFIRMS,
+                    direction="maximize", load_if_exists=True, pruner=optuna.pruners.NopPruner(),
+                )  # fmt: skip
+        return self._confirming, lambda now: slots
 
-    def _values_for(self, slot: int, trials: list[FrozenTrial]) -> Mapping[str, Any] | None:
-        """What a slot must run: what its killed trial had drawn, or trial 0 the defaults."""
-        before = [t for t in trials if _slot_of(t) == slot]
-        if before and before[-1].user_attrs.get("reason") in CUT and before[-1].params:
-            return before[-1].params
-        fixed = slot == 0 and not any(t.user_attrs.get("reason") not in CUT for t in before)
-        return spaces.defaults(self.study.recipe, self.space) if fixed else None
+    def _learned_from(self) -> Material:
+        if self._material is None:
+            self._material = material(self.job.prepared, self.job.study, self.device)
+        return self._material
 
-    def _objective(self, trial: optuna.Trial) -> float:
-        self.number = trial.number
-        trial.set_user_attr("worker", self.alive.name)
-        if "slot" not in trial.user_attrs:
-            trial.set_user_attr("slot", self._slot)
-        started = time.perf_counter()
-        try:
-            values = spaces.suggest(trial, self.space)
-            recipe = spaces.recipe_for(self.study, values, f"trial {trial.number}")
-            trial.set_user_attr("recipe", dataclasses.asdict(recipe))
-            trial.set_user_attr("digest", recipe.digest)
-        finally:
-            self.lock.release()
-        try:
-            return self._train(trial, recipe)
-        except KeyboardInterrupt:
-            trial.set_user_attr("reason", "interrupted")
-            raise
-        except optuna.TrialPruned:
-            raise
-        except Exception as error:  # whatever it is, it is stored with its trial, and told
-            trial.set_user_attr("reason", _reason(error))
-            raise
-        finally:
-            trial.set_user_attr("seconds", round(time.perf_counter() - started, 3))
 
-    def _train(self, trial: optuna.Trial, recipe: Recipe) -> float:
-        def on_epoch(epoch: Epoch) -> None:
-            trial.report(epoch.score, epoch.number)
-            trial.set_user_attr("epochs", epoch.number)
-            self.on_epoch(trial.number, epoch, recipe)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        net = build(
-            recipe.arch, pretrained=recipe.pretrained, outputs=self.task.outputs, seed=recipe.seed
-        ).to(self.device)
-        result = fit(net, self.train, self.dev, recipe, self.task, on_epoch=on_epoch)
-        interval = auc_interval(study_scores(result.logits, self.dev))
-        trial.set_user_attr("best_epoch", result.best.number)
-        trial.set_user_attr("dev_auc", interval.to_json())
-        return result.best.score
+def _begin(
+    objective: Objective, worker: str, slot: int | str, ran: list[int], trial: optuna.Trial
+) -> float:
+    """Say whose the trial is and which slot it fills, then run it."""
+    ran.append(trial.number)
+    trial.set_user_attr("worker", worker)
+    if "slot" not in trial.user_attrs:
+        trial.set_user_attr("slot", slot)
+    return objective(trial)
 
 
 def _sampler(budget: Budget, trials: int) -> optuna.samplers.TPESampler:
@@ -220,24 +250,3 @@ def _sampler(budget: Budget, trials: int) -> optuna.samplers.TPESampler:
     return optuna.samplers.TPESampler(
         n_startup_trials=budget.random, seed=(budget.seed * 1_000_003 + trials) % 2**32
     )
-
-
-def _done(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=DONE)
-
-
-def _slot_of(trial: FrozenTrial) -> int | None:
-    slot = trial.user_attrs.get("slot")
-    return slot if isinstance(slot, int) else None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return "out of memory"
-    if isinstance(error, Diverged):
-        return "diverged: " + str(error)
-    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
-
-
-def _kind(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs.get("reason", "")).partition(":")[0]

@@ -32,8 +32,7 @@ def space_of(study: StudyConfig) -> dict[str, BaseDistribution]:
     """
     space = {path: _distribution(axis, study) for path, axis in study.search.items()}
     for path, value in defaults(study.recipe, space).items():
-        inside = space[path]._contains(space[path].to_internal_repr(value))
-        if not inside:
+        if not _holds(space[path], value):
             raise InputError(f"search.{path} does not contain the recipe's own value {value!r}; "
                              "widen the axis or change recipe." + path)  # fmt: skip
     return space
@@ -47,6 +46,11 @@ def defaults(recipe: Recipe, space: Space) -> dict[str, Any]:
         if path.endswith("depth") and isinstance(distribution, IntDistribution):
             values[path] = min(value, distribution.high)  # as training clips it
     return values
+
+
+def fits(values: Mapping[str, Any], space: Space) -> bool:
+    """Whether there is a value for every axis, each inside it."""
+    return set(values) == set(space) and all(_holds(space[k], v) for k, v in values.items())
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
@@ -76,6 +80,13 @@ def _distribution(axis: Axis, study: StudyConfig) -> BaseDistribution:
     if isinstance(axis.low, int) and isinstance(high, int):
         return IntDistribution(axis.low, high, log=axis.log, step=int(axis.step or 1))
     return FloatDistribution(float(axis.low), float(high), log=axis.log, step=axis.step)
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except ValueError:  # a choice that is none of these
+        return False
 
 
 def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> Any:

@@ -1,29 +1,32 @@
-"""Where studies live (SQLite in WAL mode), and the locks that keep their count exact."""
+"""Where studies live: SQLite in WAL mode on a local disk, or PostgreSQL."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sqlite3
-import uuid
-from dataclasses import dataclass, field
+import warnings
 from pathlib import Path
-from typing import IO, Self
 
 import optuna
+import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from mura_tune.errors import InputError
-from mura_tune.files import exclusive
+from mura_tune.tuning.locks import lock_of
 
 TIMEOUT = 60  # seconds a writer waits for another; the dashboard inherits it from the URL
+GRACE = 300  # seconds a running trial may be silent before its slot is given to another worker
+# SQLite's locks, and the memory that WAL shares, are not reliable on these.
+NETWORK = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "beegfs", "ceph",
+    "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs",
+}  # fmt: skip
 
 
 def url_of(text: str) -> str:
-    """An Optuna URL from a path to a database file or from a `sqlite:///` URL.
+    """An Optuna URL from a path to a database file, or from a SQLite or PostgreSQL URL.
 
     Raises:
         InputError: a URL of another kind of database.
@@ -32,37 +35,47 @@ def url_of(text: str) -> str:
         url = make_url(text if "://" in text else f"sqlite:///{text}")
     except ArgumentError:
         raise InputError(f"--storage {text}: neither a path nor a database URL") from None
-    if url.get_backend_name() != "sqlite" or not url.database:
-        raise InputError(f"--storage {text}: name a file, or sqlite:///FILE")
+    kind = url.get_backend_name()
+    if kind == "postgresql" and url.database:
+        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    if kind != "sqlite" or not url.database:
+        raise InputError(
+            f"--storage {text}: name a file, or postgresql+psycopg://USER@HOST/DATABASE"
+        )
     return url.update_query_dict({"timeout": str(TIMEOUT)}).render_as_string(hide_password=False)
 
 
-def database(url: str) -> Path:
-    """The file behind a URL."""
-    return Path(str(make_url(url).database))
+def database(url: str) -> str:
+    """What a URL names, for people: a file, or the URL without its password."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return str(parsed.database)
+    return parsed.render_as_string(hide_password=True)
 
 
-def open_storage(url: str, *, create: bool = False) -> RDBStorage:
+def open_storage(url: str, *, create: bool = False, grace: int | None = None) -> RDBStorage:
     """The storage, opened in this process.
 
     Args:
-        create: make the file and its tables, in WAL mode; otherwise a missing one is an error.
+        create: make the file and its tables; otherwise a missing one is an error.
+        grace: for workers: seconds without a sign of life after which a trial counts as lost.
 
     Raises:
-        InputError: no such database, or a file that is none.
+        InputError: no such database, one that is out of reach, or a network disk.
     """
-    path = database(url)
-    if not create and not path.is_file():
-        raise InputError(f"{path}: no studies yet; start one with 'make tune AREA=XR_ELBOW'")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with exclusive(locks(url) / "schema.lock"):  # first opens race on table creation
-            with contextlib.closing(sqlite3.connect(path, timeout=TIMEOUT)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-            return RDBStorage(url, skip_table_creation=False)
+        if make_url(url).get_backend_name() == "sqlite":
+            _prepare_file(url, create)
+        elif not create and not _has_studies(url):
+            raise InputError(f"{database(url)}: {_NONE}")
+        with lock_of(url, "schema") if create else contextlib.nullcontext():
+            return _opened(url, grace)  # first opens would race on the tables
     except (sqlite3.DatabaseError, DatabaseError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a usable SQLite database: {reason}") from None
+        raise InputError(f"{database(url)}: {_reason(error)}") from None
+    except (ImportError, NoSuchModuleError):
+        raise InputError(
+            f"{database(url)}: psycopg is not installed; pip install 'mura-tune[postgres]'"
+        ) from None
 
 
 def load_study(storage: RDBStorage, name: str, url: str) -> optuna.Study:
@@ -75,62 +88,57 @@ def load_study(storage: RDBStorage, name: str, url: str) -> optuna.Study:
         raise InputError(f"{database(url)}: no study {name}; {there}") from None
 
 
-def locks(url: str) -> Path:
-    """The folder of lock files beside the database."""
-    folder = database(url).with_suffix(".locks")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def network_disk(folder: Path, mounts: str) -> str | None:
+    """The kind of network file system that holds `folder`; None where the disk is local.
+
+    Args:
+        mounts: what /proc/mounts says: a line a mount, its point second, its kind third.
+    """
+    best, kind = "", None
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = fields[1].replace("\\040", " ")
+        if folder.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind if kind in NETWORK else None
 
 
-@dataclass
-class StudyLock:
-    """The lock of one study: taken to count and to draw a trial, let go before it trains."""
-
-    path: Path
-    _handle: IO[str] | None = None
-
-    def acquire(self) -> None:
-        self._handle = self.path.open("a")
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
-
-    def release(self) -> None:
-        """Let go; nothing happens when it is not held."""
-        if self._handle:
-            self._handle.close()
-            self._handle = None
+_NONE = "no studies yet; start one with 'make tune AREA=XR_ELBOW'"
 
 
-@dataclass
-class Alive:
-    """A lock file held for as long as a worker lives: whoever can take it knows it died."""
+def _prepare_file(url: str, create: bool) -> None:
+    path = Path(str(make_url(url).database))
+    if not create and not path.is_file():
+        raise InputError(f"{path}: {_NONE}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mounts = Path("/proc/mounts")
+    if mounts.exists() and (kind := network_disk(path.parent.resolve(), mounts.read_text())):
+        raise InputError(
+            f"{path}: on a network file system ({kind}), where SQLite loses locks; put --storage "
+            "on a local disk, or give it a postgresql+psycopg:// URL"
+        )
+    if create:
+        with contextlib.closing(sqlite3.connect(path, timeout=TIMEOUT)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
 
-    folder: Path
-    name: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    _handle: IO[str] | None = None
 
-    def __enter__(self) -> Self:
-        self._handle = self._path(self.name).open("a")
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
-        return self
+def _opened(url: str, grace: int | None) -> RDBStorage:
+    if grace is None:
+        return RDBStorage(url)
+    with warnings.catch_warnings():  # heartbeats are marked experimental since 2.9
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return RDBStorage(url, heartbeat_interval=max(1, grace // 5), grace_period=max(2, grace))
 
-    def __exit__(self, *_: object) -> None:
-        self._path(self.name).unlink(missing_ok=True)
-        if self._handle:
-            self._handle.close()
 
-    def lives(self, name: str | None) -> bool:
-        """Whether the worker `name` still holds its file; a dead one's file is removed."""
-        if name == self.name:
-            return True
-        if not name or not (path := self._path(name)).exists():
-            return False
-        with path.open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            path.unlink(missing_ok=True)
-            return False
+def _has_studies(url: str) -> bool:
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    return sqlalchemy.inspect(engine).has_table("studies")
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.alive"
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "orig", None) or error).split())
+    if "file is not a database" in text:
+        return f"not a usable SQLite database: {text}"
+    return text[:300]

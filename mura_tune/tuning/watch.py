@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from typing import NoReturn, Self
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from mura_tune.config import StudyConfig
 from mura_tune.learning.training import Epoch
 from mura_tune.recipe import Recipe
-from mura_tune.tuning.results import shown_params
-from mura_tune.tuning.search import Report
+from mura_tune.tuning.results import CONFIRMS
+from mura_tune.tuning.search import Ended, Event
+from mura_tune.tuning.slots import DONE, was_cut
+from mura_tune.tuning.words import trial_line
 
 
 class Epochs:
@@ -34,10 +36,24 @@ class Epochs:
 
 
 class Watch:
-    """A bar over the trials of a search, what the present one is doing behind it."""
+    """A bar over the trials of one or more studies: running, pruned, failed, best, time left.
 
-    def __init__(self, study: StudyConfig) -> None:
-        self._bar = _bar(study.budget.trials, "trials", "trial")
+    Args:
+        wanted: trials of each study, in total.
+        trials: gives a study's trials as they are now.
+    """
+
+    def __init__(
+        self, wanted: Mapping[str, int], trials: Callable[[str], list[FrozenTrial]]
+    ) -> None:
+        self._wanted = wanted
+        self._running: dict[tuple[str, int], str] = {}
+        self._ended: dict[str, dict[int, FrozenTrial]] = {
+            name: {t.number: t for t in trials(name) if t.state.is_finished()} for name in wanted
+        }
+        self._bar = _bar(sum(wanted.values()), "trials", "trial")
+        self._bar.initial = self._done()  # an earlier call's say nothing about this one's speed
+        self._bar.update(self._done() - self._bar.n)
 
     def __enter__(self) -> Self:
         return self
@@ -45,37 +61,44 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def epoch(self, number: int, epoch: Epoch, recipe: Recipe) -> None:
-        """Say how far trial `number` is."""
-        progress = f"trial {number}: epoch {epoch.number}/{recipe.epochs}"
-        self._bar.set_postfix_str(f"{progress}, dev AUC {epoch.score:.3f}")
+    def __call__(self, event: Event) -> None:
+        """Take in what happened to a trial; one that ended is printed."""
+        name = event.study
+        if isinstance(event, Ended):
+            self._running.pop((name, event.trial.number), None)
+            self._ended.setdefault(name, {})[event.trial.number] = event.trial
+            head = f"{name}  " if len(self._wanted) > 1 or name.endswith(CONFIRMS) else ""
+            tqdm.write(head + trial_line(event.trial), file=sys.stderr)
+            self._bar.update(self._done() - self._bar.n)
+        else:
+            short = f"{event.trial}: {event.epoch}/{event.epochs}"
+            self._running[name, event.trial] = short
+        self._bar.set_postfix_str(self._state())
 
-    def trial(self, report: Report) -> None:
-        """Move on, and print the trial that ended."""
-        done = min(report.done, report.wanted)
-        if report.trial is None:
-            self._bar.initial = done  # an earlier call's trials say nothing about this one's speed
-        self._bar.update(done - self._bar.n)
-        if report.trial is not None:
-            tqdm.write(_line(report.trial), file=sys.stderr)
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        tqdm.write(line, file=sys.stderr)
+
+    def _done(self) -> int:
+        return sum(
+            min(wanted, sum(t.state in DONE for t in self._ended[name].values()))
+            for name, wanted in self._wanted.items()
+        )
+
+    def _state(self) -> str:
+        ended = [t for name in self._wanted for t in self._ended[name].values()]
+        pruned = sum(t.state == TrialState.PRUNED for t in ended)
+        failed = sum(t.state == TrialState.FAIL and not was_cut(t) for t in ended)
+        parts = [f"running {', '.join(self._running.values())}"] if self._running else []
+        parts += [f"{n} {word}" for n, word in ((pruned, "pruned"), (failed, "failed")) if n]
+        finished = [t for t in ended if t.state == TrialState.COMPLETE]
+        if finished and len(self._wanted) == 1:
+            best = max(finished, key=lambda t: t.value or 0.0)
+            interval = best.user_attrs["dev_auc"]
+            parts.append(f"best {best.value:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")
+        return ", ".join(parts)
 
 
 def _bar(total: int, title: str, unit: str) -> tqdm[NoReturn]:
     """A bar in a terminal; elsewhere nothing, so that logs hold plain lines only."""
     return tqdm(total=total, desc=title, unit=unit, disable=not sys.stderr.isatty())
-
-
-def _line(trial: FrozenTrial) -> str:
-    seconds = f"{trial.user_attrs.get('seconds', 0):.1f} s"
-    head, params = f"trial {trial.number:>3}", shown_params(trial.params)
-    match trial.state.name:
-        case "COMPLETE":
-            interval = trial.user_attrs["dev_auc"]
-            outcome = f"dev AUC {trial.value:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-        case "PRUNED":
-            outcome = (
-                f"pruned after epoch {trial.user_attrs.get('epochs')}, dev AUC {trial.value:.3f}"
-            )
-        case _:
-            outcome = f"failed: {trial.user_attrs.get('reason', 'unknown')}"
-    return f"{head}  {outcome}  {params}  {seconds}"

@@ -1,0 +1,157 @@
+"""Locks that keep a study's count exact: files beside SQLite, advisory locks inside PostgreSQL.
+
+Both go when their process goes, however it goes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Protocol, Self
+
+import sqlalchemy
+from sqlalchemy.engine import Connection, make_url
+
+
+class Lock(Protocol):
+    """Held by one process at a time. As a context it is held until the block ends."""
+
+    def acquire(self) -> None:
+        """Wait for it."""
+
+    def attempt(self) -> bool:
+        """Take it if it is free; says whether."""
+
+    def release(self) -> None:
+        """Let go; nothing happens when it is not held."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def lock_of(url: str, name: str) -> Lock:
+    """The lock `name` of the database at `url`."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        folder = Path(str(parsed.database)).with_suffix(".locks")
+        folder.mkdir(parents=True, exist_ok=True)
+        return _FileLock(folder / f"{name}.lock")
+    return _AdvisoryLock(url, name)
+
+
+@dataclass
+class Alive:
+    """A lock held for as long as a worker lives: whoever can take it knows that it died."""
+
+    url: str
+    name: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    _lock: Lock | None = None
+
+    def __enter__(self) -> Self:
+        self._lock = lock_of(self.url, f"alive-{self.name}")
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._lock is not None
+        if isinstance(self._lock, _FileLock):
+            self._lock.path.unlink(missing_ok=True)
+        self._lock.release()
+
+    def lives(self, name: str | None) -> bool:
+        """Whether the worker `name` still holds its lock; what a dead one left is removed."""
+        if name == self.name:
+            return True
+        if not name:
+            return False
+        lock = lock_of(self.url, f"alive-{name}")
+        if not lock.attempt():
+            return True
+        if isinstance(lock, _FileLock):
+            lock.path.unlink(missing_ok=True)
+        lock.release()
+        return False
+
+
+class _Held:
+    """What the two kinds share: being a context."""
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        raise NotImplementedError
+
+    def release(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class _FileLock(_Held):
+    path: Path
+    _handle: IO[str] | None = None
+
+    def acquire(self) -> None:
+        self._handle = self.path.open("a")
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+
+    def attempt(self) -> bool:
+        handle = self.path.open("a")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            return False
+        self._handle = handle
+        return True
+
+    def release(self) -> None:
+        if self._handle:
+            self._handle.close()
+            self._handle = None
+
+
+@dataclass
+class _AdvisoryLock(_Held):
+    """A session's advisory lock, on a connection of its own (PostgreSQL manual, 13.3.5)."""
+
+    url: str
+    name: str
+    _connection: Connection | None = None
+
+    def acquire(self) -> None:
+        self._connection = self._connect()
+        self._connection.exec_driver_sql(f"SELECT pg_advisory_lock({self._key})")
+
+    def attempt(self) -> bool:
+        connection = self._connect()
+        sql = f"SELECT pg_try_advisory_lock({self._key})"
+        if not connection.exec_driver_sql(sql).scalar():
+            connection.close()
+            return False
+        self._connection = connection
+        return True
+
+    def release(self) -> None:
+        if self._connection:
+            connection, self._connection = self._connection, None
+            connection.close()  # the session's end frees it, whatever state it is in
+
+    def _connect(self) -> Connection:
+        engine = sqlalchemy.create_engine(
+            self.url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+        )
+        return engine.connect()
+
+    @property
+    def _key(self) -> int:
+        digest = hashlib.sha256(f"mura-tune {self.name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big", signed=True)

@@ -1,0 +1,85 @@
+"""Which slots a study has: the search's, with baseline and warm starts, and the confirmation's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from mura_tune.config import StudyConfig
+from mura_tune.recipe import Recipe
+from mura_tune.recipe import from_dict as recipe_of
+from mura_tune.tuning.slots import DONE, Slot, slot_of, was_cut
+from mura_tune.tuning.space import Space, defaults
+
+BASELINE, WARM, CONFIRM = "baseline", "warm start", "confirmation"
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Another study's winner, to be tried early in this one; `source` says which trial of which."""
+
+    source: str
+    values: dict[str, Any]
+
+
+def search_slots(
+    study: StudyConfig,
+    space: Space,
+    trials: Sequence[FrozenTrial],
+    warm: Callable[[], Sequence[WarmStart]] = tuple,
+) -> list[Slot]:
+    """Slot 0 runs the recipe as it stands; warm starts not tried yet take the first free ones.
+
+    Once a fixed recipe failed by itself (out of memory, say) its slot is the sampler's.
+    """
+    failed = {slot_of(t) for t in trials if t.state == TrialState.FAIL and not was_cut(t)}
+    tried = {slot_of(t) for t in trials}
+    slots = [Slot(key) for key in range(study.budget.trials)]
+    if 0 not in failed:
+        slots[0] = Slot(0, defaults(study.recipe, space), {"role": BASELINE})
+    free = [slot.key for slot in slots[1:] if slot.key not in tried]
+    if free:
+        used = {t.user_attrs.get("from") for t in trials}
+        fresh = [start for start in warm() if start.source not in used]
+        for key, start in zip(free, fresh, strict=False):
+            slots[int(key)] = Slot(key, start.values, {"role": WARM, "from": start.source})
+    return slots
+
+
+def searched(study: StudyConfig, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether every slot of the search is filled."""
+    done = {slot_of(t) for t in trials if t.state in DONE}
+    return all(key in done for key in range(study.budget.trials))
+
+
+def candidates(study: StudyConfig, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The finished trials to confirm: the best ones by dev score, and the baseline."""
+    finished = [t for t in trials if t.state == TrialState.COMPLETE]
+    finished.sort(key=lambda t: (-float(t.value or 0), t.number))
+    top = finished[: study.budget.confirm.top]
+    rest = finished[len(top) :]
+    return top + [t for t in rest if t.user_attrs.get("role") == BASELINE and top]
+
+
+def confirm_slots(study: StudyConfig, trials: Sequence[FrozenTrial]) -> list[Slot]:
+    """Each candidate of the searched `trials` with each new seed; a seed is tried once."""
+    return [
+        Slot(
+            f"{trial.number}:{recipe.seed}",
+            trial.params,
+            {"role": CONFIRM, "of": trial.number, "recipe": asdict(recipe)},
+            once=True,
+        )
+        for seed in range(1, study.budget.confirm.seeds + 1)
+        for trial in candidates(study, trials)
+        for recipe in [_reseeded(trial, seed)]
+    ]
+
+
+def _reseeded(trial: FrozenTrial, seed: int) -> Recipe:
+    """The trial's recipe with another seed: other initial weights, order and augmentation."""
+    recipe = recipe_of(trial.user_attrs["recipe"], f"trial {trial.number}")
+    return replace(recipe, seed=(recipe.seed + seed) % 2**32)

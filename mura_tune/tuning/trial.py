@@ -1,0 +1,173 @@
+"""One trial: values become a recipe, the recipe a network, its dev score has an interval."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.exceptions import UpdateFinishedTrialError
+
+from mura_tune import recipe as recipes
+from mura_tune.config import StudyConfig
+from mura_tune.data.prepare import Prepared, folds_of
+from mura_tune.errors import Diverged
+from mura_tune.learning.batches import Split, split_of
+from mura_tune.learning.metrics import Studies
+from mura_tune.learning.models import build
+from mura_tune.learning.paired import mean_auc
+from mura_tune.learning.tasks import ABNORMALITY, Task, study_scores
+from mura_tune.learning.training import Epoch, Fit, fit
+from mura_tune.recipe import Recipe
+from mura_tune.tuning import space as spaces
+
+SCORES = "mura:dev_scores"  # system attribute: dev study probabilities, float64 in base85
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A trial after an epoch, for whoever watches."""
+
+    study: str
+    trial: int
+    epoch: int
+    epochs: int
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What every trial of a study learns from: pairs of train and dev, one unless there are folds.
+
+    All of them on `device`.
+    """
+
+    pairs: tuple[tuple[Split, Split], ...]
+    device: torch.device
+
+
+def material(prepared: Prepared, study: StudyConfig, device: torch.device) -> Material:
+    """The study's train and dev; with folds, k pairs that cover every patient but test's once."""
+    views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
+    pairs = ((split_of(v, "train", device), split_of(v, "dev", device)) for v in views)
+    return Material(tuple(pairs), device)
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What Optuna calls. `drawn` is called once the values stand and the lock may go."""
+
+    name: str
+    study: StudyConfig
+    space: spaces.Space
+    material: Material
+    drawn: Callable[[], None]
+    tell: Callable[[Progress], None]
+    finished: Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], Studies], None]
+    task: Task = ABNORMALITY
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        started = time.perf_counter()
+        try:
+            recipe = self._recipe(trial)
+        finally:
+            self.drawn()
+        try:
+            return self._train(trial, recipe)
+        except KeyboardInterrupt:
+            _keep(trial, "reason", "interrupted")
+            raise
+        except (optuna.TrialPruned, UpdateFinishedTrialError):
+            raise
+        except Exception as error:  # whatever it is, it is stored with its trial, and told
+            _keep(trial, "reason", _reason(error))
+            raise
+        finally:
+            _keep(trial, "seconds", round(time.perf_counter() - started, 3))
+
+    def _recipe(self, trial: optuna.Trial) -> Recipe:
+        values = spaces.suggest(trial, self.space)
+        source = f"study {self.name} trial {trial.number}"
+        if stored := trial.user_attrs.get("recipe"):  # a confirmation: that recipe, another seed
+            return recipes.from_dict(stored, source)
+        recipe = spaces.recipe_for(self.study, values, source)
+        trial.set_user_attr("recipe", dataclasses.asdict(recipe))
+        trial.set_user_attr("digest", recipe.digest)
+        return recipe
+
+    def _train(self, trial: optuna.Trial, recipe: Recipe) -> float:
+        fits: list[tuple[Fit, Split]] = []
+        alone = len(self.material.pairs) == 1
+        for number, (train, dev) in enumerate(self.material.pairs):
+
+            def on_epoch(epoch: Epoch, before: int = number * recipe.epochs) -> None:
+                done, total = before + epoch.number, recipe.epochs * len(self.material.pairs)
+                trial.set_user_attr("epochs", done)
+                self.tell(Progress(self.name, trial.number, done, total, epoch.score))
+                if alone:
+                    _report(trial, epoch.score, epoch.number)
+
+            net = build(
+                recipe.arch, pretrained=recipe.pretrained, outputs=self.task.outputs,
+                seed=recipe.seed,
+            ).to(self.material.device)  # fmt: skip
+            fits.append((fit(net, train, dev, recipe, self.task, on_epoch=on_epoch), dev))
+            if not alone:  # the mean of the folds so far, fold by fold
+                mean = float(np.mean([f.best.score for f, _ in fits]))
+                _report(trial, mean, number + 1)
+        runs = [study_scores(result.logits, dev) for result, dev in fits]
+        interval = mean_auc(runs)
+        trial.set_user_attr("best_epoch", [f.best.number for f, _ in fits] if not alone
+                            else fits[0][0].best.number)  # fmt: skip
+        trial.set_user_attr("dev_auc", interval.to_json())
+        storage: Any = trial.storage
+        storage.set_trial_system_attr(trial._trial_id, SCORES, packed(runs))
+        self.finished(trial, fits, runs[0] if alone else _pooled(runs))
+        return float(np.mean([f.best.score for f, _ in fits]))
+
+
+def packed(runs: Sequence[Studies]) -> list[str]:
+    """The scores of each fold, small enough to store with a trial."""
+    return [base64.b85encode(run.scores.astype("<f8").tobytes()).decode() for run in runs]
+
+
+def unpacked(text: Sequence[str]) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+    """What `packed` wrote, to the bit: a rounding would make ties."""
+    return [np.frombuffer(base64.b85decode(t), dtype="<f8") for t in text]
+
+
+def _pooled(runs: Sequence[Studies]) -> Studies:
+    """The studies of all folds in one table, for pictures."""
+    joined = {
+        f.name: np.concatenate([getattr(run, f.name) for run in runs])
+        for f in dataclasses.fields(Studies)
+    }
+    return Studies(**joined)
+
+
+def _report(trial: optuna.Trial, score: float, step: int) -> None:
+    trial.report(score, step)
+    if trial.should_prune():
+        raise optuna.TrialPruned
+
+
+def _keep(trial: optuna.Trial, key: str, value: Any) -> None:
+    """Store with a trial, unless it was lost to another worker meanwhile."""
+    try:
+        trial.set_user_attr(key, value)
+    except UpdateFinishedTrialError:
+        return
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    if isinstance(error, Diverged):
+        return "diverged: " + str(error)
+    return f"{type(error).__name__}: {error}".splitlines()[0][:500]

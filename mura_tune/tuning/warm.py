@@ -1,0 +1,70 @@
+"""Warm starts: what won in sibling studies of the same database is tried early in this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.storages import BaseStorage
+
+from mura_tune.config import StudyConfig
+from mura_tune.errors import InputError
+from mura_tune.tuning.plans import WarmStart
+from mura_tune.tuning.results import CONFIRMS, best, confirmation
+from mura_tune.tuning.space import Space, fits
+
+AUTO, NONE = "auto", "none"
+SHARE = 4  # at most one trial in four is a warm start
+
+
+def warm_starts(
+    storage: BaseStorage, name: str, study: StudyConfig, space: Space, which: str
+) -> Sequence[WarmStart]:
+    """The confirmed winners of other studies, as trials for study `name`.
+
+    Args:
+        which: `auto` takes every sibling that searched the same recipe over the same axes;
+            `none` takes none; else names with commas between them.
+
+    Raises:
+        InputError: a study that was named, and cannot give a winner that fits.
+    """
+    if which == NONE:
+        return []
+    if which == AUTO:
+        there = sorted(optuna.get_all_study_names(storage))
+        names = [n for n in there if n != name and not n.endswith(CONFIRMS)]
+    else:
+        names = [n.strip() for n in which.split(",")]
+    found = []
+    for sibling in names:
+        start = _winner(storage, sibling, study, space)
+        if isinstance(start, WarmStart):
+            found.append(start)
+        elif which != AUTO:
+            raise InputError(f"--warm-start {sibling}: {start}; name another, or use auto or none")
+    return found[: max(1, study.budget.trials // SHARE)]
+
+
+def _winner(
+    storage: BaseStorage, sibling: str, study: StudyConfig, space: Space
+) -> WarmStart | str:
+    """The sibling's winner, or why it has none for us."""
+    try:
+        opened = optuna.load_study(study_name=sibling, storage=storage)
+    except KeyError:
+        return "no such study"
+    if "comparable" not in opened.user_attrs:
+        return "not one of ours"
+    try:
+        found = best(opened, confirmation(storage, sibling))
+    except InputError:
+        return "no trial of it has finished"
+    if not found.confirmed:
+        return "its winner is not confirmed yet"
+    theirs, ours = found.config.recipe, study.recipe
+    if (theirs.arch, theirs.size) != (ours.arch, ours.size):
+        return f"it searched {theirs.arch} at {theirs.size} px, not {ours.arch} at {ours.size} px"
+    if not fits(found.best.params, space):
+        return "its winner's values are not all in this search space"
+    return WarmStart(f"{sibling} trial {found.best.number}", found.best.params)

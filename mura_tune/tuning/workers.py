@@ -1,0 +1,240 @@
+"""Several worker processes on one search: started, watched, replaced when killed, stopped together.
+
+Workers come from a fork server that has imported torch once, and talk to the parent over a pipe.
+The pipe's end tells a worker that its parent is gone.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from mura_tune.errors import MuraError
+from mura_tune.tuning import search
+from mura_tune.tuning.search import Ended, Event, How, Job
+
+PATIENCE = 5.0  # seconds a worker has to obey before it is killed
+DEATHS = 5  # a worker, without a trial that ended: then something kills them all
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How many workers, and the device of each in turn. Threads are shared out evenly."""
+
+    workers: int
+    devices: tuple[torch.device, ...]
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each worker: more than the cores in total make all of them crawl."""
+        return max(1, cores() // self.workers)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Stop:
+    """Ctrl-C once: finish the trials that run. Twice, or SIGTERM: stop now; they run again."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.asked = False
+        self._say = say
+        self._before: object = None
+
+    def __enter__(self) -> Stop:
+        self._before = signal.signal(signal.SIGINT, self._first)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]  # as it was given
+
+    def _first(self, *_: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._say("finishing what runs; Ctrl-C again stops now (it will be run again)")
+
+
+def run(
+    jobs: Sequence[Job],
+    since: Mapping[str, int],
+    how: How,
+    crew: Crew,
+    tell: Callable[[Event], None],
+    say: Callable[[str], None],
+) -> None:
+    """Bring every job to its count with a crew of workers.
+
+    Args:
+        since: what `search.start` returned, of all jobs.
+        tell: gets what happens to trials; `say` a line on what happens to workers.
+
+    Raises:
+        MuraError: what a worker raised, or workers that die whatever they do.
+        KeyboardInterrupt: once everything has stopped.
+    """
+    with Stop(say) as stop:
+        if crew.workers == 1:
+            search.work(jobs, since, how, crew.devices[0], tell, lambda: stop.asked)
+        else:
+            _Crew(jobs, since, how, crew, tell, say).run(stop)
+        if stop.asked:
+            raise KeyboardInterrupt
+
+
+@dataclass
+class _Crew:
+    """The parent's side."""
+
+    jobs: Sequence[Job]
+    since: Mapping[str, int]
+    how: How
+    crew: Crew
+    tell: Callable[[Event], None]
+    say: Callable[[str], None]
+    members: dict[int, tuple[BaseProcess, Connection]] = field(default_factory=dict)
+    deaths: int = 0
+    error: MuraError | None = None
+
+    def run(self, stop: Stop) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["mura_tune.tuning.workers", "timm"])
+        self._context = context
+        told, deadline = False, math.inf
+        try:
+            for place in range(self.crew.workers):
+                self._hire(place)
+            while self.members and time.monotonic() < deadline:
+                self._listen()
+                if (stop.asked or self.error) and not told:
+                    told = True
+                    self._send("finish")
+                if not told and deadline == math.inf and len(self.members) < self.crew.workers:
+                    deadline = time.monotonic() + PATIENCE  # one left: all is done, for all
+        finally:
+            self._send("stop")
+            self._dismiss()
+        if self.error:
+            raise self.error
+
+    def _hire(self, place: int) -> None:
+        ours, theirs = self._context.Pipe()
+        device = self.crew.devices[place % len(self.crew.devices)]
+        process = self._context.Process(
+            target=_member, name=f"worker {place + 1}",
+            args=(theirs, self.jobs, self.since, self.how, device, self.crew.threads),
+        )  # fmt: skip
+        process.start()
+        theirs.close()
+        self.members[place] = (process, ours)
+
+    def _listen(self) -> None:
+        """Take in what workers say for a second at most; replace those that were killed."""
+        by_pipe = {pipe: place for place, (_, pipe) in self.members.items()}
+        for ready in wait(list(by_pipe), timeout=1):
+            assert isinstance(ready, Connection)
+            place = by_pipe[ready]
+            try:
+                said = ready.recv()
+            except (EOFError, OSError):
+                self._left(place)
+                continue
+            if isinstance(said, MuraError):
+                self.error = self.error or said
+            else:
+                self.deaths = 0 if isinstance(said, Ended) else self.deaths
+                self.tell(said)
+
+    def _left(self, place: int) -> None:
+        process, pipe = self.members.pop(place)
+        pipe.close()
+        process.join(PATIENCE)
+        if process.exitcode == 0 or self.error:
+            return
+        self.deaths += 1
+        how = _died(process.exitcode)
+        if self.deaths >= DEATHS * self.crew.workers:
+            self.error = MuraError(f"workers keep dying ({how}) before a trial ends; if memory is "
+                                   "short, fewer --workers may help")  # fmt: skip
+            return
+        self.say(f"{process.name} {how}; another takes its place, and its trial is run again")
+        self._hire(place)
+
+    def _send(self, word: str) -> None:
+        for _, pipe in self.members.values():
+            try:
+                pipe.send(word)
+            except OSError:
+                continue
+
+    def _dismiss(self) -> None:
+        """Wait for the others, and kill those that do not go (one may be stopped)."""
+        deadline = time.monotonic() + PATIENCE
+        for process, pipe in self.members.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+            pipe.close()
+        self.members.clear()
+
+
+def _member(
+    pipe: Connection,
+    jobs: Sequence[Job],
+    since: Mapping[str, int],
+    how: How,
+    device: torch.device,
+    threads: int,
+) -> None:
+    """A worker process, from its start to its exit."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    torch.set_num_threads(threads)
+    finish = threading.Event()
+    threading.Thread(target=_obey, args=(pipe, finish), daemon=True).start()
+    try:
+        search.work(jobs, since, how, device, pipe.send, finish.is_set)
+    except KeyboardInterrupt:
+        os._exit(130)
+    except BrokenPipeError:  # the parent is gone, and `_obey` is about to see it
+        os._exit(1)
+    except MuraError as error:
+        pipe.send(error)
+    except Exception as error:  # a bug, or a machine in trouble: the parent tells it
+        pipe.send(MuraError(f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"))
+
+
+def _obey(pipe: Connection, finish: threading.Event) -> None:
+    """Do what the parent says; when it says `stop`, or nothing more for ever, leave at once."""
+    word = "stop"
+    while True:
+        try:
+            word = pipe.recv()
+        except (EOFError, OSError):
+            word = "stop"
+        if word == "stop":
+            break
+        finish.set()
+    os.kill(os.getpid(), signal.SIGTERM)  # a KeyboardInterrupt in the thread that trains
+    time.sleep(PATIENCE / 2)
+    os._exit(1)
+
+
+def _died(code: int | None) -> str:
+    if code == 130:
+        return "was told to stop"
+    if code is not None and code < 0:
+        return f"was killed ({signal.Signals(-code).name})"
+    return f"ended with exit code {code}"
