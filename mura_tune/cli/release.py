@@ -73,6 +73,7 @@ def evaluate(
     """Measure a release on the published `valid` studies, which no search has read."""
     from mura_tune import config
     from mura_tune.release import bundle
+    from mura_tune.release.calibrate import Chosen
     from mura_tune.release.evaluate import measure, same_data
 
     loaded = bundle.load(release, device_of(device))
@@ -80,7 +81,7 @@ def evaluate(
     study = config.from_dict(manifest["study"]["config"], str(release / bundle.MANIFEST))
     prepared = prepared_of(manifest["area"], study, data, runs, strict)
     same_data(manifest, prepared)
-    measured = measure(loaded.net, prepared, "test", manifest["threshold"]["value"])
+    measured = measure(loaded.net, prepared, "test", Chosen.from_json(manifest))
     console.report(
         as_json, lambda: {"area": manifest["area"], **measured.to_json()}, measured.describe
     )

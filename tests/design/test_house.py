@@ -74,12 +74,14 @@ def test_modules_are_small_and_say_what_they_are(path: Path) -> None:
 def test_verbs_are_the_documented_ones() -> None:
     assert sorted(mura.commands) == [
         "best", "cache", "check", "dashboard", "evaluate", "finalize", "infer", "phantom", "show",
-        "tune", "verify",
+        "study", "tune", "verify",
     ]  # fmt: skip
 
 
 def test_every_verb_and_option_is_explained() -> None:
-    for name, command in mura.commands.items():
+    verbs = dict(mura.commands)
+    verbs |= {f"study {name}": c for name, c in verbs.pop("study").commands.items()}
+    for name, command in verbs.items():
         assert command.help, name
         for parameter in command.params:
             if isinstance(parameter, click.Option):

@@ -17,7 +17,7 @@ from mura_tune.errors import InputError, MuraError
 from mura_tune.tuning import results, search, space
 from mura_tune.tuning.locks import Alive
 from mura_tune.tuning.search import How, Job
-from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.storage import network_disk, open_storage, url_of
 from mura_tune.tuning.trial import Progress
 
 CPU = torch.device("cpu")
@@ -197,25 +197,54 @@ def test_a_bad_trial_is_pruned(prepared: Prepared, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("overrides", "told"),
     [
-        ("finetune.epochs=2", "recipe.finetune.epochs 1 -> 2"),
-        ("search.augment=null", "space.augment"),
+        (["finetune.epochs=2"], "recipe.finetune.epochs 1 -> 2"),
+        (["search.augment=null"], "space.augment"),
+        (["search.weight_decay={low: 0.001, high: 0.1}"], "space.weight_decay none -> "),
+        (
+            ["search.augment={low: null, high: null, step: null, choices: [0.0, 0.5]}"],
+            "space.augment",
+        ),
+        (["split.seed=1"], "split.seed 0 -> 1"),
+        (["split.folds=2"], "split.folds 0 -> 2"),
     ],
 )
 def test_a_changed_study_is_refused_with_its_difference(
-    prepared: Prepared, url: str, override: str, told: str
+    prepared: Prepared, url: str, overrides: list[str], told: str
 ) -> None:
     tune(study_of("budget.trials=1"), prepared, url)
-    with pytest.raises(InputError, match="--study s-2") as refused:
-        tune(study_of(override), prepared, url)
-    assert told in str(refused.value)
+    for allow in (False, True):
+        with pytest.raises(InputError, match="--study s-2") as refused:
+            tune(study_of(*overrides), prepared, url, allow_space_change=allow)
+        assert told in str(refused.value)
+
+
+def test_a_changed_range_needs_leave_and_what_ran_stays(prepared: Prepared, url: str) -> None:
+    tune(study_of("budget.trials=2"), prepared, url)
+    narrow = study_of("search.finetune.lr.high=1.0e-3", "search.finetune.lr.low=5.0e-5")
+    with pytest.raises(InputError, match="--allow-space-change") as refused:
+        tune(narrow, prepared, url)
+    assert "space.finetune.lr.high 0.01 -> 0.001" in str(refused.value)
+    assert "space.finetune.lr.low 1e-05 -> 5e-05" in str(refused.value)
+    after = tune(narrow, prepared, url, allow_space_change=True)
+    assert states(after) == ["COMPLETE"] * 3
+    assert 5e-5 <= after.trials[2].params["finetune.lr"] <= 1e-3
+    assert len(after.user_attrs["space_changes"]) == 2
+    assert len(tune(narrow, prepared, url).trials) == 3  # stored: no leave is needed again
 
 
 def test_another_dataset_or_split_is_refused(prepared: Prepared, url: str) -> None:
     tune(study_of("budget.trials=1"), prepared, url)
-    with pytest.raises(InputError, match="dataset"):
+    with pytest.raises(InputError, match="dataset .* -> 0000"):
         tune(study_of(), replace(prepared, fingerprint="0" * 64), url)
+
+
+def test_a_study_that_something_else_made_is_left_alone(prepared: Prepared, url: str) -> None:
+    storage = open_storage(url, create=True)
+    optuna.create_study(storage=storage, study_name="s", direction="minimize")
+    with pytest.raises(InputError, match="made by something else"):
+        tune(study_of(), prepared, url)
 
 
 def test_the_search_never_reads_test(prepared: Prepared, url: str, tmp_path: Path) -> None:
@@ -260,3 +289,18 @@ def test_storage_is_in_wal_mode_and_refuses_what_it_cannot_use(tmp_path: Path, u
         open_storage(url_of(str(tmp_path / "none.db")))
     with pytest.raises(InputError, match="name a file, or postgresql"):
         url_of("mysql://host/db")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("nfs4", "nfs4"), ("fuse.sshfs", "fuse.sshfs"), ("ext4", None)]
+)
+def test_a_network_disk_is_known(kind: str, told: str | None) -> None:
+    mounts = f"/dev/a / ext4 rw 0 0\nserver:/x /home/me\\040too {kind} rw 0 0\n"
+    assert network_disk(Path("/home/me too/runs"), mounts) == told
+    assert network_disk(Path("/home/me"), mounts) is None
+
+
+def test_sqlite_on_a_network_disk_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mura_tune.tuning.storage.network_disk", lambda *_: "nfs4")
+    with pytest.raises(InputError, match=r"network file system \(nfs4\).*postgresql"):
+        open_storage(url, create=True)

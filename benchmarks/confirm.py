@@ -1,0 +1,82 @@
+"""Does confirming the best trials with new seeds give a better release than believing the search?
+
+Run: .venv/bin/python benchmarks/confirm.py [--seeds 5] [--trials 16] [--patients 200]. On phantom
+wrists, each seed is a search of its own; the recipe that its search score picks and the one that
+confirmation picks are trained to the end with the same three seeds, and measured on test. Both
+may be the same trial: then the difference is 0.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+from searches import CPU, machine, phantoms, run, study
+
+from mura_tune.data.prepare import Prepared
+from mura_tune.learning.batches import split_of
+from mura_tune.learning.metrics import auc
+from mura_tune.learning.models import build
+from mura_tune.learning.tasks import ABNORMALITY, study_scores
+from mura_tune.learning.training import fit, predict
+from mura_tune.recipe import Recipe, apply
+from mura_tune.tuning.results import best
+from mura_tune.tuning.storage import load_study, open_storage, url_of
+
+FINALS = (1001, 1002, 1003)  # seeds that neither search nor confirmation used
+
+
+def test_auc(recipe: Recipe, prepared: Prepared) -> float:
+    """Mean test study AUC of a recipe over the seeds of `FINALS`."""
+    train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))
+    found = []
+    for seed in FINALS:
+        net = build(recipe.arch, pretrained=recipe.pretrained, seed=seed)
+        fit(net, train, dev, replace(recipe, seed=seed), ABNORMALITY)
+        scores = study_scores(predict(net, test), test)
+        found.append(auc(scores.scores, scores.labels))
+    return float(np.mean(found))
+
+
+@click.command()
+@click.option("--seeds", default=5, show_default=True)
+@click.option("--trials", default=16, show_default=True)
+@click.option("--patients", default=200, show_default=True)
+def main(seeds: int, trials: int, patients: int) -> None:
+    print(machine())
+    print(f"{trials} trials a search, phantom wrists of {patients} patients, small CNN at 64 px")
+    print("seed  picked by score: trial, its dev AUC, test   by confirmation: trial, mean, test")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepared = phantoms(folder, patients)["XR_WRIST"]
+        gains, optimism = [], []
+        for seed in range(seeds):
+            file = folder / f"{seed}.db"
+            confirmed = run(file, prepared, study("XR_WRIST", seed, trials))
+            url = url_of(str(file))
+            believed = best(load_study(open_storage(url), "XR_WRIST", url))  # no confirmation
+            ends = [
+                test_auc(apply(b.best.recipe, b.config.final, "final"), prepared)
+                for b in (believed, confirmed)
+            ]
+            gains.append(ends[1] - ends[0])
+            again = {c.trial: c.mean for c in confirmed.confirmed}
+            optimism.append(believed.best.score - again[believed.best.number])
+            picked = (f"trial {b.best.number:>2}  {score:.3f}  {end:.3f}" for b, score, end in zip(
+                (believed, confirmed), (believed.best.score, again[confirmed.best.number]), ends,
+                strict=True))  # fmt: skip
+            print(f"{seed:>4}  {'   '.join(picked)}", flush=True)
+    for what, values in (
+        ("test AUC, confirmed minus believed", gains),
+        ("search score of the picked trial minus its mean over new seeds", optimism),
+    ):
+        print(
+            f"{what}: mean {np.mean(values):+.4f}, range {min(values):+.4f} to {max(values):+.4f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

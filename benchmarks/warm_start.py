@@ -1,0 +1,65 @@
+"""How many trials does a sibling's winner save?
+
+Run: .venv/bin/python benchmarks/warm_start.py [--seeds 5] [--trials 20] [--patients 200]. At each
+seed phantom hands are searched and confirmed first; then wrists twice, without and with that
+winner as a warm start. Counted is the trial at which each first reaches the best dev study AUC
+that the search without a sibling came to; a search that never does counts as one trial
+more than it had.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+from searches import machine, phantoms, run, study
+
+from mura_tune.tuning.storage import load_study, open_storage, url_of
+
+
+def scores(file: Path) -> list[float]:
+    """Dev study AUC of each trial in order; pruned ones count as they stood."""
+    url = url_of(str(file))
+    trials = load_study(open_storage(url), "XR_WRIST", url).get_trials()
+    return [t.value for t in trials if t.value is not None]
+
+
+def first(values: list[float], goal: float) -> int:
+    """The 1-based place of the first value that reaches the goal."""
+    return next((i for i, v in enumerate(values, 1) if v >= goal), len(values) + 1)
+
+
+@click.command()
+@click.option("--seeds", default=5, show_default=True)
+@click.option("--trials", default=20, show_default=True)
+@click.option("--patients", default=200, show_default=True)
+def main(seeds: int, trials: int, patients: int) -> None:
+    print(machine())
+    print(f"{trials} trials a search, phantoms of {patients} patients an area, small CNN at 64 px")
+    print("seed  goal (dev AUC)  trials to it: alone, warm  saved   best alone, warm")
+    saved = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepared = phantoms(folder, patients)
+        for seed in range(seeds):
+            sibling, warm, alone = (folder / f"{kind}{seed}.db" for kind in ("s", "w", "a"))
+            run(sibling, prepared["XR_HAND"], study("XR_HAND", seed, trials))
+            shutil.copy(sibling, warm)
+            plain = ("budget.confirm.top=0",)
+            run(alone, prepared["XR_WRIST"], study("XR_WRIST", seed, trials, *plain))
+            run(warm, prepared["XR_WRIST"], study("XR_WRIST", seed, trials, *plain), "auto")
+            without, having = scores(alone), scores(warm)
+            goal = max(without)
+            counts = first(without, goal), first(having, goal)
+            saved.append(counts[0] - counts[1])
+            print(f"{seed:>4}  {goal:.3f}           {counts[0]:>4} {counts[1]:>4}  {saved[-1]:>+4}"
+                  f"   {goal:.3f} {max(having):.3f}", flush=True)  # fmt: skip
+    print(f"trials saved of {trials}: mean {np.mean(saved):+.1f}, median {np.median(saved):+.0f}, "
+          f"range {min(saved):+d} to {max(saved):+d}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

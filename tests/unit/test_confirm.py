@@ -1,0 +1,153 @@
+"""The winner is confirmed with new seeds, starts from siblings' winners, is judged over folds."""
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from test_search import prepared, study_of, tune, url  # noqa: F401 - fixtures
+
+from mura_tune.data.dataset import open_dataset
+from mura_tune.data.prepare import Prepared, folds_of, prepare
+from mura_tune.errors import InputError
+from mura_tune.learning.metrics import auc
+from mura_tune.tuning import manage, words
+from mura_tune.tuning.results import best_in, confirmation
+from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.trial import SCORES, unpacked
+
+CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
+
+
+def test_the_winner_has_the_best_mean_over_new_seeds(prepared: Prepared, url: str) -> None:  # noqa: F811
+    searched = tune(study_of(*CONFIRMED), prepared, url)
+    assert len(searched.trials) == 3  # the confirmation is a study of its own
+    again = confirmation(open_storage(url), "s")
+    assert again is not None
+    found = best_in(url, "s")
+    means = {c.trial: c.mean for c in found.confirmed}
+    assert set(means) >= {0}  # the baseline is always among them
+    assert len(again.trials) == 2 * len(means)
+    for number, mean in means.items():
+        runs = [t for t in again.trials if t.user_attrs["of"] == number]
+        assert mean == pytest.approx(np.mean([t.value for t in runs]))
+        assert [t.user_attrs["recipe"]["seed"] for t in runs] == [1, 2]
+        assert all(t.params == searched.trials[number].params for t in runs)
+    assert found.best.number == max(means, key=lambda n: (means[n], -n))
+    if found.best.number:
+        assert found.difference is not None
+        assert found.difference.value == pytest.approx(means[found.best.number] - means[0])
+    tune(study_of(*CONFIRMED), prepared, url)
+    assert len(again.trials) == 2 * len(means)  # once is enough
+
+
+def test_without_confirmation_the_search_score_decides(prepared: Prepared, url: str) -> None:  # noqa: F811
+    searched = tune(study_of(), prepared, url)
+    found = best_in(url, "s")
+    assert found.confirmed == ()
+    assert found.best.score == max(t.value for t in searched.trials)
+    assert "picked as best" in words.describe(found) or found.best.number == 0
+
+
+def test_stored_scores_give_the_trials_auc_to_the_bit(prepared: Prepared, url: str) -> None:  # noqa: F811
+    searched = tune(study_of("budget.trials=2"), prepared, url)
+    (part,) = searched._storage.get_study_system_attrs(searched._study_id)["mura:dev"]
+    for trial in searched.trials:
+        (scores,) = unpacked(trial.system_attrs[SCORES])
+        assert auc(scores, np.array(part["labels"])) == trial.value
+
+
+def test_a_siblings_winner_is_tried_first(prepared: Prepared, url: str) -> None:  # noqa: F811
+    tune(study_of(*CONFIRMED), prepared, url, name="sibling")
+    winner = best_in(url, "sibling").best
+    mine = tune(study_of("budget.trials=8", "budget.seed=5"), prepared, url, warm_start="auto")
+    roles = [t.user_attrs.get("role") for t in mine.trials]
+    assert roles == ["baseline", "warm start"] + [None] * 6
+    assert mine.trials[1].params == winner.params
+    assert mine.trials[1].user_attrs["from"] == f"sibling trial {winner.number}"
+    alone = tune(study_of("budget.trials=2"), prepared, url, name="alone", warm_start="none")
+    assert [t.user_attrs.get("role") for t in alone.trials] == ["baseline", None]
+
+
+@pytest.mark.parametrize(
+    ("sibling", "told"),
+    [
+        ("nowhere", "no such study"),
+        ("unconfirmed", "is not confirmed yet"),
+        ("larger", "it searched cnn at 48 px, not cnn at 32 px"),
+    ],
+)
+def test_a_named_sibling_that_cannot_help_is_refused(
+    prepared: Prepared, url: str, phantoms: Path, tmp_path: Path, sibling: str, told: str  # noqa: F811
+) -> None:  # fmt: skip
+    if sibling == "unconfirmed":
+        tune(study_of("budget.trials=1"), prepared, url, name=sibling)
+    if sibling == "larger":
+        study = study_of("budget.trials=1", "budget.confirm.top=1", "size=48")
+        other = prepare(open_dataset(phantoms), "XR_WRIST", 48, study.split, tmp_path / "cache")
+        tune(study, other, url, name=sibling)
+    with pytest.raises(InputError, match=f"--warm-start {sibling}: .*{told}"):
+        tune(study_of("budget.trials=1"), prepared, url, warm_start=sibling)
+
+
+def test_folds_cover_every_patient_but_tests_once(prepared: Prepared) -> None:  # noqa: F811
+    views = folds_of(prepared, study_of("split.folds=2").split)
+    devs = [set(v.frame["patient"].iloc[v.rows("dev")]) for v in views]
+    trains = [set(v.frame["patient"].iloc[v.rows("train")]) for v in views]
+    tests = [set(v.frame["patient"].iloc[v.rows("test")]) for v in views]
+    held = set(prepared.frame["patient"].iloc[prepared.rows("test")])
+    assert tests == [held, held]
+    assert devs[0].isdisjoint(devs[1])
+    assert devs[0] | devs[1] | held == set(prepared.frame["patient"])
+    assert all(dev.isdisjoint(train) for dev, train in zip(devs, trains, strict=True))
+
+
+def test_with_folds_a_trial_is_their_mean(prepared: Prepared, url: str) -> None:  # noqa: F811
+    study = study_of("split.folds=2", "budget.trials=2", "budget.confirm.top=1",
+                     "budget.confirm.seeds=1")  # fmt: skip
+    searched = tune(study, prepared, url)
+    parts = searched._storage.get_study_system_attrs(searched._study_id)["mura:dev"]
+    for trial in searched.trials:
+        folds = unpacked(trial.system_attrs[SCORES])
+        each = [auc(s, np.array(p["labels"])) for s, p in zip(folds, parts, strict=True)]
+        assert trial.value == pytest.approx(np.mean(each))
+        assert trial.intermediate_values == pytest.approx({1: each[0], 2: np.mean(each)})
+        assert trial.user_attrs["dev_auc"]["studies"] == sum(len(s) for s in folds)
+        assert trial.user_attrs["epochs"] == 2
+    found = best_in(url, "s")
+    assert found.confirmed
+    if found.difference:
+        assert found.difference.studies == sum(len(p["labels"]) for p in parts)
+
+
+def test_bad_folds_are_pruned_after_one(prepared: Prepared, url: str) -> None:  # noqa: F811
+    study = study_of("split.folds=2", "budget.trials=7", "budget.pruner.startup=2",
+                     "budget.pruner.min_trials=1")  # fmt: skip
+    pruned = [t for t in tune(study, prepared, url).trials if t.state.name == "PRUNED"]
+    assert pruned
+    assert all(t.user_attrs["epochs"] == 1 for t in pruned)
+
+
+def test_a_study_can_be_copied_exported_and_deleted(
+    prepared: Prepared, url: str, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    tune(
+        study_of("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1"), prepared, url
+    )
+    other = url_of(str(tmp_path / "other.db"))
+    assert manage.copy(url, "s", "t", other) == 2
+    assert best_in(other, "t").to_json() == best_in(url, "s").to_json() | {"study": "t"}
+    with pytest.raises(InputError, match="study t exists"):
+        manage.copy(url, "s", "t", other)
+    assert len(tune(study_of("budget.trials=3"), prepared, other, name="t").trials) == 3
+
+    head, *rows = manage.table(url, "s").splitlines()
+    assert head.startswith("study,trial,slot,role,state,dev_auc,low,high")
+    assert "finetune.lr" in head
+    confirmed = len(confirmation(open_storage(url), "s").trials)
+    assert [row.split(",")[0] for row in rows] == ["s"] * 2 + ["s.confirm"] * confirmed
+
+    assert manage.delete(url, "s", tmp_path / "artifacts") == 2 + confirmed
+    assert optuna.get_all_study_names(open_storage(url)) == []
+    with pytest.raises(InputError, match="no study s"):
+        manage.table(url, "s")

@@ -1,0 +1,162 @@
+"""Which slot is next: counted exactly, whatever happened to the trials before."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from mura_tune import config
+from mura_tune.config import StudyConfig
+from mura_tune.errors import MuraError
+from mura_tune.tuning.plans import WarmStart, confirm_slots, search_slots, searched
+from mura_tune.tuning.slots import Slot, next_slot, standing
+from mura_tune.tuning.storage import open_storage, url_of
+
+SPACE = {"augment": FloatDistribution(0.0, 1.0)}
+PLAN = [Slot(0), Slot(1), Slot(2)]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    storage = open_storage(url_of(str(tmp_path / "s.db")), create=True)
+    storage = open_storage(url_of(str(tmp_path / "s.db")), grace=60)
+    return optuna.create_study(storage=storage, direction="maximize")
+
+
+def add(study: optuna.Study, state: TrialState, slot: object, **attrs: Any) -> FrozenTrial:
+    value = 0.5 if state in (TrialState.COMPLETE, TrialState.PRUNED) else None
+    study.add_trial(
+        create_trial(
+            state=state, value=value, params={"augment": 0.25}, distributions=SPACE,
+            user_attrs={"slot": slot, **attrs},
+        )
+    )  # fmt: skip
+    return study.get_trials()[-1]
+
+
+def ask(study: optuna.Study, plan: list[Slot] = PLAN, lives: bool = True) -> Slot | None:
+    return next_slot(study, lambda trials: plan, SPACE, lambda worker: lives, 0)
+
+
+def test_the_lowest_slot_without_a_trial_is_next(study: optuna.Study) -> None:
+    add(study, TrialState.COMPLETE, 0)
+    add(study, TrialState.PRUNED, 2)
+    slot = ask(study)
+    assert slot == Slot(1)
+    assert len(study.trials) == 2  # drawn freely: nothing is queued
+    add(study, TrialState.RUNNING, 1, worker="w")
+    assert ask(study) is None
+
+
+@pytest.mark.parametrize("reason", ["killed", "interrupted", "silent", None])
+def test_what_was_cut_off_is_queued_again_as_it_was(
+    study: optuna.Study, reason: str | None
+) -> None:
+    attrs = {"reason": reason} if reason else {}
+    add(study, TrialState.FAIL, 0, role="warm start", **{"from": "X trial 1"}, **attrs)
+    assert ask(study).key == 0
+    queued = study.get_trials()[-1]
+    assert queued.state == TrialState.WAITING
+    assert queued.params == {"augment": 0.25}
+    assert queued.user_attrs == {"slot": 0, "role": "warm start", "from": "X trial 1"}
+    assert ask(study).key == 0  # a crash before it ran: it is found, not queued twice
+    assert len(study.trials) == 2
+
+
+def test_what_failed_by_itself_is_not_run_again_as_it_was(study: optuna.Study) -> None:
+    add(study, TrialState.FAIL, 0, reason="out of memory")
+    assert ask(study) == Slot(0)
+    assert len(study.trials) == 1
+    assert ask(study, [Slot(0, once=True), Slot(1)]) == Slot(1)  # fixed values: it stands
+
+
+def test_a_dead_workers_trial_is_failed_and_its_values_queued(study: optuna.Study) -> None:
+    add(study, TrialState.RUNNING, 0, worker="gone")
+    assert ask(study, lives=False).key == 0
+    dead, queued = study.get_trials()
+    assert (dead.state, dead.user_attrs["reason"]) == (TrialState.FAIL, "killed")
+    assert queued.params == dead.params
+
+
+def test_a_slot_queued_twice_runs_once(study: optuna.Study) -> None:
+    add(study, TrialState.WAITING, 0)
+    add(study, TrialState.COMPLETE, 0)
+    assert ask(study).key == 1
+    assert study.get_trials()[0].state == TrialState.FAIL
+
+
+def test_values_that_a_changed_space_lost_are_drawn_anew(study: optuna.Study) -> None:
+    add(study, TrialState.FAIL, 0, reason="killed")
+    narrow = {"augment": FloatDistribution(0.5, 1.0)}
+    assert next_slot(study, lambda trials: PLAN, narrow, lambda worker: True, 0) == Slot(0)
+    assert len(study.trials) == 1
+
+
+def test_five_alike_stop_it_unless_they_are_older_than_this_call(study: optuna.Study) -> None:
+    for slot in range(5):
+        add(study, TrialState.FAIL, slot, reason="diverged: at step 3")
+    with pytest.raises(MuraError, match="5 trials in a row failed alike"):
+        ask(study)
+    assert next_slot(study, lambda trials: PLAN, SPACE, lambda worker: True, 5) is not None
+    add(study, TrialState.COMPLETE, 0)
+    assert ask(study) is not None  # not in a row
+
+
+def test_standing_counts_slots_not_trials(study: optuna.Study) -> None:
+    add(study, TrialState.COMPLETE, 0)
+    add(study, TrialState.COMPLETE, 0)
+    add(study, TrialState.RUNNING, 1)
+    add(study, TrialState.COMPLETE, 7)  # of a larger budget
+    add(study, TrialState.FAIL, 2, reason="out of memory")
+    now = standing(study.get_trials(), PLAN)
+    assert (now.wanted, now.done, now.running) == (3, 1, 1)
+    assert standing(study.get_trials(), [*PLAN[:2], Slot(2, once=True)]).done == 2
+
+
+def study_of(trials: int = 4) -> StudyConfig:
+    others = ("finetune.lr", "finetune.depth", "class_weight")
+    axes = [f"search.{path}=null" for path in others]
+    return config.load("XR_WRIST", [f"budget.trials={trials}", *axes])
+
+
+def test_slot_zero_is_the_recipe_until_it_fails_by_itself(study: optuna.Study) -> None:
+    slots = search_slots(study_of(), SPACE, [])
+    assert [s.key for s in slots] == [0, 1, 2, 3]
+    assert (slots[0].values, slots[0].attrs["role"]) == ({"augment": 0.5}, "baseline")
+    failed = add(study, TrialState.FAIL, 0, reason="out of memory")
+    assert search_slots(study_of(), SPACE, [failed])[0] == Slot(0)
+    cut = add(study, TrialState.FAIL, 0, reason="killed")
+    assert search_slots(study_of(), SPACE, [cut])[0].values is not None
+
+
+def test_warm_starts_take_the_first_free_slots_once(study: optuna.Study) -> None:
+    def warm() -> list[WarmStart]:
+        return [WarmStart("A trial 1", {"augment": 0.1}), WarmStart("B trial 2", {"augment": 0.9})]
+
+    slots = search_slots(study_of(), SPACE, [], warm)
+    assert [s.attrs.get("from") for s in slots] == [None, "A trial 1", "B trial 2", None]
+    ran = add(study, TrialState.COMPLETE, 1, **{"from": "A trial 1"})
+    slots = search_slots(study_of(), SPACE, [ran], warm)
+    assert [s.attrs.get("from") for s in slots] == [None, None, "B trial 2", None]
+
+
+def test_the_best_and_the_baseline_are_confirmed_with_new_seeds(study: optuna.Study) -> None:
+    from dataclasses import asdict
+
+    recipe = asdict(study_of().recipe)
+    values = {0: 0.6, 1: 0.9, 2: 0.7, 3: 0.8, 4: 0.5}
+    for slot, value in values.items():
+        attrs = {"slot": slot, "recipe": recipe, **({"role": "baseline"} if slot == 0 else {})}
+        study.add_trial(create_trial(value=value, user_attrs=attrs))
+    slots = confirm_slots(study_of(5), study.get_trials())
+    assert [s.key for s in slots] == ["1:1", "3:1", "2:1", "0:1", "1:2", "3:2", "2:2", "0:2"]
+    assert all(s.once for s in slots)
+    assert [s.attrs["recipe"]["seed"] for s in slots] == [1] * 4 + [2] * 4
+    assert searched(study_of(5), study.get_trials())
+    assert not searched(study_of(6), study.get_trials())
+    assert confirm_slots(
+        config.load("XR_WRIST", ["budget.confirm.top=0"]), study.get_trials()
+    ) == []  # fmt: skip
