@@ -236,7 +236,7 @@ def test_a_changed_range_needs_leave_and_what_ran_stays(prepared: Prepared, url:
 
 def test_another_dataset_or_split_is_refused(prepared: Prepared, url: str) -> None:
     tune(study_of("budget.trials=1"), prepared, url)
-    with pytest.raises(InputError, match="dataset .* -> 0000"):
+    with pytest.raises(InputError, match=r"dataset .* -> 0000"):
         tune(study_of(), replace(prepared, fingerprint="0" * 64), url)
 
 
