@@ -1,7 +1,7 @@
 """Does confirming the best trials with new seeds give a better release than believing the search?
 
-Run: .venv/bin/python benchmarks/confirm.py [--seeds 5] [--trials 16] [--patients 200]. On phantom
-wrists, each seed is a search of its own; the recipe that its search score picks and the one that
+Run: .venv/bin/python benchmarks/confirm.py [--seeds 5] [--trials 12] [--patients 120]. On phantom
+forearms, each seed is a search of its own; the recipe that its search score picks and the one that
 confirmation picks are trained to the end with the same three seeds, and measured on test. Both
 may be the same trial: then the difference is 0.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from searches import CPU, machine, phantoms, run, study
+from searches import AREA, CPU, machine, phantoms, run, study, trained_start
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.learning.batches import split_of
@@ -43,21 +43,22 @@ def test_auc(recipe: Recipe, prepared: Prepared) -> float:
 
 @click.command()
 @click.option("--seeds", default=5, show_default=True)
-@click.option("--trials", default=16, show_default=True)
-@click.option("--patients", default=200, show_default=True)
+@click.option("--trials", default=12, show_default=True)
+@click.option("--patients", default=120, show_default=True)
 def main(seeds: int, trials: int, patients: int) -> None:
     print(machine())
-    print(f"{trials} trials a search, phantom wrists of {patients} patients, small CNN at 64 px")
+    print(f"{trials} trials a search, phantom forearms of {patients} patients, small CNN at 96 px")
     print("seed  picked by score: trial, its dev AUC, test   by confirmation: trial, mean, test")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepared = phantoms(folder, patients)["XR_WRIST"]
+        prepared = phantoms(folder, patients)[AREA]
+        start = f"pretrained={trained_start(folder)}"
         gains, optimism = [], []
         for seed in range(seeds):
             file = folder / f"{seed}.db"
-            confirmed = run(file, prepared, study("XR_WRIST", seed, trials))
+            confirmed = run(file, prepared, study(AREA, seed, trials, start))
             url = url_of(str(file))
-            believed = best(load_study(open_storage(url), "XR_WRIST", url))  # no confirmation
+            believed = best(load_study(open_storage(url), AREA, url))  # no confirmation
             ends = [
                 test_auc(apply(b.best.recipe, b.config.final, "final"), prepared)
                 for b in (believed, confirmed)

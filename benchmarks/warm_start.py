@@ -1,7 +1,7 @@
 """How many trials does a sibling's winner save?
 
-Run: .venv/bin/python benchmarks/warm_start.py [--seeds 5] [--trials 20] [--patients 200]. At each
-seed phantom hands are searched and confirmed first; then wrists twice, without and with that
+Run: .venv/bin/python benchmarks/warm_start.py [--seeds 5] [--trials 12] [--patients 120]. At each
+seed phantom upper arms are searched and confirmed first; then forearms twice, without and with that
 winner as a warm start. Counted is the trial at which each first reaches the best dev study AUC
 that the search without a sibling came to; a search that never does counts as one trial
 more than it had.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from searches import machine, phantoms, run, study
+from searches import AREA, SIBLING, machine, phantoms, run, study, trained_start
 
 from mura_tune.tuning.storage import load_study, open_storage, url_of
 
@@ -23,7 +23,7 @@ from mura_tune.tuning.storage import load_study, open_storage, url_of
 def scores(file: Path) -> list[float]:
     """Dev study AUC of each trial in order; pruned ones count as they stood."""
     url = url_of(str(file))
-    trials = load_study(open_storage(url), "XR_WRIST", url).get_trials()
+    trials = load_study(open_storage(url), AREA, url).get_trials()
     return [t.value for t in trials if t.value is not None]
 
 
@@ -34,23 +34,24 @@ def first(values: list[float], goal: float) -> int:
 
 @click.command()
 @click.option("--seeds", default=5, show_default=True)
-@click.option("--trials", default=20, show_default=True)
-@click.option("--patients", default=200, show_default=True)
+@click.option("--trials", default=12, show_default=True)
+@click.option("--patients", default=120, show_default=True)
 def main(seeds: int, trials: int, patients: int) -> None:
     print(machine())
-    print(f"{trials} trials a search, phantoms of {patients} patients an area, small CNN at 64 px")
+    print(f"{trials} trials a search, phantoms of {patients} patients an area, small CNN at 96 px")
     print("seed  goal (dev AUC)  trials to it: alone, warm  saved   best alone, warm")
     saved = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepared = phantoms(folder, patients)
+        start = f"pretrained={trained_start(folder)}"
         for seed in range(seeds):
             sibling, warm, alone = (folder / f"{kind}{seed}.db" for kind in ("s", "w", "a"))
-            run(sibling, prepared["XR_HAND"], study("XR_HAND", seed, trials))
+            run(sibling, prepared[SIBLING], study(SIBLING, seed, trials, start))
             shutil.copy(sibling, warm)
-            plain = ("budget.confirm.top=0",)
-            run(alone, prepared["XR_WRIST"], study("XR_WRIST", seed, trials, *plain))
-            run(warm, prepared["XR_WRIST"], study("XR_WRIST", seed, trials, *plain), "auto")
+            plain = (start, "budget.confirm.top=0")
+            run(alone, prepared[AREA], study(AREA, seed, trials, *plain))
+            run(warm, prepared[AREA], study(AREA, seed, trials, *plain), "auto")
             without, having = scores(alone), scores(warm)
             goal = max(without)
             counts = first(without, goal), first(having, goal)

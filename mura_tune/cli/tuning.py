@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -61,9 +62,10 @@ def tune(
     from mura_tune.errors import InputError
     from mura_tune.tuning import results, words
     from mura_tune.tuning import workers as crews
+    from mura_tune.tuning.chronicle import Chronicle
     from mura_tune.tuning.search import How, Job, start
-    from mura_tune.tuning.storage import load_study, open_storage
-    from mura_tune.tuning.watch import Watch
+    from mura_tune.tuning.storage import database, load_study, open_storage
+    from mura_tune.tuning.watch import Watch, both
 
     if area == "all" and name:
         raise InputError("--study: names one study, and AREA is all; leave one out")
@@ -80,8 +82,20 @@ def tune(
         jobs.append(job)
     opened = {job.name: load_study(open_storage(url), job.name, url) for job in jobs}
     wanted = {job.name: job.study.budget.trials for job in jobs}
-    with Watch(wanted, lambda one: opened[one].get_trials(deepcopy=False)) as watch:
-        crews.run(jobs, since, how, crew, watch, watch.say)
+    places = f"--data {data} --runs {runs}" + (f" --storage {database(url)}" if storage else "")
+    sets = "".join(f" --set {shlex.quote(override)}" for override in overrides)
+    chronicle = Chronicle(
+        url, jobs,
+        {job.name: f"mura tune {job.prepared.area} --study {job.name} --trials "
+                   f"{wanted[job.name]} {places}{sets}" for job in jobs},
+        {job.name: f"mura finalize {job.name} {places}" for job in jobs},
+    )  # fmt: skip
+
+    with (
+        Watch(wanted, lambda one: opened[one].get_trials(deepcopy=False)) as watch,
+        chronicle.kept(),
+    ):
+        crews.run(jobs, since, how, crew, both(watch, chronicle), watch.say)
     found = [results.best_in(url, job.name) for job in jobs]
     console.report(
         as_json,
@@ -122,8 +136,14 @@ def show(area: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @storage_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8080, show_default=True, help="0 picks a free one.")
-def dashboard(runs: Path, storage: str | None, host: str, port: int) -> None:
-    """Serve optuna-dashboard for the studies, to look at and not to change."""
+@click.option("--writable", is_flag=True, help="Let the browser rename and delete studies.")
+def dashboard(runs: Path, storage: str | None, host: str, port: int, writable: bool) -> None:
+    """Serve optuna-dashboard for the studies: to look at, and not to change."""
     from mura_tune.tuning import board
 
-    board.serve(url_of(storage, runs), host, port, lambda url: click.echo(f"studies at {url}"))
+    if writable:
+        console.note(f"warning: {board.warning(host)}")
+    board.serve(
+        url_of(storage, runs), host, port, lambda url: click.echo(f"studies at {url}"),
+        artifacts=runs / "artifacts", writable=writable,
+    )  # fmt: skip

@@ -44,6 +44,20 @@ class Prepared:
             state["pixels"] = np.load(state["pixels"], mmap_mode="r")
         self.__dict__.update(state)
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images, studies, patients and abnormal studies of each part."""
+        counts = {}
+        for part in splits.SPLITS:
+            rows = self.frame.iloc[self.rows(part)]
+            studies = rows.drop_duplicates("study")
+            counts[part] = {
+                "images": len(rows),
+                "studies": len(studies),
+                "patients": int(rows["patient"].nunique()),
+                "abnormal studies": int(studies["label"].sum()),
+            }
+        return counts
+
     def rows(self, part: str) -> NDArray[np.int64]:
         """Row numbers of one part: train, dev or test."""
         return np.flatnonzero(self.frame["part"].to_numpy() == part)

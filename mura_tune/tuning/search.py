@@ -20,15 +20,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune.config import Budget, StudyConfig
 from mura_tune.data.prepare import Prepared
+from mura_tune.learning.batches import Split
+from mura_tune.learning.metrics import Studies
 from mura_tune.learning.models import build
+from mura_tune.learning.training import Fit
 from mura_tune.tuning import space as spaces
+from mura_tune.tuning.artifacts import Keeper
 from mura_tune.tuning.locks import Alive, Lock, lock_of
 from mura_tune.tuning.plans import confirm_slots, search_slots, searched
 from mura_tune.tuning.results import CONFIRMS, confirmation
 from mura_tune.tuning.resume import same_or_refuse
 from mura_tune.tuning.slots import Plan, next_slot, standing
 from mura_tune.tuning.storage import GRACE, open_storage
-from mura_tune.tuning.trial import Material, Objective, Progress, material
+from mura_tune.tuning.trial import Keep, Material, Objective, Progress, material
 from mura_tune.tuning.warm import AUTO, warm_starts
 
 POLL = 1.0  # seconds between two looks for a slot that others may leave open
@@ -109,8 +113,9 @@ def work(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(how.url, grace=how.grace)
+    keep = Keeper(how.artifacts).keep if how.artifacts else _nothing
     with Alive(how.url) as alive:
-        courses = [_Course(job, how, storage, alive, device, tell, since) for job in jobs]
+        courses = [_Course(job, how, storage, alive, device, tell, since, keep) for job in jobs]
         while courses and not stop():
             courses = [course for course in courses if not course.finished()]
             courses.sort(key=lambda course: course.running)  # stable: else in the order given
@@ -152,6 +157,7 @@ class _Course:
     device: torch.device
     tell: Callable[[Event], None]
     since: Mapping[str, int]
+    keep: Keep
     running: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -189,7 +195,7 @@ class _Course:
             ran: list[int] = []
             objective = Objective(
                 study.study_name, self.job.study, self.space, self._learned_from(),
-                self.lock.release, self.tell, lambda *_: None,
+                self.lock.release, self.tell, self.keep,
             )  # fmt: skip
             self._optimise(study, partial(_begin, objective, self.alive.name, slot.key, ran), ran)
         finally:
@@ -232,6 +238,10 @@ class _Course:
         if self._material is None:
             self._material = material(self.job.prepared, self.job.study, self.device)
         return self._material
+
+
+def _nothing(trial: optuna.Trial, fits: Sequence[tuple[Fit, Split]], studies: Studies) -> None:
+    """Keep nothing of a trial but what it stores by itself."""
 
 
 def _begin(

@@ -30,6 +30,10 @@ from mura_tune.tuning import space as spaces
 SCORES = "mura:dev_scores"  # system attribute: dev study probabilities, float64 in base85
 
 
+# Keeps what people look at: of a trial, its fits with the dev split of each, and all dev studies.
+Keep = Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], Studies], None]
+
+
 @dataclass(frozen=True)
 class Progress:
     """A trial after an epoch, for whoever watches."""
@@ -69,7 +73,7 @@ class Objective:
     material: Material
     drawn: Callable[[], None]
     tell: Callable[[Progress], None]
-    finished: Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], Studies], None]
+    keep: Keep
     task: Task = ABNORMALITY
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -128,7 +132,7 @@ class Objective:
         trial.set_user_attr("dev_auc", interval.to_json())
         storage: Any = trial.storage
         storage.set_trial_system_attr(trial._trial_id, SCORES, packed(runs))
-        self.finished(trial, fits, runs[0] if alone else _pooled(runs))
+        self.keep(trial, fits, runs[0] if alone else _pooled(runs))
         return float(np.mean([f.best.score for f, _ in fits]))
 
 

@@ -35,7 +35,7 @@ def warm_starts(
         there = sorted(optuna.get_all_study_names(storage))
         names = [n for n in there if n != name and not n.endswith(CONFIRMS)]
     else:
-        names = [n.strip() for n in which.split(",")]
+        names = [n for n in map(str.strip, which.split(",")) if n != name]
     found = []
     for sibling in names:
         start = _winner(storage, sibling, study, space)

@@ -99,6 +99,16 @@ class Watch:
         return ", ".join(parts)
 
 
+def both(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
+    """One listener that tells several."""
+
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell
+
+
 def _bar(total: int, title: str, unit: str) -> tqdm[NoReturn]:
     """A bar in a terminal; elsewhere nothing, so that logs hold plain lines only."""
     return tqdm(total=total, desc=title, unit=unit, disable=not sys.stderr.isatty())

@@ -8,7 +8,6 @@ from optuna.trial import FrozenTrial
 
 from mura_tune.tuning.results import Best, Trial
 
-
 FEW = 10  # patients of a class, below which a percentile interval says too little
 
 

@@ -6,6 +6,7 @@ The pipe's end tells a worker that its parent is gone.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -14,8 +15,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import torch
 
@@ -104,23 +107,27 @@ class _Crew:
     tell: Callable[[Event], None]
     say: Callable[[str], None]
     members: dict[int, tuple[BaseProcess, Connection]] = field(default_factory=dict)
+    stopped: dict[int, float] = field(default_factory=dict)  # pid: since when
     deaths: int = 0
+    leaving: bool = False  # finish what runs, hire nobody
     error: MuraError | None = None
 
     def run(self, stop: Stop) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["mura_tune.tuning.workers", "timm"])
         self._context = context
-        told, deadline = False, math.inf
+        deadline = math.inf
         try:
             for place in range(self.crew.workers):
                 self._hire(place)
             while self.members and time.monotonic() < deadline:
                 self._listen()
-                if (stop.asked or self.error) and not told:
-                    told = True
+                self._kill_stopped()
+                if (stop.asked or self.error) and not self.leaving:
+                    self.leaving = True
                     self._send("finish")
-                if not told and deadline == math.inf and len(self.members) < self.crew.workers:
+                idle = len(self.members) < self.crew.workers
+                if idle and not self.leaving and deadline == math.inf:
                     deadline = time.monotonic() + PATIENCE  # one left: all is done, for all
         finally:
             self._send("stop")
@@ -135,6 +142,7 @@ class _Crew:
             target=_member, name=f"worker {place + 1}",
             args=(theirs, self.jobs, self.since, self.how, device, self.crew.threads),
         )  # fmt: skip
+        _serve_forks()
         process.start()
         theirs.close()
         self.members[place] = (process, ours)
@@ -160,7 +168,7 @@ class _Crew:
         process, pipe = self.members.pop(place)
         pipe.close()
         process.join(PATIENCE)
-        if process.exitcode == 0 or self.error:
+        if process.exitcode == 0 or self.leaving or self.error:
             return
         self.deaths += 1
         how = _died(process.exitcode)
@@ -170,6 +178,16 @@ class _Crew:
             return
         self.say(f"{process.name} {how}; another takes its place, and its trial is run again")
         self._hire(place)
+
+    def _kill_stopped(self) -> None:
+        """Kill workers that are stopped (SIGSTOP) beyond the grace: one may hold a study's lock."""
+        pids = [process.pid for process, _ in self.members.values()]
+        now = time.monotonic()
+        self.stopped = {p: self.stopped.get(p, now) for p in pids if p and _is_stopped(p)}
+        for pid, since in self.stopped.items():
+            if now - since > self.how.grace:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _send(self, word: str) -> None:
         for _, pipe in self.members.values():
@@ -202,34 +220,56 @@ def _member(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(threads)
-    finish = threading.Event()
-    threading.Thread(target=_obey, args=(pipe, finish), daemon=True).start()
+    finish, stop = threading.Event(), threading.Event()
     try:
+        threading.Thread(target=_obey, args=(pipe, finish, stop), daemon=True).start()
         search.work(jobs, since, how, device, pipe.send, finish.is_set)
     except KeyboardInterrupt:
         os._exit(130)
-    except BrokenPipeError:  # the parent is gone, and `_obey` is about to see it
-        os._exit(1)
-    except MuraError as error:
-        pipe.send(error)
-    except Exception as error:  # a bug, or a machine in trouble: the parent tells it
-        pipe.send(MuraError(f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"))
+    except Exception as error:
+        if stop.is_set():  # whatever the interruption became on its way
+            os._exit(130)
+        told = error if isinstance(error, MuraError) else MuraError(_words(error))
+        with contextlib.suppress(OSError):  # the parent is gone, and `_obey` is about to see it
+            pipe.send(told)
 
 
-def _obey(pipe: Connection, finish: threading.Event) -> None:
+def _words(error: Exception) -> str:
+    """What a bug, or a machine in trouble, said first."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+def _obey(pipe: Connection, finish: threading.Event, stop: threading.Event) -> None:
     """Do what the parent says; when it says `stop`, or nothing more for ever, leave at once."""
-    word = "stop"
-    while True:
+    word = ""
+    while word != "stop":
         try:
             word = pipe.recv()
         except (EOFError, OSError):
             word = "stop"
-        if word == "stop":
-            break
         finish.set()
+    stop.set()
     os.kill(os.getpid(), signal.SIGTERM)  # a KeyboardInterrupt in the thread that trains
     time.sleep(PATIENCE / 2)
     os._exit(1)
+
+
+def _serve_forks() -> None:
+    """Start the fork server with SIGINT blocked: while it imports, Ctrl-C would end it."""
+    resource_tracker.ensure_running()  # which unblocks SIGINT when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process stands still until a SIGCONT (proc(5); nowhere but on Linux known)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return False
 
 
 def _died(code: int | None) -> str:

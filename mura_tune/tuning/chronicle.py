@@ -1,0 +1,66 @@
+"""Keeps the notes and plots of the studies on the dashboard up to date while they are searched."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optuna.storages import RDBStorage
+
+from mura_tune.tuning import plots
+from mura_tune.tuning.notes import write_study_note
+from mura_tune.tuning.results import CONFIRMS, confirmation
+from mura_tune.tuning.search import Ended, Event, Job
+from mura_tune.tuning.storage import load_study, open_storage
+
+PAUSE = 15.0  # seconds between two notes of a study: a note costs a few writes
+
+
+@dataclass
+class Chronicle:
+    """Writes each study's note now and then, and its plots at the end. The parent owns it.
+
+    Attributes:
+        resume: the command that goes on with each study, by name; `finalize` the one that
+            releases its winner.
+    """
+
+    url: str
+    jobs: Sequence[Job]
+    resume: Mapping[str, str]
+    finalize: Mapping[str, str]
+    _last: dict[str, float] = field(default_factory=dict)
+    _storage: RDBStorage | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event; a trial that ended may bring the note up to date."""
+        name = event.study.removesuffix(CONFIRMS)
+        if isinstance(event, Ended) and time.monotonic() - self._last.get(name, 0.0) > PAUSE:
+            self._note(next(job for job in self.jobs if job.name == name))
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Notes before and after what happens inside, however it ends; then the plots."""
+        for job in self.jobs:
+            self._note(job)
+        try:
+            yield
+        finally:
+            for job in self.jobs:
+                self._note(job)
+                plots.refresh(load_study(self._opened(), job.name, self.url))
+
+    def _note(self, job: Job) -> None:
+        self._last[job.name] = time.monotonic()
+        storage = self._opened()
+        write_study_note(
+            load_study(storage, job.name, self.url), confirmation(storage, job.name),
+            resume=self.resume[job.name], finalize=self.finalize[job.name],
+            parts=job.prepared.counts(),
+        )  # fmt: skip
+
+    def _opened(self) -> RDBStorage:
+        self._storage = self._storage or open_storage(self.url)
+        return self._storage
