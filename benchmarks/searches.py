@@ -66,7 +66,8 @@ def trained_start(folder: Path, patients: int = 600, epochs: int = 14) -> Path:
     net = build("cnn")
     result = fit(net, train, dev, of.recipe, ABNORMALITY)
     print(f"start: {patients} wrist patients, dev study AUC {result.best.score:.3f}", flush=True)
-    save_file(result.weights, file := folder / "start.safetensors")
+    plain = {name: value.contiguous() for name, value in result.weights.items()}
+    save_file(plain, file := folder / "start.safetensors")
     return file
 
 

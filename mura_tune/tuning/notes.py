@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from optuna_dashboard import get_note, save_note
 
 from mura_tune.learning.training import Fit
 from mura_tune.tuning.results import Best, best, counts
+from mura_tune.tuning.stored import recipe_of
 from mura_tune.tuning.words import verdict
 
 WIDE = 120  # characters; a page of the dashboard is as wide as its longest line
@@ -30,7 +32,7 @@ def trial_note(
         pictures: where the dashboard serves each, by file name.
         missing: why there is none, for where `pictures` is empty.
     """
-    auc, recipe = trial.user_attrs["dev_auc"], dict(_flat(trial.user_attrs["recipe"]))
+    auc, recipe = trial.user_attrs["dev_auc"], dict(_flat(asdict(recipe_of(trial))))
     searched = {path: recipe.pop(path, value) for path, value in trial.params.items()}
     seconds = sum(epoch.seconds for fit in fits for epoch in fit.epochs)
     result = {

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune.config import StudyConfig
 from mura_tune.recipe import Recipe
-from mura_tune.recipe import from_dict as recipe_of
 from mura_tune.tuning.slots import DONE, Slot, slot_of, was_cut
 from mura_tune.tuning.space import Space, defaults
+from mura_tune.tuning.stored import recipe_of
 
 BASELINE, WARM, CONFIRM = "baseline", "warm start", "confirmation"
 
@@ -70,8 +70,8 @@ def confirm_slots(study: StudyConfig, trials: Sequence[FrozenTrial]) -> list[Slo
         Slot(
             f"{trial.number}:{recipe.seed}",
             trial.params,
-            {"role": CONFIRM, "of": trial.number, "recipe": asdict(recipe)},
-            once=True,
+            {"role": CONFIRM, "of": trial.number},
+            recipe,
         )
         for seed in range(1, study.budget.confirm.seeds + 1)
         for trial in candidates(study, trials)
@@ -81,5 +81,5 @@ def confirm_slots(study: StudyConfig, trials: Sequence[FrozenTrial]) -> list[Slo
 
 def _reseeded(trial: FrozenTrial, seed: int) -> Recipe:
     """The trial's recipe with another seed: other initial weights, order and augmentation."""
-    recipe = recipe_of(trial.user_attrs["recipe"], f"trial {trial.number}")
+    recipe = recipe_of(trial)
     return replace(recipe, seed=(recipe.seed + seed) % 2**32)

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import save_plotly_graph_object
 
 from mura_tune.tuning.plans import BASELINE
+from mura_tune.tuning.stored import recipe_of
 
 ENOUGH = 8  # finished trials below which importances say nothing
 SEEDS = 5  # forests for the spread of an importance
@@ -149,7 +150,7 @@ def seconds(trials: Sequence[FrozenTrial]) -> Figure | None:
         (t.user_attrs["seconds"] - t.user_attrs.get("artifact_seconds", 0)) / t.user_attrs["epochs"]
         for t in timed
     ]
-    depths = [t.user_attrs["recipe"]["finetune"]["depth"] for t in timed]
+    depths = [recipe_of(t).finetune.depth for t in timed]
     dots = {
         "type": "scatter", "mode": "markers", "x": [t.number for t in timed], "y": _plain(each),
         "customdata": depths,

@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mura_tune import config, recipe
+from mura_tune import config
 from mura_tune.config import StudyConfig
 from mura_tune.errors import InputError
 from mura_tune.learning.metrics import Estimate, Studies
@@ -20,7 +20,7 @@ from mura_tune.recipe import Recipe
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.slots import was_cut
 from mura_tune.tuning.storage import database, load_study, open_storage
-from mura_tune.tuning.trial import SCORES, unpacked
+from mura_tune.tuning.stored import recipe_of, scores_of
 
 CONFIRMS = ".confirm"  # ends the name of the study that confirms another
 
@@ -216,7 +216,7 @@ def _scored(study: optuna.Study, trial: FrozenTrial) -> list[Studies]:
             labels=np.array(part["labels"], dtype=np.int64),
             scores=scores,
         )
-        for part, scores in zip(_dev(study), unpacked(trial.system_attrs[SCORES]), strict=True)
+        for part, scores in zip(_dev(study), scores_of(trial), strict=True)
     ]
 
 
@@ -228,7 +228,7 @@ def _trial(trial: FrozenTrial, study: str) -> Trial:
         interval=(interval["low"], interval["high"]),
         studies=interval["studies"],
         params=trial.params,
-        recipe=recipe.from_dict(trial.user_attrs["recipe"], f"study {study} trial {trial.number}"),
+        recipe=recipe_of(trial, f"study {study}"),
         source=trial.user_attrs.get("from"),
     )
 

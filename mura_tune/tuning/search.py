@@ -23,9 +23,12 @@ from mura_tune.data.prepare import Prepared
 from mura_tune.learning.batches import Split
 from mura_tune.learning.metrics import Studies
 from mura_tune.learning.models import build
+from mura_tune.learning.prefix import Store
+from mura_tune.learning.sources import Features, Source, pixels
 from mura_tune.learning.training import Fit
 from mura_tune.tuning import space as spaces
 from mura_tune.tuning.artifacts import Keeper
+from mura_tune.tuning.draws import Rounded
 from mura_tune.tuning.locks import Alive, Lock, lock_of
 from mura_tune.tuning.plans import confirm_slots, search_slots, searched
 from mura_tune.tuning.results import CONFIRMS, confirmation
@@ -54,7 +57,9 @@ class How:
     url: str
     grace: int = GRACE
     warm_start: str = AUTO
-    artifacts: Path | None = None
+    artifacts: Path | None = None  # folder of pictures; None draws none
+    features: Path | None = None  # folder of frozen stages' features; None computes them always
+    feature_bytes: int = 20 * 10**9
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ class _Course:
         if (stage := self._stage()) is None:
             return False
         study, plan = stage
-        first = self.since.get(study.study_name, 0)
+        first, learned_from = self.since.get(study.study_name, 0), self._learned_from()
         self.lock.acquire()
         try:
             slot = next_slot(study, plan, self.space, self.alive.lives, first)
@@ -194,8 +199,8 @@ class _Course:
             study.sampler = _sampler(self.job.study.budget, number)
             ran: list[int] = []
             objective = Objective(
-                study.study_name, self.job.study, self.space, self._learned_from(),
-                self.lock.release, self.tell, self.keep,
+                study.study_name, self.job.study, self.space, learned_from,
+                self.lock.release, self.tell, self.keep, self._source(study),
             )  # fmt: skip
             self._optimise(study, partial(_begin, objective, self.alive.name, slot.key, ran), ran)
         finally:
@@ -212,6 +217,8 @@ class _Course:
             if trial is None or trial.state != TrialState.FAIL:
                 raise
             # It was silent for too long, and its slot given to another worker: leave it to that.
+        except UnboundLocalError as error:  # what Optuna makes of Ctrl-C while it stores the end
+            raise error.__context__ or error from None
         if ran:
             self.tell(Ended(study.study_name, study.get_trials(deepcopy=False)[ran[0]]))
 
@@ -234,6 +241,12 @@ class _Course:
                 )  # fmt: skip
         return self._confirming, lambda now: slots
 
+    def _source(self, study: optuna.Study) -> Source:
+        """Search trials share what frozen stages give; a confirmation has its own seed's views."""
+        if self.how.features is None or study is not self.study:
+            return pixels
+        return Features(Store(self.how.features, self.how.feature_bytes))
+
     def _learned_from(self) -> Material:
         if self._material is None:
             self._material = material(self.job.prepared, self.job.study, self.device)
@@ -255,8 +268,6 @@ def _begin(
     return objective(trial)
 
 
-def _sampler(budget: Budget, trials: int) -> optuna.samplers.TPESampler:
+def _sampler(budget: Budget, trials: int) -> Rounded:
     """A sampler of its own for each trial: the same seed twice would draw the same trial twice."""
-    return optuna.samplers.TPESampler(
-        n_startup_trials=budget.random, seed=(budget.seed * 1_000_003 + trials) % 2**32
-    )
+    return Rounded(n_startup_trials=budget.random, seed=(budget.seed * 1_000_003 + trials) % 2**32)

@@ -14,10 +14,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mura_tune.errors import MuraError
+from mura_tune.recipe import Recipe
 from mura_tune.tuning.space import Space, fits
+from mura_tune.tuning.stored import as_attrs
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-CUT = ("killed", "interrupted", "silent")  # reasons that give a trial's values to another
+# Reasons that say nothing about a trial's values: another runs them.
+CUT = ("killed", "interrupted", "silent", "superseded")
 SAME_FAILURES = 5  # in a row: then something is wrong with more than a trial
 
 
@@ -29,13 +32,14 @@ class Slot:
         key: its name in the trials that fill it.
         values: what it must run; None lets the sampler draw.
         attrs: what a trial with these values says of itself, such as its role.
-        once: whether a trial that failed by itself fills it too (its values are fixed for ever).
+        recipe: what exactly it must train, seed and all; then a trial that failed by itself fills
+            the slot too, since the next would fail alike.
     """
 
     key: int | str
     values: Mapping[str, Any] | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
-    once: bool = False
+    recipe: Recipe | None = None
 
 
 Plan = Callable[[Sequence[FrozenTrial]], Sequence[Slot]]
@@ -53,7 +57,7 @@ class Standing:
 def standing(trials: Sequence[FrozenTrial], slots: Sequence[Slot]) -> Standing:
     """Where a plan stands. Trials that fill no slot of the plan are not counted."""
     done = {slot_of(t) for t in trials if t.state in DONE}
-    done |= _failed(trials) & {slot.key for slot in slots if slot.once}
+    done |= _failed(trials) & {slot.key for slot in slots if slot.recipe}
     running = {slot_of(t) for t in trials if t.state == TrialState.RUNNING} - done
     keys = {slot.key for slot in slots}
     return Standing(len(slots), len(keys & done), len(keys & running))
@@ -78,7 +82,7 @@ def next_slot(
     _stop_if_all_fail(study.study_name, trials[since:])
     slots = plan(trials)
     held = {slot_of(t) for t in trials if t.state in (*DONE, TrialState.RUNNING)}
-    held |= _failed(trials) & {slot.key for slot in slots if slot.once}
+    held |= _failed(trials) & {slot.key for slot in slots if slot.recipe}
     open_slots = [slot for slot in slots if slot.key not in held]
     waiting = [t for t in trials if t.state == TrialState.WAITING]
     for trial in waiting:
@@ -89,10 +93,9 @@ def next_slot(
             return next((slot for slot in open_slots if slot.key == key), open_slots[0])
     if not open_slots:
         return None
-    slot = open_slots[0]
-    values, attrs = _cut_off(slot, trials) or (slot.values, slot.attrs)
-    if values is not None:
-        _queue(study, slot, values, attrs, space)
+    slot = open_slots[0] if open_slots[0].recipe else _as_cut_off(open_slots[0], trials)
+    if slot.values is not None:
+        _queue(study, slot, slot.values, space)
     return slot
 
 
@@ -112,24 +115,16 @@ def _failed(trials: Sequence[FrozenTrial]) -> set[int | str | None]:
     return {slot_of(t) for t in trials if t.state == TrialState.FAIL and not was_cut(t)}
 
 
-def _cut_off(
-    slot: Slot, trials: Sequence[FrozenTrial]
-) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-    """Values and role of the trial in this slot that was cut off last, if one was."""
+def _as_cut_off(slot: Slot, trials: Sequence[FrozenTrial]) -> Slot:
+    """The slot with values and role of the trial in it that was cut off last, if one was."""
     before = [t for t in trials if slot_of(t) == slot.key]
     if not before or not was_cut(before[-1]) or not before[-1].params:
-        return None
+        return slot
     kept = {k: v for k, v in before[-1].user_attrs.items() if k in ("role", "from")}
-    return before[-1].params, kept or slot.attrs
+    return Slot(slot.key, before[-1].params, kept or slot.attrs)
 
 
-def _queue(
-    study: optuna.Study,
-    slot: Slot,
-    values: Mapping[str, Any],
-    attrs: Mapping[str, Any],
-    space: Space,
-) -> None:
+def _queue(study: optuna.Study, slot: Slot, values: Mapping[str, Any], space: Space) -> None:
     """As a checked trial: `enqueue_trial` would take values outside the space with a warning.
 
     Values that a changed space no longer holds are not queued: the sampler draws others.
@@ -142,7 +137,8 @@ def _queue(
             state=TrialState.WAITING,
             params=inside,
             distributions={name: space[name] for name in inside},
-            user_attrs={**attrs, "slot": slot.key},
+            user_attrs={**slot.attrs, "slot": slot.key},
+            system_attrs=dict(as_attrs(slot.recipe)),
         )
     )
 

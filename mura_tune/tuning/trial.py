@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,21 +12,21 @@ import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
 
-from mura_tune import recipe as recipes
 from mura_tune.config import StudyConfig
 from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import Diverged
 from mura_tune.learning.batches import Split, split_of
-from mura_tune.learning.metrics import Studies
+from mura_tune.learning.metrics import Estimate, Studies
 from mura_tune.learning.models import build
 from mura_tune.learning.paired import mean_auc
+from mura_tune.learning.sources import Source, pixels
 from mura_tune.learning.tasks import ABNORMALITY, Task, study_scores
 from mura_tune.learning.training import Epoch, Fit, fit
 from mura_tune.recipe import Recipe
 from mura_tune.tuning import space as spaces
+from mura_tune.tuning.stored import has_recipe, keep_recipe, keep_scores, recipe_of
 
-SCORES = "mura:dev_scores"  # system attribute: dev study probabilities, float64 in base85
-
+DIGITS = 6  # of an AUC, where people see it: finer than one pair of studies among a million
 
 # Keeps what people look at: of a trial, its fits with the dev split of each, and all dev studies.
 Keep = Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], Studies], None]
@@ -74,6 +72,7 @@ class Objective:
     drawn: Callable[[], None]
     tell: Callable[[Progress], None]
     keep: Keep
+    source: Source = pixels
     task: Task = ABNORMALITY
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -98,10 +97,10 @@ class Objective:
     def _recipe(self, trial: optuna.Trial) -> Recipe:
         values = spaces.suggest(trial, self.space)
         source = f"study {self.name} trial {trial.number}"
-        if stored := trial.user_attrs.get("recipe"):  # a confirmation: that recipe, another seed
-            return recipes.from_dict(stored, source)
+        if has_recipe(trial):  # a confirmation: a searched trial's, with another seed
+            return recipe_of(trial, self.name)
         recipe = spaces.recipe_for(self.study, values, source)
-        trial.set_user_attr("recipe", dataclasses.asdict(recipe))
+        keep_recipe(trial, recipe)
         trial.set_user_attr("digest", recipe.digest)
         return recipe
 
@@ -121,7 +120,8 @@ class Objective:
                 recipe.arch, pretrained=recipe.pretrained, outputs=self.task.outputs,
                 seed=recipe.seed,
             ).to(self.material.device)  # fmt: skip
-            fits.append((fit(net, train, dev, recipe, self.task, on_epoch=on_epoch), dev))
+            result = fit(net, train, dev, recipe, self.task, on_epoch=on_epoch, source=self.source)
+            fits.append((result, dev))
             if not alone:  # the mean of the folds so far, fold by fold
                 mean = float(np.mean([f.best.score for f, _ in fits]))
                 _report(trial, mean, number + 1)
@@ -129,34 +129,26 @@ class Objective:
         interval = mean_auc(runs)
         trial.set_user_attr("best_epoch", [f.best.number for f, _ in fits] if not alone
                             else fits[0][0].best.number)  # fmt: skip
-        trial.set_user_attr("dev_auc", interval.to_json())
-        storage: Any = trial.storage
-        storage.set_trial_system_attr(trial._trial_id, SCORES, packed(runs))
+        trial.set_user_attr("dev_auc", _rounded(interval))
+        keep_scores(trial, runs)
         self.keep(trial, fits, runs[0] if alone else _pooled(runs))
-        return float(np.mean([f.best.score for f, _ in fits]))
-
-
-def packed(runs: Sequence[Studies]) -> list[str]:
-    """The scores of each fold, small enough to store with a trial."""
-    return [base64.b85encode(run.scores.astype("<f8").tobytes()).decode() for run in runs]
-
-
-def unpacked(text: Sequence[str]) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
-    """What `packed` wrote, to the bit: a rounding would make ties."""
-    return [np.frombuffer(base64.b85decode(t), dtype="<f8") for t in text]
+        return round(float(np.mean([f.best.score for f, _ in fits])), DIGITS)
 
 
 def _pooled(runs: Sequence[Studies]) -> Studies:
     """The studies of all folds in one table, for pictures."""
     joined = {
-        f.name: np.concatenate([getattr(run, f.name) for run in runs])
-        for f in dataclasses.fields(Studies)
+        f.name: np.concatenate([getattr(run, f.name) for run in runs]) for f in fields(Studies)
     }
     return Studies(**joined)
 
 
+def _rounded(interval: Estimate) -> dict[str, Any]:
+    return {k: round(v, DIGITS) if isinstance(v, float) else v for k, v in asdict(interval).items()}
+
+
 def _report(trial: optuna.Trial, score: float, step: int) -> None:
-    trial.report(score, step)
+    trial.report(round(score, DIGITS), step)
     if trial.should_prune():
         raise optuna.TrialPruned
 

@@ -1,42 +1,121 @@
 """optuna-dashboard over our studies, in a real browser, and nothing leaves the machine."""
 
+import contextlib
+import json
 import os
+import re
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
-from conftest import TINY, Ran
+from conftest import CPU, TINY, Ran
 
+from mura_tune import config
+from mura_tune.data.dataset import open_dataset
+from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.errors import InputError
-from mura_tune.tuning import board
-from mura_tune.tuning.storage import url_of
+from mura_tune.learning.batches import split_of
+from mura_tune.learning.metrics import auc_interval
+from mura_tune.learning.models import build
+from mura_tune.learning.tasks import ABNORMALITY, study_scores
+from mura_tune.learning.training import fit
+from mura_tune.tuning import board, notes, plots, space
+from mura_tune.tuning.artifacts import Allowance, Keeper
+from mura_tune.tuning.plans import BASELINE
+from mura_tune.tuning.resume import same_or_refuse
+from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.stored import keep_recipe, keep_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
          "--disable-component-update", "--no-first-run"]  # fmt: skip
+LONG = r"\d\.\d{7,}"  # nobody knows an AUC to seven digits
+LOADED = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
 
 
-@pytest.fixture
-def address(run: Callable[..., Ran], phantoms: Path, tmp_path: Path) -> str:
-    """A board over a study of two trials."""
-    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=2", *TINY).code == 0
-    url = url_of(str(tmp_path / "runs" / "studies.db"))
+def served(url: str, **options: Any) -> str:
+    """The address of a board that a thread serves until the tests end."""
     ready, found = threading.Event(), []
 
     def tell(where: str) -> None:
         found.append(where)
         ready.set()
 
-    threading.Thread(target=board.serve, args=(url, "127.0.0.1", 0, tell), daemon=True).start()
+    threading.Thread(
+        target=board.serve, args=(url, "127.0.0.1", 0, tell), kwargs=options, daemon=True
+    ).start()
     assert ready.wait(30)
     return found[0]
 
 
-def test_the_study_page_shows_its_trials_in_a_browser(address: str) -> None:
+@pytest.fixture
+def address(run: Callable[..., Ran], tmp_path: Path, phantoms: Path) -> str:
+    """A board over a study of two trials."""
+    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=2", *TINY).code == 0
+    return served(url_of(str(tmp_path / "runs" / "studies.db")))
+
+
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[str, Path]:
+    """URL and artifacts of a study whose nine trials left everything they can leave."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    runs = tmp_path_factory.mktemp("pictured")
+    tiny = [item.removeprefix("--set=") for item in TINY]
+    study = config.load("XR_WRIST", [*tiny, "split.dev=0.5", "split.seed=0"])
+    prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, study.split, runs / "cache")
+    url, folder = url_of(str(runs / "studies.db")), runs / "artifacts"
+    axes = space.space_of(study)
+    opened = optuna.create_study(
+        storage=open_storage(url, create=True), study_name="XR_WRIST", direction="maximize"
+    )
+    same_or_refuse(opened, study, space.space_to_json(axes), prepared)
+    search(opened, study, prepared, Keeper(folder, Allowance(share=1.0, trained=600)))
+    commands = {"resume": "make tune AREA=XR_WRIST", "finalize": "make finalize AREA=XR_WRIST"}
+    notes.write_study_note(opened, **commands)
+    plots.refresh(opened)
+    return url, folder
+
+
+def search(
+    opened: optuna.Study, study: config.StudyConfig, prepared: Prepared, keeper: Keeper
+) -> None:
+    """Nine trials, trained for real."""
+    axes = space.space_of(study)
+    train, dev = (split_of(prepared, part, CPU) for part in ("train", "dev"))
+
+    def objective(trial: optuna.Trial) -> float:
+        started = time.perf_counter()
+        recipe = space.recipe_for(study, space.suggest(trial, axes), "test")
+        result = fit(build(recipe.arch, seed=0), train, dev, recipe, ABNORMALITY)
+        studies = study_scores(result.logits, dev)
+        for name, value in (
+            ("dev_auc", auc_interval(studies).to_json()),
+            ("epochs", len(result.epochs)),
+        ):
+            trial.set_user_attr(name, value)
+        keep_recipe(trial, recipe)
+        keep_scores(trial, [studies])
+        keeper.keep(trial, [(result, dev)], studies)
+        trial.set_user_attr("seconds", time.perf_counter() - started)
+        return result.best.score
+
+    first = space.defaults(study.recipe, axes)
+    opened.enqueue_trial(first, user_attrs={"role": BASELINE})
+    opened.sampler = optuna.samplers.RandomSampler(seed=0)
+    opened.optimize(objective, n_trials=9)
+
+
+@contextlib.contextmanager
+def browser_page(allowed: str) -> Iterator[Any]:
+    """A page of a real browser that may ask `allowed` and nobody else."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
     from playwright.sync_api import sync_playwright
@@ -46,6 +125,20 @@ def test_the_study_page_shows_its_trials_in_a_browser(address: str) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.on("request", lambda request: asked.append(request.url))
+        yield page
+        browser.close()
+    assert asked
+    assert all(url.startswith((allowed, "data:", "blob:")) for url in asked)
+
+
+def shoot(page: Any, name: str, *, whole: bool = True) -> None:
+    """A screenshot, for a person to look at, where MURA_SHOTS says to."""
+    if shots := os.environ.get("MURA_SHOTS"):
+        page.screenshot(path=f"{shots}/{name}.png", full_page=whole)
+
+
+def test_the_study_page_shows_its_trials_in_a_browser(address: str) -> None:
+    with browser_page(address) as page:
         page.goto(f"{address}dashboard")
         page.get_by_text("XR_WRIST").first.click()
         page.wait_for_url("**/studies/**")
@@ -53,14 +146,73 @@ def test_the_study_page_shows_its_trials_in_a_browser(address: str) -> None:
         page.get_by_text("finetune.lr").first.wait_for()
         for number in (0, 1):
             assert page.get_by_text(f"Trial {number}", exact=False).count() >= 1
-        if shots := os.environ.get("MURA_SHOTS"):
-            page.screenshot(path=f"{shots}/trials.png")
-        browser.close()
-    assert asked
-    assert all(url.startswith((address, "data:", "blob:")) for url in asked)
+        shoot(page, "trials", whole=False)
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_a_trials_page_shows_its_pictures(pictured: tuple[str, Path]) -> None:
+    url, folder = pictured
+    address = served(url, artifacts=folder)
+    with browser_page(address) as page:
+        page.goto(f"{address}dashboard/studies/1/trials?numbers=3")
+        page.locator("img").first.wait_for()
+        page.wait_for_function(f"document.images.length >= 4 && {LOADED}")
+        widths = page.evaluate("[...document.images].map(i => i.clientWidth)")
+        assert sum(width > 1000 for width in widths) == 2  # large in the note, small as files
+        rights = page.evaluate("[...document.images].map(i => i.getBoundingClientRect().right)")
+        assert max(rights) <= 1400  # nothing cut off
+        note = page.locator(".MuiCardContent-root", has=page.locator("table")).first.inner_text()
+        assert "95 % interval" in note
+        assert not re.search(LONG, note)
+        assert page.get_by_text("dev-scores.csv").count() == 1
+        page.set_viewport_size({"width": 1400, "height": 1400})  # its inside scrolls, not the page
+        shoot(page, "trial", whole=False)
+
+
+def test_the_studys_pages_show_its_note_and_plots(pictured: tuple[str, Path]) -> None:
+    url, folder = pictured
+    address = served(url, artifacts=folder)
+    with browser_page(address) as page:
+        page.goto(f"{address}dashboard/studies/1/note")
+        page.get_by_text("make finalize AREA=XR_WRIST").wait_for()
+        note = page.locator("main").last.inner_text()
+        assert re.search(r"baseline\s+0\s+[01]\.\d{3}\s+[01]\.\d{3} to [01]\.\d{3}", note)
+        assert not re.search(LONG, note)
+        shoot(page, "note")
+        page.goto(f"{address}dashboard/studies/1")
+        for name, title, axis in (
+            ("mura-importance", "fANOVA importance", "share of the variance"),
+            ("mura-auc", "Dev AUC", "dev study AUC"),
+            ("mura-seconds", "What an epoch costs", "seconds an epoch"),
+        ):
+            plot = page.locator(f'[id="user-defined-plot:{name}"]')
+            plot.locator("svg .gtitle").wait_for()
+            text = " ".join(plot.locator("svg text").all_text_contents())
+            assert title in text
+            assert axis in text
+            assert not re.search(LONG, text)
+        shoot(page, "study")
+        page.goto(f"{address}dashboard/studies/1/analytics")
+        page.get_by_text("Hyperparameter Relationships").wait_for()
+        shoot(page, "analytics")
+
+
+def test_an_artifact_is_for_this_page_only_and_runs_nothing(pictured: tuple[str, Path]) -> None:
+    url, folder = pictured
+    address = served(url, artifacts=folder)
+    study = optuna.load_study(study_name="XR_WRIST", storage=open_storage(url))
+    trial = study.trials[0]
+    metas = optuna.artifacts.get_all_artifact_meta(trial, storage=study._storage)
+    for meta in metas:
+        path = f"{address}artifacts/{study._study_id}/{trial._trial_id}/{meta.artifact_id}"
+        request = urllib.request.Request(path, headers={"Origin": "http://elsewhere"})
+        with urllib.request.urlopen(request) as answer:
+            assert answer.read() == (folder / meta.artifact_id).read_bytes()
+            assert answer.headers["Access-Control-Allow-Origin"] is None
+            assert answer.headers["Content-Security-Policy"] == "sandbox"
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "get"])
 def test_nothing_can_be_changed(address: str, method: str) -> None:
     request = urllib.request.Request(f"{address}api/studies/1", method=method, data=b"{}")
     with pytest.raises(urllib.error.HTTPError, match="403") as refused:
@@ -68,6 +220,57 @@ def test_nothing_can_be_changed(address: str, method: str) -> None:
     refused.value.close()
     with urllib.request.urlopen(f"{address}api/studies") as answer:
         assert b"XR_WRIST" in answer.read()
+
+
+def test_a_writable_board_takes_edits(address: str, tmp_path: Path) -> None:
+    url = url_of(str(tmp_path / "runs" / "studies.db"))
+    study = optuna.load_study(study_name="XR_WRIST", storage=open_storage(url))
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    body = {"body": "mine", "version": attrs.get("dashboard:note_ver", 0) + 1}
+    headers = {"Content-Type": "application/json"}
+
+    def edit(where: str) -> int:
+        request = urllib.request.Request(f"{where}api/studies/{study._study_id}/note",
+                                         method="PUT", headers=headers,
+                                         data=json.dumps(body).encode())  # fmt: skip
+        with urllib.request.urlopen(request) as answer:
+            return int(answer.status)
+
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        edit(address)
+    refused.value.close()
+    assert edit(served(url, writable=True)) == 204
+    assert "deletes" in board.warning("127.0.0.1")
+    assert "whoever reaches 0.0.0.0" in board.warning("0.0.0.0")
+
+
+def test_eight_workers_write_while_a_page_polls(tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = url_of(str(tmp_path / "studies.db"))
+    optuna.create_study(storage=open_storage(url, create=True), study_name="S")
+    address = served(url, artifacts=tmp_path)
+
+    def work(_: int) -> None:
+        study = optuna.load_study(study_name="S", storage=open_storage(url))
+        for _ in range(4):
+            trial = study.ask()
+            for step in range(4):
+                trial.report(trial.suggest_float("x", 0, 1), step)
+                trial.set_user_attr("epochs", step)
+            notes.save_note(trial, "n" * 3000)
+            study.tell(trial, 0.5)
+
+    answers = []
+    with ThreadPoolExecutor(8) as pool:
+        workers = [pool.submit(work, number) for number in range(8)]
+        while not all(worker.done() for worker in workers):
+            with urllib.request.urlopen(f"{address}api/studies/1?after=0") as answer:
+                answers.append(answer.status)
+                answer.read()
+    for worker in workers:
+        worker.result()  # raises what it met
+    assert set(answers) == {200}
+    assert len(optuna.load_study(study_name="S", storage=open_storage(url)).trials) == 32
 
 
 def test_a_port_that_is_taken_is_told(address: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from mura_tune.tuning import results, search, space
 from mura_tune.tuning.locks import Alive
 from mura_tune.tuning.search import How, Job
 from mura_tune.tuning.storage import network_disk, open_storage, url_of
+from mura_tune.tuning.stored import recipe_of
 from mura_tune.tuning.trial import Progress
 
 CPU = torch.device("cpu")
@@ -94,8 +95,8 @@ def test_each_trial_stores_its_recipe_and_interval(prepared: Prepared, url: str)
         kept = trial.user_attrs
         assert kept["dev_auc"]["low"] <= trial.value <= kept["dev_auc"]["high"]
         assert kept["dev_auc"]["value"] == pytest.approx(trial.value)
-        assert kept["recipe"]["finetune"]["lr"] == trial.params["finetune.lr"]
-        assert kept["recipe"]["augment"] == trial.params["augment"]
+        assert recipe_of(trial).finetune.lr == trial.params["finetune.lr"]
+        assert recipe_of(trial).augment == trial.params["augment"]
         assert kept["epochs"] == 1
         assert kept["seconds"] > 0
 

@@ -14,6 +14,7 @@ from mura_tune.errors import MuraError
 from mura_tune.tuning.plans import WarmStart, confirm_slots, search_slots, searched
 from mura_tune.tuning.slots import Slot, next_slot, standing
 from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.stored import as_attrs, recipe_of
 
 SPACE = {"augment": FloatDistribution(0.0, 1.0)}
 PLAN = [Slot(0), Slot(1), Slot(2)]
@@ -66,11 +67,23 @@ def test_what_was_cut_off_is_queued_again_as_it_was(
     assert len(study.trials) == 2
 
 
+def test_a_confirmation_that_was_cut_off_is_queued_whole(study: optuna.Study) -> None:
+    recipe = study_of().recipe
+    fixed = Slot("3:1", {"augment": 0.75}, {"role": "confirmation", "of": 3}, recipe)
+    add(study, TrialState.FAIL, "3:1", reason="killed", role="confirmation", of=3)
+    assert ask(study, [fixed]) == fixed
+    queued = study.get_trials()[-1]
+    assert queued.params == {"augment": 0.75}
+    assert queued.user_attrs == {"role": "confirmation", "of": 3, "slot": "3:1"}
+    assert recipe_of(queued) == recipe
+
+
 def test_what_failed_by_itself_is_not_run_again_as_it_was(study: optuna.Study) -> None:
     add(study, TrialState.FAIL, 0, reason="out of memory")
     assert ask(study) == Slot(0)
     assert len(study.trials) == 1
-    assert ask(study, [Slot(0, once=True), Slot(1)]) == Slot(1)  # fixed values: it stands
+    fixed = Slot(0, recipe=study_of().recipe)  # the next would fail alike
+    assert ask(study, [fixed, Slot(1)]) == Slot(1)
 
 
 def test_a_dead_workers_trial_is_failed_and_its_values_queued(study: optuna.Study) -> None:
@@ -91,7 +104,9 @@ def test_a_slot_queued_twice_runs_once(study: optuna.Study) -> None:
 def test_values_that_a_changed_space_lost_are_drawn_anew(study: optuna.Study) -> None:
     add(study, TrialState.FAIL, 0, reason="killed")
     narrow = {"augment": FloatDistribution(0.5, 1.0)}
-    assert next_slot(study, lambda trials: PLAN, narrow, lambda worker: True, 0) == Slot(0)
+    slot = next_slot(study, lambda trials: PLAN, narrow, lambda worker: True, 0)
+    assert slot is not None
+    assert slot.key == 0
     assert len(study.trials) == 1
 
 
@@ -113,7 +128,7 @@ def test_standing_counts_slots_not_trials(study: optuna.Study) -> None:
     add(study, TrialState.FAIL, 2, reason="out of memory")
     now = standing(study.get_trials(), PLAN)
     assert (now.wanted, now.done, now.running) == (3, 1, 1)
-    assert standing(study.get_trials(), [*PLAN[:2], Slot(2, once=True)]).done == 2
+    assert standing(study.get_trials(), [*PLAN[:2], Slot(2, recipe=study_of().recipe)]).done == 2
 
 
 def study_of(trials: int = 4) -> StudyConfig:
@@ -144,17 +159,14 @@ def test_warm_starts_take_the_first_free_slots_once(study: optuna.Study) -> None
 
 
 def test_the_best_and_the_baseline_are_confirmed_with_new_seeds(study: optuna.Study) -> None:
-    from dataclasses import asdict
-
-    recipe = asdict(study_of().recipe)
+    recipe = dict(as_attrs(study_of().recipe))
     values = {0: 0.6, 1: 0.9, 2: 0.7, 3: 0.8, 4: 0.5}
     for slot, value in values.items():
-        attrs = {"slot": slot, "recipe": recipe, **({"role": "baseline"} if slot == 0 else {})}
-        study.add_trial(create_trial(value=value, user_attrs=attrs))
+        attrs = {"slot": slot, **({"role": "baseline"} if slot == 0 else {})}
+        study.add_trial(create_trial(value=value, user_attrs=attrs, system_attrs=recipe))
     slots = confirm_slots(study_of(5), study.get_trials())
     assert [s.key for s in slots] == ["1:1", "3:1", "2:1", "0:1", "1:2", "3:2", "2:2", "0:2"]
-    assert all(s.once for s in slots)
-    assert [s.attrs["recipe"]["seed"] for s in slots] == [1] * 4 + [2] * 4
+    assert [s.recipe.seed for s in slots] == [1] * 4 + [2] * 4
     assert searched(study_of(5), study.get_trials())
     assert not searched(study_of(6), study.get_trials())
     assert confirm_slots(

@@ -1,0 +1,67 @@
+"""What a trial stores out of the dashboard's sight: its whole recipe, and its dev scores."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
+
+from mura_tune import recipe as recipes
+from mura_tune.learning.metrics import Studies
+from mura_tune.recipe import Recipe
+
+# System attributes: as user attributes they would be lines of thousands of characters on its page.
+RECIPE = "mura:recipe"
+SCORES = "mura:dev_scores"  # study probabilities of each fold, float64 in base85
+
+
+def keep_recipe(trial: optuna.Trial, recipe: Recipe) -> None:
+    """Store what the trial trains."""
+    _set(trial, RECIPE, asdict(recipe))
+
+
+def keep_scores(trial: optuna.Trial, runs: Sequence[Studies]) -> None:
+    """Store the scores of the dev studies of each fold, in the order of their names."""
+    _set(trial, SCORES, packed(runs))
+
+
+def recipe_of(trial: optuna.Trial | FrozenTrial, study: str = "study") -> Recipe:
+    """The recipe that a trial trained, or was given to train."""
+    return recipes.from_dict(_attrs(trial)[RECIPE], f"{study} trial {trial.number}")
+
+
+def has_recipe(trial: optuna.Trial | FrozenTrial) -> bool:
+    """Whether its recipe was fixed before it began: a confirmation's is."""
+    return RECIPE in _attrs(trial)
+
+
+def scores_of(trial: FrozenTrial) -> list[NDArray[np.float64]]:
+    """The dev scores of each fold, to the bit: a rounding would make ties."""
+    texts = trial.system_attrs[SCORES]
+    return [np.frombuffer(base64.b85decode(text), dtype="<f8") for text in texts]
+
+
+def packed(runs: Sequence[Studies]) -> list[str]:
+    """The scores of each fold as text."""
+    return [base64.b85encode(run.scores.astype("<f8").tobytes()).decode() for run in runs]
+
+
+def as_attrs(recipe: Recipe | None) -> Mapping[str, Any]:
+    """System attributes of a trial that is queued with a fixed recipe."""
+    return {RECIPE: asdict(recipe)} if recipe else {}
+
+
+def _attrs(trial: optuna.Trial | FrozenTrial) -> Mapping[str, Any]:
+    if isinstance(trial, FrozenTrial):
+        return trial.system_attrs
+    return trial.storage.get_trial_system_attrs(trial._trial_id)
+
+
+def _set(trial: optuna.Trial, key: str, value: Any) -> None:
+    trial.storage.set_trial_system_attr(trial._trial_id, key, value)

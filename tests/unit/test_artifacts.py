@@ -1,0 +1,135 @@
+"""What a trial leaves: files and a note in its study, within a share of the time trained."""
+
+import csv
+import logging
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.artifacts import get_all_artifact_meta
+from optuna_dashboard import get_note
+from PIL import Image
+from test_pictures import pair, pooled
+
+from mura_tune.config import load
+from mura_tune.learning.metrics import auc_interval
+from mura_tune.tuning import artifacts
+from mura_tune.tuning.artifacts import Allowance, Keeper
+from mura_tune.tuning.pictures import Charts, Fits
+from mura_tune.tuning.stored import keep_recipe
+
+RICH = {"share": 1.0, "expected": {"table": 0.0, "pictures": 0.0}, "trained": 60.0}
+
+
+def kept(keeper: Keeper, fits: Fits) -> optuna.Study:
+    """A study of one trial that was kept."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize")
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_float("finetune.lr", 1e-5, 1e-2, log=True)
+        keep_recipe(trial, load("default").recipe)
+        trial.set_user_attr("dev_auc", auc_interval(pooled(fits)).to_json())
+        keeper.keep(trial, fits, pooled(fits))
+        return 0.5
+
+    study.optimize(objective, n_trials=1)
+    return study
+
+
+def files_of(study: optuna.Study, folder: Path) -> dict[str, Path]:
+    metas = get_all_artifact_meta(study.trials[0], storage=study._storage)
+    return {meta.filename: folder / meta.artifact_id for meta in metas}
+
+
+def note_of(study: optuna.Study) -> str:
+    trial = study.trials[0]
+    return str(get_note(optuna.trial.Trial(study, trial._trial_id)))
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_a_trial_keeps_pictures_scores_and_a_note(tmp_path: Path, folds: int) -> None:
+    fits = [pair(seed, name=f"fold{seed}-") for seed in range(folds)]
+    study = kept(Keeper(tmp_path / "new", Allowance(**RICH)), fits)
+    files = files_of(study, tmp_path / "new")
+    assert set(files) == {"charts.png", "worst-errors.png", "dev-scores.csv"}
+    for name in ("charts.png", "worst-errors.png"):
+        with Image.open(files[name]) as picture:
+            assert picture.format == "PNG"
+        assert files[name].name in note_of(study)
+    assert 0 < study.trials[0].user_attrs["artifact_seconds"] < 60
+
+
+def test_the_table_has_every_dev_study_the_worst_first(tmp_path: Path) -> None:
+    fits = [pair(0), pair(1, name="t")]
+    study = kept(Keeper(tmp_path, Allowance(**RICH)), fits)
+    text = files_of(study, tmp_path)["dev-scores.csv"].read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    studies = pooled(fits)
+    assert {row["study"] for row in rows} == set(studies.names)
+    by_name = dict(zip(studies.names, studies.scores, strict=True))
+    assert all(row["probability"] == f"{by_name[row['study']]:.4f}" for row in rows)
+    off = [abs(float(r["probability"]) - (r["label"] == "abnormal")) for r in rows]
+    assert np.all(np.diff(off) <= 1e-3)
+
+
+def test_pictures_wait_until_there_is_room_for_them(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, Allowance(share=0.05, expected={"table": 0.01, "pictures": 0.4}))
+    study = kept(keeper, [pair(epochs=4)])  # four seconds of training: a fifth of a second
+    assert set(files_of(study, tmp_path)) == {"dev-scores.csv"}
+    assert "Pictures: left out, to keep within 5% of the time trained." in note_of(study)
+    keeper.allowance.earn(1000)
+    assert "charts.png" in files_of(kept(keeper, [pair()]), tmp_path)
+
+
+def test_a_trial_too_short_for_a_note_leaves_nothing(tmp_path: Path) -> None:
+    study = kept(Keeper(tmp_path, Allowance(share=0)), [pair()])
+    assert files_of(study, tmp_path) == {}
+    assert note_of(study) == ""
+
+
+def test_the_allowance_is_never_exceeded_by_more_than_one_surprise() -> None:
+    allowance, rng = Allowance(), np.random.default_rng(0)
+    worst = 0.0
+    for _ in range(500):
+        allowance.earn(float(rng.uniform(1, 20)))
+        if allowance.covers("pictures"):
+            cost = float(rng.uniform(0.1, 2))
+            worst = max(worst, cost)
+            allowance.spent += cost
+            allowance.expected["pictures"] = cost
+        assert allowance.spent <= 0.05 * allowance.trained + worst
+    assert allowance.spent > 0.04 * allowance.trained  # and it is used
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_is_a_share(share: float) -> None:
+    with pytest.raises(ValueError, match=f"share is {share}"):
+        Allowance(share=share)
+
+
+def test_a_picture_that_fails_costs_the_picture_and_not_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Charts, "draw", full)
+    with caplog.at_level(logging.WARNING):
+        study = kept(Keeper(tmp_path, Allowance(**RICH)), [pair()])
+    assert study.trials[0].value == 0.5
+    assert "No space left on device" in note_of(study)
+    assert "No space left on device" in caplog.text
+    assert set(files_of(study, tmp_path)) == {"dev-scores.csv"}
+
+
+def test_a_lost_trial_is_told_to_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(**_: object) -> None:
+        raise optuna.exceptions.UpdateFinishedTrialError("finished")
+
+    monkeypatch.setattr(artifacts, "upload_artifact", lost)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        kept(Keeper(tmp_path, Allowance(**RICH)), [pair()])

@@ -1,0 +1,147 @@
+"""Notes: what a person must be able to read in them, and no number longer than it is sure."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from optuna_dashboard import get_note
+from test_pictures import pair, pooled
+
+from mura_tune import config
+from mura_tune.learning.metrics import Studies, auc_interval
+from mura_tune.tuning import notes, space
+from mura_tune.tuning.plans import BASELINE
+from mura_tune.tuning.stored import SCORES, as_attrs, keep_recipe, packed
+
+STUDY = config.load("default", ["arch=cnn", "pretrained=none"])
+AXES = space.space_of(STUDY)
+COMMANDS = {"resume": "make tune AREA=XR_A TRIALS=9", "finalize": "make finalize AREA=XR_A"}
+LONG = r"\d\.\d{7,}|\d{7,}"
+
+
+def study_of(trials: int, name: str = "XR_A", **changes: object) -> optuna.Study:
+    """A study that was started, with so many finished trials; each better than the one before."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", study_name=name)
+    plain = config.to_dict(STUDY)
+    study.set_user_attr("config", plain)
+    study.set_user_attr("comparable", {
+        "area": "XR_A", "recipe": plain["recipe"], "space": space.space_to_json(AXES),
+        "split": plain["split"] | changes, "dataset": "a1" * 32, "split_hash": "b2" * 32,
+    })  # fmt: skip
+    dev = pooled([pair()])
+    rows = [int(row) for row in range(len(dev.labels))]
+    storage: Any = study._storage
+    storage.set_study_system_attr(
+        study._study_id, "mura:dev", [{"labels": dev.labels.tolist(), "patients": rows}]
+    )
+    for number in range(trials):
+        study.add_trial(finished(dev, number, role=BASELINE if number == 0 else "search"))
+    return study
+
+
+def finished(dev: Studies, sure: int, **attrs: object) -> optuna.trial.FrozenTrial:
+    scores = np.clip(dev.scores + 0.07 * sure * (dev.labels - 0.5), 0, 1)
+    better = Studies(dev.names, dev.patients, dev.labels, scores)
+    auc = auc_interval(better)
+    return create_trial(
+        state=TrialState.COMPLETE, value=auc.value, distributions=AXES,
+        params=space.defaults(STUDY.recipe, AXES),
+        user_attrs={"dev_auc": auc.to_json(), **attrs},
+        system_attrs={SCORES: packed([better]), **as_attrs(STUDY.recipe)},
+    )  # fmt: skip
+
+
+def test_a_study_without_a_trial_has_a_note() -> None:
+    study = study_of(0)
+    notes.write_study_note(study, **COMMANDS)
+    text = get_note(study)
+    assert "No trial has finished yet" in text
+    assert "`make tune AREA=XR_A TRIALS=9`" in text
+    assert "`make finalize AREA=XR_A`" in text
+    assert re.search(r"`finetune.lr`.*1e-05 to 0.01, on a log scale.*0.0001", text)
+    assert re.search(r"`augment`.*0 to 1, in steps of 0.25.*0.5", text)
+    assert "data `a1a1a1a1a1a1`" in text
+
+
+def test_the_winner_stands_beside_the_baseline_with_intervals_and_n() -> None:
+    study = study_of(4)
+    notes.write_study_note(study, **COMMANDS)
+    text = get_note(study)
+    winner, baseline = (study.trials[n].user_attrs["dev_auc"] for n in (3, 0))
+    for name, number, auc in (("winner", 3, winner), ("baseline", 0, baseline)):
+        interval = f"{auc['low']:.3f} to {auc['high']:.3f}"
+        assert re.search(rf"{name}.* {number} .*{auc['value']:.3f}.*{interval}.* 30", text)
+    assert "not confirmed" in text
+    assert "4 finished" in text
+    assert not re.search(LONG, text)
+
+
+def test_a_confirmed_study_shows_every_candidate_and_seed() -> None:
+    study, again = study_of(4), study_of(0, name="XR_A.confirm")
+    dev = pooled([pair()])
+    for number in (3, 2, 0):
+        for seed in (1, 2):
+            again.add_trial(finished(dev, number + seed, of=number))
+    notes.write_study_note(study, again, **COMMANDS)
+    text = get_note(study)
+    for number, name in ((3, "winner"), (2, "candidate"), (0, "baseline")):
+        values = [t.value for t in again.trials if t.user_attrs["of"] == number]
+        mean, each = f"{np.mean(values):.3f}", ", ".join(f"{v:.3f}" for v in values)
+        assert re.search(rf"{name}.*{number}.*{mean}.*{each}", text)
+    assert "over new seeds" in text
+    assert not re.search(LONG, text)
+
+
+def test_a_baseline_that_won_has_one_row() -> None:
+    study = study_of(1)
+    notes.write_study_note(study, **COMMANDS)
+    assert get_note(study).count("baseline &emsp;") == 1
+
+
+def test_folds_and_counts_are_told() -> None:
+    study = study_of(1, folds=3)
+    parts = {"train": {"images": 70, "studies": 40}, "dev": {"images": 20, "studies": 10}}
+    notes.write_study_note(study, parts=parts, **COMMANDS)
+    text = get_note(study)
+    assert "the mean over 3 folds" in text
+    assert re.search(r"train.*70.*40", text)
+
+
+def test_a_note_is_saved_only_when_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[str] = []
+    real = notes.save_note
+    monkeypatch.setattr(notes, "save_note", lambda s, body: (saved.append(body), real(s, body)))
+    study = study_of(1)
+    for _ in range(3):
+        notes.write_study_note(study, **COMMANDS)
+    assert len(saved) == 1
+
+
+def test_a_trials_note_has_its_score_cost_and_recipe() -> None:
+    study = study_of(0)
+    trial = study.ask(AXES)
+    fit, dev = pair()
+    auc = auc_interval(pooled([(fit, dev)]))
+    trial.set_user_attr("dev_auc", auc.to_json())
+    keep_recipe(trial, replace(STUDY.recipe, augment=0.123456789))
+    text = notes.trial_note(trial, [fit], {"charts.png": "/artifacts/0/0/x"}, "")
+    assert f"**{auc.value:.3f}**" in text
+    assert f"{auc.low:.3f} to {auc.high:.3f}" in text
+    assert "![charts.png](/artifacts/0/0/x)" in text
+    assert " 0.123 " in text
+    assert "arch cnn" in text
+    assert not re.search(LONG, text)
+    assert max(map(len, text.splitlines())) < 200  # else its page is wider than a screen
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0.00026979, "0.00027"), (1e-5, "1e-05"), (4, "4"), (0.5, "0.5"), ("cnn", "cnn"), (2.0, "2")],
+)
+def test_values_are_told_to_three_digits(value: object, told: str) -> None:
+    assert notes.digits(value) == told

@@ -1,0 +1,124 @@
+"""Charts and the sheet of errors: right in their numbers, and the same whoever was drawn before."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+
+from mura_tune.learning.batches import Split
+from mura_tune.learning.metrics import Studies, auc_interval, youden
+from mura_tune.learning.tasks import study_scores
+from mura_tune.learning.training import Epoch, Fit
+from mura_tune.tuning import gallery
+from mura_tune.tuning.pictures import Charts, Fits, confusion, roc
+
+
+def pair(seed: int = 0, studies: int = 30, name: str = "s", epochs: int = 4) -> tuple[Fit, Split]:
+    """A fit that separates somewhat, and its dev split of two views a study."""
+    rng = np.random.default_rng(seed)
+    n = 2 * studies
+    labels = np.arange(n) // 2 % 2
+    names = np.array([f"{name}{i // 2:03d}" for i in range(n)])
+    paths = np.array([f"train/XR_A/p{i // 2}/study1/image{i % 2}.png" for i in range(n)])
+    split = Split("dev", torch.from_numpy(rng.integers(0, 255, (n, 32, 32), dtype=np.uint8)),
+                  torch.from_numpy(labels), names, names, paths)  # fmt: skip
+    logits = torch.from_numpy(rng.normal(labels * 1.2 - 0.6, 1)).float()[:, None]
+    ran = tuple(
+        Epoch(i + 1, 1 if i == 0 else 2, 0 if i == 0 else 3, 1 / (i + 1), 0.5 + i / 10, 1.0)
+        for i in range(epochs)
+    )
+    return Fit(ran, ran[-1], {}, logits), split
+
+
+def pooled(fits: Fits) -> Studies:
+    runs = [study_scores(fit.logits, dev) for fit, dev in fits]
+    return Studies(*(np.concatenate([getattr(run, f.name) for run in runs])
+                     for f in dataclasses.fields(Studies)))  # fmt: skip
+
+
+def test_the_roc_is_sklearns_with_ties_as_one_step() -> None:
+    studies = pooled([pair()])
+    tied = dataclasses.replace(studies, scores=studies.scores.round(1))
+    for given in (studies, tied):
+        false, true = roc(given)
+        expected = roc_curve(given.labels, given.scores, drop_intermediate=False)
+        np.testing.assert_allclose((false, true), expected[:2])
+        assert np.trapezoid(true, false) == pytest.approx(roc_auc_score(given.labels, given.scores))
+
+
+def test_the_confusion_matrix_is_sklearns() -> None:
+    studies = pooled([pair()])
+    expected = confusion_matrix(studies.labels, studies.scores >= 0.4)
+    np.testing.assert_array_equal(confusion(studies, 0.4), expected)
+
+
+def drawn(charts: Charts, fits: Fits) -> bytes:
+    studies = pooled(fits)
+    return charts.draw(fits, studies, auc_interval(studies), youden(studies)).tobytes()
+
+
+def test_a_picture_does_not_depend_on_what_was_drawn_before() -> None:
+    charts, one, folds = Charts(), [pair()], [pair(1), pair(2, name="t", epochs=9)]
+    first = drawn(charts, one)
+    assert drawn(charts, folds) == drawn(Charts(), folds) != first
+    assert drawn(charts, one) == first
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 40])
+def test_any_number_of_epochs_can_be_drawn(epochs: int) -> None:
+    fits = [pair(epochs=epochs)]
+    studies = pooled(fits)
+    picture = Charts().draw(fits, studies, auc_interval(studies), youden(studies))
+    assert picture.mode == "RGB"
+    assert picture.width <= 1060  # what the dashboard shows of a note at 1400
+
+
+def test_the_worst_are_the_most_confident_errors() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    scores = np.array([0.9, 0.2, 0.6, 0.1, 0.8, 0.4])
+    studies = Studies(np.array(list("abcdef")), np.array(list("abcdef")), labels, scores)
+    assert list(gallery.worst(studies, 0.5, 0)) == [0, 2]
+    assert list(gallery.worst(studies, 0.5, 1)) == [3, 5]
+
+
+def test_the_sheet_shows_the_worst_view_of_the_worst_study_first() -> None:
+    fit, dev = pair()
+    fit.logits[2:4, 0] = torch.tensor([-9.0, -12.0])  # abnormal, and sure that it is normal
+    dev.pixels[3] = 200
+    assert isinstance(dev.pixels, torch.Tensor)
+    sheet = gallery.sheet([(fit, dev)], pooled([(fit, dev)]), 0.5)
+    x, y = gallery.MARGIN + gallery.TILE // 2, gallery.MARGIN + 32 + gallery.TILE // 2
+    assert sheet.getpixel((x, y)) == (200, 200, 200)
+
+
+def test_the_sheet_finds_a_study_in_its_fold() -> None:
+    fits = [pair(1), pair(2, name="t")]
+    assert gallery.sheet(fits, pooled(fits), 0.5).width <= 1060
+
+
+def test_a_trial_without_errors_has_a_sheet_of_two_titles() -> None:
+    fit, dev = pair()
+    fit.logits[:, 0] = dev.labels * 10.0 - 5
+    assert gallery.sheet([(fit, dev)], pooled([(fit, dev)]), 0.5).height < gallery.TILE
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["a/image1.png"], "image1 (.png)"),
+        (["a/image2.png", "a/image1.jpg"], "image2.png, image1.jpg"),
+        ([f"a/image{i}.png" for i in range(9)], "image0, image1, image2 +6 (.png)"),
+    ],
+)
+def test_file_names_are_shortened_by_whole_names(files: list[str], told: str) -> None:
+    assert gallery._names(files) == told
+
+
+def test_a_long_name_keeps_its_end() -> None:
+    font = gallery._font(11)
+    text = gallery._fitted("x" * 200 + "_0042.png", font)
+    assert text.startswith("…")
+    assert text.endswith("_0042.png")
+    assert font.getlength(text) <= gallery.TILE
