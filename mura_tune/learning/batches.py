@@ -1,8 +1,12 @@
-"""Pixels on the device, and batches that are the same for the same (seed, epoch)."""
+"""Pixels where there is room for them, and batches that are the same for the same (seed, epoch)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import hashlib
+import mmap
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mura_tune.learning.augment import augment, draws
+from mura_tune.learning.device import room
 
 if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load pandas
     from mura_tune.data.prepare import Prepared
@@ -20,6 +25,46 @@ if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load p
 # stem summed this equals a grey image copied to three channels.
 MEAN, STD = 0.449, 0.226
 
+CHUNK = 32 * 2**20  # bytes of pixels read ahead at a time, where a split does not fit
+
+
+@dataclass(frozen=True, eq=False)
+class OnDisk:
+    """Pixels (N, S, S) that stay in the cache's file; indexing copies rows to a CPU tensor.
+
+    Attributes:
+        stored: (M, S, S) uint8, usually mapped from a file.
+        rows: (N,) which of them, in which order.
+    """
+
+    stored: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+
+    dtype = torch.uint8
+    device = torch.device("cpu")
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.rows), *self.stored.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Tensor:
+        wanted = self.rows[index if isinstance(index, slice) else np.asarray(index)]
+        taken = torch.from_numpy(self.stored[wanted])
+        _forget(self.stored)
+        return taken
+
+
+def _forget(stored: NDArray[np.uint8]) -> None:
+    """Unmap the pages of a file that were read; they would stay in this process' memory."""
+    base: object = stored
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and not stored.flags.writeable:
+        base.madvise(mmap.MADV_DONTNEED)
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -27,15 +72,15 @@ class Split:
 
     Attributes:
         name: train, dev or test.
-        pixels: (N, S, S) uint8, on the device when it fits there.
-        labels: (N,) int64, beside the pixels.
+        pixels: (N, S, S) uint8, on the device when it fits there, else in the cache's file.
+        labels: (N,) int64, on the device.
         studies: (N,) study names.
         patients: (N,) patient names.
         paths: (N,) image paths, as the dataset writes them.
     """
 
     name: str
-    pixels: Tensor
+    pixels: Tensor | OnDisk
     labels: Tensor
     studies: NDArray[np.str_]
     patients: NDArray[np.str_]
@@ -46,21 +91,40 @@ class Split:
         for what in ("labels", "studies", "patients", "paths"):
             if len(getattr(self, what)) != n:
                 raise ValueError(f"{what} has {len(getattr(self, what))} rows, pixels {n}")
-        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 3:
+        if self.pixels.dtype != torch.uint8 or len(self.pixels.shape) != 3:
             raise ValueError(f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}; "
                              "they must be uint8 (N, S, S)")  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the pixels and their order, computed once: what two runs must share."""
+        found = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
+        step = max(1, CHUNK // (self.pixels.shape[1] * self.pixels.shape[2]))
+        for start in range(0, len(self), step):
+            found.update(self.pixels[start : start + step].cpu().contiguous().numpy().data)
+        return found.hexdigest()
 
-def split_of(prepared: Prepared, part: str, device: torch.device) -> Split:
-    """One part (train, dev or test) of a prepared area, its pixels on `device`."""
+
+def split_of(
+    prepared: Prepared, part: str, device: torch.device, budget: int | None = None
+) -> Split:
+    """One part (train, dev or test) of a prepared area.
+
+    Args:
+        budget: bytes of pixels that may lie on `device`; a larger part stays in the cache's file
+            and is streamed. None takes what `device.room` finds.
+    """
     rows = prepared.rows(part)
     frame = prepared.frame.iloc[rows]
+    pixels: Tensor | OnDisk = OnDisk(prepared.pixels, rows)
+    if len(rows) * prepared.pixels[0].size <= (room(device) if budget is None else budget):
+        pixels = torch.from_numpy(prepared.pixels[rows]).to(device)
     return Split(
         name=part,
-        pixels=torch.from_numpy(prepared.pixels[rows]).to(device),
+        pixels=pixels,
         labels=torch.from_numpy(frame["label"].to_numpy(dtype=np.int64, copy=True)).to(device),
         studies=frame["study"].to_numpy(dtype=str),
         patients=frame["patient"].to_numpy(dtype=str),
@@ -75,27 +139,65 @@ def to_float(pixels_nhw: Tensor, device: torch.device) -> Tensor:
 
 def normalise(x_nchw: Tensor) -> Tensor:
     """[0, 1] to the networks' input scale."""
-    return (x_nchw - MEAN) / STD
+    return _normalise_(x_nchw.clone())
+
+
+def _normalise_(x_nchw: Tensor) -> Tensor:
+    return x_nchw.sub_(MEAN).div_(STD)  # in place: at 224 px memory's speed bounds the data path
+
+
+def batch_rows(n: int, *, size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """An epoch's batches as row numbers, in an order drawn from (seed, epoch).
+
+    As equal as they can be, so that none is too small for BatchNorm.
+    """
+    order = np.random.default_rng((seed, epoch, 1)).permutation(n)
+    return np.array_split(order, max(1, -(-n // size)))
 
 
 def training_batches(
     split: Split, *, size: int, seed: int, epoch: int, strength: float, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented (x (B, 1, S, S), labels (B,)) in an order drawn from (seed, epoch).
-
-    Batches are as equal as they can be, so that none is too small for BatchNorm.
-    """
-    n = len(split)
-    order = np.random.default_rng((seed, epoch, 1)).permutation(n)
-    u_nd = draws(seed, epoch, n)
-    for rows in np.array_split(order, max(1, -(-n // size))):
-        index = torch.from_numpy(rows).to(split.pixels.device)
-        x = to_float(split.pixels[index], device)
-        u = torch.from_numpy(u_nd[rows]).to(device)
-        yield normalise(augment(x, u, strength)), split.labels[index].to(device)
+    """Augmented (x (B, 1, S, S), labels (B,)), the batches that `batch_rows` names."""
+    batches = batch_rows(len(split), size=size, seed=seed, epoch=epoch)
+    sizes, order = [len(rows) for rows in batches], np.concatenate(batches)
+    # The whole epoch's draws and labels at once: a step then copies nothing from the host.
+    u_nd = torch.from_numpy(draws(seed, epoch, len(split))[order]).to(device)
+    labels_n = split.labels.to(device)[torch.from_numpy(order).to(device)]
+    parts = (torch.split(u_nd, sizes), torch.split(labels_n, sizes))
+    for pixels, u, labels in zip(_pixels(split, batches, device), *parts, strict=True):
+        yield _normalise_(augment(to_float(pixels, device), u, strength)), labels
 
 
 def plain_batches(split: Split, size: int, device: torch.device) -> Iterator[Tensor]:
     """The images in their order, not augmented: x (B, 1, S, S)."""
-    for start in range(0, len(split), size):
-        yield normalise(to_float(split.pixels[start : start + size], device))
+    n = len(split)
+    batches = [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
+    for pixels in _pixels(split, batches, device):
+        yield _normalise_(to_float(pixels, device))
+
+
+def _pixels(
+    split: Split, batches: Sequence[NDArray[np.int64]], device: torch.device
+) -> Iterator[Tensor]:
+    """Each batch's pixels (B, S, S), uint8, on `device`."""
+    sizes = [len(rows) for rows in batches]
+    if isinstance(split.pixels, Tensor) and split.pixels.device == device:
+        order = torch.from_numpy(np.concatenate(batches)).to(device)
+        for index in torch.split(order, sizes):
+            yield split.pixels[index]
+        return
+    per = max(1, CHUNK // (max(sizes) * split.pixels.shape[1] * split.pixels.shape[2]))
+    chunks = [batches[i : i + per] for i in range(0, len(batches), per)]
+
+    def load(chunk: Sequence[NDArray[np.int64]]) -> Tensor:
+        taken = split.pixels[torch.from_numpy(np.concatenate(chunk))]
+        return taken.pin_memory() if device.type == "cuda" else taken
+
+    with ThreadPoolExecutor(1) as pool:  # one chunk ahead, while the device trains on this one
+        ahead = pool.submit(load, chunks[0])
+        for number, chunk in enumerate(chunks):
+            taken = ahead.result().to(device, non_blocking=True)
+            if number + 1 < len(chunks):
+                ahead = pool.submit(load, chunks[number + 1])
+            yield from torch.split(taken, [len(rows) for rows in chunk])

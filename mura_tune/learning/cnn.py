@@ -35,10 +35,10 @@ class SmallCNN(nn.Module):
             x_nchw = stage(x_nchw)
         return x_nchw
 
-    def forward_head(self, x_nchw: Tensor) -> Tensor:
-        """Logits (N, K) from the last feature map."""
+    def forward_head(self, x_nchw: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (N, K) from the last feature map, or what the classifier takes, (N, 2 C)."""
         pooled = torch.cat((x_nchw.mean((2, 3)), x_nchw.amax((2, 3))), dim=1)
-        return self.fc(pooled)  # type: ignore[no-any-return]  # torch's call is Any
+        return pooled if pre_logits else self.fc(pooled)
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x_nchw))

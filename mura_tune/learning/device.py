@@ -1,6 +1,9 @@
-"""Which device a name means, and whether this machine has it."""
+"""Which device a name means, and what it has: room for pixels, and bfloat16 in hardware."""
 
 from __future__ import annotations
+
+import contextlib
+import os
 
 import torch
 
@@ -27,3 +30,27 @@ def device_of(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: write cpu, cuda, cuda:1 or auto")
     return device
+
+
+def room(device: torch.device) -> int:
+    """Bytes that one split's pixels may take: half of a GPU's free memory, or a quarter of the
+    machine's, so that train and dev, the network and another worker still find theirs."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """What convolutions run in: bfloat16 where a GPU has it in hardware (compute capability 8 and
+    up), else float32. This project's CPUs emulate bfloat16: 24 times slower."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Run what is inside at `precision(device)`."""
+    dtype = precision(device)
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

@@ -1,12 +1,16 @@
-"""Numbers with intervals: rank AUC, studies from views, and the patient-cluster bootstrap."""
+"""Numbers with intervals: studies from views, rank AUC, and resampling of whole patients."""
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mura_tune.learning.intervals import exact, interval, pooled
 
 Floats = NDArray[np.float64]
 DRAWS = 2000
@@ -14,19 +18,35 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, and the studies and patients it was measured on."""
+    """A value with its 95 % interval, and the studies and patients it was measured on.
+
+    A value that is not defined there (the precision of no call at all) is NaN. `images` is set
+    where a row was an image.
+    """
 
     value: float
     low: float
     high: float
     studies: int
     patients: int
+    images: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.studies} studies)"
+        rows = f"{self.images} images of " if self.images else ""
+        return f"{self.brief()} (n = {rows}{self.studies} studies)"
+
+    def brief(self) -> str:
+        """The value and its interval alone."""
+        if math.isnan(self.value):
+            return "undefined"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        plain = {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in asdict(self).items()
+        }
+        return plain if self.images else {k: v for k, v in plain.items() if k != "images"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +57,38 @@ class Studies:
     patients: NDArray[np.str_]
     labels: NDArray[np.int64]
     scores: Floats
+
+    def estimate(self, value: float, ends: tuple[float, float]) -> Estimate:
+        """`value` and its interval with what it was measured on."""
+        low, high = ends
+        return Estimate(value, low, high, len(self.labels), self.patients_with())
+
+    def patients_with(self, label: int | None = None) -> int:
+        """How many patients there are, or have a study of that label."""
+        chosen = self.patients if label is None else self.patients[self.labels == label]
+        return len(np.unique(chosen))
+
+    @property
+    def rarer(self) -> int:
+        """Patients with a study of the class that has fewer of them."""
+        return min(self.patients_with(0), self.patients_with(1))
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of a figure that rests on both classes."""
+        both = pooled(self.patients_with(0), self.patients_with(1))
+        return min(both, self.patients_with() - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Views(Studies):
+    """One row an image: `names` are its study's, `labels` its study's, `scores` its own."""
+
+    def estimate(self, value: float, ends: tuple[float, float]) -> Estimate:
+        low, high = ends
+        return Estimate(
+            value, low, high, len(np.unique(self.names)), self.patients_with(), len(self.labels)
+        )
 
 
 def sigmoid(logits: NDArray[Any]) -> Floats:
@@ -72,44 +124,50 @@ def auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:
     return float(weighted_auc(scores, labels, np.ones((1, len(labels))))[0])
 
 
-def auc_interval(
-    studies: Studies, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
-) -> Estimate:
-    """Study AUC with a percentile interval from resampling whole patients."""
+def auc_interval(studies: Studies, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """Study AUC with its interval from resampling whole patients."""
     weights = cluster_weights(studies.patients, draws, seed)
-    values = weighted_auc(studies.scores, studies.labels, weights)
-    low, high = _percentiles(values, level)  # a draw without one of the classes has no AUC
     value = auc(studies.scores, studies.labels)
-    if low == high and value in (0.0, 1.0):  # as sure as its rarer class has patients, no surer
-        low, high = _exact(value, min(_patients(studies, label) for label in (0, 1)))
-    return Estimate(
-        value=value,
-        low=low,
-        high=high,
-        studies=len(studies.labels),
-        patients=len(np.unique(studies.patients)),
-    )
+    values = weighted_auc(studies.scores, studies.labels, weights)
+    low, high = interval(value, values, studies.freedom)
+    if low == high:  # as sure as its rarer class has patients, no surer
+        low, high = exact(value, studies.rarer)
+    return studies.estimate(value, (low, high))
 
 
 def cluster_weights(patients: NDArray[np.str_], draws: int, seed: int) -> Floats:
     """How often each row counts in each draw, (draws, M): patients are drawn with replacement."""
+    return _drawn(tuple(patients.tolist()), draws, seed)
+
+
+@functools.lru_cache(maxsize=4)  # every figure of a table is drawn from the same patients
+def _drawn(patients: tuple[str, ...], draws: int, seed: int) -> Floats:
     names, inverse = np.unique(patients, return_inverse=True)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    return drawn[:, inverse].astype(np.float64)
+    weights = drawn[:, inverse].astype(np.float64)
+    weights.flags.writeable = False
+    return weights
 
 
 def youden(studies: Studies) -> float:
     """The threshold with the largest sensitivity + specificity - 1 (Youden 1950); a study is
     abnormal at or above it. Halfway between two neighbouring scores, so that it is stable."""
+    cuts, hits, alarms = cut_points(studies)
+    index = hits / max(hits[0], 1) - alarms / max(alarms[0], 1)
+    return float(cuts[np.argmax(index)])
+
+
+def cut_points(studies: Studies) -> tuple[Floats, Floats, Floats]:
+    """Every threshold that divides the studies differently, from 0 up to 1, with the abnormal
+    and the normal studies at or above it: (cuts, hits, false alarms)."""
     order = np.argsort(studies.scores, kind="stable")
     scores, labels = studies.scores[order], studies.labels[order]
-    positives, negatives = labels.sum(), (1 - labels).sum()
-    missed = np.concatenate(([0], np.cumsum(labels))) / positives
-    cleared = np.concatenate(([0], np.cumsum(1 - labels))) / negatives
     cuts = np.concatenate(([0.0], (scores[1:] + scores[:-1]) / 2, [1.0]))
     usable = np.concatenate(([True], scores[1:] > scores[:-1], [True]))
-    return float(cuts[np.argmax(np.where(usable, cleared - missed, -np.inf))])
+    hits = labels.sum() - np.concatenate(([0], np.cumsum(labels)))
+    alarms = (1 - labels).sum() - np.concatenate(([0], np.cumsum(1 - labels)))
+    return cuts[usable], hits[usable].astype(np.float64), alarms[usable].astype(np.float64)
 
 
 def weighted_auc(scores: NDArray[Any], labels: NDArray[Any], weights: Floats) -> Floats:
@@ -128,68 +186,3 @@ def weighted_auc(scores: NDArray[Any], labels: NDArray[Any], weights: Floats) ->
     below = np.cumsum(neg, axis=1) - neg / 2  # negatives under each score, ties counted half
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((pos * below).sum(1) / (pos.sum(1) * neg.sum(1)))
-
-
-def at_threshold(
-    studies: Studies, threshold: float, *, draws: int = DRAWS, seed: int = 0
-) -> dict[str, Estimate]:
-    """Sensitivity, specificity, accuracy, F1 and Cohen's kappa (Cohen 1960) of calling a study
-    abnormal at or above `threshold`, each with its patient-cluster interval."""
-    called = studies.scores >= threshold
-    ones = np.ones((1, len(called)))
-    weights = cluster_weights(studies.patients, draws, seed)
-    values, resampled = (_confusion(called, studies.labels, w) for w in (ones, weights))
-    patients = len(np.unique(studies.patients))
-    counted = {
-        "sensitivity": _patients(studies, 1),
-        "specificity": _patients(studies, 0),
-        "accuracy": patients,
-    }
-    found = {}
-    for name, value in values.items():
-        low, high = _percentiles(resampled[name])
-        if low == high and name in counted:
-            low, high = _exact(float(value[0]), counted[name])
-        found[name] = Estimate(float(value[0]), low, high, len(called), patients)
-    return found
-
-
-def _confusion(
-    called: NDArray[np.bool_], labels: NDArray[np.int64], weights: Floats
-) -> dict[str, Floats]:
-    """Each metric for each row of weights; NaN where it is not defined."""
-    abnormal = labels == 1
-    tp, fp = weights @ (called & abnormal), weights @ (called & ~abnormal)
-    fn, tn = weights @ (~called & abnormal), weights @ (~called & ~abnormal)
-    n = tp + fp + fn + tn
-    chance = ((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp)) / n**2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "sensitivity": tp / (tp + fn),
-            "specificity": tn / (tn + fp),
-            "accuracy": (tp + tn) / n,
-            "f1": 2 * tp / (2 * tp + fp + fn),
-            "kappa": ((tp + tn) / n - chance) / (1 - chance),
-        }
-
-
-def _patients(studies: Studies, label: int) -> int:
-    """How many patients have a study of that label."""
-    return len(np.unique(studies.patients[studies.labels == label]))
-
-
-def _exact(share: float, n: int) -> tuple[float, float]:
-    """The interval of a share of 0 or 1 among `n` patients (Clopper and Pearson 1934), where
-    resampling sees no spread and would claim certainty."""
-    bound = 0.025 ** (1 / n)
-    return (bound, 1.0) if share == 1 else (0.0, 1 - bound)
-
-
-def _percentiles(values: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The middle `level` of the draws in which the value is defined."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    tail = (1 - level) / 2 * 100
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)

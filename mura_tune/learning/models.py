@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.models import group_parameters
+from timm.models.convnext import ConvNeXt
+from timm.models.densenet import DenseNet
+from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import ResNet
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError
 from mura_tune.learning.cnn import SmallCNN
+from mura_tune.learning.device import autocast
 from mura_tune.learning.weights import check_keys, one_channel, read_weights
 
 OWN = {"cnn": SmallCNN}
+
+Step = Callable[[Tensor], Tensor]
+
+# What each class's `forward_features` does, step by step; a subclass may do otherwise.
+STEPS: dict[type, Callable[[Any], list[Step]]] = {
+    SmallCNN: lambda b: [b.stem, *b.stages],
+    ResNet: lambda b: [b.conv1, b.bn1, b.act1, b.maxpool, b.layer1, b.layer2, b.layer3, b.layer4],
+    DenseNet: lambda b: [*b.features],
+    EfficientNet: lambda b: [b.conv_stem, b.bn1, *b.blocks, b.conv_head, b.bn2],
+    ConvNeXt: lambda b: [b.stem, *b.stages, b.norm_pre],
+    VisionTransformer: lambda b: [
+        b.patch_embed, b._pos_embed, b.patch_drop, b.norm_pre, *b.blocks, b.norm
+    ],
+}  # fmt: skip
 
 
 class Network(nn.Module):
@@ -35,7 +57,22 @@ class Network(nn.Module):
         self.set_depth(len(self.stages))
 
     def forward(self, x_nchw: Tensor) -> Tensor:
-        return self.body(x_nchw)  # type: ignore[no-any-return]  # torch's call is Any
+        if (steps := self.steps()) is None:
+            return self.body(x_nchw)  # type: ignore[no-any-return]  # torch's call is Any
+        return self.finish(steps, x_nchw)
+
+    def steps(self) -> list[Step] | None:
+        """All that comes before the classifier, in order; None for a class not in `STEPS`."""
+        if type(self.body) not in STEPS:
+            return None
+        pool: Any = self.body.forward_head
+        return [*STEPS[type(self.body)](self.body), functools.partial(pool, pre_logits=True)]
+
+    def finish(self, steps: Sequence[Step], x: Tensor) -> Tensor:
+        """`steps`, which end with the pooling, and the classifier: logits (N, K) in float32
+        whatever the steps run in, since rounded ones tie and AUC suffers."""
+        classifier: Any = self.body.get_classifier()  # type: ignore[operator]  # see _stages
+        return classifier(run(steps, x).float())  # type: ignore[no-any-return]
 
     def set_depth(self, depth: int) -> int:
         """Let the head and the last `depth` stages train; returns the depth, clipped to all."""
@@ -167,6 +204,14 @@ def _stages(body: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ..
         tail = stages.pop()
         stages[-1].extend(tail)
     return head, tuple(tuple(stage) for stage in stages if stage)
+
+
+def run(steps: Sequence[Step], x: Tensor) -> Tensor:
+    """`x` through `steps`, in the precision that the device is good at."""
+    with autocast(x.device):
+        for step in steps:
+            x = step(x)
+    return x
 
 
 def _all_in(frozen: set[str], prefix: str, module: nn.Module) -> bool:

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from mura_tune.errors import Diverged
-from mura_tune.learning.batches import Split, plain_batches, training_batches
+from mura_tune.learning.batches import Split, plain_batches
 from mura_tune.learning.models import Network
+from mura_tune.learning.sources import EVALUATION_BATCH, Feed, Source, pixels
 from mura_tune.learning.tasks import Loss, Task
 from mura_tune.recipe import Recipe
-
-EVALUATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ def fit(
     task: Task,
     *,
     on_epoch: Callable[[Epoch], None] = ignore,
+    source: Source = pixels,
 ) -> Fit:
     """Train `net` in place through the recipe's phases; it ends with the weights of the best epoch.
 
@@ -61,11 +61,11 @@ def fit(
 
     Args:
         on_epoch: called after every epoch; what it raises ends the run (how tuning prunes).
+        source: where each phase's batches come from; it changes the time, not the numbers.
 
     Raises:
         Diverged: a loss or score that is not a finite number, with the step named.
     """
-    device = next(net.parameters()).device
     loss_of = task.loss(train, recipe)
     torch.manual_seed(recipe.seed)  # dropout
     epochs: list[Epoch] = []
@@ -74,6 +74,7 @@ def fit(
     best_logits = torch.empty(0)
     for index, phase in enumerate(recipe.phases):
         depth, before = net.set_depth(phase.depth), len(epochs)
+        feed = source(net, train, dev, recipe, index)
         trained = [p for p in net.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(
             trained, lr=phase.lr, weight_decay=recipe.weight_decay, fused=True
@@ -82,12 +83,8 @@ def fit(
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(steps))
         for _ in range(phase.epochs):
             started, number = time.perf_counter(), len(epochs) + 1
-            batches = training_batches(
-                train, size=recipe.batch, seed=recipe.seed, epoch=number,
-                strength=recipe.augment, device=device,
-            )  # fmt: skip
-            loss = _train_epoch(net, batches, loss_of, optimiser, schedule, number)
-            logits = predict(net, dev)
+            loss = _train_epoch(net, feed, loss_of, optimiser, schedule, number)
+            logits = _logits(net, feed.forward, feed.dev())
             score = task.score(logits, dev)
             if not math.isfinite(score):
                 raise Diverged(f"{task.monitor} is {score} after epoch {number}")
@@ -104,19 +101,25 @@ def fit(
     return Fit(tuple(epochs), best, weights, best_logits)
 
 
-@torch.inference_mode()
 def predict(net: Network, split: Split) -> Tensor:
     """Logits (N, K), float32, in the split's order; nothing is augmented."""
-    was_training, device = net.training, next(net.parameters()).device
+    device = next(net.parameters()).device
+    return _logits(net, net, plain_batches(split, EVALUATION_BATCH, device))
+
+
+@torch.inference_mode()
+def _logits(net: Network, forward: Callable[[Tensor], Tensor], dev: Iterable[Tensor]) -> Tensor:
+    """Logits of every batch, by `net` in eval mode; its mode is left as it was."""
+    was_training = net.training
     net.eval()
-    logits = [net(x).float() for x in plain_batches(split, EVALUATION_BATCH, device)]
+    logits = [forward(x).float() for x in dev]
     net.train(was_training)
     return torch.cat(logits)
 
 
 def _train_epoch(
     net: Network,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    feed: Feed,
     loss_of: Loss,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
@@ -125,8 +128,8 @@ def _train_epoch(
     """One pass; the mean loss. Losses stay on the device until the end: no step waits."""
     net.train()
     losses: list[Tensor] = []
-    for x_nchw, labels_n in batches:
-        loss = loss_of(net(x_nchw), labels_n)
+    for x, labels_n in feed.train(number):
+        loss = loss_of(feed.forward(x), labels_n)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()

@@ -1,0 +1,101 @@
+"""Where a network looked: Grad-CAM on the last feature map, and how much the map explains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mura_tune.errors import InputError
+from mura_tune.learning.models import Network
+
+STEPS = 20  # pixels are taken in this many equal portions
+BLUR = 0.1  # standard deviation of what a removed pixel shows, as a share of the side
+
+
+@dataclass(frozen=True)
+class Faith:
+    """Mean P(abnormal) of one view while pixels go, or come, in the order of its map.
+
+    A map that shows what matters has a low `deletion` and a high `insertion`; beside them the
+    same in a random order of patches.
+    """
+
+    deletion: float
+    insertion: float
+    random_deletion: float
+    random_insertion: float
+
+
+def gradcam(net: Network, x_nchw: Tensor) -> Tensor:
+    """Evidence for *abnormal* in each view, (N, S, S) in [0, 1], each map scaled by its maximum.
+
+    The last feature map times the gradient of the first logit, summed over channels, negative sums
+    cut off, enlarged bilinearly. Where the head averages the map (DenseNet, ResNet, …) this is
+    Grad-CAM (Selvaraju et al. 2017); where it also takes maxima, as our small network, the
+    gradient counts where it arises instead of being spread over the map (HiResCAM, Draelos and
+    Carin 2020). A map of zeros: nothing speaks for *abnormal*. The network is left in evaluation
+    mode, its gradients as they were.
+
+    Raises:
+        InputError: a network whose last features are no map.
+    """
+    net.eval()
+    with torch.no_grad():
+        features = net.body.forward_features(x_nchw)  # type: ignore[operator]  # timm's
+    if features.ndim != 4:
+        raise InputError(
+            f"{type(net.body).__name__} has no feature map to explain (its features are "
+            f"{tuple(features.shape[1:])}); explain needs a convolutional network"
+        )
+    with torch.enable_grad():
+        features.requires_grad_()
+        logits = net.body.forward_head(features)  # type: ignore[operator]  # timm's
+        (slope,) = torch.autograd.grad(logits[:, 0].sum(), features)
+    if getattr(net.body, "output_fmt", "NCHW") == "NHWC":  # Swin and its like
+        features, slope = features.permute(0, 3, 1, 2), slope.permute(0, 3, 1, 2)
+    cam = F.relu((slope * features.detach()).sum(1, keepdim=True)).float()
+    cam = F.interpolate(cam, size=x_nchw.shape[-2:], mode="bilinear", align_corners=False)
+    return (cam / cam.amax((2, 3), keepdim=True).clamp_min(1e-12))[:, 0]
+
+
+@torch.inference_mode()
+def faith(
+    net: Network, x_1chw: Tensor, cam_hw: Tensor, temperature: float = 1.0, offset: float = 0.0
+) -> Faith:
+    """Deletion and insertion of one view (Petsiuk et al. 2018, there with another background).
+
+    Deletion replaces pixels by a strong blur of the view, the most important first; insertion
+    starts from the blur and brings them back. Each is the area under P(abnormal) over the share
+    of pixels, by trapezoids; `temperature` and `offset` calibrate it.
+    """
+    blurred = _blur(x_1chw)
+    side = cam_hw.shape[-1]
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.rand((1, 1, 7, 7), generator=generator)
+    noise = F.interpolate(patches, size=cam_hw.shape, mode="bilinear", align_corners=False)
+    areas = []
+    for importance in (cam_hw.cpu(), noise[0, 0]):
+        order = importance.flatten().argsort(descending=True, stable=True)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order))
+        share = rank.view(side, -1).to(x_1chw.device) / len(order)
+        cuts = torch.linspace(0, 1, STEPS + 1, device=x_1chw.device).view(-1, 1, 1, 1)
+        chosen = (share < cuts).to(x_1chw.dtype)  # (STEPS + 1, 1, S, S)
+        for first, then in ((x_1chw, blurred), (blurred, x_1chw)):
+            logits = net.eval()(first + chosen * (then - first))[:, 0].float()
+            p = torch.sigmoid((logits + offset) / temperature)
+            areas.append(float(torch.trapezoid(p, dx=1 / STEPS)))
+    return Faith(areas[0], areas[1], areas[2], areas[3])
+
+
+def _blur(x_1chw: Tensor) -> Tensor:
+    sigma = BLUR * x_1chw.shape[-1]
+    reach = int(2.5 * sigma)
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x_1chw.device) / sigma) ** 2)
+    line = (line / line.sum()).to(x_1chw.dtype)
+    padded = F.pad(x_1chw, [reach] * 4, mode="replicate")
+    rows = F.conv2d(padded, line.view(1, 1, 1, -1))
+    return F.conv2d(rows, line.view(1, 1, -1, 1))

@@ -1,0 +1,257 @@
+"""Features of frozen stages on disk: computed once, whole or absent, shared by processes.
+
+`KEY.bin` holds an entry's rows one after another, as a memmap reads them, and `KEY.json`, written
+last, what they are; the key is a digest of all that decides their content. `KEY.tmp` is an entry
+being written; its writer holds a lock on it that dies with the process, and nobody waits for it:
+who needs the entry meanwhile computes it. All else happens under the folder's lock, in a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mura_tune.errors import InputError
+from mura_tune.files import exclusive
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of features that any number of processes share.
+
+    Attributes:
+        budget: bytes; the entries used longest ago make room for new ones. An entry that does
+            not fit, or finds the disk full, is computed each time it is needed.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+
+    folder: Path
+    budget: int = 20 * 10**9  # head and last stage of MURA's largest area, in bfloat16: 13 GB
+
+    def __post_init__(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise InputError(f"{self.folder}: cannot be made ({reason})") from None
+
+    def batches(
+        self,
+        about: Mapping[str, Any],
+        sizes: Sequence[int],
+        device: torch.device,
+        compute: Callable[[], Iterable[Tensor]],
+    ) -> Iterator[Tensor]:
+        """Batches of `sizes` rows on `device`: read where they are kept, else computed, and kept
+        on the way.
+
+        Args:
+            about: all that decides the content, as JSON; equal ones name the same entry.
+            compute: gives the batches afresh.
+        """
+        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+        if (found := self._find(key)) is not None:
+            yield from _read(*found, sizes, device)
+            return
+        writer = _Writer(self, key, about, sum(sizes))
+        try:
+            for batch in compute():
+                writer.add(batch)
+                yield batch
+            writer.commit()
+        finally:
+            writer.discard()
+
+    def _find(self, key: str) -> tuple[BinaryIO, dict[str, Any]] | None:
+        """The open file of a whole entry, marked as used now, and its manifest."""
+        manifest = self.folder / f"{key}.json"
+        try:
+            told = json.loads(manifest.read_text("utf-8"))
+            size = int(told["bytes"])
+            os.utime(manifest)
+            file = (self.folder / f"{key}.bin").open("rb")  # readable even if evicted meanwhile
+            if os.fstat(file.fileno()).st_size == size:
+                return file, told
+            file.close()
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _LOG.warning("%s: not used: %s", manifest, error)
+        return None
+
+    def _make_room(self, needed: int) -> bool:
+        """Evict until `needed` bytes fit; False where they cannot. Call under the folder's lock."""
+        for file in [*self.folder.glob("*.new"), *self.folder.glob("*.tmp")]:
+            with file.open("rb") as opened:
+                if _locked(opened):  # nobody writes it any more
+                    file.unlink()
+        kept = []
+        for file in self.folder.glob("*.bin"):
+            manifest = file.with_suffix(".json")
+            if manifest.exists():
+                kept.append((manifest.stat().st_mtime_ns, file.stat().st_size, file, manifest))
+            else:  # its writer, or who evicted it, was killed between the two
+                file.unlink()
+        used = sum(size for _, size, *_ in kept)
+        promised = sum(file.stat().st_size for file in self.folder.glob("*.tmp"))
+        if promised + needed > self.budget:
+            return False
+        for _, size, file, manifest in sorted(kept):
+            if used + promised + needed <= self.budget:
+                break
+            manifest.unlink()
+            file.unlink()  # who reads it keeps it until then
+            used -= size
+        return 2 * needed <= shutil.disk_usage(self.folder).free  # others write here too
+
+
+class _Writer:
+    """One entry on its way to the disk. It gives up rather than stop a training run."""
+
+    def __init__(self, store: Store, key: str, about: Mapping[str, Any], rows: int) -> None:
+        self.store, self.key, self.about, self.rows = store, key, about, rows
+        self.file: BinaryIO | None = None
+        self.given_up = False
+        self.told: dict[str, Any] = {}
+        self.written = 0
+        self.temporary = store.folder / f"{key}.tmp"
+        self._pending: list[tuple[Tensor, torch.cuda.Event]] = []
+
+    def add(self, batch: Tensor) -> None:
+        """Append a batch; from a GPU it is copied while the next one is computed."""
+        if self.given_up:
+            return
+        channels_last = batch.ndim == 4 and batch.is_contiguous(memory_format=torch.channels_last)
+        rows = (batch.permute(0, 2, 3, 1) if channels_last else batch).detach().contiguous()
+        try:
+            if self.file is None:
+                self._begin(rows, channels_last)
+            if rows.is_cuda:
+                host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it so
+                host.copy_(rows, non_blocking=True)
+                copied.record()
+                self._pending.append((host, copied))
+                self._flush(leave=1)
+            else:
+                self._write(rows)
+        except OSError as error:
+            _LOG.warning("%s: features are not kept: %s", self.store.folder, error)
+            self.discard()
+
+    def _begin(self, rows: Tensor, channels_last: bool) -> None:
+        """Lock the temporary file and reserve its size; else give up."""
+        size = self.rows * math.prod(rows.shape[1:]) * rows.element_size()
+        self.told = {
+            "bytes": size, "dtype": str(rows.dtype).removeprefix("torch."),
+            "row": list(rows.shape[1:]), "channels_last": channels_last, "about": self.about,
+        }  # fmt: skip
+        with exclusive(self.store.folder / "lock"):
+            if (faster := self.store._find(self.key)) is not None:
+                faster[0].close()
+                self.given_up = True
+                return
+            file = os.fdopen(os.open(self.temporary, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+            if not _locked(file):
+                file.close()
+                self.given_up = True
+                return
+            self.file = file
+            file.truncate(0)
+            if self.store._make_room(size):
+                file.truncate(size)  # counts against the budget from now on
+            else:
+                self._close(remove=True)
+
+    def _write(self, rows: Tensor) -> None:
+        if self.file is not None:
+            data = rows.view(torch.uint8).numpy().data
+            self.file.write(data)
+            self.written += data.nbytes
+
+    def _flush(self, leave: int) -> None:
+        while len(self._pending) > leave:
+            host, copied = self._pending.pop(0)
+            copied.synchronize()
+            self._write(host)
+
+    def commit(self) -> None:
+        """Make the entry visible, if it is whole."""
+        try:
+            self._flush(leave=0)
+            if self.file is None or self.written != self.told["bytes"]:
+                return
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            with exclusive(self.store.folder / "lock"):
+                self.temporary.replace(self.temporary.with_suffix(".bin"))
+                new = self.temporary.with_suffix(".new")
+                with new.open("w", encoding="utf-8") as out:
+                    json.dump(self.told, out)
+                    out.flush()
+                    os.fsync(out.fileno())
+                new.replace(self.temporary.with_suffix(".json"))
+                self._close(remove=False)
+        except OSError as error:
+            _LOG.warning("%s: features are not kept: %s", self.store.folder, error)
+
+    def discard(self) -> None:
+        """Forget what is not committed."""
+        self._pending.clear()
+        if self.file is not None:
+            with exclusive(self.store.folder / "lock"):
+                self._close(remove=True)
+        self.given_up = True
+
+    def _close(self, remove: bool) -> None:
+        """Let the lock go, under the folder's; without `remove` the file has its name already."""
+        if remove:
+            self.temporary.unlink(missing_ok=True)
+        if self.file is not None:
+            with contextlib.suppress(OSError):  # closing writes what is buffered: the disk is full
+                self.file.close()
+        self.file, self.given_up = None, True
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Lock an open file until it is closed or its process ends; False if somebody has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(
+    file: BinaryIO, told: Mapping[str, Any], sizes: Sequence[int], device: torch.device
+) -> Iterator[Tensor]:
+    """The rows in batches; each maps its own part, so that what was read takes no memory."""
+    dtype, shape, offset = getattr(torch, told["dtype"]), told["row"], 0
+    with file:
+        for n in sizes:
+            part = n * math.prod(shape) * dtype.itemsize
+            mapped = np.memmap(file, np.uint8, "r", offset, (part,))
+            # A copy in a fresh tensor: aligned as the computed one was, pinned for a GPU.
+            taken = torch.empty(part, dtype=torch.uint8, pin_memory=device.type == "cuda")
+            np.copyto(taken.numpy(), mapped)
+            rows = taken.view(dtype).view(n, *shape).to(device, non_blocking=True)
+            yield rows.permute(0, 3, 1, 2) if told["channels_last"] else rows
+            offset += part

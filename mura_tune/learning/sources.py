@@ -1,0 +1,165 @@
+"""Where a phase's batches come from: pixels, or what the frozen stages made of them before."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+from mura_tune.learning.augment import VIEWS
+from mura_tune.learning.batches import Split, batch_rows, plain_batches, training_batches
+from mura_tune.learning.device import precision
+from mura_tune.learning.models import Network, Step, run
+from mura_tune.learning.prefix import Store
+from mura_tune.recipe import Recipe
+
+EVALUATION_BATCH = 128
+SHARED_DEPTHS = (0, 1)  # deeper ones save half as much for 20 GB an area (FACTS, section 5)
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """What one phase trains on.
+
+    Attributes:
+        forward: the batches' x to logits (N, K), float32; the network or its second half.
+        train: the batches (x, labels (N,)) of an epoch, counted from 1 over all phases.
+        dev: dev's x in its order, not augmented.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    train: Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+    dev: Callable[[], Iterable[Tensor]]
+
+
+# From a network set to its phase's depth, train, dev, the recipe and the phase's index.
+Source = Callable[[Network, Split, Split, Recipe, int], Feed]
+
+
+def pixels(net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -> Feed:
+    """Every image warped and passed through the whole network, in every epoch."""
+    device = next(net.parameters()).device
+    return Feed(
+        forward=net,
+        train=lambda epoch: training_batches(
+            train, size=recipe.batch, seed=recipe.seed, epoch=epoch, strength=recipe.augment,
+            device=device,
+        ),
+        dev=lambda: plain_batches(dev, EVALUATION_BATCH, device),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """A network cut where training begins: `rest(frozen(x))` is its output.
+
+    Attributes:
+        frozen: x (N, 1, S, S) to features, without gradients.
+        rest: features to logits (N, K), float32.
+        digest: of the weights and statistics that `frozen` uses.
+    """
+
+    frozen: Step
+    rest: Step
+    digest: str
+
+
+def halves(net: Network) -> Halves | None:
+    """`net` cut at its present depth, at depth 0 after the pooling. None if all of it trains, if
+    nobody told its steps, or if dropout follows its pooling."""
+    steps = net.steps()
+    trained = {id(p) for p in net.parameters() if p.requires_grad}
+
+    def trains(step: Step) -> bool:
+        return isinstance(step, nn.Module) and any(id(p) in trained for p in step.parameters())
+
+    drops: object = getattr(net.body, "drop_rate", None)
+    if steps is None or drops:
+        return None
+    cut = next((i for i, step in enumerate(steps) if trains(step)), len(steps))
+    if cut == 0:
+        return None
+    return Halves(
+        frozen=torch.no_grad()(functools.partial(run, steps[:cut])),
+        rest=functools.partial(net.finish, steps[cut:]),
+        digest=_digest(net.body, trained),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The source that computes the frozen stages' features once and keeps them in `store`.
+
+    Each batch holds what `pixels` would give the first trained stage, to the bit: a view is a
+    function of (seed, epoch, image, strength), and frozen stages run in eval mode. Depths that
+    are not in `depths`, and networks that `halves` cannot cut, go the way of pixels.
+    """
+
+    store: Store
+    depths: tuple[int, ...] = SHARED_DEPTHS
+
+    def __call__(self, net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -> Feed:
+        plain = pixels(net, train, dev, recipe, phase)
+        depth = recipe.phases[phase].depth
+        # Stages that an earlier phase trained are this trial's own: nobody could share them.
+        moved = any(before.depth > depth for before in recipe.phases[:phase])
+        cut = None if depth not in self.depths or moved else halves(net)
+        if cut is None:
+            return plain
+        device = next(net.parameters()).device
+        about = {
+            "arch": recipe.arch, "depth": depth, "weights": cut.digest,
+            "views": VIEWS, "precision": str(precision(device)).removeprefix("torch."),
+            "device": _device_name(device), "torch": torch.__version__, "timm": timm.__version__,
+        }  # fmt: skip
+        of_dev = about | {"pixels": dev.fingerprint, "batch": EVALUATION_BATCH}
+        of_train = about | {
+            "pixels": train.fingerprint, "batch": recipe.batch, "seed": recipe.seed,
+            "strength": recipe.augment,
+        }  # fmt: skip
+
+        def features(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+            return (cut.frozen(x) for x in batches)
+
+        def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            rows = batch_rows(len(train), size=recipe.batch, seed=recipe.seed, epoch=epoch)
+            sizes = [len(r) for r in rows]
+            order = torch.from_numpy(np.concatenate(rows)).to(train.labels.device)
+            labels = torch.split(train.labels[order].to(device), sizes)
+            kept = self.store.batches(
+                of_train | {"epoch": epoch}, sizes, device,
+                lambda: features(x for x, _ in plain.train(epoch)),
+            )  # fmt: skip
+            return zip(kept, labels, strict=True)
+
+        def dev_batches() -> Iterator[Tensor]:
+            sizes = [
+                min(EVALUATION_BATCH, len(dev) - i) for i in range(0, len(dev), EVALUATION_BATCH)
+            ]
+            return self.store.batches(of_dev, sizes, device, lambda: features(plain.dev()))
+
+        return Feed(cut.rest, train_batches, dev_batches)
+
+
+def _digest(body: nn.Module, trained: set[int]) -> str:
+    """sha256 of the parameters and buffers of every module that does not train."""
+    found = hashlib.sha256()
+    for prefix, module in body.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if any(id(p) in trained for p in own.values()):
+            continue
+        for name, value in [*own.items(), *module.named_buffers(recurse=False)]:
+            found.update(f"{prefix}.{name} {value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    """Another kind of device rounds otherwise."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

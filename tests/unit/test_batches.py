@@ -1,0 +1,158 @@
+"""Splits and batches: the same content wherever the pixels lie and however they are cut up."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mura_tune.learning import batches, device
+from mura_tune.learning.batches import (
+    OnDisk,
+    Split,
+    batch_rows,
+    normalise,
+    plain_batches,
+    split_of,
+    to_float,
+    training_batches,
+)
+
+CPU = torch.device("cpu")
+N, SIDE = 37, 24
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Any:
+    """What `data.prepare` gives, its pixels in a file; every third row is dev."""
+    pixels = np.random.default_rng(0).integers(0, 256, (N, SIDE, SIDE), dtype=np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    names = [f"s{i:02d}" for i in range(N)]
+    frame = pd.DataFrame({"study": names, "patient": names, "path": names, "label": range(N)})
+    rows = {"dev": np.arange(0, N, 3), "train": np.flatnonzero(np.arange(N) % 3)}
+    return SimpleNamespace(
+        pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r"), frame=frame, rows=rows.__getitem__
+    )
+
+
+def train(split: Split, **values: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    given = {"size": 6, "seed": 3, "epoch": 2, "strength": 0.5, "device": CPU} | values
+    return list(training_batches(split, **given))
+
+
+def test_a_part_within_the_budget_lies_on_the_device(prepared: Any) -> None:
+    rows = prepared.rows("train")
+    exact = len(rows) * SIDE * SIDE
+    resident = split_of(prepared, "train", CPU, exact)
+    assert isinstance(resident.pixels, torch.Tensor)
+    assert isinstance(split_of(prepared, "train", CPU, exact - 1).pixels, OnDisk)
+    assert isinstance(split_of(prepared, "train", CPU).pixels, torch.Tensor)
+    assert (resident.pixels.numpy() == prepared.pixels[rows]).all()
+    assert resident.labels.tolist() == rows.tolist()
+
+
+@pytest.mark.parametrize("chunk", [1, 6 * SIDE * SIDE, 20 * SIDE * SIDE, 2**30])
+def test_streamed_batches_are_the_resident_ones_whatever_the_chunk(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    resident, streamed = (split_of(prepared, "train", CPU, budget) for budget in (2**30, 0))
+    expected = train(resident)
+    monkeypatch.setattr(batches, "CHUNK", chunk)
+    for (x, labels), (x_, labels_) in zip(train(streamed), expected, strict=True):
+        assert torch.equal(x, x_)
+        assert torch.equal(labels, labels_)
+    plain = list(plain_batches(streamed, 10, CPU))
+    assert [len(x) for x in plain] == [10, 10, 4]
+    for x, x_ in zip(plain, plain_batches(resident, 10, CPU), strict=True):
+        assert torch.equal(x, x_)
+    assert streamed.fingerprint == resident.fingerprint
+
+
+def test_an_images_view_does_not_depend_on_its_batch(prepared: Any) -> None:
+    split = split_of(prepared, "train", CPU)
+    by_label = [
+        {int(y): x for xs, ys in train(split, size=size) for x, y in zip(xs, ys, strict=True)}
+        for size in (3, 12)
+    ]
+    assert all(torch.allclose(x, by_label[1][y], atol=1e-6) for y, x in by_label[0].items())
+    rows = np.concatenate(batch_rows(len(split), size=6, seed=3, epoch=2))
+    assert torch.cat([y for _, y in train(split)]).tolist() == split.labels[rows].tolist()
+
+
+def test_an_epoch_has_its_own_order_and_views(prepared: Any) -> None:
+    split = split_of(prepared, "train", CPU)
+    one, same, other = train(split), train(split), train(split, epoch=3)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(one, same, strict=True))
+    assert [b[1].tolist() for b in one] != [b[1].tolist() for b in other]
+
+
+def test_batches_leave_the_pixels_as_they_were(prepared: Any) -> None:
+    split = split_of(prepared, "train", CPU)
+    before = split.pixels[:].clone()
+    train(split, strength=0.0)
+    x = to_float(split.pixels[:3], CPU)
+    kept = x.clone()
+    assert torch.allclose(normalise(x), (kept - 0.449) / 0.226)
+    assert torch.equal(x, kept)
+    assert torch.equal(split.pixels[:], before)
+
+
+def test_the_fingerprint_is_of_pixels_and_order(prepared: Any) -> None:
+    split = split_of(prepared, "train", CPU)
+    names = {"labels": split.labels, "studies": split.studies, "patients": split.patients}
+
+    def of(pixels: torch.Tensor) -> str:
+        return Split("other", pixels, paths=split.paths, **names).fingerprint
+
+    pixels = split.pixels[:]
+    assert of(pixels) == split.fingerprint
+    assert of(pixels.flip(0)) != split.fingerprint
+    changed = pixels.clone()
+    changed[5, 3, 3] += 1
+    assert of(changed) != split.fingerprint
+    assert of(pixels.view(-1, SIDE * 2, SIDE // 2)) != split.fingerprint
+
+
+def test_rows_are_taken_by_slice_list_and_tensor(prepared: Any) -> None:
+    pixels = OnDisk(prepared.pixels, np.array([5, 3, 9]))
+    expected = torch.from_numpy(prepared.pixels[[3, 9]])
+    for index in ([1, 2], torch.tensor([1, 2]), slice(1, 3)):
+        assert torch.equal(pixels[index], expected)
+    assert pixels.shape == (3, SIDE, SIDE)
+
+
+def file_pages() -> int:
+    """Bytes of mapped files that this process holds in memory."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in status if line.startswith("RssFile"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_reading_a_file_through_leaves_none_of_it_in_memory(tmp_path: Path) -> None:
+    size = 48 * 2**20
+    np.save(tmp_path / "pixels.npy", np.ones((size // 2**14, 128, 128), np.uint8))
+    pixels = OnDisk(np.load(tmp_path / "pixels.npy", mmap_mode="r"), np.arange(size // 2**14))
+    before = file_pages()
+    for start in range(0, len(pixels), 256):
+        pixels[start : start + 256]
+    assert file_pages() - before < size / 4
+
+
+def test_a_gpu_takes_half_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10_000, 90_000))
+    assert device.room(torch.device("cuda:0")) == 5_000
+    assert device.room(CPU) > 2**28
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)]
+)
+def test_bfloat16_is_for_gpus_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert device.precision(torch.device("cuda:0")) == expected
+    assert device.precision(CPU) == torch.float32
