@@ -9,7 +9,6 @@ more than it had.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import click
 import numpy as np
 from searches import AREA, SIBLING, machine, phantoms, run, study, trained_start
 
+from mura_tune.tuning.manage import copy
 from mura_tune.tuning.storage import load_study, open_storage, url_of
 
 
@@ -48,7 +48,7 @@ def main(seeds: int, trials: int, patients: int) -> None:
         for seed in range(seeds):
             sibling, warm, alone = (folder / f"{kind}{seed}.db" for kind in ("s", "w", "a"))
             run(sibling, prepared[SIBLING], study(SIBLING, seed, trials, start))
-            shutil.copy(sibling, warm)
+            copy(url_of(str(sibling)), SIBLING, SIBLING, url_of(str(warm)))
             plain = (start, "budget.confirm.top=0")
             run(alone, prepared[AREA], study(AREA, seed, trials, *plain))
             run(warm, prepared[AREA], study(AREA, seed, trials, *plain), "auto")
