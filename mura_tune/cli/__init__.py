@@ -6,8 +6,8 @@ import click
 
 from mura_tune import __version__, console
 from mura_tune.cli.data import cache, check, phantom
-from mura_tune.cli.reading import infer
-from mura_tune.cli.release import evaluate, finalize, verify
+from mura_tune.cli.reading import explain, infer
+from mura_tune.cli.release import compare, evaluate, finalize, report, verify
 from mura_tune.cli.studies import study
 from mura_tune.cli.tuning import best, dashboard, show, tune
 
@@ -31,7 +31,8 @@ def mura() -> None:
 
 
 for verb in (
-    phantom, check, cache, tune, best, show, dashboard, study, finalize, evaluate, verify, infer,
+    phantom, check, cache, tune, best, show, dashboard, study, finalize, evaluate, compare, report,
+    verify, infer, explain,
 ):  # fmt: skip
     mura.add_command(verb)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,13 +15,25 @@ from mura_tune.cli.options import (
     releases_option,
 )
 
+if TYPE_CHECKING:
+    from mura_tune.reading.predict import Predictor
+
+
+images_option = click.option(
+    "--image", "images", multiple=True, required=True, type=click.Path(path_type=Path),
+    help="A view of the study; repeat for more.",
+)  # fmt: skip
+area_option = click.option("--area", help="What the study shows, such as XR_WRIST.")
+release_option = click.option(
+    "--release", type=click.Path(path_type=Path),
+    help="The release's folder.  [default: RELEASES/AREA]",
+)  # fmt: skip
+
 
 @click.command()
-@click.option("--image", "images", multiple=True, required=True, type=click.Path(path_type=Path),
-              help="A view of the study; repeat for more.")  # fmt: skip
-@click.option("--area", help="What the study shows, such as XR_WRIST.")
-@click.option("--release", type=click.Path(path_type=Path),
-              help="The release's folder.  [default: RELEASES/AREA]")  # fmt: skip
+@images_option
+@area_option
+@release_option
 @releases_option
 @click.option("--threshold", type=click.FloatRange(0, 1), help="In place of the release's own.")
 @device_option
@@ -30,10 +43,41 @@ def infer(
     threshold: float | None, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Give one study's probability of being abnormal, from all of its views."""
+    answer = _predictor(release, releases, area, device).study(images, threshold)
+    console.report(as_json, answer.to_json, answer.describe)
+
+
+@click.command()
+@images_option
+@area_option
+@release_option
+@releases_option
+@click.option("--out", default="explanation.png", show_default=True,
+              type=click.Path(path_type=Path), help="The picture to write.")  # fmt: skip
+@click.option("--deletion", is_flag=True,
+              help="Also measure how the probability falls without the map's pixels.")  # fmt: skip
+@device_option
+@json_option
+def explain(
+    images: tuple[Path, ...], area: str | None, release: Path | None, releases: Path, out: Path,
+    deletion: bool, device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Draw where each view of a study speaks for abnormal: Grad-CAM beside the radiograph.
+
+    With --deletion each view has two areas under its probability while pixels go (deletion, low if
+    the map is right) or come (insertion, high if it is right), each beside that of a random order.
+    """
+    from mura_tune.reading.explain import explain as look
+
+    found = look(_predictor(release, releases, area, device), images, deletion=deletion)
+    found.save(out)
+    console.report(as_json, lambda: found.to_json() | {"out": str(out)},
+                   lambda: f"{found.describe()}\n{out}")  # fmt: skip
+
+
+def _predictor(release: Path | None, releases: Path, area: str | None, device: str) -> Predictor:
     from mura_tune.reading.predict import Predictor
 
     if not release and not area:
         raise click.UsageError("name the --area, or the --release")
-    predictor = Predictor(release or releases / str(area), device_of(device), area)
-    answer = predictor.study(images, threshold)
-    console.report(as_json, answer.to_json, answer.describe)
+    return Predictor(release or releases / str(area), device_of(device), area)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +21,10 @@ from mura_tune.cli.options import (
     strict_option,
     url_of,
 )
+
+if TYPE_CHECKING:
+    from mura_tune.data.prepare import Prepared
+    from mura_tune.release.bundle import Bundle
 
 
 @click.command()
@@ -39,6 +44,7 @@ def finalize(
 
     AREA is a study's name; left out, every study with a finished trial gets its release.
     """
+    from mura_tune.release import index
     from mura_tune.release.finalize import final_recipe
     from mura_tune.release.finalize import finalize as release
     from mura_tune.tuning.results import finished_studies
@@ -49,8 +55,11 @@ def finalize(
         found = best_of(name, url)
         prepared = prepared_of(found.area, found.config, data, runs, strict)
         with Epochs(f"finalize {name}", final_recipe(found)) as epochs:
-            made.append(release(found, prepared, releases / name, device_of(device),
-                                on_epoch=epochs.epoch))  # fmt: skip
+            made.append(release(
+                found, prepared, releases / name, device_of(device), on_epoch=epochs.epoch,
+                dataset=data.resolve().stem, history=_history(name, url),
+            ))  # fmt: skip
+    index.write(releases)
     console.report(
         as_json,
         lambda: [one.manifest | {"folder": str(one.folder)} for one in made],
@@ -58,6 +67,19 @@ def finalize(
             f"{one.folder}\n{one.dev.describe()}\n{one.test.describe()}" for one in made
         ),
     )
+
+
+def _history(name: str, url: str) -> list[dict[str, Any]]:
+    """Every trial of a study, for the picture of the search; a pruned one with its last score."""
+    from mura_tune.tuning.storage import load_study, open_storage
+
+    def score(trial: Any) -> float | None:
+        steps: dict[int, float] = trial.intermediate_values
+        last = steps[max(steps)] if steps else None
+        return last if trial.value is None else float(trial.value)
+
+    trials = load_study(open_storage(url), name, url).get_trials(deepcopy=False)
+    return [{"number": t.number, "state": t.state.name, "score": score(t)} for t in trials]
 
 
 @click.command()
@@ -71,20 +93,86 @@ def evaluate(
     release: Path, data: Path, runs: Path, device: str, strict: bool, as_json: bool
 ) -> None:
     """Measure a release on the published `valid` studies, which no search has read."""
+    from mura_tune.release.calibrate import Chosen
+    from mura_tune.release.evaluate import measure
+
+    loaded, prepared = _with_data(release, data, runs, device, strict)
+    area = loaded.manifest["area"]
+    measured = measure(loaded.net, prepared, "test", Chosen.from_json(loaded.manifest))
+    console.report(as_json, lambda: {"area": area, **measured.to_json()}, measured.describe)
+
+
+@click.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@data_option
+@runs_option
+@device_option
+@strict_option
+@json_option
+def compare(
+    first: Path, second: Path, data: Path, runs: Path, device: str, strict: bool, as_json: bool
+) -> None:
+    """Say by how much the release FIRST beats SECOND on the same test studies, and how surely."""
+    from mura_tune.errors import InputError
+    from mura_tune.release.calibrate import Chosen
+    from mura_tune.release.compare import compare as difference
+    from mura_tune.release.evaluate import measure
+
+    areas, measured = [], []
+    for folder in (first, second):
+        loaded, prepared = _with_data(folder, data, runs, device, strict)
+        areas.append(loaded.manifest["area"])
+        if areas[0] != areas[-1]:
+            raise InputError(f"{first} is for {areas[0]} and {second} for {areas[1]}; "
+                             "name two releases of one area")  # fmt: skip
+        measured.append(measure(loaded.net, prepared, "test", Chosen.from_json(loaded.manifest)))
+    found = difference(areas[0], (first, second), measured[0], measured[1])
+    console.report(as_json, found.to_json, found.describe)
+
+
+@click.command()
+@click.option("--release", required=True, type=click.Path(path_type=Path), help="Its folder.")
+@data_option
+@runs_option
+@device_option
+@strict_option
+@click.option("--cases", type=click.IntRange(0, 24), default=6, show_default=True,
+              help="Studies shown of each kind of error; 0: no radiographs.")  # fmt: skip
+@json_option
+def report(
+    release: Path, data: Path, runs: Path, device: str, strict: bool, cases: int, as_json: bool
+) -> None:
+    """Write a release's report.html again, and index.html and RESULTS.md beside the releases.
+
+    `finalize` writes them too. The page shows radiographs of the test part: whether it may be
+    passed on is for the dataset's licence to say.
+    """
+    from mura_tune.release import bundle, index
+    from mura_tune.release.report import report as page
+
+    loaded, prepared = _with_data(release, data, runs, device, strict)
+    html = page(loaded.net, loaded.manifest, prepared, cases=cases)
+    bundle.add(release, {bundle.REPORT: html})
+    index.write(release.parent)
+    plain = {"report": str(release / bundle.REPORT), "bytes": len(html.encode())}
+    console.report(as_json, lambda: plain, lambda: str(release / bundle.REPORT))
+
+
+def _with_data(
+    release: Path, data: Path, runs: Path, device: str, strict: bool
+) -> tuple[Bundle, Prepared]:
+    """A release and the data it was made with, prepared at its size and divided its way."""
     from mura_tune import config
     from mura_tune.release import bundle
-    from mura_tune.release.calibrate import Chosen
-    from mura_tune.release.evaluate import measure, same_data
+    from mura_tune.release.evaluate import same_data
 
     loaded = bundle.load(release, device_of(device))
     manifest = loaded.manifest
     study = config.from_dict(manifest["study"]["config"], str(release / bundle.MANIFEST))
     prepared = prepared_of(manifest["area"], study, data, runs, strict)
     same_data(manifest, prepared)
-    measured = measure(loaded.net, prepared, "test", Chosen.from_json(manifest))
-    console.report(
-        as_json, lambda: {"area": manifest["area"], **measured.to_json()}, measured.describe
-    )
+    return loaded, prepared
 
 
 @click.command()

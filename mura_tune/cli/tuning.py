@@ -41,6 +41,8 @@ from mura_tune.cli.options import (
 @click.option("--allow-space-change", is_flag=True,
               help="Go on with other ranges than the study was started with.")  # fmt: skip
 @click.option("--no-artifacts", is_flag=True, help="No pictures of trials for the dashboard.")
+@click.option("--feature-gb", type=click.FloatRange(0), default=20.0, show_default=True,
+              help="Disk for what frozen stages compute, shared by trials; 0 = none.")  # fmt: skip
 @click.option("--grace", type=click.IntRange(2), default=300, show_default=True,
               help="Seconds a worker may be silent before its trial is run again.")  # fmt: skip
 @set_option
@@ -49,7 +51,7 @@ from mura_tune.cli.options import (
 def tune(
     area: str, data: Path, runs: Path, storage: str | None, name: str | None, trials: int | None,
     workers: int, devices: str, warm_start: str, allow_space_change: bool, no_artifacts: bool,
-    grace: int, overrides: tuple[str, ...], strict: bool, as_json: bool,
+    feature_gb: float, grace: int, overrides: tuple[str, ...], strict: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Search the recipe of AREA: until there are N trials, however often this is called.
 
@@ -72,7 +74,11 @@ def tune(
     budget = (f"budget.trials={trials}",) if trials else ()
     crew = crews.Crew(workers, tuple(device_of(d) for d in devices.split(",")))
     url = url_of(storage, runs)
-    how = How(url, grace, warm_start, None if no_artifacts else runs / "artifacts")
+    how = How(
+        url, grace, warm_start,
+        artifacts=None if no_artifacts else runs / "artifacts",
+        features=runs / "features" if feature_gb else None, feature_bytes=int(feature_gb * 10**9),
+    )  # fmt: skip
     jobs: list[Job] = []
     since: dict[str, int] = {}
     for one in areas_of(data) if area == "all" else [area]:

@@ -15,16 +15,23 @@ from mura_tune.errors import InputError
 from mura_tune.learning.batches import normalise, to_float
 from mura_tune.learning.metrics import sigmoid
 from mura_tune.release import bundle
+from mura_tune.release.calibrate import Chosen
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A study's probability of *abnormal*: the mean over its views, given beside it."""
+    """A study's calibrated probability of *abnormal*: the mean over its views, given beside it.
+
+    `operating_point` names the rule behind the threshold; `abstain` says that the probability
+    lies in the band around it in which dev was answered wrong too often.
+    """
 
     area: str
     probability: float
     abnormal: bool
     threshold: float
+    operating_point: str
+    abstain: bool
     views: tuple[tuple[str, float], ...]  # image path, probability
     release: str
     recipe: str
@@ -32,7 +39,9 @@ class Prediction:
     def describe(self) -> str:
         """The answer as lines for people."""
         word = "abnormal" if self.abnormal else "not abnormal"
-        head = f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} at {self.threshold:.3f}"
+        doubt = "; in the band of doubt: abstain" if self.abstain else ""
+        head = (f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} at "
+                f"{self.threshold:.3f} ({self.operating_point}){doubt}")  # fmt: skip
         return "\n".join([head, *(f"  {value:.3f}  {image}" for image, value in self.views)])
 
     def to_json(self) -> dict[str, Any]:
@@ -53,6 +62,7 @@ class Predictor:
     def __init__(self, folder: Path, device: torch.device, area: str | None = None) -> None:
         self.bundle = bundle.load(folder, device)
         self.device = device
+        self.chosen = Chosen.from_json(self.bundle.manifest)
         self.area = str(self.bundle.manifest["area"])
         if area and area != self.area:
             raise InputError(f"{folder}: a release for {self.area}, not for {area}; "
@@ -63,7 +73,7 @@ class Predictor:
         """Read one study from the files of its views.
 
         Args:
-            threshold: replaces the release's own.
+            threshold: replaces the release's recommended one, and the band with it.
 
         Raises:
             UnreadableImage: a view that cannot be decoded; none is passed over.
@@ -72,14 +82,17 @@ class Predictor:
         size = manifest["preprocessing"]["size"]
         pixels = np.stack([square(read(path), size) for path in images])
         x_nchw = normalise(to_float(torch.from_numpy(pixels), self.device))
-        views = sigmoid(self.bundle.net(x_nchw)[:, 0].float().cpu().numpy())
-        cut = float(manifest["threshold"]["value"]) if threshold is None else threshold
+        logits_n = self.bundle.net(x_nchw)[:, 0].float().cpu().numpy()
+        views = sigmoid(self.chosen.calibration.logits(logits_n))
+        cut = self.chosen.threshold if threshold is None else threshold
         probability = float(views.mean())
         return Prediction(
             area=self.area,
             probability=probability,
             abnormal=probability >= cut,
             threshold=cut,
+            operating_point=self.chosen.recommended if threshold is None else "given",
+            abstain=threshold is None and self.chosen.band.holds(probability),
             views=tuple((str(i), float(v)) for i, v in zip(images, views, strict=True)),
             release=str(self.bundle.folder),
             recipe=str(manifest["recipe_digest"]),

@@ -20,8 +20,9 @@ from mura_tune.errors import InputError
 from mura_tune.learning.models import Network, build
 from mura_tune.learning.weights import check_keys
 
-SCHEMA = 1
+SCHEMA = 2
 WEIGHTS, MANIFEST, SUMS = "model.safetensors", "bundle.json", "SHA256SUMS"
+CARD, REPORT = "MODEL_CARD.md", "report.html"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +47,24 @@ def save(folder: Path, net: Network, manifest: Mapping[str, Any], texts: Mapping
         save_file(weights, str(draft / WEIGHTS), metadata={"format": "pt"})
         text = json.dumps({"schema": SCHEMA, **manifest}, indent=2, allow_nan=False)
         (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        for name, content in texts.items():
-            (draft / name).write_text(content, encoding="utf-8")
-        names = sorted(path.name for path in draft.iterdir())
-        sums = "".join(f"{sha256(draft / name)}  {name}\n" for name in names)
-        (draft / SUMS).write_text(sums, encoding="utf-8")
-        for path in draft.iterdir():
-            _sync(path)
-        draft.chmod(0o755)
-        _swap(draft, folder)
+        _finish(draft, folder, texts)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def add(folder: Path, texts: Mapping[str, str]) -> None:
+    """Put texts into a release, new or in place of what they were, and vouch for them.
+
+    Raises:
+        InputError: the release is not whole; see `verify`.
+    """
+    verify(folder)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name in _sums(folder):
+            shutil.copyfile(folder / name, draft / name)
+        _finish(draft, folder, texts)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -80,9 +90,11 @@ def verify(folder: Path) -> dict[str, Any]:
             raise InputError(f"{path}: not as released (its sha256 differs from {SUMS}); "
                              "fetch the release again")  # fmt: skip
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if manifest.get("schema") != SCHEMA:
+    if manifest.get("schema") == 1:  # one threshold, nothing calibrated
+        manifest |= _uncalibrated(manifest["threshold"])
+    elif manifest.get("schema") != SCHEMA:
         raise InputError(f"{folder / MANIFEST}: schema {manifest.get('schema')}; "
-                         f"this version reads {SCHEMA}")  # fmt: skip
+                         f"this version reads 1 and {SCHEMA}")  # fmt: skip
     return manifest  # type: ignore[no-any-return]  # JSON is Any
 
 
@@ -111,6 +123,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def _uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:
+    """What schema 2 adds, such that a release of schema 1 answers as it did."""
+    cut = threshold["value"]
+    return {
+        "calibration": {"temperature": 1.0, "offset": 0.0, "fitted_on": "nothing"},
+        "operating_points": {
+            "max_youden": {"threshold": cut, "chosen": threshold["chosen"]},
+        },
+        "recommended": "max_youden",
+        "abstain": {"low": cut, "high": cut, "share": 0.0, "error": 0.0, "error_without": 0.0},
+    }
+
+
 def _sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     if not path.is_file():
@@ -122,6 +147,19 @@ def _sums(folder: Path) -> dict[str, str]:
             raise InputError(f"{path}: line {number} is damaged; fetch the release again")
         listed[name] = digest
     return listed
+
+
+def _finish(draft: Path, folder: Path, texts: Mapping[str, str]) -> None:
+    """Texts, sums last, everything on the disk, then into the place of `folder`."""
+    for name, content in texts.items():
+        (draft / name).write_text(content, encoding="utf-8")
+    names = sorted(path.name for path in draft.iterdir())
+    sums = "".join(f"{sha256(draft / name)}  {name}\n" for name in names)
+    (draft / SUMS).write_text(sums, encoding="utf-8")
+    for path in draft.iterdir():
+        _sync(path)
+    draft.chmod(0o755)
+    _swap(draft, folder)
 
 
 def _sync(path: Path) -> None:

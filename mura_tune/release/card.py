@@ -5,92 +5,168 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-METRICS = {
-    "auc": "AUC", "sensitivity": "Sensitivity", "specificity": "Specificity",
-    "accuracy": "Accuracy", "f1": "F1", "kappa": "Cohen's kappa",
-}  # fmt: skip
+from mura_tune.release.evaluate import NAMES
+from mura_tune.release.page import WARNING, words
 
 _CARD = """# {area}: abnormality in musculoskeletal radiographs
 
-**Not a medical device.** For research; not for diagnosis, triage or any decision about a patient.
+**{warning}**
 
 A `{arch}` network at {size} px that gives the probability that a study of this area is *abnormal*.
 Abnormal is MURA's label: fracture, hardware, degenerative disease, lesion and others together. It
 is not the probability of a fracture.
 
+## Intended use
+
+Research on methods, on radiographs like those it was trained on: to compare with, to start from, to
+find cases worth a second look in a collection that a person reads anyway. Not meant for
+diagnosis, triage, or any decision about a patient, and never tested for one: no regulator has seen
+it, no prospective study was made.
+
 ## Figures
 
-Study level (mean probability over a study's views), 95 % intervals from {draws} resamplings of
-whole patients. The threshold {threshold:.3f} has the largest Youden index on dev; the epoch was
-chosen on dev too, so dev figures flatter the model. Test is the published `valid` part, measured
-after everything was fixed. It is not MURA's hidden test set: don't put the two in one column.
+By study, 95 % intervals from 2,000 resamplings of whole patients. Operating point `{point}`
+({rule}): a study is called abnormal from {threshold:.3f} on. Dev chose the trial, the epoch, the
+calibration and the thresholds, so it flatters the model. Test is the published `valid` part of
+{dataset}, measured after everything was fixed. It is not MURA's hidden test set: don't put the two
+in one column.
 
 {table}
 
-## Training
+By image (every view judged alone, test): AUC {image_auc}, kappa {image_kappa}.
+PPV and NPV hold for the share of abnormal studies here, {share:.0%} of test.
+
+Other operating points, all chosen on dev:
+
+{points}
+
+## Calibration
+
+A study's probability is, in this order: (a view's logit + {offset:.4g}) / {temperature:.4g}, the
+sigmoid, the mean over the study's views; offset and temperature were fitted on dev's studies.
+On test:
+
+| | before | after |
+| --- | --- | --- |
+| Expected calibration error | {ece_before} | {ece_after} |
+| Brier score | {brier_before} | {brier_after} |
+
+A calibrated probability belongs to the share of abnormal studies it was fitted on
+({dev_share:.0%} of dev): where they are rarer or more frequent it is off.
+
+{doubt}
+
+## Training data
 
 {counts}
 
-{left_out} image(s) left out{left_out_names}.
+Data set: {dataset}. {left_out} image(s) left out{left_out_names}.
 Patients are in one part only, over all areas. Recipe `{digest}`, from trial {trial} of study
-`{study}`; `bundle.json` holds all of it.
+`{study}`; `bundle.json` holds all of it, `report.html` shows it.
 
-## Known limits
+## Known shortcuts
 
-- About half of MURA's abnormal studies show hardware, plaster or marks: the model can learn those
-  instead of the disease.
-- One hospital's data and one country's patients; other equipment will shift the scores.
-- The probability is not calibrated beyond its threshold.
+- **Hardware.** About half of MURA's abnormal studies show plates, screws, plaster or marks. They
+  are abnormal by label: a model that only knows metal scores well, and may miss a fracture.
+- **Markers.** Side letters, stickers, collimation and burnt-in text differ between rooms and so
+  between patients. Look at the maps in `report.html` and with `mura explain`.
+- **The number of views** differs between normal and abnormal studies, and the mean with it.
+
+## Limits
+
+- One hospital's data and one country's patients: other equipment shifts the scores.
 - Unknown on children's growth plates, on other body parts, and on photographs of films.
+- Intervals say how sure a figure is on this test part, not on other data.
+- Labels are one radiologist's reading at the time of the study, not a proven diagnosis.
 
 ## Use
 
 ```
 mura infer --release {area} --image view1.png --image view2.png
+mura explain --release {area} --image view1.png --deletion
 ```
 
-Weights: `model.safetensors`. Data: Rajpurkar et al., MURA: Large Dataset for Abnormality Detection
-in Musculoskeletal Radiographs, MIDL 2018, whose research-use licence binds these weights too when
-they were trained on it.
+## Licence and citation
+
+Code: MIT (mura-tune {version}). The weights in `model.safetensors` are bound by the licence of the
+data they were trained on; MURA's is for non-commercial research and forbids passing images on,
+which includes those in `report.html` (`mura report --cases 0` leaves them out).
+
+> Rajpurkar, Irvin, Bagul et al.: MURA: Large Dataset for Abnormality Detection in Musculoskeletal
+> Radiographs. MIDL 2018.
 """
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
     """The card of a release, from its bundle.json."""
     dev, test = manifest["metrics"]["dev"], manifest["metrics"]["test"]
-    counts = manifest["data"]["counts"]
     left_out = [finding["path"] for finding in manifest["data"]["left_out"]]
-    rows = [
-        "| | " + " | ".join(f"{m['split']}, {m['studies']} studies" for m in (dev, test)) + " |",
-        "| --- | --- | --- |",
-        *(
-            f"| {shown} | {_cell(dev[key])} | {_cell(test[key])} |"
-            for key, shown in METRICS.items()
-        ),
-    ]
-    names = [*counts["train"]]
-    parts = [
-        "| part | " + " | ".join(names) + " |",
-        "| --- |" + " --- |" * len(names),
-        *(f"| {part} | " + " | ".join(str(counts[part][n]) for n in names) + " |"
-          for part in counts),
-    ]  # fmt: skip
     shown = ", ".join(f"`{path}`" for path in left_out[:5])
+    before, after = test["calibration"]["before"], test["calibration"]["after"]
     return _CARD.format(
+        warning=WARNING,
         area=manifest["area"],
         arch=manifest["arch"],
         size=manifest["preprocessing"]["size"],
-        draws="2,000",
+        point=manifest["recommended"],
+        rule=manifest["threshold"]["chosen"],
         threshold=manifest["threshold"]["value"],
-        table="\n".join(rows),
-        counts="\n".join(parts),
+        dataset=manifest["data"].get("name") or "the data set",
+        table=_figures(dev, test),
+        image_auc=words(test["by_image"]["auc"]),
+        image_kappa=words(test["by_image"]["kappa"]),
+        share=test["abnormal"] / test["studies"],
+        dev_share=dev["abnormal"] / dev["studies"],
+        points=_points(manifest),
+        temperature=manifest["calibration"]["temperature"],
+        offset=manifest["calibration"]["offset"],
+        ece_after=words(after["ece"]),
+        ece_before=words(before["ece"]),
+        brier_after=words(after["brier"]),
+        brier_before=words(before["brier"]),
+        doubt=_doubt(manifest),
+        counts=_counts(manifest["data"]["counts"]),
         left_out=len(left_out),
         left_out_names=f" ({shown}{', …' if len(left_out) > 5 else ''})" if left_out else "",
         digest=manifest["recipe_digest"],
         trial=manifest["study"]["trial"],
         study=manifest["study"]["name"],
+        version=manifest["versions"]["mura-tune"],
     )
 
 
-def _cell(estimate: Mapping[str, Any]) -> str:
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+def _figures(dev: Mapping[str, Any], test: Mapping[str, Any]) -> str:
+    heads = (f"{m['split']}, {m['studies']} studies, {m['patients']} patients" for m in (dev, test))
+    rows = (f"| {name} | {words(dev[key])} | {words(test[key])} |" for key, name in NAMES.items())
+    return "\n".join([f"| | {' | '.join(heads)} |", "| --- | --- | --- |", *rows])
+
+
+def _points(manifest: Mapping[str, Any]) -> str:
+    rows = [
+        f"| `{name}` | {point['threshold']:.3f} | {words(point['sensitivity'])} | "
+        f"{words(point['specificity'])} |"
+        for name, point in manifest["metrics"]["test"]["operating_points"].items()
+    ]
+    head = "| | threshold | sensitivity on test | specificity on test |"
+    return "\n".join([head, "| --- | --- | --- | --- |", *rows])
+
+
+def _doubt(manifest: Mapping[str, Any]) -> str:
+    band, told = manifest["abstain"], manifest["metrics"]["test"]["abstain"]
+    if band["high"] <= band["low"]:
+        return (f"There is no band of doubt: dev's answers have an error of "
+                f"{band['error_without']:.3f} without one.")  # fmt: skip
+    rest = f"{told['error']:.3f}" if told["error"] is not None else "undefined"
+    return (
+        f"From {band['low']:.3f} to {band['high']:.3f} `mura infer` says *abstain* "
+        f"({band['chosen']}): {told['studies']} test studies fall there, and the others have an "
+        f"error of {rest} ({told['error_without']:.3f} without the band)."
+    )
+
+
+def _counts(counts: Mapping[str, Mapping[str, int]]) -> str:
+    names = [*counts["train"]]
+    rows = (
+        f"| {part} | {' | '.join(str(counts[part][name]) for name in names)} |" for part in counts
+    )
+    return "\n".join([f"| part | {' | '.join(names)} |", "| --- |" + " --- |" * len(names), *rows])

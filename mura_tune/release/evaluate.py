@@ -3,69 +3,141 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from torch import Tensor
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import split_of
-from mura_tune.learning.metrics import Estimate, Studies, at_threshold, auc_interval
+from mura_tune.learning.batches import Split, split_of
+from mura_tune.learning.calibration_error import brier, expected_calibration_error, reliability
+from mura_tune.learning.confusion import FIGURES, at_threshold, counts
+from mura_tune.learning.curves import average_precision
+from mura_tune.learning.metrics import Estimate, Studies, Views, auc_interval
 from mura_tune.learning.models import Network
-from mura_tune.learning.tasks import study_scores
 from mura_tune.learning.training import predict
+from mura_tune.release.calibrate import Calibration, Chosen
+
+SPLIT_NAMES = {"dev": "dev (patients held out of train)", "test": "test (published valid)"}
+NAMES = {
+    "auc": "AUC", "average_precision": "Average precision", "sensitivity": "Sensitivity",
+    "specificity": "Specificity", "ppv": "PPV", "npv": "NPV", "accuracy": "Accuracy", "f1": "F1",
+    "kappa": "Cohen's kappa",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One network on one part of a dataset, study by study."""
+    """One network on one part of a dataset.
+
+    Attributes:
+        studies, views: calibrated scores.
+        raw: the same studies without calibration.
+        figures: NAMES at study level, at the recommended operating point.
+        image_figures: the same where every image is judged by itself.
+        points: FIGURES at study level at each operating point.
+        calibration: `before` and `after`, each with `ece` and `brier`.
+    """
 
     part: str
     images: int
-    threshold: float
+    chosen: Chosen
     studies: Studies
-    auc: Estimate
-    at_threshold: Mapping[str, Estimate]
+    views: Views
+    raw: Studies
+    figures: Mapping[str, Estimate]
+    image_figures: Mapping[str, Estimate]
+    points: Mapping[str, Mapping[str, Estimate]]
+    calibration: Mapping[str, Mapping[str, Estimate]]
 
     def describe(self) -> str:
         """The figures as lines for people."""
-        head = f"{SPLIT_NAMES[self.part]}, {self.images} images"
-        rest = (
-            f"  {name:<11} {e.value:.3f} [{e.low:.3f}, {e.high:.3f}] at {self.threshold:.3f}"
-            for name, e in self.at_threshold.items()
+        head = f"{SPLIT_NAMES[self.part]}, {len(self.studies.labels)} studies, {self.images} images"
+        rule = f"at {self.chosen.threshold:.3f}, {self.chosen.recommended}"
+        columns = f"  {'':<18} {'by study':<22} by image ({rule})"
+        rows = (
+            f"  {NAMES[name]:<18} {estimate.brief():<22} {self.image_figures[name].brief()}"
+            for name, estimate in self.figures.items()
         )
-        return "\n".join([head, f"  study AUC   {self.auc}", *rest])
+        before, after = self.calibration["before"], self.calibration["after"]
+        errors = (
+            f"  {name:<18} {after[key].brief():<22} {before[key].brief()} before calibration"
+            for key, name in (("ece", "Calibration error"), ("brier", "Brier score"))
+        )
+        return "\n".join([head, columns, *rows, *errors, self._doubt()])
+
+    def _doubt(self) -> str:
+        told = self.abstention()
+        if not told["studies"]:
+            return "  no study falls into the band of doubt"
+        answered = "none is answered"
+        if told["error"] is not None:
+            answered = f"error {told['error']:.3f} among the others"
+        return f"  {told['studies']} studies in the band of doubt; {answered}"
+
+    def abstention(self) -> dict[str, Any]:
+        """Studies inside the band, and the error of the answers with and without it."""
+        band, scores = self.chosen.band, self.studies.scores
+        inside = (scores >= band.low) & (scores < band.high)
+        wrong = (scores >= self.chosen.threshold) != (self.studies.labels == 1)
+        return {
+            "studies": int(inside.sum()),
+            "error": float(wrong[~inside].mean()) if not inside.all() else None,
+            "error_without": float(wrong.mean()),
+        }
 
     def to_json(self) -> dict[str, Any]:
         return {
             "split": SPLIT_NAMES[self.part],
-            "studies": self.auc.studies,
-            "patients": self.auc.patients,
+            "studies": len(self.studies.labels),
+            "patients": self.studies.patients_with(),
             "images": self.images,
             "abnormal": int(self.studies.labels.sum()),
-            "threshold": self.threshold,
-            "auc": self.auc.to_json(),
-            **{name: value.to_json() for name, value in self.at_threshold.items()},
+            "threshold": self.chosen.threshold,
+            **_plain(self.figures),
+            "confusion": counts(self.studies, self.chosen.threshold),
+            "by_image": _plain(self.image_figures),
+            "operating_points": {
+                name: {"threshold": self.chosen.points[name], **_plain(figures)}
+                for name, figures in self.points.items()
+            },
+            "calibration": {when: _plain(errors) for when, errors in self.calibration.items()},
+            "reliability": [asdict(one) for one in reliability(self.studies)],
+            "abstain": self.abstention(),
         }
 
 
-SPLIT_NAMES = {"dev": "dev (patients held out of train)", "test": "test (published valid)"}
-
-
-def measure(net: Network, prepared: Prepared, part: str, threshold: float) -> Measured:
-    """Study-level figures of a network on `dev` or `test`, each with its interval.
+def measure(net: Network, prepared: Prepared, part: str, chosen: Chosen) -> Measured:
+    """Figures of a network on `dev` or `test`, each with its interval, by study and by image.
 
     Args:
-        threshold: a study is called abnormal at or above it; chosen on dev, never here.
+        chosen: calibration and thresholds; chosen on dev, never here.
     """
     split = split_of(prepared, part, next(net.parameters()).device)
-    studies = study_scores(predict(net, split), split)
+    return measured(predict(net, split), split, chosen)
+
+
+def measured(logits_nk: Tensor, split: Split, chosen: Chosen) -> Measured:
+    """`measure` from logits (N, K) that are there already."""
+    studies = chosen.calibration.studies(logits_nk, split)
+    views = chosen.calibration.views(logits_nk, split)
+    raw = Calibration().studies(logits_nk, split)
+    points = {name: at_threshold(studies, cut) for name, cut in chosen.points.items()}
     return Measured(
-        part=part,
+        part=split.name,
         images=len(split),
-        threshold=threshold,
+        chosen=chosen,
         studies=studies,
-        auc=auc_interval(studies),
-        at_threshold=at_threshold(studies, threshold),
+        views=views,
+        raw=raw,
+        figures=_figures(studies, points[chosen.recommended]),
+        image_figures=_figures(views, at_threshold(views, chosen.threshold)),
+        points=points,
+        calibration={
+            when: {"ece": expected_calibration_error(rows), "brier": brier(rows)}
+            for when, rows in (("before", raw), ("after", studies))
+        },
     )
 
 
@@ -82,3 +154,12 @@ def same_data(manifest: Mapping[str, Any], prepared: Prepared) -> None:
                 f"{manifest['area']}: the data's {key} is {now[:12]}…, and the release was made "
                 f"with {data[key][:12]}…; point --data at the dataset that it was trained on"
             )
+
+
+def _figures(rows: Studies, at_point: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    ranked = {"auc": auc_interval(rows), "average_precision": average_precision(rows)}
+    return ranked | {name: at_point[name] for name in FIGURES}
+
+
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: estimate.to_json() for name, estimate in estimates.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +18,15 @@ from mura_tune import config
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD, split_of
-from mura_tune.learning.metrics import youden
 from mura_tune.learning.models import build
-from mura_tune.learning.tasks import ABNORMALITY, study_scores
+from mura_tune.learning.tasks import ABNORMALITY
 from mura_tune.learning.training import Epoch, Fit, fit
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
+from mura_tune.release.calibrate import choose
 from mura_tune.release.card import model_card
-from mura_tune.release.evaluate import Measured, measure
+from mura_tune.release.evaluate import Measured, measure, measured
+from mura_tune.release.report import report
 from mura_tune.tuning.results import Best
 
 
@@ -51,8 +52,14 @@ def finalize(
     device: torch.device,
     *,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    dataset: str = "",
+    history: Sequence[Mapping[str, Any]] = (),
 ) -> Release:
-    """Train the final network on train, choose epoch and threshold on dev, then measure on test.
+    """Train the final network on train, choose what there is to choose on dev, measure on test.
+
+    Args:
+        dataset: what the data is called, for people.
+        history: `number`, `state` and `score` of each trial, for the picture of the search.
 
     Raises:
         InputError: the data or its split changed since the search.
@@ -63,11 +70,15 @@ def finalize(
     net = build(recipe.arch, pretrained=recipe.pretrained, seed=recipe.seed).to(device)
     train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
     result = fit(net, train, dev_split, recipe, ABNORMALITY, on_epoch=on_epoch)
-    threshold = youden(study_scores(result.logits, dev_split))
-    dev = measure(net, prepared, "dev", threshold)
-    test = measure(net, prepared, "test", threshold)
+    chosen = choose(result.logits, dev_split)  # before anything reads test
+    dev = measured(result.logits, dev_split, chosen)
+    test = measure(net, prepared, "test", chosen)
     manifest = _manifest(best, prepared, recipe, result, dev, test)
-    bundle.save(folder, net, manifest, {"MODEL_CARD.md": model_card(manifest)})
+    manifest["data"]["name"] = dataset
+    manifest["study"]["history"] = list(history)
+    page = report(net, manifest, prepared, test=test)
+    texts = {bundle.CARD: model_card(manifest), bundle.REPORT: page}
+    bundle.save(folder, net, manifest, texts)
     return Release(folder, manifest, dev, test)
 
 
@@ -91,12 +102,12 @@ def _manifest(
         "area": prepared.area,
         "arch": recipe.arch,
         "outputs": ABNORMALITY.outputs,
-        "output": "logit of P(abnormal) for one view; a study is the mean probability of its views",
+        "output": "logit of one view, uncalibrated; see calibration for a study's probability",
         "preprocessing": {
             "size": recipe.size, "channels": 1, "resize": "bilinear, to a square",
             "mean": MEAN, "std": STD, "range": [0, 1],
         },
-        "threshold": {"value": dev.threshold, "chosen": "largest Youden index on dev"},
+        **dev.chosen.to_json(),
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,
         "study": {

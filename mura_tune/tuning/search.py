@@ -189,17 +189,21 @@ class _Course:
         if (stage := self._stage()) is None:
             return False
         study, plan = stage
-        first, learned_from = self.since.get(study.study_name, 0), self._learned_from()
+        first = self.since.get(study.study_name, 0)
         self.lock.acquire()
         try:
             slot = next_slot(study, plan, self.space, self.alive.lives, first)
             if slot is None:
                 return False
+            if self._material is None:
+                self.lock.release()  # the others need not wait while it is read
+                self._material = material(self.job.prepared, self.job.study, self.device)
+                return True
             number = len(study.get_trials(deepcopy=False))
             study.sampler = _sampler(self.job.study.budget, number)
             ran: list[int] = []
             objective = Objective(
-                study.study_name, self.job.study, self.space, learned_from,
+                study.study_name, self.job.study, self.space, self._material,
                 self.lock.release, self.tell, self.keep, self._source(study),
             )  # fmt: skip
             self._optimise(study, partial(_begin, objective, self.alive.name, slot.key, ran), ran)
@@ -212,7 +216,7 @@ class _Course:
     ) -> None:
         try:
             study.optimize(objective, n_trials=1, catch=(Exception,))
-        except (UpdateFinishedTrialError, ValueError):
+        except (UpdateFinishedTrialError, ValueError, AssertionError):
             trial = study.get_trials(deepcopy=False)[ran[0]] if ran else None
             if trial is None or trial.state != TrialState.FAIL:
                 raise
@@ -246,11 +250,6 @@ class _Course:
         if self.how.features is None or study is not self.study:
             return pixels
         return Features(Store(self.how.features, self.how.feature_bytes))
-
-    def _learned_from(self) -> Material:
-        if self._material is None:
-            self._material = material(self.job.prepared, self.job.study, self.device)
-        return self._material
 
 
 def _nothing(trial: optuna.Trial, fits: Sequence[tuple[Fit, Split]], studies: Studies) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
 from mura_tune import recipe as recipes
+from mura_tune.errors import InputError
 from mura_tune.learning.metrics import Studies
 from mura_tune.recipe import Recipe
 
@@ -32,7 +33,14 @@ def keep_scores(trial: optuna.Trial, runs: Sequence[Studies]) -> None:
 
 
 def recipe_of(trial: optuna.Trial | FrozenTrial, study: str = "study") -> Recipe:
-    """The recipe that a trial trained, or was given to train."""
+    """The recipe that a trial trained, or was given to train.
+
+    Raises:
+        InputError: it has none: another program, or an early version of this one, made it.
+    """
+    if not has_recipe(trial):
+        raise InputError(f"{study} trial {trial.number} has no recipe: something else made it; "
+                         "start a study of its own with --study NAME")  # fmt: skip
     return recipes.from_dict(_attrs(trial)[RECIPE], f"{study} trial {trial.number}")
 
 

@@ -1,5 +1,7 @@
 """A release is whole or absent, and one changed byte is refused by the file's name."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -75,3 +77,35 @@ def test_weights_of_another_network_are_refused_by_tensor(tmp_path: Path) -> Non
     bundle.save(tmp_path / "r", build("resnet18"), MANIFEST, {})
     with pytest.raises(InputError, match="does not fit cnn: missing tensor stem"):
         bundle.load(tmp_path / "r", CPU)
+
+
+def test_a_text_is_added_to_a_whole_release_and_vouched_for(folder: Path) -> None:
+    weights = (folder / "model.safetensors").read_bytes()
+    bundle.add(folder, {"report.html": "<p>one</p>", "MODEL_CARD.md": "# new\n"})
+    bundle.add(folder, {"report.html": "<p>two</p>"})
+    bundle.load(folder, CPU)
+    assert (folder / "report.html").read_text() == "<p>two</p>"
+    assert (folder / "MODEL_CARD.md").read_text() == "# new\n"
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]
+    (folder / "report.html").write_text("<p>three</p>")
+    with pytest.raises(InputError, match=r"report\.html: not as released"):
+        bundle.load(folder, CPU)
+    with pytest.raises(InputError, match=r"report\.html"):
+        bundle.add(folder, {"MODEL_CARD.md": "# vouches for nothing that is damaged"})
+
+
+def test_a_release_of_schema_1_answers_as_it_did(folder: Path) -> None:
+    from mura_tune.release.calibrate import Calibration, Chosen
+
+    old = MANIFEST | {"schema": 1, "threshold": {"value": 0.3, "chosen": "largest Youden index"}}
+    text = json.dumps(old)
+    (folder / "bundle.json").write_text(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    sums = (folder / "SHA256SUMS").read_text().splitlines()
+    lines = [f"{digest}  bundle.json" if line.endswith("bundle.json") else line for line in sums]
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    chosen = Chosen.from_json(bundle.load(folder, CPU).manifest)
+    assert chosen.calibration == Calibration(temperature=1.0, offset=0.0)
+    assert (chosen.threshold, chosen.recommended) == (0.3, "max_youden")
+    assert not chosen.band.holds(0.3)

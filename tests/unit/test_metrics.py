@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from mura_tune.learning import metrics
 from mura_tune.learning.metrics import Studies
@@ -85,34 +85,6 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.89 <= covered / 150 <= 0.99
 
 
-def test_figures_at_a_threshold_equal_sklearn() -> None:
-    s = studies(101, 3)
-    found = metrics.at_threshold(s, 0.5)
-    called = (s.scores >= 0.5).astype(int)
-    assert found["kappa"].value == pytest.approx(cohen_kappa_score(s.labels, called))
-    assert found["f1"].value == pytest.approx(f1_score(s.labels, called))
-    assert found["accuracy"].value == pytest.approx((called == s.labels).mean())
-    assert found["sensitivity"].value == pytest.approx(called[s.labels == 1].mean())
-    assert found["specificity"].value == pytest.approx(1 - called[s.labels == 0].mean())
-    assert all(e.low <= e.value <= e.high and e.studies == 101 for e in found.values())
-
-
-@pytest.mark.parametrize(("threshold", "perfect"), [(0.0, "sensitivity"), (1.0, "specificity")])
-def test_a_perfect_share_is_not_certain(threshold: float, perfect: str) -> None:
-    from scipy.stats import binomtest
-
-    s = studies(60, 2)
-    found = metrics.at_threshold(s, threshold)[perfect]
-    n = len(np.unique(s.patients[s.labels == (perfect == "sensitivity")]))
-    exact = binomtest(n, n).proportion_ci(method="exact")
-    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
-    other = metrics.at_threshold(s, threshold)[
-        "specificity" if perfect == "sensitivity" else "sensitivity"
-    ]
-    assert (other.value, other.low) == (0.0, 0.0)
-    assert other.high > 0.05
-
-
 def test_perfect_separation_of_few_patients_is_not_certain() -> None:
     names = np.array([f"p{i}" for i in range(30)])
     labels = np.array([0] * 8 + [1] * 22)
@@ -131,3 +103,28 @@ def test_youden_is_the_best_of_all_cuts(ties: bool) -> None:
 
     every = [index(cut) for cut in np.linspace(0, 1, 2001)]
     assert index(metrics.youden(s)) == pytest.approx(max(every))
+
+
+def test_an_image_row_counts_its_studies_and_images_apart() -> None:
+    s = studies(40, 0)
+    views = metrics.Views(s.patients, s.patients, s.labels, s.scores)
+    found = metrics.auc_interval(views)
+    assert (found.images, found.studies, found.patients) == (40, 20, 20)
+    assert str(found).endswith("(n = 40 images of 20 studies)")
+    assert found.to_json()["images"] == 40
+    assert "images" not in metrics.auc_interval(s).to_json()
+
+
+def test_an_undefined_value_says_so_and_is_null_in_json() -> None:
+    found = metrics.Estimate(float("nan"), float("nan"), float("nan"), 5, 5)
+    assert str(found) == "undefined (n = 5 studies)"
+    assert found.to_json() == {
+        "value": None, "low": None, "high": None, "studies": 5, "patients": 5,
+    }  # fmt: skip
+
+
+def test_one_abnormal_patient_proves_nothing() -> None:
+    names = np.array([f"p{i}" for i in range(30)])
+    labels = np.array([1] + [0] * 29)
+    found = metrics.auc_interval(Studies(names, names, labels, np.linspace(0.9, 0.1, 30)))
+    assert (found.low, found.high) == (0.0, 1.0)

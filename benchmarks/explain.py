@@ -1,0 +1,97 @@
+"""Do heatmaps point at the lesion? Phantoms have a box around each one.
+
+Run: .venv/bin/python benchmarks/explain.py. Draws phantom wrists, trains the small network, and
+takes the top tenth of each map of an abnormal test view: which share of it lies in the lesion's
+box, over the share of the whole view that the box takes (1 = chance)? Beside it the same maps
+against the boxes of other views, which credits a map for nothing but the usual place, and
+networks with random weights.
+"""
+
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mura_tune import config
+from mura_tune.data import phantom
+from mura_tune.data.dataset import open_dataset
+from mura_tune.data.prepare import prepare
+from mura_tune.learning.batches import Split, normalise, split_of, to_float
+from mura_tune.learning.gradcam import gradcam
+from mura_tune.learning.models import Network, build
+from mura_tune.learning.tasks import ABNORMALITY
+from mura_tune.learning.training import fit, predict
+from mura_tune.recipe import apply
+
+AREA, PATIENTS, SIZE, RANDOM = "XR_WRIST", 300, 128, 10
+CPU = torch.device("cpu")
+RECIPE = {
+    "arch": "cnn", "size": SIZE, "pretrained": "none", "head.epochs": 0, "finetune.epochs": 16,
+    "finetune.depth": 5, "finetune.lr": 4.5e-4, "augment": 0.25,
+}  # fmt: skip
+
+
+def boxes(root: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with a lesion, and where it is, (N, S, S) booleans in the network's square."""
+    lines = (root / "lesions.csv").read_text().splitlines()[1:]
+    found = {line.split(",")[0].split("/", 1)[1]: line.split(",")[2:] for line in lines}
+    rows, masks = [], []
+    for row, path in enumerate(map(str, split.paths)):
+        if path not in found:
+            continue
+        with Image.open(root / path) as image:
+            scale = np.array([SIZE / image.width, SIZE / image.height] * 2)
+        x0, y0, x1, y1 = (np.array(found[path], dtype=float) * scale).round().astype(int)
+        mask = np.zeros((SIZE, SIZE), dtype=bool)
+        mask[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
+        rows.append(row)
+        masks.append(mask)
+    return np.array(rows), np.array(masks)
+
+
+def ratios(net: Network, split: Split, rows: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
+    """Share of the maps' top tenth inside the boxes over chance: of their own view, of others'."""
+    x_nchw = normalise(to_float(split.pixels[torch.from_numpy(rows)], CPU))
+    cams = gradcam(net, x_nchw).numpy().reshape(len(rows), -1)
+    flat, kept = masks.reshape(len(rows), -1), SIZE * SIZE // 10
+    inside = np.zeros((len(rows), len(rows)))  # map i, box j
+    for i, cam in enumerate(cams):
+        top = np.argsort(-cam, kind="stable")[:kept]
+        inside[i] = flat[:, top].mean(1) if cam.max() > 0 else flat.mean(1)
+    others = ~np.eye(len(rows), dtype=bool)
+    chance = flat.mean()
+    return float(inside.diagonal().mean() / chance), float(inside[others].mean() / chance)
+
+
+def main() -> None:
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+          f"torch {torch.__version__}")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "phantom"
+        phantom.write(root, areas=(AREA,), patients=PATIENTS, size=256)
+        study = config.load(AREA)
+        prepared = prepare(open_dataset(root), AREA, SIZE, study.split, Path(folder) / "cache")
+        train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))
+        rows, masks = boxes(root, test)
+        recipe = apply(study.recipe, RECIPE, "benchmark")
+        net = build("cnn", seed=recipe.seed)
+        best = fit(net, train, dev, recipe, ABNORMALITY).best
+        score = ABNORMALITY.score(predict(net, test), test)
+        print(f"small network, {len(train)} images, {recipe.epochs} epochs: study AUC dev "
+              f"{best.score:.3f}, test {score:.3f}")  # fmt: skip
+        print(f"{len(rows)} views with a lesion; its box takes {masks.mean():.1%} of a view")
+        own, others = ratios(net, test, rows, masks)
+        print(f"trained: {own:.2f} x chance; against other views' boxes {others:.2f}")
+        drawn = [ratios(build("cnn", seed=s), test, rows, masks) for s in range(RANDOM)]
+        own_mean, other_mean = np.mean(drawn, axis=0)
+        spread = ", ".join(f"{own:.1f}" for own, _ in drawn)
+        print(f"random weights, {RANDOM} seeds: {own_mean:.2f} x chance ({spread}); against other "
+              f"views' boxes {other_mean:.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

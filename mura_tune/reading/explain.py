@@ -1,0 +1,142 @@
+"""One study's views with what the network saw in them: Grad-CAM, and a number that doubts it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mura_tune.data.images import read, square
+from mura_tune.errors import InputError
+from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.gradcam import Faith, faith, gradcam
+from mura_tune.reading.predict import Prediction, Predictor
+from mura_tune.release.overlay import COLOURS, overlay
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One image, its probability of *abnormal*, the map (S, S) in [0, 1], and how true it is."""
+
+    path: Path
+    pixels: NDArray[np.uint8]
+    probability: float
+    cam: NDArray[np.float32]
+    faith: Faith | None
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A study's answer and its views, explained."""
+
+    answer: Prediction
+    views: tuple[View, ...]
+
+    def describe(self) -> str:
+        """The answer, and for each view its deletion and insertion area if it was asked for."""
+        lines = [self.answer.describe()]
+        for view in self.views:
+            if view.faith is None:
+                continue
+            f = view.faith
+            lines.append(
+                f"  {view.path.name}: deletion {f.deletion:.3f} (random {f.random_deletion:.3f}), "
+                f"insertion {f.insertion:.3f} (random {f.random_insertion:.3f})"
+            )
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        told = self.answer.to_json()
+        for plain, view in zip(told["views"], self.views, strict=True):
+            if view.faith is not None:
+                plain |= asdict(view.faith)
+        return told
+
+    def save(self, out: Path) -> None:
+        """Draw each view beside its overlay, a row a view, with a bar of the map's colours.
+
+        Raises:
+            InputError: a file name that is no .png.
+        """
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.figure import Figure
+
+        if out.suffix.lower() != ".png":
+            raise InputError(f"{out}: an explanation is a .png")
+        rows = len(self.views)
+        heights = [min(v.pixels.shape[0] / v.pixels.shape[1], 1.6) * 4.2 + 0.45 for v in self.views]
+        figure = Figure(figsize=(9.6, sum(heights) + 0.7), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, 2, squeeze=False, gridspec_kw={"height_ratios": heights})
+        word = "abstain" if self.answer.abstain else (
+            "abnormal" if self.answer.abnormal else "not abnormal")  # fmt: skip
+        figure.suptitle(
+            f"{self.answer.area}: P(abnormal) = {self.answer.probability:.3f}, {word} at "
+            f"{self.answer.threshold:.3f}",
+            fontsize=12,
+        )
+        for (left, right), view in zip(axes, self.views, strict=True):
+            left.imshow(view.pixels, cmap="gray", vmin=0, vmax=255)
+            right.imshow(overlay(view.pixels, view.cam))
+            left.set_title(_short(view.path), fontsize=9, loc="left")
+            right.set_title(f"P(abnormal) = {view.probability:.3f}", fontsize=9, loc="left")
+            for axis in (left, right):
+                axis.axis("off")
+        bar = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=axes[:, 1], shrink=0.7, aspect=30)
+        bar.set_label("evidence for abnormal, share of the view's maximum", fontsize=9)
+        _write(figure, out)
+
+
+def explain(predictor: Predictor, images: Sequence[Path], *, deletion: bool = False) -> Explanation:
+    """Answer for a study, and show where each view speaks for *abnormal*.
+
+    Args:
+        deletion: also measure how much of the probability goes and comes with the map's pixels.
+
+    Raises:
+        UnreadableImage: a view that cannot be decoded.
+        InputError: a network whose last features are no map.
+    """
+    answer = predictor.study(images)
+    size, net = predictor.bundle.manifest["preprocessing"]["size"], predictor.bundle.net
+    calibration = predictor.chosen.calibration
+    views = []
+    for path, (_, probability) in zip(images, answer.views, strict=True):
+        pixels = read(path)
+        small = torch.from_numpy(square(pixels, size))[None]
+        x_1chw = normalise(to_float(small, predictor.device))
+        cam_hw = gradcam(net, x_1chw)[0]
+        doubt = (
+            faith(net, x_1chw, cam_hw, calibration.temperature, calibration.offset)
+            if deletion
+            else None
+        )
+        views.append(View(path, pixels, probability, cam_hw.cpu().numpy(), doubt))
+    return Explanation(answer, tuple(views))
+
+
+def _short(path: Path) -> str:
+    """The end of a path, as long as a title may be."""
+    text = "/".join(path.parts[-4:])
+    return text if len(text) <= 52 else f"…{text[-51:]}"
+
+
+def _write(figure: Any, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=out.parent, suffix=".png")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            figure.savefig(file, dpi=110)
+        Path(name).chmod(0o644)
+        Path(name).replace(out)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,142 @@
+"""What a release shows: its page, its card, the index, and that test chose none of it."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import CPU, TINY, Ran
+
+from mura_tune.data.dataset import open_dataset
+from mura_tune.data.prepare import prepare
+from mura_tune.release import bundle
+from mura_tune.release.finalize import finalize
+from mura_tune.tuning.results import best_in
+from mura_tune.tuning.storage import url_of
+
+Run = Callable[..., Ran]
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Counts what a page asks for, and notices a tag that is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.asked: list[str] = []
+        self.images = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.images += tag == "img"
+        for name, value in attrs:
+            if name.endswith(("src", "href")) and value and not value.startswith(("data:", "#")):
+                self.asked.append(value)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_release_comes_with_its_page_its_card_and_an_index(
+    run: Run, phantoms: Path, tmp_path: Path
+) -> None:
+    data = f"--data={phantoms}"
+    assert run("tune", "XR_WRIST", data, "--trials=2", *TINY).code == 0
+    assert run("finalize", "XR_WRIST", data).code == 0
+    releases = tmp_path / "releases"
+    release = releases / "XR_WRIST"
+    text = (release / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.asked == page.open == []
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+    assert str(tmp_path) not in text
+    assert len(text) < 8_000_000
+    assert page.images > 4
+    for heading in ("Results", "Curves", "Cases", "Data", "Recipe", "How to reproduce it"):
+        assert f"<h2>{heading}" in text
+    assert text.count("<svg") == 7
+    manifest = bundle.verify(release)
+    auc = manifest["metrics"]["test"]["auc"]
+    assert f"{auc['value']:.3f} <i>[{auc['low']:.3f}, {auc['high']:.3f}]</i>" in text
+    assert [trial["number"] for trial in manifest["study"]["history"]] == [0, 1]
+
+    card = (release / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for heading in ("Intended use", "Figures", "Calibration", "Training data", "Known shortcuts",
+                    "Limits", "Licence and citation"):  # fmt: skip
+        assert f"## {heading}" in card
+    assert "**Not a medical device." in card
+    assert f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" in card
+
+    index = (releases / "index.html").read_text(encoding="utf-8")
+    assert Page(index).asked == ["XR_WRIST/report.html"]
+    results = (releases / "RESULTS.md").read_text(encoding="utf-8")
+    assert "## Measured on the published valid part of phantoms" in results
+    hidden = results.index("MURA's hidden test set")
+    assert results.index("0.929") > hidden > results.index("[XR_WRIST](XR_WRIST/report.html)")
+
+    again = run("report", f"--release={release}", data, "--cases=0", "--json")
+    assert again.code == 0, again.err
+    bare = (release / "report.html").read_text(encoding="utf-8")
+    assert json.loads(again.out)["bytes"] == len(bare.encode())
+    assert Page(bare).images == 0
+    assert bundle.verify(release) == manifest
+
+    compared = run("compare", release, release, data, "--json")
+    assert compared.code == 0, compared.err
+    found = json.loads(compared.out)
+    assert found["differences"]["auc"]["value"] == found["delong"]["value"] == 0
+
+    study = next((phantoms / "valid" / "XR_WRIST").glob("*/study1_positive"))
+    views = [f"--image={path}" for path in sorted(study.glob("*.png"))]
+    out = tmp_path / "there" / "seen.png"
+    asked = run("explain", "--area=XR_WRIST", *views, f"--out={out}", "--deletion", "--json")
+    assert asked.code == 0, asked.err
+    told = json.loads(asked.out)
+    assert told["out"] == str(out)
+    assert len(told["views"]) == len(views)
+    assert all(0 <= view["deletion"] <= 1 and "random_insertion" in view for view in told["views"])
+    assert out.read_bytes().startswith(b"\x89PNG")
+    refused = run("explain", "--area=XR_WRIST", *views, f"--out={tmp_path / 'x.pdf'}")
+    assert (refused.code, refused.out) == (2, "")
+
+
+def test_permuting_the_test_labels_changes_nothing_that_was_chosen(
+    run: Run, phantoms: Path, tmp_path: Path
+) -> None:
+    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
+    best = best_in(url_of(str(tmp_path / "runs" / "studies.db")), "XR_WRIST")
+    study = best.config
+    prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, study.split, tmp_path / "cache")
+    frame = prepared.frame.copy()
+    test = frame["part"] == "test"
+    studies = frame.loc[test].drop_duplicates("study")
+    turned = dict(zip(studies["study"], 1 - studies["label"], strict=True))
+    frame.loc[test, "label"] = frame.loc[test, "study"].map(turned)
+    made = [
+        finalize(best, one, tmp_path / name, CPU)
+        for name, one in (("plain", prepared), ("turned", replace(prepared, frame=frame)))
+    ]
+    plain, other = (one.manifest for one in made)
+    assert plain["metrics"]["test"]["auc"]["value"] == pytest.approx(
+        1 - other["metrics"]["test"]["auc"]["value"]
+    )
+    chosen = ("calibration", "operating_points", "recommended", "threshold", "abstain", "training",
+              "recipe", "study")  # fmt: skip
+    for key in chosen:
+        stored = [json.dumps(m[key]) for m in (plain, other)]
+        stored = [re.sub(r'"seconds": [^,}]*', "", text) for text in stored]
+        assert stored[0] == stored[1], key
+    assert plain["metrics"]["dev"] == other["metrics"]["dev"]
+    weights = [(one.folder / bundle.WEIGHTS).read_bytes() for one in made]
+    assert weights[0] == weights[1]

@@ -1,0 +1,57 @@
+"""Two releases are paired study by study, or refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mura_tune.errors import InputError
+from mura_tune.learning.batches import Split
+from mura_tune.learning.delong import delong
+from mura_tune.release.calibrate import choose
+from mura_tune.release.compare import compare
+from mura_tune.release.evaluate import Measured, measured
+
+FOLDERS = (Path("one"), Path("two"))
+
+
+def model(noise: float, n: int = 120, first: int = 0) -> Measured:
+    rng = np.random.default_rng(7)
+    labels, hard = rng.integers(0, 2, n), rng.normal(size=n)
+    logits = 2 * labels - 1 + hard + noise * np.random.default_rng(3).normal(size=n)
+    names = np.array([f"s{i + first:04}" for i in range(n)])
+    split = Split(
+        name="test", pixels=torch.zeros(n, 1, 1, dtype=torch.uint8),
+        labels=torch.from_numpy(labels), studies=names,
+        patients=np.array([f"p{i // 2}" for i in range(n)]), paths=names,
+    )  # fmt: skip
+    logits_nk = torch.from_numpy(logits)[:, None]
+    return measured(logits_nk, split, choose(logits_nk, split))
+
+
+def test_differences_are_ours_minus_theirs_with_paired_intervals() -> None:
+    good, bad = model(0.0), model(3.0)
+    found = compare("XR_TEST", FOLDERS, good, bad)
+    for name, difference in found.differences.items():
+        expected = good.figures[name].value - bad.figures[name].value
+        assert difference.value == pytest.approx(expected), name
+        assert difference.low <= difference.value <= difference.high
+    assert found.differences["auc"].low > 0
+    assert found.delong == delong(good.studies, bad.studies)
+    assert found.delong.p < 0.01
+    told = found.describe()
+    assert "one minus two, test (published valid), 120 studies of 60 patients" in told
+    assert "as if every study were a patient's only one" in told
+    assert found.to_json()["delong"]["p"] == found.delong.p
+
+
+def test_a_release_does_not_differ_from_itself() -> None:
+    found = compare("XR_TEST", FOLDERS, model(1.0), model(1.0))
+    assert all((d.value, d.low, d.high) == (0, 0, 0) for d in found.differences.values())
+    assert found.delong.p == 1
+
+
+def test_other_studies_are_refused() -> None:
+    with pytest.raises(InputError, match="measured on other studies"):
+        compare("XR_TEST", FOLDERS, model(1.0), model(1.0, first=5))

@@ -1,0 +1,88 @@
+"""Curves against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import auc as area
+from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve
+
+from mura_tune.learning.calibration_error import brier, expected_calibration_error, reliability
+from mura_tune.learning.curves import (
+    average_precision,
+    precision_recall,
+    roc,
+    weighted_average_precision,
+)
+from mura_tune.learning.metrics import Studies, auc, sigmoid
+
+
+def studies(n: int, seed: int, ties: bool = False, stretch: float = 1.0) -> Studies:
+    """Scores that are the true probabilities where `stretch` is 1."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=n) * 1.5
+    labels = (rng.random(n) < sigmoid(logits)).astype(np.int64)
+    labels[:2] = 0, 1
+    scores = sigmoid(logits * stretch)
+    patients = np.array([f"p{i // 2}" for i in range(n)])
+    return Studies(patients, patients, labels, scores.round(1) if ties else scores)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_curves_and_their_areas_equal_sklearn(ties: bool) -> None:
+    s = studies(83, 4, ties)
+    false, true = roc(s)
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+    assert area(false, true) == pytest.approx(auc(s.scores, s.labels))
+    recall, precision = precision_recall(s)
+    expected = precision_recall_curve(s.labels, s.scores)
+    assert precision == pytest.approx(expected[0][:-1][::-1])
+    assert recall == pytest.approx(expected[1][:-1][::-1])
+    found = average_precision(s)
+    assert found.value == pytest.approx(average_precision_score(s.labels, s.scores))
+    assert found.low < found.value < found.high
+    weights = np.random.default_rng(0).integers(0, 3, (4, 83)).astype(float)
+    assert weighted_average_precision(s, weights) == pytest.approx(
+        [average_precision_score(s.labels, s.scores, sample_weight=w) for w in weights]
+    )
+
+
+def test_a_perfect_average_precision_is_as_sure_as_its_patients_are_many() -> None:
+    lows = []
+    for n in (10, 100, 1000):
+        names = np.array([f"p{i}" for i in range(2 * n)])
+        labels = np.repeat([0, 1], n)
+        found = average_precision(Studies(names, names, labels, labels * 0.5 + 0.2))
+        assert (found.value, found.high) == (1, 1)
+        lows.append(found.low)
+    assert lows == sorted(lows)
+    assert lows[0] < 0.65 < 0.97 < lows[2] < 1
+
+
+def test_brier_equals_sklearn_and_a_calibrated_score_has_a_small_error() -> None:
+    s = studies(2000, 1)
+    assert brier(s).value == pytest.approx(brier_score_loss(s.labels, s.scores))
+    good, bad = (expected_calibration_error(x) for x in (s, studies(2000, 1, stretch=4)))
+    assert good.value < 0.03 < 0.1 < bad.low
+    bins = reliability(s)
+    assert sum(b.studies for b in bins) == 2000
+    assert {b.studies for b in bins} == {200}
+    assert all(abs(b.score - b.abnormal) < 0.1 for b in bins)
+    by_hand = sum(b.studies * abs(b.score - b.abnormal) for b in bins) / 2000
+    assert good.value == pytest.approx(by_hand)
+
+
+def test_few_studies_make_few_bins_and_equal_scores_share_one() -> None:
+    assert len(reliability(studies(12, 0))) == 2
+    names = np.array([f"p{i}" for i in range(40)])
+    same = Studies(names, names, np.repeat([0, 1], 20), np.full(40, 0.7))
+    (only,) = reliability(same)
+    assert (only.studies, only.abnormal) == (40, 0.5)
+    assert only.score == pytest.approx(0.7)
+    assert expected_calibration_error(same).value == pytest.approx(0.2)
+
+
+def test_a_flawless_brier_score_is_not_certain() -> None:
+    names = np.array([f"p{i}" for i in range(20)])
+    labels = np.repeat([0, 1], 10)
+    found = brier(Studies(names, names, labels, labels.astype(float)))
+    assert found.value == found.low == 0
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 20))
