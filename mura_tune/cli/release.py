@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -57,7 +57,7 @@ def finalize(
         with Epochs(f"finalize {name}", final_recipe(found)) as epochs:
             made.append(release(
                 found, prepared, releases / name, device_of(device), on_epoch=epochs.epoch,
-                dataset=data.resolve().stem, history=_history(name, url),
+                dataset=data.resolve().stem,
             ))  # fmt: skip
     index.write(releases)
     console.report(
@@ -67,19 +67,6 @@ def finalize(
             f"{one.folder}\n{one.dev.describe()}\n{one.test.describe()}" for one in made
         ),
     )
-
-
-def _history(name: str, url: str) -> list[dict[str, Any]]:
-    """Every trial of a study, for the picture of the search; a pruned one with its last score."""
-    from mura_tune.tuning.storage import load_study, open_storage
-
-    def score(trial: Any) -> float | None:
-        steps: dict[int, float] = trial.intermediate_values
-        last = steps[max(steps)] if steps else None
-        return last if trial.value is None else float(trial.value)
-
-    trials = load_study(open_storage(url), name, url).get_trials(deepcopy=False)
-    return [{"number": t.number, "state": t.state.name, "score": score(t)} for t in trials]
 
 
 @click.command()

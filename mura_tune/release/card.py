@@ -61,8 +61,9 @@ A calibrated probability belongs to the share of abnormal studies it was fitted 
 {counts}
 
 Data set: {dataset}. {left_out} image(s) left out{left_out_names}.
-Patients are in one part only, over all areas. Recipe `{digest}`, from trial {trial} of study
-`{study}`; `bundle.json` holds all of it, `report.html` shows it.
+Patients are in one part only, over all areas.
+{verdict}Recipe `{digest}`, from trial {trial} of study `{study}`;
+`bundle.json` holds all of it, `report.html` shows it.
 
 ## Known shortcuts
 
@@ -131,8 +132,13 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         digest=manifest["recipe_digest"],
         trial=manifest["study"]["trial"],
         study=manifest["study"]["name"],
+        verdict=_sentence(manifest["study"].get("verdict", "")),
         version=manifest["versions"]["mura-tune"],
     )
+
+
+def _sentence(told: str) -> str:
+    return f"{told[0].upper()}{told[1:]}. " if told else ""
 
 
 def _figures(dev: Mapping[str, Any], test: Mapping[str, Any]) -> str:

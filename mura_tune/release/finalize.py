@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from mura_tune.release.card import model_card
 from mura_tune.release.evaluate import Measured, measure, measured
 from mura_tune.release.report import report
 from mura_tune.tuning.results import Best
+from mura_tune.tuning.words import verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +54,11 @@ def finalize(
     *,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     dataset: str = "",
-    history: Sequence[Mapping[str, Any]] = (),
 ) -> Release:
     """Train the final network on train, choose what there is to choose on dev, measure on test.
 
     Args:
         dataset: what the data is called, for people.
-        history: `number`, `state` and `score` of each trial, for the picture of the search.
 
     Raises:
         InputError: the data or its split changed since the search.
@@ -75,7 +74,6 @@ def finalize(
     test = measure(net, prepared, "test", chosen)
     manifest = _manifest(best, prepared, recipe, result, dev, test)
     manifest["data"]["name"] = dataset
-    manifest["study"]["history"] = list(history)
     page = report(net, manifest, prepared, test=test)
     texts = {bundle.CARD: model_card(manifest), bundle.REPORT: page}
     bundle.save(folder, net, manifest, texts)
@@ -114,6 +112,9 @@ def _manifest(
             "name": best.study, "trial": best.best.number, "params": best.best.params,
             "dev_auc": best.best.score, "dev_auc_interval": list(best.best.interval),
             "baseline_dev_auc": best.baseline.score if best.baseline else None,
+            "confirmed": [dataclasses.asdict(c) for c in best.confirmed],
+            "verdict": verdict(best),
+            "history": [dataclasses.asdict(point) for point in best.history],
             "trials": best.counts, "config": config.to_dict(best.config),
         },
         "training": {
@@ -124,7 +125,7 @@ def _manifest(
         "data": {
             "fingerprint": prepared.fingerprint,
             "split_hash": prepared.split_hash,
-            "counts": _counts(prepared),
+            "counts": prepared.counts(),
             "left_out": [dataclasses.asdict(finding) for finding in prepared.left_out],
         },
         "versions": {
@@ -133,17 +134,3 @@ def _manifest(
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
-
-
-def _counts(prepared: Prepared) -> dict[str, dict[str, int]]:
-    counts = {}
-    for part in ("train", "dev", "test"):
-        rows = prepared.frame.iloc[prepared.rows(part)]
-        studies = rows.drop_duplicates("study")
-        counts[part] = {
-            "images": len(rows),
-            "studies": len(studies),
-            "patients": int(rows["patient"].nunique()),
-            "abnormal studies": int(studies["label"].sum()),
-        }
-    return counts

@@ -173,12 +173,18 @@ def _training(manifest: Manifest) -> str:
     return (
         f"<p>Study <code>{plain(study['name'])}</code>: {plain(counts)}. Trial {study['trial']} "
         f"was released, with a dev AUC of {study['dev_auc']:.3f} [{low:.3f}, {high:.3f}]{against}. "
-        f"Then it was trained at length; epoch {training['best_epoch']} of "
+        f"{plain(_verdict(study))}Then it was trained at length; epoch {training['best_epoch']} of "
         f"{len(training['epochs'])} was kept.</p>"
         f'<div class="charts"><div>{found}</div>'
         f"<div>{history.score_curve(training['epochs'], training['best_epoch'])}</div>"
         f"<div>{history.loss_curve(training['epochs'])}</div></div>"
     )
+
+
+def _verdict(study: Mapping[str, Any]) -> str:
+    """Whether it beats the default recipe, as a sentence; nothing in an older release."""
+    told = study.get("verdict", "")
+    return f"{told[0].upper()}{told[1:]}. " if told else ""
 
 
 def _data(manifest: Manifest) -> str:

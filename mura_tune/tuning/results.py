@@ -51,6 +51,15 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A trial in the picture of a search; a pruned one has its last score."""
+
+    number: int
+    state: str
+    score: float | None
+
+
+@dataclass(frozen=True)
 class Best:
     """The winner of a study, the recipe it had to beat, and counts by state.
 
@@ -71,6 +80,7 @@ class Best:
     rarer: int  # dev patients of the rarer class
     span: tuple[float, float]  # of the finished trials' scores
     counts: dict[str, int]
+    history: tuple[Point, ...]
     config: StudyConfig
     dataset: str
     split_hash: str
@@ -122,6 +132,7 @@ def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
         rarer=_rarer(study),
         span=(min(map(_value, finished.values())), max(map(_value, finished.values()))),
         counts=counts(trials),
+        history=tuple(Point(t.number, t.state.name, _last(t)) for t in trials),
         config=resolved,
         dataset=comparable["dataset"],
         split_hash=comparable["split_hash"],
@@ -231,6 +242,11 @@ def _trial(trial: FrozenTrial, study: str) -> Trial:
         recipe=recipe_of(trial, f"study {study}"),
         source=trial.user_attrs.get("from"),
     )
+
+
+def _last(trial: FrozenTrial) -> float | None:
+    steps = trial.intermediate_values
+    return trial.value if trial.value is not None or not steps else steps[max(steps)]
 
 
 def _value(trial: FrozenTrial) -> float:
