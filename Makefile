@@ -1,7 +1,7 @@
 # `make` alone lists what there is. Every target sets itself up on first use.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check tune dashboard finalize evaluate bench clean
+.PHONY: help setup demo test check tune dashboard finalize evaluate bench chaos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -53,9 +53,9 @@ check: setup  ## Lint, format, types, design rules
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/design
 
-tune: setup  ## Search one area: AREA=XR_ELBOW [TRIALS=40] [DATA=..] [ARGS='--set arch=resnet18']
-	@test -n "$(AREA)" || { echo "make tune: which AREA? One of $(AREAS), or another that DATA holds" >&2; exit 2; }
-	@$(BIN)/mura tune $(AREA) --data $(DATA) $(WHERE) $(if $(TRIALS),--trials $(TRIALS)) $(ARGS)
+tune: setup  ## Search one area, or AREA=all: AREA=XR_ELBOW [TRIALS=40] [WORKERS=4] [DATA=..] [ARGS=..]
+	@test -n "$(AREA)" || { echo "make tune: which AREA? One of $(AREAS), another that DATA holds, or all" >&2; exit 2; }
+	@$(BIN)/mura tune $(AREA) --data $(DATA) $(WHERE) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 finalize: setup  ## Train and release the best recipe: [AREA=XR_ELBOW], or every finished study
 	@$(BIN)/mura finalize $(AREA) --data $(DATA) $(WHERE) --releases $(RELEASES) $(ARGS)
@@ -64,11 +64,14 @@ evaluate: setup  ## Measure a release on the published valid studies: AREA=XR_EL
 	@test -n "$(AREA)" || { echo "make evaluate: which AREA? One of $(AREAS), or another that was released" >&2; exit 2; }
 	@$(BIN)/mura evaluate --release $(RELEASES)/$(AREA) --data $(DATA) --runs $(RUNS) $(ARGS)
 
-dashboard: setup  ## Look at the searches in the browser, on 127.0.0.1:8080 [PORT=..]
-	@$(BIN)/mura dashboard $(WHERE) --port $(PORT) $(ARGS)
+dashboard: setup  ## Look at the searches in the browser, on 127.0.0.1:8080 [PORT=..] [READ_ONLY=0]
+	@$(BIN)/mura dashboard $(WHERE) --port $(PORT) $(if $(filter 0,$(READ_ONLY)),--writable) $(ARGS)
 
 bench: setup  ## Run the benchmarks
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+chaos: setup  ## Kill a search 30 times, 3 seeds, on SQLite and PostgreSQL, and count its trials
+	@$(BIN)/python tests/chaos.py $(ARGS)
 
 clean:  ## Remove the environment and every tool's cache; data, runs and releases stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist

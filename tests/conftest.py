@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import postgres as postgresql
 import pytest
 
 import mura_tune.learning  # noqa: F401 - sets how threads wait, before torch is loaded
@@ -63,6 +64,27 @@ def run(
         return Ran(end.value.code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgresql.Server]:
+    """A PostgreSQL server that goes with the tests; its `url()` is a new database each time."""
+    programs = postgresql.binaries()
+    if programs is None:
+        pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
+    with postgresql.server(programs) as server:
+        yield server
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a database with nothing in it, of each kind."""
+    from mura_tune.tuning.storage import url_of
+
+    if request.param == "SQLite":
+        return url_of(str(tmp_path / "studies.db"))
+    server: postgresql.Server = request.getfixturevalue("postgres")
+    return server.url()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
@@ -27,6 +28,8 @@ from mura_tune.tuning import search
 from mura_tune.tuning.search import Ended, Event, How, Job
 
 PATIENCE = 5.0  # seconds a worker has to obey before it is killed
+# Imported once for all; the last two are what Optuna imports when it opens a database.
+PRELOAD = ["mura_tune.tuning.workers", "timm", "alembic.command", "optuna.storages._rdb.models"]
 DEATHS = 5  # a worker, without a trial that ended: then something kills them all
 
 
@@ -114,7 +117,7 @@ class _Crew:
 
     def run(self, stop: Stop) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["mura_tune.tuning.workers", "timm"])
+        context.set_forkserver_preload(PRELOAD)
         self._context = context
         deadline = math.inf
         try:
@@ -229,14 +232,10 @@ def _member(
     except Exception as error:
         if stop.is_set():  # whatever the interruption became on its way
             os._exit(130)
-        told = error if isinstance(error, MuraError) else MuraError(_words(error))
+        line = traceback.format_exception_only(error)[0].splitlines()[0][:300]
+        told = error if isinstance(error, MuraError) else MuraError(line)
         with contextlib.suppress(OSError):  # the parent is gone, and `_obey` is about to see it
             pipe.send(told)
-
-
-def _words(error: Exception) -> str:
-    """What a bug, or a machine in trouble, said first."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
 
 
 def _obey(pipe: Connection, finish: threading.Event, stop: threading.Event) -> None:

@@ -1,0 +1,270 @@
+"""Kill workers and whole searches at random moments, and see what is left: `make chaos`.
+
+Four workers search 24 trials and confirm the best, while 30 times one of them, or the command that
+started them, gets `kill -9`. A worker is replaced by its command; a command is called again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import postgres
+from commands import Command, Launch, Shell, hit
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from mura_tune import config
+from mura_tune.data import phantom
+from mura_tune.tuning.plans import confirm_slots
+from mura_tune.tuning.results import CONFIRMS, counts
+from mura_tune.tuning.slots import DONE, slot_of, was_cut
+from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.stored import has_recipe
+
+STUDY = "XR_WRIST"
+# A trial of a second or so: short enough for 24 of them, long enough to be hit.
+SETS = [
+    f"--set={item}"
+    for item in (
+        "arch=cnn", "size=32", "pretrained=none", "finetune.epochs=3", "batch=16",
+        "split.dev=0.3", "split.seed=1", "budget.pruner.startup=4",
+    )
+]  # fmt: skip
+GRACE = 5  # seconds
+LULL = 0.3  # seconds from a trial's end to the next kill, on average
+LAST = 0.8  # of all trials have ended when the last kill is due
+PARENTS = 10  # one kill in ten meets the command
+LEAVES_WITHIN = 10.0  # seconds, whatever a search has met
+PATIENCE = 600.0  # seconds that a search may take from one kill to the next, or to its end
+
+
+@dataclass(frozen=True)
+class Survived:
+    """What a study looked like after its storm; nothing is `wrong` with it, we hope."""
+
+    workers_killed: int
+    commands_killed: int
+    seconds: float
+    search: dict[str, int]
+    confirmation: dict[str, int]
+    wrong: list[str]
+
+
+def storm(
+    launch: Launch, args: Sequence[str], url: str, log: Path, *, trials: int, kills: int, seed: int
+) -> Survived:
+    """Run `mura ARGS` on `url` until it ends by itself, through `kills` kills.
+
+    The kills are spread over the whole study, the confirmation too: each is due when a share of
+    the trials has ended, and comes at a random moment after that.
+    """
+    began, dice = time.monotonic(), random.Random(seed)
+    parents = set(dice.sample(range(kills), max(1, kills // PARENTS)))
+    killed: Counter[str] = Counter()
+    command = launch(args, log)
+    try:
+        with opened(url, create=True) as storage:
+            for number in range(kills):
+                _wait(command, storage, number * LAST * trials / kills)
+                time.sleep(dice.uniform(0, 2 * LULL))
+                if number in parents:
+                    killed["command"] += hit(command.pid, signal.SIGKILL)
+                    command.wait(10)
+                    command = launch(args, log)
+                else:
+                    killed["worker"] += _kill_one(command, dice)
+        code = command.wait(PATIENCE)
+        began_to_leave = time.monotonic()
+        while (left := command.left()) and time.monotonic() < began_to_leave + LEAVES_WITHIN:
+            time.sleep(0.1)
+    finally:
+        command.end()
+    wrong = [f"exit code {code}: {log.read_text()[-500:]}"] if code else []
+    wrong += [f"{len(left)} processes left behind"] if left else []
+    wrong += [f"{sum(killed.values())} of {kills} kills landed"] if killed.total() != kills else []
+    with opened(url) as storage:
+        search, again = (trials_of(storage, name) for name in (STUDY, STUDY + CONFIRMS))
+    return Survived(
+        killed["worker"], killed["command"], time.monotonic() - began, counts(search),
+        counts(again), wrong + amiss(url, trials),
+    )  # fmt: skip
+
+
+def amiss(url: str, trials: int, name: str = STUDY) -> list[str]:
+    """What is wrong with a study that should be at its end: a line each."""
+    with opened(url) as storage:
+        attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+        search, again = (trials_of(storage, one) for one in (name, name + CONFIRMS))
+    given = config.from_dict(attrs["config"], name)
+    wrong = _unfilled(name, search, list(range(trials)))
+    keys = [slot.key for slot in confirm_slots(given, search)]
+    return wrong + _unfilled(name + CONFIRMS, again, keys)
+
+
+@contextmanager
+def opened(url: str, *, create: bool = False) -> Iterator[RDBStorage]:
+    """A storage to look into; no connection of it is left open."""
+    storage = open_storage(url, create=create)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def trials_of(storage: RDBStorage, name: str) -> list[FrozenTrial]:
+    """Of a study that may not be there yet."""
+    try:
+        return storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+    except KeyError:
+        return []
+
+
+def _unfilled(name: str, trials: Sequence[FrozenTrial], keys: Sequence[int | str]) -> list[str]:
+    """Whether each slot was filled once, nothing still runs, and every trial says what it was."""
+    done = [t for t in trials if t.state in DONE]
+    filled = Counter(slot_of(t) for t in done)
+    wrong = [] if len(done) == len(keys) else [f"{len(done)} done instead of {len(keys)}"]
+    wrong += [f"slot {key} was filled {filled[key]} times" for key in keys if filled[key] != 1]
+    wrong += [f"slot {key} is no slot" for key in filled if key not in keys]
+    for trial in trials:
+        kept, state = trial.user_attrs, trial.state
+        if not state.is_finished():
+            wrong.append(f"trial {trial.number} is {state.name}")
+        elif state == TrialState.FAIL and not was_cut(trial):
+            wrong.append(f"trial {trial.number} failed: {kept['reason']}")
+        elif state in DONE and not has_recipe(trial):
+            wrong.append(f"trial {trial.number} has no recipe")
+        elif state == TrialState.COMPLETE and not (
+            kept.get("dev_auc") and kept["dev_auc"]["low"] <= trial.value <= kept["dev_auc"]["high"]
+        ):
+            wrong.append(f"trial {trial.number} has no interval")
+    return [f"{name}: {what}" for what in wrong]
+
+
+def _wait(command: Command, storage: RDBStorage, due: float) -> None:
+    """Until so many trials have ended and there is a worker to hit, or nothing is left to hit."""
+    deadline = time.monotonic() + PATIENCE
+    while command.code() is None and time.monotonic() < deadline:
+        if command.workers() and _ended(storage) >= due:
+            return
+        time.sleep(0.1)
+
+
+def _ended(storage: RDBStorage) -> int:
+    names = (STUDY, STUDY + CONFIRMS)
+    return sum(t.state in DONE for name in names for t in trials_of(storage, name))
+
+
+def _kill_one(command: Command, dice: random.Random) -> int:
+    """Kill a worker, whichever: 1 where there was one."""
+    workers = sorted(command.workers())
+    return int(bool(workers) and hit(dice.choice(workers), signal.SIGKILL))
+
+
+def crowd(number: int, args: Sequence[str], url: str, folder: Path, trials: int) -> list[str]:
+    """What is wrong after so many `mura ARGS` were started at once on a new database."""
+    together = [Shell(args, folder / f"log-{n}") for n in range(number)]
+    try:
+        codes = [command.wait(PATIENCE) for command in together]
+    finally:
+        for command in together:
+            command.end()
+    wrong = [f"exit code {code}: {command.log.read_text()[-500:]}"
+             for code, command in zip(codes, together, strict=True) if code]  # fmt: skip
+    with opened(url) as storage:
+        names = {study.study_name for study in storage.get_all_studies()}
+    wrong += [f"studies {names}"] if names != {STUDY, STUDY + CONFIRMS} else []
+    return wrong + amiss(url, trials)
+
+
+def arguments(
+    url: str, data: Path, runs: Path, trials: int, workers: int, grace: int = GRACE
+) -> list[str]:
+    """Of `mura`, for a search that a storm may hit."""
+    return ["tune", STUDY, f"--data={data}", f"--runs={runs}", f"--storage={url}",
+            f"--trials={trials}", f"--workers={workers}", f"--grace={grace}", "--no-artifacts",
+            *SETS]  # fmt: skip
+
+
+def main() -> None:
+    """Print a line a storm and a line a crowd; exit code 1 if one left something wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    sizes = {"kills": 30, "seeds": 3, "trials": 24, "workers": 4, "crowds": 5, "starts": 16}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    asked = parser.parse_args()
+    if (programs := postgres.binaries()) is None:
+        sys.exit("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    wrong: list[str] = []
+    try:
+        phantom.write(folder / "phantoms", areas=(STUDY,), patients=40, size=96)
+        with postgres.server(programs) as server:
+            print(f"{asked.kills} times kill -9, of workers or of the command that started them, "
+                  f"while {asked.workers}\nworkers search {asked.trials} trials and confirm the "
+                  "best; what was cut off was run again\n")  # fmt: skip
+            _line("storage", "seed", "workers", "commands", "seconds", "trials", "confirmation")
+            for seed, kind in _each(asked.seeds):
+                runs, url = _place(folder, f"storm-{kind}-{seed}", kind, server)
+                args = arguments(url, folder / "phantoms", runs, asked.trials, asked.workers)
+                found = storm(Shell, args, url, runs / "log", trials=asked.trials,
+                              kills=asked.kills, seed=seed)  # fmt: skip
+                _line(kind, seed, found.workers_killed, found.commands_killed,
+                      f"{found.seconds:.0f}", _words(found.search), _words(found.confirmation),
+                      *found.wrong)  # fmt: skip
+                wrong += found.wrong
+            print(f"\n{asked.starts} commands started at once, on a database that none has seen\n")
+            _line("storage", "time", "", "", "seconds", "what is wrong")
+            for number, kind in _each(asked.crowds):
+                runs, url = _place(folder, f"crowd-{kind}-{number}", kind, server)
+                args = arguments(url, folder / "phantoms", runs, 8, 1)
+                began = time.monotonic()
+                amiss_now = crowd(asked.starts, args, url, runs, 8)
+                _line(kind, number, "", "", f"{time.monotonic() - began:.0f}",
+                      *(amiss_now or ["nothing: one study, 8 trials"]))  # fmt: skip
+                wrong += amiss_now
+    finally:
+        shutil.rmtree(folder)
+    print("\nSomething is wrong." if wrong else
+          "\nNothing is wrong: each count is exact, no two trials share a slot, none is running, "
+          "each has\nits recipe and each finished one its interval, the confirmation is complete, "
+          "no process is left.")  # fmt: skip
+    sys.exit(bool(wrong))
+
+
+def _each(number: int) -> list[tuple[int, str]]:
+    return [(n, kind) for n in range(number) for kind in ("SQLite", "PostgreSQL")]
+
+
+def _place(folder: Path, name: str, kind: str, server: postgres.Server) -> tuple[Path, str]:
+    """A folder and a database of its own."""
+    (folder / name).mkdir()
+    return folder / name, url_of(str(folder / name / "s.db")) if kind == "SQLite" else server.url()
+
+
+def _line(kind: str, seed: object, workers: object, commands: object, seconds: str,
+          *rest: str) -> None:  # fmt: skip
+    print(f"{kind:10}  {seed!s:4}  {workers!s:7}  {commands!s:8}  {seconds:>7}  "
+          + "; ".join(rest), flush=True)  # fmt: skip
+
+
+def _words(ended: dict[str, int]) -> str:
+    return ", ".join(f"{number} {word}" for word, number in ended.items() if number)
+
+
+if __name__ == "__main__":
+    main()

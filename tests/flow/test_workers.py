@@ -1,0 +1,377 @@
+"""Searches that are started together, killed, stopped and resumed end exact, and leave nothing."""
+
+import json
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import chaos
+import optuna
+import pytest
+import torch
+from chaos import LEAVES_WITHIN, STUDY, amiss, opened, trials_of
+from commands import Forked, Shell, hit, start_together, until
+from conftest import CPU, TINY, Ran
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from mura_tune import config
+from mura_tune.data.dataset import open_dataset
+from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.learning.training import fit
+from mura_tune.tuning import search
+from mura_tune.tuning import trial as trial_module
+from mura_tune.tuning.search import How, Job
+from mura_tune.tuning.slots import DONE
+from mura_tune.tuning.storage import open_storage, url_of
+
+SIMULTANEOUS = 16
+QUICK = ["--set=budget.confirm.top=1", "--set=budget.confirm.seeds=1"]  # added to chaos.SETS
+SLOW = 120.0  # seconds that anything else may take on a machine with other work
+
+
+@pytest.fixture
+def tune(phantoms: Path, tmp_path: Path) -> Iterator[Callable[..., Forked]]:
+    """Start a small search: `tune(url, total, workers, …)`. What is left of it is killed."""
+    started: list[Forked] = []
+
+    def call(url: str, total: int, workers: int, *more: str, grace: int = 60) -> Forked:
+        args = chaos.arguments(url, phantoms, tmp_path, total, workers, grace)
+        started.append(Forked([*args, *QUICK, *more], tmp_path / f"log-{len(started)}"))
+        return started[-1]
+
+    yield call
+    for command in started:
+        hit(command.pid, signal.SIGCONT)
+        command.end()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    return url_of(str(tmp_path / "studies.db"))
+
+
+def trials(url: str) -> list[FrozenTrial]:
+    with opened(url, create=True) as storage:
+        return trials_of(storage, STUDY)
+
+
+def runs(command: Forked, url: str) -> bool:
+    """Whether a trial is past its first epoch."""
+    assert command.code() is None, command.log.read_text()
+    return any(t.state == TrialState.RUNNING and "epochs" in t.user_attrs for t in trials(url))
+
+
+def lost(url: str) -> list[str]:
+    """Why trials were cut off."""
+    failed = [t for t in trials(url) if t.state == TrialState.FAIL]
+    return [t.user_attrs.get("reason", "silent") for t in failed]
+
+
+def test_ten_kills_lose_nothing_and_repeat_nothing(
+    storage: str, phantoms: Path, tmp_path: Path
+) -> None:
+    args = [*chaos.arguments(storage, phantoms, tmp_path, trials=8, workers=3), *QUICK]
+    found = chaos.storm(Forked, args, storage, tmp_path / "log", trials=8, kills=10, seed=0)
+    assert found.wrong == []
+    assert (found.workers_killed, found.commands_killed) == (9, 1)
+
+
+@pytest.fixture(scope="module")
+def prepared(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    cache = tmp_path_factory.mktemp("cache")
+    return prepare(open_dataset(phantoms), STUDY, 32, small().split, cache)
+
+
+def small(*more: str) -> config.StudyConfig:
+    return config.load(STUDY, ["arch=cnn", "size=32", "pretrained=none", "head.epochs=0",
+                               "finetune.epochs=1", "batch=16", "split.dev=0.3", "split.seed=1",
+                               "budget.trials=2", "budget.confirm.top=0", *more])  # fmt: skip
+
+
+def test_sixteen_first_starts_make_one_study(
+    new_storage: Callable[[], str], prepared: Prepared
+) -> None:
+    urls = [new_storage() for _ in range(5)]
+    ended = start_together(SIMULTANEOUS, Job(STUDY, small(), prepared), urls, SLOW)
+    assert ended == [0] * SIMULTANEOUS
+    for url in urls:
+        with opened(url) as storage:
+            assert optuna.get_all_study_names(storage) == [STUDY]
+        assert amiss(url, 2) == []
+        assert len(trials(url)) == 2
+
+
+def test_eight_workers_and_a_dashboard_that_polls_do_not_lock_each_other_out(
+    tune: Callable[..., Forked], sqlite: str, tmp_path: Path
+) -> None:
+    command = tune(sqlite, 10, 8)
+    until(lambda: runs(command, sqlite), SLOW)
+    board = Forked(["dashboard", f"--storage={sqlite}", "--port=0"], tmp_path / "board")
+    try:
+        until(lambda: "http" in board.log.read_text(), SLOW)
+        address = board.log.read_text().split()[-1]
+        polls = 0
+        while command.code() is None:
+            for page in ("dashboard", "api/studies", "api/studies/1?after=0"):
+                with urllib.request.urlopen(address + page, timeout=SLOW) as answer:
+                    assert answer.status == 200
+                    polls += len(answer.read()) > 0
+    finally:
+        board.end()
+    assert command.wait(SLOW) == 0
+    assert polls > 10
+    assert "locked" not in command.log.read_text() + board.log.read_text()
+    assert amiss(sqlite, 10) == []
+    assert lost(sqlite) == []
+
+
+def _once(command: Forked) -> None:
+    command.interrupt()
+    command.wait(SLOW)
+
+
+def _twice(command: Forked) -> None:
+    command.interrupt()
+    until(lambda: "finishing what runs" in command.log.read_text(), LEAVES_WITHIN)
+    command.interrupt()
+
+
+def _politely(command: Forked) -> None:
+    hit(command.pid, signal.SIGTERM)
+
+
+def _parent_only(command: Forked) -> None:
+    hit(command.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "cut"),
+    [(_once, 130, 0), (_twice, 130, 1), (_politely, 130, 1), (_parent_only, -9, 1)],
+)
+def test_however_it_is_stopped_it_leaves_at_once_and_goes_on_exactly(
+    tune: Callable[..., Forked], sqlite: str, stop: Callable[[Forked], None], code: int, cut: int
+) -> None:
+    first = tune(sqlite, 3, 2, "--set=finetune.epochs=8")
+    until(lambda: runs(first, sqlite), SLOW)
+    stop(first)
+    until(lambda: first.left() == [], LEAVES_WITHIN)
+    assert first.wait(1) == code
+    said = first.log.read_text()
+    assert "Error" not in said
+    next_call = tune(sqlite, 3, 3, "--set=finetune.epochs=8")
+    assert next_call.wait(SLOW) == 0, next_call.log.read_text()
+    assert next_call.left() == []
+    assert amiss(sqlite, 3) == []
+    assert min(len(lost(sqlite)), 1) == cut  # once finishes what runs; all else runs it again
+
+
+def test_nobody_is_hired_after_ctrl_c(tune: Callable[..., Forked], sqlite: str) -> None:
+    command = tune(sqlite, 6, 2, "--set=finetune.epochs=8")
+    until(lambda: runs(command, sqlite), SLOW)
+    command.interrupt()
+    assert hit(command.workers()[0], signal.SIGKILL)
+    assert command.wait(SLOW) == 130
+    assert "takes its place" not in command.log.read_text()
+    assert sum(t.state in DONE for t in trials(sqlite)) < 6
+
+
+def test_ctrl_c_while_a_trials_end_is_stored_is_ctrl_c(
+    prepared: Prepared, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> bool:
+        raise KeyboardInterrupt
+
+    job, how = Job(STUDY, small(), prepared), How(sqlite, warm_start="none")
+    since = search.start(job, how)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RDBStorage, "set_trial_state_values", interrupted)
+        search.work([job], since, how, CPU, lambda event: None, lambda: False)
+    search.work([job], since, how, CPU, lambda event: None, lambda: False)
+    assert amiss(sqlite, 2) == []
+
+
+def test_ctrl_c_while_workers_still_import_is_no_crash(
+    phantoms: Path, sqlite: str, tmp_path: Path
+) -> None:
+    command = Shell(chaos.arguments(sqlite, phantoms, tmp_path, 4, 2), tmp_path / "log")
+    try:
+        until(lambda: "multiprocessing.forkserver" in _said_by(command.left()), SLOW)
+        os.killpg(command.pid, signal.SIGINT)  # as a terminal does
+        assert command.wait(SLOW) == 130
+        until(lambda: command.left() == [], LEAVES_WITHIN)
+    finally:
+        command.end()
+    assert "Traceback" not in command.log.read_text()
+
+
+def _said_by(pids: list[int]) -> str:
+    """The command lines of processes that may be gone."""
+    files = [Path(f"/proc/{pid}/cmdline") for pid in pids]
+    return " ".join(file.read_text() for file in files if file.exists())
+
+
+def test_a_command_that_slept_too_long_leaves_its_trial_to_another(
+    tune: Callable[..., Forked], storage: str
+) -> None:
+    sleeper = tune(storage, 4, 1, grace=2)
+    until(lambda: runs(sleeper, storage), SLOW)
+    hit(sleeper.pid, signal.SIGSTOP)
+    other = tune(storage, 4, 1, grace=2)
+    until(lambda: "silent" in lost(storage), SLOW, other.log.read_text)
+    hit(sleeper.pid, signal.SIGCONT)
+    assert sleeper.wait(SLOW) == 0, sleeper.log.read_text()
+    assert other.wait(SLOW) == 0, other.log.read_text()
+    assert amiss(storage, 4) == []
+
+
+@pytest.mark.parametrize("moment", ["epochs", "seconds"])
+def test_a_trial_that_was_given_away_ends_quietly(
+    prepared: Prepared, sqlite: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """While it trains, and just before its end is stored: `seconds` is the last of its values."""
+    write = RDBStorage.set_trial_user_attr
+    given: list[int] = []
+
+    def late(storage: RDBStorage, trial_id: int, key: str, value: Any) -> None:
+        write(storage, trial_id, key, value)
+        if key == moment and not given:
+            given.append(trial_id)
+            write(storage, trial_id, "reason", "silent")
+            storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+    monkeypatch.setattr(RDBStorage, "set_trial_user_attr", late)
+    job, how = Job(STUDY, small(), prepared), How(sqlite, warm_start="none")
+    since = search.start(job, how)
+    search.work([job], since, how, CPU, lambda event: None, lambda: False)
+    assert lost(sqlite) == ["silent"]
+    assert amiss(sqlite, 2) == []
+
+
+def test_a_stopped_worker_holds_nobody_up_for_ever(
+    tune: Callable[..., Forked], sqlite: str, tmp_path: Path
+) -> None:
+    """Not even while it holds the study's lock; and nothing is left of it at the end."""
+    command = tune(sqlite, 8, 2, grace=2)
+    lock = tmp_path / "studies.locks" / f"{STUDY}.lock"
+    until(lambda: bool(lock.exists() and command.workers()), SLOW)
+    stopped = 0
+    while not stopped:
+        assert command.code() is None, "it ended before a worker was met with the lock"
+        for pid in set(_holders(lock)) - {command.pid}:
+            hit(pid, signal.SIGSTOP)
+            if pid in _holders(lock):
+                stopped = pid
+            else:
+                hit(pid, signal.SIGCONT)
+        time.sleep(0.001)
+    assert command.wait(SLOW) == 0
+    assert command.left() == []
+    assert "(SIGKILL); another takes its place" in command.log.read_text()
+    assert amiss(sqlite, 8) == []
+
+
+def _holders(lock: Path) -> list[int]:
+    """Processes that hold a lock on a file (proc(5), /proc/locks; `->` marks those that wait)."""
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    inode = str(lock.stat().st_ino)
+    return [int(words[4]) for words in lines
+            if words[1] == "FLOCK" and words[5].split(":")[-1] == inode]  # fmt: skip
+
+
+def test_another_number_of_workers_goes_on_to_the_exact_total(
+    tune: Callable[..., Forked], sqlite: str
+) -> None:
+    for total, workers in ((3, 3), (5, 2)):
+        assert tune(sqlite, total, workers, "--set=budget.confirm.top=0").wait(SLOW) == 0
+    assert amiss(sqlite, 5) == []
+    assert len(trials(sqlite)) == 5
+    assert len({tuple(t.params.values()) for t in trials(sqlite)}) == 5
+
+
+def test_three_failures_are_told_and_the_search_goes_on(
+    run: Callable[..., Ran], phantoms: Path, monkeypatch: pytest.MonkeyPatch, sqlite: str
+) -> None:
+    calls = iter(range(100))
+
+    def unlucky(net: torch.nn.Module, *args: Any, **options: Any) -> Any:
+        number = next(calls)
+        if number == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        if number == 3:
+            with torch.no_grad():
+                next(net.parameters()).fill_(float("nan"))
+        if number == 5:
+            raise RuntimeError("an odd thing")
+        return fit(net, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trial_module, "fit", unlucky)
+    where = (f"--data={phantoms}", f"--storage={sqlite}")
+    ended = run("tune", STUDY, *where, "--trials=5", "--set=budget.confirm.top=0", *TINY)
+    assert ended.code == 0, ended.err
+    ran = trials(sqlite)
+    failed = {t.number: t.user_attrs["reason"] for t in ran if t.state == TrialState.FAIL}
+    assert list(failed) == [1, 3, 5]
+    assert failed[1] == "out of memory"
+    assert failed[3].startswith("diverged: the loss is nan at step")
+    assert failed[5] == "RuntimeError: an odd thing"
+    assert all(reason in ended.err for reason in failed.values())
+    assert sorted(t.user_attrs["slot"] for t in ran if t.number not in failed) == list(range(5))
+    found = json.loads(run("best", STUDY, f"--storage={sqlite}", "--json").out)
+    scores = {t.number: t.values[0] for t in ran if t.state == TrialState.COMPLETE}
+    assert found["best"]["score"] == max(scores.values()) == scores[found["best"]["number"]]
+    assert found["counts"]["failed"] == 3
+
+
+class _Crash(BaseException):
+    """The process is gone: nothing is written after it."""
+
+
+def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing(
+    sqlite: str, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process crashes before its first write, the second before its second, …"""
+    writes, crash_at = 0, 1
+
+    def fragile(write: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
+            nonlocal writes
+            writes += 1
+            if writes >= crash_at:
+                raise _Crash
+            return write(*args, **options)
+
+        return counted
+
+    for name in vars(RDBStorage):
+        if name.startswith(("create_new", "set_")):
+            monkeypatch.setattr(RDBStorage, name, fragile(getattr(RDBStorage, name)))
+    study = small("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1")
+    job, how = Job(STUDY, study, prepared), How(sqlite, warm_start="none")
+    opens: list[RDBStorage] = []
+
+    def tracked(url: str, **options: Any) -> RDBStorage:
+        opens.append(open_storage(url, **options))
+        return opens[-1]
+
+    monkeypatch.setattr(search, "open_storage", tracked)
+    ended = False
+    while not ended:
+        writes = 0
+        try:
+            since = search.start(job, how)
+            search.work([job], since, how, CPU, lambda event: None, lambda: False)
+            ended = True
+        except _Crash:
+            crash_at += 1
+        for one in opens:
+            one.remove_session()
+            one.engine.dispose()
+        opens.clear()
+    assert crash_at > 15  # a trial takes about so many writes
+    monkeypatch.undo()
+    assert amiss(sqlite, 2) == []
