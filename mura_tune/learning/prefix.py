@@ -2,8 +2,8 @@
 
 `KEY.bin` holds an entry's rows one after another, as a memmap reads them, and `KEY.json`, written
 last, what they are; the key is a digest of all that decides their content. `KEY.tmp` is an entry
-being written; its writer holds a lock on it that dies with the process, and nobody waits for it:
-who needs the entry meanwhile computes it. All else happens under the folder's lock, in a moment.
+being written; its writer's lock on it dies with the process, and nobody waits: who needs the entry
+meanwhile computes it. All else is done in a moment under the folder's lock.
 """
 
 from __future__ import annotations
@@ -33,14 +33,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of features that any number of processes share.
+    """A folder of features that any number of processes share; InputError if it cannot be made.
 
-    Attributes:
-        budget: bytes; the entries used longest ago make room for new ones. An entry that does
-            not fit, or finds the disk full, is computed each time it is needed.
-
-    Raises:
-        InputError: the folder cannot be made.
+    Within `budget` bytes the entries used longest ago make room for new ones. An entry that does
+    not fit, or finds the disk full, is computed each time it is needed.
     """
 
     folder: Path
@@ -165,27 +161,25 @@ class _Writer:
             "row": list(rows.shape[1:]), "channels_last": channels_last, "about": self.about,
         }  # fmt: skip
         with exclusive(self.store.folder / "lock"):
-            if (faster := self.store._find(self.key)) is not None:
+            if faster := self.store._find(self.key):
                 faster[0].close()
                 self.given_up = True
                 return
             file = os.fdopen(os.open(self.temporary, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-            if not _locked(file):
+            if not _locked(file):  # another process is writing it, and the file is not ours
                 file.close()
                 self.given_up = True
                 return
             self.file = file
             file.truncate(0)
-            if self.store._make_room(size):
-                file.truncate(size)  # counts against the budget from now on
-            else:
+            if not self.store._make_room(size):
                 self._close(remove=True)
+                return
+            file.truncate(size)  # counts against the budget from now on
 
     def _write(self, rows: Tensor) -> None:
         if self.file is not None:
-            data = rows.view(torch.uint8).numpy().data
-            self.file.write(data)
-            self.written += data.nbytes
+            self.written += self.file.write(rows.view(torch.uint8).numpy().data)
 
     def _flush(self, leave: int) -> None:
         while len(self._pending) > leave:
@@ -221,8 +215,7 @@ class _Writer:
                 self._close(remove=True)
         self.given_up = True
 
-    def _close(self, remove: bool) -> None:
-        """Let the lock go, under the folder's; without `remove` the file has its name already."""
+    def _close(self, remove: bool) -> None:  # under the folder's lock
         if remove:
             self.temporary.unlink(missing_ok=True)
         if self.file is not None:

@@ -1,0 +1,74 @@
+"""How fast do images reach a network: decoded and transformed each time, or warped from the cache?
+
+512-pixel phantoms at 224 px. Peer: PIL and torchvision v1 in a DataLoader with two workers. Ours:
+the cache, `training_batches` (one batched warp), `plain_batches` for evaluation; resident, and
+streamed from the file under a budget of nothing. The cache is built once and reported apart.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import peer
+import torch
+from measure import arguments, interleaved, opened, ratio, spread
+from search import parts, phantom_data
+
+from mura_tune.learning.batches import plain_batches, split_of, training_batches
+
+CPU = torch.device("cpu")
+BATCH, STRENGTH = 32, 0.5
+
+
+def main() -> None:
+    given = opened(arguments(__doc__, rounds=5))
+    size, patients = (64, 12) if given.quick else (224, 120)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        data = phantom_data(root / "phantoms", patients)
+        started = time.perf_counter()
+        prepared, files = parts(data, "XR_WRIST", size, root / "cache")
+        build = time.perf_counter() - started
+        part = files["train"]
+        resident = split_of(prepared, "train", CPU)
+        streamed = split_of(prepared, "train", CPU, budget=0)
+        n, views = len(resident), len(prepared.frame)
+        print(f"cache: {build / views * 1000:.2f} ms/image, once ({views} images)")
+
+        def ms(run: object) -> float:
+            started = time.perf_counter()
+            for _ in run:  # type: ignore[attr-defined]
+                pass
+            return (time.perf_counter() - started) / n * 1000
+
+        def ours(split: object, epoch: list[int] = [0]) -> object:  # noqa: B006 - a counter
+            epoch[0] += 1
+            return training_batches(
+                split, size=BATCH, seed=0, epoch=epoch[0], strength=STRENGTH, device=CPU
+            )
+
+        seen = interleaved(
+            given.rounds,
+            {
+                "peer, train": lambda: ms(peer.loader(part, size, BATCH, strength=STRENGTH)),
+                "peer, train, no workers": lambda: ms(
+                    peer.loader(part, size, BATCH, strength=STRENGTH, workers=0)
+                ),
+                "ours, train": lambda: ms(ours(resident)),
+                "ours, train, streamed": lambda: ms(ours(streamed)),
+                "peer, evaluate": lambda: ms(peer.loader(part, size, BATCH)),
+                "ours, evaluate": lambda: ms(plain_batches(resident, 128, CPU)),
+                "ours, evaluate, streamed": lambda: ms(plain_batches(streamed, 128, CPU)),
+            },
+        )
+    for name, values in seen.items():
+        against = "peer, train" if "train" in name else "peer, evaluate"
+        print(
+            f"{name}: {spread(values, '.3f')} ms/image; peer / this {ratio(seen[against], values)}"
+        )
+
+
+if __name__ == "__main__":
+    main()

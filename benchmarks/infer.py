@@ -1,0 +1,69 @@
+"""How fast are images read: all of a part from the cache, or study by study from files?
+
+`evaluate` is what `mura evaluate` and each epoch do (`predict` on cached pixels), `study` what
+`mura infer` does (decode, resize, one forward a study); the peer decodes and transforms each image
+in a DataLoader with two workers. resnet18 with drawn weights, 512-pixel phantoms at 224 px.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import peer
+import torch
+from measure import arguments, interleaved, opened, ratio, spread
+from search import parts, phantom_data
+
+from mura_tune.data.images import read, square
+from mura_tune.learning.batches import normalise, split_of, to_float
+from mura_tune.learning.models import build
+from mura_tune.learning.training import predict
+
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    given = opened(arguments(__doc__))
+    arch, size, patients = ("cnn", 64, 12) if given.quick else ("resnet18", 224, 60)
+    with tempfile.TemporaryDirectory() as folder:
+        data = phantom_data(Path(folder) / "phantoms", patients)
+        prepared, files = parts(data, "XR_WRIST", size, Path(folder) / "cache")
+        part, split = files["train"], split_of(prepared, "train", CPU)
+        net = build(arch).eval()
+        plain = build(arch).body.to(memory_format=torch.contiguous_format).eval()
+
+        @torch.inference_mode()
+        def theirs() -> None:
+            for x, _ in peer.loader(part, size, 32):
+                torch.sigmoid(plain(x))
+
+        @torch.inference_mode()
+        def by_study() -> None:
+            for study in dict.fromkeys(part.studies):
+                views = [f for f, s in zip(part.files, part.studies, strict=True) if s == study]
+                pixels = torch.from_numpy(np.stack([square(read(view), size) for view in views]))
+                net(normalise(to_float(pixels, CPU)))
+
+        def ms(run: Callable[[], object]) -> float:
+            started = time.perf_counter()
+            run()
+            return (time.perf_counter() - started) / len(split) * 1000
+
+        seen = interleaved(
+            given.rounds,
+            {
+                "peer": lambda: ms(theirs),
+                "study": lambda: ms(by_study),
+                "evaluate": lambda: ms(lambda: predict(net, split)),
+            },
+        )
+    for name, values in seen.items():
+        print(f"{name}: {spread(values)} ms/image; peer / this {ratio(seen['peer'], values)}")
+
+
+if __name__ == "__main__":
+    main()

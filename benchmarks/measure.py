@@ -1,0 +1,106 @@
+"""What every benchmark shares: interleaved rounds, a ratio with its spread, the machine's line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+REPO = Path(__file__).parents[1]
+REAL = REPO.parent / "shared" / "real-xrays"
+
+
+def arguments(doc: str | None, rounds: int = 3) -> argparse.ArgumentParser:
+    """`--quick` for a toy size that takes seconds, `--rounds`, `--out` to keep what is printed."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="toy size, one round: does it run?")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--out", type=Path, help="write what is printed to this file too")
+    return parser
+
+
+def opened(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The parsed arguments, after the lines that say what runs where."""
+    given = parser.parse_args()
+    if given.quick:
+        given.rounds = 1
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if given.out:
+        sys.stdout = Tee(given.out)
+    words = [Path(w).name if Path(w).is_absolute() else w for w in sys.argv[1:]]
+    print(
+        "command:", " ".join([".venv/bin/python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    )
+    print("commit:", commit())
+    print(machine())
+    return given
+
+
+class Tee:
+    """Standard output that is kept in a file as well."""
+
+    def __init__(self, path: Path) -> None:
+        self.file, self.stdout = path.open("w", encoding="utf-8"), sys.stdout
+
+    def write(self, text: str) -> None:
+        self.stdout.write(text)
+        self.file.write(text)
+
+    def flush(self) -> None:
+        self.stdout.flush()
+        self.file.flush()
+
+
+def commit() -> str:
+    """The commit that runs, and whether files differ from it."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+
+    def said(*words: str) -> str:
+        ran = subprocess.run([git, "-C", REPO, *words], capture_output=True, text=True, check=False)
+        return ran.stdout.strip()
+
+    changed = " and changes not in it" if said("status", "--porcelain") else ""
+    return (said("rev-parse", "--short", "HEAD") or "unknown") + changed
+
+
+def machine() -> str:
+    """Processor, cores, versions and how busy it was; no name that tells whose it is."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"machine: {platform.machine()}, {os.cpu_count()} cores, {gpu}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start"
+    )
+
+
+def interleaved(
+    rounds: int, contenders: Mapping[str, Callable[[], float]]
+) -> dict[str, list[float]]:
+    """Each contender once a round, in turn: what the machine does meanwhile meets all of them."""
+    seen: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            seen[name].append(run())
+    return seen
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Median and range."""
+    middle = statistics.median(values)
+    return f"{middle:{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> str:
+    """Median and range of the rounds' own ratios."""
+    return spread([a / b for a, b in zip(over, under, strict=True)]) + "x"
