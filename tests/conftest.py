@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import postgres as postgresql
 import pytest
 
-import mura_tune.learning  # noqa: F401 - sets how threads wait, before torch is loaded
+# Before torch is loaded, here and in processes that tests start: networks this small gain nothing
+# from a second thread, and on a machine with other work its waits make them crawl.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # isort: skip
 
@@ -77,14 +81,21 @@ def postgres() -> Iterator[postgresql.Server]:
 
 
 @pytest.fixture(params=["SQLite", "PostgreSQL"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of a database with nothing in it, of each kind."""
+def new_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Gives the URL of a database with nothing in it, of each kind: another with every call."""
     from mura_tune.tuning.storage import url_of
 
     if request.param == "SQLite":
-        return url_of(str(tmp_path / "studies.db"))
+        numbers = count()
+        return lambda: url_of(str(tmp_path / f"studies-{next(numbers)}.db"))
     server: postgresql.Server = request.getfixturevalue("postgres")
-    return server.url()
+    return server.url
+
+
+@pytest.fixture
+def storage(new_storage: Callable[[], str]) -> str:
+    """URL of a database with nothing in it, of each kind."""
+    return new_storage()
 
 
 @pytest.fixture(scope="session")

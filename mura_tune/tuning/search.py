@@ -14,12 +14,13 @@ from pathlib import Path
 
 import optuna
 import torch
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune.config import Budget, StudyConfig
 from mura_tune.data.prepare import Prepared
+from mura_tune.errors import MuraError
 from mura_tune.learning.batches import Split
 from mura_tune.learning.metrics import Studies
 from mura_tune.learning.models import build
@@ -34,7 +35,7 @@ from mura_tune.tuning.plans import confirm_slots, search_slots, searched
 from mura_tune.tuning.results import CONFIRMS, confirmation
 from mura_tune.tuning.resume import same_or_refuse
 from mura_tune.tuning.slots import Plan, next_slot, standing
-from mura_tune.tuning.storage import GRACE, open_storage
+from mura_tune.tuning.storage import GRACE, database, open_storage
 from mura_tune.tuning.trial import Keep, Material, Objective, Progress, material
 from mura_tune.tuning.warm import AUTO, warm_starts
 
@@ -113,19 +114,22 @@ def work(
         since: number of trials of each study when this call began.
 
     Raises:
-        MuraError: five trials in a row failed for one reason.
+        MuraError: five trials in a row failed for one reason, or the database takes no more.
         KeyboardInterrupt: as it came; the trial it met is run again.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(how.url, grace=how.grace)
     keep = Keeper(how.artifacts).keep if how.artifacts else _nothing
-    with Alive(how.url) as alive:
-        courses = [_Course(job, how, storage, alive, device, tell, since, keep) for job in jobs]
-        while courses and not stop():
-            courses = [course for course in courses if not course.finished()]
-            courses.sort(key=lambda course: course.running)  # stable: else in the order given
-            if not any(course.one_more() for course in courses):
-                time.sleep(POLL if courses else 0)  # others run what is left; one may yet die
+    try:
+        with Alive(how.url) as alive:
+            courses = [_Course(job, how, storage, alive, device, tell, since, keep) for job in jobs]
+            while courses and not stop():
+                courses = [course for course in courses if not course.finished()]
+                courses.sort(key=lambda course: course.running)  # stable: else in the order given
+                if not any(course.one_more() for course in courses):
+                    time.sleep(POLL if courses else 0)  # others run what is left; one may yet die
+    except StorageInternalError as error:  # its own words are about invalid data, whatever it is
+        raise MuraError(f"{database(how.url)}: {str(error.__cause__).splitlines()[0]}") from error
 
 
 def pruner(study: StudyConfig) -> optuna.pruners.BasePruner:

@@ -26,6 +26,7 @@ import torch
 from mura_tune.errors import MuraError
 from mura_tune.tuning import search
 from mura_tune.tuning.search import Ended, Event, How, Job
+from mura_tune.tuning.storage import TIMEOUT
 
 PATIENCE = 5.0  # seconds a worker has to obey before it is killed
 # Imported once for all; the last two are what Optuna imports when it opens a database.
@@ -183,12 +184,12 @@ class _Crew:
         self._hire(place)
 
     def _kill_stopped(self) -> None:
-        """Kill workers that are stopped (SIGSTOP) beyond the grace: one may hold a study's lock."""
+        """Kill workers that stay stopped (SIGSTOP): one may hold a study's lock, or SQLite's."""
         pids = [process.pid for process, _ in self.members.values()]
         now = time.monotonic()
         self.stopped = {p: self.stopped.get(p, now) for p in pids if p and _is_stopped(p)}
         for pid, since in self.stopped.items():
-            if now - since > self.how.grace:
+            if now - since > min(self.how.grace, TIMEOUT / 2):  # before the others give up
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 

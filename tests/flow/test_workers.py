@@ -12,12 +12,15 @@ from typing import Any
 import chaos
 import optuna
 import pytest
+import sqlalchemy
 import torch
 from chaos import LEAVES_WITHIN, STUDY, amiss, opened, trials_of
 from commands import Forked, Shell, hit, start_together, until
 from conftest import CPU, TINY, Ran
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
 
 from mura_tune import config
 from mura_tune.data.dataset import open_dataset
@@ -188,9 +191,10 @@ def test_ctrl_c_while_a_trials_end_is_stored_is_ctrl_c(
 
     job, how = Job(STUDY, small(), prepared), How(sqlite, warm_start="none")
     since = search.start(job, how)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RDBStorage, "set_trial_state_values", interrupted)
+    monkeypatch.setattr(RDBStorage, "set_trial_state_values", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         search.work([job], since, how, CPU, lambda event: None, lambda: False)
+    monkeypatch.undo()
     search.work([job], since, how, CPU, lambda event: None, lambda: False)
     assert amiss(sqlite, 2) == []
 
@@ -220,13 +224,32 @@ def test_a_command_that_slept_too_long_leaves_its_trial_to_another(
 ) -> None:
     sleeper = tune(storage, 4, 1, grace=2)
     until(lambda: runs(sleeper, storage), SLOW)
-    hit(sleeper.pid, signal.SIGSTOP)
+    while not (hit(sleeper.pid, signal.SIGSTOP) and _writable(storage)):
+        hit(sleeper.pid, signal.SIGCONT)  # in the middle of a write it would hold up the other
+        time.sleep(0.01)
     other = tune(storage, 4, 1, grace=2)
     until(lambda: "silent" in lost(storage), SLOW, other.log.read_text)
     hit(sleeper.pid, signal.SIGCONT)
     assert sleeper.wait(SLOW) == 0, sleeper.log.read_text()
     assert other.wait(SLOW) == 0, other.log.read_text()
     assert amiss(storage, 4) == []
+
+
+def _writable(url: str) -> bool:
+    """Whether no write is under way."""
+    open_transactions = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND starts_with(state, 'idle in transaction')"
+    )
+    engine = sqlalchemy.create_engine(url.replace("timeout=60", "timeout=0"), poolclass=NullPool)
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            return connection.exec_driver_sql(open_transactions).scalar() == 0
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except OperationalError:
+            return False
+        return True
 
 
 @pytest.mark.parametrize("moment", ["epochs", "seconds"])
