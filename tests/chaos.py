@@ -169,9 +169,13 @@ def _ended(storage: RDBStorage) -> int:
 
 
 def _kill_one(command: Command, dice: random.Random) -> int:
-    """Kill a worker, whichever: 1 where there was one."""
-    workers = sorted(command.workers())
-    return int(bool(workers) and hit(dice.choice(workers), signal.SIGKILL))
+    """Kill a worker, whichever: 1 if there was one before the command ended."""
+    while command.code() is None:
+        workers = sorted(command.workers())
+        if workers and hit(dice.choice(workers), signal.SIGKILL):
+            return 1
+        time.sleep(0.05)
+    return 0
 
 
 def crowd(number: int, args: Sequence[str], url: str, folder: Path, trials: int) -> list[str]:

@@ -16,9 +16,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-import mura_tune.learning  # noqa: F401 - sets how threads wait, before torch is loaded
-
-import torch  # isort: skip
+import torch
 
 from mura_tune import console
 from mura_tune.cli import mura

@@ -95,7 +95,7 @@ def run(
         if crew.workers == 1:
             search.work(jobs, since, how, crew.devices[0], tell, lambda: stop.asked)
         else:
-            _Crew(jobs, since, how, crew, tell, say).run(stop)
+            _Crew(jobs, since, how, crew, tell, say, stop).run()
         if stop.asked:
             raise KeyboardInterrupt
 
@@ -110,25 +110,30 @@ class _Crew:
     crew: Crew
     tell: Callable[[Event], None]
     say: Callable[[str], None]
+    stop: Stop
     members: dict[int, tuple[BaseProcess, Connection]] = field(default_factory=dict)
     stopped: dict[int, float] = field(default_factory=dict)  # pid: since when
     deaths: int = 0
-    leaving: bool = False  # finish what runs, hire nobody
     error: MuraError | None = None
 
-    def run(self, stop: Stop) -> None:
+    @property
+    def leaving(self) -> bool:
+        """Finish what runs, hire nobody."""
+        return self.stop.asked or self.error is not None
+
+    def run(self) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         self._context = context
-        deadline = math.inf
+        told, deadline = False, math.inf
         try:
             for place in range(self.crew.workers):
                 self._hire(place)
             while self.members and time.monotonic() < deadline:
                 self._listen()
                 self._kill_stopped()
-                if (stop.asked or self.error) and not self.leaving:
-                    self.leaving = True
+                if self.leaving and not told:
+                    told = True
                     self._send("finish")
                 idle = len(self.members) < self.crew.workers
                 if idle and not self.leaving and deadline == math.inf:
@@ -172,7 +177,7 @@ class _Crew:
         process, pipe = self.members.pop(place)
         pipe.close()
         process.join(PATIENCE)
-        if process.exitcode == 0 or self.leaving or self.error:
+        if process.exitcode == 0 or self.leaving:
             return
         self.deaths += 1
         how = _died(process.exitcode)

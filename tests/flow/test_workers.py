@@ -28,6 +28,7 @@ from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.learning.training import fit
 from mura_tune.tuning import search
 from mura_tune.tuning import trial as trial_module
+from mura_tune.tuning.locks import lock_of
 from mura_tune.tuning.search import How, Job
 from mura_tune.tuning.slots import DONE
 from mura_tune.tuning.storage import open_storage, url_of
@@ -186,8 +187,14 @@ def test_nobody_is_hired_after_ctrl_c(tune: Callable[..., Forked], sqlite: str) 
 def test_ctrl_c_while_a_trials_end_is_stored_is_ctrl_c(
     prepared: Prepared, sqlite: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*args: Any, **options: Any) -> bool:
-        raise KeyboardInterrupt
+    write = RDBStorage.set_trial_state_values
+
+    def interrupted(
+        storage: RDBStorage, trial_id: int, state: TrialState, values: Any = None
+    ) -> bool:
+        if state == TrialState.COMPLETE:
+            raise KeyboardInterrupt
+        return write(storage, trial_id, state, values)
 
     job, how = Job(STUDY, small(), prepared), How(sqlite, warm_start="none")
     since = search.start(job, how)
@@ -224,9 +231,12 @@ def test_a_command_that_slept_too_long_leaves_its_trial_to_another(
 ) -> None:
     sleeper = tune(storage, 4, 1, grace=2)
     until(lambda: runs(sleeper, storage), SLOW)
-    while not (hit(sleeper.pid, signal.SIGSTOP) and _writable(storage)):
-        hit(sleeper.pid, signal.SIGCONT)  # in the middle of a write it would hold up the other
+    hit(sleeper.pid, signal.SIGSTOP)
+    while not _free(storage):
+        hit(sleeper.pid, signal.SIGCONT)  # with a lock, it would hold up the other
         time.sleep(0.01)
+        assert sleeper.code() is None
+        hit(sleeper.pid, signal.SIGSTOP)
     other = tune(storage, 4, 1, grace=2)
     until(lambda: "silent" in lost(storage), SLOW, other.log.read_text)
     hit(sleeper.pid, signal.SIGCONT)
@@ -235,8 +245,12 @@ def test_a_command_that_slept_too_long_leaves_its_trial_to_another(
     assert amiss(storage, 4) == []
 
 
-def _writable(url: str) -> bool:
-    """Whether no write is under way."""
+def _free(url: str) -> bool:
+    """Whether nobody holds the study's lock, or is in the middle of a write."""
+    lock = lock_of(url, STUDY)
+    if not lock.attempt():
+        return False
+    lock.release()
     open_transactions = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
         "AND starts_with(state, 'idle in transaction')"
