@@ -22,6 +22,9 @@ from mura_tune.strict import build, check, hint
 AREAS = (
     "XR_ELBOW", "XR_FINGER", "XR_FOREARM", "XR_HAND", "XR_HUMERUS", "XR_SHOULDER", "XR_WRIST",
 )  # fmt: skip
+# Areas that stand for every area of a dataset at once, and the files of their studies.
+ALL, ROUTER, MULTITASK = "ALL", "router", "multitask"
+WHOLE = {ALL: "pooled", ROUTER: "router", MULTITASK: "multitask"}
 PRUNERS = ("median", "percentile", "hyperband", "none")
 
 
@@ -142,11 +145,13 @@ SECTIONS = tuple(f.name for f in dataclasses.fields(StudyConfig))
 def load(area: str, overrides: Sequence[str] = (), folder: Path | None = None) -> StudyConfig:
     """The study of an area: its file, or default.yaml where it has none, then each `path=value`.
 
+    An area is one that the dataset names, or one of `WHOLE`.
+
     Raises:
         InputError: an unknown key, a value of another kind, or an illegal combination.
     """
     folder = folder or studies_folder()
-    path = folder / f"{area}.yaml"
+    path = folder / f"{WHOLE.get(area, area)}.yaml"
     raw: dict[str, Any] = {}
     for layer in _layers(path if path.is_file() else folder / "default.yaml"):
         raw = _merge(raw, _read_yaml(layer))

@@ -55,8 +55,10 @@ def tune(
 ) -> None:  # fmt: skip
     """Search the recipe of AREA: until there are N trials, however often this is called.
 
-    AREA `all` searches every area of the dataset side by side, the smallest first. Then the best
-    trials run again with new seeds, and the best by their mean wins.
+    AREA is an area of the dataset, or `ALL` (capitals): one model for all areas together. `all`
+    (small letters) is another thing: a study for every area, side by side, the smallest first.
+
+    After the search the best trials run again with new seeds, and the best by their mean wins.
 
     Ctrl-C finishes the trial that runs and stops; twice stops now. Neither loses anything: the
     same call goes on. Trial 0 is the default recipe.

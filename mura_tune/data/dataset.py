@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from mura_tune.config import ALL, WHOLE
 from mura_tune.errors import InputError
 
 COLUMNS = ("path", "area", "patient", "study", "label", "split")
@@ -65,7 +66,12 @@ class Dataset:
         return sorted(self.frame["area"].unique())
 
     def for_area(self, area: str) -> "Dataset":
-        """Return the rows of one area, as a dataset of that name. Raises InputError if none."""
+        """Return the rows of one area, as a dataset of that name; all of them for one of `WHOLE`.
+
+        Raises InputError for an area that is not there.
+        """
+        if area in WHOLE:  # one name for all of them, since their pixels are the same
+            return replace(self, name=ALL)
         names = self.areas()
         if area not in names:
             near = difflib.get_close_matches(area.upper(), names, n=1)
