@@ -66,11 +66,8 @@ class Dataset:
         return sorted(self.frame["area"].unique())
 
     def for_area(self, area: str) -> "Dataset":
-        """Return the rows of one area, as a dataset of that name; all of them for one of `WHOLE`.
-
-        Raises InputError for an area that is not there.
-        """
-        if area in WHOLE:  # one name for all of them, since their pixels are the same
+        """Return the rows of one area, or of all for one of `WHOLE`. Raises InputError if none."""
+        if area in WHOLE:  # one name for all: their pixels are the same
             return replace(self, name=ALL)
         names = self.areas()
         if area not in names:
