@@ -1,12 +1,18 @@
-"""Locks that go when their process goes, however it goes."""
+"""Files between processes: locks that go with their process, and files that appear whole."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import logging
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,3 +27,20 @@ def exclusive(path: Path) -> Iterator[None]:
             _LOG.info("%s: waiting for the process that holds it", path)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def replace(path: Path, *parts: Buffer) -> None:
+    """Write `parts`, one after the other, as the file `path`: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

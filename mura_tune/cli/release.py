@@ -42,9 +42,11 @@ def finalize(
 ) -> None:  # fmt: skip
     """Train the best recipe of a study at length and write its release.
 
+    Killed, the same line goes on from the last whole epoch (RUNS/finals holds it until then).
     AREA is a study's name; left out, every study with a finished trial gets its release.
     """
     from mura_tune.release import index
+    from mura_tune.release.checkpoint import Checkpoints
     from mura_tune.release.finalize import final_recipe
     from mura_tune.release.finalize import finalize as release
     from mura_tune.tuning.results import finished_studies
@@ -54,11 +56,13 @@ def finalize(
     for name in [area] if area else finished_studies(url):
         found = best_of(name, url)
         prepared = prepared_of(found.area, found.config, data, runs, strict)
+        kept = Checkpoints(runs / "finals" / name, prepared, console.note)
         with Epochs(f"finalize {name}", final_recipe(found)) as epochs:
             made.append(release(
                 found, prepared, releases / name, device_of(device), on_epoch=epochs.epoch,
-                dataset=data.resolve().stem,
+                memory=kept.of, dataset=data.resolve().stem,
             ))  # fmt: skip
+        kept.clear()
     index.write(releases)
     console.report(
         as_json,

@@ -12,22 +12,21 @@ from torch import Tensor
 
 from mura_tune.errors import Diverged
 from mura_tune.learning.batches import Split, plain_batches
+from mura_tune.learning.memory import (
+    Epoch,
+    Forgetful,
+    Memory,
+    Part,
+    State,
+    generators,
+    set_generators,
+)
 from mura_tune.learning.models import Network
 from mura_tune.learning.sources import EVALUATION_BATCH, Feed, Source, pixels
 from mura_tune.learning.tasks import Loss, Task
-from mura_tune.recipe import Recipe
+from mura_tune.recipe import Phase, Recipe
 
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to. `number` counts from 1 over all phases, `score` is dev's."""
-
-    number: int
-    phase: int
-    depth: int
-    loss: float
-    score: float
-    seconds: float
+FORGETFUL = Forgetful()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,27 +52,41 @@ def fit(
     *,
     on_epoch: Callable[[Epoch], None] = ignore,
     source: Source = pixels,
+    memory: Memory = FORGETFUL,
 ) -> Fit:
     """Train `net` in place through the recipe's phases; it ends with the weights of the best epoch.
 
     The device is wherever `net` lives. The same seed on the same device and threads gives the
-    same weights, bit for bit on a CPU.
+    same weights, bit for bit on a CPU, in one go or from a state that `memory` held.
 
     Args:
-        on_epoch: called after every epoch; what it raises ends the run (how tuning prunes).
+        on_epoch: called after every epoch, those that `memory` held too; what it raises ends the
+            run (how tuning prunes).
         source: where each phase's batches come from; it changes the time, not the numbers.
+        memory: holds the state to start from, if any, and is given one after every epoch.
 
     Raises:
         Diverged: a loss or score that is not a finite number, with the step named.
     """
     loss_of = task.loss(train, recipe)
+    device = next(net.parameters()).device
     torch.manual_seed(recipe.seed)  # dropout
     epochs: list[Epoch] = []
     best: Epoch | None = None
     weights: dict[str, Tensor] = {}
     best_logits = torch.empty(0)
+    if held := memory.load():
+        epochs, best = list(held.epochs), held.best
+        weights = {name: value.to(device) for name, value in held.weights.items()}
+        best_logits = held.logits.to(device)
+        net.body.load_state_dict(held.parts["net"])
+        set_generators(held.generators, device)
+        for epoch in epochs:
+            on_epoch(epoch)
     for index, phase in enumerate(recipe.phases):
-        depth, before = net.set_depth(phase.depth), len(epochs)
+        if epochs and epochs[-1].phase > index + 1:
+            continue
+        depth, before = net.set_depth(phase.depth), sum(e.phase <= index for e in epochs)
         feed = source(net, train, dev, recipe, index)
         trained = [p for p in net.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(
@@ -81,7 +94,11 @@ def fit(
         )
         steps = phase.epochs * max(1, -(-len(train) // recipe.batch))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(steps))
-        for _ in range(phase.epochs):
+        parts: dict[str, Part] = {"net": net.body, "optimiser": optimiser, "schedule": schedule}
+        if held and held.epochs[-1].phase == index + 1:  # cut off in this phase
+            for name, part in parts.items():
+                part.load_state_dict(held.parts[name])
+        while not _over(phase, recipe.patience, len(epochs), before, best):
             started, number = time.perf_counter(), len(epochs) + 1
             loss = _train_epoch(net, feed, loss_of, optimiser, schedule, number)
             logits = _logits(net, feed.forward, feed.dev())
@@ -93,9 +110,11 @@ def fit(
             if best is None or score > best.score:
                 best, best_logits = epoch, logits
                 weights = {name: value.clone() for name, value in net.body.state_dict().items()}
+            states = {name: part.state_dict() for name, part in parts.items()}
+            memory.save(
+                State(tuple(epochs), best, weights, best_logits, states, generators(device))
+            )
             on_epoch(epoch)
-            if recipe.patience and number - max(best.number, before) >= recipe.patience:
-                break
     assert best is not None  # a Recipe has at least one epoch
     net.body.load_state_dict(weights)
     return Fit(tuple(epochs), best, weights, best_logits)
@@ -141,6 +160,12 @@ def _train_epoch(
         step = int((~finite).nonzero()[0]) + 1
         raise Diverged(f"the loss is {values[step - 1].item()} at step {step} of epoch {number}")
     return float(values.mean())
+
+
+def _over(phase: Phase, patience: int, done: int, before: int, best: Epoch | None) -> bool:
+    """Whether a phase that began after `before` epochs has had its own, or `patience` is out."""
+    waited = done - max(best.number if best else 0, before)
+    return done - before >= phase.epochs or (patience > 0 and waited >= patience)
 
 
 def _cosine(steps: int) -> Callable[[int], float]:

@@ -18,9 +18,10 @@ from mura_tune import config
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD, split_of
+from mura_tune.learning.memory import Epoch, Memory
 from mura_tune.learning.models import build
 from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import Epoch, Fit, fit
+from mura_tune.learning.training import FORGETFUL, Fit, fit
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
 from mura_tune.release.calibrate import choose
@@ -53,11 +54,13 @@ def finalize(
     device: torch.device,
     *,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    memory: Callable[[Recipe], Memory] = lambda recipe: FORGETFUL,
     dataset: str = "",
 ) -> Release:
     """Train the final network on train, choose what there is to choose on dev, measure on test.
 
     Args:
+        memory: keeps the run of a recipe between epochs; see `release.checkpoint`.
         dataset: what the data is called, for people.
 
     Raises:
@@ -68,7 +71,9 @@ def finalize(
     recipe = final_recipe(best)
     net = build(recipe.arch, pretrained=recipe.pretrained, seed=recipe.seed).to(device)
     train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
-    result = fit(net, train, dev_split, recipe, ABNORMALITY, on_epoch=on_epoch)
+    result = fit(
+        net, train, dev_split, recipe, ABNORMALITY, on_epoch=on_epoch, memory=memory(recipe)
+    )
     chosen = choose(result.logits, dev_split)  # before anything reads test
     dev = measured(result.logits, dev_split, chosen)
     test = measure(net, prepared, "test", chosen)

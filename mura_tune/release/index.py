@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mura_tune import files
 from mura_tune.release.bundle import MANIFEST, REPORT, SCHEMA
 from mura_tune.release.page import WARNING, cell, plain, shell, table, words
 
@@ -37,8 +36,8 @@ def write(folder: Path) -> None:
     """Write both files over the releases in `folder`; nothing where there is none."""
     found = _releases(folder)
     if found:
-        _replace(folder / "index.html", index_html(found))
-        _replace(folder / "RESULTS.md", results_md(found))
+        files.replace(folder / "index.html", index_html(found).encode())
+        files.replace(folder / "RESULTS.md", results_md(found).encode())
 
 
 def index_html(releases: Sequence[Release]) -> str:
@@ -108,13 +107,3 @@ def _link(folder: str, manifest: Mapping[str, Any]) -> str:
 
 def _model(manifest: Mapping[str, Any]) -> str:
     return f"{manifest['arch']}, {manifest['preprocessing']['size']} px"
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).chmod(0o644)
-    Path(name).replace(path)

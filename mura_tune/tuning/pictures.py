@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mura_tune.learning.batches import Split
+from mura_tune.learning.memory import Epoch
 from mura_tune.learning.metrics import Estimate, Floats, Studies
-from mura_tune.learning.training import Epoch, Fit
+from mura_tune.learning.training import Fit
 
 Fits = Sequence[tuple[Fit, Split]]  # a fit and its dev split: one pair, or one a patient fold
 

@@ -16,12 +16,13 @@ from mura_tune.config import StudyConfig
 from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import Diverged
 from mura_tune.learning.batches import Split, split_of
+from mura_tune.learning.memory import Epoch
 from mura_tune.learning.metrics import Estimate, Studies
 from mura_tune.learning.models import build
 from mura_tune.learning.paired import mean_auc
 from mura_tune.learning.sources import Source, pixels
 from mura_tune.learning.tasks import ABNORMALITY, Task, study_scores
-from mura_tune.learning.training import Epoch, Fit, fit
+from mura_tune.learning.training import Fit, fit
 from mura_tune.recipe import Recipe
 from mura_tune.tuning import space as spaces
 from mura_tune.tuning.stored import has_recipe, keep_recipe, keep_scores, recipe_of

@@ -9,7 +9,7 @@ from typing import NoReturn, Self
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from mura_tune.learning.training import Epoch
+from mura_tune.learning.memory import Epoch
 from mura_tune.recipe import Recipe
 from mura_tune.tuning.results import CONFIRMS
 from mura_tune.tuning.search import Ended, Event

@@ -8,9 +8,10 @@ import torch
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from mura_tune.learning.batches import Split
+from mura_tune.learning.memory import Epoch
 from mura_tune.learning.metrics import Studies, auc_interval, youden
 from mura_tune.learning.tasks import study_scores
-from mura_tune.learning.training import Epoch, Fit
+from mura_tune.learning.training import Fit
 from mura_tune.tuning import gallery
 from mura_tune.tuning.pictures import Charts, Fits, confusion, roc
 

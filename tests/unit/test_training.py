@@ -7,9 +7,10 @@ import torch
 from mura_tune.config import load
 from mura_tune.errors import Diverged
 from mura_tune.learning.batches import Split, training_batches
+from mura_tune.learning.memory import Epoch
 from mura_tune.learning.models import Network, build
 from mura_tune.learning.tasks import ABNORMALITY, study_scores
-from mura_tune.learning.training import Epoch, fit, predict
+from mura_tune.learning.training import fit, predict
 from mura_tune.recipe import Recipe, apply
 
 

@@ -1,0 +1,105 @@
+"""Where final runs are kept between epochs: whole files, of use to the run they came from alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import pickle
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mura_tune
+from mura_tune import files
+from mura_tune.data.prepare import Prepared
+from mura_tune.learning.memory import Epoch, Memory, State
+from mura_tune.recipe import Recipe
+
+DIGEST = 32  # bytes of sha256 that open a file
+UNUSABLE = (ValueError, KeyError, IndexError, TypeError, RuntimeError, pickle.UnpicklingError)
+
+
+class Checkpoints:
+    """The checkpoints of one study's final runs, a file a recipe, until their release is whole.
+
+    Args:
+        say: told in a line why a checkpoint is not used.
+    """
+
+    def __init__(self, folder: Path, prepared: Prepared, say: Callable[[str], None]) -> None:
+        self._folder, self._prepared, self._say = folder, prepared, say
+
+    def of(self, recipe: Recipe) -> Memory:
+        """The memory of the run of `recipe`."""
+        run = {
+            "recipe": recipe.digest, "dataset": self._prepared.fingerprint,
+            "split": self._prepared.split_hash, "mura-tune": mura_tune.__version__,
+            "torch": torch.__version__,
+        }  # fmt: skip
+        return Checkpoint(self._folder / f"seed-{recipe.seed}.pt", run, self._say)
+
+    def clear(self) -> None:
+        """Remove them."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A memory in one file.
+
+    Attributes:
+        run: what the run depends on, by name; a file with anything else in it is left unused.
+        say: told in a line why the file is not used.
+    """
+
+    path: Path
+    run: Mapping[str, str]
+    say: Callable[[str], None]
+
+    def load(self) -> State | None:
+        try:
+            whole = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return _state(self._checked(whole))
+        except UNUSABLE as error:
+            why = str(error) if type(error) is ValueError else type(error).__name__
+            self.say(f"{self.path}: a checkpoint not used ({why}): training starts again")
+            self.path.unlink(missing_ok=True)
+            return None
+
+    def save(self, state: State) -> None:
+        content = io.BytesIO()
+        torch.save({"run": dict(self.run), "state": _plain(state)}, content)
+        data = content.getbuffer()
+        files.replace(self.path, hashlib.sha256(data).digest(), data)
+
+    def _checked(self, whole: bytes) -> dict[str, Any]:
+        """What `save` was given, as plain values."""
+        digest, content = whole[:DIGEST], whole[DIGEST:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError("damaged")
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        for name, value in self.run.items():
+            if found["run"].get(name) != value:
+                raise ValueError(f"of another {name}")
+        state: dict[str, Any] = found["state"]
+        return state
+
+
+def _plain(state: State) -> dict[str, Any]:
+    named = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    epochs = [dataclasses.asdict(epoch) for epoch in state.epochs]
+    return named | {"epochs": epochs, "best": state.best.number}
+
+
+def _state(plain: dict[str, Any]) -> State:
+    epochs = tuple(Epoch(**epoch) for epoch in plain["epochs"])
+    best = epochs[plain["best"] - 1]  # they count from 1
+    return State(**plain | {"epochs": epochs, "best": best})
