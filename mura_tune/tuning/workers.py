@@ -11,9 +11,7 @@ import math
 import multiprocessing
 import os
 import signal
-import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
@@ -25,10 +23,10 @@ import torch
 
 from mura_tune.errors import MuraError
 from mura_tune.tuning import search
+from mura_tune.tuning.member import PATIENCE, member
 from mura_tune.tuning.search import Ended, Event, How, Job
 from mura_tune.tuning.storage import TIMEOUT
 
-PATIENCE = 5.0  # seconds a worker has to obey before it is killed
 # Imported once for all; the last two are what Optuna imports when it opens a database.
 PRELOAD = ["mura_tune.tuning.workers", "timm", "alembic.command", "optuna.storages._rdb.models"]
 DEATHS = 5  # a worker, without a trial that ended: then something kills them all
@@ -148,7 +146,7 @@ class _Crew:
         ours, theirs = self._context.Pipe()
         device = self.crew.devices[place % len(self.crew.devices)]
         process = self._context.Process(
-            target=_member, name=f"worker {place + 1}",
+            target=member, name=f"worker {place + 1}",
             args=(theirs, self.jobs, self.since, self.how, device, self.crew.threads),
         )  # fmt: skip
         _serve_forks()
@@ -215,48 +213,6 @@ class _Crew:
                 process.join()
             pipe.close()
         self.members.clear()
-
-
-def _member(
-    pipe: Connection,
-    jobs: Sequence[Job],
-    since: Mapping[str, int],
-    how: How,
-    device: torch.device,
-    threads: int,
-) -> None:
-    """A worker process, from its start to its exit."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    torch.set_num_threads(threads)
-    finish, stop = threading.Event(), threading.Event()
-    try:
-        threading.Thread(target=_obey, args=(pipe, finish, stop), daemon=True).start()
-        search.work(jobs, since, how, device, pipe.send, finish.is_set)
-    except KeyboardInterrupt:
-        os._exit(130)
-    except Exception as error:
-        if stop.is_set():  # whatever the interruption became on its way
-            os._exit(130)
-        line = traceback.format_exception_only(error)[0].splitlines()[0][:300]
-        told = error if isinstance(error, MuraError) else MuraError(line)
-        with contextlib.suppress(OSError):  # the parent is gone, and `_obey` is about to see it
-            pipe.send(told)
-
-
-def _obey(pipe: Connection, finish: threading.Event, stop: threading.Event) -> None:
-    """Do what the parent says; when it says `stop`, or nothing more for ever, leave at once."""
-    word = ""
-    while word != "stop":
-        try:
-            word = pipe.recv()
-        except (EOFError, OSError):
-            word = "stop"
-        finish.set()
-    stop.set()
-    os.kill(os.getpid(), signal.SIGTERM)  # a KeyboardInterrupt in the thread that trains
-    time.sleep(PATIENCE / 2)
-    os._exit(1)
 
 
 def _serve_forks() -> None:

@@ -100,7 +100,7 @@ def small(*more: str) -> config.StudyConfig:
 def test_sixteen_first_starts_make_one_study(
     new_storage: Callable[[], str], prepared: Prepared
 ) -> None:
-    urls = [new_storage() for _ in range(5)]
+    urls = [new_storage() for _ in range(2)]
     ended = start_together(SIMULTANEOUS, Job(STUDY, small(), prepared), urls, SLOW)
     assert ended == [0] * SIMULTANEOUS
     for url in urls:
