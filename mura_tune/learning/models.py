@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
-import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import timm
@@ -23,9 +20,11 @@ from torch import Tensor, nn
 from mura_tune.errors import InputError
 from mura_tune.learning.cnn import SmallCNN
 from mura_tune.learning.device import autocast
-from mura_tune.learning.weights import check_keys, one_channel, read_weights
+from mura_tune.learning.hybrid import STEM, Hybrid
+from mura_tune.learning.starts import IMAGENET, NONE, load, require_imagenet, unreachable
 
 OWN = {"cnn": SmallCNN}
+HYBRID = "hybrid"
 
 Step = Callable[[Tensor], Tensor]
 
@@ -63,10 +62,10 @@ class Network(nn.Module):
 
     def steps(self) -> list[Step] | None:
         """All that comes before the classifier, in order; None for a class not in `STEPS`."""
-        if type(self.body) not in STEPS:
+        if (before := _steps(self.body)) is None:
             return None
         pool: Any = self.body.forward_head
-        return [*STEPS[type(self.body)](self.body), functools.partial(pool, pre_logits=True)]
+        return [*before, functools.partial(pool, pre_logits=True)]
 
     def finish(self, steps: Sequence[Step], x: Tensor) -> Tensor:
         """`steps`, which end with the pooling, and the classifier: logits (N, K) in float32
@@ -96,93 +95,94 @@ class Network(nn.Module):
         return self
 
 
-def build(arch: str, *, pretrained: str = "none", outputs: int = 1, seed: int = 0) -> Network:
+def build(
+    arch: str,
+    *,
+    size: int | None = None,
+    pretrained: str = NONE,
+    outputs: int = 1,
+    seed: int = 0,
+) -> Network:
     """A network with one grey input channel.
 
     Args:
-        arch: `cnn`, or the name of a timm backbone.
-        pretrained: `imagenet` (timm's weights, the RGB stem summed), `none`, or a file.
+        arch: `cnn`, `hybrid`, `hybrid-STEM`, or the name of a timm backbone.
+        size: pixels a side of the images it will see; None leaves what the backbone was made for.
+        pretrained: `imagenet` (timm's weights, the RGB stem summed), `none`, a file of weights, or
+            the folder of a release.
         outputs: K.
         seed: of the initial weights; the global generator is left as it was.
 
     Raises:
-        InputError: an unknown name, weights out of reach, or a file that does not fit.
+        InputError: an unknown name, a size it cannot take, weights out of reach, or some that do
+            not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = _create(arch, outputs, download=pretrained == "imagenet")
-        if pretrained not in ("imagenet", "none"):
-            _load_file(body, Path(pretrained), arch)
+        body = _create(arch, outputs, size=size, download=pretrained == IMAGENET)
+        if pretrained not in (IMAGENET, NONE):
+            load(body, _stages(body)[0], pretrained, arch)
+        if size is not None:
+            _try(body, arch, size)
     return Network(body).to(memory_format=torch.channels_last)
 
 
 def stage_count(arch: str) -> int:
     """How many stages a network has beside its head; no weights are allocated."""
     with torch.device("meta"):
-        return len(_stages(_create(arch, outputs=1, download=False))[1])
+        return len(_stages(_create(arch, outputs=1, size=None, download=False))[1])
 
 
-def _create(arch: str, outputs: int, *, download: bool) -> nn.Module:
+def _create(arch: str, outputs: int, *, size: int | None, download: bool) -> nn.Module:
     if arch in OWN:
         if download:
             raise InputError(f"pretrained: imagenet: {arch} has no ImageNet weights; "
                              "write pretrained: none or name a file")  # fmt: skip
         return OWN[arch](num_classes=outputs)
+    kind, _, stem = arch.partition("-")
+    if kind == HYBRID:
+        return Hybrid(_from_timm(stem or STEM, 0, size, download), num_classes=outputs)
+    return _from_timm(arch, outputs, size, download)
+
+
+def _from_timm(arch: str, outputs: int, size: int | None, download: bool) -> nn.Module:
     if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, [*OWN, *timm.list_models()], n=4)
+        near = difflib.get_close_matches(arch, [*OWN, HYBRID, *timm.list_models()], n=4)
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise InputError(f"arch {arch!r} is neither `cnn` nor a timm model{hint}")
+        raise InputError(f"arch {arch!r} is neither `cnn`, `hybrid` nor a timm model{hint}")
     if download:
-        _require_hub(arch)
+        require_imagenet(arch)
+    about = timm.get_pretrained_cfg(arch)
+    fixed = size is not None and about is not None and about.fixed_input_size
+    options: dict[str, Any] = {"img_size": size} if fixed else {}
     try:
-        return timm.create_model(arch, pretrained=download, in_chans=1, num_classes=outputs)
+        return timm.create_model(
+            arch, pretrained=download, in_chans=1, num_classes=outputs, **options
+        )
+    except (AssertionError, ValueError) as error:  # of a size: all else is its default
+        raise _unfit(arch, size, error) from None
     except (OSError, RuntimeError) as error:
         if not download:
             raise
-        raise InputError(_unreachable(arch, str(error).splitlines()[0])) from error
+        raise unreachable(arch, str(error).splitlines()[0]) from error
 
 
-def _require_hub(arch: str) -> None:
-    """Fail in seconds where there is no network: the hub's client retries for most of a minute."""
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    source = timm.get_pretrained_cfg(arch)
-    if source is None or not source.has_weights:
-        raise InputError(f"pretrained: imagenet: timm has no weights for {arch}; "
-                         "write pretrained: none or name a file")  # fmt: skip
-    cached = source.hf_hub_id and any(
-        isinstance(try_to_load_from_cache(source.hf_hub_id, name), str)
-        for name in ("model.safetensors", "pytorch_model.bin")
-    )
-    if cached or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return
-    if constants.HF_HUB_OFFLINE:
-        raise InputError(_unreachable(arch, "HF_HUB_OFFLINE is set and nothing is cached"))
-    host = constants.ENDPOINT.split("//")[-1].split("/")[0].partition(":")[0]
+@torch.inference_mode()
+def _try(body: nn.Module, arch: str, size: int) -> None:
+    """Show it one black image, so that a size it cannot take is told before anything is trained."""
     try:
-        socket.create_connection((host, 443), timeout=5).close()
-    except OSError as error:
-        raise InputError(_unreachable(arch, f"{host}: {error}")) from None
+        body.eval()(torch.zeros(1, 1, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _unfit(arch, size, error) from None
+    body.train()
 
 
-def _unreachable(arch: str, why: str) -> str:
-    return (f"pretrained: imagenet: the weights of {arch} are out of reach ({why}); "
-            "write pretrained: none, or pretrained: FILE with weights you have")  # fmt: skip
-
-
-def _load_file(body: nn.Module, path: Path, arch: str) -> None:
-    """Every weight but the head's from a file, verified key by key."""
-    given: Mapping[str, Tensor] = read_weights(path)
-    head, _ = _stages(body)
-    wanted = body.state_dict()
-    given = {
-        name: one_channel(value, wanted[name]) if name in wanted else value
-        for name, value in given.items()
-        if name not in head
-    }
-    body_only = {name: value for name, value in wanted.items() if name not in head}
-    check_keys(given, body_only, f"{path} does not fit {arch}")
-    body.load_state_dict(dict(given), strict=False)
+def _unfit(arch: str, size: int | None, error: Exception) -> InputError:
+    reason = str(error).partition("\n")[0].rstrip(". ") or type(error).__name__
+    about = timm.get_pretrained_cfg(arch)
+    own = f", such as {about.input_size[-1]}" if about is not None else ""
+    return InputError(f"size {size}: {arch} takes no images of {size} px ({reason}); "
+                      f"choose another size{own}")  # fmt: skip
 
 
 def _stages(body: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -194,7 +194,10 @@ def _stages(body: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ..
     # torch types every attribute of a Module as Tensor or Module, timm's methods among them
     groups = group_parameters(body, body.group_matcher(coarse=True))  # type: ignore[operator]
     ordered: list[list[str]] = [list(groups[key]) for key in sorted(groups)]
-    classifier = {id(p) for p in body.get_classifier().parameters()}  # type: ignore[operator]
+    last = body.get_classifier()  # type: ignore[operator]
+    if not isinstance(last, nn.Module):  # LeViT and distilled ViTs have two
+        raise InputError(f"{type(body).__name__} has no single classifier to train")
+    classifier = {id(p) for p in last.parameters()}
     named = dict(body.named_parameters())
     head = tuple(name for name in named if id(named[name]) in classifier)
     if not head:
@@ -212,6 +215,14 @@ def run(steps: Sequence[Step], x: Tensor) -> Tensor:
         for step in steps:
             x = step(x)
     return x
+
+
+def _steps(body: nn.Module) -> list[Step] | None:
+    """What `forward_features` does, step by step; None for a class that nobody described."""
+    if not isinstance(body, Hybrid):
+        return STEPS[type(body)](body) if type(body) in STEPS else None
+    of_stem = _steps(body.stem)
+    return of_stem and [*of_stem, body.embed, *body.encoder, body.norm]
 
 
 def _all_in(frozen: set[str], prefix: str, module: nn.Module) -> bool:

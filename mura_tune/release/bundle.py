@@ -105,7 +105,8 @@ def load(folder: Path, device: torch.device) -> Bundle:
         InputError: see `verify`; also weights that do not fit the network named.
     """
     manifest = verify(folder)
-    net = build(manifest["arch"], outputs=manifest["outputs"])
+    size = manifest["preprocessing"]["size"]
+    net = build(manifest["arch"], size=size, outputs=manifest["outputs"])
     try:
         weights = load_file(str(folder / WEIGHTS))
     except SafetensorError as error:

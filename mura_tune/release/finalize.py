@@ -69,7 +69,9 @@ def finalize(
     """
     _same_as_searched(best, prepared)
     recipe = final_recipe(best)
-    net = build(recipe.arch, pretrained=recipe.pretrained, seed=recipe.seed).to(device)
+    net = build(recipe.arch, size=recipe.size, pretrained=recipe.pretrained, seed=recipe.seed).to(
+        device
+    )
     train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
     result = fit(
         net, train, dev_split, recipe, ABNORMALITY, on_epoch=on_epoch, memory=memory(recipe)

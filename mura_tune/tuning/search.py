@@ -84,7 +84,8 @@ def start(job: Job, how: How, *, allow_space_change: bool = False) -> dict[str, 
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = spaces.space_of(job.study)
-    build(job.study.recipe.arch, pretrained=job.study.recipe.pretrained)  # or refuse before it
+    first = job.study.recipe
+    build(first.arch, size=first.size, pretrained=first.pretrained)  # or refuse before it
     storage = open_storage(how.url, create=True)
     with lock_of(how.url, job.name):
         opened = optuna.create_study(

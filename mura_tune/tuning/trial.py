@@ -118,8 +118,8 @@ class Objective:
                     _report(trial, epoch.score, epoch.number)
 
             net = build(
-                recipe.arch, pretrained=recipe.pretrained, outputs=self.task.outputs,
-                seed=recipe.seed,
+                recipe.arch, size=recipe.size, pretrained=recipe.pretrained,
+                outputs=self.task.outputs, seed=recipe.seed,
             ).to(self.material.device)  # fmt: skip
             result = fit(net, train, dev, recipe, self.task, on_epoch=on_epoch, source=self.source)
             fits.append((result, dev))

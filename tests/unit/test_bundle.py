@@ -12,7 +12,7 @@ from mura_tune.errors import InputError
 from mura_tune.learning.models import build
 from mura_tune.release import bundle
 
-MANIFEST = {"area": "XR_TEST", "arch": "cnn", "outputs": 1}
+MANIFEST = {"area": "XR_TEST", "arch": "cnn", "outputs": 1, "preprocessing": {"size": 32}}
 CPU = torch.device("cpu")
 
 

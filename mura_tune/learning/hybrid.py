@@ -1,0 +1,129 @@
+"""A convolutional stem whose map becomes tokens for a small Transformer, shaped as timm's are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers.norm import LayerNorm2d
+from timm.models import group_parameters
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from mura_tune.errors import InputError
+
+STEM = "densenet121"  # what `hybrid` alone stands for; `hybrid-resnet18` names another
+GRID = 7  # side of the learned position map: what a stem of stride 32 makes of 224 px
+
+
+class Hybrid(nn.Module):
+    """Stem, encoder, attention pooling, classifier; works at any size that the stem takes.
+
+    The encoder lets places of the map look at one another: a joint is compared with its
+    neighbours before anything is pooled.
+
+    Args:
+        stem: a timm network without its classifier; its last features must be a map.
+        width: channels of a token; a multiple of 64, the channels of an attention head.
+        layers: of the encoder; each is a stage of its own behind the stem's stages.
+        num_classes: K, the length of the output.
+    """
+
+    def __init__(
+        self, stem: nn.Module, width: int = 256, layers: int = 2, num_classes: int = 1
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.embed = Embed(int(stem.num_features), width)  # type: ignore[arg-type]  # timm's int
+        self.encoder = nn.Sequential(*(Layer(width) for _ in range(layers)))
+        self.norm = LayerNorm2d(width)
+        self.pool = AttentionPool(width)
+        self.num_features = width
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward_features(self, x_nchw: Tensor) -> Tensor:
+        """The encoded map (N, C, H, W); raises InputError if the stem gives no map."""
+        map_nchw = self.stem.forward_features(x_nchw)  # type: ignore[operator]  # timm's
+        if map_nchw.ndim != 4:
+            raise InputError(
+                f"hybrid: {type(self.stem).__name__} gives no feature map; "
+                "name a convolutional stem, such as hybrid-resnet18"
+            )
+        if getattr(self.stem, "output_fmt", "NCHW") == "NHWC":  # Swin and its like
+            map_nchw = map_nchw.permute(0, 3, 1, 2)
+        return self.norm(self.encoder(self.embed(map_nchw)))  # type: ignore[no-any-return]  # torch's call is Any
+
+    def forward_head(self, x_nchw: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (N, K) from the encoded map, or what the classifier takes, (N, C)."""
+        pooled = self.pool(x_nchw)
+        return pooled if pre_logits else self.fc(pooled)  # type: ignore[no-any-return]  # torch's call is Any
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x_nchw))
+
+    def get_classifier(self) -> nn.Linear:
+        return self.fc
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+        """Parameter groups in timm's form: the stem's own, then one for each encoder layer.
+
+        What feeds the encoder goes with its first layer, what follows it with its last.
+        """
+        matcher: Any = self.stem.group_matcher(coarse=coarse)  # type: ignore[operator]  # timm's
+        of_stem: dict[str, float] = group_parameters(self.stem, matcher, reverse=True)
+        first = 1 + max(of_stem.values())
+
+        def group(name: str) -> float:
+            part, _, rest = name.partition(".")
+            if part == "stem":
+                return of_stem[rest]
+            if part == "embed":
+                return first
+            return first + float(rest.split(".")[0]) if part == "encoder" else float("inf")
+
+        return group
+
+
+class Embed(nn.Module):
+    """Channels to the encoder's width, and where each place is: a learned map, interpolated."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels, width, 1)
+        self.position = nn.Parameter(torch.empty(1, width, GRID, GRID))
+        nn.init.trunc_normal_(self.position, std=0.02)  # ViT's
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        position: Tensor = self.position
+        if x_nchw.shape[-2:] != position.shape[-2:]:
+            position = F.interpolate(
+                position, size=x_nchw.shape[-2:], mode="bilinear", align_corners=False
+            )
+        return self.project(x_nchw) + position  # type: ignore[no-any-return]  # torch's call is Any
+
+
+class Layer(nn.Module):
+    """One of timm's Transformer blocks over the places of a map."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block = Block(width, num_heads=width // 64, qkv_bias=True)
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        tokens_nlc = self.block(x_nchw.flatten(2).transpose(1, 2))
+        return tokens_nlc.transpose(1, 2).unflatten(2, x_nchw.shape[-2:])  # type: ignore[no-any-return]  # torch's call is Any
+
+
+class AttentionPool(nn.Module):
+    """The mean over places, weighted by a learned score of each."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1)
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        tokens_nlc = x_nchw.flatten(2).transpose(1, 2)
+        weights_nl1 = self.score(tokens_nlc).softmax(dim=1)
+        return (weights_nl1 * tokens_nlc).sum(1)  # type: ignore[no-any-return]  # torch's call is Any

@@ -1,0 +1,115 @@
+"""Where a network's first weights come from: ImageNet, a file, or a release of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Collection
+from pathlib import Path
+
+import timm
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from mura_tune.errors import InputError
+from mura_tune.learning.weights import check_keys, one_channel, read_weights
+
+IMAGENET, NONE = "imagenet", "none"
+_WEIGHTS, _MANIFEST, _SUMS = "model.safetensors", "bundle.json", "SHA256SUMS"  # of a release
+
+
+def load(body: nn.Module, head: Collection[str], source: str, arch: str) -> None:
+    """Every weight but the head's from a file or a release's folder, verified key by key.
+
+    Raises:
+        InputError: nothing there, a damaged release or one of another network, or a tensor that
+            is missing, foreign or misshapen, by name.
+    """
+    path = Path(source)
+    given = read_weights(_weights_of(path, arch) if path.is_dir() else path)
+    wanted = {name: value for name, value in body.state_dict().items() if name not in head}
+    given = {
+        name: _fitted(body, name, value, wanted[name]) if name in wanted else value
+        for name, value in given.items()
+        if name not in head
+    }
+    check_keys(given, wanted, f"{path} does not fit {arch}")
+    body.load_state_dict(given, strict=False)
+
+
+def digest(source: str) -> str | None:
+    """sha256 of the weights that a start names: a path may hold others tomorrow.
+
+    None for a start that is no path. Raises InputError where there is no such file.
+    """
+    if source in (IMAGENET, NONE):
+        return None
+    path = Path(source)
+    path = path / _WEIGHTS if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of weights")
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def require_imagenet(arch: str) -> None:
+    """Fail in seconds where there is no network: the hub's client retries for most of a minute."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    source = timm.get_pretrained_cfg(arch)
+    if source is None or not source.has_weights:
+        raise InputError(f"pretrained: imagenet: timm has no weights for {arch}; "
+                         "write pretrained: none or name a file")  # fmt: skip
+    cached = source.hf_hub_id and any(
+        isinstance(try_to_load_from_cache(source.hf_hub_id, name), str)
+        for name in ("model.safetensors", "pytorch_model.bin")
+    )
+    if cached or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise unreachable(arch, "HF_HUB_OFFLINE is set and nothing is cached")
+    host = constants.ENDPOINT.split("//")[-1].split("/")[0].partition(":")[0]
+    try:
+        socket.create_connection((host, 443), timeout=5).close()
+    except OSError as error:
+        raise unreachable(arch, f"{host}: {error}") from None
+
+
+def unreachable(arch: str, why: str) -> InputError:
+    """What to tell when ImageNet weights cannot be had."""
+    return InputError(
+        f"pretrained: imagenet: the weights of {arch} are out of reach ({why}); "
+        "write pretrained: none, or pretrained: FILE with weights you have"
+    )
+
+
+def _weights_of(folder: Path, arch: str) -> Path:
+    """The weights of a release: of this network, and vouched for by its sums."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        sums = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
+        theirs = manifest["arch"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{folder}: no whole release ({_MANIFEST} or {_SUMS} is missing or damaged); "
+            "name a file of weights or a release's folder"
+        ) from None
+    if theirs != arch:
+        raise InputError(f"{folder}: a release of {theirs}, not of {arch}; "
+                         f"write arch: {theirs}, or name another start")  # fmt: skip
+    for name in (_WEIGHTS, _MANIFEST):
+        if f"{digest(str(folder / name))}  {name}" not in sums:
+            raise InputError(f"{folder / name}: not as released (its sha256 is not in {_SUMS}); "
+                             "fetch the release again")  # fmt: skip
+    return folder / _WEIGHTS
+
+
+def _fitted(body: nn.Module, name: str, given: Tensor, wanted: Tensor) -> Tensor:
+    """An RGB stem summed, a ViT's position embedding resampled to another size; else as it is."""
+    if name == "pos_embed" and given.ndim == 3 and given.shape[1] != wanted.shape[1]:
+        grid = body.patch_embed.grid_size  # type: ignore[union-attr]  # timm's
+        prefix = wanted.shape[1] - grid[0] * grid[1]  # type: ignore[index]  # ints
+        return resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)  # type: ignore[no-any-return]  # timm has no types
+    return one_channel(given, wanted)

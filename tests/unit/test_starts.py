@@ -1,0 +1,163 @@
+"""Where weights come from: ImageNet's, a file's or a release's, verified before they are used."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from mura_tune.errors import InputError
+from mura_tune.learning import starts
+from mura_tune.learning.batches import MEAN, STD
+from mura_tune.learning.models import build
+from mura_tune.release import bundle
+
+
+def rgb(arch: str) -> torch.nn.Module:
+    """A three-channel network of timm's with weights and statistics that no two layers share."""
+    torch.manual_seed(0)
+    net = timm.create_model(arch, num_classes=1000)
+    for name, value in net.named_buffers():
+        if name.endswith("running_mean"):
+            value.normal_(std=0.1)
+        elif name.endswith("running_var"):
+            value.uniform_(0.8, 1.2)
+    return net.eval()
+
+
+def rgb_weights(folder: Path, drop: str = "", add: str = "", arch: str = "resnet18") -> Path:
+    state = {name: value for name, value in rgb(arch).state_dict().items() if name != drop}
+    if add:
+        state[add] = torch.zeros(1)
+    save_file(state, str(folder / "weights.safetensors"))
+    return folder / "weights.safetensors"
+
+
+@pytest.mark.parametrize(
+    "arch", ["resnet18", "resnet50", "densenet121", "densenet169", "efficientnet_b0"]
+)
+def test_an_rgb_file_loads_summed_and_equals_grey_in_three_channels(
+    arch: str, tmp_path: Path
+) -> None:
+    theirs = rgb(arch)
+    grey = build(arch, size=48, pretrained=str(rgb_weights(tmp_path, arch=arch))).eval()
+    levels = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    x = (levels - MEAN) / STD
+    with torch.inference_mode():
+        ours, expected = (
+            grey.body.forward_features(x),  # type: ignore[operator]  # timm's
+            theirs.forward_features(x.expand(-1, 3, -1, -1)),  # type: ignore[operator]  # timm's
+        )
+    assert expected.std() > 1e-3
+    assert torch.allclose(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_vit_of_another_size_is_resampled(tmp_path: Path) -> None:
+    at_64 = build("vit_tiny_patch16_224", size=64).body.state_dict()
+    torch.save(at_64, tmp_path / "vit.pt")
+    body = build("vit_tiny_patch16_224", size=96, pretrained=str(tmp_path / "vit.pt")).body
+    assert body.pos_embed.shape == (1, 1 + 6 * 6, 192)
+    assert torch.equal(body.pos_embed[:, :1], at_64["pos_embed"][:, :1])
+    assert torch.equal(body.blocks[3].attn.qkv.weight, at_64["blocks.3.attn.qkv.weight"])
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    manifest = {"area": "ALL", "arch": "cnn", "outputs": 2, "preprocessing": {"size": 32}}
+    bundle.save(tmp_path / "ALL", build("cnn", outputs=2, seed=5), manifest, {})
+    return tmp_path / "ALL"
+
+
+def test_a_release_of_ours_is_a_start_but_for_its_head(release: Path) -> None:
+    net = build("cnn", pretrained=str(release), seed=1)
+    theirs, fresh = build("cnn", outputs=2, seed=5), build("cnn", seed=1)
+    for name, value in net.body.state_dict().items():
+        source = fresh if name in net.head else theirs
+        assert torch.equal(value, source.body.state_dict()[name]), name
+
+
+def test_a_start_of_another_network_is_refused_by_name(release: Path) -> None:
+    with pytest.raises(InputError, match="a release of cnn, not of resnet18; write arch: cnn"):
+        build("resnet18", pretrained=str(release))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "bundle.json", "SHA256SUMS"])
+def test_a_damaged_release_is_no_start(release: Path, name: str) -> None:
+    content = bytearray((release / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (release / name).write_bytes(content)
+    with pytest.raises(InputError, match=r"not as released|no whole release"):
+        build("cnn", pretrained=str(release))
+    (release / name).unlink()
+    with pytest.raises(InputError, match=r"no whole release|no such file"):
+        build("cnn", pretrained=str(release))
+
+
+def test_a_digest_is_of_the_weights_and_of_nothing_else(release: Path, tmp_path: Path) -> None:
+    weights = (release / "model.safetensors").read_bytes()
+    (tmp_path / "copy.safetensors").write_bytes(weights)
+    expected = hashlib.sha256(weights).hexdigest()
+    assert starts.digest(str(release)) == starts.digest(str(tmp_path / "copy.safetensors"))
+    assert starts.digest(str(release)) == expected
+    assert starts.digest("imagenet") is starts.digest("none") is None
+    with pytest.raises(InputError, match=r"nowhere\.pt: no such file"):
+        starts.digest("nowhere.pt")
+
+
+@pytest.mark.parametrize(
+    ("drop", "add", "told"),
+    [
+        ("layer3.0.conv1.weight", "", "missing tensor layer3.0.conv1.weight"),
+        ("", "layer9.weight", "foreign tensor layer9.weight"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_tensor(
+    tmp_path: Path, drop: str, add: str, told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        build("resnet18", pretrained=str(rgb_weights(tmp_path, drop, add)))
+
+
+class Evil:
+    """Unpickling this would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> object:
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_a_file_of_something_else_is_refused_unrun(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "weights.pt"
+    if content is None:
+        torch.save({"a": Evil(tmp_path / "ran")}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"weights\.pt"):
+        build("cnn", pretrained=str(path))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("arch", "pretrained", "told"),
+    [
+        ("resnet19", "none", "near it: resnet"),
+        ("cnn", "imagenet", "has no ImageNet weights"),
+        ("cnn", "nowhere.pt", "nowhere.pt: no such file"),
+    ],
+)
+def test_what_cannot_be_had_is_told(arch: str, pretrained: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        build(arch, pretrained=pretrained)
+
+
+def test_imagenet_weights_out_of_reach_name_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("HTTPS_PROXY", raising=False)
+    monkeypatch.delenv("https_proxy", raising=False)
+    with pytest.raises(InputError, match="pretrained: none, or pretrained: FILE"):
+        build("resnet50", pretrained="imagenet")
