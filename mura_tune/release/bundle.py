@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from mura_tune.errors import InputError
 from mura_tune.learning.models import Network, build
 from mura_tune.learning.weights import check_keys
+from mura_tune.release.timm_config import timm_config
 
 SCHEMA = 2
 WEIGHTS, MANIFEST, SUMS = "model.safetensors", "bundle.json", "SHA256SUMS"
@@ -47,7 +48,7 @@ def save(folder: Path, net: Network, manifest: Mapping[str, Any], texts: Mapping
         save_file(weights, str(draft / WEIGHTS), metadata={"format": "pt"})
         text = json.dumps({"schema": SCHEMA, **manifest}, indent=2, allow_nan=False)
         (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        _finish(draft, folder, texts)
+        _finish(draft, folder, {**timm_config(net.body, manifest), **texts})
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from mura_tune.errors import InputError
+from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.models import build
 from mura_tune.release import bundle
 
-MANIFEST = {"area": "XR_TEST", "arch": "cnn", "outputs": 1, "preprocessing": {"size": 32}}
+PREPROCESSING = {"size": 32, "mean": MEAN, "std": STD}
+MANIFEST = {"area": "XR_TEST", "arch": "cnn", "outputs": 1, "preprocessing": PREPROCESSING}
 CPU = torch.device("cpu")
 
 
@@ -109,3 +112,27 @@ def test_a_release_of_schema_1_answers_as_it_did(folder: Path) -> None:
     assert chosen.calibration == Calibration(temperature=1.0, offset=0.0)
     assert (chosen.threshold, chosen.recommended) == (0.3, "max_youden")
     assert not chosen.band.holds(0.3)
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "outputs"),
+    [("resnet18", 32, 1), ("efficientnet_b0", 40, 2), ("vit_tiny_patch16_224", 48, 1)],
+)
+def test_plain_timm_loads_a_release_offline(
+    arch: str, size: int, outputs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    net = build(arch, size=size, outputs=outputs, seed=7).eval()
+    about = {"arch": arch, "outputs": outputs, "preprocessing": PREPROCESSING | {"size": size}}
+    bundle.save(tmp_path / "XR_TEST", net, MANIFEST | about, {})
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'XR_TEST'}", pretrained=True).eval()
+    x = torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(theirs(x), net(x), atol=1e-5)
+    told = timm.data.resolve_data_config(model=theirs)
+    assert told["input_size"] == (1, size, size)
+    assert (list(told["mean"]), list(told["std"])) == ([MEAN], [STD])
+
+
+def test_a_network_of_our_own_claims_nothing_to_timm(folder: Path) -> None:
+    assert not (folder / "config.json").exists()

@@ -1,0 +1,43 @@
+"""The config.json by which plain timm loads a release: `create_model("local-dir:FOLDER", ...)`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import nn
+
+CONFIG = "config.json"
+
+
+def timm_config(body: nn.Module, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The file by its name, for a backbone of timm's; nothing for our own networks.
+
+    timm refuses a key it does not know inside `pretrained_cfg`, and passes `model_args` on.
+    """
+    if not timm.is_model(manifest["arch"]):
+        return {}
+    about: Mapping[str, Any] = body.pretrained_cfg  # type: ignore[assignment]  # timm's
+    size, outputs = manifest["preprocessing"]["size"], manifest["outputs"]
+    fixed = {"img_size": size} if about.get("fixed_input_size") else {}
+    plain = {
+        "architecture": manifest["arch"],
+        "num_classes": outputs,
+        "num_features": body.num_features,
+        "model_args": {"in_chans": 1, "num_classes": outputs, **fixed},
+        "pretrained_cfg": {
+            "input_size": [1, size, size],
+            "fixed_input_size": bool(fixed),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": [manifest["preprocessing"]["mean"]],
+            "std": [manifest["preprocessing"]["std"]],
+            "num_classes": outputs,
+            "first_conv": about.get("first_conv"),
+            "classifier": about.get("classifier"),
+        },
+    }
+    return {CONFIG: json.dumps(plain, indent=2) + "\n"}
