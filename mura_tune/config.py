@@ -7,6 +7,7 @@ so whatever is wrong is told with the layer it came from, the key and the neares
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 from mura_tune.errors import InputError
-from mura_tune.recipe import Recipe, assign
+from mura_tune.recipe import COUPLED, Recipe, changed
 from mura_tune.strict import build, check, hint
 
 AREAS = (
@@ -58,6 +59,18 @@ class Axis:
             check(not self.log or self.low > 0, "low", self.low, "above 0 on a log scale")
         check(self.step is None or not self.log, "step", self.step, "left out on a log scale")
         check(self.step is None or self.step > 0, "step", self.step, "above 0")
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Every choice, or both ends but for `all`, which the network decides."""
+        return self.choices or tuple(v for v in (self.low, self.high) if v != "all")
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """Every value there is between whole numbers; else the ends."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return tuple(range(self.low, self.high + 1, int(self.step or 1)))
+        return self.ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +145,21 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         for path, axis in self.search.items():
-            probes = axis.choices or [v for v in (axis.low, axis.high) if v != "all"]
-            for probe in probes:
-                assign(self.recipe, path, probe, key=f"search.{path}")
-        for path, value in self.final.items():
-            assign(self.recipe, path, value, key=f"final.{path}")
+            for value in axis.ends:
+                changed(self.recipe, {path: value}, prefix="search.")
+        changed(self.recipe, self.final, prefix="final.")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """Refuse axes that could draw values which no recipe may have together, in the search or
+        with the final phases in it: a trial, or worse the release, would fail by them."""
+        axes = {path: axis.values for path, axis in self.search.items() if path in COUPLED}
+        final = {path: value for path, value in self.final.items() if path in COUPLED}
+        for values in itertools.product(*axes.values()):
+            drawn = dict(zip(axes, values, strict=True))
+            told = ", ".join(f"{path} {value}" for path, value in drawn.items())
+            changed(self.recipe, drawn, prefix=f"search can draw {told}: ")
+            changed(self.recipe, drawn | final, prefix=f"final, with {told} drawn: ")
 
 
 SECTIONS = tuple(f.name for f in dataclasses.fields(StudyConfig))

@@ -13,6 +13,13 @@ from typing import Any, get_type_hints
 from mura_tune.errors import InputError
 from mura_tune.strict import build, check, nearest
 
+LOSSES = ("bce", "focal")
+OPTIMISERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("cosine", "plateau", "constant")
+# Fields whose legal values depend on one another: a search is refused if it could combine
+# values of these that no recipe may have together.
+COUPLED = ("schedule", "plateau_patience", "patience")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
@@ -31,7 +38,11 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that changes the weights, and nothing else (no device, path or worker count)."""
+    """Everything that changes the weights, and nothing else (no device, path or worker count).
+
+    A field with a default came later than the first recipes, and its default is what they did.
+    It is part of what their digest means: never change one.
+    """
 
     arch: str
     size: int  # pixels a side
@@ -44,6 +55,14 @@ class Recipe:
     weight_decay: float
     patience: int  # epochs without a better dev score before stopping; 0 = never stop early
     seed: int
+    loss: str = "bce"  # of LOSSES
+    focal_gamma: float = 2.0  # focal's exponent; bce has none
+    optimiser: str = "adamw"  # of OPTIMISERS
+    layer_decay: float = 1.0  # a stage's learning rate over that of the next one towards the head
+    schedule: str = "cosine"  # of SCHEDULES, the learning rate through each phase
+    warmup: float = 0.0  # share of each phase's steps in which the learning rate rises from 0
+    plateau_patience: int = 2  # epochs without a better dev score before plateau lowers it
+    plateau_factor: float = 0.1  # what plateau multiplies it by
 
     def __post_init__(self) -> None:
         check(bool(self.arch), "arch", self.arch, "the name of a network")
@@ -54,6 +73,18 @@ class Recipe:
         check(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
         check(self.patience >= 0, "patience", self.patience, "0 or more")
         check(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2^32 - 1")
+        for name, known in (("loss", LOSSES), ("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
+            value = getattr(self, name)
+            check(value in known, name, value, f"one of {', '.join(known)}")
+        check(0 <= self.focal_gamma < math.inf, "focal_gamma", self.focal_gamma, "0 or more")
+        check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0, at most 1")
+        check(0 <= self.warmup < 1, "warmup", self.warmup, "0 or more, below 1")
+        check(self.plateau_patience >= 1, "plateau_patience", self.plateau_patience, "1 or more")
+        check(0 < self.plateau_factor < 1, "plateau_factor", self.plateau_factor, "inside 0 to 1")
+        if self.schedule == "plateau" and self.patience > 0:
+            wanted = f"below patience ({self.patience}): the run would stop before its rate falls"
+            check(self.plateau_patience < self.patience, "plateau_patience", self.plateau_patience,
+                  wanted)  # fmt: skip
         total = self.head.epochs + self.finetune.epochs
         check(total > 0, "head.epochs + finetune.epochs", total, "1 or more")
 
@@ -69,9 +100,16 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits that name a run: equal recipes, equal names."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """Twelve hex digits that name a run: equal recipes, equal names, whatever version made
+        them, since a field that has its default is left out."""
+        own = {k: v for k, v in dataclasses.asdict(self).items() if (k, v) not in DEFAULTS.items()}
+        text = json.dumps(own, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+DEFAULTS: Mapping[str, Any] = {
+    f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING
+}
 
 
 def from_dict(raw: Mapping[str, Any], source: str) -> Recipe:
@@ -83,28 +121,27 @@ def from_dict(raw: Mapping[str, Any], source: str) -> Recipe:
     return recipe
 
 
-def assign(recipe: Recipe, path: str, value: Any, *, key: str | None = None) -> Recipe:
-    """A copy of `recipe` with the field at dotted `path` set. Raises ValueError with the key."""
-    key = key or path
-    if path not in (known := list(recipe_paths())):
-        raise ValueError(f"{key} is no recipe field{nearest(path, known)}")
-    first, _, rest = path.partition(".")
-    raw = dataclasses.asdict(recipe)
-    (raw[first] if rest else raw)[rest or first] = value
+def changed(recipe: Recipe, values: Mapping[str, Any], *, prefix: str = "") -> Recipe:
+    """A copy of `recipe` with the fields at dotted paths set, all at once: some pairs of values
+    are legal together only. Raises ValueError, each path with `prefix` before it."""
+    raw, known = dataclasses.asdict(recipe), list(recipe_paths())
+    for path, value in values.items():
+        if path not in known:
+            raise ValueError(f"{prefix}{path} is no recipe field{nearest(path, known)}")
+        first, _, rest = path.partition(".")
+        (raw[first] if rest else raw)[rest or first] = value
     try:
         return build(Recipe, raw, "")  # type: ignore[no-any-return]  # build gives `cls`
     except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
+        raise ValueError(f"{prefix}{error}") from None
 
 
 def apply(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
-    """`assign` for several fields; raises InputError that opens with `source`."""
+    """`changed`; raises InputError that opens with `source`."""
     try:
-        for path, value in values.items():
-            recipe = assign(recipe, path, value)
+        return changed(recipe, values)
     except ValueError as error:
         raise InputError(f"{source}: {error}") from None
-    return recipe
 
 
 def recipe_paths(cls: type = Recipe, prefix: str = "") -> Iterator[str]:

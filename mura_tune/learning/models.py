@@ -87,6 +87,11 @@ class Network(nn.Module):
         self.train(self.training)
         return depth
 
+    def distance(self, name: str) -> int:
+        """How many stages a parameter's stage is below the head, 1 for the last; 0 in the head."""
+        stages = (index for index, stage in enumerate(self.stages) if name in stage)
+        return len(self.stages) - next(stages, len(self.stages))
+
     def train(self, mode: bool = True) -> Network:
         """Training mode, but never for a frozen stage: its BatchNorm statistics would drift."""
         super().train(mode)

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mura_tune.learning.batches import Split
+from mura_tune.learning.losses import Loss, binary
 from mura_tune.learning.metrics import Studies, auc, by_study
 from mura_tune.recipe import Recipe
-
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), labels (N,) -> mean loss ()
 
 
 @dataclass(frozen=True)
@@ -40,24 +37,11 @@ def study_scores(logits_nk: Tensor, split: Split) -> Studies:
     return by_study(logits, split.labels.cpu().numpy(), split.studies, split.patients)
 
 
-def _balanced_bce(train: Split, recipe: Recipe) -> Loss:
-    """Binary cross-entropy; the positive class weighs `class_weight` x negatives / positives."""
-    positives = int(train.labels.sum())
-    weight = recipe.class_weight * (len(train) - positives) / max(positives, 1)
-
-    def loss(logits_nk: Tensor, labels_n: Tensor) -> Tensor:
-        pos_weight = torch.tensor(weight, dtype=logits_nk.dtype, device=logits_nk.device)
-        target = labels_n.to(logits_nk.dtype)
-        return F.binary_cross_entropy_with_logits(logits_nk[:, 0], target, pos_weight=pos_weight)
-
-    return loss
-
-
 def _study_auc(logits_nk: Tensor, split: Split) -> float:
     studies = study_scores(logits_nk, split)
     return auc(studies.scores, studies.labels) if np.isfinite(studies.scores).all() else np.nan
 
 
 ABNORMALITY = Task(
-    name="abnormality", outputs=1, monitor="study AUC", loss=_balanced_bce, score=_study_auc
+    name="abnormality", outputs=1, monitor="study AUC", loss=binary, score=_study_auc
 )

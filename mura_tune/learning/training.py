@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from mura_tune.errors import Diverged
+from mura_tune.learning import optim
 from mura_tune.learning.batches import Split, plain_batches
+from mura_tune.learning.losses import Loss
 from mura_tune.learning.memory import (
     Epoch,
     Forgetful,
@@ -23,7 +25,7 @@ from mura_tune.learning.memory import (
 )
 from mura_tune.learning.models import Network
 from mura_tune.learning.sources import EVALUATION_BATCH, Feed, Source, pixels
-from mura_tune.learning.tasks import Loss, Task
+from mura_tune.learning.tasks import Task
 from mura_tune.recipe import Phase, Recipe
 
 FORGETFUL = Forgetful()
@@ -88,12 +90,9 @@ def fit(
             continue
         depth, before = net.set_depth(phase.depth), sum(e.phase <= index for e in epochs)
         feed = source(net, train, dev, recipe, index)
-        trained = [p for p in net.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(
-            trained, lr=phase.lr, weight_decay=recipe.weight_decay, fused=True
-        )
+        optimiser = optim.optimiser(net, recipe, index)
         steps = phase.epochs * max(1, -(-len(train) // recipe.batch))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(steps))
+        schedule = optim.Schedule(optimiser, recipe, steps)
         parts: dict[str, Part] = {"net": net.body, "optimiser": optimiser, "schedule": schedule}
         if held and held.epochs[-1].phase == index + 1:  # cut off in this phase
             for name, part in parts.items():
@@ -110,6 +109,7 @@ def fit(
             if best is None or score > best.score:
                 best, best_logits = epoch, logits
                 weights = {name: value.clone() for name, value in net.body.state_dict().items()}
+            schedule.waited(number - max(best.number, before))
             states = {name: part.state_dict() for name, part in parts.items()}
             memory.save(
                 State(tuple(epochs), best, weights, best_logits, states, generators(device))
@@ -141,7 +141,7 @@ def _train_epoch(
     feed: Feed,
     loss_of: Loss,
     optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    schedule: optim.Schedule,
     number: int,
 ) -> float:
     """One pass; the mean loss. Losses stay on the device until the end: no step waits."""
@@ -166,8 +166,3 @@ def _over(phase: Phase, patience: int, done: int, before: int, best: Epoch | Non
     """Whether a phase that began after `before` epochs has had its own, or `patience` is out."""
     waited = done - max(best.number if best else 0, before)
     return done - before >= phase.epochs or (patience > 0 and waited >= patience)
-
-
-def _cosine(steps: int) -> Callable[[int], float]:
-    """The learning rate's factor: from 1 down to 0 along half a cosine."""
-    return lambda step: 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))

@@ -14,6 +14,7 @@ from mura_tune import config
 from mura_tune.config import StudyConfig
 from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import InputError
+from mura_tune.recipe import DEFAULTS
 
 RANGE = {"low", "high"}  # of an axis: what may change with leave
 
@@ -46,10 +47,15 @@ def same_or_refuse(
     stored = opened.user_attrs.get("comparable")
     if stored is None:
         _start(opened, now, prepared, study)
-    elif stored != now:
+    elif (stored := _completed(stored)) != now:
         _judge(opened, stored, now, allow_space_change)
         opened.set_user_attr("comparable", now)
     opened.set_user_attr("config", plain)  # budget and final phases may change between calls
+
+
+def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """With the recipe fields that an earlier version did not know, as it trained."""
+    return {**stored, "recipe": {**DEFAULTS, **stored["recipe"]}}
 
 
 def _start(

@@ -1,11 +1,16 @@
 """Studies are read strictly, and each refusal names layer, key and way out."""
 
+import dataclasses
+import hashlib
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from mura_tune import config
 from mura_tune.errors import InputError
+from mura_tune.recipe import DEFAULTS, Recipe, apply, from_dict
 
 
 @pytest.mark.parametrize("area", config.AREAS)
@@ -38,6 +43,14 @@ def test_an_area_without_a_file_uses_the_default() -> None:
         ("search.finetune.lr.high=1e-1", "it must be a number: write 1.0e-1"),
         ("search.finetune.lr.low=0.0", "it must be above 0 on a log scale"),
         ("final.patiense=3", "final.patiense is no recipe field; did you mean patience?"),
+        ("loss=fokal", "recipe.loss is 'fokal'; it must be one of bce, focal"),
+        ("focal_gamma=-1.0", "recipe.focal_gamma is -1.0; it must be 0 or more"),
+        ("optimiser=lion", "recipe.optimiser is 'lion'; it must be one of adamw, adam, sgd"),
+        ("schedule=step", "it must be one of cosine, plateau, constant"),
+        ("layer_decay=0.0", "recipe.layer_decay is 0.0; it must be above 0, at most 1"),
+        ("warmup=1.0", "recipe.warmup is 1.0; it must be 0 or more, below 1"),
+        ("plateau_patience=0", "recipe.plateau_patience is 0; it must be 1 or more"),
+        ("plateau_factor=1.0", "recipe.plateau_factor is 1.0; it must be inside 0 to 1"),
         ("split.dev=1.5", "it must be between 0 and 0.9"),
         ("arch", "write PATH=VALUE"),
     ],
@@ -49,6 +62,53 @@ def test_a_bad_value_is_refused_with_its_key(override: str, told: str) -> None:
     assert message.startswith(f"--set {override}: ")
     assert told in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["schedule=plateau", "patience=2"],
+         "recipe.plateau_patience is 2; it must be below patience (2)"),
+        (["schedule=plateau", "plateau_patience=6"],  # final has patience 6
+         "final.plateau_patience is 6; it must be below patience (6)"),
+        (["search.schedule={choices: [cosine, plateau]}", "patience=4",
+          "search.plateau_patience={low: 1, high: 4}"],
+         "search can draw schedule plateau, plateau_patience 4: plateau_patience is 4"),
+        (["search.schedule={choices: [cosine, plateau]}", "search.patience={low: 0, high: 5}"],
+         "search can draw schedule plateau, patience 1: plateau_patience is 2"),
+        (["search.schedule={choices: [cosine, plateau]}",
+          "search.plateau_patience={low: 1, high: 6}"],
+         "final, with schedule plateau, plateau_patience 6 drawn: plateau_patience is 6"),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_go_together_are_refused(overrides: list[str], told: str) -> None:
+    with pytest.raises(InputError) as refused:
+        config.load("XR_ELBOW", overrides)
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_values_that_go_together_are_not_refused_on_the_way() -> None:
+    study = config.load(
+        "XR_ELBOW",
+        ["schedule=plateau", "final.plateau_patience=1", "final.patience=2"],
+    )
+    assert apply(study.recipe, study.final, "final").plateau_patience == 1
+    assert config.load("XR_ELBOW", ["search.schedule={choices: [cosine, plateau]}"])
+
+
+def test_a_recipe_of_an_earlier_version_loads_and_keeps_its_name() -> None:
+    recipe = config.load("XR_ELBOW").recipe
+    old = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in DEFAULTS}
+    assert from_dict(old, "test") == recipe
+    text = json.dumps(old, sort_keys=True).encode()
+    assert recipe.digest == hashlib.sha256(text).hexdigest()[:12]
+
+
+def test_every_recipe_field_stands_in_the_default_file() -> None:
+    text = (config.studies_folder() / "default.yaml").read_text().partition("search:")[0]
+    for name in (f.name for f in dataclasses.fields(Recipe)):
+        assert re.search(rf"^  {name}: .*#", text, re.M) or name == "seed", name
 
 
 def test_set_changes_one_value_of_any_section() -> None:
@@ -91,6 +151,9 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str, told: str) -> 
 
 def test_the_digest_follows_every_field() -> None:
     recipe = config.load("XR_ELBOW").recipe
-    changed = [config.load("XR_ELBOW", [s]).recipe for s in ("seed=1", "finetune.lr=3.0e-4")]
-    assert len({recipe.digest, *(r.digest for r in changed)}) == 3
+    changed = [config.load("XR_ELBOW", [s]).recipe for s in (
+        "seed=1", "finetune.lr=3.0e-4", "loss=focal", "focal_gamma=1.0", "optimiser=sgd",
+        "schedule=constant", "warmup=0.1",
+    )]  # fmt: skip
+    assert len({recipe.digest, *(r.digest for r in changed)}) == 8
     assert recipe.digest == config.load("XR_HAND").recipe.digest

@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
 from mura_tune.config import load
-from mura_tune.recipe import assign
+from mura_tune.recipe import changed
 from mura_tune.tuning import plots
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.stored import as_attrs
@@ -30,7 +30,7 @@ def study_of(trials: int, pruned: int = 0, spread: float = 1.0) -> optuna.Study:
     for number in range(trials):
         depth = rng.randint(0, 5)
         value = 0.6 + spread * (0.05 * depth + rng.gauss(0, 0.005))
-        deep = assign(load("default").recipe, "finetune.depth", depth)
+        deep = changed(load("default").recipe, {"finetune.depth": depth})
         attrs: dict[str, Any] = {
             "epochs": 8, "seconds": rng.uniform(9, 20) + 8, "artifact_seconds": 8.0,
             "dev_auc": {"value": value, "low": value - 0.08, "high": value + 0.05, "studies": 63},

@@ -1,0 +1,65 @@
+"""The losses: what they are by hand, how they agree, and that a step makes no tensor of its own."""
+
+import numpy as np
+import pytest
+import torch
+from test_training import recipe, split
+
+from mura_tune.learning import losses
+
+LOGITS = torch.tensor([-90.0, -2.0, -0.5, 0.0, 0.7, 3.0, 90.0]).view(-1, 1)
+LABELS = torch.tensor([0, 1, 0, 1, 0, 1, 1])
+TRAIN = split(20)
+
+
+def value_and_slope(loss: losses.Loss) -> tuple[float, torch.Tensor]:
+    logits = LOGITS.clone().requires_grad_()
+    value = loss(logits, LABELS)
+    value.backward()
+    assert logits.grad is not None
+    return value.item(), logits.grad
+
+
+def test_focal_is_cross_entropy_at_gamma_zero() -> None:
+    given = {"class_weight": 1.7}
+    bce = value_and_slope(losses.binary(TRAIN, recipe(**given)))
+    focal = value_and_slope(losses.binary(TRAIN, recipe(loss="focal", focal_gamma=0.0, **given)))
+    assert focal[0] == bce[0]
+    assert torch.allclose(focal[1], bce[1], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+def test_focal_is_its_formula(gamma: float) -> None:
+    found = losses.binary(TRAIN, recipe(loss="focal", focal_gamma=gamma, class_weight=3.0))
+    p = 1 / (1 + np.exp(-LOGITS[1:-1, 0].double().numpy()))
+    y = LABELS[1:-1].numpy()
+    right = np.where(y == 1, p, 1 - p)
+    expected = -np.where(y == 1, 3.0, 1.0) * (1 - right) ** gamma * np.log(right)
+    assert float(found(LOGITS[1:-1], LABELS[1:-1])) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 4.0])
+def test_focal_has_a_slope_however_sure_the_logits_are(gamma: float) -> None:
+    value, slope = value_and_slope(losses.binary(TRAIN, recipe(loss="focal", focal_gamma=gamma)))
+    assert np.isfinite(value)
+    assert torch.isfinite(slope).all()
+
+
+def test_the_positive_weight_makes_classes_count_alike() -> None:
+    part = split(40)
+    part.labels[:] = 0
+    part.labels[:8] = 1
+    assert losses.positive_weight(part, recipe()) == 4.0
+    assert losses.positive_weight(part, recipe(class_weight=0.5)) == 2.0
+
+
+def test_the_weight_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    real = torch.tensor
+    monkeypatch.setattr(
+        losses.torch, "tensor", lambda *args, **kw: (made.append(args), real(*args, **kw))[1]
+    )
+    loss = losses.binary(TRAIN, recipe())
+    for _ in range(3):
+        loss(LOGITS, LABELS)
+    assert len(made) == 1
