@@ -34,11 +34,14 @@ if TYPE_CHECKING:
 @releases_option
 @storage_option
 @device_option
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True,
+              help="Train so many; release the best on dev, and tell their spread.")  # fmt: skip
+@click.option("--ensemble", is_flag=True, help="Release the mean of all seeds instead.")
 @strict_option
 @json_option
 def finalize(
     area: str | None, data: Path, runs: Path, releases: Path, storage: str | None, device: str,
-    strict: bool, as_json: bool,
+    seeds: int, ensemble: bool, strict: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train the best recipe of a study at length and write its release.
 
@@ -47,29 +50,33 @@ def finalize(
     """
     from mura_tune.release import index
     from mura_tune.release.checkpoint import Checkpoints
-    from mura_tune.release.finalize import final_recipe
+    from mura_tune.release.finalize import final_recipe, summary
     from mura_tune.release.finalize import finalize as release
+    from mura_tune.release.seeds import everyone, strongest
     from mura_tune.tuning.results import finished_studies
     from mura_tune.tuning.watch import Epochs
 
-    url, made = url_of(storage, runs), []
+    if ensemble and seeds == 1:
+        raise click.UsageError("--ensemble averages several networks: add --seeds 3")
+    url, made, held = url_of(storage, runs), [], []
     for name in [area] if area else finished_studies(url):
         found = best_of(name, url)
         prepared = prepared_of(found.area, found.config, data, runs, strict)
         kept = Checkpoints(runs / "finals" / name, prepared, console.note)
-        with Epochs(f"finalize {name}", final_recipe(found)) as epochs:
+        held.append(kept)
+        with Epochs(f"finalize {name}", final_recipe(found).epochs * seeds) as epochs:
             made.append(release(
-                found, prepared, releases / name, device_of(device), on_epoch=epochs.epoch,
+                found, prepared, releases / name, device_of(device), seeds=seeds,
+                released=everyone if ensemble else strongest, on_epoch=epochs.epoch,
                 memory=kept.of, dataset=data.resolve().stem,
             ))  # fmt: skip
+    for kept in held:  # not before: after a kill, studies that are done need no training again
         kept.clear()
     index.write(releases)
     console.report(
         as_json,
         lambda: [one.manifest | {"folder": str(one.folder)} for one in made],
-        lambda: "\n\n".join(
-            f"{one.folder}\n{one.dev.describe()}\n{one.test.describe()}" for one in made
-        ),
+        lambda: "\n\n".join(one.describe() for one in made) + summary(made),
     )
 
 

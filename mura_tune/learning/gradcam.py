@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mura_tune.errors import InputError
+from mura_tune.learning.ensemble import Model, members_of
 from mura_tune.learning.models import Network
 
 STEPS = 20  # pixels are taken in this many equal portions
@@ -29,20 +30,29 @@ class Faith:
     random_insertion: float
 
 
-def gradcam(net: Network, x_nchw: Tensor) -> Tensor:
+def gradcam(net: Model, x_nchw: Tensor) -> Tensor:
     """Evidence for *abnormal* in each view, (N, S, S) in [0, 1], each map scaled by its maximum.
 
     The last feature map times the gradient of the first logit, summed over channels, negative sums
     cut off, enlarged bilinearly. Where the head averages the map (DenseNet, ResNet, …) this is
     Grad-CAM (Selvaraju et al. 2017); where it also takes maxima, as our small network, the
     gradient counts where it arises instead of being spread over the map (HiResCAM, Draelos and
-    Carin 2020). A map of zeros: nothing speaks for *abnormal*. The network is left in evaluation
-    mode, its gradients as they were.
+    Carin 2020). An ensemble's map is the mean of its members', as its logit is. A map of zeros:
+    nothing speaks for *abnormal*. The network is left in evaluation mode, its gradients as they
+    were.
 
     Raises:
         InputError: a network whose last features are no map.
     """
     net.eval()
+    evidence = torch.stack([_evidence(member, x_nchw) for member in members_of(net)]).mean(0)
+    cam = F.relu(evidence).float()
+    cam = F.interpolate(cam, size=x_nchw.shape[-2:], mode="bilinear", align_corners=False)
+    return (cam / cam.amax((2, 3), keepdim=True).clamp_min(1e-12))[:, 0]
+
+
+def _evidence(net: Network, x_nchw: Tensor) -> Tensor:
+    """The last feature map times the first logit's gradient, (N, 1, H, W)."""
     with torch.no_grad():
         features = net.body.forward_features(x_nchw)  # type: ignore[operator]  # timm's
     if features.ndim != 4:
@@ -56,14 +66,13 @@ def gradcam(net: Network, x_nchw: Tensor) -> Tensor:
         (slope,) = torch.autograd.grad(logits[:, 0].sum(), features)
     if getattr(net.body, "output_fmt", "NCHW") == "NHWC":  # Swin and its like
         features, slope = features.permute(0, 3, 1, 2), slope.permute(0, 3, 1, 2)
-    cam = F.relu((slope * features.detach()).sum(1, keepdim=True)).float()
-    cam = F.interpolate(cam, size=x_nchw.shape[-2:], mode="bilinear", align_corners=False)
-    return (cam / cam.amax((2, 3), keepdim=True).clamp_min(1e-12))[:, 0]
+    evidence: Tensor = (slope * features.detach()).sum(1, keepdim=True)
+    return evidence
 
 
 @torch.inference_mode()
 def faith(
-    net: Network, x_1chw: Tensor, cam_hw: Tensor, temperature: float = 1.0, offset: float = 0.0
+    net: Model, x_1chw: Tensor, cam_hw: Tensor, temperature: float = 1.0, offset: float = 0.0
 ) -> Faith:
     """Deletion and insertion of one view (Petsiuk et al. 2018, there with another background).
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mura_tune.errors import Diverged
 from mura_tune.learning import optim
@@ -120,14 +120,14 @@ def fit(
     return Fit(tuple(epochs), best, weights, best_logits)
 
 
-def predict(net: Network, split: Split) -> Tensor:
+def predict(net: nn.Module, split: Split) -> Tensor:
     """Logits (N, K), float32, in the split's order; nothing is augmented."""
     device = next(net.parameters()).device
     return _logits(net, net, plain_batches(split, EVALUATION_BATCH, device))
 
 
 @torch.inference_mode()
-def _logits(net: Network, forward: Callable[[Tensor], Tensor], dev: Iterable[Tensor]) -> Tensor:
+def _logits(net: nn.Module, forward: Callable[[Tensor], Tensor], dev: Iterable[Tensor]) -> Tensor:
     """Logits of every batch, by `net` in eval mode; its mode is left as it was."""
     was_training = net.training
     net.eval()

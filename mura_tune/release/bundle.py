@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mura_tune.errors import InputError
+from mura_tune.learning.ensemble import Model, joined, members_of
 from mura_tune.learning.models import Network, build
 from mura_tune.learning.weights import check_keys
 from mura_tune.release.timm_config import timm_config
@@ -32,10 +33,10 @@ class Bundle:
 
     folder: Path
     manifest: Mapping[str, Any]
-    net: Network
+    net: Model
 
 
-def save(folder: Path, net: Network, manifest: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[str, str]) -> None:
     """Write a release beside `folder`, then put it in the place of what was there.
 
     Args:
@@ -44,14 +45,24 @@ def save(folder: Path, net: Network, manifest: Mapping[str, Any], texts: Mapping
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        weights = {k: v.detach().cpu().contiguous() for k, v in net.body.state_dict().items()}
-        save_file(weights, str(draft / WEIGHTS), metadata={"format": "pt"})
-        text = json.dumps({"schema": SCHEMA, **manifest}, indent=2, allow_nan=False)
+        names = names_of(net)
+        for name, member in zip(names, members_of(net), strict=True):
+            state = member.body.state_dict()
+            weights = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+            save_file(weights, str(draft / name), metadata={"format": "pt"})
+        told = {"schema": SCHEMA, **manifest, "members": names}
+        text = json.dumps(told, indent=2, allow_nan=False)
         (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        _finish(draft, folder, {**timm_config(net.body, manifest), **texts})
+        _finish(draft, folder, {**timm_config(net, manifest), **texts})
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def names_of(net: Model) -> list[str]:
+    """The files of its members' weights."""
+    number = sum(1 for _ in members_of(net))
+    return [WEIGHTS] if number == 1 else [f"model-{i}.safetensors" for i in range(number)]
 
 
 def add(folder: Path, texts: Mapping[str, str]) -> None:
@@ -80,9 +91,7 @@ def verify(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no release there; make one with 'make finalize'")
     listed = _sums(folder)
-    for name in (WEIGHTS, MANIFEST):
-        if name not in listed:
-            raise InputError(f"{folder / SUMS}: does not list {name}; fetch the release again")
+    _require(listed, [MANIFEST], folder)
     for name, digest in listed.items():
         path = folder / name
         if not path.is_file():
@@ -96,6 +105,7 @@ def verify(folder: Path) -> dict[str, Any]:
     elif manifest.get("schema") != SCHEMA:
         raise InputError(f"{folder / MANIFEST}: schema {manifest.get('schema')}; "
                          f"this version reads 1 and {SCHEMA}")  # fmt: skip
+    _require(listed, manifest.setdefault("members", [WEIGHTS]), folder)
     return manifest  # type: ignore[no-any-return]  # JSON is Any
 
 
@@ -106,17 +116,21 @@ def load(folder: Path, device: torch.device) -> Bundle:
         InputError: see `verify`; also weights that do not fit the network named.
     """
     manifest = verify(folder)
+    net = joined([_network(manifest, folder / name) for name in manifest["members"]])
+    return Bundle(folder, manifest, net.to(device).eval())
+
+
+def _network(manifest: Mapping[str, Any], path: Path) -> Network:
+    """The network that a release names, with the weights of one of its members."""
     size = manifest["preprocessing"]["size"]
     net = build(manifest["arch"], size=size, outputs=manifest["outputs"])
     try:
-        weights = load_file(str(folder / WEIGHTS))
+        weights = load_file(str(path))
     except SafetensorError as error:
-        raise InputError(f"{folder / WEIGHTS}: not a safetensors file: {error}") from None
-    check_keys(
-        weights, net.body.state_dict(), f"{folder / WEIGHTS} does not fit {manifest['arch']}"
-    )
+        raise InputError(f"{path}: not a safetensors file: {error}") from None
+    check_keys(weights, net.body.state_dict(), f"{path} does not fit {manifest['arch']}")
     net.body.load_state_dict(weights)
-    return Bundle(folder, manifest, net.to(device).eval())
+    return net
 
 
 def sha256(path: Path) -> str:
@@ -136,6 +150,12 @@ def _uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:
         "recommended": "max_youden",
         "abstain": {"low": cut, "high": cut, "share": 0.0, "error": 0.0, "error_without": 0.0},
     }
+
+
+def _require(listed: Mapping[str, str], names: Sequence[str], folder: Path) -> None:
+    for name in names:
+        if name not in listed:
+            raise InputError(f"{folder / SUMS}: does not list {name}; fetch the release again")
 
 
 def _sums(folder: Path) -> dict[str, str]:

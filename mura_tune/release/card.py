@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mura_tune.release.bundle import WEIGHTS
 from mura_tune.release.evaluate import NAMES
 from mura_tune.release.page import WARNING, words
+from mura_tune.release.seeds import describe
 
 _CARD = """# {area}: abnormality in musculoskeletal radiographs
 
 **{warning}**
 
-A `{arch}` network at {size} px that gives the probability that a study of this area is *abnormal*.
+{network} at {size} px that gives the probability that a study of this area is *abnormal*.
 Abnormal is MURA's label: fracture, hardware, degenerative disease, lesion and others together. It
 is not the probability of a fracture.
 
@@ -62,7 +64,7 @@ A calibrated probability belongs to the share of abnormal studies it was fitted 
 
 Data set: {dataset}. {left_out} image(s) left out{left_out_names}.
 Patients are in one part only, over all areas.
-{verdict}Recipe `{digest}`, from trial {trial} of study `{study}`;
+{verdict}{seeds}Recipe `{digest}`, from trial {trial} of study `{study}`;
 `bundle.json` holds all of it, `report.html` shows it.
 
 ## Known shortcuts
@@ -89,7 +91,7 @@ mura explain --release {area} --image view1.png --deletion
 
 ## Licence and citation
 
-Code: MIT (mura-tune {version}). The weights in `model.safetensors` are bound by the licence of the
+Code: MIT (mura-tune {version}). The weights in {weights} are bound by the licence of the
 data they were trained on; MURA's is for non-commercial research and forbids passing images on,
 which includes those in `report.html` (`mura report --cases 0` leaves them out).
 
@@ -107,7 +109,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     return _CARD.format(
         warning=WARNING,
         area=manifest["area"],
-        arch=manifest["arch"],
+        network=_network(manifest),
         size=manifest["preprocessing"]["size"],
         point=manifest["recommended"],
         rule=manifest["threshold"]["chosen"],
@@ -133,8 +135,16 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         trial=manifest["study"]["trial"],
         study=manifest["study"]["name"],
         verdict=_sentence(manifest["study"].get("verdict", "")),
+        seeds=f"{seeds} " if (seeds := describe(manifest)) else "",
+        weights=", ".join(f"`{name}`" for name in manifest.get("members", [WEIGHTS])),
         version=manifest["versions"]["mura-tune"],
     )
+
+
+def _network(manifest: Mapping[str, Any]) -> str:
+    if (number := len(manifest.get("members", [WEIGHTS]))) == 1:
+        return f"A `{manifest['arch']}` network"
+    return f"The mean of the logits of {number} `{manifest['arch']}` networks"
 
 
 def _sentence(told: str) -> str:

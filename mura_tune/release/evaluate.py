@@ -14,8 +14,8 @@ from mura_tune.learning.batches import Split, split_of
 from mura_tune.learning.calibration_error import brier, expected_calibration_error, reliability
 from mura_tune.learning.confusion import FIGURES, at_threshold, counts
 from mura_tune.learning.curves import average_precision
+from mura_tune.learning.ensemble import Model
 from mura_tune.learning.metrics import Estimate, Studies, Views, auc_interval
-from mura_tune.learning.models import Network
 from mura_tune.learning.training import predict
 from mura_tune.release.calibrate import Calibration, Chosen
 
@@ -108,7 +108,7 @@ class Measured:
         }
 
 
-def measure(net: Network, prepared: Prepared, part: str, chosen: Chosen) -> Measured:
+def measure(net: Model, prepared: Prepared, part: str, chosen: Chosen) -> Measured:
     """Figures of a network on `dev` or `test`, each with its interval, by study and by image.
 
     Args:

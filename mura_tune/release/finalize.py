@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,16 +18,18 @@ from mura_tune import config
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD, split_of
+from mura_tune.learning.ensemble import joined
 from mura_tune.learning.memory import Epoch, Memory
 from mura_tune.learning.models import build
 from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import FORGETFUL, Fit, fit
+from mura_tune.learning.training import FORGETFUL, fit
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
 from mura_tune.release.calibrate import choose
 from mura_tune.release.card import model_card
 from mura_tune.release.evaluate import Measured, measure, measured
 from mura_tune.release.report import report
+from mura_tune.release.seeds import Run, describe, spread, strongest
 from mura_tune.tuning.results import Best
 from mura_tune.tuning.words import verdict
 
@@ -41,6 +43,26 @@ class Release:
     dev: Measured
     test: Measured
 
+    def describe(self) -> str:
+        """Its figures as lines for people."""
+        lines = (str(self.folder), describe(self.manifest), self.dev.describe(),
+                 self.test.describe())  # fmt: skip
+        return "\n".join(line for line in lines if line)
+
+
+def summary(releases: Sequence[Release]) -> str:
+    """A table of several releases, a line each; nothing for one."""
+    if len(releases) < 2:
+        return ""
+    wide = max(len(one.folder.name) for one in releases)
+    lines = [
+        f"{one.folder.name:<{wide}}  {len(one.test.studies.labels):>7}  "
+        f"{one.test.figures['auc'].brief()}  {one.test.figures['kappa'].brief()}"
+        for one in releases
+    ]
+    head = f"{'test, by study':<{wide}}  studies  {'AUC':<20}  Cohen's kappa"
+    return "\n".join(["\n", head, *lines])
+
 
 def final_recipe(best: Best) -> Recipe:
     """The stored recipe of the best trial with the study's final phases in it."""
@@ -53,6 +75,8 @@ def finalize(
     folder: Path,
     device: torch.device,
     *,
+    seeds: int = 1,
+    released: Callable[[Sequence[Run]], Sequence[Run]] = strongest,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     memory: Callable[[Recipe], Memory] = lambda recipe: FORGETFUL,
     dataset: str = "",
@@ -60,6 +84,8 @@ def finalize(
     """Train the final network on train, choose what there is to choose on dev, measure on test.
 
     Args:
+        seeds: runs that differ in their seed alone.
+        released: picks the runs that make the release, on dev; more than one are averaged.
         memory: keeps the run of a recipe between epochs; see `release.checkpoint`.
         dataset: what the data is called, for people.
 
@@ -69,21 +95,27 @@ def finalize(
     """
     _same_as_searched(best, prepared)
     recipe = final_recipe(best)
-    net = build(recipe.arch, size=recipe.size, pretrained=recipe.pretrained, seed=recipe.seed).to(
-        device
-    )
     train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
-    result = fit(
-        net, train, dev_split, recipe, ABNORMALITY, on_epoch=on_epoch, memory=memory(recipe)
-    )
-    chosen = choose(result.logits, dev_split)  # before anything reads test
-    dev = measured(result.logits, dev_split, chosen)
-    test = measure(net, prepared, "test", chosen)
-    manifest = _manifest(best, prepared, recipe, result, dev, test)
+    runs = []
+    for number in range(seeds):
+        own = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
+        net = build(own.arch, size=own.size, pretrained=own.pretrained, seed=own.seed).to(device)
+        result = fit(net, train, dev_split, own, ABNORMALITY, on_epoch=on_epoch, memory=memory(own))
+        runs.append(Run(own, net, result, dev_split))
+    members = released(runs)
+    model = joined([run.net for run in members])
+    logits = torch.stack([run.fit.logits for run in members]).mean(0)
+    chosen = choose(logits, dev_split)  # before anything reads test
+    dev = measured(logits, dev_split, chosen)
+    test = measure(model, prepared, "test", chosen)
+    manifest = _manifest(best, prepared, members[0], dev, test)
+    if seeds > 1:
+        manifest["seeds"] = spread(runs, members, split_of(prepared, "test", device))
     manifest["data"]["name"] = dataset
-    page = report(net, manifest, prepared, test=test)
+    manifest["members"] = bundle.names_of(model)
+    page = report(model, manifest, prepared, test=test)
     texts = {bundle.CARD: model_card(manifest), bundle.REPORT: page}
-    bundle.save(folder, net, manifest, texts)
+    bundle.save(folder, model, manifest, texts)
     return Release(folder, manifest, dev, test)
 
 
@@ -100,9 +132,10 @@ def _same_as_searched(best: Best, prepared: Prepared) -> None:
 
 
 def _manifest(
-    best: Best, prepared: Prepared, recipe: Recipe, result: Fit, dev: Measured, test: Measured
+    best: Best, prepared: Prepared, run: Run, dev: Measured, test: Measured
 ) -> dict[str, Any]:
-    """Everything that someone who only has the folder will ask."""
+    """Everything that someone who only has the folder will ask; `run` is the first released."""
+    recipe, result = run.recipe, run.fit
     return {
         "area": prepared.area,
         "arch": recipe.arch,

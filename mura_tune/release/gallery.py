@@ -13,8 +13,8 @@ from PIL import Image
 
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split, normalise, to_float
+from mura_tune.learning.ensemble import Model
 from mura_tune.learning.gradcam import gradcam
-from mura_tune.learning.models import Network
 from mura_tune.release.evaluate import Measured
 from mura_tune.release.overlay import overlay
 
@@ -49,12 +49,12 @@ def chosen(test: Measured, kind: Kind, most: int) -> list[int]:
     return [int(row) for row in rows[order][:most]]
 
 
-def gallery(net: Network, split: Split, test: Measured, cases: int) -> str:
+def gallery(net: Model, split: Split, test: Measured, cases: int) -> str:
     """HTML of `cases` studies of each kind of error, half as many of what was right."""
     return "\n".join(_kind(net, split, test, kind, cases) for kind in KINDS)
 
 
-def _kind(net: Network, split: Split, test: Measured, kind: Kind, cases: int) -> str:
+def _kind(net: Model, split: Split, test: Measured, kind: Kind, cases: int) -> str:
     most = -(-cases // 2) if kind.right else cases
     rows = chosen(test, kind, most)
     figures = "".join(_study(net, split, test, row) for row in rows)
@@ -64,7 +64,7 @@ def _kind(net: Network, split: Split, test: Measured, kind: Kind, cases: int) ->
             f'<div class="cases">{figures}</div>')  # fmt: skip
 
 
-def _study(net: Network, split: Split, test: Measured, row: int) -> str:
+def _study(net: Model, split: Split, test: Measured, row: int) -> str:
     name = str(test.studies.names[row])
     views = np.flatnonzero(split.studies == name)
     pictures = "".join(_pair(net, split, int(i), float(test.views.scores[i])) for i in
@@ -74,7 +74,7 @@ def _study(net: Network, split: Split, test: Measured, row: int) -> str:
             f"{html.escape(name)}{more}</figcaption>{pictures}</figure>")  # fmt: skip
 
 
-def _pair(net: Network, split: Split, index: int, score: float) -> str:
+def _pair(net: Model, split: Split, index: int, score: float) -> str:
     """One view as the network saw it, and with its map."""
     pixels_1ss = split.pixels[index : index + 1]
     pixels = pixels_1ss[0].cpu().numpy()

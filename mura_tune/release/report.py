@@ -9,18 +9,19 @@ from typing import Any
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import split_of
-from mura_tune.learning.models import Network
+from mura_tune.learning.ensemble import Model
 from mura_tune.release import charts, history
 from mura_tune.release.calibrate import Chosen
 from mura_tune.release.evaluate import NAMES, Measured, measure
 from mura_tune.release.gallery import gallery
 from mura_tune.release.page import WARNING, cell, plain, shell, table
+from mura_tune.release.seeds import describe
 
 Manifest = Mapping[str, Any]
 
 
 def report(
-    net: Network,
+    net: Model,
     manifest: Manifest,
     prepared: Prepared,
     *,
@@ -174,11 +175,25 @@ def _training(manifest: Manifest) -> str:
         f"<p>Study <code>{plain(study['name'])}</code>: {plain(counts)}. Trial {study['trial']} "
         f"was released, with a dev AUC of {study['dev_auc']:.3f} [{low:.3f}, {high:.3f}]{against}. "
         f"{plain(_verdict(study))}Then it was trained at length; epoch {training['best_epoch']} of "
-        f"{len(training['epochs'])} was kept.</p>"
+        f"{len(training['epochs'])} was kept.</p>{_seeds(manifest)}"
         f'<div class="charts"><div>{found}</div>'
         f"<div>{history.score_curve(training['epochs'], training['best_epoch'])}</div>"
         f"<div>{history.loss_curve(training['epochs'])}</div></div>"
     )
+
+
+def _seeds(manifest: Manifest) -> str:
+    """What differed between runs that differ by their seed; nothing where there was one."""
+    if "seeds" not in manifest:
+        return ""
+    head = ("seed", "dev AUC, by study", "test AUC, by study", "epoch kept", "")
+    rows = [
+        [str(one["seed"]), cell(one["dev_auc"]), cell(one["test_auc"]), str(one["best_epoch"]),
+         "released" if one["released"] else ""]
+        for one in manifest["seeds"]["runs"]
+    ]  # fmt: skip
+    curves = "The curves below are the first released one's."
+    return f"<p>{plain(describe(manifest))} {curves}</p>{table(head, rows, wide=True)}"
 
 
 def _verdict(study: Mapping[str, Any]) -> str:

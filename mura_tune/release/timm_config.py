@@ -7,25 +7,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from torch import nn
+
+from mura_tune.learning.ensemble import Ensemble, Model
 
 CONFIG = "config.json"
 
 
-def timm_config(body: nn.Module, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The file by its name, for a backbone of timm's; nothing for our own networks.
+def timm_config(net: Model, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The file by its name, for a backbone of timm's; nothing for our own networks and ensembles.
 
     timm refuses a key it does not know inside `pretrained_cfg`, and passes `model_args` on.
     """
-    if not timm.is_model(manifest["arch"]):
+    if isinstance(net, Ensemble) or not timm.is_model(manifest["arch"]):
         return {}
-    about: Mapping[str, Any] = body.pretrained_cfg  # type: ignore[assignment]  # timm's
+    about: Mapping[str, Any] = net.body.pretrained_cfg  # type: ignore[assignment]  # timm's
     size, outputs = manifest["preprocessing"]["size"], manifest["outputs"]
     fixed = {"img_size": size} if about.get("fixed_input_size") else {}
     plain = {
         "architecture": manifest["arch"],
         "num_classes": outputs,
-        "num_features": body.num_features,
+        "num_features": net.body.num_features,
         "model_args": {"in_chans": 1, "num_classes": outputs, **fixed},
         "pretrained_cfg": {
             "input_size": [1, size, size],

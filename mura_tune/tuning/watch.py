@@ -10,7 +10,6 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from mura_tune.learning.memory import Epoch
-from mura_tune.recipe import Recipe
 from mura_tune.tuning.results import CONFIRMS
 from mura_tune.tuning.search import Ended, Event
 from mura_tune.tuning.slots import DONE, was_cut
@@ -18,10 +17,10 @@ from mura_tune.tuning.words import trial_line
 
 
 class Epochs:
-    """A bar over the epochs of one run."""
+    """A bar over the epochs of one run or of several."""
 
-    def __init__(self, title: str, recipe: Recipe) -> None:
-        self._bar = _bar(recipe.epochs, title, "epoch")
+    def __init__(self, title: str, epochs: int) -> None:
+        self._bar = _bar(epochs, title, "epoch")
 
     def __enter__(self) -> Self:
         return self

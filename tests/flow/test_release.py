@@ -124,7 +124,7 @@ def test_permuting_the_test_labels_changes_nothing_that_was_chosen(
     turned = dict(zip(studies["study"], 1 - studies["label"], strict=True))
     frame.loc[test, "label"] = frame.loc[test, "study"].map(turned)
     made = [
-        finalize(best, one, tmp_path / name, CPU)
+        finalize(best, one, tmp_path / name, CPU, seeds=2)
         for name, one in (("plain", prepared), ("turned", replace(prepared, frame=frame)))
     ]
     plain, other = (one.manifest for one in made)
@@ -138,5 +138,8 @@ def test_permuting_the_test_labels_changes_nothing_that_was_chosen(
         stored = [re.sub(r'"seconds": [^,}]*', "", text) for text in stored]
         assert stored[0] == stored[1], key
     assert plain["metrics"]["dev"] == other["metrics"]["dev"]
+    picked = [[one["released"] for one in m["seeds"]["runs"]] for m in (plain, other)]
+    assert sorted(picked[0]) == [False, True]
+    assert picked[0] == picked[1]
     weights = [(one.folder / bundle.WEIGHTS).read_bytes() for one in made]
     assert weights[0] == weights[1]

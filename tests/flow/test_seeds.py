@@ -1,0 +1,83 @@
+"""Several seeds: one is released by dev, or all as their mean; how far they lie apart is told."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CPU, TINY, Ran
+
+from mura_tune.data.images import read, square
+from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.ensemble import Ensemble
+from mura_tune.learning.gradcam import gradcam
+from mura_tune.release import bundle
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def tuned(run: Run, phantoms: Path) -> str:
+    """A study with one trial; gives the option that names its data."""
+    data = f"--data={phantoms}"
+    assert run("tune", "XR_WRIST", data, "--trials=1", *TINY).code == 0
+    return data
+
+
+def test_the_best_on_dev_is_released_and_all_are_told(run: Run, tuned: str, tmp_path: Path) -> None:
+    made = run("finalize", "XR_WRIST", tuned, "--seeds=3")
+    assert made.code == 0, made.err
+    release = tmp_path / "releases" / "XR_WRIST"
+    manifest = bundle.verify(release)
+    found = manifest["seeds"]
+    first = manifest["study"]["config"]["recipe"]["seed"]
+    assert [one["seed"] for one in found["runs"]] == [first, first + 1, first + 2]
+    on_dev = [one["dev_auc"]["value"] for one in found["runs"]]
+    assert len(set(on_dev)) > 1
+    (chosen,) = (one for one in found["runs"] if one["released"])
+    assert chosen["dev_auc"]["value"] == max(on_dev)
+    assert chosen["seed"] == manifest["recipe"]["seed"]
+    for part in ("dev", "test"):
+        assert chosen[f"{part}_auc"] == manifest["metrics"][part]["auc"]
+        values = [one[f"{part}_auc"]["value"] for one in found["runs"]]
+        assert found[f"{part}_auc"]["sd"] == pytest.approx(np.std(values, ddof=1))
+    sentence = f"Trained with 3 seeds: dev AUC {min(on_dev):.3f} to {max(on_dev):.3f}"
+    for text in (made.out, *((release / n).read_text() for n in (bundle.CARD, bundle.REPORT))):
+        assert sentence in text
+    assert not (tmp_path / "runs" / "finals" / "XR_WRIST").exists()
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
+    run: Run, tuned: str, phantoms: Path, tmp_path: Path
+) -> None:
+    refused = run("finalize", "XR_WRIST", tuned, "--ensemble")
+    assert (refused.code, refused.out) == (2, "")
+    made = run("finalize", "XR_WRIST", tuned, "--seeds=2", "--ensemble", "--json")
+    assert made.code == 0, made.err
+    release = tmp_path / "releases" / "XR_WRIST"
+    loaded = bundle.load(release, CPU)
+    assert loaded.manifest["members"] == ["model-0.safetensors", "model-1.safetensors"]
+    assert all(one["released"] for one in loaded.manifest["seeds"]["runs"])
+    assert "The mean of the logits of 2 `cnn` networks" in (release / bundle.CARD).read_text()
+
+    image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
+    x_1chw = normalise(to_float(torch.from_numpy(square(read(image), 32))[None], CPU))
+    assert isinstance(loaded.net, Ensemble)
+    with torch.inference_mode():
+        logits = [float(member(x_1chw)) for member in loaded.net.members]
+    assert logits[0] != logits[1]
+    fitted = loaded.manifest["calibration"]
+    z = (sum(logits) / 2 + fitted["offset"]) / fitted["temperature"]
+    answer = run("infer", "--area=XR_WRIST", f"--image={image}", "--json")
+    assert json.loads(answer.out)["probability"] == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-5)
+
+    again = run("evaluate", f"--release={release}", tuned, "--json")
+    assert json.loads(again.out)["auc"] == json.loads(made.out)[0]["metrics"]["test"]["auc"]
+    assert gradcam(loaded.net, x_1chw).amax() == 1
+    bundle.add(release, {bundle.REPORT: "<p></p>"})
+    (release / "model-1.safetensors").write_bytes(b"")
+    refused = run("verify", release)
+    assert refused.code == 2
+    assert "model-1.safetensors: not as released" in refused.err
