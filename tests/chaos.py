@@ -73,12 +73,14 @@ def storm(
     began, dice = time.monotonic(), random.Random(seed)
     parents = set(dice.sample(range(kills), max(1, kills // PARENTS)))
     killed: Counter[str] = Counter()
+    step = LAST * trials / kills
     command = launch(args, log)
     try:
         with opened(url, create=True) as storage:
             for number in range(kills):
-                _wait(command, storage, number * LAST * trials / kills)
-                time.sleep(dice.uniform(0, 2 * LULL))
+                _wait(command, storage, number * step)
+                if _ended(storage) < (number + 1) * step:  # else the kills are behind
+                    time.sleep(dice.uniform(0, 2 * LULL))
                 if number in parents:
                     killed["command"] += hit(command.pid, signal.SIGKILL)
                     command.wait(10)
