@@ -63,6 +63,7 @@ class Recipe:
     warmup: float = 0.0  # share of each phase's steps in which the learning rate rises from 0
     plateau_patience: int = 2  # epochs without a better dev score before plateau lowers it
     plateau_factor: float = 0.1  # what plateau multiplies it by
+    consistency: float = 0.0  # weight of what class-activation maps disagree by when views turn
 
     def __post_init__(self) -> None:
         check(bool(self.arch), "arch", self.arch, "the name of a network")
@@ -81,6 +82,7 @@ class Recipe:
         check(0 <= self.warmup < 1, "warmup", self.warmup, "0 or more, below 1")
         check(self.plateau_patience >= 1, "plateau_patience", self.plateau_patience, "1 or more")
         check(0 < self.plateau_factor < 1, "plateau_factor", self.plateau_factor, "inside 0 to 1")
+        check(0 <= self.consistency < math.inf, "consistency", self.consistency, "0 or more")
         if self.schedule == "plateau" and self.patience > 0:
             wanted = f"below patience ({self.patience}): the run would stop before its rate falls"
             check(self.plateau_patience < self.patience, "plateau_patience", self.plateau_patience,

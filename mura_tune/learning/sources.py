@@ -98,7 +98,8 @@ class Features:
 
     Each batch holds what `pixels` would give the first trained stage, to the bit: a view is a
     function of (seed, epoch, image, strength), and frozen stages run in eval mode. Depths that
-    are not in `depths`, and networks that `halves` cannot cut, go the way of pixels.
+    are not in `depths`, networks that `halves` cannot cut, and recipes with `consistency` go the
+    way of pixels.
     """
 
     store: Store
@@ -109,7 +110,9 @@ class Features:
         depth = recipe.phases[phase].depth
         # Stages that an earlier phase trained are this trial's own: nobody could share them.
         moved = any(before.depth > depth for before in recipe.phases[:phase])
-        cut = None if depth not in self.depths or moved else halves(net)
+        # Consistency compares with views turned anew, which nobody could have kept.
+        whole = depth not in self.depths or moved or recipe.consistency > 0
+        cut = None if whole else halves(net)
         if cut is None:
             return plain
         device = next(net.parameters()).device

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mura_tune.errors import Diverged
 from mura_tune.learning import optim
 from mura_tune.learning.batches import Split, plain_batches
+from mura_tune.learning.consistency import consistent, require_map
 from mura_tune.learning.losses import Loss
 from mura_tune.learning.memory import (
     Epoch,
@@ -29,6 +30,7 @@ from mura_tune.learning.tasks import Task
 from mura_tune.recipe import Phase, Recipe
 
 FORGETFUL = Forgetful()
+Judge = Callable[[Tensor, Tensor], Tensor]  # a batch's x and labels -> mean loss ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +71,8 @@ def fit(
 
     Raises:
         Diverged: a loss or score that is not a finite number, with the step named.
+        InputError: a recipe with consistency, and a network without a feature map.
     """
-    loss_of = task.loss(train, recipe)
     device = next(net.parameters()).device
     torch.manual_seed(recipe.seed)  # dropout
     epochs: list[Epoch] = []
@@ -90,6 +92,7 @@ def fit(
             continue
         depth, before = net.set_depth(phase.depth), sum(e.phase <= index for e in epochs)
         feed = source(net, train, dev, recipe, index)
+        judge = _judge(net, feed, task.loss(train, recipe), recipe)
         optimiser = optim.optimiser(net, recipe, index)
         steps = phase.epochs * max(1, -(-len(train) // recipe.batch))
         schedule = optim.Schedule(optimiser, recipe, steps)
@@ -99,7 +102,7 @@ def fit(
                 part.load_state_dict(held.parts[name])
         while not _over(phase, recipe.patience, len(epochs), before, best):
             started, number = time.perf_counter(), len(epochs) + 1
-            loss = _train_epoch(net, feed, loss_of, optimiser, schedule, number)
+            loss = _train_epoch(net, feed.train(number), judge, optimiser, schedule, number)
             logits = _logits(net, feed.forward, feed.dev())
             score = task.score(logits, dev)
             if not math.isfinite(score):
@@ -136,10 +139,18 @@ def _logits(net: nn.Module, forward: Callable[[Tensor], Tensor], dev: Iterable[T
     return torch.cat(logits)
 
 
+def _judge(net: Network, feed: Feed, loss_of: Loss, recipe: Recipe) -> Judge:
+    """The loss of a batch by its x and labels."""
+    if not recipe.consistency:
+        return lambda x, labels_n: loss_of(feed.forward(x), labels_n)
+    require_map(net, recipe.size)
+    return consistent(net, loss_of, recipe.consistency)
+
+
 def _train_epoch(
     net: Network,
-    feed: Feed,
-    loss_of: Loss,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    judge: Judge,
     optimiser: torch.optim.Optimizer,
     schedule: optim.Schedule,
     number: int,
@@ -147,8 +158,8 @@ def _train_epoch(
     """One pass; the mean loss. Losses stay on the device until the end: no step waits."""
     net.train()
     losses: list[Tensor] = []
-    for x, labels_n in feed.train(number):
-        loss = loss_of(feed.forward(x), labels_n)
+    for x, labels_n in batches:
+        loss = judge(x, labels_n)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
