@@ -68,8 +68,10 @@ evaluate: setup  ## Measure a release on the published valid studies: AREA=XR_EL
 dashboard: setup  ## Look at the searches in the browser, on 127.0.0.1:8080 [PORT=..] [READ_ONLY=0]
 	@$(BIN)/mura dashboard $(WHERE) --port $(PORT) $(if $(filter 0,$(READ_ONLY)),--writable) $(ARGS)
 
-bench: setup  ## Run the benchmarks
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+# Those of speed and memory; the others, which train for longer, stand in benchmarks/README.md.
+BENCH := startup data_path infer epoch memory search
+bench: setup  ## Measure speed and memory against what a user would write: 20 minutes on two cores
+	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 
 chaos: setup  ## Kill a search 30 times, 3 seeds, on SQLite and PostgreSQL, and count its trials
 	@$(BIN)/python tests/chaos.py $(ARGS)

@@ -17,9 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import mura_tune.learning  # noqa: F401 - sets how threads wait, before torch is loaded
-
-import torch  # isort: skip
+import torch
 from epoch import bare, recipe, split, wait
 from measure import arguments, interleaved, opened, ratio, spread
 

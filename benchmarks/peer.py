@@ -15,10 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-
-import mura_tune.learning  # noqa: F401 - sets how threads wait, before torch is loaded
-
-import torch  # isort: skip
+import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -40,17 +37,17 @@ class Part:
 
 
 class Radiographs(Dataset[tuple[Tensor, int]]):
-    """One file at a time, opened, turned grey and transformed whenever it is asked for."""
+    """One file at a time, opened, converted and transformed whenever it is asked for."""
 
-    def __init__(self, part: Part, transform: transforms.Compose) -> None:
-        self.part, self.transform = part, transform
+    def __init__(self, part: Part, transform: transforms.Compose, mode: str) -> None:
+        self.part, self.transform, self.mode = part, transform, mode
 
     def __len__(self) -> int:
         return len(self.part.files)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         with Image.open(self.part.files[row]) as image:
-            return self.transform(image.convert("L")), self.part.labels[row]
+            return self.transform(image.convert(self.mode)), self.part.labels[row]
 
 
 def training_transform(size: int, strength: float) -> transforms.Compose:
@@ -69,10 +66,15 @@ def training_transform(size: int, strength: float) -> transforms.Compose:
 
 
 def loader(
-    part: Part, size: int, batch: int, *, strength: float | None = None, workers: int = 2
-) -> DataLoader[tuple[Tensor, int]]:
-    """Shuffled and augmented where `strength` is given, else in order for evaluation."""
-    data = Radiographs(part, training_transform(size, strength or 0.0))
+    part: Part, size: int, batch: int, *, strength: float | None = None, workers: int = 2,
+    mode: str = "L",
+) -> DataLoader[tuple[Tensor, int]]:  # fmt: skip
+    """Shuffled and augmented where `strength` is given, else in order for evaluation.
+
+    Args:
+        mode: `L`, what our network takes, or `RGB`, what backbones are usually given.
+    """
+    data = Radiographs(part, training_transform(size, strength or 0.0), mode)
     return DataLoader(data, batch, shuffle=strength is not None, num_workers=workers)
 
 
