@@ -175,13 +175,18 @@ def _with_data(
 
 @click.command()
 @click.argument("release", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path),
+              help="Also check that it was made with this dataset and its split.")  # fmt: skip
+@runs_option
 @json_option
-def verify(release: Path, as_json: bool) -> None:
-    """Check every byte of a release against its sums, and its weights against its network."""
-    import torch
+def verify(release: Path, data: Path | None, runs: Path, as_json: bool) -> None:
+    """Check a release: every byte, its schema, its weights, and its answer to a stored question."""
+    from dataclasses import replace
 
-    from mura_tune.release import bundle
+    from mura_tune.release.inspection import inspect
 
-    manifest = bundle.load(release, torch.device("cpu")).manifest
-    plain = {"release": str(release), "area": manifest["area"], "whole": True}
-    console.report(as_json, lambda: plain, lambda: f"{release}: {manifest['area']}, whole")
+    found = inspect(release)
+    if data:
+        _with_data(release, data, runs, "cpu", strict=False)
+        found = replace(found, data=True)
+    console.report(as_json, found.to_json, found.describe)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mura_tune.errors import InputError
+from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.ensemble import Model, joined, members_of
 from mura_tune.learning.models import Network, build
 from mura_tune.learning.weights import check_keys
+from mura_tune.release import golden, sums
 from mura_tune.release.timm_config import timm_config
 
 SCHEMA = 2
-WEIGHTS, MANIFEST, SUMS = "model.safetensors", "bundle.json", "SHA256SUMS"
+WEIGHTS, MANIFEST = "model.safetensors", "bundle.json"
 CARD, REPORT = "MODEL_CARD.md", "report.html"
 
 
@@ -51,6 +52,7 @@ def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[s
             weights = {k: v.detach().cpu().contiguous() for k, v in state.items()}
             save_file(weights, str(draft / name), metadata={"format": "pt"})
         told = {"schema": SCHEMA, **manifest, "members": names}
+        told["golden"] = golden.answer(net, manifest["preprocessing"]["size"])
         text = json.dumps(told, indent=2, allow_nan=False)
         (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
         _finish(draft, folder, {**timm_config(net, manifest), **texts})
@@ -65,6 +67,14 @@ def names_of(net: Model) -> list[str]:
     return [WEIGHTS] if number == 1 else [f"model-{i}.safetensors" for i in range(number)]
 
 
+def preprocessing(size: int) -> dict[str, Any]:
+    """What happens to an image before a network sees it, as bundle.json says it."""
+    return {
+        "size": size, "channels": 1, "resize": "bilinear, to a square", "mean": MEAN, "std": STD,
+        "range": [0, 1],
+    }  # fmt: skip
+
+
 def add(folder: Path, texts: Mapping[str, str]) -> None:
     """Put texts into a release, new or in place of what they were, and vouch for them.
 
@@ -74,7 +84,7 @@ def add(folder: Path, texts: Mapping[str, str]) -> None:
     verify(folder)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        for name in _sums(folder):
+        for name in sums.check(folder, [MANIFEST]):
             shutil.copyfile(folder / name, draft / name)
         _finish(draft, folder, texts)
     except BaseException:
@@ -86,26 +96,25 @@ def verify(folder: Path) -> dict[str, Any]:
     """Check every file of a release against SHA256SUMS; returns what bundle.json says.
 
     Raises:
-        InputError: no release there, or a file that is missing, foreign or changed, by name.
+        InputError: no release there, a file that is missing, foreign or changed, by name, or one
+            that another version would have to read.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no release there; make one with 'make finalize'")
-    listed = _sums(folder)
-    _require(listed, [MANIFEST], folder)
-    for name, digest in listed.items():
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path}: listed in {SUMS} and missing; fetch the release again")
-        if sha256(path) != digest:
-            raise InputError(f"{path}: not as released (its sha256 differs from {SUMS}); "
-                             "fetch the release again")  # fmt: skip
+    listed = sums.check(folder, [MANIFEST])
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if manifest.get("schema") == 1:  # one threshold, nothing calibrated
         manifest |= _uncalibrated(manifest["threshold"])
     elif manifest.get("schema") != SCHEMA:
         raise InputError(f"{folder / MANIFEST}: schema {manifest.get('schema')}; "
                          f"this version reads 1 and {SCHEMA}")  # fmt: skip
-    _require(listed, manifest.setdefault("members", [WEIGHTS]), folder)
+    for name in manifest.setdefault("members", [WEIGHTS]):
+        if name not in listed:
+            raise InputError(f"{folder / sums.SUMS}: does not list {name}; fetch the release again")
+    for key, value in manifest["preprocessing"].items():
+        if preprocessing(manifest["preprocessing"]["size"]).get(key) != value:
+            raise InputError(f"{folder / MANIFEST}: preprocessing.{key} is {value!r}, which this "
+                             "version does not do; use the one that made it")  # fmt: skip
     return manifest  # type: ignore[no-any-return]  # JSON is Any
 
 
@@ -133,12 +142,6 @@ def _network(manifest: Mapping[str, Any], path: Path) -> Network:
     return net
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def _uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:
     """What schema 2 adds, such that a release of schema 1 answers as it did."""
     cut = threshold["value"]
@@ -152,32 +155,11 @@ def _uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _require(listed: Mapping[str, str], names: Sequence[str], folder: Path) -> None:
-    for name in names:
-        if name not in listed:
-            raise InputError(f"{folder / SUMS}: does not list {name}; fetch the release again")
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    path = folder / SUMS
-    if not path.is_file():
-        raise InputError(f"{path}: missing, so nothing vouches for this release; fetch it again")
-    listed = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        digest, separator, name = line.decode("utf-8", "replace").partition("  ")
-        if len(digest) != 64 or not separator or Path(name).name != name or not name:
-            raise InputError(f"{path}: line {number} is damaged; fetch the release again")
-        listed[name] = digest
-    return listed
-
-
 def _finish(draft: Path, folder: Path, texts: Mapping[str, str]) -> None:
     """Texts, sums last, everything on the disk, then into the place of `folder`."""
     for name, content in texts.items():
         (draft / name).write_text(content, encoding="utf-8")
-    names = sorted(path.name for path in draft.iterdir())
-    sums = "".join(f"{sha256(draft / name)}  {name}\n" for name in names)
-    (draft / SUMS).write_text(sums, encoding="utf-8")
+    sums.write(draft)
     for path in draft.iterdir():
         _sync(path)
     draft.chmod(0o755)

@@ -17,7 +17,7 @@ import mura_tune
 from mura_tune import config
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import MEAN, STD, split_of
+from mura_tune.learning.batches import split_of
 from mura_tune.learning.ensemble import joined
 from mura_tune.learning.memory import Epoch, Memory
 from mura_tune.learning.models import build
@@ -141,10 +141,7 @@ def _manifest(
         "arch": recipe.arch,
         "outputs": ABNORMALITY.outputs,
         "output": "logit of one view, uncalibrated; see calibration for a study's probability",
-        "preprocessing": {
-            "size": recipe.size, "channels": 1, "resize": "bilinear, to a square",
-            "mean": MEAN, "std": STD, "range": [0, 1],
-        },
+        "preprocessing": bundle.preprocessing(recipe.size),
         **dev.chosen.to_json(),
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Ran
 
+from mura_tune.data import phantom
 from mura_tune.release.bundle import verify
 
 Run = Callable[..., Ran]
 
 
 def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path) -> None:
+    other_phantoms = tmp_path / "other"
+    phantom.write(other_phantoms, areas=("XR_WRIST",), patients=40, size=64, seed=5)
     data = f"--data={phantoms}"
     tuned = run("tune", "XR_WRIST", data, "--trials=2", *TINY, "--json")
     assert tuned.code == 0, tuned.err
@@ -50,7 +53,15 @@ def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path)
     mean = sum(view["probability"] for view in told["views"]) / len(views)
     assert told["probability"] == pytest.approx(mean)
     assert told["abnormal"] == (told["probability"] >= manifest["threshold"]["value"])
-    assert run("verify", release).code == 0
+    checked = run("verify", release, data, "--json")
+    assert checked.code == 0, checked.err
+    found = json.loads(checked.out)
+    assert (found["whole"], found["data"]) == (True, True)
+    assert found["apart"] < 1e-6
+    assert f"{found['files']} files as released" in run("verify", release).out
+    other = run("verify", release, f"--data={other_phantoms}")
+    assert other.code == 2
+    assert "the data's fingerprint" in other.err
 
 
 def test_an_answer_is_the_score_that_evaluation_counted(

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,7 +13,8 @@ import torch
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.models import build
-from mura_tune.release import bundle
+from mura_tune.release import bundle, golden, sums
+from mura_tune.release.inspection import inspect
 
 PREPROCESSING = {"size": 32, "mean": MEAN, "std": STD}
 MANIFEST = {"area": "XR_TEST", "arch": "cnn", "outputs": 1, "preprocessing": PREPROCESSING}
@@ -38,27 +40,108 @@ def test_what_was_saved_comes_back(folder: Path) -> None:
     assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]  # no draft left
 
 
-@pytest.mark.parametrize(
-    "name", ["MODEL_CARD.md", "SHA256SUMS", "bundle.json", "model.safetensors"]
-)
-def test_any_changed_or_cut_byte_is_refused_by_name(folder: Path, name: str) -> None:
-    path = folder / name
-    whole = path.read_bytes()
-    rng = torch.Generator().manual_seed(0)
-    for position in torch.randint(len(whole), (8,), generator=rng).tolist():
-        changed = bytearray(whole)
-        changed[position] ^= 0x01
-        path.write_bytes(changed)
-        with pytest.raises(InputError, match="fetch"):
-            bundle.load(folder, CPU)
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="fetch"):
+def refusal(folder: Path) -> str:
+    with pytest.raises(InputError) as refused:
         bundle.load(folder, CPU)
-    path.unlink()
-    with pytest.raises(InputError, match=name):
-        bundle.load(folder, CPU)
-    path.write_bytes(whole)
+    return str(refused.value)
+
+
+def test_a_thousand_flips_and_cuts_are_refused_by_the_name_of_the_file(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = [path.name for path in folder.iterdir()]
+    for number in range(1000):
+        path = folder / names[number % len(names)]
+        position = int(rng.integers(path.stat().st_size))
+        with path.open("r+b") as file:
+            file.seek(position)
+            (byte,) = file.read(1)
+            file.seek(position)
+            file.write(bytes([byte ^ int(rng.integers(1, 256))]))
+            file.flush()
+            said = refusal(folder)
+            # A line of SHA256SUMS that is wrong looks like the file it stands for being wrong.
+            assert path.name in said or (path.name == "SHA256SUMS" and "SHA256SUMS" in said)
+            file.seek(position)
+            file.write(bytes([byte]))
+    for name in names:
+        path = folder / name
+        whole = path.read_bytes()
+        for length in (0, 1, len(whole) // 2, len(whole) - 1, *rng.integers(0, len(whole), 20)):
+            path.write_bytes(whole[:length])
+            assert name in refusal(folder)
+        path.unlink()
+        assert name in refusal(folder)
+        path.write_bytes(whole)
     bundle.load(folder, CPU)
+
+
+def test_sums_that_lose_a_whole_line_are_refused_too(folder: Path) -> None:
+    *lines, last = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
+    assert last.endswith("model.safetensors\n")
+    (folder / "SHA256SUMS").write_text("".join([*lines[1:], last]))
+    assert "MODEL_CARD.md: not listed in SHA256SUMS" in refusal(folder)
+    (folder / "SHA256SUMS").write_text("".join(lines))
+    assert "model.safetensors: not listed in SHA256SUMS" in refusal(folder)
+
+
+def test_notes_of_a_file_browser_belong_to_nobody(folder: Path) -> None:
+    (folder / ".DS_Store").write_bytes(b"x")
+    bundle.load(folder, CPU)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", "..", ".x", "a\\b", "C:x", "a\tb",
+                                  "SHA256SUMS", ""])  # fmt: skip
+def test_a_name_that_leaves_the_folder_is_no_line_of_sums(name: str) -> None:
+    with pytest.raises(InputError, match="there: line 1 is damaged"):
+        sums.parse(f"{'0' * 64}  {name}\n".encode(), "there")
+
+
+def rewritten(folder: Path, **values: object) -> None:
+    """Another bundle.json, as if it had been released so."""
+    path = folder / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    (folder / "SHA256SUMS").unlink()
+    sums.write(folder)
+
+
+def test_the_stored_answer_is_held_against_what_the_network_says_here(folder: Path) -> None:
+    loaded = bundle.load(folder, CPU)
+    assert len(loaded.manifest["golden"]) == 3
+    assert golden.check(loaded.net, loaded.manifest, folder) == 0
+    with torch.no_grad():
+        loaded.net.body.fc.bias.add_(5e-5)
+    assert golden.check(loaded.net, loaded.manifest, folder) == pytest.approx(5e-5, rel=0.01)
+    with torch.no_grad():
+        loaded.net.body.fc.bias.add_(1e-4)
+    with pytest.raises(InputError, match="logits differ by"):
+        golden.check(loaded.net, loaded.manifest, folder)
+    for stored in ([[0.0]], [[float("nan")]] * 3):
+        with pytest.raises(InputError, match=r"golden|logits differ"):
+            golden.check(loaded.net, loaded.manifest | {"golden": stored}, folder)
+    old = {key: value for key, value in loaded.manifest.items() if key != "golden"}
+    assert golden.check(loaded.net, old, folder) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"schema": 99}, "schema 99"),
+        ({"preprocessing": PREPROCESSING | {"mean": 0.5}}, "preprocessing.mean is 0.5"),
+        ({"preprocessing": PREPROCESSING | {"crop": 0.9}}, "preprocessing.crop is 0.9"),
+        ({"members": ["model-7.safetensors"]}, "does not list model-7.safetensors"),
+        ({"arch": "resnet18"}, "does not fit resnet18"),
+    ],
+)
+def test_a_release_that_this_version_cannot_answer_for_is_refused(
+    folder: Path, values: dict[str, object], said: str
+) -> None:
+    rewritten(folder, **values)
+    assert said in refusal(folder)
+
+
+def test_inspecting_needs_what_an_answer_needs(folder: Path) -> None:
+    with pytest.raises(InputError, match="calibration or thresholds"):
+        inspect(folder)
 
 
 def test_a_failed_write_leaves_the_old_release_and_no_draft(folder: Path) -> None:

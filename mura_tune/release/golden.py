@@ -1,0 +1,53 @@
+"""A stored question and its answer: does a release still say what it said where it was made?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mura_tune.errors import InputError
+from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.ensemble import Model
+
+TOLERANCE = 1e-4  # of a logit, and of its size where that is above 1: what rounding may differ by
+
+
+def answer(net: Model, size: int) -> list[list[float]]:
+    """The logits (3, K) of `_question`, by a copy of `net` on the CPU."""
+    reader = copy.deepcopy(net).cpu().eval()
+    with torch.inference_mode():
+        logits: Tensor = reader(normalise(to_float(_question(size), torch.device("cpu"))))
+    return [[float(value) for value in row] for row in logits]
+
+
+def check(net: Model, manifest: Mapping[str, Any], source: object) -> float | None:
+    """The largest difference from the stored answer; None for a release that stored none.
+
+    Raises:
+        InputError: it is beyond TOLERANCE, or the answer has another form.
+    """
+    if "golden" not in manifest:
+        return None
+    stored = torch.tensor(manifest["golden"], dtype=torch.float64)
+    found = torch.tensor(answer(net, manifest["preprocessing"]["size"]), dtype=torch.float64)
+    if stored.shape != found.shape:
+        raise InputError(f"{source}: golden holds logits {tuple(stored.shape)}, and the network "
+                         f"gives {tuple(found.shape)}; fetch the release again")  # fmt: skip
+    apart = float((found - stored).abs().max())
+    if not bool(((found - stored).abs() <= TOLERANCE * stored.abs().clamp_min(1)).all()):
+        raise InputError(f"{source}: here the network's logits differ by {apart:.2g} from those "
+                         "stored with it: another version of a library computes something else; "
+                         "install those that bundle.json names under versions")  # fmt: skip
+    return apart
+
+
+def _question(size: int) -> Tensor:
+    """Three pictures (3, S, S) by formulas that no library can change: grey, a ramp, a pattern."""
+    number = torch.arange(size * size, dtype=torch.int64).view(size, size)
+    ramp = number * 255 // (size * size - 1)
+    pattern = (number * 2654435761 % 2**32) >> 24  # Knuth's multiplicative hash
+    return torch.stack((torch.full_like(ramp, 128), ramp, pattern)).to(torch.uint8)

@@ -1,0 +1,80 @@
+"""SHA256SUMS: what a release consists of, byte for byte. Nothing else of it is read before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from mura_tune.errors import InputError
+
+SUMS = "SHA256SUMS"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write(folder: Path) -> None:
+    """List every file of `folder`, as the last of its files, in the form of `sha256sum`."""
+    names = sorted(path.name for path in folder.iterdir())
+    lines = "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
+    (folder / SUMS).write_text(lines, encoding="utf-8")
+
+
+def parse(content: bytes, source: object) -> dict[str, str]:
+    """Digest by name. A name is that of a file in the folder itself, and stands there once.
+
+    Raises:
+        InputError: a line that is none of this, by its number after `source`.
+    """
+    listed: dict[str, str] = {}
+    *lines, rest = content.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        digest, _, name = line.decode("utf-8", "replace").partition("  ")
+        if len(digest) != 64 or name in listed or not _plain(name):
+            raise InputError(f"{source}: line {number} is damaged; fetch the release again")
+        listed[name] = digest
+    if rest:
+        raise InputError(f"{source}: its last line is cut off; fetch the release again")
+    return listed
+
+
+def check(folder: Path, needed: Iterable[str]) -> dict[str, str]:
+    """Hold every file of `folder` against its SHA256SUMS; gives what `parse` gives.
+
+    Hidden files, such as a file browser's notes, belong to nobody.
+
+    Args:
+        needed: names without which it is no release.
+
+    Raises:
+        InputError: a file that is missing, changed or listed nowhere, by its name.
+    """
+    path = folder / SUMS
+    if not path.is_file():
+        raise InputError(f"{path}: missing, so nothing vouches for this release; fetch it again")
+    listed = parse(path.read_bytes(), path)
+    for name in needed:
+        if name not in listed:
+            raise InputError(f"{path}: does not list {name}; fetch the release again")
+    for name, digest in listed.items():
+        file = folder / name
+        if not file.is_file():
+            raise InputError(f"{file}: listed in {SUMS} and missing; fetch the release again")
+        if sha256(file) != digest:
+            raise InputError(f"{file}: not as released (its sha256 differs from {SUMS}); "
+                             "fetch the release again")  # fmt: skip
+    for file in sorted(folder.iterdir()):
+        if file.name not in listed and file.name != SUMS and not file.name.startswith("."):
+            raise InputError(f"{file}: not listed in {SUMS}, so no part of this release; move it "
+                             "elsewhere, or fetch the release again")  # fmt: skip
+    return listed
+
+
+def _plain(name: str) -> bool:
+    return name.isprintable() and name != SUMS and not (
+        not name or name.startswith(".") or set(name) & set("/\\:")
+    )  # fmt: skip
