@@ -170,7 +170,7 @@ def training_batches(
     labels_n = split.labels.to(device)[torch.from_numpy(order).to(device)]
     parts = (torch.split(u_nd, sizes), torch.split(labels_n, sizes))
     for pixels, u, labels in zip(_pixels(split, batches, device), *parts, strict=True):
-        yield _normalise_(augment(to_float(pixels, device), u, strength)), labels
+        yield _normalise_(augment(pixels.to(device), u, strength)), labels
 
 
 def plain_batches(split: Split, size: int, device: torch.device) -> Iterator[Tensor]:
