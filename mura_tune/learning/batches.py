@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mura_tune.learning.augment import augment, draws
+from mura_tune.learning.augment import IN_CACHE, augment, draws
 from mura_tune.learning.device import room
 
 if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load pandas
@@ -141,6 +141,17 @@ def to_float(pixels_nhw: Tensor, device: torch.device) -> Tensor:
     return pixels_nhw.to(device).float().div_(255).unsqueeze_(1)
 
 
+def to_input(pixels_nhw: Tensor, device: torch.device) -> Tensor:
+    """uint8 (N, S, S) as (N, 1, S, S) on the networks' input scale: `to_float`, `normalise`."""
+    pixels_nhw = pixels_nhw.to(device)
+    out = torch.empty(pixels_nhw.shape, device=device)
+    at_once = len(out) if out.is_cuda else IN_CACHE
+    parts = (torch.split(t, at_once) for t in (out, pixels_nhw))
+    for part, pixels in zip(*parts, strict=True):
+        torch.sub(pixels, 255 * MEAN, out=part).mul_(1 / (255 * STD))
+    return out.unsqueeze_(1)
+
+
 def normalise(x_nchw: Tensor) -> Tensor:
     """[0, 1] to the networks' input scale."""
     return _normalise_(x_nchw.clone())
@@ -182,7 +193,7 @@ def plain_batches(split: Split, size: int, device: torch.device) -> Iterator[Ten
         rows = [np.arange(start, min(start + size, len(split))) for start in starts]
         parts = (pixels for pixels in _pixels(split, rows, device))
     for pixels in parts:
-        yield _normalise_(to_float(pixels, device))
+        yield to_input(pixels, device)
 
 
 def _resident(split: Split, device: torch.device) -> bool:

@@ -18,6 +18,7 @@ from mura_tune.learning.batches import (
     plain_batches,
     split_of,
     to_float,
+    to_input,
     training_batches,
 )
 
@@ -96,6 +97,8 @@ def test_batches_leave_the_pixels_as_they_were(prepared: Any) -> None:
     x = to_float(split.pixels[:3], CPU)
     kept = x.clone()
     assert torch.allclose(normalise(x), (kept - 0.449) / 0.226)
+    many = split.pixels[:20]
+    assert torch.allclose(to_input(many, CPU), normalise(to_float(many, CPU)), atol=1e-6)
     assert torch.equal(x, kept)
     assert torch.equal(split.pixels[:], before)
 
