@@ -21,7 +21,7 @@ from pathlib import Path
 
 import optuna
 import postgres
-from commands import Command, Launch, Shell, hit
+from commands import Command, Launch, Shell, command_line, hit
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -94,7 +94,7 @@ def storm(
     finally:
         command.end()
     wrong = [f"exit code {code}: {log.read_text()[-500:]}"] if code else []
-    wrong += [f"{len(left)} processes left behind"] if left else []
+    wrong += [f"left behind: {', '.join(map(command_line, left))}"] if left else []
     wrong += [f"{sum(killed.values())} of {kills} kills landed"] if killed.total() != kills else []
     with opened(url) as storage:
         search, again = (trials_of(storage, name) for name in (STUDY, STUDY + CONFIRMS))

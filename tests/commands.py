@@ -171,6 +171,14 @@ def processes() -> dict[int, tuple[int, int]]:
     return found
 
 
+def command_line(pid: int) -> str:
+    """Of a process, or nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def hit(pid: int, what: signal.Signals) -> bool:
     """Send a signal; says whether the process was still there."""
     try:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 import torch
 from chaos import LEAVES_WITHIN, STUDY, amiss, opened, trials_of
-from commands import Forked, Shell, hit, start_together, until
+from commands import Forked, Shell, command_line, hit, start_together, until
 from conftest import CPU, TINY, Ran
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -211,19 +211,13 @@ def test_ctrl_c_while_workers_still_import_is_no_crash(
 ) -> None:
     command = Shell(chaos.arguments(sqlite, phantoms, tmp_path, 4, 2), tmp_path / "log")
     try:
-        until(lambda: "multiprocessing.forkserver" in _said_by(command.left()), SLOW)
+        until(lambda: any("forkserver" in command_line(p) for p in command.left()), SLOW)
         os.killpg(command.pid, signal.SIGINT)  # as a terminal does
         assert command.wait(SLOW) == 130
         until(lambda: command.left() == [], LEAVES_WITHIN)
     finally:
         command.end()
     assert "Traceback" not in command.log.read_text()
-
-
-def _said_by(pids: list[int]) -> str:
-    """The command lines of processes that may be gone."""
-    files = [Path(f"/proc/{pid}/cmdline") for pid in pids]
-    return " ".join(file.read_text() for file in files if file.exists())
 
 
 def test_a_command_that_slept_too_long_leaves_its_trial_to_another(
