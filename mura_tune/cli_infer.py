@@ -13,25 +13,32 @@ from mura_tune import console
 @click.option("--image", "images", multiple=True, required=True, type=click.Path(path_type=Path),
               help="A view of the study; repeat for more.")  # fmt: skip
 @click.option("--area", required=True, help="What the study shows, such as XR_WRIST.")
-@click.option("--ckpt", type=click.Path(path_type=Path),
-              help="A release's folder.  [default: RELEASES/AREA]")  # fmt: skip
+@click.option(
+    "--release", "--ckpt", "release",
+    help="A release's folder or its URL.  [default: RELEASES/AREA, else BASE_URL/AREA]",
+)  # fmt: skip
 @click.option(
     "--releases", envvar="MURA_RELEASES", show_envvar=True, default="releases", show_default=True,
     type=click.Path(path_type=Path), help="Where releases lie.",
 )  # fmt: skip
+@click.option("--base-url", envvar="MURA_BASE_URL", show_envvar=True,
+              help="Where releases that are not here are fetched from, by name.")  # fmt: skip
 @click.option("--threshold", type=click.FloatRange(0, 1), help="In place of the release's own.")
 def infer(
-    images: tuple[Path, ...], area: str, ckpt: Path | None, releases: Path, threshold: float | None
-) -> None:
+    images: tuple[Path, ...], area: str, release: str | None, releases: Path,
+    base_url: str | None, threshold: float | None,
+) -> None:  # fmt: skip
     """Print one study's answer, a line each: area, prob_fracture, pred (1 = abnormal).
 
     The second name is kept for old scripts; it is the probability of *abnormal*, MURA's label.
     """
     import torch
 
+    from mura_tune.reading.places import place
     from mura_tune.reading.predict import Predictor
 
-    predictor = Predictor(ckpt or releases / area, torch.device("cpu"), area)
+    folder = place(release, area, releases, base_url, console.note)
+    predictor = Predictor(folder, torch.device("cpu"), area)
     answer = predictor.study(images, threshold)
     click.echo(f"area={answer.area}")
     click.echo(f"prob_fracture={answer.probability:.6f}")

@@ -20,6 +20,8 @@ import torch  # isort: skip
 from mura_tune import console
 from mura_tune.cli import mura
 from mura_tune.data import phantom
+from mura_tune.learning.models import build
+from mura_tune.release import bundle
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real-xrays"
 CPU = torch.device("cpu")
@@ -96,6 +98,22 @@ def new_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], 
 def storage(new_storage: Callable[[], str]) -> str:
     """URL of a database with nothing in it, of each kind."""
     return new_storage()
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A release that nobody trained: releases/XR_TEST, the small network at 32 px."""
+    points = {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}}
+    manifest = {
+        "area": "XR_TEST", "arch": "cnn", "outputs": 1, "recipe_digest": "0" * 12,
+        "preprocessing": bundle.preprocessing(32),
+        "calibration": {"temperature": 0.5, "offset": 0.01}, "operating_points": points,
+        "recommended": "max_youden",
+        "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
+    }  # fmt: skip
+    folder = tmp_path / "releases" / "XR_TEST"
+    bundle.save(folder, build("cnn", size=32, seed=3), manifest, {bundle.CARD: "# XR_TEST\n"})
+    return folder
 
 
 @pytest.fixture(scope="session")

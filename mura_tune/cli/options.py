@@ -30,6 +30,11 @@ def _path(flag: str, env: str, default: str, what: str) -> Callable[[F], F]:
 data_option = _path("--data", "MURA_DATA", "data/MURA-v1.1", "Dataset: a folder, or a table .csv.")
 runs_option = _path("--runs", "MURA_RUNS", "runs", "Where studies and the cache are written.")
 releases_option = _path("--releases", "MURA_RELEASES", "releases", "Where releases are written.")
+base_url_option = click.option(
+    "--base-url", envvar="MURA_BASE_URL", show_envvar=True,
+    help="Where releases that are not here are fetched from, by name, into the user's cache.  "
+    "[default: base_url in ~/.config/mura-tune/config.yaml]",
+)  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 storage_option = click.option(
     "--storage", envvar="MURA_STORAGE", show_envvar=True, default=None,

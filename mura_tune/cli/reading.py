@@ -9,11 +9,13 @@ import click
 
 from mura_tune import console
 from mura_tune.cli.options import (
+    base_url_option,
     device_of,
     device_option,
     json_option,
     releases_option,
 )
+from mura_tune.reading.places import place
 
 if TYPE_CHECKING:
     from mura_tune.reading.predict import Predictor
@@ -25,8 +27,8 @@ images_option = click.option(
 )  # fmt: skip
 area_option = click.option("--area", help="What the study shows, such as XR_WRIST.")
 release_option = click.option(
-    "--release", type=click.Path(path_type=Path),
-    help="The release's folder.  [default: RELEASES/AREA]",
+    "--release",
+    help="The release's folder or its URL.  [default: RELEASES/AREA, else BASE_URL/AREA]",
 )  # fmt: skip
 
 
@@ -35,15 +37,17 @@ release_option = click.option(
 @area_option
 @release_option
 @releases_option
+@base_url_option
 @click.option("--threshold", type=click.FloatRange(0, 1), help="In place of the release's own.")
 @device_option
 @json_option
 def infer(
-    images: tuple[Path, ...], area: str | None, release: Path | None, releases: Path,
-    threshold: float | None, device: str, as_json: bool,
+    images: tuple[Path, ...], area: str | None, release: str | None, releases: Path,
+    base_url: str | None, threshold: float | None, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Give one study's probability of being abnormal, from all of its views."""
-    answer = _predictor(release, releases, area, device).study(images, threshold)
+    folder = place(release, area, releases, base_url, console.note)
+    answer = _predictor(folder, area, device).study(images, threshold)
     console.report(as_json, answer.to_json, answer.describe)
 
 
@@ -52,6 +56,7 @@ def infer(
 @area_option
 @release_option
 @releases_option
+@base_url_option
 @click.option("--out", default="explanation.png", show_default=True,
               type=click.Path(path_type=Path), help="The picture to write.")  # fmt: skip
 @click.option("--deletion", is_flag=True,
@@ -59,8 +64,8 @@ def infer(
 @device_option
 @json_option
 def explain(
-    images: tuple[Path, ...], area: str | None, release: Path | None, releases: Path, out: Path,
-    deletion: bool, device: str, as_json: bool,
+    images: tuple[Path, ...], area: str | None, release: str | None, releases: Path,
+    base_url: str | None, out: Path, deletion: bool, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw where each view of a study speaks for abnormal: Grad-CAM beside the radiograph.
 
@@ -69,15 +74,14 @@ def explain(
     """
     from mura_tune.reading.explain import explain as look
 
-    found = look(_predictor(release, releases, area, device), images, deletion=deletion)
+    folder = place(release, area, releases, base_url, console.note)
+    found = look(_predictor(folder, area, device), images, deletion=deletion)
     found.save(out)
     console.report(as_json, lambda: found.to_json() | {"out": str(out)},
                    lambda: f"{found.describe()}\n{out}")  # fmt: skip
 
 
-def _predictor(release: Path | None, releases: Path, area: str | None, device: str) -> Predictor:
+def _predictor(folder: Path, area: str | None, device: str) -> Predictor:
     from mura_tune.reading.predict import Predictor
 
-    if not release and not area:
-        raise click.UsageError("name the --area, or the --release")
-    return Predictor(release or releases / str(area), device_of(device), area)
+    return Predictor(folder, device_of(device), area)

@@ -11,6 +11,7 @@ import torch
 from mura_tune.errors import InputError
 from mura_tune.release import bundle, golden
 from mura_tune.release.calibrate import Chosen
+from mura_tune.release.sums import SUMS, sha256
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Inspection:
     """A release that passed.
 
     Attributes:
+        digest: sha256 of its SHA256SUMS, by which the whole release can be asked for.
         files: how many there are.
         tensors: of all its networks, whose names and shapes fit.
         apart: the largest difference of a logit from the stored one; None where none is stored.
@@ -26,6 +28,7 @@ class Inspection:
 
     release: Path
     area: str
+    digest: str
     files: int
     tensors: int
     apart: float | None
@@ -42,6 +45,7 @@ class Inspection:
         return "\n".join([
             f"{self.release}: {self.area}, whole",
             f"  {self.files} files as released, {self.tensors} tensors fit; {answer}",
+            f"  sha256={self.digest}",
             f"  {data if self.data else 'data not checked (--data names some)'}",
         ])  # fmt: skip
 
@@ -64,6 +68,7 @@ def inspect(folder: Path) -> Inspection:
     return Inspection(
         release=folder,
         area=str(loaded.manifest["area"]),
+        digest=sha256(folder / SUMS),
         files=sum(not path.name.startswith(".") for path in folder.iterdir()),
         tensors=len(loaded.net.state_dict()),
         apart=golden.check(loaded.net, loaded.manifest, folder),
