@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,11 @@ release_option = click.option(
 
 
 @click.command()
-@images_option
+@click.argument("studies", required=False, type=click.Path(path_type=Path))
+@click.option("--image", "images", multiple=True, type=click.Path(path_type=Path),
+              help="A view of one study; repeat for more.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default="answers.csv", show_default=True,
+              help="For STUDIES: the .csv or .json to write, or to go on with.")  # fmt: skip
 @area_option
 @release_option
 @releases_option
@@ -42,11 +47,27 @@ release_option = click.option(
 @device_option
 @json_option
 def infer(
-    images: tuple[Path, ...], area: str | None, release: str | None, releases: Path,
-    base_url: str | None, threshold: float | None, device: str, as_json: bool,
+    studies: Path | None, images: tuple[Path, ...], out: Path, area: str | None,
+    release: str | None, releases: Path, base_url: str | None, threshold: float | None,
+    device: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Give one study's probability of being abnormal, from all of its views."""
+    """Give a study's probability of being abnormal, from all of its views.
+
+    One study by its --image files; or STUDIES, a folder whose folders with images are studies, or a
+    .csv with the columns path and study. They get a row each in --out, and are marked there if a
+    view is unreadable; the same line goes on with what is missing.
+    """
+    if bool(studies) == bool(images):
+        raise click.UsageError("name the study's views by --image, or a folder or table of STUDIES")
     folder = place(release, area, releases, base_url, console.note)
+    if studies:
+        from mura_tune.reading.batch import answer_all
+        from mura_tune.reading.studies import studies_in
+
+        asked = studies_in(studies)
+        done = answer_all(_predictor(folder, area, device), asked, out, console.note, threshold)
+        console.report(as_json, lambda: asdict(done), done.describe)
+        return
     answer = _predictor(folder, area, device).study(images, threshold)
     console.report(as_json, answer.to_json, answer.describe)
 

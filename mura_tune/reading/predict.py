@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mura_tune.data.images import read, square
 from mura_tune.errors import InputError
@@ -68,7 +69,6 @@ class Predictor:
             raise InputError(f"{folder}: a release for {self.area}, not for {area}; "
                              f"name the one for {area} with --release")  # fmt: skip
 
-    @torch.inference_mode()
     def study(self, images: Sequence[Path], threshold: float | None = None) -> Prediction:
         """Read one study from the files of its views.
 
@@ -78,11 +78,21 @@ class Predictor:
         Raises:
             UnreadableImage: a view that cannot be decoded; none is passed over.
         """
-        manifest = self.bundle.manifest
-        size = manifest["preprocessing"]["size"]
+        size = self.bundle.manifest["preprocessing"]["size"]
         pixels = np.stack([square(read(path), size) for path in images])
-        x_nchw = normalise(to_float(torch.from_numpy(pixels), self.device))
-        logits_n = self.bundle.net(x_nchw)[:, 0].float().cpu().numpy()
+        return self.answer(images, self.logits(pixels), threshold)
+
+    @torch.inference_mode()
+    def logits(self, pixels_nss: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logit of *abnormal* of each view, (N,), uncalibrated."""
+        x_nchw = normalise(to_float(torch.from_numpy(pixels_nss), self.device))
+        found: NDArray[np.float32] = self.bundle.net(x_nchw)[:, 0].float().cpu().numpy()
+        return found
+
+    def answer(
+        self, images: Sequence[Path], logits_n: NDArray[np.float32], threshold: float | None
+    ) -> Prediction:
+        """What `study` says, from the logits of its views."""
         views = sigmoid(self.chosen.calibration.logits(logits_n))
         cut = self.chosen.threshold if threshold is None else threshold
         probability = float(views.mean())
@@ -95,5 +105,5 @@ class Predictor:
             abstain=threshold is None and self.chosen.band.holds(probability),
             views=tuple((str(i), float(v)) for i, v in zip(images, views, strict=True)),
             release=str(self.bundle.folder),
-            recipe=str(manifest["recipe_digest"]),
+            recipe=str(self.bundle.manifest["recipe_digest"]),
         )
