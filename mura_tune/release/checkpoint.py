@@ -39,7 +39,7 @@ class Checkpoints:
         run = {
             "recipe": recipe.digest, "dataset": self._prepared.fingerprint,
             "split": self._prepared.split_hash, "mura-tune": mura_tune.__version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a plain text: nothing else is read back
         }  # fmt: skip
         return Checkpoint(self._folder / f"seed-{recipe.seed}.pt", run, self._say)
 

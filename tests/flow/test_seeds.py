@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from conftest import CPU, TINY, Ran
 
 from mura_tune.data.images import read, square
+from mura_tune.learning import training
 from mura_tune.learning.batches import normalise, to_float
 from mura_tune.learning.ensemble import Ensemble
 from mura_tune.learning.gradcam import gradcam
@@ -81,3 +83,34 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
     refused = run("verify", release)
     assert refused.code == 2
     assert "model-1.safetensors: not as released" in refused.err
+
+
+def test_a_stopped_finalize_goes_on_to_the_same_release(
+    run: Run, tuned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = ("finalize", "XR_WRIST", tuned, "--seeds=2", "--ensemble")
+    release, finals = (tmp_path / name / "XR_WRIST" for name in ("releases", "runs/finals"))
+    trained: list[int] = []
+    real = training._train_epoch
+
+    def counted(*args: Any) -> float:
+        if len(trained) == 5:  # of two runs with three epochs each: in the middle of the second
+            trained.append(0)
+            raise KeyboardInterrupt
+        trained.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(training, "_train_epoch", counted)
+    stopped = run(*call)
+    assert stopped.code == 130
+    assert not release.exists()
+    assert len(list(finals.glob("seed-*.pt"))) == 2
+    went = run(*call)
+    assert went.code == 0
+    assert "checkpoint" not in went.err
+    assert sum(trained) == 6
+    assert not finals.exists()
+    went_on = [(release / f"model-{i}.safetensors").read_bytes() for i in (0, 1)]
+    assert run(*call).code == 0
+    assert sum(trained) == 12
+    assert [(release / f"model-{i}.safetensors").read_bytes() for i in (0, 1)] == went_on
