@@ -16,16 +16,11 @@ from typing import Any
 
 import yaml
 
+from mura_tune.areas import MULTITASK, ROUTER, WHOLE, check_task
 from mura_tune.errors import InputError
 from mura_tune.recipe import COUPLED, Recipe, changed
 from mura_tune.strict import build, check, hint
 
-AREAS = (
-    "XR_ELBOW", "XR_FINGER", "XR_FOREARM", "XR_HAND", "XR_HUMERUS", "XR_SHOULDER", "XR_WRIST",
-)  # fmt: skip
-# Areas that stand for every area of a dataset at once, and the files of their studies.
-ALL, ROUTER, MULTITASK = "ALL", "router", "multitask"
-WHOLE = {ALL: "pooled", ROUTER: "router", MULTITASK: "multitask"}
 PRUNERS = ("median", "percentile", "hyperband", "none")
 
 
@@ -135,15 +130,17 @@ class Holdout:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """One resolved study."""
+    """One resolved study. Every task but abnormality needs an area of `WHOLE`."""
 
     recipe: Recipe
     search: Mapping[str, Axis]
     budget: Budget
     split: Holdout
     final: Mapping[str, Any] = field(default_factory=dict)  # recipe fields that finalize replaces
+    task: str = "abnormality"
 
     def __post_init__(self) -> None:
+        check_task(self.task, self.recipe, self.search, self.final)
         for path, axis in self.search.items():
             for value in axis.ends:
                 changed(self.recipe, {path: value}, prefix="search.")
@@ -182,6 +179,9 @@ def load(area: str, overrides: Sequence[str] = (), folder: Path | None = None) -
     for override in overrides:
         raw = _merge(raw, _override(override))
         study = _study(raw, f"--set {override}")
+    if study.task != "abnormality" and area not in WHOLE:
+        raise InputError(f"{_shown(path)}: task {study.task} needs every area of the dataset: "
+                         f"the study of {ROUTER} or {MULTITASK}, not of {area}")  # fmt: skip
     return study
 
 

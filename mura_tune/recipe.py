@@ -64,6 +64,7 @@ class Recipe:
     plateau_patience: int = 2  # epochs without a better dev score before plateau lowers it
     plateau_factor: float = 0.1  # what plateau multiplies it by
     consistency: float = 0.0  # weight of what class-activation maps disagree by when views turn
+    aux_weight: float = 0.0  # of the body part's loss in the multi-task loss
 
     def __post_init__(self) -> None:
         check(bool(self.arch), "arch", self.arch, "the name of a network")
@@ -73,6 +74,7 @@ class Recipe:
         check(0 < self.class_weight < math.inf, "class_weight", self.class_weight, "above 0")
         check(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
         check(self.patience >= 0, "patience", self.patience, "0 or more")
+        check(0 <= self.aux_weight < math.inf, "aux_weight", self.aux_weight, "0 or more")
         check(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2^32 - 1")
         for name, known in (("loss", LOSSES), ("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
             value = getattr(self, name)

@@ -150,7 +150,8 @@ def _unfilled(name: str, trials: Sequence[FrozenTrial], keys: Sequence[int | str
         elif state in DONE and not has_recipe(trial):
             wrong.append(f"trial {trial.number} has no recipe")
         elif state == TrialState.COMPLETE and not (
-            kept.get("dev_auc") and kept["dev_auc"]["low"] <= trial.value <= kept["dev_auc"]["high"]
+            kept.get("dev_score")
+            and kept["dev_score"]["low"] <= trial.value <= kept["dev_score"]["high"]
         ):
             wrong.append(f"trial {trial.number} has no interval")
     return [f"{name}: {what}" for what in wrong]

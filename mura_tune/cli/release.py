@@ -64,7 +64,9 @@ def finalize(
         prepared = prepared_of(found.area, found.config, data, runs, strict)
         kept = Checkpoints(runs / "finals" / name, prepared, console.note)
         held.append(kept)
-        with Epochs(f"finalize {name}", final_recipe(found).epochs * seeds) as epochs:
+        with Epochs(
+            f"finalize {name}", final_recipe(found).epochs * seeds, found.monitor
+        ) as epochs:
             made.append(release(
                 found, prepared, releases / name, device_of(device), seeds=seeds,
                 released=everyone if ensemble else strongest, on_epoch=epochs.epoch,

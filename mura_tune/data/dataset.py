@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from mura_tune.config import ALL, WHOLE
+from mura_tune.areas import ALL, WHOLE
 from mura_tune.errors import InputError
 
 COLUMNS = ("path", "area", "patient", "study", "label", "split")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ class Prepared:
                 "abnormal studies": int(studies["label"].sum()),
             }
         return counts
+
+    @functools.cached_property
+    def areas(self) -> tuple[str, ...]:
+        """Names of the areas that occur, sorted: one, or every area of a dataset."""
+        return tuple(sorted(self.frame["area"].unique()))
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """Row numbers of one part: train, dev or test."""

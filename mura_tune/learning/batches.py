@@ -7,7 +7,7 @@ import hashlib
 import mmap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +81,8 @@ class Split:
         studies: (N,) study names.
         patients: (N,) patient names.
         paths: (N,) image paths, as the dataset writes them.
+        areas: names of the dataset's areas, in order.
+        parts: (N,) int64, which of `areas` a view shows, on the device; empty where none are named.
     """
 
     name: str
@@ -89,9 +91,13 @@ class Split:
     studies: NDArray[np.str_]
     patients: NDArray[np.str_]
     paths: NDArray[np.str_]
+    areas: tuple[str, ...] = ()
+    parts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def __post_init__(self) -> None:
         n = len(self.pixels)
+        if self.areas and len(self.parts) != n:
+            raise ValueError(f"parts has {len(self.parts)} rows, pixels {n}")
         for what in ("labels", "studies", "patients", "paths"):
             if len(getattr(self, what)) != n:
                 raise ValueError(f"{what} has {len(getattr(self, what))} rows, pixels {n}")
@@ -126,6 +132,7 @@ def split_of(
     pixels: Tensor | OnDisk = OnDisk(prepared.pixels, rows)
     if len(rows) * prepared.pixels[0].size <= (room(device) if budget is None else budget):
         pixels = torch.from_numpy(prepared.pixels[rows]).to(device)
+    part_of = {area: number for number, area in enumerate(prepared.areas)}
     return Split(
         name=part,
         pixels=pixels,
@@ -133,6 +140,8 @@ def split_of(
         studies=frame["study"].to_numpy(dtype=str),
         patients=frame["patient"].to_numpy(dtype=str),
         paths=frame["path"].to_numpy(dtype=str),
+        areas=prepared.areas,
+        parts=torch.tensor([part_of[area] for area in frame["area"]]).to(device),
     )
 
 
@@ -173,15 +182,15 @@ def batch_rows(n: int, *, size: int, seed: int, epoch: int) -> list[NDArray[np.i
 def training_batches(
     split: Split, *, size: int, seed: int, epoch: int, strength: float, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented (x (B, 1, S, S), labels (B,)), the batches that `batch_rows` names."""
+    """Augmented (x (B, 1, S, S), rows (B,) of the split), the batches that `batch_rows` names."""
     batches = batch_rows(len(split), size=size, seed=seed, epoch=epoch)
     sizes, order = [len(rows) for rows in batches], np.concatenate(batches)
-    # The whole epoch's draws and labels at once: a step then copies nothing from the host.
+    # The whole epoch's draws and rows at once: a step then copies nothing from the host.
     u_nd = torch.from_numpy(draws(seed, epoch, len(split))[order]).to(device)
-    labels_n = split.labels.to(device)[torch.from_numpy(order).to(device)]
-    parts = (torch.split(u_nd, sizes), torch.split(labels_n, sizes))
-    for pixels, u, labels in zip(_pixels(split, batches, device), *parts, strict=True):
-        yield _normalise_(augment(pixels.to(device), u, strength)), labels
+    rows_n = torch.from_numpy(order).to(device)
+    parts = (torch.split(u_nd, sizes), torch.split(rows_n, sizes))
+    for pixels, u, rows in zip(_pixels(split, batches, device), *parts, strict=True):
+        yield _normalise_(augment(pixels.to(device), u, strength)), rows
 
 
 def plain_batches(split: Split, size: int, device: torch.device) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -124,15 +125,38 @@ def auc(scores: NDArray[Any], labels: NDArray[Any]) -> float:
     return float(weighted_auc(scores, labels, np.ones((1, len(labels))))[0])
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What a task is judged by: one number of a table of studies, between 0 and 1.
+
+    Attributes:
+        values: the number under each row of integer weights (B, M) on the studies, (B,).
+        freedom: degrees of freedom of its interval.
+        rests_on: patients that its exact bound rests on, where resampling sees no spread.
+    """
+
+    name: str
+    values: Callable[[Studies, Floats], Floats]
+    freedom: Callable[[Studies], float]
+    rests_on: Callable[[Studies], int]
+
+    def of(self, studies: Studies) -> float:
+        """The number itself."""
+        return float(self.values(studies, np.ones((1, len(studies.labels))))[0])
+
+    def estimate(self, studies: Studies, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
+        """The number with its interval from resampling whole patients."""
+        value = self.of(studies)
+        drawn = self.values(studies, cluster_weights(studies.patients, draws, seed))
+        low, high = interval(value, drawn, self.freedom(studies))
+        if low == high:  # as sure as there are patients, no surer
+            low, high = exact(value, self.rests_on(studies))
+        return studies.estimate(value, (low, high))
+
+
 def auc_interval(studies: Studies, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Study AUC with its interval from resampling whole patients."""
-    weights = cluster_weights(studies.patients, draws, seed)
-    value = auc(studies.scores, studies.labels)
-    values = weighted_auc(studies.scores, studies.labels, weights)
-    low, high = interval(value, values, studies.freedom)
-    if low == high:  # as sure as its rarer class has patients, no surer
-        low, high = exact(value, studies.rarer)
-    return studies.estimate(value, (low, high))
+    return AUC.estimate(studies, draws=draws, seed=seed)
 
 
 def cluster_weights(patients: NDArray[np.str_], draws: int, seed: int) -> Floats:
@@ -186,3 +210,18 @@ def weighted_auc(scores: NDArray[Any], labels: NDArray[Any], weights: Floats) ->
     below = np.cumsum(neg, axis=1) - neg / 2  # negatives under each score, ties counted half
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((pos * below).sum(1) / (pos.sum(1) * neg.sum(1)))
+
+
+AUC = Measure(
+    name="AUC",
+    values=lambda studies, weights: weighted_auc(studies.scores, studies.labels, weights),
+    freedom=lambda studies: studies.freedom,
+    rests_on=lambda studies: studies.rarer,
+)
+# Of a table whose scores are 1 where the answer was right and 0 where it was not.
+ACCURACY = Measure(
+    name="accuracy",
+    values=lambda studies, weights: weights @ studies.scores / weights.sum(1),
+    freedom=lambda studies: studies.patients_with() - 1,
+    rests_on=lambda studies: studies.patients_with(),
+)

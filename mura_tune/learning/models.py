@@ -107,6 +107,7 @@ def build(
     pretrained: str = NONE,
     outputs: int = 1,
     seed: int = 0,
+    head: Callable[[int, int], nn.Module] | None = None,
 ) -> Network:
     """A network with one grey input channel.
 
@@ -117,6 +118,7 @@ def build(
             the folder of a release.
         outputs: K.
         seed: of the initial weights; the global generator is left as it was.
+        head: makes what takes the classifier's place, from its numbers of inputs and outputs.
 
     Raises:
         InputError: an unknown name, a size it cannot take, weights out of reach, or some that do
@@ -127,6 +129,8 @@ def build(
         body = _create(arch, outputs, size=size, download=pretrained == IMAGENET)
         if pretrained not in (IMAGENET, NONE):
             load(body, _stages(body)[0], pretrained, arch)
+        if head:
+            _put_head(body, head, outputs)
         if size is not None:
             _try(body, arch, size)
     return Network(body).to(memory_format=torch.channels_last)
@@ -170,6 +174,16 @@ def _from_timm(arch: str, outputs: int, size: int | None, download: bool) -> nn.
         if not download:
             raise
         raise unreachable(arch, str(error).splitlines()[0]) from error
+
+
+def _put_head(body: nn.Module, head: Callable[[int, int], nn.Module], outputs: int) -> None:
+    """`head` in the place of the classifier."""
+    classifier: Any = body.get_classifier()  # type: ignore[operator]  # see _stages
+    name = next((name for name, module in body.named_modules() if module is classifier), "")
+    if not name or not isinstance(classifier, nn.Linear):
+        raise InputError(f"{type(body).__name__} has no linear classifier to put another head on")
+    parent, _, leaf = name.rpartition(".")
+    setattr(body.get_submodule(parent), leaf, head(classifier.in_features, outputs))
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Several AUCs in one interval: two models on the same studies, and the mean over patient folds."""
+"""Several scores in one interval: two models on the same studies, the mean over patient folds."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from mura_tune.learning.metrics import (
+    AUC,
     DRAWS,
     Estimate,
     Floats,
+    Measure,
     Studies,
-    auc_interval,
     cluster_weights,
-    weighted_auc,
 )
 
 
@@ -37,10 +37,11 @@ def fold_difference(
     ours: Sequence[Sequence[Studies]],
     theirs: Sequence[Sequence[Studies]],
     *,
+    measure: Measure = AUC,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """`auc_difference` where each run is a sequence of folds, and its AUC the mean over them."""
+    """`auc_difference` where each run is a sequence of folds, and its score the mean over them."""
     if not ours or not theirs:
         raise ValueError("a difference needs a run on either side")
     first = ours[0]
@@ -49,8 +50,8 @@ def fold_difference(
             raise ValueError("the runs do not cover the same studies")
     values = np.mean(
         [
-            _over_runs([run[i] for run in ours], draws, seed + i)
-            - _over_runs([run[i] for run in theirs], draws, seed + i)
+            _over_runs([run[i] for run in ours], measure, draws, seed + i)
+            - _over_runs([run[i] for run in theirs], measure, draws, seed + i)
             for i in range(len(first))
         ],
         axis=0,
@@ -58,20 +59,22 @@ def fold_difference(
     return _estimate(values, first)
 
 
-def mean_auc(folds: Sequence[Studies], *, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """The mean over folds of their study AUCs; each draw takes patients anew within each fold."""
+def fold_mean(
+    folds: Sequence[Studies], *, measure: Measure = AUC, draws: int = DRAWS, seed: int = 0
+) -> Estimate:
+    """The mean over folds of their scores; each draw takes patients anew within each fold."""
     if len(folds) == 1:
-        return auc_interval(folds[0], draws=draws, seed=seed)
-    values = [_over_runs([fold], draws, seed + i) for i, fold in enumerate(folds)]
+        return measure.estimate(folds[0], draws=draws, seed=seed)
+    values = [_over_runs([fold], measure, draws, seed + i) for i, fold in enumerate(folds)]
     return _estimate(np.mean(values, axis=0), folds)
 
 
-def _over_runs(runs: Sequence[Studies], draws: int, seed: int) -> Floats:
-    """(1 + draws,) mean AUC over runs on the same studies, as they are and in every draw."""
+def _over_runs(runs: Sequence[Studies], measure: Measure, draws: int, seed: int) -> Floats:
+    """(1 + draws,) mean score over runs on the same studies, as they are and in every draw."""
     patients = runs[0].patients
     once = np.ones((1, len(patients)))
     weights = np.concatenate([once, cluster_weights(patients, draws, seed)])
-    return np.asarray(np.mean([weighted_auc(r.scores, r.labels, weights) for r in runs], axis=0))
+    return np.asarray(np.mean([measure.values(run, weights) for run in runs], axis=0))
 
 
 def _estimate(values: Floats, folds: Sequence[Studies]) -> Estimate:

@@ -29,7 +29,7 @@ class Feed:
 
     Attributes:
         forward: the batches' x to logits (N, K), float32; the network or its second half.
-        train: the batches (x, labels (N,)) of an epoch, counted from 1 over all phases.
+        train: the batches (x, rows (B,) of train) of an epoch, counted from 1 over all phases.
         dev: dev's x in its order, not augmented.
     """
 
@@ -133,13 +133,12 @@ class Features:
         def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             rows = batch_rows(len(train), size=recipe.batch, seed=recipe.seed, epoch=epoch)
             sizes = [len(r) for r in rows]
-            order = torch.from_numpy(np.concatenate(rows)).to(train.labels.device)
-            labels = torch.split(train.labels[order].to(device), sizes)
+            order = torch.from_numpy(np.concatenate(rows)).to(device)
             kept = self.store.batches(
                 of_train | {"epoch": epoch}, sizes, device,
                 lambda: features(x for x, _ in plain.train(epoch)),
             )  # fmt: skip
-            return zip(kept, labels, strict=True)
+            return zip(kept, torch.split(order, sizes), strict=True)
 
         def dev_batches() -> Iterator[Tensor]:
             sizes = [

@@ -1,34 +1,62 @@
-"""A task as data: how many outputs, which loss, which score decides."""
+"""A task as data: what a network's outputs mean, which loss, which score decides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mura_tune.learning.batches import Split
+from mura_tune.learning.heads import PartHead
 from mura_tune.learning.losses import Loss, binary
-from mura_tune.learning.metrics import Studies, auc, by_study
+from mura_tune.learning.metrics import ACCURACY, AUC, Measure, Studies, by_study
+from mura_tune.learning.models import Network, build
+from mura_tune.learning.parts import study_logits
 from mura_tune.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a network of `outputs` logits learns.
+    """What a network learns.
 
     Attributes:
+        outputs: K, from the number of areas.
+        targets: what the loss is given of a split, a row a view.
         loss: from the training split and the recipe, the loss of a batch.
-        score: from logits (N, K) and their split, the number that decides; more is better.
-        monitor: what that number is called.
+        table: from logits (N, K) and their split, the studies that `measure` is taken of.
+        measure: the score that decides; more is better.
+        head: makes the classifier from the numbers of features and outputs; None for a linear one.
     """
 
     name: str
-    outputs: int
-    monitor: str
+    outputs: Callable[[int], int]
+    targets: Callable[[Split], Tensor]
     loss: Callable[[Split, Recipe], Loss]
-    score: Callable[[Tensor, Split], float]
+    table: Callable[[Tensor, Split], Studies]
+    measure: Measure
+    head: Callable[[int, int], nn.Module] | None = None
+
+    @property
+    def monitor(self) -> str:
+        """What the score is called."""
+        return f"study {self.measure.name}"
+
+    def score(self, logits_nk: Tensor, split: Split) -> float:
+        """The number that decides; NaN where a logit is."""
+        if bool(logits_nk.isnan().any()):
+            return math.nan
+        return self.measure.of(self.table(logits_nk, split))
+
+    def network(self, recipe: Recipe, areas: int) -> Network:
+        """A fresh network for this task on so many areas; InputError as `models.build`."""
+        return build(
+            recipe.arch, size=recipe.size, pretrained=recipe.pretrained,
+            outputs=self.outputs(areas), seed=recipe.seed, head=self.head,
+        )  # fmt: skip
 
 
 def study_scores(logits_nk: Tensor, split: Split) -> Studies:
@@ -37,11 +65,55 @@ def study_scores(logits_nk: Tensor, split: Split) -> Studies:
     return by_study(logits, split.labels.cpu().numpy(), split.studies, split.patients)
 
 
-def _study_auc(logits_nk: Tensor, split: Split) -> float:
-    studies = study_scores(logits_nk, split)
-    return auc(studies.scores, studies.labels) if np.isfinite(studies.scores).all() else np.nan
+def routed_right(logits_nk: Tensor, split: Split) -> Studies:
+    """A row a study: its area as the label, and 1 or 0 as the score: was it recognised?
+
+    A study's area is that of the largest logit, averaged over its views.
+    """
+    found = study_logits(logits_nk, split)
+    right = (found.logits.argmax(1) == found.parts).astype(float)
+    return Studies(found.names, found.patients, found.parts, right)
+
+
+def _cross_entropy(train: Split, recipe: Recipe) -> Loss:
+    """Over the areas, as often as they occur: what is counted is studies."""
+    return F.cross_entropy
+
+
+def _both(train: Split, recipe: Recipe) -> Loss:
+    """The abnormality's loss, and `aux_weight` times the body part's."""
+    abnormality = binary(train, recipe)
+
+    def loss(logits_nk: Tensor, targets_n2: Tensor) -> Tensor:
+        part = F.cross_entropy(logits_nk[:, 1:], targets_n2[:, 1])
+        return abnormality(logits_nk, targets_n2[:, 0]) + recipe.aux_weight * part
+
+    return loss
 
 
 ABNORMALITY = Task(
-    name="abnormality", outputs=1, monitor="study AUC", loss=binary, score=_study_auc
+    name="abnormality",
+    outputs=lambda areas: 1,
+    targets=lambda split: split.labels,
+    loss=binary,
+    table=study_scores,
+    measure=AUC,
 )
+PART = Task(
+    name="part",
+    outputs=lambda areas: areas,
+    targets=lambda split: split.parts,
+    loss=_cross_entropy,
+    table=routed_right,
+    measure=ACCURACY,
+)
+MULTITASK = Task(
+    name="multitask",
+    outputs=lambda areas: 1 + areas,
+    targets=lambda split: torch.stack((split.labels, split.parts), 1),
+    loss=_both,
+    table=study_scores,
+    measure=AUC,
+    head=PartHead,
+)
+TASKS: Mapping[str, Task] = {task.name: task for task in (ABNORMALITY, PART, MULTITASK)}

@@ -74,6 +74,7 @@ def fit(
         InputError: a recipe with consistency, and a network without a feature map.
     """
     device = next(net.parameters()).device
+    targets = task.targets(train).to(device)
     torch.manual_seed(recipe.seed)  # dropout
     epochs: list[Epoch] = []
     best: Epoch | None = None
@@ -102,7 +103,8 @@ def fit(
                 part.load_state_dict(held.parts[name])
         while not _over(phase, recipe.patience, len(epochs), before, best):
             started, number = time.perf_counter(), len(epochs) + 1
-            loss = _train_epoch(net, feed.train(number), judge, optimiser, schedule, number)
+            batches = ((x, targets[rows]) for x, rows in feed.train(number))
+            loss = _train_epoch(net, batches, judge, optimiser, schedule, number)
             logits = _logits(net, feed.forward, feed.dev())
             score = task.score(logits, dev)
             if not math.isfinite(score):
@@ -140,9 +142,9 @@ def _logits(net: nn.Module, forward: Callable[[Tensor], Tensor], dev: Iterable[T
 
 
 def _judge(net: Network, feed: Feed, loss_of: Loss, recipe: Recipe) -> Judge:
-    """The loss of a batch by its x and labels."""
+    """The loss of a batch by its x and targets."""
     if not recipe.consistency:
-        return lambda x, labels_n: loss_of(feed.forward(x), labels_n)
+        return lambda x, wanted: loss_of(feed.forward(x), wanted)
     require_map(net, recipe.size)
     return consistent(net, loss_of, recipe.consistency)
 
@@ -158,8 +160,8 @@ def _train_epoch(
     """One pass; the mean loss. Losses stay on the device until the end: no step waits."""
     net.train()
     losses: list[Tensor] = []
-    for x, labels_n in batches:
-        loss = judge(x, labels_n)
+    for x, wanted in batches:
+        loss = judge(x, wanted)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()

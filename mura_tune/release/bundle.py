@@ -19,6 +19,7 @@ from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.ensemble import Model, joined, members_of
 from mura_tune.learning.models import Network, build
+from mura_tune.learning.tasks import ABNORMALITY, TASKS
 from mura_tune.learning.weights import check_keys
 from mura_tune.release import golden, sums
 from mura_tune.release.timm_config import timm_config
@@ -132,7 +133,8 @@ def load(folder: Path, device: torch.device) -> Bundle:
 def _network(manifest: Mapping[str, Any], path: Path) -> Network:
     """The network that a release names, with the weights of one of its members."""
     size = manifest["preprocessing"]["size"]
-    net = build(manifest["arch"], size=size, outputs=manifest["outputs"])
+    head = TASKS[manifest.get("task", ABNORMALITY.name)].head
+    net = build(manifest["arch"], size=size, outputs=manifest["outputs"], head=head)
     try:
         weights = load_file(str(path))
     except SafetensorError as error:

@@ -20,8 +20,7 @@ from mura_tune.errors import InputError
 from mura_tune.learning.batches import split_of
 from mura_tune.learning.ensemble import joined
 from mura_tune.learning.memory import Epoch, Memory
-from mura_tune.learning.models import build
-from mura_tune.learning.tasks import ABNORMALITY
+from mura_tune.learning.tasks import TASKS
 from mura_tune.learning.training import FORGETFUL, fit
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
@@ -96,11 +95,12 @@ def finalize(
     _same_as_searched(best, prepared)
     recipe = final_recipe(best)
     train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
+    task = TASKS[best.config.task]
     runs = []
     for number in range(seeds):
         own = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
-        net = build(own.arch, size=own.size, pretrained=own.pretrained, seed=own.seed).to(device)
-        result = fit(net, train, dev_split, own, ABNORMALITY, on_epoch=on_epoch, memory=memory(own))
+        net = task.network(own, len(prepared.areas)).to(device)
+        result = fit(net, train, dev_split, own, task, on_epoch=on_epoch, memory=memory(own))
         runs.append(Run(own, net, result, dev_split))
     members = released(runs)
     model = joined([run.net for run in members])
@@ -138,17 +138,20 @@ def _manifest(
     recipe, result = run.recipe, run.fit
     return {
         "area": prepared.area,
+        "task": best.config.task,
+        "areas": prepared.areas,
         "arch": recipe.arch,
-        "outputs": ABNORMALITY.outputs,
+        "outputs": TASKS[best.config.task].outputs(len(prepared.areas)),
         "output": "logit of one view, uncalibrated; see calibration for a study's probability",
         "preprocessing": bundle.preprocessing(recipe.size),
         **dev.chosen.to_json(),
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,
         "study": {
-            "name": best.study, "trial": best.best.number, "params": best.best.params,
-            "dev_auc": best.best.score, "dev_auc_interval": list(best.best.interval),
-            "baseline_dev_auc": best.baseline.score if best.baseline else None,
+            "name": best.study, "monitor": best.monitor, "trial": best.best.number,
+            "params": best.best.params,
+            "dev_score": best.best.score, "dev_interval": list(best.best.interval),
+            "baseline_dev_score": best.baseline.score if best.baseline else None,
             "confirmed": [dataclasses.asdict(c) for c in best.confirmed],
             "verdict": verdict(best),
             "history": [dataclasses.asdict(point) for point in best.history],

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from mura_tune.release.svg import BLUE, INK, PALE, RED, chart
 
 
-def score_curve(epochs: Sequence[Mapping[str, Any]], best: int) -> str:
-    """Dev AUC after each epoch of both phases; a ring around the one that was kept."""
+def score_curve(epochs: Sequence[Mapping[str, Any]], best: int, monitor: str) -> str:
+    """Dev score after each epoch of both phases; a ring around the one that was kept."""
     number, score = [e["number"] for e in epochs], [e["score"] for e in epochs]
 
     def draw(axes: Axes) -> None:
@@ -23,7 +23,7 @@ def score_curve(epochs: Sequence[Mapping[str, Any]], best: int) -> str:
         axes.margins(y=0.16)
         _phases(axes, epochs)
 
-    return chart("Final training: dev study AUC (ring: kept)", "epoch", "AUC", draw)
+    return chart(f"Final training: dev {monitor} (ring: kept)", "epoch", monitor, draw)
 
 
 def loss_curve(epochs: Sequence[Mapping[str, Any]]) -> str:
@@ -43,7 +43,7 @@ def search_chart(study: Mapping[str, Any]) -> str:
     trials = [t for t in study["history"] if t["score"] is not None]
     finished = [t for t in trials if t["state"] == "COMPLETE"]
     pruned = [t for t in trials if t["state"] == "PRUNED"]
-    baseline = study["baseline_dev_auc"]
+    baseline = study["baseline_dev_score"]
 
     def draw(axes: Axes) -> None:
         if baseline is not None:
@@ -56,12 +56,12 @@ def search_chart(study: Mapping[str, Any]) -> str:
                           c=colour, ms=5, label=name)  # fmt: skip
         best = np.maximum.accumulate([t["score"] for t in finished])
         axes.step([t["number"] for t in finished], best, where="post", c=BLUE, lw=1, alpha=0.6)
-        axes.plot(study["trial"], study["dev_auc"], "o", mfc="none", mec=RED, mew=1.8, ms=10,
+        axes.plot(study["trial"], study["dev_score"], "o", mfc="none", mec=RED, mew=1.8, ms=10,
                   label="released")  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(y=0.1)
 
-    return chart("The search", "trial", "dev study AUC", draw)
+    return chart("The search", "trial", f"dev {study['monitor']}", draw)
 
 
 def _phases(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:

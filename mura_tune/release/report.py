@@ -35,9 +35,9 @@ def report(
         cases: studies shown of each kind of error; 0 leaves the radiographs out.
 
     Raises:
-        InputError: a release of schema 1, which has too little to report.
+        InputError: a release of an older version, which has too little to report.
     """
-    if "history" not in manifest["study"]:
+    if "monitor" not in manifest["study"]:
         raise InputError(f"{manifest['area']}: released by an older version, without what a "
                          "report shows; run 'mura finalize' again")  # fmt: skip
     test = test or measure(net, prepared, "test", Chosen.from_json(manifest))
@@ -166,19 +166,21 @@ def _curves(test: Measured) -> str:
 
 def _training(manifest: Manifest) -> str:
     study, training = manifest["study"], manifest["training"]
+    epochs, monitor = training["epochs"], study["monitor"]
     counts = ", ".join(f"{n} {word}" for word, n in study["trials"].items() if n)
-    low, high = study["dev_auc_interval"]
-    baseline = study["baseline_dev_auc"]
+    low, high = study["dev_interval"]
+    baseline = study["baseline_dev_score"]
     against = f"; the default recipe had {baseline:.3f}" if baseline is not None else ""
     found = history.search_chart(study) if study["history"] else ""
     return (
         f"<p>Study <code>{plain(study['name'])}</code>: {plain(counts)}. Trial {study['trial']} "
-        f"was released, with a dev AUC of {study['dev_auc']:.3f} [{low:.3f}, {high:.3f}]{against}. "
+        f"was released, with a dev {monitor} of {study['dev_score']:.3f} "
+        f"[{low:.3f}, {high:.3f}]{against}. "
         f"{plain(_verdict(study))}Then it was trained at length; epoch {training['best_epoch']} of "
-        f"{len(training['epochs'])} was kept.</p>{_seeds(manifest)}"
+        f"{len(epochs)} was kept.</p>{_seeds(manifest)}"
         f'<div class="charts"><div>{found}</div>'
-        f"<div>{history.score_curve(training['epochs'], training['best_epoch'])}</div>"
-        f"<div>{history.loss_curve(training['epochs'])}</div></div>"
+        f"<div>{history.score_curve(epochs, training['best_epoch'], monitor)}</div>"
+        f"<div>{history.loss_curve(epochs)}</div></div>"
     )
 
 

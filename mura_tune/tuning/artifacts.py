@@ -7,7 +7,7 @@ import csv
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from optuna_dashboard.artifact import get_artifact_path
 from PIL import Image
 
 from mura_tune.learning.metrics import Estimate, Studies, youden
+from mura_tune.learning.tasks import ABNORMALITY, PART
 from mura_tune.tuning.gallery import sheet
 from mura_tune.tuning.notes import trial_note
 from mura_tune.tuning.pictures import Charts, Fits
+from mura_tune.tuning.stored import dev_score_of
 
 CHARTS, ERRORS, SCORES = "charts.png", "worst-errors.png", "dev-scores.csv"
 _LOG = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class Keeper:
     def keep(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> None:
         """Store a trial's pictures, scores and note, as far as the allowance covers them.
 
-        Call it in the objective once the trial's `dev_auc` and `recipe` are stored, and before it
+        Call it in the objective once the trial's `dev_score` and `recipe` are stored, and before it
         returns: a finished trial takes no files. What goes wrong with a picture costs the
         picture, not the trial; what Optuna raises (the trial was lost, say) is passed on.
 
@@ -99,9 +101,16 @@ class Keeper:
             with self._survived(trial), tempfile.TemporaryDirectory() as folder:
                 _write_table(studies, path := Path(folder, SCORES))
                 self._upload(trial, path)
-            save_note(trial, trial_note(trial, [fit for fit, _ in fits], pictures, missing))
+            alone = [fit for fit, _ in fits]
+            save_note(trial, trial_note(trial, alone, pictures, missing, ABNORMALITY.monitor))
         spent = self.allowance.spent - before
         trial.set_user_attr("artifact_seconds", float(f"{spent:.3g}"))
+
+    def keep_note(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> None:
+        """Store the note alone, of a trial that told areas apart: no picture is about them."""
+        missing = "none are drawn of a search for the body part"
+        note = trial_note(trial, [fit for fit, _ in fits], {}, missing, PART.monitor)
+        save_note(trial, note)
 
     @contextlib.contextmanager
     def _survived(self, trial: optuna.Trial) -> Iterator[dict[str, str]]:
@@ -118,7 +127,7 @@ class Keeper:
     def _pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, str]:
         """Draw and upload; where the dashboard serves each picture, by title."""
         self._charts = self._charts or Charts()
-        threshold, auc = youden(studies), Estimate(**trial.user_attrs["dev_auc"])
+        threshold, auc = youden(studies), Estimate(**dev_score_of(trial))
         drawn = {
             CHARTS: self._charts.draw(fits, studies, auc, threshold),
             ERRORS: sheet(fits, studies, threshold),
@@ -137,6 +146,13 @@ class Keeper:
             study_or_trial=trial,
         )  # fmt: skip
         return str(get_artifact_path(trial, artifact))
+
+
+def keep_of(keeper: Keeper | None, task: str) -> Callable[[optuna.Trial, Fits, Studies], None]:
+    """What keeps a trial of a task: nothing without a keeper."""
+    if keeper is None:
+        return lambda trial, fits, studies: None
+    return keeper.keep_note if task == PART.name else keeper.keep
 
 
 def _write_picture(picture: Image.Image, path: Path) -> Path:

@@ -20,9 +20,10 @@ from mura_tune.tuning.locks import Alive, lock_of
 from mura_tune.tuning.results import CONFIRMS, confirmation
 from mura_tune.tuning.slots import was_cut
 from mura_tune.tuning.storage import database, load_study, open_storage
+from mura_tune.tuning.stored import dev_score_of, has_score
 
 COLUMNS = (
-    "study", "trial", "slot", "role", "state", "dev_auc", "low", "high", "studies", "epochs",
+    "study", "trial", "slot", "role", "state", "dev_score", "low", "high", "studies", "epochs",
     "best_epoch", "seconds", "reason", "from", "of", "digest", "started", "ended",
 )  # fmt: skip
 
@@ -92,13 +93,13 @@ def _parts(storage: RDBStorage, name: str, url: str) -> Iterator[str]:
 
 def _row(study: str, trial: FrozenTrial) -> dict[str, Any]:
     kept = trial.user_attrs
-    interval = kept.get("dev_auc", {})
+    interval = dev_score_of(trial) if has_score(trial) else {}
     return {
         **trial.params,
         "study": study,
         "trial": trial.number,
         "state": "cut off" if was_cut(trial) else trial.state.name.lower(),
-        "dev_auc": trial.value,
+        "dev_score": trial.value,
         **{key: interval.get(key) for key in ("low", "high", "studies")},
         **{key: kept.get(key) for key in ("slot", "role", "epochs", "best_epoch", "seconds",
                                           "reason", "from", "of", "digest")},

@@ -15,7 +15,7 @@ from optuna_dashboard import get_note, save_note
 
 from mura_tune.learning.training import Fit
 from mura_tune.tuning.results import Best, best, counts
-from mura_tune.tuning.stored import recipe_of
+from mura_tune.tuning.stored import dev_score_of, recipe_of
 from mura_tune.tuning.words import verdict
 
 WIDE = 120  # characters; a page of the dashboard is as wide as its longest line
@@ -24,22 +24,27 @@ Parts = Mapping[str, Mapping[str, int]]  # part -> what -> how many, such as dev
 
 
 def trial_note(
-    trial: optuna.Trial, fits: Sequence[Fit], pictures: Mapping[str, str], missing: str
+    trial: optuna.Trial,
+    fits: Sequence[Fit],
+    pictures: Mapping[str, str],
+    missing: str,
+    monitor: str,
 ) -> str:
     """A trial's score, cost and recipe in tables, its pictures below.
 
     Args:
         pictures: where the dashboard serves each, by file name.
         missing: why there is none, for where `pictures` is empty.
+        monitor: what a score is.
     """
-    auc, recipe = trial.user_attrs["dev_auc"], dict(_flat(asdict(recipe_of(trial))))
+    score, recipe = dev_score_of(trial), dict(_flat(asdict(recipe_of(trial))))
     searched = {path: recipe.pop(path, value) for path, value in trial.params.items()}
     seconds = sum(epoch.seconds for fit in fits for epoch in fit.epochs)
     result = {
-        "dev study AUC": f"**{auc['value']:.3f}**",
-        "95 % interval": f"{auc['low']:.3f} to {auc['high']:.3f}",
-        "studies": auc["studies"],
-        "patients": auc["patients"],
+        f"dev {monitor}": f"**{score['value']:.3f}**",
+        "95 % interval": f"{score['low']:.3f} to {score['high']:.3f}",
+        "studies": score["studies"],
+        "patients": score["patients"],
         "epochs": ", ".join(str(len(fit.epochs)) for fit in fits),
         "best": ", ".join(str(fit.best.number) for fit in fits),
         "seconds": f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}",
@@ -105,12 +110,12 @@ def _found(
     yield f"**{words[0].upper()}{words[1:]}.**"
     yield ""
     again = {c.trial: c for c in found.confirmed}
-    head = ["", "trial", "dev study AUC", "95 % interval", "studies"]
+    head = ["", "trial", f"dev {found.monitor}", "95 % interval", "studies"]
     yield from _head([*head, "mean over new seeds", "each seed"] if again else head)
     for number, name in _places(found).items():
-        auc = trials[number].user_attrs["dev_auc"]
-        row = [name, number, f"{auc['value']:.3f}", f"{auc['low']:.3f} to {auc['high']:.3f}",
-               auc["studies"]]  # fmt: skip
+        score = dev_score_of(trials[number])
+        row = [name, number, f"{score['value']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}",
+               score["studies"]]  # fmt: skip
         if again:
             seeds = again.get(number)
             row += [f"**{seeds.mean:.3f}**", ", ".join(f"{s:.3f}" for s in seeds.scores)] if (

@@ -1,4 +1,4 @@
-"""Plots on a study's pages: which values matter, AUC with intervals, and what an epoch costs."""
+"""Plots on a study's pages: which values matter, scores with intervals, what an epoch costs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import save_plotly_graph_object
 
+from mura_tune.learning.tasks import ABNORMALITY, TASKS
 from mura_tune.tuning.plans import BASELINE
-from mura_tune.tuning.stored import recipe_of
+from mura_tune.tuning.stored import dev_score_of, has_score, recipe_of
 
 ENOUGH = 8  # finished trials below which importances say nothing
 SEEDS = 5  # forests for the spread of an importance
@@ -39,17 +40,18 @@ class Figure:
 def refresh(study: optuna.Study) -> None:
     """Draw the study's plots anew; those that its trials do not suffice for are left out."""
     trials = study.get_trials(deepcopy=False)
+    monitor = TASKS[study.user_attrs.get("config", {}).get("task", ABNORMALITY.name)].monitor
     for name, figure in (
-        ("mura-importance", importance(trials)),
-        ("mura-auc", aucs(trials)),
+        ("mura-importance", importance(trials, monitor)),
+        ("mura-auc", scores(trials, monitor)),
         ("mura-seconds", seconds(trials)),
     ):
         if figure is not None:
             save_plotly_graph_object(study, figure, graph_object_id=name)
 
 
-def importance(trials: Sequence[FrozenTrial]) -> Figure | None:
-    """Each searched value's share of the variance of AUC (Hutter et al. 2014), mean and standard
+def importance(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) -> Figure | None:
+    """Each searched value's share of the score's variance (Hutter et al. 2014), mean and standard
     deviation over forests; None where too few trials have finished, or all alike."""
     finished = [t for t in trials if t.state == TrialState.COMPLETE]
     if len(finished) < ENOUGH or len({t.value for t in finished}) < 2:
@@ -67,7 +69,7 @@ def importance(trials: Sequence[FrozenTrial]) -> Figure | None:
     }  # fmt: skip
     title = "What matters: fANOVA importance"
     small = f"{len(finished)} finished trials; bars ± standard deviation over {len(shares)} forests"
-    return Figure([bars], _layout(title, small, "share of the variance of dev AUC", "",
+    return Figure([bars], _layout(title, small, f"share of the variance of dev {monitor}", "",
                                   xaxis={"rangemode": "tozero"},
                                   yaxis={"automargin": True, "ticksuffix": " "}))  # fmt: skip
 
@@ -85,10 +87,10 @@ def _forests(finished: Sequence[FrozenTrial]) -> list[dict[str, float]]:
     return [f for f in found if f and all(map(math.isfinite, f.values()))]
 
 
-def aucs(trials: Sequence[FrozenTrial]) -> Figure | None:
-    """Each finished trial's dev AUC with its 95 % interval, the baseline and the best one marked,
+def scores(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) -> Figure | None:
+    """Each finished trial's dev score with its 95 % interval, the baseline and the best one marked,
     pruned ones as ticks at their last score; None before any trial has finished."""
-    finished = [t for t in trials if t.state == TrialState.COMPLETE and "dev_auc" in t.user_attrs]
+    finished = [t for t in trials if t.state == TrialState.COMPLETE and has_score(t)]
     if not finished:
         return None
     best = max(finished, key=lambda t: (_value(t), -t.number))
@@ -108,8 +110,8 @@ def aucs(trials: Sequence[FrozenTrial]) -> Figure | None:
         _dots("baseline", baseline, AMBER, "diamond", 12),
         _dots(f"best: trial {best.number}", [best], RED, "star", 15),
     ]  # fmt: skip
-    small = f"{best.user_attrs['dev_auc']['studies']} dev studies; intervals by resampling patients"
-    layout = _layout("Dev AUC with its 95 % interval", small, "trial", "dev study AUC")
+    small = f"{dev_score_of(best)['studies']} dev studies; intervals by resampling patients"
+    layout = _layout(f"Dev {monitor} with its 95 % interval", small, "trial", f"dev {monitor}")
     layout |= {"showlegend": True, "legend": {"orientation": "h", "y": -0.17, "yanchor": "top"}}
     return Figure([trace for trace in traces if trace["x"]], layout)
 
@@ -118,7 +120,7 @@ def _dots(
     name: str, trials: Sequence[FrozenTrial], colour: str, symbol: str, size: int
 ) -> dict[str, Any]:
     """Trials with their intervals."""
-    intervals = [t.user_attrs["dev_auc"] for t in trials]
+    intervals = [dev_score_of(t) for t in trials]
     return {
         "type": "scatter", "mode": "markers", "name": name,
         "x": [t.number for t in trials], "y": _plain(i["value"] for i in intervals),

@@ -14,20 +14,21 @@ from optuna.trial import FrozenTrial, TrialState
 from mura_tune import config
 from mura_tune.config import StudyConfig
 from mura_tune.errors import InputError
-from mura_tune.learning.metrics import Estimate, Studies
+from mura_tune.learning.metrics import Estimate, Measure, Studies
 from mura_tune.learning.paired import fold_difference
+from mura_tune.learning.tasks import TASKS
 from mura_tune.recipe import Recipe
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.slots import was_cut
 from mura_tune.tuning.storage import database, load_study, open_storage
-from mura_tune.tuning.stored import recipe_of, scores_of
+from mura_tune.tuning.stored import dev_score_of, recipe_of, scores_of
 
 CONFIRMS = ".confirm"  # ends the name of the study that confirms another
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial: its score is dev study AUC, `interval` the 95 % interval around it."""
+    """A finished trial: its score on dev, `interval` the 95 % interval around it."""
 
     number: int
     score: float
@@ -67,12 +68,14 @@ class Best:
         best: the winner: by mean over new seeds where candidates were confirmed, else by score.
         baseline: the recipe as it stands, trial 0.
         confirmed: every candidate with all its new seeds, best mean first.
-        difference: the winner's AUC minus the baseline's on the same dev studies, over the new
+        monitor: what a score is, such as study AUC.
+        difference: the winner's score minus the baseline's on the same dev studies, over the new
             seeds where there are some; None without a baseline, or where it won itself.
     """
 
     study: str
     area: str
+    monitor: str
     best: Trial
     baseline: Trial | None
     confirmed: tuple[Confirmed, ...]
@@ -105,6 +108,7 @@ def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
         )
     comparable = study.user_attrs["comparable"]
     resolved = config.from_dict(study.user_attrs["config"], f"study {name}")
+    task = TASKS[resolved.task]
     again = _again(confirming, resolved.budget.confirm.seeds)
     confirmed = tuple(
         sorted(
@@ -125,10 +129,11 @@ def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
     return Best(
         study=name,
         area=comparable["area"],
+        monitor=task.monitor,
         best=_trial(winner, name),
         baseline=_trial(baseline, name) if baseline else None,
         confirmed=confirmed,
-        difference=_difference(study, winner, baseline, again),
+        difference=_difference(study, task.measure, winner, baseline, again),
         rarer=_rarer(study),
         span=(min(map(_value, finished.values())), max(map(_value, finished.values()))),
         counts=counts(trials),
@@ -187,6 +192,7 @@ def _again(confirming: optuna.Study | None, seeds: int) -> dict[int, list[Frozen
 
 def _difference(
     study: optuna.Study,
+    measure: Measure,
     winner: FrozenTrial,
     baseline: FrozenTrial | None,
     again: dict[int, list[FrozenTrial]],
@@ -198,17 +204,17 @@ def _difference(
     ours, theirs = (
         [_scored(study, run) for run in (again[t.number] if both else [t])] for t in pair
     )
-    return fold_difference(ours, theirs)
+    return fold_difference(ours, theirs, measure=measure)
 
 
 def _rarer(study: optuna.Study) -> int:
-    """Dev patients of the class that has fewer of them, over all folds."""
-    sides = [
-        sum(len({p for p, y in zip(part["patients"], part["labels"], strict=True) if y == label})
-            for part in _dev(study))
-        for label in (0, 1)
-    ]  # fmt: skip
-    return min(sides)
+    """Dev patients of the class that has fewest of them, over all folds."""
+    found: dict[int, int] = {}
+    for part in _dev(study):
+        pairs = set(zip(part["patients"], part["labels"], strict=True))
+        for _, label in pairs:
+            found[label] = found.get(label, 0) + 1
+    return min(found.values())
 
 
 def _dev(study: optuna.Study) -> list[dict[str, list[int]]]:
@@ -232,7 +238,7 @@ def _scored(study: optuna.Study, trial: FrozenTrial) -> list[Studies]:
 
 
 def _trial(trial: FrozenTrial, study: str) -> Trial:
-    interval = trial.user_attrs["dev_auc"]
+    interval = dev_score_of(trial)
     return Trial(
         number=trial.number,
         score=_value(trial),

@@ -14,6 +14,7 @@ from mura_tune import config
 from mura_tune.config import StudyConfig
 from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import InputError
+from mura_tune.learning.tasks import PART, TASKS
 from mura_tune.recipe import DEFAULTS
 
 RANGE = {"low", "high"}  # of an axis: what may change with leave
@@ -38,6 +39,7 @@ def same_or_refuse(
     plain = config.to_dict(study)
     now = {
         "area": prepared.area,
+        "task": study.task,
         "recipe": plain["recipe"],
         "space": space,
         "split": plain["split"],
@@ -54,8 +56,9 @@ def same_or_refuse(
 
 
 def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """With the recipe fields that an earlier version did not know, as it trained."""
-    return {**stored, "recipe": {**DEFAULTS, **stored["recipe"]}}
+    """With what an earlier version did not know, as it trained."""
+    recipe = {**DEFAULTS, **stored["recipe"]}
+    return {"task": "abnormality", **stored, "recipe": recipe}
 
 
 def _start(
@@ -66,20 +69,24 @@ def _start(
                          "start one of its own with --study NAME")  # fmt: skip
     views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
     storage: Any = opened._storage
-    parts = [_dev_studies(view) for view in views]
+    parts = [_dev_studies(view, study.task) for view in views]
     storage.set_study_system_attr(opened._study_id, "mura:dev", parts)
     opened.set_user_attr("comparable", now)
     with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        opened.set_metric_names(["dev study AUC"])
+        opened.set_metric_names([f"dev {TASKS[study.task].monitor}"])
 
 
-def _dev_studies(prepared: Prepared) -> dict[str, list[int]]:
-    """Label and patient (as a number) of each dev study, in the order of scores."""
+def _dev_studies(prepared: Prepared, task: str) -> dict[str, list[int]]:
+    """Label and patient (as a number) of each dev study, in the order of scores.
+
+    The label is what the task tells apart: normal from abnormal, or one area from another.
+    """
     rows = prepared.frame.iloc[prepared.rows("dev")]
     _, first = np.unique(rows["study"].to_numpy(dtype=str), return_index=True)
     _, patients = np.unique(rows["patient"].to_numpy(dtype=str)[first], return_inverse=True)
-    labels = rows["label"].to_numpy()[first]
+    area = np.searchsorted(prepared.areas, rows["area"].to_numpy(dtype=str))
+    labels = (area if task == PART.name else rows["label"].to_numpy())[first]
     return {"labels": [int(v) for v in labels], "patients": [int(p) for p in patients]}
 
 

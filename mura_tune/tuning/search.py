@@ -21,14 +21,11 @@ from optuna.trial import FrozenTrial, TrialState
 from mura_tune.config import Budget, StudyConfig
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import MuraError
-from mura_tune.learning.batches import Split
-from mura_tune.learning.metrics import Studies
-from mura_tune.learning.models import build
 from mura_tune.learning.prefix import Store
 from mura_tune.learning.sources import Features, Source, pixels
-from mura_tune.learning.training import Fit
+from mura_tune.learning.tasks import TASKS
 from mura_tune.tuning import space as spaces
-from mura_tune.tuning.artifacts import Keeper
+from mura_tune.tuning.artifacts import Keeper, keep_of
 from mura_tune.tuning.draws import Rounded
 from mura_tune.tuning.locks import Alive, Lock, lock_of
 from mura_tune.tuning.plans import confirm_slots, search_slots, searched
@@ -84,8 +81,7 @@ def start(job: Job, how: How, *, allow_space_change: bool = False) -> dict[str, 
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = spaces.space_of(job.study)
-    first = job.study.recipe
-    build(first.arch, size=first.size, pretrained=first.pretrained)  # or refuse before it
+    TASKS[job.study.task].network(job.study.recipe, len(job.prepared.areas))  # or refuse before it
     storage = open_storage(how.url, create=True)
     with lock_of(how.url, job.name):
         opened = optuna.create_study(
@@ -120,10 +116,15 @@ def work(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(how.url, grace=how.grace)
-    keep = Keeper(how.artifacts).keep if how.artifacts else _nothing
+    keeper = Keeper(how.artifacts) if how.artifacts else None
     try:
         with Alive(how.url) as alive:
-            courses = [_Course(job, how, storage, alive, device, tell, since, keep) for job in jobs]
+            courses = [
+                _Course(
+                    job, how, storage, alive, device, tell, since, keep_of(keeper, job.study.task)
+                )
+                for job in jobs
+            ]  # fmt: skip
             while courses and not stop():
                 courses = [course for course in courses if not course.finished()]
                 courses.sort(key=lambda course: course.running)  # stable: else in the order given
@@ -255,10 +256,6 @@ class _Course:
         if self.how.features is None or study is not self.study:
             return pixels
         return Features(Store(self.how.features, self.how.feature_bytes))
-
-
-def _nothing(trial: optuna.Trial, fits: Sequence[tuple[Fit, Split]], studies: Studies) -> None:
-    """Keep nothing of a trial but what it stores by itself."""
 
 
 def _begin(

@@ -55,6 +55,18 @@ def scores_of(trial: FrozenTrial) -> list[NDArray[np.float64]]:
     return [np.frombuffer(base64.b85decode(text), dtype="<f8") for text in texts]
 
 
+def has_score(trial: optuna.Trial | FrozenTrial) -> bool:
+    """Whether it has come to a dev score."""
+    return "dev_score" in trial.user_attrs or "dev_auc" in trial.user_attrs
+
+
+def dev_score_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+    """A finished trial's dev score with its interval, as `Estimate` has it."""
+    attrs = trial.user_attrs
+    score: dict[str, Any] = attrs["dev_score"] if "dev_score" in attrs else attrs["dev_auc"]
+    return score  # the second name is from before there were other scores than AUC
+
+
 def packed(runs: Sequence[Studies]) -> list[str]:
     """The scores of each fold as text."""
     return [base64.b85encode(run.scores.astype("<f8").tobytes()).decode() for run in runs]

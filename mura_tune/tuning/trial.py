@@ -18,16 +18,15 @@ from mura_tune.errors import Diverged
 from mura_tune.learning.batches import Split, split_of
 from mura_tune.learning.memory import Epoch
 from mura_tune.learning.metrics import Estimate, Studies
-from mura_tune.learning.models import build
-from mura_tune.learning.paired import mean_auc
+from mura_tune.learning.paired import fold_mean
 from mura_tune.learning.sources import Source, pixels
-from mura_tune.learning.tasks import ABNORMALITY, Task, study_scores
+from mura_tune.learning.tasks import TASKS
 from mura_tune.learning.training import Fit, fit
 from mura_tune.recipe import Recipe
 from mura_tune.tuning import space as spaces
 from mura_tune.tuning.stored import has_recipe, keep_recipe, keep_scores, recipe_of
 
-DIGITS = 6  # of an AUC, where people see it: finer than one pair of studies among a million
+DIGITS = 6  # of a score, where people see it: finer than one pair of studies among a million
 
 # Keeps what people look at: of a trial, its fits with the dev split of each, and all dev studies.
 Keep = Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], Studies], None]
@@ -74,7 +73,6 @@ class Objective:
     tell: Callable[[Progress], None]
     keep: Keep
     source: Source = pixels
-    task: Task = ABNORMALITY
 
     def __call__(self, trial: optuna.Trial) -> float:
         started = time.perf_counter()
@@ -108,6 +106,7 @@ class Objective:
     def _train(self, trial: optuna.Trial, recipe: Recipe) -> float:
         fits: list[tuple[Fit, Split]] = []
         alone = len(self.material.pairs) == 1
+        task = TASKS[self.study.task]
         for number, (train, dev) in enumerate(self.material.pairs):
 
             def on_epoch(epoch: Epoch, before: int = number * recipe.epochs) -> None:
@@ -117,20 +116,17 @@ class Objective:
                 if alone:
                     _report(trial, epoch.score, epoch.number)
 
-            net = build(
-                recipe.arch, size=recipe.size, pretrained=recipe.pretrained,
-                outputs=self.task.outputs, seed=recipe.seed,
-            ).to(self.material.device)  # fmt: skip
-            result = fit(net, train, dev, recipe, self.task, on_epoch=on_epoch, source=self.source)
+            net = task.network(recipe, len(train.areas)).to(self.material.device)
+            result = fit(net, train, dev, recipe, task, on_epoch=on_epoch, source=self.source)
             fits.append((result, dev))
             if not alone:  # the mean of the folds so far, fold by fold
                 mean = float(np.mean([f.best.score for f, _ in fits]))
                 _report(trial, mean, number + 1)
-        runs = [study_scores(result.logits, dev) for result, dev in fits]
-        interval = mean_auc(runs)
+        runs = [task.table(result.logits, dev) for result, dev in fits]
+        interval = fold_mean(runs, measure=task.measure)
         trial.set_user_attr("best_epoch", [f.best.number for f, _ in fits] if not alone
                             else fits[0][0].best.number)  # fmt: skip
-        trial.set_user_attr("dev_auc", _rounded(interval))
+        trial.set_user_attr("dev_score", _rounded(interval))
         keep_scores(trial, runs)
         self.keep(trial, fits, runs[0] if alone else _pooled(runs))
         return round(float(np.mean([f.best.score for f, _ in fits])), DIGITS)

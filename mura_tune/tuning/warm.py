@@ -62,6 +62,8 @@ def _winner(
         return "no trial of it has finished"
     if not found.confirmed:
         return "its winner is not confirmed yet"
+    if found.config.task != study.task:
+        return f"it searched the task {found.config.task}, not {study.task}"
     theirs, ours = found.config.recipe, study.recipe
     if (theirs.arch, theirs.size) != (ours.arch, ours.size):
         return f"it searched {theirs.arch} at {theirs.size} px, not {ours.arch} at {ours.size} px"

@@ -13,13 +13,15 @@ from mura_tune.learning.memory import Epoch
 from mura_tune.tuning.results import CONFIRMS
 from mura_tune.tuning.search import Ended, Event
 from mura_tune.tuning.slots import DONE, was_cut
+from mura_tune.tuning.stored import dev_score_of
 from mura_tune.tuning.words import trial_line
 
 
 class Epochs:
     """A bar over the epochs of one run or of several."""
 
-    def __init__(self, title: str, epochs: int) -> None:
+    def __init__(self, title: str, epochs: int, measure: str) -> None:
+        self._measure = measure
         self._bar = _bar(epochs, title, "epoch")
 
     def __enter__(self) -> Self:
@@ -30,7 +32,7 @@ class Epochs:
 
     def epoch(self, epoch: Epoch) -> None:
         """Move on by one."""
-        self._bar.set_postfix_str(f"loss {epoch.loss:.3f}, dev AUC {epoch.score:.3f}")
+        self._bar.set_postfix_str(f"loss {epoch.loss:.3f}, dev {self._measure} {epoch.score:.3f}")
         self._bar.update()
 
 
@@ -40,12 +42,17 @@ class Watch:
     Args:
         wanted: trials of each study, in total.
         trials: gives a study's trials as they are now.
+        measures: what the scores of each study are, such as AUC.
     """
 
     def __init__(
-        self, wanted: Mapping[str, int], trials: Callable[[str], list[FrozenTrial]]
+        self,
+        wanted: Mapping[str, int],
+        trials: Callable[[str], list[FrozenTrial]],
+        measures: Mapping[str, str],
     ) -> None:
         self._wanted = wanted
+        self._measures = measures
         self._running: dict[tuple[str, int], str] = {}
         self._ended: dict[str, dict[int, FrozenTrial]] = {
             name: {t.number: t for t in trials(name) if t.state.is_finished()} for name in wanted
@@ -67,7 +74,8 @@ class Watch:
             self._running.pop((name, event.trial.number), None)
             self._ended.setdefault(name, {})[event.trial.number] = event.trial
             head = f"{name}  " if len(self._wanted) > 1 or name.endswith(CONFIRMS) else ""
-            tqdm.write(head + trial_line(event.trial), file=sys.stderr)
+            measure = self._measures[name.removesuffix(CONFIRMS)]
+            tqdm.write(head + trial_line(event.trial, measure), file=sys.stderr)
             self._bar.update(self._done() - self._bar.n)
         else:
             short = f"{event.trial}: {event.epoch}/{event.epochs}"
@@ -93,7 +101,7 @@ class Watch:
         finished = [t for t in ended if t.state == TrialState.COMPLETE]
         if finished and len(self._wanted) == 1:
             best = max(finished, key=lambda t: t.value or 0.0)
-            interval = best.user_attrs["dev_auc"]
+            interval = dev_score_of(best)
             parts.append(f"best {best.value:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")
         return ", ".join(parts)
 

@@ -7,6 +7,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from mura_tune.tuning.results import Best, Trial
+from mura_tune.tuning.stored import dev_score_of
 
 FEW = 10  # patients of a class, below which a percentile interval says too little
 
@@ -14,13 +15,15 @@ FEW = 10  # patients of a class, below which a percentile interval says too litt
 def describe(found: Best) -> str:
     """The winner, what it had to beat, and whether it did."""
     ended = ", ".join(f"{n} {word}" for word, n in found.counts.items() if n)
-    lines = [f"study {found.study}: {ended}", f"best      {_line(found.best)}"]
+    lines = [f"study {found.study}: {ended}", f"best      {_line(found, found.best)}"]
     if found.baseline:
-        lines.append(f"baseline  {_line(found.baseline)}")
+        lines.append(f"baseline  {_line(found, found.baseline)}")
     lines.append(f"          finished trials range from {found.span[0]:.3f} to {found.span[1]:.3f}")
     if found.confirmed:
         seeds = len(found.confirmed[0].scores)
-        lines.append(f"confirmed with {seeds} new seed{'s' * (seeds > 1)} each (dev study AUC):")
+        lines.append(
+            f"confirmed with {seeds} new seed{'s' * (seeds > 1)} each (dev {found.monitor}):"
+        )
         lines += [
             f"  trial {c.trial:>3}  mean {c.mean:.3f}  ({', '.join(f'{s:.3f}' for s in c.scores)})"
             for c in found.confirmed
@@ -38,7 +41,8 @@ def verdict(found: Best) -> str:
         return "the baseline itself is the winner: the search found nothing better"
     d = found.difference
     assert d is not None  # there is a baseline, and another won
-    text = f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] dev study AUC, paired by patient, {how}"
+    text = (f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] dev {found.monitor}, paired by patient, "
+            f"{how}")  # fmt: skip
     if found.rarer < FEW:
         return (f"{found.rarer} dev patients of one class are too few to say whether the winner "
                 f"beats the baseline: {text}")  # fmt: skip
@@ -57,8 +61,8 @@ def shown_params(params: dict[str, Any]) -> str:
     )
 
 
-def trial_line(trial: FrozenTrial) -> str:
-    """How a trial ended, in a line."""
+def trial_line(trial: FrozenTrial, measure: str) -> str:
+    """How a trial ended, in a line; `measure` is what its score is."""
     seconds = f"{trial.user_attrs.get('seconds', 0):.1f} s"
     role = trial.user_attrs.get("from") or trial.user_attrs.get("role") or ""
     if "of" in trial.user_attrs:
@@ -66,18 +70,19 @@ def trial_line(trial: FrozenTrial) -> str:
     head, params = f"trial {trial.number:>3}", shown_params(trial.params)
     match trial.state.name:
         case "COMPLETE":
-            interval = trial.user_attrs["dev_auc"]
-            outcome = f"dev AUC {trial.value:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+            score = dev_score_of(trial)
+            outcome = f"dev {measure} {trial.value:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
         case "PRUNED":
             outcome = (
-                f"pruned after epoch {trial.user_attrs.get('epochs')}, dev AUC {trial.value:.3f}"
+                f"pruned after epoch {trial.user_attrs.get('epochs')}, "
+                f"dev {measure} {trial.value:.3f}"
             )
         case _:
             outcome = f"failed: {trial.user_attrs.get('reason', 'unknown')}"
     return f"{head}  {outcome}  {params}  {seconds}" + (f"  ({role})" if role else "")
 
 
-def _line(trial: Trial) -> str:
+def _line(found: Best, trial: Trial) -> str:
     low, high = trial.interval
-    score = f"dev study AUC {trial.score:.3f} [{low:.3f}, {high:.3f}] (n = {trial.studies})"
+    score = f"dev {found.monitor} {trial.score:.3f} [{low:.3f}, {high:.3f}] (n = {trial.studies})"
     return f"trial {trial.number}: {score}  {shown_params(trial.params)}"

@@ -97,7 +97,7 @@ def search(
         result = fit(build(recipe.arch, seed=0), train, dev, recipe, ABNORMALITY)
         studies = study_scores(result.logits, dev)
         for name, value in (
-            ("dev_auc", auc_interval(studies).to_json()),
+            ("dev_score", auc_interval(studies).to_json()),
             ("epochs", len(result.epochs)),
         ):
             trial.set_user_attr(name, value)

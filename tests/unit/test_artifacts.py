@@ -30,7 +30,7 @@ def kept(keeper: Keeper, fits: Fits) -> optuna.Study:
     def objective(trial: optuna.Trial) -> float:
         trial.suggest_float("finetune.lr", 1e-5, 1e-2, log=True)
         keep_recipe(trial, load("default").recipe)
-        trial.set_user_attr("dev_auc", auc_interval(pooled(fits)).to_json())
+        trial.set_user_attr("dev_score", auc_interval(pooled(fits)).to_json())
         keeper.keep(trial, fits, pooled(fits))
         return 0.5
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mura_tune import config
+from mura_tune import areas, config
+from mura_tune.areas import AREAS, WHOLE
 from mura_tune.errors import InputError
+from mura_tune.learning.tasks import TASKS
 from mura_tune.recipe import DEFAULTS, Recipe, apply, from_dict
 
 
-@pytest.mark.parametrize("area", config.AREAS)
+@pytest.mark.parametrize("area", AREAS)
 def test_each_area_has_a_file_that_loads_and_comes_back_whole(area: str) -> None:
     assert (config.studies_folder() / f"{area}.yaml").is_file()
     study = config.load(area)
@@ -157,3 +159,31 @@ def test_the_digest_follows_every_field() -> None:
     )]  # fmt: skip
     assert len({recipe.digest, *(r.digest for r in changed)}) == 8
     assert recipe.digest == config.load("XR_HAND").recipe.digest
+
+
+@pytest.mark.parametrize(
+    ("area", "override", "told"),
+    [
+        ("router", "class_weight=2.0", "class_weight is 2.0; it must be 1.0: the task is part"),
+        ("router", "search.loss={choices: [bce, focal]}", "search.loss"),
+        ("XR_HAND", "aux_weight=0.3", "only multitask knows it"),
+        ("ALL", "final.aux_weight=0.3", "final.aux_weight is 0.3; it must be left out"),
+        ("router", "aux_weight=0.1", "only multitask knows it"),
+    ],
+)
+def test_a_field_that_means_nothing_to_the_task_is_refused(
+    area: str, override: str, told: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        config.load(area, [override])
+    assert told in str(refused.value)
+
+
+def test_every_task_has_a_study_and_needs_every_area(tmp_path: Path) -> None:
+    found = {config.load(area).task for area in WHOLE}
+    assert found == set(areas.TASKS) == set(TASKS)
+    for file in config.studies_folder().iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "XR_HAND.yaml").write_text("base: router.yaml")
+    with pytest.raises(InputError, match=r"XR_HAND.yaml: task part needs every area"):
+        config.load("XR_HAND", folder=tmp_path)

@@ -114,7 +114,7 @@ def test_with_folds_a_trial_is_their_mean(prepared: Prepared, url: str) -> None:
         each = [auc(s, np.array(p["labels"])) for s, p in zip(folds, parts, strict=True)]
         assert trial.value == pytest.approx(np.mean(each), abs=1e-6)
         assert trial.intermediate_values == pytest.approx({1: each[0], 2: np.mean(each)}, abs=1e-6)
-        assert trial.user_attrs["dev_auc"]["studies"] == sum(len(s) for s in folds)
+        assert trial.user_attrs["dev_score"]["studies"] == sum(len(s) for s in folds)
         assert trial.user_attrs["epochs"] == 2
     found = best_in(url, "s")
     assert found.confirmed
@@ -144,7 +144,7 @@ def test_a_study_can_be_copied_exported_and_deleted(
     assert len(tune(study_of("budget.trials=3"), prepared, other, name="t").trials) == 3
 
     head, *rows = manage.table(url, "s").splitlines()
-    assert head.startswith("study,trial,slot,role,state,dev_auc,low,high")
+    assert head.startswith("study,trial,slot,role,state,dev_score,low,high")
     assert "finetune.lr" in head
     confirmed = len(confirmation(open_storage(url), "s").trials)
     assert [row.split(",")[0] for row in rows] == ["s"] * 2 + ["s.confirm"] * confirmed

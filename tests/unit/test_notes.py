@@ -51,7 +51,7 @@ def finished(dev: Studies, sure: int, **attrs: object) -> optuna.trial.FrozenTri
     return create_trial(
         state=TrialState.COMPLETE, value=auc.value, distributions=AXES,
         params=space.defaults(STUDY.recipe, AXES),
-        user_attrs={"dev_auc": auc.to_json(), **attrs},
+        user_attrs={"dev_score": auc.to_json(), **attrs},
         system_attrs={SCORES: packed([better]), **as_attrs(STUDY.recipe)},
     )  # fmt: skip
 
@@ -72,7 +72,7 @@ def test_the_winner_stands_beside_the_baseline_with_intervals_and_n() -> None:
     study = study_of(4)
     notes.write_study_note(study, **COMMANDS)
     text = get_note(study)
-    winner, baseline = (study.trials[n].user_attrs["dev_auc"] for n in (3, 0))
+    winner, baseline = (study.trials[n].user_attrs["dev_score"] for n in (3, 0))
     for name, number, auc in (("winner", 3, winner), ("baseline", 0, baseline)):
         interval = f"{auc['low']:.3f} to {auc['high']:.3f}"
         assert re.search(rf"{name}.* {number} .*{auc['value']:.3f}.*{interval}.* 30", text)
@@ -127,9 +127,10 @@ def test_a_trials_note_has_its_score_cost_and_recipe() -> None:
     trial = study.ask(AXES)
     fit, dev = pair()
     auc = auc_interval(pooled([(fit, dev)]))
-    trial.set_user_attr("dev_auc", auc.to_json())
+    trial.set_user_attr("dev_score", auc.to_json())
     keep_recipe(trial, replace(STUDY.recipe, augment=0.123456789))
-    text = notes.trial_note(trial, [fit], {"charts.png": "/artifacts/0/0/x"}, "")
+    text = notes.trial_note(trial, [fit], {"charts.png": "/artifacts/0/0/x"}, "",
+                            "study AUC")  # fmt: skip
     assert f"**{auc.value:.3f}**" in text
     assert f"{auc.low:.3f} to {auc.high:.3f}" in text
     assert "![charts.png](/artifacts/0/0/x)" in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mura_tune.learning.metrics import Studies, auc, auc_interval
-from mura_tune.learning.paired import auc_difference, fold_difference, mean_auc
+from mura_tune.learning.paired import auc_difference, fold_difference, fold_mean
 
 
 def studies(noise: float, seed: int, n: int = 200) -> Studies:
@@ -56,14 +56,14 @@ def test_other_studies_are_refused() -> None:
 
 def test_the_mean_over_folds_and_its_difference() -> None:
     folds = [studies(0.5, 1), studies(1.0, 2, n=120)]
-    found = mean_auc(folds)
+    found = fold_mean(folds)
     assert found.value == pytest.approx(np.mean([auc(f.scores, f.labels) for f in folds]))
     assert found.studies == 320
     assert found.low < found.value < found.high
     single = auc_interval(folds[0])
-    assert mean_auc(folds[:1]) == single
+    assert fold_mean(folds[:1]) == single
     assert found.high - found.low < single.high - single.low  # more studies, a surer mean
     worse = [studies(4.0, 3), studies(4.0, 4, n=120)]
     difference = fold_difference([folds], [worse])
-    assert difference.value == pytest.approx(found.value - mean_auc(worse).value)
+    assert difference.value == pytest.approx(found.value - fold_mean(worse).value)
     assert difference.low > 0

@@ -33,7 +33,7 @@ def study_of(trials: int, pruned: int = 0, spread: float = 1.0) -> optuna.Study:
         deep = changed(load("default").recipe, {"finetune.depth": depth})
         attrs: dict[str, Any] = {
             "epochs": 8, "seconds": rng.uniform(9, 20) + 8, "artifact_seconds": 8.0,
-            "dev_auc": {"value": value, "low": value - 0.08, "high": value + 0.05, "studies": 63},
+            "dev_score": {"value": value, "low": value - 0.08, "high": value + 0.05, "studies": 63},
         }  # fmt: skip
         study.add_trial(create_trial(
             state=TrialState.PRUNED if number >= trials - pruned else TrialState.COMPLETE,
@@ -71,7 +71,7 @@ def test_importance_is_left_out_where_it_says_nothing(
 
 def test_aucs_mark_baseline_best_and_pruned() -> None:
     study = study_of(12, pruned=3)
-    traces = named(plots.aucs(study.trials))
+    traces = named(plots.scores(study.trials))
     assert traces["baseline"]["x"] == [0]
     assert traces[f"best: trial {study.best_trial.number}"]["x"] == [study.best_trial.number]
     assert traces["pruned, last score"]["x"] == [9, 10, 11]
@@ -83,7 +83,7 @@ def test_aucs_mark_baseline_best_and_pruned() -> None:
 
 
 def test_a_baseline_that_leads_is_drawn_once() -> None:
-    traces = named(plots.aucs(study_of(1).trials))
+    traces = named(plots.scores(study_of(1).trials))
     assert set(traces) == {"best so far", "best: trial 0"}
 
 

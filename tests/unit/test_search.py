@@ -93,8 +93,8 @@ def test_trial_zero_is_the_recipe_as_it_stands(prepared: Prepared, url: str) -> 
 def test_each_trial_stores_its_recipe_and_interval(prepared: Prepared, url: str) -> None:
     for trial in tune(study_of(), prepared, url).trials:
         kept = trial.user_attrs
-        assert kept["dev_auc"]["low"] <= trial.value <= kept["dev_auc"]["high"]
-        assert kept["dev_auc"]["value"] == pytest.approx(trial.value)
+        assert kept["dev_score"]["low"] <= trial.value <= kept["dev_score"]["high"]
+        assert kept["dev_score"]["value"] == pytest.approx(trial.value)
         assert recipe_of(trial).finetune.lr == trial.params["finetune.lr"]
         assert recipe_of(trial).augment == trial.params["augment"]
         assert kept["epochs"] == 1

@@ -1,0 +1,42 @@
+"""Names: MURA's areas, what stands for all of them at once, and the tasks that can be learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mura_tune.recipe import Recipe
+from mura_tune.strict import check
+
+AREAS = (
+    "XR_ELBOW", "XR_FINGER", "XR_FOREARM", "XR_HAND", "XR_HUMERUS", "XR_SHOULDER", "XR_WRIST",
+)  # fmt: skip
+# Areas that stand for every area of a dataset at once, and the files of their studies.
+ALL, ROUTER, MULTITASK = "ALL", "router", "multitask"
+WHOLE = {ALL: "pooled", ROUTER: "router", MULTITASK: "multitask"}
+
+TASKS = ("abnormality", "part", "multitask")  # what they do says mura_tune.learning.tasks
+_BINARY = ("abnormality", "multitask")
+# Recipe fields that say something about some tasks alone, and their value in the others.
+_OWN: Mapping[str, tuple[tuple[str, ...], Any]] = {
+    "aux_weight": (("multitask",), 0.0),
+    "class_weight": (_BINARY, 1.0),
+    "loss": (_BINARY, "bce"),
+    "focal_gamma": (_BINARY, 2.0),
+    "consistency": (_BINARY, 0.0),
+}
+
+
+def check_task(
+    task: str, recipe: Recipe, search: Mapping[str, Any], final: Mapping[str, Any]
+) -> None:
+    """Raise ValueError for an unknown task, or a field that means nothing to it."""
+    check(task in TASKS, "task", task, f"one of {', '.join(TASKS)}")
+    for name, (tasks, neutral) in _OWN.items():
+        if task in tasks:
+            continue
+        known = f"the task is {task}, and only {' and '.join(tasks)} knows it"
+        for where, values in (("search", search), ("final", final)):
+            check(name not in values, f"{where}.{name}", values.get(name), f"left out: {known}")
+        value = getattr(recipe, name)
+        check(value == neutral, f"recipe.{name}", value, f"{neutral}: {known}")
