@@ -9,7 +9,7 @@ from mura_tune.cli.data import cache, check, phantom
 from mura_tune.cli.reading import explain, infer
 from mura_tune.cli.release import compare, evaluate, finalize, report, verify
 from mura_tune.cli.studies import study
-from mura_tune.cli.tuning import best, dashboard, show, tune
+from mura_tune.cli.tuning import ablate, best, dashboard, show, tune
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -31,8 +31,8 @@ def mura() -> None:
 
 
 for verb in (
-    phantom, check, cache, tune, best, show, dashboard, study, finalize, evaluate, compare, report,
-    verify, infer, explain,
+    phantom, check, cache, tune, best, ablate, show, dashboard, study, finalize, evaluate, compare,
+    report, verify, infer, explain,
 ):  # fmt: skip
     mura.add_command(verb)
 

@@ -56,10 +56,34 @@ def infer(
     One study by its --image files; or STUDIES, a folder whose folders with images are studies, or a
     .csv with the columns path and study. They get a row each in --out, and are marked there if a
     view is unreadable; the same line goes on with what is missing.
+
+    AREA `auto` asks the router in RELEASES which area a study's --image files show, then that
+    area's release (or, where that is missing, the one for ALL or multitask); where the router is
+    not sure it abstains. AREA `router` gives the area alone.
     """
+    from mura_tune.areas import ROUTER
+
     if bool(studies) == bool(images):
         raise click.UsageError("name the study's views by --image, or a folder or table of STUDIES")
+    if studies and area in ("auto", ROUTER):
+        raise click.UsageError(f"--area {area} takes one study, by its --image files")
+    if area == "auto":
+        if release:
+            raise click.UsageError("--area auto chooses the release: leave --release out")
+        from mura_tune.reading.route import chained
+
+        routed = chained(releases, images, device_of(device), threshold)
+        console.report(as_json, routed.to_json, routed.describe)
+        return
     folder = place(release, area, releases, base_url, console.note)
+    if area == ROUTER:
+        if threshold is not None:
+            raise click.UsageError("--threshold is of a probability of abnormal: a router has none")
+        from mura_tune.reading.route import Router
+
+        route = Router(folder, device_of(device)).study(images)
+        console.report(as_json, route.to_json, route.describe)
+        return
     if studies:
         from mura_tune.reading.batch import answer_all
         from mura_tune.reading.studies import studies_in

@@ -25,6 +25,7 @@ from mura_tune.cli.options import (
 if TYPE_CHECKING:
     from mura_tune.data.prepare import Prepared
     from mura_tune.release.bundle import Bundle
+    from mura_tune.release.chain import Routes
 
 
 @click.command()
@@ -83,22 +84,35 @@ def finalize(
 
 
 @click.command()
-@click.option("--release", required=True, type=click.Path(path_type=Path), help="Its folder.")
+@click.option("--release", type=click.Path(path_type=Path), help="Its folder.")
+@click.option("--routed", is_flag=True,
+              help="Measure the router and every area's release as one.")  # fmt: skip
 @data_option
 @runs_option
+@releases_option
 @device_option
 @strict_option
 @json_option
 def evaluate(
-    release: Path, data: Path, runs: Path, device: str, strict: bool, as_json: bool
-) -> None:
-    """Measure a release on the published `valid` studies, which no search has read."""
-    from mura_tune.release.calibrate import Chosen
-    from mura_tune.release.evaluate import measure
+    release: Path | None, routed: bool, data: Path, runs: Path, releases: Path, device: str,
+    strict: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure a release on the published `valid` studies, which no search has read.
 
+    --routed measures what `infer --area auto` does: the AUC over all areas where each study is
+    answered by the release of its area, and of the area that the router names, and the difference.
+    """
+    from mura_tune.release.kinds import kind_of
+
+    if routed == bool(release):
+        raise click.UsageError("name one --release, or write --routed")
+    if release is None:
+        found = _routes(data, runs, releases, device, strict)
+        console.report(as_json, found.to_json, found.describe)
+        return
     loaded, prepared = _with_data(release, data, runs, device, strict)
-    area = loaded.manifest["area"]
-    measured = measure(loaded.net, prepared, "test", Chosen.from_json(loaded.manifest))
+    area, kind = loaded.manifest["area"], kind_of(loaded.manifest)
+    measured = kind.measure(loaded.net, prepared, "test", kind.stored(loaded.manifest))
     console.report(as_json, lambda: {"area": area, **measured.to_json()}, measured.describe)
 
 
@@ -115,6 +129,7 @@ def compare(
 ) -> None:
     """Say by how much the release FIRST beats SECOND on the same test studies, and how surely."""
     from mura_tune.errors import InputError
+    from mura_tune.learning.tasks import PART
     from mura_tune.release.calibrate import Chosen
     from mura_tune.release.compare import compare as difference
     from mura_tune.release.evaluate import measure
@@ -126,6 +141,8 @@ def compare(
         if areas[0] != areas[-1]:
             raise InputError(f"{first} is for {areas[0]} and {second} for {areas[1]}; "
                              "name two releases of one area")  # fmt: skip
+        if loaded.manifest.get("task") == PART.name:
+            raise InputError(f"{folder}: a router; compare is for what tells normal from abnormal")
         measured.append(measure(loaded.net, prepared, "test", Chosen.from_json(loaded.manifest)))
     found = difference(areas[0], (first, second), measured[0], measured[1])
     console.report(as_json, found.to_json, found.describe)
@@ -149,14 +166,43 @@ def report(
     passed on is for the dataset's licence to say.
     """
     from mura_tune.release import bundle, index
-    from mura_tune.release.report import report as page
+    from mura_tune.release.kinds import kind_of
 
     loaded, prepared = _with_data(release, data, runs, device, strict)
+    page = kind_of(loaded.manifest).report
     html = page(loaded.net, loaded.manifest, prepared, cases=cases)
     bundle.add(release, {bundle.REPORT: html})
     index.write(release.parent)
     plain = {"report": str(release / bundle.REPORT), "bytes": len(html.encode())}
     console.report(as_json, lambda: plain, lambda: str(release / bundle.REPORT))
+
+
+def _routes(data: Path, runs: Path, releases: Path, device: str, strict: bool) -> Routes:
+    from dataclasses import replace
+
+    from mura_tune import config
+    from mura_tune.areas import ROUTER
+    from mura_tune.learning.batches import Split, split_of
+    from mura_tune.release.chain import release_for, routes
+
+    router, _ = _with_data(releases / ROUTER, data, runs, device, strict)
+    study = config.from_dict(router.manifest["study"]["config"], str(releases / ROUTER))
+    places = {area: release_for(releases, area) for area in router.manifest["areas"]}
+    opened = {
+        folder: _with_data(folder, data, runs, device, strict)[0]
+        for folder in dict.fromkeys(folder for folder, _ in places.values())
+    }
+    splits: dict[int, Split] = {}
+
+    def split_at(size: int) -> Split:
+        if size not in splits:
+            own = replace(study, recipe=replace(study.recipe, size=size))
+            prepared = prepared_of(ROUTER, own, data, runs, strict)
+            splits[size] = split_of(prepared, "test", device_of(device))
+        return splits[size]
+
+    told = tuple(line for _, line in places.values() if line)
+    return routes(router, {a: opened[f] for a, (f, _) in places.items()}, told, split_at)
 
 
 def _with_data(

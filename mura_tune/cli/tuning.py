@@ -13,6 +13,7 @@ from mura_tune.cli.options import (
     best_of,
     data_option,
     device_of,
+    device_option,
     json_option,
     prepared_of,
     runs_option,
@@ -125,6 +126,38 @@ def best(area: str, runs: Path, storage: str | None, as_json: bool) -> None:
 
     found = best_of(area, url_of(storage, runs))
     console.report(as_json, found.to_json, lambda: words.describe(found))
+
+
+@click.command()
+@click.argument("area")
+@data_option
+@runs_option
+@click.option("--seeds", type=click.IntRange(2), default=3, show_default=True,
+              help="Runs on either side.")  # fmt: skip
+@device_option
+@set_option
+@strict_option
+@json_option
+def ablate(
+    area: str, data: Path, runs: Path, seeds: int, device: str, overrides: tuple[str, ...],
+    strict: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Train AREA (multitask) with and without its second task's loss: is it worth it?
+
+    The study file's recipe runs as it is and with aux_weight 0, on the same seeds and epochs; the
+    difference of dev AUC comes with its interval.
+    """
+    from mura_tune.errors import InputError
+    from mura_tune.learning import ablation
+    from mura_tune.tuning.watch import Epochs
+
+    study = study_of(area, overrides)
+    if not study.recipe.aux_weight:
+        raise InputError(f"{area}: no aux_weight to leave out; ablate the study of multitask")
+    prepared = prepared_of(area, study, data, runs, strict)
+    with Epochs(f"ablate {area}", 2 * seeds * study.recipe.epochs, "AUC") as epochs:
+        found = ablation.ablate(prepared, study.recipe, seeds, device_of(device), epochs.epoch)
+    console.report(as_json, found.to_json, found.describe)
 
 
 @click.command()

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mura_tune.areas import ROUTER
 from mura_tune.data.images import read, square
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import normalise, to_float
 from mura_tune.learning.metrics import sigmoid
+from mura_tune.learning.tasks import PART
 from mura_tune.release import bundle
 from mura_tune.release.calibrate import Chosen
 
@@ -50,6 +52,11 @@ class Prediction:
         return asdict(self) | {"views": views}
 
 
+def pixels_of(images: Sequence[Path], size: int) -> NDArray[np.uint8]:
+    """A study's views (N, S, S) from their files; UnreadableImage where one cannot be decoded."""
+    return np.stack([square(read(path), size) for path in images])
+
+
 class Predictor:
     """A verified release, ready to read studies.
 
@@ -63,9 +70,12 @@ class Predictor:
     def __init__(self, folder: Path, device: torch.device, area: str | None = None) -> None:
         self.bundle = bundle.load(folder, device)
         self.device = device
+        if self.bundle.manifest.get("task") == PART.name:
+            raise InputError(f"{folder}: a router, which says nothing about disease; ask it by "
+                             f"--area {ROUTER}, or through it by --area auto")  # fmt: skip
         self.chosen = Chosen.from_json(self.bundle.manifest)
         self.area = str(self.bundle.manifest["area"])
-        if area and area != self.area:
+        if area and area not in (self.area, *self.bundle.manifest.get("areas", ())):
             raise InputError(f"{folder}: a release for {self.area}, not for {area}; "
                              f"name the one for {area} with --release")  # fmt: skip
 
@@ -79,8 +89,7 @@ class Predictor:
             UnreadableImage: a view that cannot be decoded; none is passed over.
         """
         size = self.bundle.manifest["preprocessing"]["size"]
-        pixels = np.stack([square(read(path), size) for path in images])
-        return self.answer(images, self.logits(pixels), threshold)
+        return self.answer(images, self.logits(pixels_of(images, size)), threshold)
 
     @torch.inference_mode()
     def logits(self, pixels_nss: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -128,7 +128,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         brier_after=words(after["brier"]),
         brier_before=words(before["brier"]),
         doubt=_doubt(manifest),
-        counts=_counts(manifest["data"]["counts"]),
+        counts=counts_table(manifest["data"]["counts"]),
         left_out=len(left_out),
         left_out_names=f" ({shown}{', …' if len(left_out) > 5 else ''})" if left_out else "",
         digest=manifest["recipe_digest"],
@@ -180,7 +180,8 @@ def _doubt(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _counts(counts: Mapping[str, Mapping[str, int]]) -> str:
+def counts_table(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Images, studies and patients of each part, in Markdown."""
     names = [*counts["train"]]
     rows = (
         f"| {part} | {' | '.join(str(counts[part][name]) for name in names)} |" for part in counts

@@ -67,6 +67,11 @@ class Measured:
         )
         return "\n".join([head, columns, *rows, *errors, self._doubt()])
 
+    def brief(self) -> str:
+        """Studies, AUC and kappa in a line, as a table of releases has them."""
+        auc, kappa = (self.figures[key].brief() for key in ("auc", "kappa"))
+        return f"{len(self.studies.labels):>7}  {auc}  {kappa}"
+
     def _doubt(self) -> str:
         told = self.abstention()
         if not told["studies"]:

@@ -24,10 +24,7 @@ from mura_tune.learning.tasks import TASKS
 from mura_tune.learning.training import FORGETFUL, fit
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
-from mura_tune.release.calibrate import choose
-from mura_tune.release.card import model_card
-from mura_tune.release.evaluate import Measured, measure, measured
-from mura_tune.release.report import report
+from mura_tune.release.kinds import Figures, kind_of
 from mura_tune.release.seeds import Run, describe, spread, strongest
 from mura_tune.tuning.results import Best
 from mura_tune.tuning.words import verdict
@@ -39,8 +36,8 @@ class Release:
 
     folder: Path
     manifest: dict[str, Any]
-    dev: Measured
-    test: Measured
+    dev: Figures
+    test: Figures
 
     def describe(self) -> str:
         """Its figures as lines for people."""
@@ -54,11 +51,7 @@ def summary(releases: Sequence[Release]) -> str:
     if len(releases) < 2:
         return ""
     wide = max(len(one.folder.name) for one in releases)
-    lines = [
-        f"{one.folder.name:<{wide}}  {len(one.test.studies.labels):>7}  "
-        f"{one.test.figures['auc'].brief()}  {one.test.figures['kappa'].brief()}"
-        for one in releases
-    ]
+    lines = [f"{one.folder.name:<{wide}}  {one.test.brief()}" for one in releases]
     head = f"{'test, by study':<{wide}}  studies  {'AUC':<20}  Cohen's kappa"
     return "\n".join(["\n", head, *lines])
 
@@ -96,25 +89,26 @@ def finalize(
     recipe = final_recipe(best)
     train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
     task = TASKS[best.config.task]
+    kind = kind_of({"task": task.name})
     runs = []
     for number in range(seeds):
         own = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
         net = task.network(own, len(prepared.areas)).to(device)
         result = fit(net, train, dev_split, own, task, on_epoch=on_epoch, memory=memory(own))
-        runs.append(Run(own, net, result, dev_split))
+        runs.append(Run(own, net, result, dev_split, task.measure, kind.rows))
     members = released(runs)
     model = joined([run.net for run in members])
     logits = torch.stack([run.fit.logits for run in members]).mean(0)
-    chosen = choose(logits, dev_split)  # before anything reads test
-    dev = measured(logits, dev_split, chosen)
-    test = measure(model, prepared, "test", chosen)
-    manifest = _manifest(best, prepared, members[0], dev, test)
+    chosen = kind.choose(logits, dev_split)  # before anything reads test
+    dev = kind.measured(logits, dev_split, chosen)
+    test = kind.measure(model, prepared, "test", chosen)
+    manifest = _manifest(best, prepared, members[0], dev, test) | {"output": kind.output}
     if seeds > 1:
         manifest["seeds"] = spread(runs, members, split_of(prepared, "test", device))
     manifest["data"]["name"] = dataset
     manifest["members"] = bundle.names_of(model)
-    page = report(model, manifest, prepared, test=test)
-    texts = {bundle.CARD: model_card(manifest), bundle.REPORT: page}
+    page = kind.report(model, manifest, prepared, test=test)
+    texts = {bundle.CARD: kind.card(manifest), bundle.REPORT: page}
     bundle.save(folder, model, manifest, texts)
     return Release(folder, manifest, dev, test)
 
@@ -132,7 +126,7 @@ def _same_as_searched(best: Best, prepared: Prepared) -> None:
 
 
 def _manifest(
-    best: Best, prepared: Prepared, run: Run, dev: Measured, test: Measured
+    best: Best, prepared: Prepared, run: Run, dev: Figures, test: Figures
 ) -> dict[str, Any]:
     """Everything that someone who only has the folder will ask; `run` is the first released."""
     recipe, result = run.recipe, run.fit
@@ -142,7 +136,6 @@ def _manifest(
         "areas": prepared.areas,
         "arch": recipe.arch,
         "outputs": TASKS[best.config.task].outputs(len(prepared.areas)),
-        "output": "logit of one view, uncalibrated; see calibration for a study's probability",
         "preprocessing": bundle.preprocessing(recipe.size),
         **dev.chosen.to_json(),
         "recipe": dataclasses.asdict(recipe),

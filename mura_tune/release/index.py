@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mura_tune import files
+from mura_tune.learning.tasks import PART
 from mura_tune.release.bundle import MANIFEST, REPORT, SCHEMA
 from mura_tune.release.page import WARNING, cell, plain, shell, table, words
+from mura_tune.release.routing import NAMES
 
 # Over all areas together; the two sets are never put into one table.
 PUBLISHED = {
@@ -27,7 +29,8 @@ _NOTE = (
 )
 
 
-KEYS = ("auc", "kappa", "sensitivity", "specificity")
+KEYS = {"auc": "AUC", "kappa": "kappa", "sensitivity": "sensitivity",
+        "specificity": "specificity"}  # fmt: skip
 _HOW = "By study, with 95 % intervals from 2,000 resamplings of whole patients."
 Release = tuple[str, Mapping[str, Any]]  # its folder's name, and its bundle.json
 
@@ -42,15 +45,16 @@ def write(folder: Path) -> None:
 
 def index_html(releases: Sequence[Release]) -> str:
     """The page, from (folder name, what bundle.json says) of each release."""
-    head = ("release", "studies", "AUC", "kappa", "sensitivity", "specificity")
     parts = []
     for name, group in _by_set(releases):
-        rows = [
-            [_link(folder, m), str(m["metrics"]["test"]["studies"]),
-             *(cell(m["metrics"]["test"][key]) for key in KEYS)]
-            for folder, m in group
-        ]  # fmt: skip
-        parts.append(f"<h2>Measured on {plain(name)}</h2>{table(head, rows, wide=True)}")
+        parts.append(f"<h2>Measured on {plain(name)}</h2>")
+        for keys, some in _by_figures(group):
+            rows = [
+                [_link(folder, m), str(m["metrics"]["test"]["studies"]),
+                 *(cell(m["metrics"]["test"][key]) for key in keys)]
+                for folder, m in some
+            ]  # fmt: skip
+            parts.append(table(("release", "studies", *keys.values()), rows, wide=True))
     for name, others in PUBLISHED.items():
         rows = [list(row) for row in others]
         told = table(("published by others", "AUC", "kappa"), rows)
@@ -66,15 +70,16 @@ def results_md(releases: Sequence[Release]) -> str:
     """The same as Markdown."""
     lines = ["# Results", "", f"**{WARNING}**", "", _HOW, ""]
     for name, group in _by_set(releases):
-        lines += [f"## Measured on {name}", "",
-                  "| release | model | studies | AUC | kappa | sensitivity | specificity |",
-                  "| --- " * 7 + "|"]  # fmt: skip
-        for folder, m in group:
-            test = m["metrics"]["test"]
-            cells = (f"[{folder}]({folder}/{REPORT})", _model(m), str(test["studies"]),
-                     *(words(test[key]) for key in KEYS))  # fmt: skip
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+        lines += [f"## Measured on {name}", ""]
+        for keys, some in _by_figures(group):
+            head = ("release", "model", "studies", *keys.values())
+            lines += [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+            for folder, m in some:
+                test = m["metrics"]["test"]
+                cells = (f"[{folder}]({folder}/{REPORT})", _model(m), str(test["studies"]),
+                         *(words(test[key]) for key in keys))  # fmt: skip
+                lines.append(f"| {' | '.join(cells)} |")
+            lines.append("")
     for name, others in PUBLISHED.items():
         rows = [f"| {' | '.join(row)} |" for row in others]
         lines += [f"## For orientation: {name}", "", "| published by others | AUC | kappa |",
@@ -98,6 +103,13 @@ def _by_set(releases: Sequence[Release]) -> list[tuple[str, list[Release]]]:
         name = manifest["data"].get("name") or f"the data set of {folder}"
         groups.setdefault(f"the published valid part of {name}", []).append((folder, manifest))
     return sorted(groups.items())
+
+
+def _by_figures(group: Sequence[Release]) -> list[tuple[Mapping[str, str], list[Release]]]:
+    """What tells normal from abnormal, then what tells areas apart, each with its figures."""
+    routers = [one for one in group if one[1].get("task") == PART.name]
+    others = [one for one in group if one not in routers]
+    return [(keys, some) for keys, some in ((KEYS, others), (NAMES, routers)) if some]
 
 
 def _link(folder: str, manifest: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from mura_tune.errors import InputError
 from mura_tune.release import bundle, golden
-from mura_tune.release.calibrate import Chosen
+from mura_tune.release.kinds import kind_of
 from mura_tune.release.sums import SUMS, sha256
 
 
@@ -61,7 +61,7 @@ def inspect(folder: Path) -> Inspection:
     """
     loaded = bundle.load(folder, torch.device("cpu"))
     try:
-        Chosen.from_json(loaded.manifest)
+        kind_of(loaded.manifest).stored(loaded.manifest)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / bundle.MANIFEST}: its calibration or thresholds are not "
                          f"usable: {error!r}; fetch the release again") from None  # fmt: skip

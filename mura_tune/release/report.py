@@ -46,15 +46,15 @@ def report(
         "<h2>Results</h2>" + _results(manifest, test),
         "<h2>Operating points and doubt</h2>" + _points(manifest, test),
         "<h2>Curves</h2>" + _curves(test),
-        "<h2>Training and search</h2>" + _training(manifest),
+        "<h2>Training and search</h2>" + training_section(manifest),
     ]
     if cases:
         split = split_of(prepared, "test", next(net.parameters()).device)
         parts.append("<h2>Cases</h2>" + _CASES + gallery(net, split, test, cases))
     parts += [
-        "<h2>Data</h2>" + _data(manifest),
-        "<h2>Recipe</h2>" + _recipe(manifest),
-        "<h2>How to reproduce it</h2>" + _reproduce(manifest),
+        "<h2>Data</h2>" + data_section(manifest),
+        "<h2>Recipe</h2>" + recipe_section(manifest),
+        "<h2>How to reproduce it</h2>" + reproduce_section(manifest),
     ]
     return shell(f"{manifest['area']}: release report", "\n".join(parts))
 
@@ -164,7 +164,8 @@ def _curves(test: Measured) -> str:
     return f'<div class="charts">{"".join(f"<div>{draw(test)}</div>" for draw in drawn)}</div>'
 
 
-def _training(manifest: Manifest) -> str:
+def training_section(manifest: Manifest) -> str:
+    """What was searched, and how the final training went."""
     study, training = manifest["study"], manifest["training"]
     epochs, monitor = training["epochs"], study["monitor"]
     counts = ", ".join(f"{n} {word}" for word, n in study["trials"].items() if n)
@@ -188,9 +189,10 @@ def _seeds(manifest: Manifest) -> str:
     """What differed between runs that differ by their seed; nothing where there was one."""
     if "seeds" not in manifest:
         return ""
-    head = ("seed", "dev AUC, by study", "test AUC, by study", "epoch kept", "")
+    measure = manifest["seeds"]["measure"]
+    head = ("seed", f"dev {measure}, by study", f"test {measure}, by study", "epoch kept", "")
     rows = [
-        [str(one["seed"]), cell(one["dev_auc"]), cell(one["test_auc"]), str(one["best_epoch"]),
+        [str(one["seed"]), cell(one["dev_score"]), cell(one["test_score"]), str(one["best_epoch"]),
          "released" if one["released"] else ""]
         for one in manifest["seeds"]["runs"]
     ]  # fmt: skip
@@ -204,7 +206,8 @@ def _verdict(study: Mapping[str, Any]) -> str:
     return f"{told[0].upper()}{told[1:]}. " if told else ""
 
 
-def _data(manifest: Manifest) -> str:
+def data_section(manifest: Manifest) -> str:
+    """What it was made with, and what was left out."""
     counts, left_out = manifest["data"]["counts"], manifest["data"]["left_out"]
     names = list(counts["train"])
     told = table(
@@ -223,7 +226,8 @@ def _data(manifest: Manifest) -> str:
             f"test is the part that was published as <code>valid</code>.</p>{gone}")  # fmt: skip
 
 
-def _recipe(manifest: Manifest) -> str:
+def recipe_section(manifest: Manifest) -> str:
+    """Every field of the recipe."""
     flat: dict[str, Any] = {}
     for key, value in manifest["recipe"].items():
         flat |= (
@@ -237,7 +241,8 @@ def _recipe(manifest: Manifest) -> str:
     return table(("field", "value", ""), rows)
 
 
-def _reproduce(manifest: Manifest) -> str:
+def reproduce_section(manifest: Manifest) -> str:
+    """The commands that make it again."""
     study, area, data = manifest["study"], manifest["area"], manifest["data"]
     name, trials = study["name"], study["config"]["budget"]["trials"]
     named = f" --study {name}" if name != area else ""

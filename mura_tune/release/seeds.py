@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mura_tune.learning.batches import Split
-from mura_tune.learning.metrics import Estimate, auc_interval
+from mura_tune.learning.metrics import Estimate, Measure, Studies
 from mura_tune.learning.models import Network
 from mura_tune.learning.training import Fit, predict
 from mura_tune.recipe import Recipe
-from mura_tune.release.calibrate import choose
+
+# From a run's logits on dev, dev, its logits on a part and that part: what is measured there.
+Rows = Callable[[Tensor, Split, Tensor, Split], Studies]
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One final training and its study AUC on dev, calibrated there as a release would be."""
+    """One final training and its score on dev, calibrated there as a release would be."""
 
     recipe: Recipe
     net: Network
     fit: Fit
     dev: Split
+    measure: Measure
+    rows: Rows
 
-    def auc(self, split: Split) -> Estimate:
-        """Study AUC on any part; what it is calibrated with comes from dev."""
+    def score(self, split: Split) -> Estimate:
+        """The measure on any part; what it is calibrated with comes from dev."""
         logits = self.fit.logits if split is self.dev else predict(self.net, split)
-        return auc_interval(choose(self.fit.logits, self.dev).calibration.studies(logits, split))
+        return self.measure.estimate(self.rows(self.fit.logits, self.dev, logits, split))
 
 
 def strongest(runs: Sequence[Run]) -> Sequence[Run]:
-    """The run with the highest AUC on dev, the first among equals."""
-    return [max(runs, key=lambda run: run.auc(run.dev).value)]
+    """The run with the highest score on dev, the first among equals."""
+    return [max(runs, key=lambda run: run.score(run.dev).value)]
 
 
 def everyone(runs: Sequence[Run]) -> Sequence[Run]:
@@ -43,21 +48,24 @@ def everyone(runs: Sequence[Run]) -> Sequence[Run]:
 
 def spread(runs: Sequence[Run], released: Sequence[Run], test: Split) -> dict[str, Any]:
     """What bundle.json says of several runs; called once the release is fixed, as it reads test."""
-    aucs = {"dev": [run.auc(run.dev) for run in runs], "test": [run.auc(test) for run in runs]}
+    scores = {"dev": [run.score(run.dev) for run in runs],
+              "test": [run.score(test) for run in runs]}  # fmt: skip
+    measure = runs[0].measure.name
     told = [
         {
             "seed": run.recipe.seed,
             "best_epoch": run.fit.best.number,
             "released": run in released,
-            "dev_auc": dev.to_json(),
-            "test_auc": tested.to_json(),
+            "dev_score": dev.to_json(),
+            "test_score": tested.to_json(),
         }
-        for run, dev, tested in zip(runs, aucs["dev"], aucs["test"], strict=True)
+        for run, dev, tested in zip(runs, scores["dev"], scores["test"], strict=True)
     ]
     return {
-        "rule": "mean of all logits" if len(released) > 1 else "highest dev AUC",
+        "rule": "mean of all logits" if len(released) > 1 else f"highest dev {measure}",
+        "measure": measure,
         "runs": told,
-        **{f"{part}_auc": _range([auc.value for auc in found]) for part, found in aucs.items()},
+        **{f"{part}_score": _range([one.value for one in each]) for part, each in scores.items()},
     }
 
 
@@ -76,9 +84,9 @@ def describe(manifest: Mapping[str, Any]) -> str:
     seeds = [one["seed"] for one in found["runs"] if one["released"]]
     what = f"the mean of all {len(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}, best on dev"
     apart = ", ".join(
-        f"{part} AUC {told['low']:.3f} to {told['high']:.3f} (mean {told['mean']:.3f}, "
-        f"SD {told['sd']:.3f})"
+        f"{part} {found['measure']} {told['low']:.3f} to {told['high']:.3f} "
+        f"(mean {told['mean']:.3f}, SD {told['sd']:.3f})"
         for part in ("dev", "test")
-        for told in [found[f"{part}_auc"]]
+        for told in [found[f"{part}_score"]]
     )
     return f"Trained with {len(found['runs'])} seeds: {apart}. Released: {what}."

@@ -9,16 +9,19 @@ from typing import Any
 import timm
 
 from mura_tune.learning.ensemble import Ensemble, Model
+from mura_tune.learning.tasks import ABNORMALITY, TASKS
 
 CONFIG = "config.json"
 
 
 def timm_config(net: Model, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The file by its name, for a backbone of timm's; nothing for our own networks and ensembles.
+    """The file by its name, for a backbone of timm's; nothing for our own networks and heads, or
+    ensembles.
 
     timm refuses a key it does not know inside `pretrained_cfg`, and passes `model_args` on.
     """
-    if isinstance(net, Ensemble) or not timm.is_model(manifest["arch"]):
+    own_head = TASKS[manifest.get("task", ABNORMALITY.name)].head
+    if isinstance(net, Ensemble) or own_head or not timm.is_model(manifest["arch"]):
         return {}
     about: Mapping[str, Any] = net.body.pretrained_cfg  # type: ignore[assignment]  # timm's
     size, outputs = manifest["preprocessing"]["size"], manifest["outputs"]

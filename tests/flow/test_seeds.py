@@ -36,15 +36,15 @@ def test_the_best_on_dev_is_released_and_all_are_told(run: Run, tuned: str, tmp_
     found = manifest["seeds"]
     first = manifest["study"]["config"]["recipe"]["seed"]
     assert [one["seed"] for one in found["runs"]] == [first, first + 1, first + 2]
-    on_dev = [one["dev_auc"]["value"] for one in found["runs"]]
+    on_dev = [one["dev_score"]["value"] for one in found["runs"]]
     assert len(set(on_dev)) > 1
     (chosen,) = (one for one in found["runs"] if one["released"])
-    assert chosen["dev_auc"]["value"] == max(on_dev)
+    assert chosen["dev_score"]["value"] == max(on_dev)
     assert chosen["seed"] == manifest["recipe"]["seed"]
     for part in ("dev", "test"):
-        assert chosen[f"{part}_auc"] == manifest["metrics"][part]["auc"]
-        values = [one[f"{part}_auc"]["value"] for one in found["runs"]]
-        assert found[f"{part}_auc"]["sd"] == pytest.approx(np.std(values, ddof=1))
+        assert chosen[f"{part}_score"] == manifest["metrics"][part]["auc"]
+        values = [one[f"{part}_score"]["value"] for one in found["runs"]]
+        assert found[f"{part}_score"]["sd"] == pytest.approx(np.std(values, ddof=1))
     sentence = f"Trained with 3 seeds: dev AUC {min(on_dev):.3f} to {max(on_dev):.3f}"
     for text in (made.out, *((release / n).read_text() for n in (bundle.CARD, bundle.REPORT))):
         assert sentence in text

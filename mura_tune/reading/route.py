@@ -1,0 +1,128 @@
+"""Which area a study shows, and the answer of that area's release."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mura_tune.areas import ROUTER
+from mura_tune.errors import InputError
+from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.parts import softmax
+from mura_tune.learning.tasks import PART
+from mura_tune.reading.predict import Prediction, Predictor, pixels_of
+from mura_tune.release import bundle
+from mura_tune.release.chain import release_for
+from mura_tune.release.routing import Routing
+
+
+@dataclass(frozen=True)
+class Route:
+    """The area of a study: that of the largest logit, averaged over its views.
+
+    `confidence` is its calibrated probability; below `least`, chosen on dev, it abstains. `views`
+    have the area of each alone, with its probability.
+    """
+
+    area: str
+    confidence: float
+    least: float
+    views: tuple[tuple[str, str, float], ...]
+    release: str
+
+    @property
+    def abstain(self) -> bool:
+        return self.confidence < self.least
+
+    def describe(self) -> str:
+        """The area as lines for people."""
+        head = f"{self.area}: confidence {self.confidence:.3f}"
+        if self.abstain:
+            head = (f"abstain: {self.area} has a confidence of {self.confidence:.3f}, below "
+                    f"{self.least:.3f}, which was chosen on dev; name the --area")  # fmt: skip
+        return "\n".join([head, *(f"  {p:.3f}  {area}  {image}" for image, area, p in self.views)])
+
+    def to_json(self) -> dict[str, Any]:
+        views = [{"image": i, "area": area, "confidence": p} for i, area, p in self.views]
+        return asdict(self) | {"views": views, "abstain": self.abstain}
+
+
+class Router:
+    """A verified release that tells areas apart.
+
+    Raises:
+        InputError: a release that is not whole, or of another task.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.bundle = bundle.load(folder, device)
+        if self.bundle.manifest.get("task") != PART.name:
+            area = self.bundle.manifest["area"]
+            raise InputError(f"{folder}: no router, but a release for {area}; "
+                             f"make one: mura tune {ROUTER}")  # fmt: skip
+        self.routing = Routing.from_json(self.bundle.manifest)
+        self.device = device
+
+    @torch.inference_mode()
+    def study(self, images: Sequence[Path]) -> Route:
+        """The area of one study from the files of its views; UnreadableImage as `Predictor`."""
+        pixels = pixels_of(images, self.bundle.manifest["preprocessing"]["size"])
+        x_nchw = normalise(to_float(torch.from_numpy(pixels), self.device))
+        logits_nk = self.bundle.net(x_nchw).double().cpu().numpy()
+        areas, temperature = self.bundle.manifest["areas"], self.routing.temperature
+        (mean_k,) = softmax(logits_nk.mean(0, keepdims=True), temperature)
+        each = softmax(logits_nk, temperature)
+        return Route(
+            area=areas[int(np.argmax(mean_k))],
+            confidence=float(mean_k.max()),
+            least=self.routing.confidence,
+            views=tuple(
+                (str(image), areas[int(np.argmax(view))], float(view.max()))
+                for image, view in zip(images, each, strict=True)
+            ),
+            release=str(self.bundle.folder),
+        )
+
+
+@dataclass(frozen=True)
+class Chained:
+    """A study's area and, unless that is in doubt, the answer of the release for it.
+
+    `fallback` says which release answered for one that is missing.
+    """
+
+    route: Route
+    answer: Prediction | None
+    fallback: str | None
+
+    def describe(self) -> str:
+        """Both as lines for people."""
+        lines = [self.route.describe()]
+        if self.fallback:
+            lines.append(self.fallback)
+        return "\n".join([*lines, self.answer.describe()] if self.answer else lines)
+
+    def to_json(self) -> dict[str, Any]:
+        answer = self.answer.to_json() if self.answer else None
+        return {"route": self.route.to_json(), "answer": answer, "fallback": self.fallback}
+
+
+def chained(
+    releases: Path, images: Sequence[Path], device: torch.device, threshold: float | None = None
+) -> Chained:
+    """Route a study by `releases`/router, then ask the release of its area.
+
+    Raises:
+        InputError: no router, or no release for the area nor one for all areas.
+        UnreadableImage: a view that cannot be decoded.
+    """
+    route = Router(releases / ROUTER, device).study(images)
+    if route.abstain:
+        return Chained(route, None, None)
+    folder, fallback = release_for(releases, route.area)
+    return Chained(route, Predictor(folder, device, route.area).study(images, threshold), fallback)

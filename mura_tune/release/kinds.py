@@ -1,0 +1,79 @@
+"""The two kinds of release: what answers normal or abnormal, and what answers with an area."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mura_tune.data.prepare import Prepared
+from mura_tune.learning.batches import Split, split_of
+from mura_tune.learning.ensemble import Model
+from mura_tune.learning.metrics import Studies
+from mura_tune.learning.tasks import PART, routed_right
+from mura_tune.learning.training import predict
+from mura_tune.release import calibrate, evaluate, routing
+from mura_tune.release.card import model_card
+from mura_tune.release.report import report
+from mura_tune.release.routing_page import routing_card, routing_report
+
+Manifest = Mapping[str, Any]
+Figures = evaluate.Measured | routing.Routed
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a release decides, is measured, and is told of.
+
+    Attributes:
+        output: what a logit is, in words.
+        choose: from dev's logits (N, K), all that is chosen there.
+        stored: the same from a bundle.json.
+        measured: from logits, their split and what was chosen, its figures.
+        studies: from what was chosen, logits and their split, what the task's measure is taken of.
+        card, report: the texts MODEL_CARD.md and report.html.
+    """
+
+    output: str
+    choose: Callable[[Tensor, Split], Any]
+    stored: Callable[[Manifest], Any]
+    measured: Callable[[Tensor, Split, Any], Figures]
+    studies: Callable[[Any, Tensor, Split], Studies]
+    card: Callable[[Manifest], str]
+    report: Callable[..., str]
+
+    def rows(self, on_dev: Tensor, dev: Split, logits_nk: Tensor, split: Split) -> Studies:
+        """What the measure is taken of, calibrated by the same network's logits on dev."""
+        return self.studies(self.choose(on_dev, dev), logits_nk, split)
+
+    def measure(self, net: Model, prepared: Prepared, part: str, chosen: Any) -> Figures:
+        """Figures of a network on `dev` or `test`; `chosen` on dev, never here."""
+        split = split_of(prepared, part, next(net.parameters()).device)
+        return self.measured(predict(net, split), split, chosen)
+
+
+BINARY = Kind(
+    output="logit of one view, uncalibrated; see calibration for a study's probability",
+    choose=calibrate.choose,
+    stored=calibrate.Chosen.from_json,
+    measured=evaluate.measured,
+    studies=lambda chosen, logits, split: chosen.calibration.studies(logits, split),
+    card=model_card,
+    report=report,
+)
+ROUTING = Kind(
+    output="a logit an area of one view, in the order of areas; see calibration for a study's",
+    choose=routing.choose,
+    stored=routing.Routing.from_json,
+    measured=routing.measured,
+    studies=lambda chosen, logits, split: routed_right(logits, split),
+    card=routing_card,
+    report=routing_report,
+)
+
+
+def kind_of(manifest: Manifest) -> Kind:
+    """The kind of a release, or of a task under `task`."""
+    return ROUTING if manifest.get("task") == PART.name else BINARY

@@ -1,0 +1,168 @@
+"""MODEL_CARD.md and report.html of a router: which area a study shows, and how often it errs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mura_tune.data.prepare import Prepared
+from mura_tune.learning.ensemble import Model
+from mura_tune.release.card import counts_table
+from mura_tune.release.page import WARNING, cell, plain, shell, table, words
+from mura_tune.release.report import (
+    data_section,
+    recipe_section,
+    reproduce_section,
+    training_section,
+)
+from mura_tune.release.routing import NAMES, Routed
+
+Manifest = Mapping[str, Any]
+
+_CARD = """# {name}: which body part a radiograph shows
+
+**{warning}**
+
+A `{arch}` network at {size} px that tells which of {k} areas a study shows: {areas}. It says
+nothing about disease. Its use is to send a study to its area's release.
+
+## Figures
+
+By study, 95 % intervals from 2,000 resamplings of whole patients. A study's area has the largest
+logit, averaged over its views. Dev chose the trial, the epoch, the temperature and the confidence,
+so it flatters the model. Test is the published `valid` part of {dataset}, measured after everything
+was fixed.
+
+{figures}
+
+By image (every view judged alone, test): accuracy {image}.
+
+Studies of test by area (rows) and by what they were taken for (columns):
+
+{confusion}
+
+## Confidence
+
+The mean of the views' logits over {temperature:.4g}, then the softmax; the temperature was fitted
+on dev. Below {confidence:.3f} it abstains ({rule}): {below} of test's studies, and the answers
+that remain have an error of {error} ({error_without:.3f} without).
+
+A picture of anything else (a chest, a photograph) gets one of the {k} areas too, and may get it
+with confidence.
+
+## Training data
+
+{counts}
+
+Data set: {dataset}. Patients are in one part only, over all areas.
+Recipe `{digest}`, from trial {trial} of study `{study}`; `bundle.json` holds all of it.
+
+## Use
+
+```
+mura infer --area {name} --image view1.png
+mura infer --area auto --image view1.png     # and ask that area's release
+```
+
+## Licence and citation
+
+Code: MIT (mura-tune {version}). The weights are bound by the licence of the data they were trained
+on; MURA's is for non-commercial research.
+"""
+
+
+def routing_card(manifest: Manifest) -> str:
+    """The card of a router, from its bundle.json."""
+    dev, test = manifest["metrics"]["dev"], manifest["metrics"]["test"]
+    told = test["abstain"]
+    return _CARD.format(
+        warning=WARNING,
+        name=manifest["study"]["name"],
+        arch=manifest["arch"],
+        size=manifest["preprocessing"]["size"],
+        k=len(manifest["areas"]),
+        areas=", ".join(manifest["areas"]),
+        dataset=manifest["data"].get("name") or "the data set",
+        figures=_figures(dev, test),
+        image=words(test["by_image"]["accuracy"]),
+        confusion=_confusion(test),
+        temperature=manifest["calibration"]["temperature"],
+        confidence=manifest["abstain"]["confidence"],
+        rule=manifest["abstain"]["chosen"],
+        below=f"{told['studies']} of {test['studies']}",
+        error="undefined" if told["error"] is None else f"{told['error']:.3f}",
+        error_without=told["error_without"],
+        counts=counts_table(manifest["data"]["counts"]),
+        digest=manifest["recipe_digest"],
+        trial=manifest["study"]["trial"],
+        study=manifest["study"]["name"],
+        version=manifest["versions"]["mura-tune"],
+    )
+
+
+def _figures(dev: Mapping[str, Any], test: Mapping[str, Any]) -> str:
+    heads = (f"{m['split']}, {m['studies']} studies, {m['patients']} patients" for m in (dev, test))
+    rows = [f"| {name} | {words(dev[key])} | {words(test[key])} |" for key, name in NAMES.items()]
+    rows += [
+        f"| {area} recognised | {_of(dev, area)} | {_of(test, area)} |" for area in test["areas"]
+    ]
+    return "\n".join([f"| | {' | '.join(heads)} |", "| --- | --- | --- |", *rows])
+
+
+def _of(part: Mapping[str, Any], area: str) -> str:
+    found = part["recall"].get(area)
+    return words(found) if found else "no study"
+
+
+def _confusion(test: Mapping[str, Any]) -> str:
+    areas = test["areas"]
+    rows = (
+        f"| {area} | {' | '.join(map(str, row))} |"
+        for area, row in zip(areas, test["confusion"], strict=True)
+    )
+    return "\n".join([f"| | {' | '.join(areas)} |", "| --- |" + " --- |" * len(areas), *rows])
+
+
+def routing_report(
+    net: Model,
+    manifest: Manifest,
+    prepared: Prepared,
+    *,
+    test: Routed | None = None,
+    cases: int = 0,
+) -> str:
+    """The page of a router; without radiographs, whatever `cases` says."""
+    dev, now = manifest["metrics"]["dev"], manifest["metrics"]["test"]
+    if test is not None:
+        now = test.to_json()
+    areas = now["areas"]
+    rows = [[name, cell(now[key]), cell(dev[key])] for key, name in NAMES.items()]
+    rows += [
+        [f"{plain(area)} recognised", *(_html(part, area) for part in (now, dev))] for area in areas
+    ]
+    matrix = [
+        [plain(area), *map(str, row)] for area, row in zip(areas, now["confusion"], strict=True)
+    ]
+    head = ("", f"test, n = {now['studies']}", f"dev, n = {dev['studies']}")
+    limit, told = manifest["abstain"]["confidence"], now["abstain"]
+    name = plain(manifest["study"]["name"])
+    parts = [
+        f"<h1>{name}: which area does a study show?</h1>"
+        f'<p class="warning"><b>{WARNING}</b> It says nothing about disease.</p>',
+        "<h2>Results</h2>" + table(head, rows) + "<p class='note'>By study, logits averaged over "
+        "views; 95 % intervals from 2,000 resamplings of whole patients. Dev chose the trial, the "
+        "epoch and the confidence: believe test.</p>",
+        "<h2>What was taken for what</h2>" + table(("area, called:", *map(plain, areas)), matrix),
+        f"<h2>Doubt</h2><p>Below a confidence of {limit:.3f} it abstains: {told['studies']} of "
+        f"{now['studies']} test studies ({plain(manifest['abstain']['chosen'])}).</p>",
+        "<h2>Training and search</h2>" + training_section(manifest),
+        "<h2>Data</h2>" + data_section(manifest),
+        "<h2>Recipe</h2>" + recipe_section(manifest),
+        "<h2>How to reproduce it</h2>" + reproduce_section(manifest),
+    ]
+    return shell(f"{name}: release report", "\n".join(parts))
+
+
+def _html(part: Mapping[str, Any], area: str) -> str:
+    found = part["recall"].get(area)
+    return cell(found) if found else "no study"
