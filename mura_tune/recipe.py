@@ -14,8 +14,12 @@ from mura_tune.errors import InputError
 from mura_tune.strict import build, check, nearest
 
 LOSSES = ("bce", "focal")
+SAMPLINGS = ("natural", "balanced")
 OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
+CHOICES = {
+    "loss": LOSSES, "sampling": SAMPLINGS, "optimiser": OPTIMISERS, "schedule": SCHEDULES,
+}  # fmt: skip
 # Fields whose legal values depend on one another: a search is refused if it could combine
 # values of these that no recipe may have together.
 COUPLED = ("schedule", "plateau_patience", "patience")
@@ -57,6 +61,7 @@ class Recipe:
     seed: int
     loss: str = "bce"  # of LOSSES
     focal_gamma: float = 2.0  # focal's exponent; bce has none
+    sampling: str = "natural"  # of SAMPLINGS
     optimiser: str = "adamw"  # of OPTIMISERS
     layer_decay: float = 1.0  # a stage's learning rate over that of the next one towards the head
     schedule: str = "cosine"  # of SCHEDULES, the learning rate through each phase
@@ -76,7 +81,7 @@ class Recipe:
         check(self.patience >= 0, "patience", self.patience, "0 or more")
         check(0 <= self.aux_weight < math.inf, "aux_weight", self.aux_weight, "0 or more")
         check(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2^32 - 1")
-        for name, known in (("loss", LOSSES), ("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
+        for name, known in CHOICES.items():
             value = getattr(self, name)
             check(value in known, name, value, f"one of {', '.join(known)}")
         check(0 <= self.focal_gamma < math.inf, "focal_gamma", self.focal_gamma, "0 or more")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mura_tune.learning.augment import IN_CACHE, augment, draws
 from mura_tune.learning.device import room
+from mura_tune.learning.sampling import Stratum, in_batches, order_of, strata
 
 if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load pandas
     from mura_tune.data.prepare import Prepared
@@ -117,6 +118,11 @@ class Split:
             found.update(self.pixels[start : start + step].cpu().contiguous().numpy().data)
         return found.hexdigest()
 
+    @functools.cached_property
+    def strata(self) -> tuple[Stratum, ...]:
+        """Its views by label and study, found once."""
+        return strata(self.labels.cpu().numpy(), self.studies)
+
 
 def split_of(
     prepared: Prepared, part: str, device: torch.device, budget: int | None = None
@@ -170,24 +176,23 @@ def _normalise_(x_nchw: Tensor) -> Tensor:
     return x_nchw.sub_(MEAN).div_(STD)  # in place: at 224 px memory's speed bounds the data path
 
 
-def batch_rows(n: int, *, size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-    """An epoch's batches as row numbers, in an order drawn from (seed, epoch).
-
-    As equal as they can be, so that none is too small for BatchNorm.
-    """
-    order = np.random.default_rng((seed, epoch, 1)).permutation(n)
-    return np.array_split(order, max(1, -(-n // size)))
-
-
 def training_batches(
-    split: Split, *, size: int, seed: int, epoch: int, strength: float, device: torch.device
+    split: Split,
+    *,
+    size: int,
+    seed: int,
+    epoch: int,
+    strength: float,
+    device: torch.device,
+    sampling: str = "natural",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented (x (B, 1, S, S), rows (B,) of the split), the batches that `batch_rows` names."""
-    batches = batch_rows(len(split), size=size, seed=seed, epoch=epoch)
-    sizes, order = [len(rows) for rows in batches], np.concatenate(batches)
+    """Augmented (x (B, 1, S, S), rows (B,) of the split), those of `order_of` in batches."""
+    order = order_of(split, sampling=sampling, seed=seed, epoch=epoch)
+    batches = in_batches(order.rows, size)
+    sizes = [len(rows) for rows in batches]
     # The whole epoch's draws and rows at once: a step then copies nothing from the host.
-    u_nd = torch.from_numpy(draws(seed, epoch, len(split))[order]).to(device)
-    rows_n = torch.from_numpy(order).to(device)
+    u_nd = torch.from_numpy(draws(seed, epoch, len(split))[order.draws]).to(device)
+    rows_n = torch.from_numpy(order.rows).to(device)
     parts = (torch.split(u_nd, sizes), torch.split(rows_n, sizes))
     for pixels, u, rows in zip(_pixels(split, batches, device), *parts, strict=True):
         yield _normalise_(augment(pixels.to(device), u, strength)), rows

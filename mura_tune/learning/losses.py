@@ -32,7 +32,13 @@ def binary(train: Split, recipe: Recipe) -> Loss:
 
 
 def positive_weight(train: Split, recipe: Recipe) -> float:
-    """`class_weight` x negatives / positives: at a class weight of 1 both classes count alike."""
+    """What makes both classes count alike at a `class_weight` of 1, times that.
+
+    Negatives / positives where every view is seen; 1 where sampling has balanced them already,
+    so that the same class weight means the same either way.
+    """
+    if recipe.sampling == "balanced":
+        return recipe.class_weight
     positives = int(train.labels.sum())
     return recipe.class_weight * (len(train) - positives) / max(positives, 1)
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mura_tune.learning.augment import VIEWS
-from mura_tune.learning.batches import Split, batch_rows, plain_batches, training_batches
+from mura_tune.learning.batches import Split, plain_batches, training_batches
 from mura_tune.learning.device import precision
 from mura_tune.learning.models import Network, Step, run
 from mura_tune.learning.prefix import Store
+from mura_tune.learning.sampling import in_batches, order_of
 from mura_tune.recipe import Recipe
 
 EVALUATION_BATCH = 128
@@ -49,7 +51,7 @@ def pixels(net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -
         forward=net,
         train=lambda epoch: training_batches(
             train, size=recipe.batch, seed=recipe.seed, epoch=epoch, strength=recipe.augment,
-            device=device,
+            device=device, sampling=recipe.sampling,
         ),
         dev=lambda: plain_batches(dev, EVALUATION_BATCH, device),
     )  # fmt: skip
@@ -124,18 +126,18 @@ class Features:
         of_dev = about | {"pixels": dev.fingerprint, "batch": EVALUATION_BATCH}
         of_train = about | {
             "pixels": train.fingerprint, "batch": recipe.batch, "seed": recipe.seed,
-            "strength": recipe.augment,
+            "strength": recipe.augment, "sampling": recipe.sampling,
         }  # fmt: skip
 
         def features(batches: Iterable[Tensor]) -> Iterator[Tensor]:
             return (cut.frozen(x) for x in batches)
 
         def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            rows = batch_rows(len(train), size=recipe.batch, seed=recipe.seed, epoch=epoch)
-            sizes = [len(r) for r in rows]
-            order = torch.from_numpy(np.concatenate(rows)).to(device)
+            rows = order_of(train, sampling=recipe.sampling, seed=recipe.seed, epoch=epoch).rows
+            sizes = [len(batch) for batch in in_batches(rows, recipe.batch)]
+            order = torch.from_numpy(rows).to(device)
             kept = self.store.batches(
-                of_train | {"epoch": epoch}, sizes, device,
+                of_train | {"epoch": epoch, "rows": _sha256(rows)}, sizes, device,
                 lambda: features(x for x, _ in plain.train(epoch)),
             )  # fmt: skip
             return zip(kept, torch.split(order, sizes), strict=True)
@@ -160,6 +162,11 @@ def _digest(body: nn.Module, trained: set[int]) -> str:
             found.update(f"{prefix}.{name} {value.dtype} {tuple(value.shape)}".encode())
             found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _sha256(rows: NDArray[np.int64]) -> str:
+    """Of an epoch's order: what is drawn depends on labels and studies beside the pixels."""
+    return hashlib.sha256(rows.tobytes()).hexdigest()
 
 
 def _device_name(device: torch.device) -> str:

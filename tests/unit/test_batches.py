@@ -13,7 +13,6 @@ from mura_tune.learning import batches, device
 from mura_tune.learning.batches import (
     OnDisk,
     Split,
-    batch_rows,
     normalise,
     plain_batches,
     split_of,
@@ -21,6 +20,7 @@ from mura_tune.learning.batches import (
     to_input,
     training_batches,
 )
+from mura_tune.learning.sampling import order_of
 
 CPU = torch.device("cpu")
 N, SIDE = 37, 24
@@ -81,7 +81,7 @@ def test_an_images_view_does_not_depend_on_its_batch(prepared: Any) -> None:
         for size in (3, 12)
     ]
     assert all(torch.allclose(x, by_label[1][y], atol=1e-6) for y, x in by_label[0].items())
-    rows = np.concatenate(batch_rows(len(split), size=6, seed=3, epoch=2))
+    rows = order_of(split, sampling="natural", seed=3, epoch=2).rows
     assert torch.cat([y for _, y in train(split)]).tolist() == rows.tolist()
 
 
