@@ -24,6 +24,8 @@ _OWN: Mapping[str, tuple[tuple[str, ...], Any]] = {
     "loss": (_BINARY, "bce"),
     "focal_gamma": (_BINARY, 2.0),
     "consistency": (_BINARY, 0.0),
+    "sampling": (_BINARY, "natural"),
+    "monitor": (_BINARY, "auc"),
 }
 
 

@@ -146,6 +146,8 @@ class StudyConfig:
                 changed(self.recipe, {path: value}, prefix="search.")
         changed(self.recipe, self.final, prefix="final.")
         self._check_combinations()
+        check("monitor" not in self.search, "search.monitor", "an axis",
+              "left out: trials judged by different scores do not compare")  # fmt: skip
 
     def _check_combinations(self) -> None:
         """Refuse axes that could draw values which no recipe may have together, in the search or

@@ -14,11 +14,13 @@ from mura_tune.errors import InputError
 from mura_tune.strict import build, check, nearest
 
 LOSSES = ("bce", "focal")
+MONITORS = ("auc", "f1", "kappa")
 SAMPLINGS = ("natural", "balanced")
 OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
 CHOICES = {
     "loss": LOSSES, "sampling": SAMPLINGS, "optimiser": OPTIMISERS, "schedule": SCHEDULES,
+    "monitor": MONITORS,
 }  # fmt: skip
 # Fields whose legal values depend on one another: a search is refused if it could combine
 # values of these that no recipe may have together.
@@ -68,6 +70,7 @@ class Recipe:
     warmup: float = 0.0  # share of each phase's steps in which the learning rate rises from 0
     plateau_patience: int = 2  # epochs without a better dev score before plateau lowers it
     plateau_factor: float = 0.1  # what plateau multiplies it by
+    monitor: str = "auc"  # of MONITORS: the dev score that picks the epoch and the trial
     consistency: float = 0.0  # weight of what class-activation maps disagree by when views turn
     aux_weight: float = 0.0  # of the body part's loss in the multi-task loss
 

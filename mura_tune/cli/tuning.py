@@ -65,7 +65,7 @@ def tune(
     same call goes on. Trial 0 is the default recipe.
     """
     from mura_tune.errors import InputError
-    from mura_tune.learning.tasks import TASKS
+    from mura_tune.learning.tasks import task_of
     from mura_tune.tuning import results, words
     from mura_tune.tuning import workers as crews
     from mura_tune.tuning.chronicle import Chronicle
@@ -92,7 +92,9 @@ def tune(
         jobs.append(job)
     opened = {job.name: load_study(open_storage(url), job.name, url) for job in jobs}
     wanted = {job.name: job.study.budget.trials for job in jobs}
-    measures = {job.name: TASKS[job.study.task].measure.name for job in jobs}
+    measures = {
+        job.name: task_of(job.study.task, job.study.recipe.monitor).measure.name for job in jobs
+    }
     places = f"--data {data} --runs {runs}" + (f" --storage {database(url)}" if storage else "")
     sets = "".join(f" --set {shlex.quote(override)}" for override in overrides)
     chronicle = Chronicle(

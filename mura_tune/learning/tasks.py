@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from mura_tune.learning.heads import PartHead
 from mura_tune.learning.losses import Loss, binary
 from mura_tune.learning.metrics import ACCURACY, AUC, Measure, Studies, by_study
 from mura_tune.learning.models import Network, build
+from mura_tune.learning.monitors import MONITORS
 from mura_tune.learning.parts import study_logits
 from mura_tune.recipe import Recipe
 
@@ -117,3 +118,9 @@ MULTITASK = Task(
     head=PartHead,
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in (ABNORMALITY, PART, MULTITASK)}
+
+
+def task_of(name: str, monitor: str = "auc") -> Task:
+    """The task, judged by what the recipe's `monitor` names; `auc` leaves it the score it has."""
+    task = TASKS[name]
+    return task if monitor == "auc" else replace(task, measure=MONITORS[monitor])

@@ -20,7 +20,7 @@ from mura_tune.errors import InputError
 from mura_tune.learning.batches import split_of
 from mura_tune.learning.ensemble import joined
 from mura_tune.learning.memory import Epoch, Memory
-from mura_tune.learning.tasks import TASKS
+from mura_tune.learning.tasks import TASKS, task_of
 from mura_tune.learning.training import FORGETFUL, fit
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
@@ -88,7 +88,7 @@ def finalize(
     _same_as_searched(best, prepared)
     recipe = final_recipe(best)
     train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
-    task = TASKS[best.config.task]
+    task = task_of(best.config.task, recipe.monitor)
     kind = kind_of({"task": task.name})
     runs = []
     for number in range(seeds):

@@ -19,11 +19,11 @@ from optuna_dashboard.artifact import get_artifact_path
 from PIL import Image
 
 from mura_tune.learning.metrics import Estimate, Studies, youden
-from mura_tune.learning.tasks import ABNORMALITY, PART
+from mura_tune.learning.tasks import ABNORMALITY, PART, task_of
 from mura_tune.tuning.gallery import sheet
 from mura_tune.tuning.notes import trial_note
 from mura_tune.tuning.pictures import Charts, Fits
-from mura_tune.tuning.stored import dev_score_of
+from mura_tune.tuning.stored import dev_auc_of, recipe_of
 
 CHARTS, ERRORS, SCORES = "charts.png", "worst-errors.png", "dev-scores.csv"
 _LOG = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Keeper:
                 _write_table(studies, path := Path(folder, SCORES))
                 self._upload(trial, path)
             alone = [fit for fit, _ in fits]
-            save_note(trial, trial_note(trial, alone, pictures, missing, ABNORMALITY.monitor))
+            save_note(trial, trial_note(trial, alone, pictures, missing, _monitor(trial)))
         spent = self.allowance.spent - before
         trial.set_user_attr("artifact_seconds", float(f"{spent:.3g}"))
 
@@ -127,9 +127,9 @@ class Keeper:
     def _pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, str]:
         """Draw and upload; where the dashboard serves each picture, by title."""
         self._charts = self._charts or Charts()
-        threshold, auc = youden(studies), Estimate(**dev_score_of(trial))
+        threshold, auc = youden(studies), Estimate(**dev_auc_of(trial))
         drawn = {
-            CHARTS: self._charts.draw(fits, studies, auc, threshold),
+            CHARTS: self._charts.draw(fits, studies, auc, threshold, _monitor(trial)),
             ERRORS: sheet(fits, studies, threshold),
         }
         with tempfile.TemporaryDirectory() as folder:
@@ -153,6 +153,11 @@ def keep_of(keeper: Keeper | None, task: str) -> Callable[[optuna.Trial, Fits, S
     if keeper is None:
         return lambda trial, fits, studies: None
     return keeper.keep_note if task == PART.name else keeper.keep
+
+
+def _monitor(trial: optuna.Trial) -> str:
+    """What the scores of a trial that looks for the abnormal are."""
+    return task_of(ABNORMALITY.name, recipe_of(trial).monitor).monitor
 
 
 def _write_picture(picture: Image.Image, path: Path) -> Path:

@@ -43,6 +43,7 @@ def trial_note(
     result = {
         f"dev {monitor}": f"**{score['value']:.3f}**",
         "95 % interval": f"{score['low']:.3f} to {score['high']:.3f}",
+        **_auc_beside(trial),
         "studies": score["studies"],
         "patients": score["patients"],
         "epochs": ", ".join(str(len(fit.epochs)) for fit in fits),
@@ -58,6 +59,13 @@ def trial_note(
         return "\n".join([*lines, rest, "", f"Pictures: {missing}."])
     shown = (line for name, path in pictures.items() for line in ("", f"![{name}]({path})"))
     return "\n".join([*lines, rest, "", FLATTERS, *shown])
+
+
+def _auc_beside(trial: optuna.Trial) -> dict[str, str]:
+    """AUC with its interval where another score decides."""
+    auc = trial.user_attrs.get("dev_auc") if "dev_score" in trial.user_attrs else None
+    told = f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" if auc else ""
+    return {"dev study AUC": told} if auc else {}
 
 
 def write_study_note(

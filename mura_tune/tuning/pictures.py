@@ -64,14 +64,23 @@ class Charts:
         for label in self._matrix.get_yticklabels():
             label.set(rotation=90, va="center")
 
-    def draw(self, fits: Fits, studies: Studies, auc: Estimate, threshold: float) -> Image.Image:
+    def draw(
+        self,
+        fits: Fits,
+        studies: Studies,
+        auc: Estimate,
+        threshold: float,
+        monitor: str = "study AUC",
+    ) -> Image.Image:
         """The three charts of a trial, RGB.
 
         Args:
             studies: every dev study once; with folds, those of all folds.
             auc: of the trial; with folds, the mean over them.
             threshold: a study is called abnormal at or above it.
+            monitor: what the scores of the epochs are.
         """
+        self._scores.set_ylabel(f"dev {monitor}", size=10 if len(monitor) < 12 else 8)
         for axes in (self._scores, self._losses, self._roc, self._matrix):
             for artist in (*axes.lines, *axes.patches, *axes.collections, *axes.texts):
                 artist.remove()

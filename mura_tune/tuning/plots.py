@@ -15,7 +15,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import save_plotly_graph_object
 
-from mura_tune.learning.tasks import ABNORMALITY, TASKS
+from mura_tune.learning.tasks import ABNORMALITY, task_of
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.stored import dev_score_of, has_score, recipe_of
 
@@ -40,7 +40,9 @@ class Figure:
 def refresh(study: optuna.Study) -> None:
     """Draw the study's plots anew; those that its trials do not suffice for are left out."""
     trials = study.get_trials(deepcopy=False)
-    monitor = TASKS[study.user_attrs.get("config", {}).get("task", ABNORMALITY.name)].monitor
+    config = study.user_attrs.get("config", {})
+    by = config.get("recipe", {}).get("monitor", "auc")
+    monitor = task_of(config.get("task", ABNORMALITY.name), by).monitor
     for name, figure in (
         ("mura-importance", importance(trials, monitor)),
         ("mura-auc", scores(trials, monitor)),

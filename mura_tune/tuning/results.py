@@ -16,7 +16,7 @@ from mura_tune.config import StudyConfig
 from mura_tune.errors import InputError
 from mura_tune.learning.metrics import Estimate, Measure, Studies
 from mura_tune.learning.paired import fold_difference
-from mura_tune.learning.tasks import TASKS
+from mura_tune.learning.tasks import task_of
 from mura_tune.recipe import Recipe
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.slots import was_cut
@@ -108,7 +108,7 @@ def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
         )
     comparable = study.user_attrs["comparable"]
     resolved = config.from_dict(study.user_attrs["config"], f"study {name}")
-    task = TASKS[resolved.task]
+    task = task_of(resolved.task, resolved.recipe.monitor)
     again = _again(confirming, resolved.budget.confirm.seeds)
     confirmed = tuple(
         sorted(

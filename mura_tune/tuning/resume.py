@@ -14,7 +14,7 @@ from mura_tune import config
 from mura_tune.config import StudyConfig
 from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import InputError
-from mura_tune.learning.tasks import PART, TASKS
+from mura_tune.learning.tasks import PART, task_of
 from mura_tune.recipe import DEFAULTS
 
 RANGE = {"low", "high"}  # of an axis: what may change with leave
@@ -74,7 +74,7 @@ def _start(
     opened.set_user_attr("comparable", now)
     with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        opened.set_metric_names([f"dev {TASKS[study.task].monitor}"])
+        opened.set_metric_names([f"dev {task_of(study.task, study.recipe.monitor).monitor}"])
 
 
 def _dev_studies(prepared: Prepared, task: str) -> dict[str, list[int]]:

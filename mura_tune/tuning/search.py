@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mura_tune.config import Budget, StudyConfig
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import MuraError
+from mura_tune.learning.consistency import require_map
 from mura_tune.learning.prefix import Store
 from mura_tune.learning.sources import Features, Source, pixels
 from mura_tune.learning.tasks import TASKS
@@ -81,7 +82,10 @@ def start(job: Job, how: How, *, allow_space_change: bool = False) -> dict[str, 
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = spaces.space_of(job.study)
-    TASKS[job.study.task].network(job.study.recipe, len(job.prepared.areas))  # or refuse before it
+    recipe = job.study.recipe
+    net = TASKS[job.study.task].network(recipe, len(job.prepared.areas))  # or refuse before it
+    if recipe.consistency:
+        require_map(net, recipe.size)
     storage = open_storage(how.url, create=True)
     with lock_of(how.url, job.name):
         opened = optuna.create_study(

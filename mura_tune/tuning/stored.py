@@ -67,6 +67,12 @@ def dev_score_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
     return score  # the second name is from before there were other scores than AUC
 
 
+def dev_auc_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+    """A finished trial's dev AUC with its interval, whatever decides."""
+    auc: dict[str, Any] = trial.user_attrs.get("dev_auc") or dev_score_of(trial)
+    return auc
+
+
 def packed(runs: Sequence[Studies]) -> list[str]:
     """The scores of each fold as text."""
     return [base64.b85encode(run.scores.astype("<f8").tobytes()).decode() for run in runs]

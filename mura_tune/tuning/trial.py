@@ -17,10 +17,10 @@ from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import Diverged
 from mura_tune.learning.batches import Split, split_of
 from mura_tune.learning.memory import Epoch
-from mura_tune.learning.metrics import Estimate, Studies
+from mura_tune.learning.metrics import AUC, Estimate, Studies
 from mura_tune.learning.paired import fold_mean
 from mura_tune.learning.sources import Source, pixels
-from mura_tune.learning.tasks import TASKS
+from mura_tune.learning.tasks import task_of
 from mura_tune.learning.training import Fit, fit
 from mura_tune.recipe import Recipe
 from mura_tune.tuning import space as spaces
@@ -106,7 +106,7 @@ class Objective:
     def _train(self, trial: optuna.Trial, recipe: Recipe) -> float:
         fits: list[tuple[Fit, Split]] = []
         alone = len(self.material.pairs) == 1
-        task = TASKS[self.study.task]
+        task = task_of(self.study.task, recipe.monitor)
         for number, (train, dev) in enumerate(self.material.pairs):
 
             def on_epoch(epoch: Epoch, before: int = number * recipe.epochs) -> None:
@@ -127,6 +127,8 @@ class Objective:
         trial.set_user_attr("best_epoch", [f.best.number for f, _ in fits] if not alone
                             else fits[0][0].best.number)  # fmt: skip
         trial.set_user_attr("dev_score", _rounded(interval))
+        if recipe.monitor != "auc":  # it is stored whatever decides
+            trial.set_user_attr("dev_auc", _rounded(fold_mean(runs, measure=AUC)))
         keep_scores(trial, runs)
         self.keep(trial, fits, runs[0] if alone else _pooled(runs))
         return round(float(np.mean([f.best.score for f, _ in fits])), DIGITS)

@@ -155,9 +155,9 @@ def test_the_digest_follows_every_field() -> None:
     recipe = config.load("XR_ELBOW").recipe
     changed = [config.load("XR_ELBOW", [s]).recipe for s in (
         "seed=1", "finetune.lr=3.0e-4", "loss=focal", "focal_gamma=1.0", "optimiser=sgd",
-        "schedule=constant", "warmup=0.1",
+        "schedule=constant", "warmup=0.1", "sampling=balanced", "monitor=f1", "consistency=0.1",
     )]  # fmt: skip
-    assert len({recipe.digest, *(r.digest for r in changed)}) == 8
+    assert len({recipe.digest, *(r.digest for r in changed)}) == 11
     assert recipe.digest == config.load("XR_HAND").recipe.digest
 
 

@@ -12,7 +12,8 @@ from optuna_dashboard import get_note
 from test_pictures import pair, pooled
 
 from mura_tune import config
-from mura_tune.learning.metrics import Studies, auc_interval
+from mura_tune.learning.metrics import AUC, Studies, auc_interval
+from mura_tune.learning.monitors import F1
 from mura_tune.tuning import notes, space
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.stored import SCORES, as_attrs, keep_recipe, packed
@@ -138,6 +139,21 @@ def test_a_trials_note_has_its_score_cost_and_recipe() -> None:
     assert "arch cnn" in text
     assert not re.search(LONG, text)
     assert max(map(len, text.splitlines())) < 200  # else its page is wider than a screen
+
+
+def test_auc_stands_beside_another_score_that_decides() -> None:
+    trial = study_of(0).ask(AXES)
+    fit, dev = pair()
+    f1, auc = (measure.estimate(pooled([(fit, dev)])) for measure in (F1, AUC))
+    trial.set_user_attr("dev_score", f1.to_json())
+    trial.set_user_attr("dev_auc", auc.to_json())
+    keep_recipe(trial, replace(STUDY.recipe, monitor="f1"))
+    text = notes.trial_note(trial, [fit], {}, "none", "study best-threshold F1")
+    head, _, row = text.splitlines()[:3]
+    assert "dev study best-threshold F1" in head
+    assert f"**{f1.value:.3f}**" in row
+    assert "dev study AUC" in head
+    assert f"{auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}]" in row
 
 
 @pytest.mark.parametrize(

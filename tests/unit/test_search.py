@@ -14,6 +14,7 @@ from mura_tune.config import StudyConfig
 from mura_tune.data.dataset import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.errors import InputError, MuraError
+from mura_tune.recipe import DEFAULTS
 from mura_tune.tuning import results, search, space
 from mura_tune.tuning.locks import Alive
 from mura_tune.tuning.search import How, Job
@@ -233,6 +234,26 @@ def test_a_changed_range_needs_leave_and_what_ran_stays(prepared: Prepared, url:
     assert 5e-5 <= after.trials[2].params["finetune.lr"] <= 1e-3
     assert len(after.user_attrs["space_changes"]) == 2
     assert len(tune(narrow, prepared, url).trials) == 3  # stored: no leave is needed again
+
+
+def test_a_study_of_an_earlier_version_goes_on(prepared: Prepared, url: str) -> None:
+    """Its recipe lacks the fields that came later; it trained as their defaults say."""
+    before = tune(study_of("budget.trials=1"), prepared, url)
+    for key, recipe in (("comparable", "recipe"), ("config", "recipe")):
+        stored = before.user_attrs[key]
+        stored[recipe] = {k: v for k, v in stored[recipe].items() if k not in DEFAULTS}
+        before.set_user_attr(key, stored)
+    assert states(tune(study_of("budget.trials=2"), prepared, url)) == ["COMPLETE"] * 2
+    with pytest.raises(InputError, match=r"recipe\.loss bce -> focal"):
+        tune(study_of("budget.trials=2", "loss=focal"), prepared, url)
+
+
+def test_consistency_without_a_map_is_refused_before_any_trial(
+    prepared: Prepared, url: str
+) -> None:
+    with pytest.raises(InputError, match="consistency: at 32 px the last feature map of SmallCNN"):
+        tune(study_of("consistency=0.5"), prepared, url)
+    assert optuna.get_all_study_names(open_storage(url, create=True)) == []
 
 
 def test_another_dataset_or_split_is_refused(prepared: Prepared, url: str) -> None:
