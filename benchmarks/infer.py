@@ -3,6 +3,9 @@
 `evaluate` is what `mura evaluate` and each epoch do (`predict` on cached pixels), `study` what
 `mura infer` does (decode, resize, one forward a study); the peer decodes and transforms each image
 in a DataLoader with two workers. resnet18 with drawn weights, 512-pixel phantoms at 224 px.
+
+Then a folder of 200 studies: `folder` is what `mura infer STUDIES` does (decode in threads, batches
+across studies), `each` the same `Predictor` called once an image.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ from mura_tune.data.images import read, square
 from mura_tune.learning.batches import normalise, split_of, to_float
 from mura_tune.learning.models import build
 from mura_tune.learning.training import predict
+from mura_tune.reading.batch import answer_all
+from mura_tune.reading.predict import Predictor
+from mura_tune.reading.studies import studies_in
+from mura_tune.release import bundle
 
 CPU = torch.device("cpu")
 
@@ -61,8 +68,51 @@ def main() -> None:
                 "evaluate": lambda: ms(lambda: predict(net, split)),
             },
         )
+        for name, values in seen.items():
+            print(f"{name}: {spread(values)} ms/image; peer / this {ratio(seen['peer'], values)}")
+        many = data if given.quick else phantom_data(Path(folder) / "many", 130)
+        many_studies(many, arch, size, given.rounds, Path(folder))
+
+
+def many_studies(data: Path, arch: str, size: int, rounds: int, folder: Path) -> None:
+    """A folder of 200 studies in one call, and an image a call."""
+    release(folder / "release", arch, size)
+    predictor = Predictor(folder / "release", CPU)
+    asked = studies_in(data)[:200]
+    images = [image for one in asked for image in one.images]
+
+    def rate(run: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        run()
+        return len(images) / (time.perf_counter() - started)
+
+    def in_one_call() -> None:
+        answer_all(predictor, asked, folder / "answers.csv", print)
+        (folder / "answers.csv").unlink()
+
+    seen = interleaved(
+        rounds,
+        {
+            "each": lambda: rate(lambda: [predictor.study([image]) for image in images]),
+            "folder": lambda: rate(in_one_call),
+        },
+    )
+    print(f"{len(asked)} studies, {len(images)} images:")
     for name, values in seen.items():
-        print(f"{name}: {spread(values)} ms/image; peer / this {ratio(seen['peer'], values)}")
+        print(f"{name}: {spread(values, '.1f')} images/s; this / each "
+              f"{ratio(values, seen['each'])}")  # fmt: skip
+
+
+def release(folder: Path, arch: str, size: int) -> None:
+    """A network with drawn weights, released as it is."""
+    manifest = {
+        "area": "XR_WRIST", "arch": arch, "outputs": 1, "recipe_digest": "none",
+        "preprocessing": bundle.preprocessing(size),
+        "calibration": {"temperature": 1.0, "offset": 0.0}, "recommended": "max_youden",
+        "operating_points": {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}},
+        "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
+    }  # fmt: skip
+    bundle.save(folder, build(arch, size=size), manifest, {})
 
 
 if __name__ == "__main__":

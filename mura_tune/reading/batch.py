@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -31,7 +32,7 @@ class Row:
     """A study's line. Without an answer its figures are empty, and `error` says why.
 
     Attributes:
-        release: what answered: the digest of its recipe, and the threshold that was used.
+        release: what answered: a digest of its network and calibration, and the threshold used.
     """
 
     study: str
@@ -78,7 +79,7 @@ def answer_all(
     from tqdm import tqdm
 
     cut = predictor.chosen.threshold if threshold is None else threshold
-    source = f"{predictor.bundle.manifest['recipe_digest']} at {cut:.6g}"
+    source = f"{_digest(predictor)} at {cut:.6g}"
     rows = {row.study: row for row in _table(out)}
     if other := next((row for row in rows.values() if row.release != source), None):
         raise InputError(f"{out}: its rows are by {other.release}, and these would be by {source}; "
@@ -115,6 +116,13 @@ def answer_all(
     finally:  # stopped or not, what is answered stays
         _write(out, rows.values())
     return Summary(out, before, len(left) - len(unreadable), tuple(unreadable))
+
+
+def _digest(predictor: Predictor) -> str:
+    """Twelve hex digits that tell releases apart, also those of one recipe."""
+    manifest = predictor.bundle.manifest
+    about = [manifest[key] for key in ("recipe_digest", "calibration")] + [manifest.get("golden")]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
 
 
 Pixels = NDArray[np.uint8] | UnreadableImage  # (V, S, S) of a study's views, or why there are none

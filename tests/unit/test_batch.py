@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mura_tune.errors import InputError
+from mura_tune.learning.models import build
 from mura_tune.reading.batch import answer_all
 from mura_tune.reading.predict import Predictor
 from mura_tune.reading.studies import studies_in
+from mura_tune.release import bundle
 
 
 @pytest.fixture
@@ -108,12 +110,17 @@ def test_rows_of_another_release_or_threshold_are_left_alone(
     before = out.read_bytes()
     with pytest.raises(InputError, match="choose another --out"):
         answer_all(predictor, asked, out, print, threshold=0.25)
+    other = tmp_path / "other"
+    manifest = dict(predictor.bundle.manifest)
+    bundle.save(other, build("cnn", size=32, seed=4), manifest, {})  # the same recipe's second seed
+    with pytest.raises(InputError, match="choose another --out"):
+        answer_all(Predictor(other, CPU), asked, out, print)
+    assert out.read_bytes() == before
     for text in ("a,b\n1,2\n", "study,views\nx,y\n"):
         out.write_text(text)
         with pytest.raises(InputError, match="not written by this command"):
             answer_all(predictor, asked, out, print)
         assert out.read_text() == text
-    assert before != out.read_bytes()
     with pytest.raises(InputError, match=r"a .csv or a .json"):
         answer_all(predictor, asked, tmp_path / "out.xlsx", print)
 
