@@ -47,8 +47,10 @@ def finalize(
     """Train the best recipe of a study at length and write its release.
 
     Killed, the same line goes on from the last whole epoch (RUNS/finals holds it until then).
-    AREA is a study's name; left out, every study with a finished trial gets its release.
+    AREA is a study's name; left out, every study with a finished trial gets its release, and one
+    that cannot does not keep the others from theirs.
     """
+    from mura_tune.errors import InputError, MuraError
     from mura_tune.release import index
     from mura_tune.release.checkpoint import Checkpoints
     from mura_tune.release.finalize import final_recipe, summary
@@ -59,20 +61,25 @@ def finalize(
 
     if ensemble and seeds == 1:
         raise click.UsageError("--ensemble averages several networks: add --seeds 3")
-    url, made, held = url_of(storage, runs), [], []
+    url, made, held, failed = url_of(storage, runs), [], [], []
     for name in [area] if area else finished_studies(url):
-        found = best_of(name, url)
-        prepared = prepared_of(found.area, found.config, data, runs, strict)
-        kept = Checkpoints(runs / "finals" / name, prepared, console.note)
-        held.append(kept)
-        with Epochs(
-            f"finalize {name}", final_recipe(found).epochs * seeds, found.monitor
-        ) as epochs:
-            made.append(release(
-                found, prepared, releases / name, device_of(device), seeds=seeds,
-                released=everyone if ensemble else strongest, on_epoch=epochs.epoch,
-                memory=kept.of, dataset=data.resolve().stem,
-            ))  # fmt: skip
+        try:
+            found = best_of(name, url)
+            prepared = prepared_of(found.area, found.config, data, runs, strict)
+            kept = Checkpoints(runs / "finals" / name, prepared, console.note)
+            total = final_recipe(found).epochs * seeds
+            with Epochs(f"finalize {name}", total, found.monitor) as epochs:
+                made.append(release(
+                    found, prepared, releases / name, device_of(device), seeds=seeds,
+                    released=everyone if ensemble else strongest, on_epoch=epochs.epoch,
+                    memory=kept.of, dataset=data.resolve().stem,
+                ))  # fmt: skip
+            held.append(kept)
+        except MuraError as error:
+            if area:
+                raise
+            console.note(f"{name}: {error}")
+            failed.append(name)
     for kept in held:  # not before: after a kill, studies that are done need no training again
         kept.clear()
     index.write(releases)
@@ -81,6 +88,8 @@ def finalize(
         lambda: [one.manifest | {"folder": str(one.folder)} for one in made],
         lambda: "\n\n".join(one.describe() for one in made) + summary(made),
     )
+    if failed:
+        raise InputError(f"no release for {', '.join(failed)}; the reasons stand above")
 
 
 @click.command()

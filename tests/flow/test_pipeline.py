@@ -98,7 +98,15 @@ def test_finalize_without_an_area_releases_every_finished_study(
 ) -> None:
     for area in ("XR_HAND", "XR_WRIST"):
         assert run("tune", area, f"--data={phantoms}", "--trials=1", *TINY).code == 0
-    assert run("finalize", f"--data={phantoms}").code == 0
+    other = tmp_path / "other"
+    phantom.write(other, areas=("XR_HAND",), patients=40, size=64, seed=5)
+    assert run("tune", "XR_HAND", "--study=A", f"--data={other}", "--trials=1", *TINY).code == 0
+    done = run("finalize", f"--data={phantoms}")
+    assert done.code == 2
+    assert "A: study A: the dataset is not the one that was searched" in done.err
+    assert "no release for A" in done.err.splitlines()[-1]
+    table = done.out.partition("test, by study")[2].splitlines()[1:]
+    assert [line.split()[0] for line in table] == ["XR_HAND", "XR_WRIST"]
     made = [p.name for p in (tmp_path / "releases").iterdir() if p.is_dir()]
     assert sorted(made) == ["XR_HAND", "XR_WRIST"]
 
