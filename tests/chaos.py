@@ -31,7 +31,7 @@ from mura_tune.tuning.plans import confirm_slots
 from mura_tune.tuning.results import CONFIRMS, counts
 from mura_tune.tuning.slots import DONE, slot_of, was_cut
 from mura_tune.tuning.storage import open_storage, url_of
-from mura_tune.tuning.stored import has_recipe
+from mura_tune.tuning.stored import CONFIG, has_recipe
 
 STUDY = "XR_WRIST"
 # A trial of a second or so: short enough for 24 of them, long enough to be hit.
@@ -107,9 +107,9 @@ def storm(
 def amiss(url: str, trials: int, name: str = STUDY) -> list[str]:
     """What is wrong with a study that should be at its end: a line each."""
     with opened(url) as storage:
-        attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+        attrs = storage.get_study_system_attrs(storage.get_study_id_from_name(name))
         search, again = (trials_of(storage, one) for one in (name, name + CONFIRMS))
-    given = config.from_dict(attrs["config"], name)
+    given = config.from_dict(attrs[CONFIG], name)
     wrong = _unfilled(name, search, list(range(trials)))
     keys = [slot.key for slot in confirm_slots(given, search)]
     return wrong + _unfilled(name + CONFIRMS, again, keys)

@@ -15,7 +15,7 @@ from optuna_dashboard import get_note, save_note
 
 from mura_tune.learning.training import Fit
 from mura_tune.tuning.results import Best, best, counts
-from mura_tune.tuning.stored import dev_score_of, recipe_of
+from mura_tune.tuning.stored import COMPARABLE, dev_score_of, facts, recipe_of
 from mura_tune.tuning.words import verdict
 
 WIDE = 120  # characters; a page of the dashboard is as wide as its longest line
@@ -83,7 +83,7 @@ def write_study_note(
         resume: the command that goes on with it; `finalize` the one that releases its winner.
         parts: how many images, studies and patients train, dev and test have.
     """
-    comparable = study.user_attrs["comparable"]
+    comparable = facts(study)[COMPARABLE]
     trials = study.get_trials(deepcopy=False)
     body = "\n".join([
         *_found(trials, study, confirming),

@@ -17,7 +17,7 @@ from optuna_dashboard import save_plotly_graph_object
 
 from mura_tune.learning.tasks import ABNORMALITY, task_of
 from mura_tune.tuning.plans import BASELINE
-from mura_tune.tuning.stored import dev_score_of, has_score, recipe_of
+from mura_tune.tuning.stored import CONFIG, dev_score_of, facts, has_score, recipe_of
 
 ENOUGH = 8  # finished trials below which importances say nothing
 SEEDS = 5  # forests for the spread of an importance
@@ -40,7 +40,7 @@ class Figure:
 def refresh(study: optuna.Study) -> None:
     """Draw the study's plots anew; those that its trials do not suffice for are left out."""
     trials = study.get_trials(deepcopy=False)
-    config = study.user_attrs.get("config", {})
+    config = facts(study).get(CONFIG, {})
     by = config.get("recipe", {}).get("monitor", "auc")
     monitor = task_of(config.get("task", ABNORMALITY.name), by).monitor
     for name, figure in (

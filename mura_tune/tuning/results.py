@@ -21,7 +21,15 @@ from mura_tune.recipe import Recipe
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.slots import was_cut
 from mura_tune.tuning.storage import database, load_study, open_storage
-from mura_tune.tuning.stored import dev_score_of, recipe_of, scores_of
+from mura_tune.tuning.stored import (
+    COMPARABLE,
+    CONFIG,
+    DEV,
+    dev_score_of,
+    facts,
+    recipe_of,
+    scores_of,
+)
 
 CONFIRMS = ".confirm"  # ends the name of the study that confirms another
 
@@ -106,8 +114,8 @@ def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
         raise InputError(
             f"study {name}: no finished trial among {len(trials)}; run 'make tune AREA={name}'"
         )
-    comparable = study.user_attrs["comparable"]
-    resolved = config.from_dict(study.user_attrs["config"], f"study {name}")
+    comparable = facts(study)[COMPARABLE]
+    resolved = config.from_dict(facts(study)[CONFIG], f"study {name}")
     task = task_of(resolved.task, resolved.recipe.monitor)
     again = _again(confirming, resolved.budget.confirm.seeds)
     confirmed = tuple(
@@ -219,8 +227,7 @@ def _rarer(study: optuna.Study) -> int:
 
 def _dev(study: optuna.Study) -> list[dict[str, list[int]]]:
     """Labels and patients of the dev studies of each fold, as `resume` stored them."""
-    attrs = study._storage.get_study_system_attrs(study._study_id)
-    parts: list[dict[str, list[int]]] = attrs["mura:dev"]
+    parts: list[dict[str, list[int]]] = facts(study)[DEV]
     return parts
 
 

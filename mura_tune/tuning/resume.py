@@ -16,6 +16,7 @@ from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import InputError
 from mura_tune.learning.tasks import PART, task_of
 from mura_tune.recipe import DEFAULTS
+from mura_tune.tuning.stored import COMPARABLE, CONFIG, DEV, facts, keep_fact
 
 RANGE = {"low", "high"}  # of an axis: what may change with leave
 
@@ -46,13 +47,13 @@ def same_or_refuse(
         "dataset": prepared.fingerprint,
         "split_hash": prepared.split_hash,
     }
-    stored = opened.user_attrs.get("comparable")
+    stored = facts(opened).get(COMPARABLE)
     if stored is None:
         _start(opened, now, prepared, study)
     elif (stored := _completed(stored)) != now:
         _judge(opened, stored, now, allow_space_change)
-        opened.set_user_attr("comparable", now)
-    opened.set_user_attr("config", plain)  # budget and final phases may change between calls
+        keep_fact(opened, COMPARABLE, now)
+    keep_fact(opened, CONFIG, plain)  # budget and final phases may change between calls
 
 
 def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,10 +69,8 @@ def _start(
         raise InputError(f"study {opened.study_name} was made by something else; "
                          "start one of its own with --study NAME")  # fmt: skip
     views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
-    storage: Any = opened._storage
-    parts = [_dev_studies(view, study.task) for view in views]
-    storage.set_study_system_attr(opened._study_id, "mura:dev", parts)
-    opened.set_user_attr("comparable", now)
+    keep_fact(opened, DEV, [_dev_studies(view, study.task) for view in views])
+    keep_fact(opened, COMPARABLE, now)
     with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         opened.set_metric_names([f"dev {task_of(study.task, study.recipe.monitor).monitor}"])

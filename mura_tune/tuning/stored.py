@@ -1,4 +1,4 @@
-"""What a trial stores out of the dashboard's sight: its whole recipe, and its dev scores."""
+"""What studies and trials store out of the dashboard's sight: recipes, dev scores, the split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,21 @@ from mura_tune.recipe import Recipe
 
 # System attributes: as user attributes they would be lines of thousands of characters on its page.
 RECIPE = "mura:recipe"
+CONFIG = "mura:config"  # of a study, as `config.to_dict` has it
+COMPARABLE = "mura:comparable"  # what must stay as it is for its trials to be comparable
+DEV = "mura:dev"  # labels and patients of the dev studies of each fold
 SCORES = "mura:dev_scores"  # study probabilities of each fold, float64 in base85
+
+
+def facts(study: optuna.Study) -> Mapping[str, Any]:
+    """What is stored with a study, by the names above."""
+    attrs: Mapping[str, Any] = study._storage.get_study_system_attrs(study._study_id)
+    return attrs
+
+
+def keep_fact(study: optuna.Study, key: str, value: Any) -> None:
+    """Store something with a study."""
+    study._storage.set_study_system_attr(study._study_id, key, value)
 
 
 def keep_recipe(trial: optuna.Trial, recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ from mura_tune.errors import InputError
 from mura_tune.tuning.plans import WarmStart
 from mura_tune.tuning.results import CONFIRMS, best, confirmation
 from mura_tune.tuning.space import Space, fits
+from mura_tune.tuning.stored import COMPARABLE, facts
 
 AUTO, NONE = "auto", "none"
 SHARE = 4  # at most one trial in four is a warm start
@@ -54,7 +55,7 @@ def _winner(
         opened = optuna.load_study(study_name=sibling, storage=storage)
     except KeyError:
         return "no such study"
-    if "comparable" not in opened.user_attrs:
+    if COMPARABLE not in facts(opened):
         return "not one of ours"
     try:
         found = best(opened, confirmation(storage, sibling))

@@ -29,6 +29,7 @@ from mura_tune.learning.tasks import ABNORMALITY, study_scores
 from mura_tune.learning.training import fit
 from mura_tune.tuning import board, notes, plots, space
 from mura_tune.tuning.artifacts import Allowance, Keeper
+from mura_tune.tuning.draws import Rounded
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.resume import same_or_refuse
 from mura_tune.tuning.storage import open_storage, url_of
@@ -74,7 +75,10 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
     url, folder = url_of(str(runs / "studies.db")), runs / "artifacts"
     axes = space.space_of(study)
     opened = optuna.create_study(
-        storage=open_storage(url, create=True), study_name="XR_WRIST", direction="maximize"
+        storage=open_storage(url, create=True),
+        study_name="XR_WRIST",
+        direction="maximize",
+        sampler=Rounded(),
     )
     same_or_refuse(opened, study, space.space_to_json(axes), prepared)
     search(opened, study, prepared, Keeper(folder, Allowance(share=1.0, trained=600)))
@@ -181,7 +185,7 @@ def test_the_studys_pages_show_its_note_and_plots(pictured: tuple[str, Path]) ->
         page.goto(f"{address}dashboard/studies/1")
         for name, title, axis in (
             ("mura-importance", "fANOVA importance", "share of the variance"),
-            ("mura-auc", "Dev AUC", "dev study AUC"),
+            ("mura-auc", "Dev study AUC", "dev study AUC"),
             ("mura-seconds", "What an epoch costs", "seconds an epoch"),
         ):
             plot = page.locator(f'[id="user-defined-plot:{name}"]')

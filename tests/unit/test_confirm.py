@@ -14,7 +14,7 @@ from mura_tune.learning.metrics import auc
 from mura_tune.tuning import manage, words
 from mura_tune.tuning.results import best_in, confirmation
 from mura_tune.tuning.storage import open_storage, url_of
-from mura_tune.tuning.stored import recipe_of, scores_of
+from mura_tune.tuning.stored import DEV, facts, recipe_of, scores_of
 
 CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 
@@ -53,7 +53,7 @@ def test_without_confirmation_the_search_score_decides(prepared: Prepared, url: 
 
 def test_stored_scores_give_the_trials_auc_to_the_bit(prepared: Prepared, url: str) -> None:  # noqa: F811
     searched = tune(study_of("budget.trials=2"), prepared, url)
-    (part,) = searched._storage.get_study_system_attrs(searched._study_id)["mura:dev"]
+    (part,) = facts(searched)[DEV]
     for trial in searched.trials:
         (scores,) = scores_of(trial)
         assert round(auc(scores, np.array(part["labels"])), 6) == trial.value
@@ -108,7 +108,7 @@ def test_with_folds_a_trial_is_their_mean(prepared: Prepared, url: str) -> None:
     study = study_of("split.folds=2", "budget.trials=2", "budget.confirm.top=1",
                      "budget.confirm.seeds=1")  # fmt: skip
     searched = tune(study, prepared, url)
-    parts = searched._storage.get_study_system_attrs(searched._study_id)["mura:dev"]
+    parts = facts(searched)[DEV]
     for trial in searched.trials:
         folds = scores_of(trial)
         each = [auc(s, np.array(p["labels"])) for s, p in zip(folds, parts, strict=True)]

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import optuna
@@ -16,7 +15,16 @@ from mura_tune.learning.metrics import AUC, Studies, auc_interval
 from mura_tune.learning.monitors import F1
 from mura_tune.tuning import notes, space
 from mura_tune.tuning.plans import BASELINE
-from mura_tune.tuning.stored import SCORES, as_attrs, keep_recipe, packed
+from mura_tune.tuning.stored import (
+    COMPARABLE,
+    CONFIG,
+    DEV,
+    SCORES,
+    as_attrs,
+    keep_fact,
+    keep_recipe,
+    packed,
+)
 
 STUDY = config.load("default", ["arch=cnn", "pretrained=none"])
 AXES = space.space_of(STUDY)
@@ -29,17 +37,14 @@ def study_of(trials: int, name: str = "XR_A", **changes: object) -> optuna.Study
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", study_name=name)
     plain = config.to_dict(STUDY)
-    study.set_user_attr("config", plain)
-    study.set_user_attr("comparable", {
+    keep_fact(study, CONFIG, plain)
+    keep_fact(study, COMPARABLE, {
         "area": "XR_A", "recipe": plain["recipe"], "space": space.space_to_json(AXES),
         "split": plain["split"] | changes, "dataset": "a1" * 32, "split_hash": "b2" * 32,
     })  # fmt: skip
     dev = pooled([pair()])
     rows = [int(row) for row in range(len(dev.labels))]
-    storage: Any = study._storage
-    storage.set_study_system_attr(
-        study._study_id, "mura:dev", [{"labels": dev.labels.tolist(), "patients": rows}]
-    )
+    keep_fact(study, DEV, [{"labels": dev.labels.tolist(), "patients": rows}])
     for number in range(trials):
         study.add_trial(finished(dev, number, role=BASELINE if number == 0 else "search"))
     return study

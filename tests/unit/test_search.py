@@ -19,7 +19,7 @@ from mura_tune.tuning import results, search, space
 from mura_tune.tuning.locks import Alive
 from mura_tune.tuning.search import How, Job
 from mura_tune.tuning.storage import network_disk, open_storage, url_of
-from mura_tune.tuning.stored import recipe_of
+from mura_tune.tuning.stored import COMPARABLE, CONFIG, facts, keep_fact, recipe_of
 from mura_tune.tuning.trial import Progress
 
 CPU = torch.device("cpu")
@@ -239,10 +239,10 @@ def test_a_changed_range_needs_leave_and_what_ran_stays(prepared: Prepared, url:
 def test_a_study_of_an_earlier_version_goes_on(prepared: Prepared, url: str) -> None:
     """Its recipe lacks the fields that came later; it trained as their defaults say."""
     before = tune(study_of("budget.trials=1"), prepared, url)
-    for key, recipe in (("comparable", "recipe"), ("config", "recipe")):
-        stored = before.user_attrs[key]
-        stored[recipe] = {k: v for k, v in stored[recipe].items() if k not in DEFAULTS}
-        before.set_user_attr(key, stored)
+    for key in (COMPARABLE, CONFIG):
+        stored = facts(before)[key]
+        recipe = {k: v for k, v in stored["recipe"].items() if k not in DEFAULTS}
+        keep_fact(before, key, {**stored, "recipe": recipe})
     assert states(tune(study_of("budget.trials=2"), prepared, url)) == ["COMPLETE"] * 2
     with pytest.raises(InputError, match=r"recipe\.loss bce -> focal"):
         tune(study_of("budget.trials=2", "loss=focal"), prepared, url)
