@@ -230,4 +230,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code}"
     inner = error.reason if isinstance(error, urllib.error.URLError) else error
-    return str(inner) or type(inner).__name__
+    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
