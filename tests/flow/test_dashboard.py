@@ -75,10 +75,7 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
     url, folder = url_of(str(runs / "studies.db")), runs / "artifacts"
     axes = space.space_of(study)
     opened = optuna.create_study(
-        storage=open_storage(url, create=True),
-        study_name="XR_WRIST",
-        direction="maximize",
-        sampler=Rounded(),
+        storage=open_storage(url, create=True), study_name="XR_WRIST", direction="maximize"
     )
     same_or_refuse(opened, study, space.space_to_json(axes), prepared)
     search(opened, study, prepared, Keeper(folder, Allowance(share=1.0, trained=600)))
@@ -113,7 +110,7 @@ def search(
 
     first = space.defaults(study.recipe, axes)
     opened.enqueue_trial(first, user_attrs={"role": BASELINE})
-    opened.sampler = optuna.samplers.RandomSampler(seed=0)
+    opened.sampler = Rounded(n_startup_trials=10, seed=0)
     opened.optimize(objective, n_trials=9)
 
 
