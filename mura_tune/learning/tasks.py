@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
 from mura_tune.learning.heads import PartHead
 from mura_tune.learning.losses import Loss, binary
@@ -92,6 +93,12 @@ def _both(train: Split, recipe: Recipe) -> Loss:
     return loss
 
 
+def _told_apart(areas: int) -> int:
+    if areas < 2:
+        raise InputError("one area alone: a router needs a dataset with two areas or more")
+    return areas
+
+
 ABNORMALITY = Task(
     name="abnormality",
     outputs=lambda areas: 1,
@@ -102,7 +109,7 @@ ABNORMALITY = Task(
 )
 PART = Task(
     name="part",
-    outputs=lambda areas: areas,
+    outputs=_told_apart,
     targets=lambda split: split.parts,
     loss=_cross_entropy,
     table=routed_right,

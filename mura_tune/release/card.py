@@ -14,7 +14,7 @@ _CARD = """# {area}: abnormality in musculoskeletal radiographs
 
 **{warning}**
 
-{network} at {size} px that gives the probability that a study of this area is *abnormal*.
+{network} at {size} px that gives the probability that a study {whose} is *abnormal*.
 Abnormal is MURA's label: fracture, hardware, degenerative disease, lesion and others together. It
 is not the probability of a fracture.
 
@@ -109,6 +109,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     return _CARD.format(
         warning=WARNING,
         area=manifest["area"],
+        whose=_whose(manifest),
         network=_network(manifest),
         size=manifest["preprocessing"]["size"],
         point=manifest["recommended"],
@@ -147,6 +148,11 @@ def _network(manifest: Mapping[str, Any]) -> str:
     return f"The mean of the logits of {number} `{manifest['arch']}` networks"
 
 
+def _whose(manifest: Mapping[str, Any]) -> str:
+    areas = manifest.get("areas", ())
+    return f"of any of {', '.join(areas)}" if len(areas) > 1 else "of this area"
+
+
 def _sentence(told: str) -> str:
     return f"{told[0].upper()}{told[1:]}. " if told else ""
 
@@ -154,7 +160,12 @@ def _sentence(told: str) -> str:
 def _figures(dev: Mapping[str, Any], test: Mapping[str, Any]) -> str:
     heads = (f"{m['split']}, {m['studies']} studies, {m['patients']} patients" for m in (dev, test))
     rows = (f"| {name} | {words(dev[key])} | {words(test[key])} |" for key, name in NAMES.items())
-    return "\n".join([f"| | {' | '.join(heads)} |", "| --- | --- | --- |", *rows])
+    areas = (
+        f"| AUC, {area} | {words(dev['auc_by_area'][area])} | {words(auc)} |"
+        for area, auc in test["auc_by_area"].items()
+        if area in dev["auc_by_area"]
+    )
+    return "\n".join([f"| | {' | '.join(heads)} |", "| --- | --- | --- |", *rows, *areas])
 
 
 def _points(manifest: Mapping[str, Any]) -> str:

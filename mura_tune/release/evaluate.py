@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mura_tune.data.prepare import Prepared
@@ -38,6 +39,7 @@ class Measured:
         image_figures: the same where every image is judged by itself.
         points: FIGURES at study level at each operating point.
         calibration: `before` and `after`, each with `ece` and `brier`.
+        areas: AUC of each area that has both classes, where there are several.
     """
 
     part: str
@@ -50,6 +52,7 @@ class Measured:
     image_figures: Mapping[str, Estimate]
     points: Mapping[str, Mapping[str, Estimate]]
     calibration: Mapping[str, Mapping[str, Estimate]]
+    areas: Mapping[str, Estimate]
 
     def describe(self) -> str:
         """The figures as lines for people."""
@@ -65,7 +68,8 @@ class Measured:
             f"  {name:<18} {after[key].brief():<22} {before[key].brief()} before calibration"
             for key, name in (("ece", "Calibration error"), ("brier", "Brier score"))
         )
-        return "\n".join([head, columns, *rows, *errors, self._doubt()])
+        areas = (f"  {'AUC, ' + area:<18} {auc}" for area, auc in self.areas.items())
+        return "\n".join([head, columns, *rows, *errors, *areas, self._doubt()])
 
     def brief(self) -> str:
         """Studies, AUC and kappa in a line, as a table of releases has them."""
@@ -110,6 +114,7 @@ class Measured:
             "calibration": {when: _plain(errors) for when, errors in self.calibration.items()},
             "reliability": [asdict(one) for one in reliability(self.studies)],
             "abstain": self.abstention(),
+            "auc_by_area": _plain(self.areas),
         }
 
 
@@ -143,6 +148,7 @@ def measured(logits_nk: Tensor, split: Split, chosen: Chosen) -> Measured:
             when: {"ece": expected_calibration_error(rows), "brier": brier(rows)}
             for when, rows in (("before", raw), ("after", studies))
         },
+        areas=_by_area(studies, split),
     )
 
 
@@ -159,6 +165,23 @@ def same_data(manifest: Mapping[str, Any], prepared: Prepared) -> None:
                 f"{manifest['area']}: the data's {key} is {now[:12]}…, and the release was made "
                 f"with {data[key][:12]}…; point --data at the dataset that it was trained on"
             )
+
+
+def _by_area(studies: Studies, split: Split) -> dict[str, Estimate]:
+    """AUC within each of several areas: that over all of them also says which area is abnormal
+    more often."""
+    if len(split.areas) < 2:
+        return {}
+    _, first = np.unique(split.studies, return_index=True)
+    parts = split.parts.cpu().numpy()[first]
+    found = {}
+    for number, area in enumerate(split.areas):
+        mine = parts == number
+        columns = (studies.names, studies.patients, studies.labels, studies.scores)
+        own = Studies(*(column[mine] for column in columns))
+        if len(np.unique(own.labels)) == 2:
+            found[area] = auc_interval(own)
+    return found
 
 
 def _figures(rows: Studies, at_point: Mapping[str, Estimate]) -> dict[str, Estimate]:

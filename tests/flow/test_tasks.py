@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY, Ran
 
 from mura_tune.reading import route
-from mura_tune.release.bundle import verify
+from mura_tune.release.bundle import CARD, verify
 from mura_tune.release.routing import Routing
 
 Run = Callable[..., Ran]
@@ -35,6 +35,9 @@ def test_every_task_goes_from_its_study_to_an_answer(
         manifest = verify(releases / area)
         assert manifest["areas"] == AREAS
         assert manifest["metrics"]["test"]["studies"] == len(listed)
+        if word == "AUC":
+            assert list(manifest["metrics"]["test"]["auc_by_area"]) == AREAS
+            assert f"a study of any of {', '.join(AREAS)}" in (releases / area / CARD).read_text()
         again = run("evaluate", f"--release={releases / area}", data, "--json")
         assert json.loads(again.out).pop("area") == area, again.err
         told = json.loads(again.out)
