@@ -15,7 +15,8 @@ from mura_tune import console
 @click.option("--area", required=True, help="What the study shows, such as XR_WRIST.")
 @click.option(
     "--release", "--ckpt", "release",
-    help="A release's folder or its URL.  [default: RELEASES/AREA, else BASE_URL/AREA]",
+    help="A release's folder or its URL, or a checkpoint AREA_FINAL_best.pt.  "
+    "[default: RELEASES/AREA, else BASE_URL/AREA]",
 )  # fmt: skip
 @click.option(
     "--releases", envvar="MURA_RELEASES", show_envvar=True, default="releases", show_default=True,

@@ -7,7 +7,7 @@ import click
 from mura_tune import __version__, console
 from mura_tune.cli.data import cache, check, phantom
 from mura_tune.cli.reading import explain, infer
-from mura_tune.cli.release import compare, evaluate, finalize, report, verify
+from mura_tune.cli.release import compare, evaluate, export, finalize, report, verify
 from mura_tune.cli.studies import study
 from mura_tune.cli.tuning import ablate, best, dashboard, show, tune
 
@@ -32,7 +32,7 @@ def mura() -> None:
 
 for verb in (
     phantom, check, cache, tune, best, ablate, show, dashboard, study, finalize, evaluate, compare,
-    report, verify, infer, explain,
+    report, verify, export, infer, explain,
 ):  # fmt: skip
     mura.add_command(verb)
 

@@ -29,7 +29,8 @@ images_option = click.option(
 area_option = click.option("--area", help="What the study shows, such as XR_WRIST.")
 release_option = click.option(
     "--release",
-    help="The release's folder or its URL.  [default: RELEASES/AREA, else BASE_URL/AREA]",
+    help="The release's folder or its URL, or a checkpoint AREA_FINAL_best.pt.  "
+    "[default: RELEASES/AREA, else BASE_URL/AREA]",
 )  # fmt: skip
 
 

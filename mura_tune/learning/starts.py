@@ -90,7 +90,7 @@ def _weights_of(folder: Path, arch: str) -> Path:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         sums = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
-        theirs = manifest["arch"]
+        theirs, members = manifest["arch"], manifest.get("members", [_WEIGHTS])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{folder}: no whole release ({_MANIFEST} or {_SUMS} is missing or damaged); "
@@ -99,6 +99,9 @@ def _weights_of(folder: Path, arch: str) -> Path:
     if theirs != arch:
         raise InputError(f"{folder}: a release of {theirs}, not of {arch}; "
                          f"write arch: {theirs}, or name another start")  # fmt: skip
+    if members != [_WEIGHTS]:
+        raise InputError(f"{folder}: a release of several networks; "
+                         f"name the file of one, such as {folder / members[0]}")  # fmt: skip
     for name in (_WEIGHTS, _MANIFEST):
         if f"{digest(str(folder / name))}  {name}" not in sums:
             raise InputError(f"{folder / name}: not as released (its sha256 is not in {_SUMS}); "

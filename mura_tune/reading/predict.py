@@ -17,7 +17,7 @@ from mura_tune.errors import InputError
 from mura_tune.learning.batches import normalise, to_float
 from mura_tune.learning.metrics import sigmoid
 from mura_tune.learning.tasks import PART
-from mura_tune.release import bundle
+from mura_tune.release import bundle, foreign
 from mura_tune.release.calibrate import Chosen
 
 
@@ -61,6 +61,7 @@ class Predictor:
     """A verified release, ready to read studies.
 
     Args:
+        folder: the release's, or a checkpoint file of the form that earlier projects wrote.
         area: what the caller expects the release to be for; None takes it as it is.
 
     Raises:
@@ -68,7 +69,9 @@ class Predictor:
     """
 
     def __init__(self, folder: Path, device: torch.device, area: str | None = None) -> None:
-        self.bundle = bundle.load(folder, device)
+        checkpoint = folder.is_file()
+        opened = foreign.load(folder, device, area) if checkpoint else bundle.load(folder, device)
+        self.bundle = opened
         self.device = device
         if self.bundle.manifest.get("task") == PART.name:
             raise InputError(f"{folder}: a router, which says nothing about disease; ask it by "

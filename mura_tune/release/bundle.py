@@ -105,7 +105,7 @@ def verify(folder: Path) -> dict[str, Any]:
     listed = sums.check(folder, [MANIFEST])
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if manifest.get("schema") == 1:  # one threshold, nothing calibrated
-        manifest |= _uncalibrated(manifest["threshold"])
+        manifest |= uncalibrated(manifest["threshold"])
     elif manifest.get("schema") != SCHEMA:
         raise InputError(f"{folder / MANIFEST}: schema {manifest.get('schema')}; "
                          f"this version reads 1 and {SCHEMA}")  # fmt: skip
@@ -144,7 +144,7 @@ def _network(manifest: Mapping[str, Any], path: Path) -> Network:
     return net
 
 
-def _uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:
+def uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:
     """What schema 2 adds, such that a release of schema 1 answers as it did."""
     cut = threshold["value"]
     return {

@@ -74,7 +74,7 @@ def test_modules_are_small_and_say_what_they_are(path: Path) -> None:
 def test_verbs_are_the_documented_ones() -> None:
     assert sorted(mura.commands) == [
         "ablate", "best", "cache", "check", "compare", "dashboard", "evaluate", "explain",
-        "finalize", "infer", "phantom", "report", "show", "study", "tune", "verify",
+        "export", "finalize", "infer", "phantom", "report", "show", "study", "tune", "verify",
     ]  # fmt: skip
 
 

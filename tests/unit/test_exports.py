@@ -1,0 +1,335 @@
+"""What leaves as one file gives the same probabilities elsewhere, and comes back or is refused."""
+
+import codecs
+import collections
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CPU, Ran
+from PIL import Image
+from torch import Tensor
+
+from mura_tune import console
+from mura_tune.cli_infer import infer
+from mura_tune.data import phantom
+from mura_tune.errors import InputError
+from mura_tune.learning.batches import MEAN, STD
+from mura_tune.learning.ensemble import Ensemble
+from mura_tune.learning.models import build
+from mura_tune.reading.predict import Predictor
+from mura_tune.release import bundle, exports, foreign
+from mura_tune.release.calibrate import Calibration
+
+FITTED = Calibration(temperature=1.7, offset=0.4)
+
+
+def release(folder: Path, arch: str, size: int, views: Tensor) -> bundle.Bundle:
+    """A random network whose logits of these views (N, 1, S, S) spread as a trained one's do."""
+    net = build(arch, size=size, seed=1).eval()
+    classifier = net.body.get_classifier()  # type: ignore[operator]  # timm's
+    with torch.inference_mode():
+        logits = net(views)
+    with torch.no_grad():
+        classifier.weight.mul_(2 / logits.std())
+        classifier.bias.fill_(float(-2 * (logits.mean() - classifier.bias) / logits.std()))
+    manifest = {
+        "area": "XR_TEST", "arch": arch, "outputs": 1, "recipe_digest": "0123456789ab",
+        "preprocessing": bundle.preprocessing(size),
+        **bundle.uncalibrated({"value": 0.37, "chosen": "for a test"}),
+        "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
+    }  # fmt: skip
+    bundle.save(folder / "XR_TEST", net, manifest, {})
+    return bundle.load(folder / "XR_TEST", CPU)
+
+
+def noise(size: int, n: int = 4) -> Tensor:
+    levels = torch.rand((n, 1, size, size), generator=torch.Generator().manual_seed(0))
+    return (levels - MEAN) / STD
+
+
+def expected(opened: bundle.Bundle, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.sigmoid((opened.net(x) + FITTED.offset) / FITTED.temperature)
+
+
+def test_scripts_that_know_torchvision_read_our_densenet(real: Path, tmp_path: Path) -> None:
+    """Written from the format's description alone: 224 px squash, ImageNet, one logit."""
+    from torchvision import models, transforms
+
+    from mura_tune.data.images import read, square
+
+    images = sorted(real.glob("valid/*/*/*/*.png"))[:20]
+    assert len(images) == 20
+    pixels = np.stack([square(read(image), 224) for image in images])
+    views = (torch.from_numpy(pixels)[:, None] / 255 - MEAN) / STD
+    opened = release(tmp_path, "densenet121", 224, views[::4])
+    path, told = exports.export(opened, "pt", tmp_path / "XR_TEST_FINAL_best.pt")
+    assert "torchvision's names of densenet121" in told
+
+    model = models.densenet121(weights=None)
+    model.classifier = torch.nn.Linear(1024, 1)
+    model.load_state_dict(torch.load(path, weights_only=True)["model_state"])
+    model.eval()
+    prepare = transforms.Compose([
+        transforms.Resize((224, 224)),
+        transforms.ToTensor(),
+        transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ])  # fmt: skip
+    batch = torch.stack([prepare(Image.open(image).convert("RGB")) for image in images])
+    with torch.inference_mode():
+        theirs = torch.sigmoid(model(batch))[:, 0].tolist()
+    ours, again = (Predictor(f, CPU) for f in (opened.folder, path))
+    assert [ours.study([i]).probability for i in images] == pytest.approx(theirs, abs=1e-3)
+    assert again.study(images[:1]).probability == pytest.approx(theirs[0], abs=1e-3)
+    assert np.std(theirs) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "names"),
+    [("cnn", 32, "names of our own cnn"), ("vit_tiny_patch16_224", 32, "names of timm's vit"),
+     ("hybrid-resnet18", 32, "names of our own hybrid"), ("resnet18", 32, "torchvision's names")],
+)  # fmt: skip
+def test_a_pt_of_any_network_comes_back_to_the_same_probability(
+    arch: str, size: int, names: str, tmp_path: Path
+) -> None:
+    opened = release(tmp_path, arch, size, noise(size))
+    path, told = exports.export(opened, "pt", tmp_path / "some.pt")
+    again = foreign.load(path, CPU)
+    assert names in told
+    assert (again.manifest["area"], again.manifest["threshold"]["value"]) == ("XR_TEST", 0.37)
+    with torch.inference_mode():
+        found = torch.sigmoid(again.net(noise(size)))
+    assert torch.allclose(found, expected(opened, noise(size)), atol=1e-5)
+
+
+def test_a_padded_border_is_exact_in_three_channels() -> None:
+    """A view of one bright level: all that its map varies by is what the padding did."""
+    weight = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    grey = torch.full((1, 1, 6, 6), 0.9)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (exports.RGB_MEAN, exports.RGB_STD))
+    ours = torch.conv2d((grey - MEAN) / STD, weight, padding=1)
+    theirs = torch.conv2d((grey - mean) / std, exports.three_channels(weight), padding=1)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert ours.std((2, 3)).min() > 0.1
+
+
+def test_joblib_and_safetensors_hold_the_calibrated_arrays_alone(tmp_path: Path) -> None:
+    import joblib
+    from safetensors.torch import load_file
+
+    opened = release(tmp_path, "cnn", 32, noise(32))
+    plain = joblib.load(exports.export(opened, "joblib", tmp_path / "a.joblib")[0])
+    tensors = load_file(exports.export(opened, "safetensors", tmp_path / "a.safetensors")[0])
+    assert type(plain) is dict
+    assert {type(value) for value in plain.values()} == {np.ndarray}
+    for weights in ({k: torch.from_numpy(v) for k, v in plain.items()}, tensors):
+        net = build("cnn", size=32).eval()
+        net.body.load_state_dict(weights)
+        with torch.inference_mode():
+            found = torch.sigmoid(net(noise(32)))
+        assert torch.allclose(found, expected(opened, noise(32)), atol=1e-5)
+
+
+def test_an_ensemble_is_no_single_network(tmp_path: Path) -> None:
+    opened = release(tmp_path, "cnn", 32, noise(32))
+    both = Ensemble([build("cnn", seed=1), build("cnn", seed=2)]).eval()
+    several = bundle.Bundle(opened.folder, opened.manifest, both)
+    for kind in ("pt", "joblib", "safetensors"):
+        with pytest.raises(InputError, match="mean of 2 networks is no single one"):
+            exports.export(several, kind, tmp_path / "a")
+    x = noise(32)
+    with torch.inference_mode():  # what ONNX would hold
+        found = exports.Probability(exports.calibrated(several)).eval()(x * STD + MEAN)
+        mean = torch.sigmoid((both(x) + FITTED.offset) / FITTED.temperature)
+    assert torch.allclose(found, mean, atol=1e-5)
+
+
+@pytest.fixture
+def onnxruntime() -> Any:
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason="the onnx extra is not installed")
+    return pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+
+
+def test_onnx_answers_as_torch_does_for_any_number_of_views(
+    onnxruntime: Any, tmp_path: Path
+) -> None:
+    opened = release(tmp_path, "cnn", 32, noise(32))
+    path, _ = exports.export(opened, "onnx", tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for n in (1, 4, 7):
+        x = noise(32, n)
+        (found,) = session.run(None, {"levels": (x * STD + MEAN).numpy()})
+        assert np.abs(found - expected(opened, x).numpy()).max() < 1e-4
+    uncalibrated = exports.Probability([opened.net.body]).eval()  # what the check must notice
+    assert exports.apart(path.read_bytes(), uncalibrated, x * STD + MEAN) > exports.TOLERANCE
+
+
+def test_without_its_extra_onnx_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = release(tmp_path, "cnn", 32, noise(32))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs onnx: pip install 'mura-tune\[onnx\]'"):
+        exports.export(opened, "onnx", tmp_path / "a.onnx")
+
+
+@pytest.fixture
+def view(tmp_path: Path) -> Path:
+    phantom.write(tmp_path / "phantoms", areas=("XR_WRIST",), patients=4, size=64)
+    return next(iter(sorted((tmp_path / "phantoms").rglob("*.png"))))
+
+
+def mura_infer(capfd: pytest.CaptureFixture[str], *args: object) -> Ran:
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as end:
+        console.run(infer, "mura-infer", [str(arg) for arg in args])
+    out, err = capfd.readouterr()
+    assert isinstance(end.value.code, int)
+    return Ran(end.value.code, out, err)
+
+
+def test_both_commands_read_a_checkpoint_as_they_read_its_release(
+    run: Callable[..., Ran], capfd: pytest.CaptureFixture[str], view: Path, tmp_path: Path
+) -> None:
+    opened = release(tmp_path, "cnn", 32, noise(32))
+    file = tmp_path / "XR_TEST_FINAL_best.pt"
+    exported = run("export", f"--release={opened.folder}", "--to=pt", f"--out={file}")
+    assert (exported.code, exported.out.splitlines()[0]) == (0, str(file))
+    call = (f"--image={view}", "--area=XR_TEST")
+    texts = [mura_infer(capfd, *call, f"--ckpt={p}").out for p in (opened.folder, file)]
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("area=XR_TEST\nprob_fracture=0.")
+    answers = [run("infer", *call, f"--release={p}").out for p in (opened.folder, file)]
+    assert answers[0].splitlines()[1] == answers[1].splitlines()[1]
+    other = mura_infer(capfd, f"--image={view}", "--area=XR_HAND", f"--ckpt={file}")
+    assert (other.code, other.out) == (2, "")
+    assert "a release for XR_TEST, not for XR_HAND" in other.err
+
+
+def changed(state: dict[str, Tensor], how: str) -> dict[str, Tensor]:
+    if how == "a missing block":
+        return {k: v for k, v in state.items() if "denseblock3.denselayer7." not in k}
+    if how == "a foreign head":
+        return state | {
+            "classifier.weight": torch.zeros(7, 1024),
+            "classifier.bias": torch.zeros(7),
+        }
+    if how == "a changed key":
+        return {k.replace("transition2.norm.bias", "transition2.norm.b"): v
+                for k, v in state.items()}  # fmt: skip
+    return {f"module.{k}": v for k, v in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("a missing block", "missing tensor features.denseblock3.denselayer7.norm1.weight"),
+        ("a foreign head", r"misshapen tensor classifier.weight is \(7, 1024\), not \(1, 1024\)"),
+        ("a changed key", "missing tensor features.transition2.norm.bias"),
+        ("another prefix", "missing tensor features.conv0.weight"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_by_tensor(
+    how: str, told: str, tmp_path: Path
+) -> None:
+    from torchvision import models
+
+    model = models.densenet121(weights=None, num_classes=1)
+    path = tmp_path / "XR_WRIST_FINAL_best.pt"
+    torch.save({"model_state": changed(model.state_dict(), how), "epoch": 3}, path)
+    with pytest.raises(InputError, match=told) as refused:
+        Predictor(path, CPU, "XR_WRIST")
+    assert "\n" not in str(refused.value)
+    assert str(path) in str(refused.value)
+
+
+class Calls:
+    """Unpickling this calls a function."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.args = (function, args)
+
+    def __reduce__(self) -> Any:
+        return self.args
+
+
+class Restores:
+    """Unpickling this calls `setter` with a state."""
+
+    def __reduce__(self) -> Any:
+        return (collections.OrderedDict, (), None, None, iter([("a", Calls(os.system, CODE[0]))]))
+
+
+CODE = [""]  # what would leave a mark, as a shell command and as Python
+
+
+def saved(raw: Any, **options: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(raw, file, **options)
+    return file.getvalue()
+
+
+def zipped(pickled: bytes) -> bytes:
+    """An archive as torch writes it, around any pickle."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+    return file.getvalue()
+
+
+def attacks(mark: Path) -> dict[str, bytes]:
+    """Files that make `mark` when they are unpickled, each by another way."""
+    shell, code = f"touch {mark}", f"open({str(mark)!r}, 'w').close()"
+    CODE[0] = shell
+    evil, inner = Calls(os.system, shell), pickle.dumps(Calls(os.system, shell))
+    opcodes = b"cposix\nsystem\n(V" + shell.encode() + b"\ntR."
+    state = {"model_state": {"features.conv0.weight": evil}}
+    found = {f"protocol {p}": pickle.dumps(evil, protocol=p) for p in range(6)}
+    return found | {
+        "in a state dict": saved(state),
+        "in a state dict, legacy file": saved(state, _use_new_zipfile_serialization=False),
+        "beside the state dict": saved({"model_state": {}, "arch": evil}),
+        "eval": saved(Calls(eval, code)),
+        "exec": saved(Calls(exec, code)),
+        "partial": saved(Calls(map, partial(os.system), [shell])),
+        "open": saved(Calls(open, str(mark), "w")),
+        "opcodes": opcodes,
+        "opcodes in an archive": zipped(opcodes),
+        "getattr": saved(Calls(getattr, Calls(__import__, "os"), "system")),
+        "a pickle in torch's own loader": saved(Calls(torch.storage._load_from_bytes, saved(evil))),
+        "a pickle in pickle": saved(Calls(pickle.loads, inner)),
+        "a pickle in a tensor's place": zipped(pickle.dumps({"a": Restores()}, protocol=2)),
+        "numpy's loader": saved(Calls(np.load, io.BytesIO)),
+        "codecs": saved(Calls(codecs.decode, shell, "rot13"), pickle_protocol=2) + opcodes,
+        "an item's value": saved(Restores()),
+    }
+
+
+def test_no_pickle_runs_and_each_is_refused_in_one_line(
+    capfd: pytest.CaptureFixture[str], view: Path, tmp_path: Path
+) -> None:
+    mark, path = tmp_path / "ran", tmp_path / "XR_WRIST_FINAL_best.pt"
+    files = attacks(mark)
+    assert len(files) >= 20
+    pickle.loads(files["protocol 4"])  # the attack is real: whoever unpickles it is marked
+    assert mark.exists()
+    mark.unlink()
+    for name, content in files.items():
+        path.write_bytes(content)
+        told = mura_infer(capfd, f"--image={view}", "--area=XR_WRIST", f"--ckpt={path}")
+        assert not mark.exists(), name
+        assert (told.code, told.out) == (2, ""), name
+        assert len(told.err.strip().splitlines()) == 1, (name, told.err)
+        assert str(path) in told.err
