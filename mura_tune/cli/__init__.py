@@ -6,8 +6,9 @@ import click
 
 from mura_tune import __version__, console
 from mura_tune.cli.data import cache, check, phantom
+from mura_tune.cli.exports import export
 from mura_tune.cli.reading import explain, infer
-from mura_tune.cli.release import compare, evaluate, export, finalize, report, verify
+from mura_tune.cli.release import compare, evaluate, finalize, report, verify
 from mura_tune.cli.studies import study
 from mura_tune.cli.tuning import ablate, best, dashboard, show, tune
 

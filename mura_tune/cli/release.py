@@ -101,20 +101,35 @@ def finalize(
 @releases_option
 @device_option
 @strict_option
+@click.option(
+    "--layout", type=click.Choice(["mura", "folders"]), default="mura", show_default=True,
+    help="folders: an external set, {train,val,test}/{fractured,not fractured}.",
+)  # fmt: skip
 @json_option
 def evaluate(
     release: Path | None, routed: bool, data: Path, runs: Path, releases: Path, device: str,
-    strict: bool, as_json: bool,
+    strict: bool, layout: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a release on the published `valid` studies, which no search has read.
 
     --routed measures what `infer --area auto` does: the AUC over all areas where each study is
     answered by the release of its area, and of the area that the router names, and the difference.
+
+    An external set (--layout folders) is measured whole, by picture with its copies, turned and
+    mirrored ones too, and by image; pictures that the release was trained on are told.
     """
     from mura_tune.release.kinds import kind_of
 
     if routed == bool(release):
         raise click.UsageError("name one --release, or write --routed")
+    if release is not None and layout == "folders":
+        from mura_tune.release import bundle, external
+
+        outside = external.measure(
+            bundle.load(release, device_of(device)), data, runs / "cache", strict=strict
+        )
+        console.report(as_json, outside.to_json, outside.describe)
+        return
     if release is None:
         found = _routes(data, runs, releases, device, strict)
         console.report(as_json, found.to_json, found.describe)

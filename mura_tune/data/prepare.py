@@ -22,7 +22,8 @@ class Prepared:
 
     Attributes:
         pixels: (N, S, S) uint8, read from the cache as needed.
-        frame: a row a view: path, area, patient, study, label, split (as published) and part.
+        frame: a row a view: path, area, patient, study, label, split (as published), part, and
+            pixel_sha of the picture as it was decoded.
         left_out: what was not used, and why.
         fingerprint: changes with any image, label or published split.
         split_hash: changes when any study changes its part.
@@ -82,7 +83,9 @@ def prepare(
     # Over every area before one is looked at: a patient's part is the same wherever it occurs.
     parts = splits.assign(dataset.frame, holdout.dev, holdout.seed)
     part_of = dict(zip(dataset.frame["path"], parts, strict=True))
-    frame = cached.frame.assign(part=cached.frame["path"].map(part_of))
+    frame = cached.frame.assign(
+        part=cached.frame["path"].map(part_of), pixel_sha=list(cached.pixel_sha)
+    )
     copies = splits.leaks(frame, cached.pixel_sha)
     keep = ~frame["path"].isin([finding.path for finding in copies]).to_numpy()
     kept = frame[keep].reset_index(drop=True)

@@ -20,7 +20,10 @@ from mura_tune.learning.metrics import Estimate, Studies, Views, auc_interval
 from mura_tune.learning.training import predict
 from mura_tune.release.calibrate import Calibration, Chosen
 
-SPLIT_NAMES = {"dev": "dev (patients held out of train)", "test": "test (published valid)"}
+SPLIT_NAMES = {
+    "dev": "dev (patients held out of train)", "test": "test (published valid)",
+    "external": "external set (a study is a picture with its copies)",
+}  # fmt: skip
 NAMES = {
     "auc": "AUC", "average_precision": "Average precision", "sensitivity": "Sensitivity",
     "specificity": "Specificity", "ppv": "PPV", "npv": "NPV", "accuracy": "Accuracy", "f1": "F1",

@@ -23,6 +23,8 @@ from mura_tune.errors import InputError, MuraError
 from mura_tune.files import replace
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.ensemble import members_of
+from mura_tune.learning.heads import PartHead
+from mura_tune.learning.tasks import PART
 from mura_tune.release.bundle import Bundle
 from mura_tune.release.calibrate import Chosen
 
@@ -57,10 +59,13 @@ def export(bundle: Bundle, kind: str, out: Path | None = None) -> tuple[Path, st
 
 def calibrated(bundle: Bundle) -> list[nn.Module]:
     """Copies of the members on the CPU whose first output, or its mean, is a calibrated logit."""
+    if bundle.manifest.get("task") == PART.name:
+        raise InputError(f"{bundle.folder}: a router, which has no probability of abnormal")
     fitted = Chosen.from_json(bundle.manifest).calibration
     bodies = []
     for member in members_of(copy.deepcopy(bundle.net).cpu()):
-        classifier = member.body.get_classifier()  # type: ignore[operator]  # timm's
+        head = member.body.get_classifier()  # type: ignore[operator]  # timm's
+        classifier = head.abnormal if isinstance(head, PartHead) else head
         with torch.no_grad():
             classifier.weight[0] /= fitted.temperature
             classifier.bias[0] = (classifier.bias[0] + fitted.offset) / fitted.temperature
@@ -165,6 +170,9 @@ def _only(bundle: Bundle) -> nn.Module:
     if len(bodies) > 1:
         raise InputError(f"{bundle.folder}: the mean of {len(bodies)} networks is no single one; "
                          "export it --to onnx, or finalize one seed")  # fmt: skip
+    if bundle.manifest["outputs"] > 1:
+        raise InputError(f"{bundle.folder}: its multi-task head is in no other library; "
+                         "export it --to onnx")  # fmt: skip
     return bodies[0]
 
 

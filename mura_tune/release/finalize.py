@@ -20,10 +20,12 @@ from mura_tune.errors import InputError
 from mura_tune.learning.batches import split_of
 from mura_tune.learning.ensemble import joined
 from mura_tune.learning.memory import Epoch, Memory
+from mura_tune.learning.starts import digest
 from mura_tune.learning.tasks import TASKS, task_of
 from mura_tune.learning.training import FORGETFUL, fit
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
+from mura_tune.release.external import TRAINED_ON, trained_on
 from mura_tune.release.kinds import Figures, kind_of
 from mura_tune.release.seeds import Run, describe, spread, strongest
 from mura_tune.tuning.results import Best
@@ -82,7 +84,7 @@ def finalize(
         dataset: what the data is called, for people.
 
     Raises:
-        InputError: the data or its split changed since the search.
+        InputError: the data, its split or the start's weights changed since the search.
         Diverged: the loss is no longer a finite number.
     """
     _same_as_searched(best, prepared)
@@ -108,20 +110,24 @@ def finalize(
     manifest["data"]["name"] = dataset
     manifest["members"] = bundle.names_of(model)
     page = kind.report(model, manifest, prepared, test=test)
-    texts = {bundle.CARD: kind.card(manifest), bundle.REPORT: page}
+    texts = {
+        bundle.CARD: kind.card(manifest), bundle.REPORT: page, TRAINED_ON: trained_on(prepared),
+    }  # fmt: skip
     bundle.save(folder, model, manifest, texts)
     return Release(folder, manifest, dev, test)
 
 
 def _same_as_searched(best: Best, prepared: Prepared) -> None:
-    for what, then, now in (
-        ("dataset", best.dataset, prepared.fingerprint),
-        ("split", best.split_hash, prepared.split_hash),
+    start = best.best.recipe.pretrained
+    for what, then, now, way_out in (
+        ("dataset", best.dataset, prepared.fingerprint, "point --data at that one"),
+        ("split", best.split_hash, prepared.split_hash, "point --data at that one"),
+        (f"start {start}", best.starts.get(start, ""), digest(start) or "", "put it back"),
     ):
         if then != now:
             raise InputError(
                 f"study {best.study}: the {what} is not the one that was searched "
-                f"({then[:12]}… then, {now[:12]}… now); point --data at that one, or tune again"
+                f"({then[:12]}… then, {now[:12]}… now); {way_out}, or tune again"
             )
 
 
@@ -140,6 +146,7 @@ def _manifest(
         **dev.chosen.to_json(),
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,
+        "start_sha256": best.starts.get(recipe.pretrained),
         "study": {
             "name": best.study, "monitor": best.monitor, "trial": best.best.number,
             "params": best.best.params,

@@ -95,6 +95,7 @@ class Best:
     config: StudyConfig
     dataset: str
     split_hash: str
+    starts: dict[str, str]  # sha256 of the weights at each path that trials start from
 
     def to_json(self) -> dict[str, Any]:
         plain = asdict(self)
@@ -149,6 +150,7 @@ def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
         config=resolved,
         dataset=comparable["dataset"],
         split_hash=comparable["split_hash"],
+        starts=comparable.get("starts", {}),
     )
 
 

@@ -14,6 +14,7 @@ from mura_tune import config
 from mura_tune.config import StudyConfig
 from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import InputError
+from mura_tune.learning import starts
 from mura_tune.learning.tasks import PART, task_of
 from mura_tune.recipe import DEFAULTS
 from mura_tune.tuning.stored import COMPARABLE, CONFIG, DEV, facts, keep_fact
@@ -47,6 +48,8 @@ def same_or_refuse(
         "dataset": prepared.fingerprint,
         "split_hash": prepared.split_hash,
     }
+    if named := _starts(study):
+        now["starts"] = named
     stored = facts(opened).get(COMPARABLE)
     if stored is None:
         _start(opened, now, prepared, study)
@@ -60,6 +63,14 @@ def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """With what an earlier version did not know, as it trained."""
     recipe = {**DEFAULTS, **stored["recipe"]}
     return {"task": "abnormality", **stored, "recipe": recipe}
+
+
+def _starts(study: StudyConfig) -> dict[str, str]:
+    """sha256 of the weights at each path that trials start from."""
+    axis = study.search.get("pretrained")
+    named = {study.recipe.pretrained, *(map(str, axis.choices or ()) if axis else ())}
+    found = {name: starts.digest(name) for name in sorted(named)}
+    return {name: sha for name, sha in found.items() if sha}
 
 
 def _start(

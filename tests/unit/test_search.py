@@ -14,7 +14,10 @@ from mura_tune.config import StudyConfig
 from mura_tune.data.dataset import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.errors import InputError, MuraError
+from mura_tune.learning import starts
+from mura_tune.learning.models import build
 from mura_tune.recipe import DEFAULTS
+from mura_tune.release.finalize import finalize
 from mura_tune.tuning import results, search, space
 from mura_tune.tuning.locks import Alive
 from mura_tune.tuning.search import How, Job
@@ -260,6 +263,23 @@ def test_another_dataset_or_split_is_refused(prepared: Prepared, url: str) -> No
     tune(study_of("budget.trials=1"), prepared, url)
     with pytest.raises(InputError, match=r"dataset .* -> 0000"):
         tune(study_of(), replace(prepared, fingerprint="0" * 64), url)
+
+
+def test_other_weights_at_the_same_path_are_another_start(
+    prepared: Prepared, url: str, tmp_path: Path
+) -> None:
+    start = tmp_path / "start.pt"
+    torch.save(build("cnn", seed=1).body.state_dict(), start)
+    study = study_of(f"pretrained={start}", "budget.trials=1")
+    tune(study, prepared, url)
+    found = results.best_in(url, "s")
+    assert found.starts == {str(start): starts.digest(str(start))}
+    tune(study, prepared, url)
+    torch.save(build("cnn", seed=2).body.state_dict(), start)
+    with pytest.raises(InputError, match=rf"starts.{start} [0-9a-f]+… -> [0-9a-f]+…\. Trials"):
+        tune(study, prepared, url)
+    with pytest.raises(InputError, match=f"the start {start} is not the one that was searched"):
+        finalize(found, prepared, tmp_path / "release", CPU)
 
 
 def test_a_study_that_something_else_made_is_left_alone(prepared: Prepared, url: str) -> None:

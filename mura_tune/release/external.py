@@ -1,0 +1,132 @@
+"""A release on an external set: copies counted once, pictures that it was trained on told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mura_tune.data import cache, copies
+from mura_tune.data.dataset import Dataset, Finding
+from mura_tune.data.folders import from_folders
+from mura_tune.data.images import read
+from mura_tune.data.prepare import Prepared
+from mura_tune.errors import InputError
+from mura_tune.learning.batches import Split
+from mura_tune.learning.training import predict
+from mura_tune.release.bundle import Bundle
+from mura_tune.release.calibrate import Chosen
+from mura_tune.release.evaluate import Measured, measured
+
+TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev parts
+_DIGITS = 16  # hex digits of a picture's sha256 that are kept: 64 bits
+
+
+@dataclass(frozen=True, eq=False)
+class External:
+    """A release's figures on an external set.
+
+    Attributes:
+        copies: images that are a copy of another one, turned or mirrored ones too.
+        seen: pictures that the release was trained on, by path; None if it does not know.
+        left_out: what was not measured, and why: unreadable, or one picture under both labels.
+    """
+
+    name: str
+    area: str
+    measured: Measured
+    copies: int
+    seen: tuple[str, ...] | None
+    left_out: tuple[Finding, ...]
+
+    def describe(self) -> str:
+        """The figures as lines for people, warnings first."""
+        lines = [f"left out {finding.path}: {finding.detail}" for finding in self.left_out]
+        if self.seen is None:
+            lines.append(f"whether {self.name} overlaps with what the release was trained on is "
+                         "not known: it is older than that list")  # fmt: skip
+        elif self.seen:
+            more = ", …" if len(self.seen) > 3 else ""
+            lines.append(f"warning: the release was trained on {len(self.seen)} of these pictures "
+                         f"({', '.join(self.seen[:3])}{more}); the figures flatter it")  # fmt: skip
+        n = len(self.measured.studies.labels)
+        lines.append(f"{self.name}: {self.measured.images} images of {n} pictures; "
+                     f"{self.copies} are copies of another")  # fmt: skip
+        return "\n".join([*lines, self.measured.describe()])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "area": self.area, "copies": self.copies,
+            "trained_on": None if self.seen is None else list(self.seen),
+            "left_out": [asdict(finding) for finding in self.left_out],
+            **self.measured.to_json(),
+        }  # fmt: skip
+
+
+def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -> External:
+    """Measure a release on every image of the folders at `root`.
+
+    Args:
+        folder: of the pixel cache.
+
+    Raises:
+        InputError: no such layout, too many unreadable images (any, if `strict`), or one label
+            only once copies under both are left out.
+    """
+    manifest = bundle.manifest
+    dataset = from_folders(root, manifest["area"])
+    cached = cache.build(dataset, manifest["preprocessing"]["size"], folder, strict=strict)
+    frame = cached.frame.assign(first=copies.groups(cached.pixels))
+    both = frame.groupby("first")["label"].transform("nunique") > 1
+    left_out = tuple(
+        Finding("two labels", path, f"the picture of {frame['path'][first]}, under another label")
+        for path, first in frame.loc[both, ["path", "first"]].itertuples(index=False)
+    )
+    kept = frame[~both]
+    if kept["label"].nunique() < 2:
+        raise InputError(f"{root}: without copies under both labels one label is left")
+    split = _split(cached.pixels, kept, next(bundle.net.parameters()).device)
+    return External(
+        name=dataset.name,
+        area=manifest["area"],
+        measured=measured(predict(bundle.net, split), split, Chosen.from_json(manifest)),
+        copies=len(kept) - kept["first"].nunique(),
+        seen=_seen(bundle.folder, dataset, kept),
+        left_out=(*cached.left_out, *left_out),
+    )
+
+
+def trained_on(prepared: Prepared) -> str:
+    """The content of TRAINED_ON: sorted, so that it tells nothing of the order of studies."""
+    held = prepared.frame["part"] != "test"
+    return "".join(f"{sha[:_DIGITS]}\n" for sha in sorted(prepared.frame["pixel_sha"][held]))
+
+
+def _split(pixels: Any, kept: pd.DataFrame, device: torch.device) -> Split:
+    """The views that are measured; a picture with its copies is a study and a patient."""
+    names = kept["first"].map(lambda row: f"{row:06d}").to_numpy(dtype=str)
+    return Split(
+        name="external",
+        pixels=torch.from_numpy(np.ascontiguousarray(pixels[kept.index])),
+        labels=torch.tensor(kept["label"].to_numpy(), dtype=torch.int64, device=device),
+        studies=names,
+        patients=names,
+        paths=kept["path"].to_numpy(dtype=str),
+    )
+
+
+def _seen(release: Path, dataset: Dataset, kept: pd.DataFrame) -> tuple[str, ...] | None:
+    """Pictures that are, in any of the eight ways to hold them, among those it was trained on."""
+    if not (release / TRAINED_ON).is_file():
+        return None
+    known = set((release / TRAINED_ON).read_text(encoding="utf-8").split())
+    return tuple(
+        path
+        for path in kept["path"]
+        if any(copies.digest(turned)[:_DIGITS] in known
+               for turned in copies.orientations(read(dataset.root / path)))
+    )  # fmt: skip

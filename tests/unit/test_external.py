@@ -1,0 +1,146 @@
+"""An external set: copies count once however they are held, and what was trained on is told."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CPU, Ran
+from PIL import Image
+
+from mura_tune.config import Holdout
+from mura_tune.data import copies
+from mura_tune.data.dataset import open_dataset
+from mura_tune.data.folders import from_folders
+from mura_tune.data.images import read, square
+from mura_tune.data.prepare import prepare
+from mura_tune.errors import InputError
+from mura_tune.learning.models import build
+from mura_tune.release import bundle, external
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def wrists(phantoms: Path) -> dict[int, list[Path]]:
+    """Radiographs of the published valid part by label."""
+    found = sorted(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
+    return {label: [p for p in found if p.parent.name.endswith(("_negative", "_positive")[label])]
+            for label in (0, 1)}  # fmt: skip
+
+
+@pytest.fixture
+def outside(wrists: dict[int, list[Path]], tmp_path: Path) -> Path:
+    """Four pictures of each label in train; in test a turned or mirrored copy of each."""
+    root = tmp_path / "outside"
+    for label, word in ((0, "not fractured"), (1, "fractured")):
+        for part in ("train", "test"):
+            (root / part / word).mkdir(parents=True)
+        for number, path in enumerate(wrists[label][:4]):
+            grey = read(path)
+            Image.fromarray(grey).save(root / "train" / word / f"{number}.png")
+            turned = np.ascontiguousarray(list(copies.orientations(grey))[number + 2])
+            copy = root / "test" / word / f"{number}-turned.{('png', 'jpg')[number % 2]}"
+            Image.fromarray(turned).save(copy)
+    return root
+
+
+@pytest.fixture
+def release(phantoms: Path, tmp_path: Path) -> Path:
+    prepared = prepare(
+        open_dataset(phantoms),
+        "XR_WRIST",
+        32,
+        Holdout(dev=0.3, seed=1, folds=0),
+        tmp_path / "cache",
+    )
+    manifest = {
+        "area": "XR_WRIST", "arch": "cnn", "outputs": 1, "recipe_digest": "",
+        "preprocessing": bundle.preprocessing(32),
+        **bundle.uncalibrated({"value": 0.5, "chosen": "for a test"}),
+    }  # fmt: skip
+    texts = {external.TRAINED_ON: external.trained_on(prepared)}
+    bundle.save(tmp_path / "XR_WRIST", build("cnn", seed=1), manifest, texts)
+    return tmp_path / "XR_WRIST"
+
+
+def test_copies_are_found_however_they_are_held_and_saved(
+    wrists: dict[int, list[Path]], tmp_path: Path
+) -> None:
+    greys = [read(path) for path in wrists[0][:6]]
+    held = [*greys]
+    for turned in copies.orientations(greys[2]):
+        height, width = turned.shape
+        small = Image.fromarray(np.ascontiguousarray(turned)).resize((width // 2, height // 2))
+        small.save(tmp_path / "a.jpg", quality=60)
+        held.append(read(tmp_path / "a.jpg"))
+    found = copies.groups(np.stack([square(image, 48) for image in held]))
+    assert found.tolist() == [0, 1, 2, 3, 4, 5] + [2] * 8
+    blank = np.zeros((2, 32, 32), np.uint8)
+    assert copies.groups(blank).tolist() == [0, 1]  # nothing to tell them by
+
+
+def test_eight_orientations_are_all_there_are() -> None:
+    image = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    digests = {copies.digest(np.ascontiguousarray(o)) for o in copies.orientations(image)}
+    assert len(digests) == 8
+    assert digests == {copies.digest(o) for o in copies.orientations(image[::-1].T)}
+
+
+def test_an_external_set_is_counted_by_picture_and_by_image(
+    run: Run, outside: Path, release: Path
+) -> None:
+    ran = run("evaluate", f"--release={release}", f"--data={outside}", "--layout=folders", "--json")
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert (told["images"], told["studies"], told["copies"]) == (16, 8, 8)
+    assert told["by_image"]["auc"]["low"] <= told["by_image"]["auc"]["value"]
+    assert told["auc"]["low"] <= told["auc"]["value"] <= told["auc"]["high"]
+    assert told["trained_on"] == []  # published valid is not trained on
+
+
+def test_pictures_that_it_was_trained_on_are_told_turned_ones_too(
+    run: Run, outside: Path, release: Path, phantoms: Path
+) -> None:
+    trained = read(next(phantoms.glob("train/XR_WRIST/*/*_positive/image1.png")))
+    mirrored = outside / "test" / "fractured" / "known.png"
+    Image.fromarray(np.rot90(trained)[:, ::-1].copy()).save(mirrored)
+    ran = run("evaluate", f"--release={release}", f"--data={outside}", "--layout=folders")
+    assert "warning: the release was trained on 1 of these pictures" in ran.out
+    assert "(test/fractured/known.png)" in ran.out
+    assert "17 images of 9 pictures; 8 are copies of another" in ran.out
+
+
+def test_a_picture_under_both_labels_is_left_out_by_name(
+    outside: Path, release: Path, tmp_path: Path
+) -> None:
+    content = (outside / "train/fractured/0.png").read_bytes()
+    (outside / "test/not fractured/again.png").write_bytes(content)
+    found = external.measure(bundle.load(release, CPU), outside, tmp_path / "cache")
+    assert [f.path for f in found.left_out] == [
+        "test/fractured/0-turned.png", "test/not fractured/again.png", "train/fractured/0.png",
+    ]  # fmt: skip
+    assert found.measured.images == 14
+
+
+def test_layouts_that_are_none_are_refused(outside: Path, tmp_path: Path) -> None:
+    assert len(from_folders(outside / "train", "XR_A").frame) == 8  # without parts
+    (outside / "train" / "unsure").mkdir()
+    with pytest.raises(InputError, match="unsure: names no label; a folder is one of not frac"):
+        from_folders(outside, "XR_A")
+    (tmp_path / "one" / "fractured").mkdir(parents=True)
+    with pytest.raises(InputError, match="0 images, and not of both labels"):
+        from_folders(tmp_path / "one", "XR_A")
+    with pytest.raises(InputError, match="no such folder"):
+        from_folders(tmp_path / "none", "XR_A")
+
+
+def test_a_release_without_the_list_says_that_it_does_not_know(
+    outside: Path, release: Path, tmp_path: Path
+) -> None:
+    opened = bundle.load(release, CPU)
+    (release / external.TRAINED_ON).unlink()
+    found = external.measure(opened, outside, tmp_path / "cache")
+    assert found.seen is None
+    assert "is not known" in found.describe()
