@@ -106,7 +106,7 @@ def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
     """The best finished trial, by its confirmation where there is one.
 
     Raises:
-        InputError: no trial has finished.
+        InputError: no trial has finished, or something else made the study.
     """
     trials = study.get_trials(deepcopy=False)
     finished = {t.number: t for t in trials if t.state == TrialState.COMPLETE}
@@ -115,8 +115,12 @@ def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
         raise InputError(
             f"study {name}: no finished trial among {len(trials)}; run 'make tune AREA={name}'"
         )
-    comparable = facts(study)[COMPARABLE]
-    resolved = config.from_dict(facts(study)[CONFIG], f"study {name}")
+    stored = facts(study)
+    if COMPARABLE not in stored:
+        raise InputError(f"study {name}: another program, or an early version of this one, made "
+                         "it; tune again in a database of its own with --storage FILE")  # fmt: skip
+    comparable = stored[COMPARABLE]
+    resolved = config.from_dict(stored[CONFIG], f"study {name}")
     task = task_of(resolved.task, resolved.recipe.monitor)
     again = _again(confirming, resolved.budget.confirm.seeds)
     confirmed = tuple(

@@ -287,6 +287,10 @@ def test_a_study_that_something_else_made_is_left_alone(prepared: Prepared, url:
     optuna.create_study(storage=storage, study_name="s", direction="minimize")
     with pytest.raises(InputError, match="made by something else"):
         tune(study_of(), prepared, url)
+    study = optuna.create_study(storage=storage, study_name="theirs", direction="maximize")
+    study.optimize(lambda trial: 0.5, n_trials=1)
+    with pytest.raises(InputError, match="study theirs: another program"):
+        results.best_in(url, "theirs")
 
 
 def test_the_search_never_reads_test(prepared: Prepared, url: str, tmp_path: Path) -> None:
