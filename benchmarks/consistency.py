@@ -21,7 +21,7 @@ from mura_tune.data import phantom
 from mura_tune.data.dataset import open_dataset
 from mura_tune.data.prepare import prepare
 from mura_tune.learning import consistency
-from mura_tune.learning.batches import Split, normalise, split_of, to_float
+from mura_tune.learning.batches import Split, split_of, to_input
 from mura_tune.learning.metrics import auc
 from mura_tune.learning.models import Network, build
 from mura_tune.learning.tasks import ABNORMALITY, study_scores
@@ -37,7 +37,7 @@ WHAT = ("correlation of maps", "disagreement", "AUC, test", "seconds an epoch")
 def agreement(net: Network, part: Split) -> tuple[float, ...]:
     """Correlation of the maps of views as they are and turned, and `compare`: means over angles."""
     net.eval()
-    x, found = normalise(to_float(part.pixels[:], CPU)), []
+    x, found = to_input(part.pixels[:], CPU), []
     here = consistency.class_maps(net, consistency.feature_map(net, x))
     for degrees in ANGLES:
         turn = torch.full((len(x),), math.radians(degrees))

@@ -20,7 +20,7 @@ from mura_tune import config
 from mura_tune.data import phantom
 from mura_tune.data.dataset import open_dataset
 from mura_tune.data.prepare import prepare
-from mura_tune.learning.batches import Split, normalise, split_of, to_float
+from mura_tune.learning.batches import Split, split_of, to_input
 from mura_tune.learning.gradcam import gradcam
 from mura_tune.learning.models import Network, build
 from mura_tune.learning.tasks import ABNORMALITY
@@ -55,7 +55,7 @@ def boxes(root: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 def ratios(net: Network, split: Split, rows: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
     """Share of the maps' top tenth inside the boxes over chance: of their own view, of others'."""
-    x_nchw = normalise(to_float(split.pixels[torch.from_numpy(rows)], CPU))
+    x_nchw = to_input(split.pixels[torch.from_numpy(rows)], CPU)
     cams = gradcam(net, x_nchw).numpy().reshape(len(rows), -1)
     flat, kept = masks.reshape(len(rows), -1), SIZE * SIZE // 10
     inside = np.zeros((len(rows), len(rows)))  # map i, box j

@@ -22,7 +22,7 @@ from measure import arguments, interleaved, opened, ratio, spread
 from search import parts, phantom_data
 
 from mura_tune.data.images import read, square
-from mura_tune.learning.batches import normalise, split_of, to_float
+from mura_tune.learning.batches import split_of, to_input
 from mura_tune.learning.models import build
 from mura_tune.learning.training import predict
 from mura_tune.reading.batch import answer_all
@@ -53,7 +53,7 @@ def main() -> None:
             for study in dict.fromkeys(part.studies):
                 views = [f for f, s in zip(part.files, part.studies, strict=True) if s == study]
                 pixels = torch.from_numpy(np.stack([square(read(view), size) for view in views]))
-                net(normalise(to_float(pixels, CPU)))
+                net(to_input(pixels, CPU))
 
         def ms(run: Callable[[], object]) -> float:
             started = time.perf_counter()

@@ -77,6 +77,6 @@ def cache(
 ) -> None:
     """Decode an area's images once, at the size its study trains on. `tune` does it by itself."""
     prepared = prepared_of(area, study_of(area, overrides), data, runs, strict)
-    n, side = prepared.pixels.shape[:2]
+    n, side = len(prepared.frame), prepared.pixels.shape[1]
     plain = {"area": area, "images": n, "size": side, "left_out": len(prepared.left_out)}
     console.report(as_json, lambda: plain, lambda: f"{area}: {n} images at {side} px are cached")

@@ -21,9 +21,9 @@ class Prepared:
     """The views of one area.
 
     Attributes:
-        pixels: (N, S, S) uint8, read from the cache as needed.
-        frame: a row a view: path, area, patient, study, label, split (as published), part, and
-            pixel_sha of the picture as it was decoded.
+        pixels: (M, S, S) uint8, all of the cache, read as needed.
+        frame: a row a view: path, area, patient, study, label, split (as published), part,
+            pixel_sha of the picture as it was decoded, and `row`, where it lies in `pixels`.
         left_out: what was not used, and why.
         fingerprint: changes with any image, label or published split.
         split_hash: changes when any study changes its part.
@@ -84,15 +84,16 @@ def prepare(
     parts = splits.assign(dataset.frame, holdout.dev, holdout.seed)
     part_of = dict(zip(dataset.frame["path"], parts, strict=True))
     frame = cached.frame.assign(
-        part=cached.frame["path"].map(part_of), pixel_sha=list(cached.pixel_sha)
-    )
+        part=cached.frame["path"].map(part_of), pixel_sha=list(cached.pixel_sha),
+        row=np.arange(len(cached.frame)),
+    )  # fmt: skip
     copies = splits.leaks(frame, cached.pixel_sha)
     keep = ~frame["path"].isin([finding.path for finding in copies]).to_numpy()
     kept = frame[keep].reset_index(drop=True)
     splits.check_classes(kept, "part", area)
     return Prepared(
         area=area,
-        pixels=cached.pixels if keep.all() else cached.pixels[keep],
+        pixels=cached.pixels,
         frame=kept,
         left_out=(*cached.left_out, *copies),
         fingerprint=cached.fingerprint,

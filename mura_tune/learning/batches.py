@@ -133,8 +133,8 @@ def split_of(
         budget: bytes of pixels that may lie on `device`; a larger part stays in the cache's file
             and is streamed. None takes what `device.room` finds.
     """
-    rows = prepared.rows(part)
-    frame = prepared.frame.iloc[rows]
+    frame = prepared.frame.iloc[prepared.rows(part)]
+    rows = frame["row"].to_numpy()
     pixels: Tensor | OnDisk = OnDisk(prepared.pixels, rows)
     if len(rows) * prepared.pixels[0].size <= (room(device) if budget is None else budget):
         pixels = torch.from_numpy(prepared.pixels[rows]).to(device)
@@ -151,13 +151,8 @@ def split_of(
     )
 
 
-def to_float(pixels_nhw: Tensor, device: torch.device) -> Tensor:
-    """uint8 (N, S, S) as float32 (N, 1, S, S) in [0, 1] on `device`."""
-    return pixels_nhw.to(device).float().div_(255).unsqueeze_(1)
-
-
 def to_input(pixels_nhw: Tensor, device: torch.device) -> Tensor:
-    """uint8 (N, S, S) as (N, 1, S, S) on the networks' input scale: `to_float`, `normalise`."""
+    """uint8 (N, S, S) as float32 (N, 1, S, S) on the networks' input scale."""
     pixels_nhw = pixels_nhw.to(device)
     out = torch.empty(pixels_nhw.shape, device=device)
     at_once = len(out) if out.is_cuda else IN_CACHE
@@ -165,15 +160,6 @@ def to_input(pixels_nhw: Tensor, device: torch.device) -> Tensor:
     for part, pixels in zip(*parts, strict=True):
         torch.sub(pixels, 255 * MEAN, out=part).mul_(1 / (255 * STD))
     return out.unsqueeze_(1)
-
-
-def normalise(x_nchw: Tensor) -> Tensor:
-    """[0, 1] to the networks' input scale."""
-    return _normalise_(x_nchw.clone())
-
-
-def _normalise_(x_nchw: Tensor) -> Tensor:
-    return x_nchw.sub_(MEAN).div_(STD)  # in place: at 224 px memory's speed bounds the data path
 
 
 def training_batches(
@@ -195,7 +181,7 @@ def training_batches(
     rows_n = torch.from_numpy(order.rows).to(device)
     parts = (torch.split(u_nd, sizes), torch.split(rows_n, sizes))
     for pixels, u, rows in zip(_pixels(split, batches, device), *parts, strict=True):
-        yield _normalise_(augment(pixels.to(device), u, strength)), rows
+        yield augment(pixels.to(device), u, strength).sub_(MEAN).div_(STD), rows
 
 
 def plain_batches(split: Split, size: int, device: torch.device) -> Iterator[Tensor]:

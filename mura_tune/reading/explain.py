@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mura_tune.data.images import read, square
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.batches import to_input
 from mura_tune.learning.gradcam import Faith, faith, gradcam
 from mura_tune.reading.predict import Prediction, Predictor
 from mura_tune.release.overlay import COLOURS, overlay
@@ -112,7 +112,7 @@ def explain(predictor: Predictor, images: Sequence[Path], *, deletion: bool = Fa
     for path, (_, probability) in zip(images, answer.views, strict=True):
         pixels = read(path)
         small = torch.from_numpy(square(pixels, size))[None]
-        x_1chw = normalise(to_float(small, predictor.device))
+        x_1chw = to_input(small, predictor.device)
         cam_hw = gradcam(net, x_1chw)[0]
         doubt = (
             faith(net, x_1chw, cam_hw, calibration.temperature, calibration.offset)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mura_tune.areas import ROUTER
 from mura_tune.data.images import read, square
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.batches import to_input
 from mura_tune.learning.metrics import sigmoid
 from mura_tune.learning.tasks import PART
 from mura_tune.release import bundle, foreign
@@ -97,7 +97,7 @@ class Predictor:
     @torch.inference_mode()
     def logits(self, pixels_nss: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The logit of *abnormal* of each view, (N,), uncalibrated."""
-        x_nchw = normalise(to_float(torch.from_numpy(pixels_nss), self.device))
+        x_nchw = to_input(torch.from_numpy(pixels_nss), self.device)
         found: NDArray[np.float32] = self.bundle.net(x_nchw)[:, 0].float().cpu().numpy()
         return found
 

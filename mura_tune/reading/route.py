@@ -12,7 +12,7 @@ import torch
 
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.batches import to_input
 from mura_tune.learning.parts import softmax
 from mura_tune.learning.tasks import PART
 from mura_tune.reading.predict import Prediction, Predictor, pixels_of
@@ -72,7 +72,7 @@ class Router:
     def study(self, images: Sequence[Path]) -> Route:
         """The area of one study from the files of its views; UnreadableImage as `Predictor`."""
         pixels = pixels_of(images, self.bundle.manifest["preprocessing"]["size"])
-        x_nchw = normalise(to_float(torch.from_numpy(pixels), self.device))
+        x_nchw = to_input(torch.from_numpy(pixels), self.device)
         logits_nk = self.bundle.net(x_nchw).double().cpu().numpy()
         areas, temperature = self.bundle.manifest["areas"], self.routing.temperature
         (mean_k,) = softmax(logits_nk.mean(0, keepdims=True), temperature)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import Split, normalise, to_float
+from mura_tune.learning.batches import Split, to_input
 from mura_tune.learning.ensemble import Model
 from mura_tune.learning.gradcam import gradcam
 from mura_tune.release.evaluate import Measured
@@ -80,7 +80,7 @@ def _pair(net: Model, split: Split, index: int, score: float) -> str:
     pixels = pixels_1ss[0].cpu().numpy()
     shown = [pixels]
     try:
-        x_1chw = normalise(to_float(pixels_1ss, next(net.parameters()).device))
+        x_1chw = to_input(pixels_1ss, next(net.parameters()).device)
         shown.append(overlay(pixels, gradcam(net, x_1chw)[0].cpu().numpy()))
     except InputError:  # a network without a map: the view alone
         pass

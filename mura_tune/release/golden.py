@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.batches import to_input
 from mura_tune.learning.ensemble import Model
 
 TOLERANCE = 1e-4  # of a logit, and of its size where that is above 1: what rounding may differ by
@@ -20,7 +20,7 @@ def answer(net: Model, size: int) -> list[list[float]]:
     """The logits (3, K) of `_question`, by a copy of `net` on the CPU."""
     reader = copy.deepcopy(net).cpu().eval()
     with torch.inference_mode():
-        logits: Tensor = reader(normalise(to_float(_question(size), torch.device("cpu"))))
+        logits: Tensor = reader(to_input(_question(size), torch.device("cpu")))
     return [[float(value) for value in row] for row in logits]
 
 

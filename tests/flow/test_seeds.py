@@ -12,7 +12,7 @@ from conftest import CPU, TINY, Ran
 
 from mura_tune.data.images import read, square
 from mura_tune.learning import training
-from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.batches import to_input
 from mura_tune.learning.ensemble import Ensemble
 from mura_tune.learning.gradcam import gradcam
 from mura_tune.release import bundle
@@ -65,7 +65,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
     assert "The mean of the logits of 2 `cnn` networks" in (release / bundle.CARD).read_text()
 
     image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
-    x_1chw = normalise(to_float(torch.from_numpy(square(read(image), 32))[None], CPU))
+    x_1chw = to_input(torch.from_numpy(square(read(image), 32))[None], CPU)
     assert isinstance(loaded.net, Ensemble)
     with torch.inference_mode():
         logits = [float(member(x_1chw)) for member in loaded.net.members]

@@ -9,7 +9,7 @@ from test_training import DEV, TRAIN, recipe, split
 
 from mura_tune.errors import InputError
 from mura_tune.learning import consistency
-from mura_tune.learning.batches import normalise, to_float
+from mura_tune.learning.batches import to_input
 from mura_tune.learning.models import build
 from mura_tune.learning.prefix import Store
 from mura_tune.learning.sources import Features
@@ -17,7 +17,7 @@ from mura_tune.learning.tasks import ABNORMALITY
 from mura_tune.learning.training import fit
 
 CPU = torch.device("cpu")
-X = normalise(to_float(split(6, side=96).pixels, CPU))
+X = to_input(split(6, side=96).pixels, CPU)
 
 
 def turn(degrees: float, flip: float = 1.0) -> torch.Tensor:
@@ -70,7 +70,9 @@ def test_turning_moves_the_picture_and_the_transpose_moves_it_back() -> None:
 
 def test_what_comes_in_from_outside_is_black() -> None:
     moved = consistency.move(
-        normalise(torch.ones(1, 1, 32, 32)), turn(30), outside=consistency.BLACK
+        to_input(torch.full((1, 32, 32), 255, dtype=torch.uint8), CPU),
+        turn(30),
+        outside=consistency.BLACK,
     )
     assert moved[0, 0, 0, 0] == pytest.approx(consistency.BLACK)
     assert moved[0, 0, 16, 16] == pytest.approx((1 - 0.449) / 0.226, rel=1e-4)
@@ -102,7 +104,7 @@ def test_a_map_that_turns_with_its_view_agrees_and_one_that_stays_does_not() -> 
 def test_it_makes_maps_agree() -> None:
     given = {"size": 96, "head.epochs": 0, "finetune.epochs": 3, "finetune.lr": 3e-3}
     train, dev = split(48, side=96), split(24, "dev", 1, side=96)
-    x = normalise(to_float(dev.pixels, CPU))
+    x = to_input(dev.pixels, CPU)
     moves = turn(20).expand(len(x), 2, 2)
     ends = []
     for weight in (0.0, 2.0):
