@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from mura_tune.learning.augment import VIEWS
 from mura_tune.learning.batches import Split, plain_batches, training_batches
-from mura_tune.learning.device import precision
+from mura_tune.learning.device import evaluation_batch, precision
 from mura_tune.learning.models import Network, Step, run
 from mura_tune.learning.prefix import Store
 from mura_tune.learning.sampling import in_batches, order_of
 from mura_tune.recipe import Recipe
 
-EVALUATION_BATCH = 128
 SHARED_DEPTHS = (0, 1)  # deeper ones save half as much for 20 GB an area (FACTS, section 5)
 
 
@@ -53,7 +52,7 @@ def pixels(net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -
             train, size=recipe.batch, seed=recipe.seed, epoch=epoch, strength=recipe.augment,
             device=device, sampling=recipe.sampling,
         ),
-        dev=lambda: plain_batches(dev, EVALUATION_BATCH, device),
+        dev=lambda: plain_batches(dev, evaluation_batch(device), device),
     )  # fmt: skip
 
 
@@ -123,7 +122,8 @@ class Features:
             "views": VIEWS, "precision": str(precision(device)).removeprefix("torch."),
             "device": _device_name(device), "torch": torch.__version__, "timm": timm.__version__,
         }  # fmt: skip
-        of_dev = about | {"pixels": dev.fingerprint, "batch": EVALUATION_BATCH}
+        at_once = evaluation_batch(device)
+        of_dev = about | {"pixels": dev.fingerprint, "batch": at_once}
         of_train = about | {
             "pixels": train.fingerprint, "batch": recipe.batch, "seed": recipe.seed,
             "strength": recipe.augment, "sampling": recipe.sampling,
@@ -143,9 +143,7 @@ class Features:
             return zip(kept, torch.split(order, sizes), strict=True)
 
         def dev_batches() -> Iterator[Tensor]:
-            sizes = [
-                min(EVALUATION_BATCH, len(dev) - i) for i in range(0, len(dev), EVALUATION_BATCH)
-            ]
+            sizes = [min(at_once, len(dev) - i) for i in range(0, len(dev), at_once)]
             return self.store.batches(of_dev, sizes, device, lambda: features(plain.dev()))
 
         return Feed(cut.rest, train_batches, dev_batches)

@@ -14,6 +14,7 @@ from mura_tune.errors import Diverged
 from mura_tune.learning import optim
 from mura_tune.learning.batches import Split, plain_batches
 from mura_tune.learning.consistency import consistent, require_map
+from mura_tune.learning.device import evaluation_batch
 from mura_tune.learning.losses import Loss
 from mura_tune.learning.memory import (
     Epoch,
@@ -25,7 +26,7 @@ from mura_tune.learning.memory import (
     set_generators,
 )
 from mura_tune.learning.models import Network
-from mura_tune.learning.sources import EVALUATION_BATCH, Feed, Source, pixels
+from mura_tune.learning.sources import Feed, Source, pixels
 from mura_tune.learning.tasks import Task
 from mura_tune.recipe import Phase, Recipe
 
@@ -128,7 +129,7 @@ def fit(
 def predict(net: nn.Module, split: Split) -> Tensor:
     """Logits (N, K), float32, in the split's order; nothing is augmented."""
     device = next(net.parameters()).device
-    return _logits(net, net, plain_batches(split, EVALUATION_BATCH, device))
+    return _logits(net, net, plain_batches(split, evaluation_batch(device), device))
 
 
 @torch.inference_mode()

@@ -11,9 +11,10 @@ from torch import nn
 
 from mura_tune.config import load
 from mura_tune.learning.batches import Split
+from mura_tune.learning.device import evaluation_batch
 from mura_tune.learning.models import Network, build
 from mura_tune.learning.prefix import Store
-from mura_tune.learning.sources import EVALUATION_BATCH, Features, halves, pixels
+from mura_tune.learning.sources import Features, halves, pixels
 from mura_tune.learning.tasks import ABNORMALITY
 from mura_tune.learning.training import Fit, fit
 from mura_tune.recipe import Recipe, apply
@@ -39,7 +40,7 @@ def split(n: int, name: str, seed: int) -> Split:
 
 
 # Sizes that divide unevenly: batches of 9 and 8, and a second evaluation batch.
-TRAIN, DEV = split(34, "train", 0), split(EVALUATION_BATCH + 6, "dev", 1)
+TRAIN, DEV = split(34, "train", 0), split(evaluation_batch(CPU) + 6, "dev", 1)
 
 
 def network(given: Recipe) -> Network:
