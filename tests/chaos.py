@@ -21,19 +21,23 @@ from pathlib import Path
 
 import optuna
 import postgres
-from commands import Command, Launch, Shell, command_line, hit
+from commands import Command, Launch, Shell, command_line, hit, start_together
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune import config
 from mura_tune.data import phantom
+from mura_tune.data.dataset import open_dataset
+from mura_tune.data.prepare import prepare
 from mura_tune.tuning.plans import confirm_slots
 from mura_tune.tuning.results import CONFIRMS, counts
+from mura_tune.tuning.search import Job
 from mura_tune.tuning.slots import DONE, slot_of, was_cut
 from mura_tune.tuning.storage import open_storage, url_of
 from mura_tune.tuning.stored import CONFIG, has_recipe
 
 STUDY = "XR_WRIST"
+KINDS = ("SQLite", "PostgreSQL")
 # A trial of a second or so: short enough for 24 of them, long enough to be hit.
 SETS = [
     f"--set={item}"
@@ -181,20 +185,27 @@ def _kill_one(command: Command, dice: random.Random) -> int:
     return 0
 
 
-def crowd(number: int, args: Sequence[str], url: str, folder: Path, trials: int) -> list[str]:
-    """What is wrong after so many `mura ARGS` were started at once on a new database."""
-    together = [Shell(args, folder / f"log-{n}") for n in range(number)]
-    try:
-        codes = [command.wait(PATIENCE) for command in together]
-    finally:
-        for command in together:
-            command.end()
-    wrong = [f"exit code {code}: {command.log.read_text()[-500:]}"
-             for code, command in zip(codes, together, strict=True) if code]  # fmt: skip
-    with opened(url) as storage:
-        names = {study.study_name for study in storage.get_all_studies()}
-    wrong += [f"studies {names}"] if names != {STUDY, STUDY + CONFIRMS} else []
-    return wrong + amiss(url, trials)
+def crowd(number: int, job: Job, urls: Sequence[str]) -> dict[str, list[str]]:
+    """What is wrong after so many processes opened each new database at one moment and searched."""
+    codes = start_together(number, job, urls, PATIENCE)
+    wrong = {}
+    for url in urls:
+        with opened(url) as storage:
+            names = {study.study_name for study in storage.get_all_studies()}
+            number_of_trials = len(trials_of(storage, job.name))
+        wrong[url] = [f"studies {names}"] if names != {job.name} else []
+        if number_of_trials != job.study.budget.trials:
+            wrong[url].append(f"{number_of_trials} trials")
+        wrong[url] += [f"exit code {code}" for code in codes if code != 0]
+        wrong[url] += amiss(url, job.study.budget.trials, job.name)
+    return wrong
+
+
+def small(*sets: str) -> config.StudyConfig:
+    """A search of two trials that take a fraction of a second."""
+    return config.load(STUDY, ["arch=cnn", "size=32", "pretrained=none", "head.epochs=0",
+                               "finetune.epochs=1", "batch=16", "split.dev=0.3", "split.seed=1",
+                               "budget.trials=2", "budget.confirm.top=0", *sets])  # fmt: skip
 
 
 def arguments(
@@ -234,16 +245,18 @@ def main() -> None:
                       f"{found.seconds:.0f}", _words(found.search), _words(found.confirmation),
                       *found.wrong)  # fmt: skip
                 wrong += found.wrong
-            print(f"\n{asked.starts} commands started at once, on a database that none has seen\n")
-            _line("storage", "time", "", "", "seconds", "what is wrong")
-            for number, kind in _each(asked.crowds):
-                runs, url = _place(folder, f"crowd-{kind}-{number}", kind, server)
-                args = arguments(url, folder / "phantoms", runs, 8, 1)
-                began = time.monotonic()
-                amiss_now = crowd(asked.starts, args, url, runs, 8)
-                _line(kind, number, "", "", f"{time.monotonic() - began:.0f}",
-                      *(amiss_now or ["nothing: one study, 8 trials"]))  # fmt: skip
-                wrong += amiss_now
+            dataset = open_dataset(folder / "phantoms")
+            prepared = prepare(dataset, STUDY, 32, small().split, folder / "cache")
+            job = Job(STUDY, small(), prepared)
+            print(f"\n{asked.starts} processes at one moment on a database that none has seen, "
+                  f"{asked.crowds} times\n")  # fmt: skip
+            for kind in KINDS:
+                places = [_place(folder, f"crowd-{kind}-{n}", kind, server)
+                          for n in range(asked.crowds)]  # fmt: skip
+                crowded = crowd(asked.starts, job, [url for _, url in places])
+                told = [line for lines in crowded.values() for line in lines]
+                print(f"{kind:10}  " + ("; ".join(told) or "each time one study, two trials"))
+                wrong += told
     finally:
         shutil.rmtree(folder)
     print("\nSomething is wrong." if wrong else
@@ -254,7 +267,7 @@ def main() -> None:
 
 
 def _each(number: int) -> list[tuple[int, str]]:
-    return [(n, kind) for n in range(number) for kind in ("SQLite", "PostgreSQL")]
+    return [(n, kind) for n in range(number) for kind in KINDS]
 
 
 def _place(folder: Path, name: str, kind: str, server: postgres.Server) -> tuple[Path, str]:

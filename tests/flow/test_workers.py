@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import chaos
-import optuna
 import pytest
 import sqlalchemy
 import torch
-from chaos import LEAVES_WITHIN, STUDY, amiss, opened, trials_of
-from commands import Forked, Shell, command_line, hit, start_together, until
+from chaos import LEAVES_WITHIN, STUDY, amiss, opened, small, trials_of
+from commands import Forked, Shell, command_line, hit, until
 from conftest import CPU, TINY, Ran
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from mura_tune import config
 from mura_tune.data.dataset import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.learning.training import fit
@@ -91,23 +89,12 @@ def prepared(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepar
     return prepare(open_dataset(phantoms), STUDY, 32, small().split, cache)
 
 
-def small(*more: str) -> config.StudyConfig:
-    return config.load(STUDY, ["arch=cnn", "size=32", "pretrained=none", "head.epochs=0",
-                               "finetune.epochs=1", "batch=16", "split.dev=0.3", "split.seed=1",
-                               "budget.trials=2", "budget.confirm.top=0", *more])  # fmt: skip
-
-
 def test_sixteen_first_starts_make_one_study(
     new_storage: Callable[[], str], prepared: Prepared
 ) -> None:
     urls = [new_storage() for _ in range(2)]
-    ended = start_together(SIMULTANEOUS, Job(STUDY, small(), prepared), urls, SLOW)
-    assert ended == [0] * SIMULTANEOUS
-    for url in urls:
-        with opened(url) as storage:
-            assert optuna.get_all_study_names(storage) == [STUDY]
-        assert amiss(url, 2) == []
-        assert len(trials(url)) == 2
+    found = chaos.crowd(SIMULTANEOUS, Job(STUDY, small(), prepared), urls)
+    assert found == {url: [] for url in urls}
 
 
 def test_eight_workers_and_a_dashboard_that_polls_do_not_lock_each_other_out(
