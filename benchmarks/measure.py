@@ -48,7 +48,7 @@ class Tee:
     """Standard output that is kept in a file as well."""
 
     def __init__(self, path: Path) -> None:
-        self.file, self.stdout = path.open("w", encoding="utf-8"), sys.stdout
+        self.file, self.stdout = path.open("w", encoding="utf-8", buffering=1), sys.stdout
 
     def write(self, text: str) -> None:
         self.stdout.write(text)
