@@ -1,6 +1,6 @@
 """Does confirming the best trials with new seeds give a better release than believing the search?
 
-Run: .venv/bin/python benchmarks/confirm.py [--seeds 5] [--trials 12] [--patients 120]. On phantom
+On phantom
 forearms, each seed is a search of its own; the recipe that its search score picks and the one that
 confirmation picks are trained to the end with the same three seeds, and measured on test. Both
 may be the same trial: then the difference is 0.
@@ -12,9 +12,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import numpy as np
-from searches import AREA, CPU, machine, phantoms, run, study, trained_start
+from searches import AREA, CPU, asked, phantoms, run, study, trained_start
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.learning.batches import split_of
@@ -41,12 +40,8 @@ def test_auc(recipe: Recipe, prepared: Prepared) -> float:
     return float(np.mean(found))
 
 
-@click.command()
-@click.option("--seeds", default=5, show_default=True)
-@click.option("--trials", default=12, show_default=True)
-@click.option("--patients", default=120, show_default=True)
-def main(seeds: int, trials: int, patients: int) -> None:
-    print(machine())
+def main() -> None:
+    seeds, trials, patients = asked(__doc__)
     print(f"{trials} trials a search, phantom forearms of {patients} patients, small CNN at 96 px")
     print("seed  picked by score: trial, its dev AUC, test   by confirmation: trial, mean, test")
     with tempfile.TemporaryDirectory() as name:

@@ -54,7 +54,7 @@ def agreement(net: Network, part: Split) -> tuple[float, ...]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, rounds=3)
     parser.add_argument("--weight", type=float, default=1.0)
     given = opened(parser)
     patients, epochs = (24, 2) if given.quick else (240, 10)

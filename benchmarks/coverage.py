@@ -1,6 +1,6 @@
 """Do 95 % intervals hold the truth 95 times in 100, when a patient has several studies and images?
 
-Run: .venv/bin/python benchmarks/coverage.py. Draws 400 test sets of two sizes from a known
+Draws 400 test sets of two sizes from a known
 population and counts how often each interval holds its value; 400 repeats know a coverage of .95
 within +-.021. `ours` is what every report shows (learning/intervals.py), `percentile` the middle of
 the same patient-cluster draws, `naive` the bootstrap of images as if each were a patient of
@@ -8,13 +8,11 @@ its own. A score is 1.6 x label + a patient's part + a study's part + a view's p
 what belongs to one patient resembles itself.
 """
 
-import os
-import platform
-import sys
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
+from measure import arguments, opened
 
 from mura_tune.learning.confusion import at_threshold, confusion
 from mura_tune.learning.metrics import (
@@ -104,8 +102,8 @@ def intervals(one: Sample, seed: int) -> dict[tuple[str, str], tuple[float, floa
     return found
 
 
-def main(repeats: int = REPEATS) -> None:
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+def main() -> None:
+    repeats = 10 if opened(arguments(__doc__)).quick else REPEATS
     known = truth(sample(np.random.default_rng(0), POPULATION))
     print("truth: " + ", ".join(f"{name} {value:.3f}" for name, value in known.items()))
     for patients in SIZES:
@@ -124,4 +122,4 @@ def main(repeats: int = REPEATS) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

@@ -83,7 +83,7 @@ def wait(device: torch.device) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, rounds=3)
     parser.add_argument("--case", choices=[*CASES, "all"], help="cnn and resnet18 if not given")
     given = opened(parser)
     chosen = {"all": list(CASES), None: ["cnn", "resnet18"]}.get(given.case, [given.case])

@@ -1,19 +1,20 @@
 """Do heatmaps point at the lesion? Phantoms have a box around each one.
 
-Run: .venv/bin/python benchmarks/explain.py. Draws phantom wrists, trains the small network, and
+Draws phantom wrists, trains the small network, and
 takes the top tenth of each map of an abnormal test view: which share of it lies in the lesion's
 box, over the share of the whole view that the box takes (1 = chance)? Beside it the same maps
 against the boxes of other views, which credits a map for nothing but the usual place, and
 networks with random weights.
 """
 
-import os
-import platform
+from __future__ import annotations
+
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from measure import arguments, opened
 from PIL import Image
 
 from mura_tune import config
@@ -27,11 +28,11 @@ from mura_tune.learning.tasks import ABNORMALITY
 from mura_tune.learning.training import fit, predict
 from mura_tune.recipe import apply
 
-AREA, PATIENTS, SIZE, RANDOM = "XR_WRIST", 300, 128, 10
+AREA, PATIENTS, EPOCHS, SIZE, RANDOM = "XR_WRIST", 300, 16, 128, 10
 CPU = torch.device("cpu")
 RECIPE = {
-    "arch": "cnn", "size": SIZE, "pretrained": "none", "head.epochs": 0, "finetune.epochs": 16,
-    "finetune.depth": 5, "finetune.lr": 4.5e-4, "augment": 0.25,
+    "arch": "cnn", "size": SIZE, "pretrained": "none", "head.epochs": 0, "finetune.depth": 5,
+    "finetune.lr": 4.5e-4, "augment": 0.25,
 }  # fmt: skip
 
 
@@ -68,16 +69,16 @@ def ratios(net: Network, split: Split, rows: np.ndarray, masks: np.ndarray) -> t
 
 
 def main() -> None:
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-          f"torch {torch.__version__}")  # fmt: skip
+    quick = opened(arguments(__doc__)).quick
+    patients, epochs = (40, 1) if quick else (PATIENTS, EPOCHS)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "phantom"
-        phantom.write(root, areas=(AREA,), patients=PATIENTS, size=256)
+        phantom.write(root, areas=(AREA,), patients=patients, size=256)
         study = config.load(AREA)
         prepared = prepare(open_dataset(root), AREA, SIZE, study.split, Path(folder) / "cache")
         train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))
         rows, masks = boxes(root, test)
-        recipe = apply(study.recipe, RECIPE, "benchmark")
+        recipe = apply(study.recipe, RECIPE | {"finetune.epochs": epochs}, "benchmark")
         net = build("cnn", seed=recipe.seed)
         best = fit(net, train, dev, recipe, ABNORMALITY).best
         score = ABNORMALITY.score(predict(net, test), test)

@@ -152,7 +152,7 @@ def shared(
 
 
 def main() -> None:
-    given = opened(arguments(__doc__))
+    given = opened(arguments(__doc__, rounds=3))
     device = device_of("auto")
     gpu = device.type == "cuda" and not given.quick
     if device.type != "cuda":

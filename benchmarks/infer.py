@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
-    given = opened(arguments(__doc__))
+    given = opened(arguments(__doc__, rounds=3))
     arch, size, patients = ("cnn", 64, 12) if given.quick else ("resnet18", 224, 60)
     with tempfile.TemporaryDirectory() as folder:
         data = phantom_data(Path(folder) / "phantoms", patients)

@@ -16,13 +16,14 @@ REPO = Path(__file__).parents[1]
 REAL = REPO.parent / "shared" / "real-xrays"
 
 
-def arguments(doc: str | None, rounds: int = 3) -> argparse.ArgumentParser:
-    """`--quick` for a toy size that takes seconds, `--rounds`, `--out` to keep what is printed."""
+def arguments(doc: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
+    """`--quick` for a toy size, `--out` to keep what is printed, `--rounds` where there are any."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="toy size, one round: does it run?")
-    parser.add_argument("--rounds", type=int, default=rounds)
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--out", type=Path, help="write what is printed to this file too")
     return parser
 
@@ -87,11 +88,16 @@ def machine() -> str:
 def interleaved(
     rounds: int, contenders: Mapping[str, Callable[[], float]]
 ) -> dict[str, list[float]]:
-    """Each contender once a round, in turn: what the machine does meanwhile meets all of them."""
+    """Each contender once a round, in turn: what the machine does meanwhile meets all of them.
+
+    A round's values are printed when it is over, so that a run that is cut off leaves what it saw.
+    """
     seen: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for number in range(rounds):
         for name, run in contenders.items():
             seen[name].append(run())
+        values = ", ".join(f"{name} {found[-1]:.4g}" for name, found in seen.items())
+        print(f"    round {number + 1}: {values}")
     return seen
 
 

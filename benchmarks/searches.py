@@ -6,12 +6,10 @@ from ImageNet: so a search over a few hundred radiographs has something to find.
 
 from __future__ import annotations
 
-import os
-import platform
 from pathlib import Path
 
-import optuna
 import torch
+from measure import arguments, opened
 from safetensors.torch import save_file
 
 from mura_tune import config
@@ -38,10 +36,14 @@ SETS = (
 )  # fmt: skip
 
 
-def machine() -> str:
-    """What ran this, in a line."""
-    return (f"{os.cpu_count()} CPU cores, {platform.machine()}, torch {torch.__version__}, "
-            f"optuna {optuna.__version__}")  # fmt: skip
+def asked(doc: str | None) -> tuple[int, int, int]:
+    """Seeds, trials a search and patients an area, from the command line."""
+    parser = arguments(doc)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--patients", type=int, default=120)
+    given = opened(parser)
+    return (1, 4, 40) if given.quick else (given.seeds, given.trials, given.patients)
 
 
 def phantoms(folder: Path, patients: int) -> dict[str, Prepared]:

@@ -1,6 +1,6 @@
 """How many trials does a sibling's winner save?
 
-Run: .venv/bin/python benchmarks/warm_start.py [--seeds 5] [--trials 12] [--patients 120]. At each
+At each
 seed phantom upper arms are searched and confirmed first; then forearms twice, without and with that
 winner as a warm start. Counted is the trial at which each first reaches the best dev study AUC
 that the search without a sibling came to; a search that never does counts as one trial
@@ -12,9 +12,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import click
 import numpy as np
-from searches import AREA, SIBLING, machine, phantoms, run, study, trained_start
+from searches import AREA, SIBLING, asked, phantoms, run, study, trained_start
 
 from mura_tune.tuning.manage import copy
 from mura_tune.tuning.storage import load_study, open_storage, url_of
@@ -32,12 +31,8 @@ def first(values: list[float], goal: float) -> int:
     return next((i for i, v in enumerate(values, 1) if v >= goal), len(values) + 1)
 
 
-@click.command()
-@click.option("--seeds", default=5, show_default=True)
-@click.option("--trials", default=12, show_default=True)
-@click.option("--patients", default=120, show_default=True)
-def main(seeds: int, trials: int, patients: int) -> None:
-    print(machine())
+def main() -> None:
+    seeds, trials, patients = asked(__doc__)
     print(f"{trials} trials a search, phantoms of {patients} patients an area, small CNN at 96 px")
     print("seed  goal (dev AUC)  trials to it: alone, warm  saved   best alone, warm")
     saved = []
