@@ -157,8 +157,9 @@ def to_input(pixels_nhw: Tensor, device: torch.device) -> Tensor:
     out = torch.empty(pixels_nhw.shape, device=device)
     at_once = len(out) if out.is_cuda else IN_CACHE
     parts = (torch.split(t, at_once) for t in (out, pixels_nhw))
+    black = torch.tensor(-MEAN / STD)
     for part, pixels in zip(*parts, strict=True):
-        torch.sub(pixels, 255 * MEAN, out=part).mul_(1 / (255 * STD))
+        torch.add(black, part.copy_(pixels), alpha=1 / (255 * STD), out=part)
     return out.unsqueeze_(1)
 
 
