@@ -36,7 +36,8 @@ root, work = Path(sys.argv[1]), Path(sys.argv[2])
 
 class Whole:  # a part is every fifth row, or the rest; copies are wanted here
     def __init__(self, cached):
-        self.pixels, self.frame = cached.pixels, cached.frame
+        self.pixels, self.areas = cached.pixels, ("XR_WRIST",)
+        self.frame = cached.frame.assign(row=range(len(cached.frame)))
     def rows(self, part):
         import numpy as np
         fifth = np.arange(len(self.frame)) % 5 == 0
