@@ -57,7 +57,11 @@ def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
     from mura_tune.errors import InputError
 
     dataset = open_dataset(data, index_only=index_only)
-    found = audit(dataset, pixels=None if index_only else scan(dataset))
+    if index_only:
+        found = audit(dataset)
+    else:
+        read = scan(dataset)
+        found = audit(dataset, pixels=read.records, near=read.near)
     console.report(as_json, found.to_json, found.summary)
     unreadable = [f for f in found.findings if f.kind == "unreadable"]
     if strict and unreadable:

@@ -1,7 +1,8 @@
 """What is wrong with a dataset, by name, and how much of what it holds."""
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,8 +11,10 @@ import pandas as pd
 
 from mura_tune.data.dataset import KINDS, Dataset, Finding
 from mura_tune.data.images import Record
+from mura_tune.data.near import NearCopy
 
 NAMED = 5  # findings of a kind that a summary names
+_Held = tuple[str, int, str, str]  # path, label, published split, patient
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,15 @@ class Audit:
                 yield f"  and {len(found) - NAMED} more"
 
 
-def audit(dataset: Dataset, *, pixels: Mapping[str, Record] | None = None) -> Audit:
+def audit(
+    dataset: Dataset, *, pixels: Mapping[str, Record] | None = None, near: Iterable[NearCopy] = ()
+) -> Audit:
     """Count the dataset and gather what is wrong with it.
 
-    `pixels` is what reading the images found, by path: `Cache.records`, or `scan.scan(dataset)`
-    where nothing is cached. With it come the unreadable images, the copies under two labels or
-    in two published splits, and the hidden files that lie among the images.
+    `pixels` is what reading the images found, by path: `Cache.records`, or those of
+    `scan.scan(dataset)` where nothing is cached. With it come the unreadable images, the copies
+    under two labels, in two published splits or under two patients, and the hidden files that lie
+    among the images. `near` are the near-copies, of which those under two patients are named.
     """
     frame = dataset.frame
     findings = list(dataset.notes)
@@ -107,6 +113,7 @@ def audit(dataset: Dataset, *, pixels: Mapping[str, Record] | None = None) -> Au
         ]
         findings += [found for found in _hidden(dataset) if found.path not in listed]
         findings += _copies(frame, pixels)
+        findings += _near(frame, pixels, near)
     return Audit(
         name=dataset.name,
         images=len(frame),
@@ -132,23 +139,45 @@ def _counts(frame: pd.DataFrame) -> Iterator[Count]:
 
 
 def _copies(frame: pd.DataFrame, pixels: Mapping[str, Record]) -> Iterator[Finding]:
-    """Yield one finding per set of equal images that has two labels, or lies in two splits."""
-    same: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
-    for path, label, split in zip(frame["path"], frame["label"], frame["split"], strict=True):
-        if path in pixels and pixels[path].pixel_sha:
-            same[pixels[path].pixel_sha].append((path, int(label), split))
-    for copies in same.values():
-        path, label, split = copies[0]
-        if other := [copy for copy in copies if copy[1] != label]:
+    """Yield one finding per set of equal images that has two labels, splits or patients."""
+    for copies in _by_pixels(frame, pixels).values():
+        path, label, split, patient = copies[0]
+        labelled, parted, named = (
+            [copy for copy in copies if copy[column] != copies[0][column]] for column in (1, 2, 3)
+        )
+        if labelled:
             words = ("normal", "abnormal")
-            detail = (
-                f"{words[label]} here, {words[1 - label]} with the same pixels as {_names(other)}"
-            )
-            yield Finding("two labels", path, detail)
-        if other := [copy for copy in copies if copy[2] != split]:
+            same = f"with the same pixels as {_names(labelled)}"
+            yield Finding("two labels", path, f"{words[label]} here, {words[1 - label]} {same}")
+        if parted:
             yield Finding(
-                "two splits", path, f"in {split}, with the same pixels as {_names(other)}"
+                "two splits", path, f"in {split}, with the same pixels as {_names(parted)}"
             )
+        if named and not labelled and not parted:
+            detail = f"of {patient} in {split}, with the same pixels as {_names(named)}"
+            yield Finding("two patients", path, detail)
+
+
+def _near(
+    frame: pd.DataFrame, pixels: Mapping[str, Record], near: Iterable[NearCopy]
+) -> Iterator[Finding]:
+    """Yield one finding per two images of different patients that are one picture."""
+    holders = _by_pixels(frame, pixels)
+    for one, other, correlation in near:
+        pairs = itertools.product(holders.get(one, ()), holders.get(other, ()))
+        if crossing := next((pair for pair in pairs if pair[0][3] != pair[1][3]), None):
+            (path, _, split, _), (copy, _, there, _) = crossing
+            detail = f"in {split}, a near-copy of {copy} in {there} (correlation {correlation:.3f})"
+            yield Finding("two patients", path, detail)
+
+
+def _by_pixels(frame: pd.DataFrame, pixels: Mapping[str, Record]) -> dict[str, list[_Held]]:
+    same: dict[str, list[_Held]] = defaultdict(list)
+    columns = (frame[name] for name in ("path", "label", "split", "patient"))
+    for path, label, split, patient in zip(*columns, strict=True):
+        if path in pixels and pixels[path].pixel_sha:
+            same[pixels[path].pixel_sha].append((path, int(label), split, patient))
+    return same
 
 
 def _hidden(dataset: Dataset) -> Iterator[Finding]:
@@ -164,7 +193,7 @@ def _hidden(dataset: Dataset) -> Iterator[Finding]:
                 yield Finding("hidden", str(folder / file.name), "a hidden file, not an image")
 
 
-def _names(copies: list[tuple[str, int, str]]) -> str:
+def _names(copies: list[_Held]) -> str:
     return ", ".join(copy[0] for copy in copies[:3]) + (", …" if len(copies) > 3 else "")
 
 

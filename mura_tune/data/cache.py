@@ -1,8 +1,9 @@
 """Decode once: one uint8 memmap per area and size, keyed by content, whole or absent.
 
-`FOLDER/AREA-SIZE/` holds `pixels-DIGEST.npy` and a `manifest.json` that is written last and says
-what each file held. A file whose size and time are unchanged is trusted; a changed one is read and
-hashed, and decoded only when its content is new. Everything else is copied from the old pixels.
+`FOLDER/AREA-SIZE/` holds `pixels-DIGEST.npy`, `copies-DIGEST.json` beside it (see `near`), and a
+`manifest.json` that is written last and says what each file held. A file whose size and time are
+unchanged is trusted; a changed one is read and hashed, and decoded only when its content is new.
+Everything else is copied from the old pixels.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.data import images
+from mura_tune.data import images, near
 from mura_tune.data.dataset import Dataset, Finding
 from mura_tune.data.images import Record
 from mura_tune.data.scan import bar, in_order
@@ -38,6 +39,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Cache:
     """The pixels (N, S, S), uint8 and read-only, of the readable images, aligned with `frame`.
 
+    They are mapped from `file`.
     `left_out` names the unreadable images, `pixel_sha` is aligned with `frame`, `records` has an
     entry for every image of the dataset. `fingerprint` is the sha256 of the sorted (path, file
     sha256, study, label, split) of the images in it: the same wherever the dataset lies.
@@ -49,6 +51,7 @@ class Cache:
     fingerprint: str
     pixel_sha: tuple[str, ...]
     records: dict[str, Record]
+    file: Path
 
     def __post_init__(self) -> None:
         if not len(self.pixels) == len(self.frame) == len(self.pixel_sha):
@@ -90,7 +93,7 @@ def build(
         raise InputError(f"size: {size} is no image size in pixels; 224 is usual")
     home = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}-{size}"
     needed = len(dataset.frame) * size * size
-    with _told(home, dataset.name, size, needed), _lock(home):
+    with told(home, dataset.name, size, needed), _lock(home):
         stored = _open(home, size)
         records = None if stored is None else _unchanged(dataset, stored)
         if records is None or stored is None:
@@ -100,7 +103,7 @@ def build(
     left_out = _judged(dataset, records, strict, limit)
     if stored is None:  # not one readable image, which only a limit of 1 or more lets pass
         raise InputError(f"{dataset.root}: no image of {dataset.name} is readable")
-    return _cache(dataset, records, left_out, stored.pixels)
+    return _cache(dataset, records, left_out, stored.pixels, home / stored.file)
 
 
 def _trusted(file: Path, record: Record | None) -> bool:
@@ -188,6 +191,7 @@ def _cache(
     records: dict[str, Record],
     left_out: tuple[Finding, ...],
     pixels: NDArray[np.uint8],
+    file: Path,
 ) -> Cache:
     kept = dataset.drop({found.path for found in left_out}).frame if left_out else dataset.frame
     columns = (kept[name] for name in ("path", "study", "label", "split"))
@@ -196,7 +200,7 @@ def _cache(
         for path, study, label, split in zip(*columns, strict=True)
     )
     pixel_sha = tuple(records[path].pixel_sha for path in kept["path"])
-    return Cache(pixels, kept, left_out, _digest(lines), pixel_sha, records)
+    return Cache(pixels, kept, left_out, _digest(lines), pixel_sha, records, file)
 
 
 def _open(home: Path, size: int) -> _Stored | None:
@@ -218,8 +222,9 @@ def _open(home: Path, size: int) -> _Stored | None:
 
 def _sweep(home: Path, stored: _Stored | None) -> None:
     """Delete what a killed build, or the build before, left; who still maps it keeps it."""
-    for file in [*home.glob("pixels-*.npy"), *home.glob("*.tmp")]:
-        if stored is None or file.name != stored.file:
+    kept = () if stored is None else (stored.file, near.file_of(stored.file))
+    for file in [*home.glob("pixels-*.npy"), *home.glob("copies-*.json"), *home.glob("*.tmp")]:
+        if file.name not in kept:
             file.unlink()
 
 
@@ -261,7 +266,7 @@ def _lock(home: Path) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def _told(home: Path, name: str, size: int, needed: int) -> Iterator[None]:
+def told(home: Path, name: str, size: int, needed: int) -> Iterator[None]:
     """Turn an OSError into one line that says how much room is needed, and where."""
     try:
         yield

@@ -1,22 +1,41 @@
-"""Which pictures are copies of one another: as they are, re-saved, turned or mirrored."""
+"""Which pictures are copies of one another: as they are, re-saved, resized, turned or mirrored."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SIDE = 16  # pixels a side of what is compared
-# Correlation from which two pictures are one. Of 344 real radiographs, copies that were turned,
-# shrunk by a third and saved as JPEG of quality 50 reach 0.9997; other patients' stay below 0.973,
-# but for three pairs at 0.996 to 0.998 that are, to the eye, one picture under two patients' names.
-ALIKE = 0.995
-_BLOCK = 512  # pictures compared at once with all others: 512 x 8 x N correlations
+from mura_tune.data import registration
+
+SIDE = 16  # pixels a side of what every picture is compared with every other at
+LIKE = 0.95  # correlation there from which a pair is looked at more closely
+CLOSER = (16, 32, 48)  # pixels a side of the closer looks: each starts where the last one ended
+# Correlation of details from which two pictures are one; fewer pixels have to agree better. Of 344
+# real radiographs at 224 px, copies that were turned, shrunk by a third and saved as JPEG of
+# quality 50 reach 0.95 and more, halved ones 0.907; different pictures 0.642 at most (0.796 at 32
+# px), the more uniform phantoms 0.872 (0.914 at 32 px). Seven pairs under two patients' names reach
+# 0.957 to 0.989: each is, to the eye, one picture, cut a little differently.
+ALIKE = 0.9
+_STRICTER = {32: 0.94}  # where the pictures have no more pixels than that
+_STRICTEST = 0.995  # below
+_BLOCK = 128  # pictures compared at once with all others: 8 x 128 x N correlations
+_PAIRS = 256  # pairs looked at more closely at once
 
 Pixels = NDArray[np.uint8]
+Progress = Callable[[int], object]
+
+
+class Pair(NamedTuple):
+    """The rows of two pictures that are one, and the correlation of their details."""
+
+    one: int
+    other: int
+    correlation: float
 
 
 def orientations(image: Pixels) -> Iterator[Pixels]:
@@ -31,15 +50,40 @@ def digest(image: Pixels) -> str:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
-def groups(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """For each of the pictures (N, S, S) the first one that it is a copy of, itself if it is none.
+def pairs(
+    pixels_nss: Pixels, rows: NDArray[np.int64], seen: Progress = lambda count: None
+) -> Iterator[Pair]:
+    """Yield every two of the pictures in `rows` that are one, whatever their way to be held.
 
-    Two pictures are copies if a turn or mirror image of one correlates with the other by ALIKE or
-    more at SIDE pixels a side; copies of copies are in one group.
+    Which pairs deserve a closer look, SIDE pixels a side tell: the correlation of one with a turn
+    or mirror image of the other is LIKE or more. Such a pair is a copy if, laid over one another
+    at more pixels, what is finer than an eighth of a side correlates by ALIKE or more. Below 32
+    pixels a side only such as agree in every detail are.
+
+    Args:
+        seen: told how many more pictures have been compared with all after them.
     """
-    small = np.stack([_small(image) for image in pixels])
+    small = _shrunk(pixels_nss, rows, SIDE)
     plain = _standard(small)
-    first = np.arange(len(small))
+    for start in range(0, len(small), _BLOCK):
+        block = small[start : start + _BLOCK]
+        held = np.stack([_standard(turned) for turned in _turned(block)])  # (8, B, SIDE²)
+        like = np.matmul(held, plain[start:].T)
+        found = np.argwhere(like.max(axis=0) >= LIKE)
+        found = found[found[:, 0] < found[:, 1]]  # each pair once
+        ways = like[:, found[:, 0], found[:, 1]].argmax(axis=0)
+        for first in range(0, len(found), _PAIRS):
+            chosen = slice(first, first + _PAIRS)
+            yield from _confirmed(pixels_nss, rows[found[chosen] + start], ways[chosen])
+        seen(len(block))
+
+
+def groups(pixels_nss: Pixels) -> NDArray[np.int64]:
+    """For each picture (N, S, S) the first one that it is a copy of, itself if it is none.
+
+    Copies of copies are in one group.
+    """
+    first = np.arange(len(pixels_nss))
 
     def root(i: int) -> int:
         while first[i] != i:
@@ -47,26 +91,56 @@ def groups(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
             i = int(first[i])
         return i
 
-    for start in range(0, len(small), _BLOCK):
-        block = small[start : start + _BLOCK]
-        held = np.stack([_standard(t) for t in _turned(block)])  # (8, B, SIDE²)
-        alike = (np.einsum("obd,nd->obn", held, plain, optimize=True) >= ALIKE).any(0)
-        for row, other in zip(*np.nonzero(alike), strict=True):
-            a, b = sorted((root(start + int(row)), root(int(other))))
-            first[b] = a
+    for pair in pairs(pixels_nss, np.arange(len(pixels_nss))):
+        a, b = sorted((root(pair.one), root(pair.other)))
+        first[b] = a
     return np.array([root(i) for i in range(len(first))], dtype=np.int64)
 
 
-def _small(image: Pixels) -> NDArray[np.float32]:
-    resized = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(resized, dtype=np.float32)
+def _confirmed(
+    pixels_nss: Pixels, rows: NDArray[np.int64], ways: NDArray[np.int64]
+) -> Iterator[Pair]:
+    """Those pairs of row numbers (K, 2), held in the given ways (K,), that closer looks confirm."""
+    maps = registration.identity(len(rows))
+    size = pixels_nss.shape[1]
+    sides = [side for side in CLOSER if side <= size] or [size]
+    for side in sides:
+        held = np.stack([*map(_held, _shrunk(pixels_nss, rows[:, 0], side), ways)])
+        others = _shrunk(pixels_nss, rows[:, 1], side)
+        maps = registration.lay(held, others, maps)
+        found = registration.agreement(held, others, maps)
+        same = found >= (_needed(side) if side == sides[-1] else ALIKE)
+        rows, ways, maps, found = rows[same], ways[same], maps[same], found[same]
+        if not len(rows):
+            return
+    for (one, other), correlation in zip(rows, found, strict=True):
+        yield Pair(int(one), int(other), float(correlation))
 
 
-def _turned(small_nss: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+def _needed(side: int) -> float:
+    return ALIKE if side == CLOSER[-1] else _STRICTER.get(side, _STRICTEST)
+
+
+def _shrunk(pixels_nss: Pixels, rows: NDArray[np.int64], side: int) -> NDArray[np.float32]:
+    """Those rows at (side, side), read one by one: the pixels may exceed memory."""
+    shrunk = np.empty((len(rows), side, side), np.float32)
+    for number, row in enumerate(rows):
+        image = Image.fromarray(np.asarray(pixels_nss[row]))
+        shrunk[number] = np.asarray(image.resize((side, side), Image.Resampling.BOX))
+    return shrunk
+
+
+def _turned(pictures_nss: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
     for quarter in range(4):
-        turned = np.rot90(small_nss, quarter, axes=(1, 2))
+        turned = np.rot90(pictures_nss, quarter, axes=(1, 2))
         yield turned
         yield turned[:, :, ::-1]
+
+
+def _held(picture: NDArray[np.float32], way: int) -> NDArray[np.float32]:
+    """One of the eight that `_turned` gives, in its order."""
+    turned = np.rot90(picture, way // 2)
+    return turned[:, ::-1] if way % 2 else turned
 
 
 def _standard(small_nss: NDArray[np.float32]) -> NDArray[np.float32]:

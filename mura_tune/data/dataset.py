@@ -14,15 +14,9 @@ from mura_tune.errors import InputError
 
 COLUMNS = ("path", "area", "patient", "study", "label", "split")
 KINDS = (
-    "unreadable",
-    "hidden",
-    "header",
-    "label conflict",
-    "unlabelled",
-    "no images",
-    "two labels",
-    "two splits",
-)
+    "unreadable", "hidden", "header", "label conflict", "unlabelled", "no images", "two labels",
+    "two splits", "two patients", "near-copy",
+)  # fmt: skip
 GET_MURA = "get MURA from https://stanfordmlgroup.github.io/competitions/mura/ or try 'make demo'"
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _WORDS = ("normal", "abnormal")

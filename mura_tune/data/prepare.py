@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mura_tune.config import Holdout
-from mura_tune.data import cache, splits
+from mura_tune.data import cache, near, splits
 from mura_tune.data.dataset import Dataset, Finding
+from mura_tune.data.near import NearCopy
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +26,16 @@ class Prepared:
         frame: a row a view: path, area, patient, study, label, split (as published), part,
             pixel_sha of the picture as it was decoded, and `row`, where it lies in `pixels`.
         left_out: what was not used, and why.
+        near: pictures of which there are near-copies.
         fingerprint: changes with any image, label or published split.
-        split_hash: changes when any study changes its part.
+        split_hash: changes when any study changes its part, and with each near-copy left out.
     """
 
     area: str
     pixels: NDArray[np.uint8]
     frame: pd.DataFrame
     left_out: tuple[Finding, ...]
+    near: tuple[NearCopy, ...]
     fingerprint: str
     split_hash: str
 
@@ -65,6 +68,11 @@ class Prepared:
         """Names of the areas that occur, sorted: one, or every area of a dataset."""
         return tuple(sorted(self.frame["area"].unique()))
 
+    @property
+    def near_copies(self) -> tuple[str, ...]:
+        """Paths of the images that are left out because another part holds a near-copy."""
+        return tuple(found.path for found in self.left_out if found.kind == "near-copy")
+
     def rows(self, part: str) -> NDArray[np.int64]:
         """Row numbers of one part: train, dev or test."""
         return np.flatnonzero(self.frame["part"].to_numpy() == part)
@@ -74,6 +82,8 @@ def prepare(
     dataset: Dataset, area: str, size: int, holdout: Holdout, folder: Path, *, strict: bool = False
 ) -> Prepared:
     """Decode what the cache lacks, divide patients, and drop copies that would cross a split.
+
+    Both those of the very same pixels and near-copies, as `copies` finds them.
 
     Raises:
         InputError: an area that isn't there, too many unreadable images (any, if `strict`),
@@ -87,24 +97,26 @@ def prepare(
         part=cached.frame["path"].map(part_of), pixel_sha=list(cached.pixel_sha),
         row=np.arange(len(cached.frame)),
     )  # fmt: skip
-    copies = splits.leaks(frame, cached.pixel_sha)
-    keep = ~frame["path"].isin([finding.path for finding in copies]).to_numpy()
-    kept = frame[keep].reset_index(drop=True)
+    with cache.told(cached.file.parent, area, size, needed=1):
+        alike = near.kept(cached.file, cached.pixels, cached.pixel_sha, area)
+    kept, copies = _parted(frame, alike)
     splits.check_classes(kept, "part", area)
+    crossing = [found.path for found in copies if found.kind == "near-copy"]
     return Prepared(
         area=area,
         pixels=cached.pixels,
         frame=kept,
         left_out=(*cached.left_out, *copies),
+        near=alike,
         fingerprint=cached.fingerprint,
-        split_hash=splits.split_hash(kept),
+        split_hash=splits.split_hash(kept, copies=crossing),
     )
 
 
 def folds_of(prepared: Prepared, holdout: Holdout) -> tuple[Prepared, ...]:
     """`prepared` once for each of `holdout.folds` patient folds, with that fold as its dev part.
 
-    Test stays what it is, and is in no fold.
+    Test stays what it is, and is in no fold. Copies of a fold's dev pictures leave its train part.
 
     Raises:
         InputError: a fold with one class only.
@@ -114,7 +126,19 @@ def folds_of(prepared: Prepared, holdout: Holdout) -> tuple[Prepared, ...]:
     views = []
     for number in range(holdout.folds):
         part = np.where(rest, np.where(fold == number, "dev", "train"), "test")
-        frame = prepared.frame.assign(part=part)
-        splits.check_classes(frame, "part", f"{prepared.area} fold {number + 1}")
-        views.append(replace(prepared, frame=frame))
+        kept, copies = _parted(prepared.frame.assign(part=part), prepared.near)
+        splits.check_classes(kept, "part", f"{prepared.area} fold {number + 1}")
+        views.append(replace(prepared, frame=kept, left_out=(*prepared.left_out, *copies)))
     return tuple(views)
+
+
+def _parted(
+    frame: pd.DataFrame, alike: tuple[NearCopy, ...]
+) -> tuple[pd.DataFrame, tuple[Finding, ...]]:
+    """The rows without the copies that would cross parts, and those copies."""
+    same = splits.leaks(frame, frame["pixel_sha"])
+    gone = {finding.path for finding in same}
+    near_ones = splits.near_leaks(frame, frame["pixel_sha"], alike)
+    copies = (*same, *(finding for finding in near_ones if finding.path not in gone))
+    keep = ~frame["path"].isin([finding.path for finding in copies])
+    return frame[keep].reset_index(drop=True), copies

@@ -4,29 +4,52 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mura_tune.data import images
+from mura_tune.data import copies, images, near
 from mura_tune.data.dataset import Dataset
 from mura_tune.data.images import Record
+from mura_tune.data.near import NearCopy
 
 AHEAD = 32  # images in flight per thread: the bound on memory, whatever the dataset's size
 
 T = TypeVar("T")
 
 
-def scan(dataset: Dataset, *, threads: int = 2, progress: bool = True) -> dict[str, Record]:
-    """Read every image once, storing nothing, and return what was found, by path."""
+@dataclass(frozen=True)
+class Scan:
+    """What reading every image found: `records` by path, and which pictures are near-copies."""
+
+    records: dict[str, Record]
+    near: tuple[NearCopy, ...]
+
+
+def scan(dataset: Dataset, *, threads: int = 2, progress: bool = True) -> Scan:
+    """Read every image once, storing nothing."""
+    side = max(copies.CLOSER)
+
+    def one(path: str) -> tuple[Record, NDArray[np.uint8] | None]:
+        record, grey = images.examine(dataset.root / path)
+        return record, None if grey is None else images.square(grey, side)
+
     paths = list(dataset.frame["path"])
-    reads = in_order(lambda path: images.examine(dataset.root / path)[0], paths, threads)
+    found: dict[str, Record] = {}
+    small: dict[str, NDArray[np.uint8]] = {}
     with bar(dataset, len(paths), progress) as shown:
-        found = {}
-        for path, record in zip(paths, reads, strict=True):
+        for path, (record, square) in zip(paths, in_order(one, paths, threads), strict=True):
             found[path] = record
+            if square is not None:
+                small[record.pixel_sha] = square
             shown.update()
-    return found
+    if not small:
+        return Scan(found, ())
+    pictures = np.stack([*small.values()])
+    return Scan(found, near.find(pictures, [*small], dataset.name, progress=progress))
 
 
 def in_order(

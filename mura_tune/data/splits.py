@@ -1,11 +1,13 @@
 """No patient crosses a split, in any area: each patient's split is a hash of its name."""
 
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 
 import pandas as pd
 
 from mura_tune.data.dataset import Finding
+from mura_tune.data.near import NearCopy
 from mura_tune.errors import InputError
 
 SPLITS = ("train", "dev", "test")
@@ -89,10 +91,44 @@ def leaks(
     return tuple(found)
 
 
-def split_hash(frame: pd.DataFrame, column: str = "part") -> str:
-    """Return the sha256 of the sorted (study, split) pairs: equal where the splits are equal."""
+def near_leaks(
+    frame: pd.DataFrame, pixel_sha: Sequence[str], near: Iterable[NearCopy], column: str = "part"
+) -> tuple[Finding, ...]:
+    """Name the images to leave out because a split further on holds a near-copy of them.
+
+    What `leaks` does for the very same pixels, for those that `near` says are one picture.
+    """
+    like: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for one, other, correlation in near:
+        like[one].append((other, correlation))
+        like[other].append((one, correlation))
+    rows = list(zip(frame["path"], frame[column], pixel_sha, strict=True))
+    holder: dict[str, tuple[int, str]] = {}
+    for path, split, sha in rows:
+        part = SPLITS.index(split)
+        if sha in like and part > holder.get(sha, (-1, ""))[0]:
+            holder[sha] = (part, path)
+    found = []
+    for path, split, sha in rows:
+        copies = [(holder[other], r) for other, r in like.get(sha, ()) if other in holder]
+        if not copies:
+            continue
+        (part, keeper), correlation = max(copies, key=lambda copy: (copy[0][0], copy[1]))
+        if part > SPLITS.index(split):
+            detail = (f"left out of {split}: a near-copy of {keeper} in {SPLITS[part]} "
+                      f"(correlation {correlation:.3f})")  # fmt: skip
+            found.append(Finding("near-copy", path, detail))
+    return tuple(found)
+
+
+def split_hash(frame: pd.DataFrame, column: str = "part", copies: Collection[str] = ()) -> str:
+    """Return the sha256 of the sorted (study, split) pairs: equal where the splits are equal.
+
+    `copies` are the images that are left out as near-copies; each changes it.
+    """
     pairs = sorted(set(zip(frame["study"], frame[column], strict=True)))
-    return hashlib.sha256("\n".join(f"{a}\t{b}" for a, b in pairs).encode()).hexdigest()
+    lines = [f"{a}\t{b}" for a, b in pairs] + [f"{path}\tleft out" for path in sorted(copies)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _draw(patients: pd.Series, purpose: str) -> pd.Series:

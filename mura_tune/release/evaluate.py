@@ -164,9 +164,15 @@ def same_data(manifest: Mapping[str, Any], prepared: Prepared) -> None:
     data = manifest["data"]
     for key, now in (("fingerprint", prepared.fingerprint), ("split_hash", prepared.split_hash)):
         if data[key] != now:
+            way_out = "point --data at the dataset that it was trained on"
+            if key == "split_hash" and prepared.near_copies:
+                way_out += (
+                    f", or, if it is older than the rule that leaves {len(prepared.near_copies)} "
+                    "near-copies out of training, tune and finalize again"
+                )
             raise InputError(
                 f"{manifest['area']}: the data's {key} is {now[:12]}…, and the release was made "
-                f"with {data[key][:12]}…; point --data at the dataset that it was trained on"
+                f"with {data[key][:12]}…; {way_out}"
             )
 
 

@@ -48,6 +48,8 @@ def same_or_refuse(
         "dataset": prepared.fingerprint,
         "split_hash": prepared.split_hash,
     }
+    if near := _near_copies(prepared, study):
+        now["near_copies"] = near
     if named := _starts(study):
         now["starts"] = named
     stored = facts(opened).get(COMPARABLE)
@@ -63,6 +65,13 @@ def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """With what an earlier version did not know, as it trained."""
     recipe = {**DEFAULTS, **stored["recipe"]}
     return {"task": "abnormality", **stored, "recipe": recipe}
+
+
+def _near_copies(prepared: Prepared, study: StudyConfig) -> str:
+    """How many are left out, with those of each fold; nothing where there are none."""
+    views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
+    counts = [len(view.near_copies) for view in views]
+    return f"{', '.join(map(str, counts))} left out" if any(counts) else ""
 
 
 def _starts(study: StudyConfig) -> dict[str, str]:

@@ -101,7 +101,7 @@ def faulty(tmp_path: Path) -> Path:
 def test_pixels_show_what_the_index_hides(faulty: Path) -> None:
     dataset = from_mura(faulty)
     assert audit(dataset).findings == ()
-    found = audit(dataset, pixels=scan.scan(dataset, progress=False))
+    found = audit(dataset, pixels=scan.scan(dataset, progress=False).records)
     assert [(f.kind, f.path) for f in found.findings] == [
         ("unreadable", "train/XR_B/p5/study1_positive/image1.png"),
         ("hidden", "train/XR_A/.DS_Store"),
@@ -114,10 +114,37 @@ def test_pixels_show_what_the_index_hides(faulty: Path) -> None:
     assert found.findings[0].detail == "empty file"
 
 
+def test_pictures_under_two_patients_are_named(faulty: Path) -> None:
+    picture = np.kron(np.random.default_rng(7).integers(0, 255, (8, 8), np.uint8),
+                      np.ones((9, 12), np.uint8))  # fmt: skip
+    names = [f"train/XR_A/p{n}/study1_{word}" for n, word in ((1, "negative"), (2, "positive"))]
+    names.append("valid/XR_B/p4/study1_negative")
+    files = [f"{name}/image1.png" for name in names]
+    Image.fromarray(picture).save(faulty / files[0])
+    Image.fromarray(picture).save(faulty / files[1])
+    Image.fromarray(picture.T).save(faulty / files[2], format="JPEG", quality=70)
+    dataset = from_mura(faulty)
+    scanned = scan.scan(dataset, progress=False)
+    found = audit(dataset, pixels=scanned.records, near=scanned.near).findings
+    named = [f for f in found if f.kind in ("two labels", "two patients")]
+    assert [(f.kind, f.path) for f in named] == [
+        ("two labels", files[0]),
+        ("two patients", files[0]),
+    ]
+    assert f"in train, a near-copy of {files[2]} in valid (correlation " in named[1].detail
+    csv = faulty / "train_labeled_studies.csv"
+    csv.write_text(csv.read_text().replace("p2/study1_positive/,1", "p2/study1_positive/,0"))
+    dataset = from_mura(faulty)
+    relabelled = audit(dataset, pixels=scanned.records).findings
+    assert [f.detail for f in relabelled if f.kind == "two patients"] == [
+        f"of p1 in train, with the same pixels as {files[1]}"
+    ]
+
+
 def test_the_cache_and_a_scan_tell_an_audit_the_same(faulty: Path, tmp_path: Path) -> None:
     dataset = from_mura(faulty)
     built = cache.build(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)
-    scanned = audit(dataset, pixels=scan.scan(dataset, progress=False))
+    scanned = audit(dataset, pixels=scan.scan(dataset, progress=False).records)
     assert audit(dataset, pixels=built.records).findings == scanned.findings
 
 
@@ -125,7 +152,8 @@ def test_a_summary_names_five_of_a_kind(faulty: Path) -> None:
     folder = faulty / "train/XR_A/p1/study1_negative"
     for number in range(7):
         (folder / f"._x{number}").write_bytes(b"x")
-    text = audit(from_mura(faulty), pixels=scan.scan(from_mura(faulty), progress=False)).summary()
+    dataset = from_mura(faulty)
+    text = audit(dataset, pixels=scan.scan(dataset, progress=False).records).summary()
     assert "hidden: 9" in text
     assert "and 4 more" in text
     assert text.count("a hidden file") == 5

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from mura_tune import config
 from mura_tune.config import StudyConfig
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data.dataset import Finding, open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.errors import InputError, MuraError
 from mura_tune.learning import starts
@@ -263,6 +263,10 @@ def test_another_dataset_or_split_is_refused(prepared: Prepared, url: str) -> No
     tune(study_of("budget.trials=1"), prepared, url)
     with pytest.raises(InputError, match=r"dataset .* -> 0000"):
         tune(study_of(), replace(prepared, fingerprint="0" * 64), url)
+    gone = Finding("near-copy", str(prepared.frame["path"][0]), "a near-copy of another in test")
+    fewer = replace(prepared, left_out=(gone,), split_hash="1" * 64)
+    with pytest.raises(InputError, match=r"near_copies none -> 1 left out; split_hash .* -> 1111"):
+        tune(study_of(), fewer, url)
 
 
 def test_other_weights_at_the_same_path_are_another_start(

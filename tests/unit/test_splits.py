@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from mura_tune.data import splits
+from mura_tune.data.near import NearCopy
 from mura_tune.errors import InputError
 
 AREAS = ("XR_ELBOW", "XR_HAND", "XR_WRIST")
@@ -142,6 +143,28 @@ def test_copies_are_left_out_of_the_split_before() -> None:
     assert found[0].detail == "left out of train: same pixels as b in test"
     kept = frame[~frame["path"].isin([finding.path for finding in found])]
     assert kept.groupby("sha")["part"].nunique().eq(1).all()
+
+
+def test_near_copies_are_left_out_of_the_split_before() -> None:
+    frame = rows(
+        ("a", 0, "train", "1"),
+        ("b", 0, "test", "2"),
+        ("c", 0, "dev", "3"),
+        ("d", 0, "train", "4"),
+        ("e", 0, "dev", "5"),
+        ("f", 0, "dev", "2"),  # the pixels of b: `leaks` drops it, and here it is like a and c
+        ("g", 0, "train", "6"),
+    )
+    near = [NearCopy("1", "2", 0.95), NearCopy("3", "2", 0.97), NearCopy("1", "3", 0.99),
+            NearCopy("5", "4", 0.96), NearCopy("6", "gone", 0.96)]  # fmt: skip
+    found = splits.near_leaks(frame, frame["sha"].tolist(), near)
+    assert [(f.kind, f.path) for f in found] == [("near-copy", path) for path in "acd"]
+    assert found[0].detail == "left out of train: a near-copy of b in test (correlation 0.950)"
+    kept = frame[~frame["path"].isin([finding.path for finding in found])]
+    assert splits.near_leaks(kept, kept["sha"].tolist(), near) == ()
+    hashes = {splits.split_hash(frame, copies=copies) for copies in ((), ("a",), ("a", "c"))}
+    assert len(hashes) == 3
+    assert splits.split_hash(frame) in hashes
 
 
 def test_the_split_hash_ignores_order_and_sees_a_move() -> None:
