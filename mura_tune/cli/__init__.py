@@ -13,7 +13,16 @@ from mura_tune.cli.studies import study
 from mura_tune.cli.tuning import ablate, best, dashboard, show, tune
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Verbs(click.Group):
+    """Verbs in the order of their use, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="mura")
 def mura() -> None:
     """Search, train, release and use abnormality classifiers for radiographs in MURA's layout.

@@ -19,7 +19,7 @@ from mura_tune.cli.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Draw synthetic radiographs in MURA's layout.")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--area", "areas", multiple=True, help="Only this area; repeat for more.")
 @click.option("--patients", default=60, show_default=True, help="Training patients an area.")
@@ -41,10 +41,14 @@ def phantom(
     phantoms.write(out, areas=chosen, patients=patients, seed=seed, size=size, progress=bar)
     if sheet:
         phantoms.contact_sheet(out, sheet)
-    click.echo(f"{out}: radiographs of {len(chosen)} area(s) in MURA's layout")
+    areas_drawn = "1 area" if len(chosen) == 1 else f"{len(chosen)} areas"
+    click.echo(f"{out}: radiographs of {areas_drawn} in MURA's layout")
+    if sheet:
+        click.echo(f"{sheet}: a contact sheet of them")
+    click.echo(f"next: mura tune {chosen[0]} --data {out}")
 
 
-@click.command()
+@click.command(short_help="Count what a dataset holds, and name what is wrong with it.")
 @data_option
 @click.option("--index-only", is_flag=True, help="Read the CSVs alone, no image.")
 @strict_option
@@ -69,7 +73,7 @@ def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
                          "first; replace them, or leave --strict out")  # fmt: skip
 
 
-@click.command()
+@click.command(short_help="Decode an area's images once (tune does it by itself).")
 @click.argument("area")
 @data_option
 @runs_option

@@ -10,7 +10,7 @@ from mura_tune import console
 from mura_tune.cli.options import json_option
 
 
-@click.command()
+@click.command(short_help="Write a release as one file for other programs.")
 @click.option("--release", required=True, type=click.Path(path_type=Path), help="Its folder.")
 @click.option("--to", "kind", required=True,
               type=click.Choice(["pt", "joblib", "onnx", "safetensors"]),

@@ -34,7 +34,7 @@ release_option = click.option(
 )  # fmt: skip
 
 
-@click.command()
+@click.command(short_help="Give a study's probability of being abnormal.")
 @click.argument("studies", required=False, type=click.Path(path_type=Path))
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path),
               help="A view of one study; repeat for more.")  # fmt: skip
@@ -97,7 +97,7 @@ def infer(
     console.report(as_json, answer.to_json, answer.describe)
 
 
-@click.command()
+@click.command(short_help="Draw where each view of a study speaks for abnormal.")
 @images_option
 @area_option
 @release_option
@@ -124,7 +124,7 @@ def explain(
     found = look(_predictor(folder, area, device), images, deletion=deletion)
     found.save(out)
     console.report(as_json, lambda: found.to_json() | {"out": str(out)},
-                   lambda: f"{found.describe()}\n{out}")  # fmt: skip
+                   lambda: f"{found.describe()}\n{out}: each view beside its map")  # fmt: skip
 
 
 def _predictor(folder: Path, area: str | None, device: str) -> Predictor:

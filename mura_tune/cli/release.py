@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mura_tune.release.chain import Routes
 
 
-@click.command()
+@click.command(short_help="Train the best recipe at length and write its release.")
 @click.argument("area", required=False)
 @data_option
 @runs_option
@@ -92,7 +92,7 @@ def finalize(
         raise InputError(f"no release for {', '.join(failed)}; the reasons stand above")
 
 
-@click.command()
+@click.command(short_help="Measure a release on studies that no search has read.")
 @click.option("--release", type=click.Path(path_type=Path), help="Its folder.")
 @click.option("--routed", is_flag=True,
               help="Measure the router and every area's release as one.")  # fmt: skip
@@ -140,7 +140,7 @@ def evaluate(
     console.report(as_json, lambda: {"area": area, **measured.to_json()}, measured.describe)
 
 
-@click.command()
+@click.command(short_help="Say by how much one release beats another, and how surely.")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 @data_option
@@ -172,7 +172,7 @@ def compare(
     console.report(as_json, found.to_json, found.describe)
 
 
-@click.command()
+@click.command(short_help="Write a release's report.html again.")
 @click.option("--release", required=True, type=click.Path(path_type=Path), help="Its folder.")
 @data_option
 @runs_option
@@ -245,7 +245,7 @@ def _with_data(
     return loaded, prepared
 
 
-@click.command()
+@click.command(short_help="Check a release: every byte, and what it answers.")
 @click.argument("release", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path),
               help="Also check that it was made with this dataset and its split.")  # fmt: skip

@@ -26,7 +26,7 @@ from mura_tune.cli.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Search the recipe of an area, up to N trials in total.")
 @click.argument("area")
 @data_option
 @runs_option
@@ -97,11 +97,12 @@ def tune(
     }
     places = f"--data {data} --runs {runs}" + (f" --storage {database(url)}" if storage else "")
     sets = "".join(f" --set {shlex.quote(override)}" for override in overrides)
+    finals = {job.name: f"mura finalize {job.name} {places}" for job in jobs}
     chronicle = Chronicle(
         url, jobs,
         {job.name: f"mura tune {job.prepared.area} --study {job.name} --trials "
                    f"{wanted[job.name]} {places}{sets}" for job in jobs},
-        {job.name: f"mura finalize {job.name} {places}" for job in jobs},
+        finals,
     )  # fmt: skip
 
     with (
@@ -113,11 +114,11 @@ def tune(
     console.report(
         as_json,
         lambda: [one.to_json() for one in found] if area == "all" else found[0].to_json(),
-        lambda: "\n\n".join(words.describe(one) for one in found),
+        lambda: "\n\n".join(f"{words.describe(one)}\nnext: {finals[one.study]}" for one in found),
     )
 
 
-@click.command()
+@click.command(short_help="Show the winner of a search and what it beat.")
 @click.argument("area")
 @runs_option
 @storage_option
@@ -130,7 +131,7 @@ def best(area: str, runs: Path, storage: str | None, as_json: bool) -> None:
     console.report(as_json, found.to_json, lambda: words.describe(found))
 
 
-@click.command()
+@click.command(short_help="Say what the second task of multitask is worth.")
 @click.argument("area")
 @data_option
 @runs_option
@@ -162,7 +163,7 @@ def ablate(
     console.report(as_json, found.to_json, found.describe)
 
 
-@click.command()
+@click.command(short_help="Print a study as its files and every --set resolve it.")
 @click.argument("area")
 @set_option
 @json_option
@@ -176,7 +177,7 @@ def show(area: str, overrides: tuple[str, ...], as_json: bool) -> None:
     console.report(as_json, lambda: plain, lambda: yaml.safe_dump(plain, sort_keys=False).rstrip())
 
 
-@click.command()
+@click.command(short_help="Look at the searches in the browser.")
 @runs_option
 @storage_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")

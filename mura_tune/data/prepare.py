@@ -29,6 +29,7 @@ class Prepared:
         near: pictures of which there are near-copies.
         fingerprint: changes with any image, label or published split.
         split_hash: changes when any study changes its part, and with each near-copy left out.
+        root: the folder that paths start from.
     """
 
     area: str
@@ -38,6 +39,7 @@ class Prepared:
     near: tuple[NearCopy, ...]
     fingerprint: str
     split_hash: str
+    root: Path
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: the name of the pixel file instead of its bytes."""
@@ -110,6 +112,7 @@ def prepare(
         near=alike,
         fingerprint=cached.fingerprint,
         split_hash=splits.split_hash(kept, copies=crossing),
+        root=dataset.root,
     )
 
 

@@ -31,15 +31,15 @@ class Faith:
 
 
 def gradcam(net: Model, x_nchw: Tensor) -> Tensor:
-    """Evidence for *abnormal* in each view, (N, S, S) in [0, 1], each map scaled by its maximum.
+    """Evidence for *abnormal* at each place of each view, (N, S, S), in logits, none below 0.
 
     The last feature map times the gradient of the first logit, summed over channels, negative sums
     cut off, enlarged bilinearly. Where the head averages the map (DenseNet, ResNet, …) this is
     Grad-CAM (Selvaraju et al. 2017); where it also takes maxima, as our small network, the
     gradient counts where it arises instead of being spread over the map (HiResCAM, Draelos and
-    Carin 2020). An ensemble's map is the mean of its members', as its logit is. A map of zeros:
-    nothing speaks for *abnormal*. The network is left in evaluation mode, its gradients as they
-    were.
+    Carin 2020), and before they are cut off a view's sums add up to its logit, less the bias. An
+    ensemble's map is the mean of its members', as its logit is. A map of zeros: nothing speaks for
+    *abnormal*. The network is left in evaluation mode, its gradients as they were.
 
     Raises:
         InputError: a network whose last features are no map.
@@ -47,8 +47,13 @@ def gradcam(net: Model, x_nchw: Tensor) -> Tensor:
     net.eval()
     evidence = torch.stack([_evidence(member, x_nchw) for member in members_of(net)]).mean(0)
     cam = F.relu(evidence).float()
-    cam = F.interpolate(cam, size=x_nchw.shape[-2:], mode="bilinear", align_corners=False)
-    return (cam / cam.amax((2, 3), keepdim=True).clamp_min(1e-12))[:, 0]
+    return F.interpolate(cam, size=x_nchw.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+def scaled(cams_nss: Tensor) -> Tensor:
+    """Maps in [0, 1], all by their common maximum: one that says little stays dark beside one that
+    says much."""
+    return cams_nss / cams_nss.amax().clamp_min(1e-12)
 
 
 def _evidence(net: Network, x_nchw: Tensor) -> Tensor:

@@ -52,6 +52,14 @@ def exact(share: float, patients: int, tail: float = TAIL) -> tuple[float, float
     return (bound, 1.0) if share == 1 else (0.0, 1 - bound)
 
 
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `n` independent cases (Wilson 1927)."""
+    z2 = Z**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return middle - reach, middle + reach
+
+
 def pooled(first: int, second: int) -> float:
     """Degrees of freedom of a figure that rests on two classes of so many patients, whose scores
     vary alike (Welch 1947): near the sum for equal classes, near the rarer one's for others."""

@@ -16,14 +16,23 @@ from numpy.typing import NDArray
 from mura_tune.data.images import read, square
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import to_input
-from mura_tune.learning.gradcam import Faith, faith, gradcam
+from mura_tune.learning.gradcam import Faith, faith, gradcam, scaled
 from mura_tune.reading.predict import Prediction, Predictor
 from mura_tune.release.overlay import COLOURS, overlay
+
+_CAPTION = (
+    "Bright: where the network's last feature map speaks for abnormal. It outlines no lesion, and "
+    "may be wrong.\nNot a medical device. For research; not for any decision about a patient."
+)
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One image, its probability of *abnormal*, the map (S, S) in [0, 1], and how true it is."""
+    """One image, its probability of *abnormal*, and what speaks for it.
+
+    `cam` is the map (S, S) in [0, 1], a share of the largest value in any view of the study;
+    `faith` says how true it is.
+    """
 
     path: Path
     pixels: NDArray[np.uint8]
@@ -79,10 +88,11 @@ class Explanation:
         word = "abstain" if self.answer.abstain else (
             "abnormal" if self.answer.abnormal else "not abnormal")  # fmt: skip
         figure.suptitle(
-            f"{self.answer.area}: P(abnormal) = {self.answer.probability:.3f}, {word} at "
-            f"{self.answer.threshold:.3f}",
+            f"{self.answer.area}: P(abnormal) = {self.answer.probability:.3f}, {word} "
+            f"(threshold {self.answer.threshold:.3f})",
             fontsize=12,
         )
+        figure.supxlabel(_CAPTION, fontsize=8.5, color="#555555")
         for (left, right), view in zip(axes, self.views, strict=True):
             left.imshow(view.pixels, cmap="gray", vmin=0, vmax=255)
             right.imshow(overlay(view.pixels, view.cam))
@@ -91,7 +101,7 @@ class Explanation:
             for axis in (left, right):
                 axis.axis("off")
         bar = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=axes[:, 1], shrink=0.7, aspect=30)
-        bar.set_label("evidence for abnormal, share of the view's maximum", fontsize=9)
+        bar.set_label("evidence for abnormal, share of the study's maximum", fontsize=9)
         _write(figure, out)
 
 
@@ -108,18 +118,18 @@ def explain(predictor: Predictor, images: Sequence[Path], *, deletion: bool = Fa
     answer = predictor.study(images)
     size, net = predictor.bundle.manifest["preprocessing"]["size"], predictor.bundle.net
     calibration = predictor.chosen.calibration
+    pictures = [read(path) for path in images]
+    small = torch.from_numpy(np.stack([square(picture, size) for picture in pictures]))
+    x_nchw = to_input(small, predictor.device)
+    cams_nss = scaled(gradcam(net, x_nchw))
     views = []
-    for path, (_, probability) in zip(images, answer.views, strict=True):
-        pixels = read(path)
-        small = torch.from_numpy(square(pixels, size))[None]
-        x_1chw = to_input(small, predictor.device)
-        cam_hw = gradcam(net, x_1chw)[0]
+    for i, (path, (_, probability)) in enumerate(zip(images, answer.views, strict=True)):
         doubt = (
-            faith(net, x_1chw, cam_hw, calibration.temperature, calibration.offset)
+            faith(net, x_nchw[i : i + 1], cams_nss[i], calibration.temperature, calibration.offset)
             if deletion
             else None
         )
-        views.append(View(path, pixels, probability, cam_hw.cpu().numpy(), doubt))
+        views.append(View(path, pictures[i], probability, cams_nss[i].cpu().numpy(), doubt))
     return Explanation(answer, tuple(views))
 
 

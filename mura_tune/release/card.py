@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from mura_tune.release.bundle import WEIGHTS
 from mura_tune.release.evaluate import NAMES
-from mura_tune.release.page import WARNING, words
+from mura_tune.release.page import WARNING, shifted, words, wrong
 from mura_tune.release.seeds import describe
 
 _CARD = """# {area}: abnormality in musculoskeletal radiographs
@@ -28,10 +29,10 @@ it, no prospective study was made.
 ## Figures
 
 By study, 95 % intervals from 2,000 resamplings of whole patients. Operating point `{point}`
-({rule}): a study is called abnormal from {threshold:.3f} on. Dev chose the trial, the epoch, the
-calibration and the thresholds, so it flatters the model. Test is the published `valid` part of
-{dataset}, measured after everything was fixed. It is not MURA's hidden test set: don't put the two
-in one column.
+({rule}): a study is called abnormal from {threshold:.3f} on.
+Dev chose the trial, the epoch, the calibration and the thresholds, so it flatters the model. Test
+is the published `valid` part of {dataset}, measured after everything was fixed. It is not MURA's
+hidden test set: don't put the two in one column.
 
 {table}
 
@@ -44,8 +45,8 @@ Other operating points, all chosen on dev:
 
 ## Calibration
 
-A study's probability is, in this order: (a view's logit + {offset:.4g}) / {temperature:.4g}, the
-sigmoid, the mean over the study's views; offset and temperature were fitted on dev's studies.
+A study's probability is, in this order: (a view's logit {offset}) / {temperature:.4g}, the
+sigmoid, the mean over the study's views; both numbers were fitted on dev's studies.
 On test:
 
 | | before | after |
@@ -62,8 +63,8 @@ A calibrated probability belongs to the share of abnormal studies it was fitted 
 
 {counts}
 
-Data set: {dataset}. {left_out} image(s) left out{left_out_names}.
-Patients are in one part only, over all areas.
+Data set: {dataset}. Images left out: {left_out}{left_out_names}.
+Patients are in one part only, over all areas. The network started from {start}.
 {verdict}{seeds}Recipe `{digest}`, from trial {trial} of study `{study}`;
 `bundle.json` holds all of it, `report.html` shows it.
 
@@ -77,16 +78,17 @@ Patients are in one part only, over all areas.
 
 ## Limits
 
-- One hospital's data and one country's patients: other equipment shifts the scores.
+- MURA is one hospital's data from one country: other equipment and patients shift the scores.
 - Unknown on children's growth plates, on other body parts, and on photographs of films.
 - Intervals say how sure a figure is on this test part, not on other data.
-- Labels are one radiologist's reading at the time of the study, not a proven diagnosis.
+- MURA's labels are one radiologist's reading at the time of the study, not a proven diagnosis.
+- Not looked at by age, sex, scanner or kind of abnormality: MURA says none of them.
 
 ## Use
 
 ```
-mura infer --release {area} --image view1.png --image view2.png
-mura explain --release {area} --image view1.png --deletion
+mura infer --release releases/{study} --image view1.png --image view2.png
+mura explain --release releases/{study} --image view1.png --deletion
 ```
 
 ## Licence and citation
@@ -95,8 +97,10 @@ Code: MIT (mura-tune {version}). The weights in {weights} are bound by the licen
 data they were trained on; MURA's is for non-commercial research and forbids passing images on,
 which includes those in `report.html` (`mura report --cases 0` leaves them out).
 
-> Rajpurkar, Irvin, Bagul et al.: MURA: Large Dataset for Abnormality Detection in Musculoskeletal
-> Radiographs. MIDL 2018.
+Cite the data, and name the release: mura-tune {version}, recipe `{digest}`, made {day}.
+
+> Rajpurkar P, Irvin J, Bagul A, et al.: MURA: Large Dataset for Abnormality Detection in
+> Musculoskeletal Radiographs. MIDL 2018. arXiv:1712.06957
 """
 
 
@@ -123,12 +127,14 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         dev_share=dev["abnormal"] / dev["studies"],
         points=_points(manifest),
         temperature=manifest["calibration"]["temperature"],
-        offset=manifest["calibration"]["offset"],
+        offset=shifted(manifest["calibration"]["offset"]),
         ece_after=words(after["ece"]),
         ece_before=words(before["ece"]),
         brier_after=words(after["brier"]),
         brier_before=words(before["brier"]),
         doubt=_doubt(manifest),
+        start=_start(manifest),
+        day=manifest["created"][:10],
         counts=counts_table(manifest["data"]["counts"]),
         left_out=len(left_out),
         left_out_names=f" ({shown}{', …' if len(left_out) > 5 else ''})" if left_out else "",
@@ -183,12 +189,23 @@ def _doubt(manifest: Mapping[str, Any]) -> str:
     if band["high"] <= band["low"]:
         return (f"There is no band of doubt: dev's answers have an error of "
                 f"{band['error_without']:.3f} without one.")  # fmt: skip
-    rest = f"{told['error']:.3f}" if told["error"] is not None else "undefined"
+    n = manifest["metrics"]["test"]["studies"]
+    left = n - told["studies"]
+    rest = f"; of the others {wrong(told['error'], left)}" if left else ""
     return (
         f"From {band['low']:.3f} to {band['high']:.3f} `mura infer` says *abstain* "
-        f"({band['chosen']}): {told['studies']} test studies fall there, and the others have an "
-        f"error of {rest} ({told['error_without']:.3f} without the band)."
+        f"({band['chosen']}): {told['studies']} of {n} test studies fall there{rest} (without the "
+        f"band {wrong(told['error_without'], n)})."
     )
+
+
+def _start(manifest: Mapping[str, Any]) -> str:
+    """What the weights were before training; a file by its name and sum, not by its place."""
+    start, digest = manifest["recipe"]["pretrained"], manifest.get("start_sha256")
+    if start == "none":
+        return "random weights"
+    name = "timm's ImageNet weights" if start == "imagenet" else f"`{PurePath(start).name}`"
+    return f"{name} (sha256 `{digest[:16]}`)" if digest else name
 
 
 def counts_table(counts: Mapping[str, Mapping[str, int]]) -> str:

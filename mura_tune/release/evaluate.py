@@ -60,15 +60,15 @@ class Measured:
     def describe(self) -> str:
         """The figures as lines for people."""
         head = f"{SPLIT_NAMES[self.part]}, {len(self.studies.labels)} studies, {self.images} images"
-        rule = f"at {self.chosen.threshold:.3f}, {self.chosen.recommended}"
-        columns = f"  {'':<18} {'by study':<22} by image ({rule})"
+        head += f"; abnormal from {self.chosen.threshold:.3f} on ({self.chosen.recommended})"
+        columns = f"  {'':<18} {'by study':<22} by image"
         rows = (
             f"  {NAMES[name]:<18} {estimate.brief():<22} {self.image_figures[name].brief()}"
             for name, estimate in self.figures.items()
         )
         before, after = self.calibration["before"], self.calibration["after"]
         errors = (
-            f"  {name:<18} {after[key].brief():<22} {before[key].brief()} before calibration"
+            f"  {name:<18} {after[key].brief():<22} (before calibration {before[key].brief()})"
             for key, name in (("ece", "Calibration error"), ("brier", "Brier score"))
         )
         areas = (f"  {'AUC, ' + area:<18} {auc}" for area, auc in self.areas.items())

@@ -21,7 +21,7 @@ from mura_tune.learning.batches import split_of
 from mura_tune.learning.ensemble import joined
 from mura_tune.learning.memory import Epoch, Memory
 from mura_tune.learning.starts import digest
-from mura_tune.learning.tasks import TASKS, task_of
+from mura_tune.learning.tasks import PART, TASKS, task_of
 from mura_tune.learning.training import FORGETFUL, fit
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
@@ -42,9 +42,16 @@ class Release:
     test: Figures
 
     def describe(self) -> str:
-        """Its figures as lines for people."""
-        lines = (str(self.folder), describe(self.manifest), self.dev.describe(),
-                 self.test.describe())  # fmt: skip
+        """Its figures as lines for people, and what to do with it."""
+        routes = self.manifest["task"] == PART.name
+        use = (
+            f"--area auto --releases {self.folder.parent}" if routes else f"--release {self.folder}"
+        )
+        lines = (
+            str(self.folder), describe(self.manifest), self.dev.describe(), self.test.describe(),
+            f"read: {self.folder / bundle.CARD} and {self.folder / bundle.REPORT}",
+            f"next: mura infer {use} --image VIEW1.png --image VIEW2.png",
+        )  # fmt: skip
         return "\n".join(line for line in lines if line)
 
 

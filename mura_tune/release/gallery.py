@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -16,9 +18,9 @@ from mura_tune.learning.batches import Split, to_input
 from mura_tune.learning.ensemble import Model
 from mura_tune.learning.gradcam import gradcam
 from mura_tune.release.evaluate import Measured
-from mura_tune.release.overlay import overlay
+from mura_tune.release.overlay import gradient, overlay
 
-MOST_VIEWS, SIDE = 3, 256  # of a study; pixels of a picture
+MOST_VIEWS, SIDE = 3, 256  # of a study; pixels of a picture's longer side
 
 
 @dataclass(frozen=True)
@@ -49,54 +51,110 @@ def chosen(test: Measured, kind: Kind, most: int) -> list[int]:
     return [int(row) for row in rows[order][:most]]
 
 
-def gallery(net: Model, split: Split, test: Measured, cases: int) -> str:
-    """HTML of `cases` studies of each kind of error, half as many of what was right."""
-    return "\n".join(_kind(net, split, test, kind, cases) for kind in KINDS)
+def gallery(
+    net: Model,
+    split: Split,
+    test: Measured,
+    cases: int,
+    picture: Callable[[str], NDArray[np.uint8]],
+) -> str:
+    """HTML of `cases` studies of each kind of error, half as many of what was right.
+
+    A view that says little for abnormal has a faint map.
+
+    Args:
+        picture: a view's radiograph (H, W), by its path.
+    """
+    rows = {kind: chosen(test, kind, -(-cases // 2) if kind.right else cases) for kind in KINDS}
+    views = {
+        row: np.flatnonzero(split.studies == str(test.studies.names[row]))
+        for some in rows.values()
+        for row in some
+    }
+    maps = _maps(net, split, test, [index[:MOST_VIEWS] for index in views.values()])
+    parts = [_LEGEND.format(colours=", ".join(gradient()))] if maps else []
+    for kind in KINDS:
+        found = len(chosen(test, kind, len(test.studies.labels)))
+        count = f"{len(rows[kind])} of {found}" if found else "none"
+        figures = "".join(_study(split, test, row, views[row], maps, picture) for row in rows[kind])
+        parts.append(f"<h3>{html.escape(kind.title)} <small>{count}</small></h3>"
+                     f'<div class="cases">{figures}</div>')  # fmt: skip
+    return "\n".join(parts)
 
 
-def _kind(net: Model, split: Split, test: Measured, kind: Kind, cases: int) -> str:
-    most = -(-cases // 2) if kind.right else cases
-    rows = chosen(test, kind, most)
-    figures = "".join(_study(net, split, test, row) for row in rows)
-    everything = len(chosen(test, kind, len(test.studies.labels)))
-    count = f"{len(rows)} of {everything}" if rows else "none"
-    return (f"<h3>{html.escape(kind.title)} <small>{count}</small></h3>"
-            f'<div class="cases">{figures}</div>')  # fmt: skip
+_LEGEND = """<p class="scale"><span>nothing for abnormal</span>
+<i style="background: linear-gradient(90deg, {colours})"></i>
+<span>the strongest place of a view; all of it fainter in a view that says little</span></p>"""
 
 
-def _study(net: Model, split: Split, test: Measured, row: int) -> str:
-    name = str(test.studies.names[row])
-    views = np.flatnonzero(split.studies == name)
-    pictures = "".join(_pair(net, split, int(i), float(test.views.scores[i])) for i in
-                       views[:MOST_VIEWS])  # fmt: skip
-    more = f", {_more(len(views) - MOST_VIEWS)}" if len(views) > MOST_VIEWS else ""
-    return (f"<figure><figcaption><b>P = {test.studies.scores[row]:.3f}</b> "
-            f"{html.escape(name)}{more}</figcaption>{pictures}</figure>")  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """A view's map (S, S) as a share of its maximum, and how strongly to show it."""
+
+    cam: NDArray[np.float32]
+    strength: float
 
 
-def _pair(net: Model, split: Split, index: int, score: float) -> str:
-    """One view as the network saw it, and with its map."""
-    pixels_1ss = split.pixels[index : index + 1]
-    pixels = pixels_1ss[0].cpu().numpy()
-    shown = [pixels]
-    try:
-        x_1chw = to_input(pixels_1ss, next(net.parameters()).device)
-        shown.append(overlay(pixels, gradcam(net, x_1chw)[0].cpu().numpy()))
-    except InputError:  # a network without a map: the view alone
-        pass
-    alt = html.escape(f"{split.paths[index]}, P = {score:.3f}", quote=True)
-    pictures = "".join(_img(p, alt) for p in shown)
-    return f'<div class="pair">{pictures}<small>this view: {score:.3f}</small></div>'
+def _maps(
+    net: Model, split: Split, test: Measured, studies: Sequence[NDArray[np.int64]]
+) -> dict[int, _Map]:
+    """The map of each view, by its row; none from a network without one.
+
+    One that says as much as the median view called abnormal, or more, is shown in full, one that
+    says half of that half as strongly: else a view that says next to nothing would look like one
+    that says much.
+    """
+    if not studies:
+        return {}
+    device = next(net.parameters()).device
+    try:  # a study at a time: a whole gallery's activations would not fit everywhere
+        found = [gradcam(net, to_input(split.pixels[i.tolist()], device)).cpu() for i in studies]
+    except InputError:
+        return {}
+    cams, rows = torch.cat(found).numpy(), np.concatenate(studies)
+    most = np.maximum(cams.max((1, 2)), 1e-12)
+    called = test.views.scores[rows] >= test.chosen.threshold
+    usual = float(np.median(most[called] if called.any() else most))
+    return {
+        int(row): _Map(cam / top, min(1.0, float(top) / usual))
+        for row, cam, top in zip(rows, cams, most, strict=True)
+    }
 
 
-def _img(pixels: NDArray[np.uint8], alt: str) -> str:
-    image = Image.fromarray(pixels)
+def _study(
+    split: Split,
+    test: Measured,
+    row: int,
+    views: NDArray[np.int64],
+    maps: Mapping[int, _Map],
+    picture: Callable[[str], NDArray[np.uint8]],
+) -> str:
+    pairs = ""
+    for number, index in enumerate(views[:MOST_VIEWS].tolist(), 1):
+        path, score = str(split.paths[index]), float(test.views.scores[index])
+        told = f"<small>view {number} of {len(views)}: {score:.3f}</small>" * (len(views) > 1)
+        pairs += (
+            f'<div class="pair">{_pair(path, score, maps.get(index), picture(path))}{told}</div>'
+        )
+    name = html.escape(str(test.studies.names[row]))
+    return (f"<figure><figcaption><b>P = {test.studies.scores[row]:.3f}</b> {name}</figcaption>"
+            f'<div class="views">{pairs}</div></figure>')  # fmt: skip
+
+
+def _pair(path: str, score: float, found: _Map | None, picture: NDArray[np.uint8]) -> str:
+    """One view, and beside it what speaks for abnormal, if the network has a map."""
+    image = Image.fromarray(picture)
     image.thumbnail((SIDE, SIDE))
+    small = np.asarray(image)
+    shown = _img(small, f"{path}, P = {score:.3f}")
+    if found is None:
+        return shown
+    return shown + _img(overlay(small, found.cam, found.strength), f"{path}, Grad-CAM")
+
+
+def _img(pixels: NDArray[np.uint8], about: str) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=85)
     text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    alt = html.escape(about, quote=True)
     return f'<img src="data:image/jpeg;base64,{text}" alt="{alt}" title="{alt}">'
-
-
-def _more(views: int) -> str:
-    return f"{views} more view{'s' if views > 1 else ''}"

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mura_tune.release.svg import BLUE, INK, PALE, RED, chart
+from mura_tune.release.svg import BAND, BLUE, INK, PALE, PAPER, RED, chart
 
 
 def score_curve(epochs: Sequence[Mapping[str, Any]], best: int, monitor: str) -> str:
@@ -19,23 +19,23 @@ def score_curve(epochs: Sequence[Mapping[str, Any]], best: int, monitor: str) ->
     def draw(axes: Axes) -> None:
         axes.plot(number, score, "o-", c=BLUE, lw=1.6, ms=3)
         kept = score[number.index(best)]
-        axes.plot(best, kept, "o", mfc="white", mec=RED, mew=1.6, ms=7)
+        axes.plot(best, kept, "o", mfc=PAPER, mec=RED, mew=1.6, ms=7)
         axes.margins(y=0.16)
         _phases(axes, epochs)
 
-    return chart(f"Final training: dev {monitor} (ring: kept)", "epoch", monitor, draw)
+    return chart("Final training (ring: kept)", "epoch", f"dev {monitor}", draw)
 
 
 def loss_curve(epochs: Sequence[Mapping[str, Any]]) -> str:
     """Training loss of each epoch of both phases."""
 
     def draw(axes: Axes) -> None:
-        axes.plot([e["number"] for e in epochs], [e["loss"] for e in epochs], "o-", c=PALE, lw=1.6,
+        axes.plot([e["number"] for e in epochs], [e["loss"] for e in epochs], "o-", c=INK, lw=1.4,
                   ms=3)  # fmt: skip
         axes.margins(y=0.16)
         _phases(axes, epochs)
 
-    return chart("Final training: loss", "epoch", "loss", draw)
+    return chart("Final training: loss", "epoch", "training loss", draw)
 
 
 def search_chart(study: Mapping[str, Any]) -> str:
@@ -76,7 +76,8 @@ def _phases(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
             inside[0]["depth"],
         )
         if depth == 0:
-            axes.axvspan(start, end, color="#f0ece2", lw=0)
-        name = "head" if depth == 0 else f"+ {depth} stage{'s' if depth > 1 else ''}"
-        axes.text(start, 1.0, f" {name}", size=7.5, c=PALE, ha="left", va="top",
+            axes.axvspan(start, end, color=BAND, lw=0)
+        name = "head" if depth == 0 else f"head and {depth} stage{'s' if depth > 1 else ''}"
+        turned = 90 if depth == 0 else 0  # it may last for one epoch
+        axes.text(start, 0.99, f" {name}", size=7.5, c=PALE, ha="left", va="top", rotation=turned,
                   transform=axes.get_xaxis_transform())  # fmt: skip

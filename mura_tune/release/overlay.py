@@ -12,11 +12,13 @@ COLOURS = "inferno"  # dark to bright, also in grey and to colour-blind eyes
 STRONGEST = 0.75  # how much of the picture the top of the map may hide
 
 
-def overlay(image_hw: NDArray[np.uint8], cam_ss: NDArray[np.float32]) -> NDArray[np.uint8]:
+def overlay(
+    image_hw: NDArray[np.uint8], cam_ss: NDArray[np.float32], strength: float = 1.0
+) -> NDArray[np.uint8]:
     """The radiograph (H, W) in colours (H, W, 3) where the map (S, S) in [0, 1] is high.
 
     The map belongs to the square that the network saw, so it is stretched back to the
-    picture's own shape.
+    picture's own shape. A lower `strength`, down to 0, makes it fainter all over.
     """
     height, width = image_hw.shape
     size = (width, height)
@@ -25,9 +27,15 @@ def overlay(image_hw: NDArray[np.uint8], cam_ss: NDArray[np.float32]) -> NDArray
     )
     level = np.clip(cam, 0, 1)[..., None]
     colours = _table()[(np.clip(cam, 0, 1) * 255).round().astype(np.uint8)]
-    hidden = STRONGEST * np.sqrt(level)
+    hidden = STRONGEST * strength * np.sqrt(level)
     mixed = (1 - hidden) * image_hw[..., None].astype(np.float32) + hidden * colours
     return np.asarray(np.clip(mixed, 0, 255), dtype=np.uint8)
+
+
+def gradient(stops: int = 6) -> list[str]:
+    """The colours from 0 to 1, as a style sheet writes them."""
+    rows = _table()[np.linspace(0, 255, stops).round().astype(int)].round().astype(int)
+    return [f"rgb({r} {g} {b})" for r, g, b in rows.tolist()]
 
 
 @functools.cache

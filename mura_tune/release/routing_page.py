@@ -8,13 +8,8 @@ from typing import Any
 from mura_tune.data.prepare import Prepared
 from mura_tune.learning.ensemble import Model
 from mura_tune.release.card import counts_table
-from mura_tune.release.page import WARNING, cell, plain, shell, table, words
-from mura_tune.release.report import (
-    data_section,
-    recipe_section,
-    reproduce_section,
-    training_section,
-)
+from mura_tune.release.origins import sections_of, set_name, training_section
+from mura_tune.release.page import WARNING, cell, plain, sections, shell, table, words, wrong
 from mura_tune.release.routing import NAMES, Routed
 
 Manifest = Mapping[str, Any]
@@ -44,8 +39,8 @@ Studies of test by area (rows) and by what they were taken for (columns):
 ## Confidence
 
 The mean of the views' logits over {temperature:.4g}, then the softmax; the temperature was fitted
-on dev. Below {confidence:.3f} it abstains ({rule}): {below} of test's studies, and the answers
-that remain have an error of {error} ({error_without:.3f} without).
+on dev. Below {confidence:.3f} it abstains ({rule}): from {below} test studies{rest} (without
+abstaining {without}).
 
 A picture of anything else (a chest, a photograph) gets one of the {k} areas too, and may get it
 with confidence.
@@ -75,6 +70,7 @@ def routing_card(manifest: Manifest) -> str:
     """The card of a router, from its bundle.json."""
     dev, test = manifest["metrics"]["dev"], manifest["metrics"]["test"]
     told = test["abstain"]
+    left = test["studies"] - told["studies"]
     return _CARD.format(
         warning=WARNING,
         name=manifest["study"]["name"],
@@ -90,8 +86,8 @@ def routing_card(manifest: Manifest) -> str:
         confidence=manifest["abstain"]["confidence"],
         rule=manifest["abstain"]["chosen"],
         below=f"{told['studies']} of {test['studies']}",
-        error="undefined" if told["error"] is None else f"{told['error']:.3f}",
-        error_without=told["error_without"],
+        rest=f"; of the others {wrong(told['error'], left)}" if left else "",
+        without=wrong(told["error_without"], test["studies"]),
         counts=counts_table(manifest["data"]["counts"]),
         digest=manifest["recipe_digest"],
         trial=manifest["study"]["trial"],
@@ -143,24 +139,31 @@ def routing_report(
     matrix = [
         [plain(area), *map(str, row)] for area, row in zip(areas, now["confusion"], strict=True)
     ]
-    head = ("", f"test, n = {now['studies']}", f"dev, n = {dev['studies']}")
+    head = ("", f"test, by study<br>n = {now['studies']}", f"dev, by study<br>n = {dev['studies']}")
     limit, told = manifest["abstain"]["confidence"], now["abstain"]
     name = plain(manifest["study"]["name"])
+    intro = f"""<h1>{name}: which area does a study show?</h1>
+<p class="note">A {plain(manifest["arch"])} network at {manifest["preprocessing"]["size"]} px,
+trained on {set_name(manifest)}; released {plain(manifest["created"][:10])}, recipe
+{plain(manifest["recipe_digest"])}.</p>
+<p class="warning"><b>{WARNING}</b> It says nothing about disease.</p>
+<p>On test, by study: {now["studies"]} studies of {now["patients"]} patients, the published
+<code>valid</code> part of {set_name(manifest)}, which nothing was chosen on.</p>"""
+    left = now["studies"] - told["studies"]
+    rest = f"; of the others {wrong(told['error'], left)}" if left else ""
     parts = [
-        f"<h1>{name}: which area does a study show?</h1>"
-        f'<p class="warning"><b>{WARNING}</b> It says nothing about disease.</p>',
-        "<h2>Results</h2>" + table(head, rows) + "<p class='note'>By study, logits averaged over "
-        "views; 95 % intervals from 2,000 resamplings of whole patients. Dev chose the trial, the "
-        "epoch and the confidence: believe test.</p>",
-        "<h2>What was taken for what</h2>" + table(("area, called:", *map(plain, areas)), matrix),
-        f"<h2>Doubt</h2><p>Below a confidence of {limit:.3f} it abstains: {told['studies']} of "
-        f"{now['studies']} test studies ({plain(manifest['abstain']['chosen'])}).</p>",
-        "<h2>Training and search</h2>" + training_section(manifest),
-        "<h2>Data</h2>" + data_section(manifest),
-        "<h2>Recipe</h2>" + recipe_section(manifest),
-        "<h2>How to reproduce it</h2>" + reproduce_section(manifest),
-    ]
-    return shell(f"{name}: release report", "\n".join(parts))
+        ("Results", table(head, rows) + "<p class='note'>By study, logits averaged over views; "
+         "95 % intervals from 2,000 resamplings of whole patients. Dev chose the trial, the epoch "
+         "and the confidence: believe test.</p>"),
+        ("What was taken for what", table(("area, called:", *map(plain, areas)), matrix)
+         + "<p class='note'>Test studies by their area (rows) and by the one called.</p>"),
+        ("Doubt", f"<p>Below a confidence of {limit:.3f} it abstains: from {told['studies']} of "
+         f"{now['studies']} test studies{rest} (without abstaining "
+         f"{wrong(told['error_without'], now['studies'])}). "
+         f"The {plain(manifest['abstain']['chosen'])}.</p>"),
+        ("Training and search", training_section(manifest)),
+    ]  # fmt: skip
+    return shell(f"{name}: release report", intro + sections([*parts, *sections_of(manifest)]))
 
 
 def _html(part: Mapping[str, Any], area: str) -> str:

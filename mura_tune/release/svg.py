@@ -12,16 +12,22 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-BLUE, RED, INK, PALE, GRID = "#1f5fa8", "#c8402f", "#333333", "#8a8f98", "#e6e8eb"
+BLUE, RED, INK, PALE, GRID = "#1f5fa8", "#c8402f", "#22262b", "#6b727c", "#e6e8eb"
+GUIDE, BAND, PAPER = "#c4c8ce", "#f0ece2", "#ffffff"
+# What is drawn in these follows the page, which may be dark.
+_NAMES = {BLUE: "blue", RED: "red", INK: "ink", PALE: "pale", GRID: "grid", GUIDE: "guide",
+          BAND: "band", PAPER: "paper"}  # fmt: skip
 INCHES = (4.3, 3.3)
 
 
-def chart(title: str, x: str, y: str, draw: Callable[[Axes], None]) -> str:
+def chart(
+    title: str, x: str, y: str, draw: Callable[[Axes], None], *, height: float = INCHES[1]
+) -> str:
     """What `draw` puts into an axes with its title and axes named, as an <svg> element.
 
     Text stays text, in the page's own font; the element scales with the column it stands in.
     """
-    figure = Figure(figsize=INCHES, layout="constrained", facecolor="none")
+    figure = Figure(figsize=(INCHES[0], height), layout="constrained", facecolor="none")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     draw(axes)
@@ -34,8 +40,8 @@ def chart(title: str, x: str, y: str, draw: Callable[[Axes], None]) -> str:
     axes.patch.set_alpha(0)
     for side in axes.spines.values():
         side.set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    if axes.get_legend_handles_labels()[0]:  # below, where it covers nothing
+        figure.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False, labelcolor=INK)
     return _inline(figure, title)
 
 
@@ -51,6 +57,8 @@ def _inline(figure: Figure, title: str) -> str:
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would rule the whole page
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r"font: (?:(\w+) )?([\d.]+px) [^;\"]*", _font, text)  # as older versions write it
+    for colour, name in _NAMES.items():
+        text = text.replace(colour, f"var(--{name})")
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
     label = html.escape(title, quote=True)
     return re.sub(

@@ -1,21 +1,20 @@
 """optuna-dashboard over our studies, in a real browser, and nothing leaves the machine."""
 
-import contextlib
 import json
 import os
 import re
-import shutil
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from browser import browser_page
 from conftest import CPU, TINY, Ran
 
 from mura_tune import config
@@ -35,9 +34,6 @@ from mura_tune.tuning.resume import same_or_refuse
 from mura_tune.tuning.storage import open_storage, url_of
 from mura_tune.tuning.stored import keep_recipe, keep_scores
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-         "--disable-component-update", "--no-first-run"]  # fmt: skip
 LONG = r"\d\.\d{7,}"  # nobody knows an AUC to seven digits
 LOADED = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
 
@@ -112,24 +108,6 @@ def search(
     opened.enqueue_trial(first, user_attrs={"role": BASELINE})
     opened.sampler = Rounded(n_startup_trials=10, seed=0)
     opened.optimize(objective, n_trials=9)
-
-
-@contextlib.contextmanager
-def browser_page(allowed: str) -> Iterator[Any]:
-    """A page of a real browser that may ask `allowed` and nobody else."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    asked: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.on("request", lambda request: asked.append(request.url))
-        yield page
-        browser.close()
-    assert asked
-    assert all(url.startswith((allowed, "data:", "blob:")) for url in asked)
 
 
 def shoot(page: Any, name: str, *, whole: bool = True) -> None:

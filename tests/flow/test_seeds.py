@@ -77,7 +77,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
 
     again = run("evaluate", f"--release={release}", tuned, "--json")
     assert json.loads(again.out)["auc"] == json.loads(made.out)[0]["metrics"]["test"]["auc"]
-    assert gradcam(loaded.net, x_1chw).amax() == 1
+    assert gradcam(loaded.net, x_1chw).shape == (1, 32, 32)
     bundle.add(release, {bundle.REPORT: "<p></p>"})
     (release / "model-1.safetensors").write_bytes(b"")
     refused = run("verify", release)

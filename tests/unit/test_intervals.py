@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
-from mura_tune.learning.intervals import exact, interval, pooled, t_quantile
+from mura_tune.learning.intervals import exact, interval, pooled, t_quantile, wilson
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 8, 12, 30, 100, 1000])
@@ -17,6 +17,12 @@ def test_students_t_is_scipys(freedom: int) -> None:
 def test_exact_bounds_are_clopper_and_pearsons(n: int, share: float) -> None:
     expected = binomtest(int(share * n), n).proportion_ci(method="exact")
     assert exact(share, n) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 5), (3, 5), (40, 90)])
+def test_a_share_of_independent_cases_has_wilsons_interval(hits: int, n: int) -> None:
+    expected = binomtest(hits, n).proportion_ci(method="wilson")
+    assert wilson(hits / n, n) == pytest.approx((expected.low, expected.high))
 
 
 def test_exact_bounds_claim_nothing_where_they_do_not_apply() -> None:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from mura_tune.learning.batches import Split
+from mura_tune import config
+from mura_tune.learning.batches import Split, to_input
+from mura_tune.learning.gradcam import gradcam
 from mura_tune.learning.models import build
-from mura_tune.release import gallery, index, page, svg
+from mura_tune.release import gallery, index, origins, page, svg
 from mura_tune.release.calibrate import choose
 from mura_tune.release.evaluate import Measured, measured
 from mura_tune.release.overlay import overlay
@@ -60,6 +62,9 @@ def test_an_overlay_has_the_pictures_shape_and_leaves_what_the_map_leaves() -> N
     assert (found[:20, :15] == 100).all()
     assert found[-1, -1, 0] > 180  # bright and warm
     assert found[-1, -1, 2] < found[-1, -1, 0]
+    faint = overlay(image, cam, 0.25)
+    assert 100 < faint[-1, -1, 0] < found[-1, -1, 0]
+    assert (overlay(image, cam, 0) == 100).all()
 
 
 @pytest.fixture(scope="module")
@@ -91,22 +96,50 @@ def test_the_gallery_shows_the_surest_first(test_part: tuple[Split, Measured]) -
     assert sorted(shown) == list(range(10))
 
 
+def picture(path: str) -> np.ndarray:
+    """A radiograph that is twice as high as wide."""
+    return np.full((400, 200), int(path[1:].removesuffix(".png")), dtype=np.uint8)
+
+
 def test_the_gallery_escapes_names_and_shows_views_with_and_without_a_map(
     test_part: tuple[Split, Measured],
 ) -> None:
     split, test = test_part
-    found = gallery.gallery(build("cnn"), split, test, 2)
+    found = gallery.gallery(build("cnn"), split, test, 2, picture)
     cases = found.count("<figure>")
     assert found.count("<img") == cases * gallery.MOST_VIEWS * 2
-    assert found.count("1 more view<") == cases
+    assert found.count("view 3 of 4:") == cases
     assert "s00<" not in found
     size = 160  # of timm's test transformer
     wide = Split(
         "test", torch.zeros(40, size, size, dtype=torch.uint8), split.labels, split.studies,
         split.patients, split.paths,
     )  # fmt: skip
-    bare = gallery.gallery(build("test_vit"), wide, test, 1)
+    bare = gallery.gallery(build("test_vit"), wide, test, 1, picture)
     assert bare.count("<img") == bare.count("<figure>") * gallery.MOST_VIEWS
+
+
+def test_a_view_that_says_little_has_a_faint_map(test_part: tuple[Split, Measured]) -> None:
+    split, test = test_part
+    rows = [np.arange(12)]
+    maps = gallery._maps(build("cnn", seed=1), split, test, rows)
+    raw = gradcam(build("cnn", seed=1), to_input(split.pixels[:12], torch.device("cpu")))
+    most = raw.amax((1, 2)).numpy()
+    usual = np.median(most[test.views.scores[:12] >= test.chosen.threshold])
+    for row, found in maps.items():
+        assert found.cam.max() == pytest.approx(1)
+        assert found.strength == pytest.approx(min(1, most[row] / usual))
+
+
+def test_the_commands_of_a_page_give_the_study_that_was_searched() -> None:
+    sets = ["arch=cnn", "size=96", "finetune.lr=2.0e-5", "split.folds=3", "search.augment=null",
+            "search.class_weight.high=2", "search.optimiser={choices: [adam, sgd]}",
+            "final.patience=0", "budget.pruner.name=none"]  # fmt: skip
+    for area in ("XR_HUMERUS", "XR_MIXED", "ALL"):
+        assert origins.overrides(area, config.to_dict(config.load(area))) == []
+        study = config.load(area, [*sets, "budget.trials=3"])
+        again = origins.overrides(area, config.to_dict(study))
+        assert config.load(area, [*again, "budget.trials=3"]) == study
 
 
 def test_results_stand_under_the_set_they_were_measured_on() -> None:
