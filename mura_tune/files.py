@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mura_tune.errors import InputError
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
@@ -26,6 +28,18 @@ def exclusive(path: Path) -> Iterator[None]:
         except BlockingIOError:
             _LOG.info("%s: waiting for the process that holds it", path)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def sole(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file at `path`. Raises InputError, saying `busy`, if another process does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(busy) from None
         yield
 
 

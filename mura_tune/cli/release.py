@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,12 +48,13 @@ def finalize(
     """Train the best recipe of a study at length and write its release.
 
     Killed, the same line goes on from the last whole epoch (RUNS/finals holds it until then).
-    AREA is a study's name; left out, every study with a finished trial gets its release, and one
-    that cannot does not keep the others from theirs.
+    Another finalize of the same release is refused meanwhile. AREA is a study's name; left out,
+    every study with a finished trial gets its release, and one that cannot does not keep the others
+    from theirs.
     """
     from mura_tune.errors import InputError, MuraError
     from mura_tune.release import index
-    from mura_tune.release.checkpoint import Checkpoints
+    from mura_tune.release.checkpoint import Checkpoints, alone
     from mura_tune.release.finalize import final_recipe, summary
     from mura_tune.release.finalize import finalize as release
     from mura_tune.release.seeds import everyone, strongest
@@ -62,26 +64,28 @@ def finalize(
     if ensemble and seeds == 1:
         raise click.UsageError("--ensemble averages several networks: add --seeds 3")
     url, made, held, failed = url_of(storage, runs), [], [], []
-    for name in [area] if area else finished_studies(url):
-        try:
-            found = best_of(name, url)
-            prepared = prepared_of(found.area, found.config, data, runs, strict)
-            kept = Checkpoints(runs / "finals" / name, prepared, console.note)
-            total = final_recipe(found).epochs * seeds
-            with Epochs(f"finalize {name}", total, found.monitor) as epochs:
-                made.append(release(
-                    found, prepared, releases / name, device_of(device), seeds=seeds,
-                    released=everyone if ensemble else strongest, on_epoch=epochs.epoch,
-                    memory=kept.of, dataset=data.resolve().stem,
-                ))  # fmt: skip
-            held.append(kept)
-        except MuraError as error:
-            if area:
-                raise
-            console.note(f"{name}: {error}")
-            failed.append(name)
-    for kept in held:  # not before: after a kill, studies that are done need no training again
-        kept.clear()
+    with contextlib.ExitStack() as locks:
+        for name in [area] if area else finished_studies(url):
+            try:
+                found = best_of(name, url)
+                locks.enter_context(alone(releases / name, runs / "finals" / name))
+                prepared = prepared_of(found.area, found.config, data, runs, strict)
+                kept = Checkpoints(runs / "finals" / name, prepared, console.note)
+                total = final_recipe(found).epochs * seeds
+                with Epochs(f"finalize {name}", total, found.monitor) as epochs:
+                    made.append(release(
+                        found, prepared, releases / name, device_of(device), seeds=seeds,
+                        released=everyone if ensemble else strongest, on_epoch=epochs.epoch,
+                        memory=kept.of, dataset=data.resolve().stem,
+                    ))  # fmt: skip
+                held.append(kept)
+            except MuraError as error:
+                if area:
+                    raise
+                console.note(f"{name}: {error}")
+                failed.append(name)
+        for kept in held:  # not before: after a kill, what is done needs no training again
+            kept.clear()
     index.write(releases)
     console.report(
         as_json,

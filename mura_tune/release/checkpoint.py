@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,22 @@ from mura_tune.recipe import Recipe
 
 DIGEST = 32  # bytes of sha256 that open a file
 UNUSABLE = (ValueError, KeyError, IndexError, TypeError, RuntimeError, pickle.UnpicklingError)
+
+
+@contextlib.contextmanager
+def alone(release: Path, finals: Path) -> Iterator[None]:
+    """Be the only one that makes the release in the folder `release`, or trains in `finals`.
+
+    Raises:
+        InputError: another process does.
+    """
+    busy = (f"{release}: another 'mura finalize' is making it; wait for that one, or stop it (what "
+            "it has trained is kept) and run this again")  # fmt: skip
+    with (
+        files.sole(release.with_name(f".{release.name}.lock"), busy),
+        files.sole(finals.with_name(f".{finals.name}.lock"), busy),
+    ):
+        yield
 
 
 class Checkpoints:

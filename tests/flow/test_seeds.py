@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import CPU, TINY, Ran
 
+from mura_tune.cli import mura
 from mura_tune.data.images import read, square
+from mura_tune.errors import InputError
 from mura_tune.learning import training
 from mura_tune.learning.batches import to_input
 from mura_tune.learning.ensemble import Ensemble
@@ -88,12 +91,15 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
 def test_a_stopped_finalize_goes_on_to_the_same_release(
     run: Run, tuned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call = ("finalize", "XR_WRIST", tuned, "--seeds=2", "--ensemble")
+    call = ("finalize", "XR_WRIST", tuned, "--ensemble", "--seeds=2")
     release, finals = (tmp_path / name / "XR_WRIST" for name in ("releases", "runs/finals"))
     trained: list[int] = []
+    meanwhile: list[BaseException | None] = []
     real = training._train_epoch
 
     def counted(*args: Any) -> float:
+        if len(trained) == 4:  # a second one, while this one trains: it touches nothing
+            meanwhile.append(CliRunner().invoke(mura, call[:3]).exception)
         if len(trained) == 5:  # of two runs with three epochs each: in the middle of the second
             trained.append(0)
             raise KeyboardInterrupt
@@ -103,6 +109,9 @@ def test_a_stopped_finalize_goes_on_to_the_same_release(
     monkeypatch.setattr(training, "_train_epoch", counted)
     stopped = run(*call)
     assert stopped.code == 130
+    assert isinstance(meanwhile[0], InputError)
+    assert "XR_WRIST: another 'mura finalize' is making it" in str(meanwhile[0])
+    assert len(trained) == 6
     assert not release.exists()
     assert len(list(finals.glob("seed-*.pt"))) == 2
     went = run(*call)
