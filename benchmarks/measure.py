@@ -80,8 +80,9 @@ def machine() -> str:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
-        f"machine: {platform.machine()}, {os.cpu_count()} cores, {gpu}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start"
+        f"machine: {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} "
+        f"thread(s), {gpu}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"load {os.getloadavg()[0]:.1f} at the start"
     )
 
 
