@@ -35,6 +35,9 @@ base_url_option = click.option(
     help="Where releases that are not here are fetched from, by name, into the user's cache.  "
     "[default: base_url in ~/.config/mura-tune/config.yaml]",
 )  # fmt: skip
+release_option = click.option(
+    "--release", required=True, help="Its folder, its URL, or its name under BASE_URL."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 storage_option = click.option(
     "--storage", envvar="MURA_STORAGE", show_envvar=True, default=None,
@@ -79,6 +82,13 @@ def prepared_of(area: str, study: StudyConfig, data: Path, runs: Path, strict: b
     for finding in prepared.left_out:
         console.note(f"left out {finding.path}: {finding.detail}")
     return prepared
+
+
+def release_at(name: str, base_url: str | None) -> Path:
+    """The folder of a release by its folder, URL or name, fetched into the cache if need be."""
+    from mura_tune.reading.places import place
+
+    return place(name, None, Path(), base_url, console.note)
 
 
 def url_of(storage: str | None, runs: Path) -> str:

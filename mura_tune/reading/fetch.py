@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
+import shutil
 import sys
 import time
 import urllib.error
@@ -21,6 +23,7 @@ from mura_tune.errors import InputError, MuraError
 from mura_tune.release.sums import SUMS, parse, sha256
 
 CHUNK = 2**18
+STALE = 7 * 86_400.0  # seconds after which what was cut off is not expected to go on
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,22 @@ def fetch(
     cache.mkdir(parents=True, exist_ok=True)
     with files.exclusive(cache / f"{digest}.lock"):  # who comes second finds it there
         if not (cache / digest).is_dir():
+            _tidy(cache, digest)
             _whole(url, listing, listed, cache / digest, limits)
     files.replace(last, digest.encode())
     return cache / digest
+
+
+def _tidy(cache: Path, wanted: str) -> None:
+    """Remove what other downloads left unfinished, once nothing has come for `STALE` seconds."""
+    for draft in cache.glob(".*.part"):
+        digest = draft.name[1:].removesuffix(".part")
+        if digest == wanted:
+            continue
+        with contextlib.suppress(InputError), files.sole(cache / f"{digest}.lock", "in use"):
+            times = [path.stat().st_mtime for path in (draft, *draft.glob("*"))]
+            if time.time() - max(times) > STALE:
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _whole(url: str, listing: bytes, listed: dict[str, str], target: Path, limits: Limits) -> None:
@@ -142,8 +158,8 @@ def _append(address: str, path: Path, most: int, limits: Limits, bar: Any) -> bo
     have = path.stat().st_size if path.is_file() else 0
     with _open(address, limits, have) as response:
         start = _start(response, have)
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length and length.isdigit() else None
+        length = _length(response)
+        total = None if length is None else start + length
         bar.total, bar.n = total, start
         with path.open("r+b" if path.is_file() else "wb") as file:
             file.truncate(start)
@@ -171,7 +187,10 @@ def _start(response: Any, have: int) -> int:
 def _small(address: str, limits: Limits) -> bytes:
     try:
         with _open(address, limits) as response:
-            content: bytes = response.read(limits.sums_bytes + 1)
+            content = b""
+            while len(content) <= limits.sums_bytes and (chunk := response.read1(CHUNK)):
+                content += chunk
+            length = _length(response)
     except urllib.error.HTTPError as error:
         if error.code not in (403, 404, 410):
             raise
@@ -181,7 +200,15 @@ def _small(address: str, limits: Limits) -> bytes:
     if len(content) > limits.sums_bytes:
         raise InputError(f"{address}: more than {limits.sums_bytes} bytes; no list of files is "
                          "that long")  # fmt: skip
+    if length is not None and len(content) < length:  # cut between two lines it would look whole
+        raise OSError("the connection was cut")
     return content
+
+
+def _length(response: Any) -> int | None:
+    """How many bytes the server says that it sends."""
+    told = response.headers.get("Content-Length")
+    return int(told) if told and told.isdigit() else None
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,14 @@ class Comparison:
     """The first release minus the second, figure by figure, each at its own operating point.
 
     Attributes:
+        names: what the two are called by who compares them.
         differences: NAMES, with intervals from draws that take the same patients for both.
         delong: of the AUC; it takes studies for independent, patients with several make it too
             sure.
     """
 
     area: str
-    folders: tuple[Path, Path]
+    names: tuple[str, str]
     ours: Measured
     theirs: Measured
     differences: Mapping[str, Estimate]
@@ -38,7 +38,7 @@ class Comparison:
     def describe(self) -> str:
         """The differences as lines for people."""
         studies = self.ours.studies
-        head = (f"{self.area}: {self.folders[0]} minus {self.folders[1]}, "
+        head = (f"{self.area}: {self.names[0]} minus {self.names[1]}, "
                 f"{SPLIT_NAMES[self.ours.part]}, {len(studies.labels)} studies of "
                 f"{studies.patients_with()} patients")  # fmt: skip
         rows = (
@@ -55,7 +55,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         return {
             "area": self.area,
-            "releases": [str(folder) for folder in self.folders],
+            "releases": list(self.names),
             "split": SPLIT_NAMES[self.ours.part],
             "differences": {name: one.to_json() for name, one in self.differences.items()},
             "delong": asdict(self.delong),
@@ -63,7 +63,7 @@ class Comparison:
         }
 
 
-def compare(area: str, folders: tuple[Path, Path], ours: Measured, theirs: Measured) -> Comparison:
+def compare(area: str, names: tuple[str, str], ours: Measured, theirs: Measured) -> Comparison:
     """Compare two releases that were measured on the same part.
 
     Raises:
@@ -71,12 +71,12 @@ def compare(area: str, folders: tuple[Path, Path], ours: Measured, theirs: Measu
     """
     if list(ours.studies.names) != list(theirs.studies.names):
         raise InputError(
-            f"{folders[0]} and {folders[1]}: measured on other studies, so there is nothing to "
+            f"{names[0]} and {names[1]}: measured on other studies, so there is nothing to "
             "pair; name two releases of one area and the data that both were made with"
         )
     return Comparison(
         area=area,
-        folders=folders,
+        names=names,
         ours=ours,
         theirs=theirs,
         differences={"auc": auc_difference([ours.studies], [theirs.studies])}

@@ -1,11 +1,15 @@
 """What a release shows: its page, its card, the index, and that test chose none of it."""
 
+import contextlib
 import json
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import browser_page
@@ -67,9 +71,31 @@ def fits(file: Path) -> None:
             assert not cut, f"{file.name} at {width} px: {cut}"
 
 
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """Serve a folder as it is; gives its address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given, directory=str(folder))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as serving:
+        thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+        thread.join()
+
+
 def test_a_release_comes_with_its_page_its_card_and_an_index(
-    run: Run, phantoms: Path, tmp_path: Path
+    run: Run, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     data = f"--data={phantoms}"
     assert run("tune", "XR_WRIST", data, "--trials=2", *TINY).code == 0
     assert run("finalize", "XR_WRIST", data).code == 0
@@ -111,10 +137,22 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     assert Page(bare).images == 0
     assert bundle.verify(release) == manifest
 
-    compared = run("compare", release, release, data, "--json")
-    assert compared.code == 0, compared.err
-    found = json.loads(compared.out)
-    assert found["differences"]["auc"]["value"] == found["delong"]["value"] == 0
+    with server(releases) as base:
+        address = f"{base}/XR_WRIST"
+        compared = run("compare", release, address, data, "--json")
+        assert compared.code == 0, compared.err
+        found = json.loads(compared.out)
+        assert found["differences"]["auc"]["value"] == found["delong"]["value"] == 0
+        assert found["releases"] == [str(release), address]
+        named = ("--release=XR_WRIST", f"--base-url={base}", data)
+        assert json.loads(run("evaluate", *named, "--json").out)["auc"] == auc
+        refused = run("report", *named)
+        assert (refused.code, refused.out) == (2, "")
+        assert "XR_WRIST: fetched, and stays as it was fetched" in refused.err
+        page = tmp_path / "pages" / "wrist.html"
+        assert run("report", *named, "--cases=0", f"--out={page}").code == 0
+        assert page.read_text(encoding="utf-8") == bare
+        assert run("verify", address, data).code == 0
 
     study = next((phantoms / "valid" / "XR_WRIST").glob("*/study1_positive"))
     views = [f"--image={path}" for path in sorted(study.glob("*.png"))]

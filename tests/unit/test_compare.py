@@ -1,7 +1,5 @@
 """Two releases are paired study by study, or refused."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,7 @@ from mura_tune.release.calibrate import choose
 from mura_tune.release.compare import compare
 from mura_tune.release.evaluate import Measured, measured
 
-FOLDERS = (Path("one"), Path("two"))
+NAMES = ("one", "two")
 
 
 def model(noise: float, n: int = 120, first: int = 0) -> Measured:
@@ -32,7 +30,7 @@ def model(noise: float, n: int = 120, first: int = 0) -> Measured:
 
 def test_differences_are_ours_minus_theirs_with_paired_intervals() -> None:
     good, bad = model(0.0), model(3.0)
-    found = compare("XR_TEST", FOLDERS, good, bad)
+    found = compare("XR_TEST", NAMES, good, bad)
     for name, difference in found.differences.items():
         expected = good.figures[name].value - bad.figures[name].value
         assert difference.value == pytest.approx(expected), name
@@ -47,11 +45,11 @@ def test_differences_are_ours_minus_theirs_with_paired_intervals() -> None:
 
 
 def test_a_release_does_not_differ_from_itself() -> None:
-    found = compare("XR_TEST", FOLDERS, model(1.0), model(1.0))
+    found = compare("XR_TEST", NAMES, model(1.0), model(1.0))
     assert all((d.value, d.low, d.high) == (0, 0, 0) for d in found.differences.values())
     assert found.delong.p == 1
 
 
 def test_other_studies_are_refused() -> None:
     with pytest.raises(InputError, match="measured on other studies"):
-        compare("XR_TEST", FOLDERS, model(1.0), model(1.0, first=5))
+        compare("XR_TEST", NAMES, model(1.0), model(1.0, first=5))

@@ -17,6 +17,7 @@ import pytest
 from conftest import Ran
 from PIL import Image
 
+from mura_tune import files
 from mura_tune.errors import InputError, MuraError
 from mura_tune.reading.fetch import Limits, fetch
 from mura_tune.release import sums
@@ -178,6 +179,35 @@ def test_a_server_that_cuts(server: Server, served: Path, get: Get, ranges: bool
     assert starts == ([0, 20_000, 40_000] if ranges else [0] * len(starts))
 
 
+def test_a_list_that_was_cut_between_two_lines_is_no_release(
+    server: Server, served: Path, get: Get, tmp_path: Path
+) -> None:
+    listing = (served / sums.SUMS).read_bytes()
+    server.cut = listing.index(b"\n") + 1
+    with pytest.raises(MuraError, match=r"out of reach \(the connection was cut\)"):
+        get(server.url)
+    assert not (tmp_path / "cache").exists()
+    server.cut = 10**9
+    assert_whole(get(server.url), served)
+
+
+def test_what_others_left_unfinished_goes_after_a_week(
+    server: Server, get: Get, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache" / "releases"
+    old = time.time() - 8 * 86_400
+    drafts = {name: cache / f".{name * 64}.part" for name in "abc"}
+    for draft in drafts.values():
+        draft.mkdir(parents=True)
+        (draft / "model.safetensors").write_bytes(b"half")
+        os.utime(draft / "model.safetensors", (old, old))
+        os.utime(draft, (old, old))
+    (drafts["b"] / "bundle.json").write_text("came today")
+    with files.exclusive(cache / f"{'c' * 64}.lock"):  # somebody goes on with it right now
+        get(server.url)
+    assert [name for name, draft in drafts.items() if draft.exists()] == ["b", "c"]
+
+
 def test_what_was_fetched_before_a_cut_is_not_fetched_again(
     server: Server, served: Path, get: Get
 ) -> None:
@@ -312,6 +342,12 @@ def test_infer_takes_an_address_a_base_address_and_the_config_file(
     server.folder = release.rename(tmp_path / "elsewhere")
     digest = run("verify", server.folder).out.partition("sha256=")[2].split()[0]
     base = server.url.rpartition("/")[0]
+    away = run("verify", f"{server.url}#sha256={digest}")
+    assert f"sha256={digest}" in away.out, away.err
+    written = tmp_path / "written.pt"
+    assert run("export", "--release=XR_TEST", f"--base-url={base}", "--to=pt",
+               f"--out={written}").code == 0  # fmt: skip
+    assert written.is_file()
     missing = run("infer", "--area=XR_TEST", f"--image={image}")
     assert missing.code == 2
     assert "no release there" in missing.err
