@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -36,10 +37,10 @@ hidden test set: don't put the two in one column.
 
 {table}
 
-By image (every view judged alone, test): AUC {image_auc}, kappa {image_kappa}.
+By image (each of {images} test views judged alone): AUC {image_auc}, kappa {image_kappa}.
 PPV and NPV hold for the share of abnormal studies here, {share:.0%} of test.
 
-Other operating points, all chosen on dev:
+All operating points, chosen on dev:
 
 {points}
 
@@ -63,7 +64,7 @@ A calibrated probability belongs to the share of abnormal studies it was fitted 
 
 {counts}
 
-Data set: {dataset}. Images left out: {left_out}{left_out_names}.
+Data set: {dataset}. Images left out: {left_out}.
 Patients are in one part only, over all areas. The network started from {start}.
 {verdict}{seeds}Recipe `{digest}`, from trial {trial} of study `{study}`;
 `bundle.json` holds all of it, `report.html` shows it.
@@ -107,8 +108,6 @@ Cite the data, and name the release: mura-tune {version}, recipe `{digest}`, mad
 def model_card(manifest: Mapping[str, Any]) -> str:
     """The card of a release, from its bundle.json."""
     dev, test = manifest["metrics"]["dev"], manifest["metrics"]["test"]
-    left_out = [finding["path"] for finding in manifest["data"]["left_out"]]
-    shown = ", ".join(f"`{path}`" for path in left_out[:5])
     before, after = test["calibration"]["before"], test["calibration"]["after"]
     return _CARD.format(
         warning=WARNING,
@@ -136,8 +135,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         start=_start(manifest),
         day=manifest["created"][:10],
         counts=counts_table(manifest["data"]["counts"]),
-        left_out=len(left_out),
-        left_out_names=f" ({shown}{', …' if len(left_out) > 5 else ''})" if left_out else "",
+        left_out=_left_out(manifest["data"]["left_out"]),
+        images=test["images"],
         digest=manifest["recipe_digest"],
         trial=manifest["study"]["trial"],
         study=manifest["study"]["name"],
@@ -187,8 +186,8 @@ def _points(manifest: Mapping[str, Any]) -> str:
 def _doubt(manifest: Mapping[str, Any]) -> str:
     band, told = manifest["abstain"], manifest["metrics"]["test"]["abstain"]
     if band["high"] <= band["low"]:
-        return (f"There is no band of doubt: dev's answers have an error of "
-                f"{band['error_without']:.3f} without one.")  # fmt: skip
+        n = manifest["metrics"]["dev"]["studies"]
+        return f"There is no band of doubt: of dev's studies {wrong(band['error_without'], n)}."
     n = manifest["metrics"]["test"]["studies"]
     left = n - told["studies"]
     rest = f"; of the others {wrong(told['error'], left)}" if left else ""
@@ -197,6 +196,16 @@ def _doubt(manifest: Mapping[str, Any]) -> str:
         f"({band['chosen']}): {told['studies']} of {n} test studies fall there{rest} (without the "
         f"band {wrong(told['error_without'], n)})."
     )
+
+
+def _left_out(findings: Sequence[Mapping[str, str]]) -> str:
+    """How many of each kind, and the first of them by name; `report.html` has all."""
+    if not findings:
+        return "none"
+    kinds = Counter(finding["kind"] for finding in findings)
+    told = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    some = ", ".join(f"`{finding['path']}`" for finding in findings[:5])
+    return f"{told} ({some}{', …' if len(findings) > 5 else ''}); `report.html` says why"
 
 
 def _start(manifest: Mapping[str, Any]) -> str:

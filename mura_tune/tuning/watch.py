@@ -16,6 +16,9 @@ from mura_tune.tuning.slots import DONE, was_cut
 from mura_tune.tuning.stored import dev_score_of
 from mura_tune.tuning.words import trial_line
 
+# What matters first: a terminal of 80 columns cuts the rest.
+_FORM = "{desc} {n_fmt}/{total_fmt}  {elapsed}, {remaining} to go{postfix}"
+
 
 class Epochs:
     """A bar over the epochs of one run or of several."""
@@ -32,7 +35,7 @@ class Epochs:
 
     def epoch(self, epoch: Epoch) -> None:
         """Move on by one."""
-        self._bar.set_postfix_str(f"loss {epoch.loss:.3f}, dev {self._measure} {epoch.score:.3f}")
+        self._bar.set_postfix_str(f"dev {self._measure} {epoch.score:.3f}, loss {epoch.loss:.3f}")
         self._bar.update()
 
 
@@ -96,13 +99,14 @@ class Watch:
         ended = [t for name in self._wanted for t in self._ended[name].values()]
         pruned = sum(t.state == TrialState.PRUNED for t in ended)
         failed = sum(t.state == TrialState.FAIL and not was_cut(t) for t in ended)
-        parts = [f"running {', '.join(self._running.values())}"] if self._running else []
-        parts += [f"{n} {word}" for n, word in ((pruned, "pruned"), (failed, "failed")) if n]
+        parts = []
         finished = [t for t in ended if t.state == TrialState.COMPLETE]
         if finished and len(self._wanted) == 1:
             best = max(finished, key=lambda t: t.value or 0.0)
             interval = dev_score_of(best)
             parts.append(f"best {best.value:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")
+        parts += [f"{n} {word}" for n, word in ((pruned, "pruned"), (failed, "failed")) if n]
+        parts += [f"running {', '.join(self._running.values())}"] if self._running else []
         return ", ".join(parts)
 
 
@@ -118,4 +122,7 @@ def both(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
 
 def _bar(total: int, title: str, unit: str) -> tqdm[NoReturn]:
     """A bar in a terminal; elsewhere nothing, so that logs hold plain lines only."""
-    return tqdm(total=total, desc=title, unit=unit, disable=not sys.stderr.isatty())
+    return tqdm(
+        total=total, desc=title, unit=unit, disable=not sys.stderr.isatty(), bar_format=_FORM,
+        dynamic_ncols=True,
+    )  # fmt: skip

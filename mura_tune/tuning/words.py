@@ -79,10 +79,11 @@ def trial_line(trial: FrozenTrial, measure: str) -> str:
             )
         case _:
             outcome = f"failed: {trial.user_attrs.get('reason', 'unknown')}"
-    return f"{head}  {outcome}  {params}  {seconds}" + (f"  ({role})" if role else "")
+    told = f"{head}  {outcome}  {seconds}" + (f"  ({role})" if role else "")
+    return f"{told}  {params}"
 
 
 def _line(found: Best, trial: Trial) -> str:
     low, high = trial.interval
     score = f"dev {found.monitor} {trial.score:.3f} [{low:.3f}, {high:.3f}] (n = {trial.studies})"
-    return f"trial {trial.number}: {score}  {shown_params(trial.params)}"
+    return f"trial {trial.number}: {score}\n          {shown_params(trial.params)}"
