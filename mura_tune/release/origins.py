@@ -80,7 +80,7 @@ def _data(manifest: Manifest) -> str:
         ("part", *names), [[part, *(str(counts[part][n]) for n in names)] for part in counts]
     )
     rows = [[f"<span class='path'>{plain(f['path'])}</span><br>"
-             f"<small>{plain(f['kind'])}: {plain(f['detail'])}</small>"]
+             f"<small class='path'>{plain(f['kind'])}: {plain(f['detail'])}</small>"]
             for f in left_out]  # fmt: skip
     images = "1 image was" if len(rows) == 1 else f"{len(rows)} images were"
     gone = (
