@@ -70,7 +70,7 @@ class Routes:
             f"{SPLIT_NAMES['test']}, {n} studies of {self.known.patients} patients, all areas",
             f"  AUC, area known    {self.known.brief()}",
             f"  AUC, area routed   {self.routed.brief()}",
-            f"  routing costs      {c.value:+.3f} [{c.low:+.3f}, {c.high:+.3f}], paired by patient",
+            f"  routed minus known {c.value:+.3f} [{c.low:+.3f}, {c.high:+.3f}], paired by patient",
             f"  {self.wrong} studies sent to another area's release",
             f"  {self.abstained} abstained from; AUC of the other {rest}: {answered}",
         ])  # fmt: skip

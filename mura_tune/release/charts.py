@@ -89,7 +89,7 @@ def score_chart(test: Measured) -> str:
 
     return chart(
         _title("Probabilities", test), "calibrated probability of abnormal",
-        "studies: abnormal up, normal down", draw,
+        "studies, normal ones down", draw,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from mura_tune.learning.ensemble import Model
 from mura_tune.learning.metrics import Estimate, Studies, Views, auc_interval
 from mura_tune.learning.training import predict
 from mura_tune.release.calibrate import Calibration, Chosen
+from mura_tune.release.page import wrong
 
 SPLIT_NAMES = {
     "dev": "dev (patients held out of train)", "test": "test (published valid)",
@@ -85,7 +86,8 @@ class Measured:
             return "  no study falls into the band of doubt"
         answered = "none is answered"
         if told["error"] is not None:
-            answered = f"error {told['error']:.3f} among the others"
+            rest = len(self.studies.labels) - told["studies"]
+            answered = f"of the others {wrong(told['error'], rest)}"
         return f"  {told['studies']} studies in the band of doubt; {answered}"
 
     def abstention(self) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def search_chart(study: Mapping[str, Any]) -> str:
                 axes.plot([t["number"] for t in some], [t["score"] for t in some], marker,
                           c=colour, ms=5, label=name)  # fmt: skip
         best = np.maximum.accumulate([t["score"] for t in finished])
-        axes.step([t["number"] for t in finished], best, where="post", c=BLUE, lw=1, alpha=0.6)
+        axes.step([t["number"] for t in finished], best, where="post", c=BLUE, lw=1, alpha=0.6,
+                  label="best so far")  # fmt: skip
         axes.plot(study["trial"], study["dev_score"], "o", mfc="none", mec=RED, mew=1.8, ms=10,
                   label="released")  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -56,10 +56,10 @@ def _seeds(manifest: Manifest) -> str:
     if "seeds" not in manifest:
         return ""
     measure = manifest["seeds"]["measure"]
-    head = ("seed", f"dev {measure}, by study", f"test {measure}, by study", "epoch kept", "")
+    head = ("", f"dev {measure}, by study", f"test {measure}, by study", "epoch kept", "")
     rows = [
-        [str(one["seed"]), cell(one["dev_score"]), cell(one["test_score"]), str(one["best_epoch"]),
-         "released" if one["released"] else ""]
+        [f"seed {one['seed']}", cell(one["dev_score"]), cell(one["test_score"]),
+         str(one["best_epoch"]), "released" if one["released"] else ""]
         for one in manifest["seeds"]["runs"]
     ]  # fmt: skip
     curves = "The curves below are the first released one's."

@@ -15,6 +15,7 @@ from mura_tune.learning.intervals import exact, interval
 from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, cluster_weights
 from mura_tune.learning.parts import Parts, softmax, study_logits
 from mura_tune.release.evaluate import SPLIT_NAMES
+from mura_tune.release.page import wrong
 
 ERROR = 0.01  # of the answers on dev that may remain
 LEAST = 0.01  # share of dev that abstains even where every answer is right: what looks like nothing
@@ -111,8 +112,9 @@ class Routed:
     def describe(self) -> str:
         """The figures as lines for people."""
         told = self.abstention()
-        answered = f"error {told['error']:.3f} among the others" if told["error"] is not None else (
-            "none is answered")  # fmt: skip
+        answered, rest = "none is answered", len(self.called) - told["studies"]
+        if told["error"] is not None:
+            answered = f"of the others {wrong(told['error'], rest)}"
         rows = [
             f"{SPLIT_NAMES[self.part]}, {len(self.called)} studies, {self.images} images",
             *(f"  {NAMES[key]:<18} {estimate.brief()}" for key, estimate in self.figures.items()),
