@@ -152,12 +152,14 @@ def ablate(
     """
     from mura_tune.errors import InputError
     from mura_tune.learning import ablation
+    from mura_tune.tuning.lineage import clean_or_refuse
     from mura_tune.tuning.watch import Epochs
 
     study = study_of(area, overrides)
     if not study.recipe.aux_weight:
         raise InputError(f"{area}: no aux_weight to leave out; ablate the study of multitask")
     prepared = prepared_of(area, study, data, runs, strict)
+    clean_or_refuse([study.recipe.pretrained], prepared, study.split)
     with Epochs(f"ablate {area}", 2 * seeds * study.recipe.epochs, "AUC") as epochs:
         found = ablation.ablate(prepared, study.recipe, seeds, device_of(device), epochs.epoch)
     console.report(as_json, found.to_json, found.describe)

@@ -7,17 +7,38 @@ import json
 import os
 import socket
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from mura_tune import config
+from mura_tune.config import Holdout
 from mura_tune.errors import InputError
 from mura_tune.learning.weights import check_keys, one_channel, read_weights
 
 IMAGENET, NONE = "imagenet", "none"
 _WEIGHTS, _MANIFEST, _SUMS = "model.safetensors", "bundle.json", "SHA256SUMS"  # of a release
+TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev parts
+DIGITS = 16  # hex digits of a picture's sha256 that are kept there: 64 bits
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a release that serves as a start learned from.
+
+    Attributes:
+        areas: of its dataset.
+        split: how that was divided.
+        pictures: DIGITS of the sha256 of each of train and dev; None if it is older than that list.
+    """
+
+    areas: frozenset[str]
+    split: Holdout
+    pictures: frozenset[str] | None
 
 
 def load(body: nn.Module, head: Collection[str], source: str, arch: str) -> None:
@@ -54,6 +75,29 @@ def digest(source: str) -> str | None:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def origin(source: str) -> Origin | None:
+    """Where the weights of a release's folder come from; None for all other starts.
+
+    Raises InputError for a release that is not whole, or whose study another version would read.
+    """
+    folder = Path(source)
+    if source in (IMAGENET, NONE) or not folder.is_dir():
+        return None
+    manifest, sums = _told(folder)
+    if "study" not in manifest:
+        return None
+    _vouched(folder, _MANIFEST, sums)
+    pictures = None
+    if (folder / TRAINED_ON).is_file():
+        _vouched(folder, TRAINED_ON, sums)
+        pictures = frozenset((folder / TRAINED_ON).read_text(encoding="utf-8").split())
+    return Origin(
+        areas=frozenset(manifest.get("areas", [manifest["area"]])),
+        split=config.from_dict(manifest["study"]["config"], str(folder / _MANIFEST)).split,
+        pictures=pictures,
+    )
+
+
 def require_imagenet(arch: str) -> None:
     """Fail in seconds where there is no network: the hub's client retries for most of a minute."""
     from huggingface_hub import constants, try_to_load_from_cache
@@ -87,15 +131,8 @@ def unreachable(arch: str, why: str) -> InputError:
 
 def _weights_of(folder: Path, arch: str) -> Path:
     """The weights of a release: of this network, and vouched for by its sums."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        sums = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
-        theirs, members = manifest["arch"], manifest.get("members", [_WEIGHTS])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{folder}: no whole release ({_MANIFEST} or {_SUMS} is missing or damaged); "
-            "name a file of weights or a release's folder"
-        ) from None
+    manifest, sums = _told(folder)
+    theirs, members = manifest["arch"], manifest.get("members", [_WEIGHTS])
     if theirs != arch:
         raise InputError(f"{folder}: a release of {theirs}, not of {arch}; "
                          f"write arch: {theirs}, or name another start")  # fmt: skip
@@ -103,10 +140,29 @@ def _weights_of(folder: Path, arch: str) -> Path:
         raise InputError(f"{folder}: a release of several networks; "
                          f"name the file of one, such as {folder / members[0]}")  # fmt: skip
     for name in (_WEIGHTS, _MANIFEST):
-        if f"{digest(str(folder / name))}  {name}" not in sums:
-            raise InputError(f"{folder / name}: not as released (its sha256 is not in {_SUMS}); "
-                             "fetch the release again")  # fmt: skip
+        _vouched(folder, name, sums)
     return folder / _WEIGHTS
+
+
+def _told(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """A release's manifest and the lines of its sums."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        sums = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
+        manifest["area"], manifest["arch"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{folder}: no whole release ({_MANIFEST} or {_SUMS} is missing or damaged); "
+            "name a file of weights or a release's folder"
+        ) from None
+    return manifest, sums
+
+
+def _vouched(folder: Path, name: str, sums: Collection[str]) -> None:
+    """Raise InputError unless a file of a release is as its sums have it."""
+    if f"{digest(str(folder / name))}  {name}" not in sums:
+        raise InputError(f"{folder / name}: not as released (its sha256 is not in {_SUMS}); "
+                         "fetch the release again")  # fmt: skip
 
 
 def _fitted(body: nn.Module, name: str, given: Tensor, wanted: Tensor) -> Tensor:

@@ -17,13 +17,11 @@ from mura_tune.data.images import read
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
+from mura_tune.learning.starts import DIGITS, TRAINED_ON
 from mura_tune.learning.training import predict
 from mura_tune.release.bundle import Bundle
 from mura_tune.release.calibrate import Chosen
 from mura_tune.release.evaluate import Measured, measured
-
-TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev parts
-_DIGITS = 16  # hex digits of a picture's sha256 that are kept: 64 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +101,7 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
 def trained_on(prepared: Prepared) -> str:
     """The content of TRAINED_ON: sorted, so that it tells nothing of the order of studies."""
     held = prepared.frame["part"] != "test"
-    return "".join(f"{sha[:_DIGITS]}\n" for sha in sorted(prepared.frame["pixel_sha"][held]))
+    return "".join(f"{sha[:DIGITS]}\n" for sha in sorted(prepared.frame["pixel_sha"][held]))
 
 
 def _split(pixels: Any, kept: pd.DataFrame, device: torch.device) -> Split:
@@ -127,6 +125,6 @@ def _seen(release: Path, dataset: Dataset, kept: pd.DataFrame) -> tuple[str, ...
     return tuple(
         path
         for path in kept["path"]
-        if any(copies.digest(turned)[:_DIGITS] in known
+        if any(copies.digest(turned)[:DIGITS] in known
                for turned in copies.orientations(read(dataset.root / path)))
     )  # fmt: skip

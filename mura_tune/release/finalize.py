@@ -20,12 +20,12 @@ from mura_tune.errors import InputError
 from mura_tune.learning.batches import split_of
 from mura_tune.learning.ensemble import joined
 from mura_tune.learning.memory import Epoch, Memory
-from mura_tune.learning.starts import digest
+from mura_tune.learning.starts import TRAINED_ON, digest
 from mura_tune.learning.tasks import PART, TASKS, task_of
 from mura_tune.learning.training import FORGETFUL, fit
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
-from mura_tune.release.external import TRAINED_ON, trained_on
+from mura_tune.release.external import trained_on
 from mura_tune.release.kinds import Figures, kind_of
 from mura_tune.release.seeds import Run, describe, spread, strongest
 from mura_tune.tuning.results import Best

@@ -17,6 +17,7 @@ from mura_tune.errors import InputError
 from mura_tune.learning import starts
 from mura_tune.learning.tasks import PART, task_of
 from mura_tune.recipe import DEFAULTS
+from mura_tune.tuning.lineage import clean_or_refuse
 from mura_tune.tuning.stored import COMPARABLE, CONFIG, DEV, facts, keep_fact
 
 RANGE = {"low", "high"}  # of an axis: what may change with leave
@@ -36,7 +37,8 @@ def same_or_refuse(
         allow_space_change: let the ranges of numeric axes differ; what ran so far stays.
 
     Raises:
-        InputError: recipe, search space, split or dataset differ, with each difference.
+        InputError: recipe, search space, split or dataset differ, with each difference; or a start
+            has learned from those that would judge it.
     """
     plain = config.to_dict(study)
     now = {
@@ -51,6 +53,7 @@ def same_or_refuse(
     if near := _near_copies(prepared, study):
         now["near_copies"] = near
     if named := _starts(study):
+        clean_or_refuse(named, prepared, study.split)
         now["starts"] = named
     stored = facts(opened).get(COMPARABLE)
     if stored is None:

@@ -51,6 +51,11 @@ def test_every_task_goes_from_its_study_to_an_answer(
         assert "abnormal" not in _told((releases / "router" / name).read_text())
     assert "Macro-F1" in (releases / "RESULTS.md").read_text()
 
+    start = f"--set=pretrained={releases / 'ALL'}"
+    refused = run("tune", "XR_WRIST", data, *QUICK, start, "--set=split.seed=2")
+    assert (refused.code, "patients that would judge it" in refused.err) == (2, True)
+    assert run("tune", "XR_WRIST", data, *QUICK, start).code == 0
+
     shown = run("infer", "--area=auto", f"--image={image}")
     assert (shown.code, "no release for XR_" in shown.out) == (0, True) or "abstain" in shown.out
     cost = run("evaluate", "--routed", data, "--json")

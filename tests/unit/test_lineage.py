@@ -1,0 +1,114 @@
+"""A start may not have learned from who judges a study: pictures for test, patients for dev."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mura_tune import config
+from mura_tune.config import Holdout
+from mura_tune.data import splits
+from mura_tune.data.prepare import Prepared
+from mura_tune.errors import InputError
+from mura_tune.learning.models import build
+from mura_tune.learning.starts import DIGITS, TRAINED_ON
+from mura_tune.release import bundle
+from mura_tune.release.external import trained_on
+from mura_tune.tuning.lineage import clean_or_refuse
+
+USUAL = Holdout(dev=0.2, seed=0, folds=0)
+
+
+def prepared(area: str, split: Holdout, owner: str = "") -> Prepared:
+    """A view each of 200 patients, every fifth in valid; the pictures are `owner`'s."""
+    names = [f"patient{n:03d}" for n in range(200)]
+    frame = pd.DataFrame(
+        {"path": names, "area": area, "patient": names, "study": names, "label": 0,
+         "split": ["valid" if n % 5 == 0 else "train" for n in range(200)]}
+    )  # fmt: skip
+    shas = [hashlib.sha256(f"{owner} {area} {name}".encode()).hexdigest() for name in names]
+    frame = frame.assign(part=splits.assign(frame, split.dev, split.seed), pixel_sha=shas)
+    return Prepared(area, np.empty((0, 32, 32), np.uint8), frame, (), (), "", "", Path())
+
+
+def released(folder: Path, of: Prepared, split: Holdout, listed: bool = True) -> str:
+    """A release that says it was trained on `of`."""
+    study = config.load(of.area, ["arch=cnn", "size=32", "pretrained=none"])
+    study = dataclasses.replace(study, split=split)
+    manifest = {
+        "area": of.area, "arch": "cnn", "outputs": 1, "areas": of.areas,
+        "preprocessing": {"size": 32}, "study": {"config": config.to_dict(study)},
+    }  # fmt: skip
+    texts = {TRAINED_ON: trained_on(of)} if listed else {}
+    bundle.save(folder / of.area, build("cnn"), manifest, texts)
+    return str(folder / of.area)
+
+
+@pytest.mark.parametrize(
+    ("area", "listed", "split"),
+    [
+        ("XR_WRIST", True, USUAL),
+        ("XR_WRIST", True, Holdout(dev=0.1, seed=0, folds=0)),  # within the start's own dev part
+        ("XR_ELBOW", True, USUAL),
+        ("XR_WRIST", False, USUAL),
+    ],
+)
+def test_a_start_that_was_divided_alike_may_be_used(
+    tmp_path: Path, area: str, listed: bool, split: Holdout
+) -> None:
+    start = released(tmp_path, prepared("XR_WRIST", USUAL), USUAL, listed)
+    clean_or_refuse([start], prepared(area, split), split)
+
+
+@pytest.mark.parametrize(
+    "split",
+    [Holdout(dev=0.2, seed=1, folds=0), Holdout(dev=0.3, seed=0, folds=0),
+     Holdout(dev=0.2, seed=0, folds=3)],
+    ids=["seed", "larger", "folds"],
+)  # fmt: skip
+@pytest.mark.parametrize(("area", "listed"), [("XR_WRIST", True), ("XR_ELBOW", True),
+                                              ("XR_WRIST", False)])  # fmt: skip
+def test_a_start_that_was_divided_otherwise_is_refused(
+    tmp_path: Path, area: str, listed: bool, split: Holdout
+) -> None:
+    start = released(tmp_path, prepared("XR_WRIST", USUAL), USUAL, listed)
+    own = prepared(area, split)
+    judged = own.frame["part"] != "test" if split.folds else own.frame["part"] == "dev"
+    trained = prepared("XR_WRIST", USUAL).frame["part"] == "train"
+    told = f"trained on {int((judged & trained).sum())} of the {int(judged.sum())} patients"
+    with pytest.raises(InputError, match=told):
+        clean_or_refuse([start], own, split)
+    with pytest.raises(
+        InputError, match=r"split\.dev=0\.2 --set split\.seed=0 --set split\.folds=0"
+    ):
+        clean_or_refuse(["none", start], own, split)
+
+
+def test_another_datasets_release_may_be_divided_anyhow(tmp_path: Path) -> None:
+    start = released(tmp_path, prepared("XR_WRIST", USUAL, owner="theirs"), USUAL)
+    other = Holdout(dev=0.3, seed=7, folds=3)
+    clean_or_refuse([start], prepared("XR_WRIST", other), other)
+
+
+def test_a_start_that_has_seen_a_test_picture_is_refused(tmp_path: Path) -> None:
+    theirs, own = prepared("XR_WRIST", USUAL, owner="theirs"), prepared("XR_WRIST", USUAL)
+    leaked = own.frame.loc[own.frame["part"] == "test", "pixel_sha"].iloc[0]
+    theirs.frame.loc[theirs.frame["part"] == "train", "pixel_sha"] = leaked
+    start = released(tmp_path, theirs, USUAL)
+    with pytest.raises(InputError, match="trained on 1 of the 40 test pictures"):
+        clean_or_refuse([start], own, USUAL)
+
+
+def test_a_list_of_pictures_that_was_changed_is_not_believed(tmp_path: Path) -> None:
+    start = released(tmp_path, prepared("XR_WRIST", USUAL), USUAL)
+    (Path(start) / TRAINED_ON).write_text("0" * DIGITS)
+    with pytest.raises(InputError, match=r"trained_on\.txt: not as released"):
+        clean_or_refuse([start], prepared("XR_WRIST", USUAL), USUAL)
+
+
+def test_weights_without_a_release_have_no_lineage(tmp_path: Path) -> None:
+    other = Holdout(dev=0.3, seed=7, folds=3)
+    clean_or_refuse(["none", "imagenet", str(tmp_path / "some.pt")], prepared("A", other), other)
