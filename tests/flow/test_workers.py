@@ -1,8 +1,10 @@
 """Searches that are started together, killed, stopped and resumed end exact, and leave nothing."""
 
 import json
+import multiprocessing
 import os
 import signal
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ import pytest
 import sqlalchemy
 import torch
 from chaos import LEAVES_WITHIN, STUDY, amiss, opened, small, trials_of
-from commands import Forked, Shell, command_line, hit, until
+from commands import Forked, hit, until
 from conftest import CPU, TINY, Ran
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -30,6 +32,7 @@ from mura_tune.tuning.locks import lock_of
 from mura_tune.tuning.search import How, Job
 from mura_tune.tuning.slots import DONE
 from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.workers import PRELOAD, Stop, _serve_forks
 
 SIMULTANEOUS = 16
 QUICK = ["--set=budget.confirm.top=1", "--set=budget.confirm.seeds=1"]  # added to chaos.SETS
@@ -193,18 +196,40 @@ def test_ctrl_c_while_a_trials_end_is_stored_is_ctrl_c(
     assert amiss(sqlite, 2) == []
 
 
-def test_ctrl_c_while_workers_still_import_is_no_crash(
-    phantoms: Path, sqlite: str, tmp_path: Path
-) -> None:
-    command = Shell(chaos.arguments(sqlite, phantoms, tmp_path, 4, 2), tmp_path / "log")
+def _crew_of_one(folder: Path) -> None:
+    """A command in a session of its own, up to its first worker; 0: it started after Ctrl-C."""
+    os.setsid()
+    os.environ["PYTHONPATH"] = str(folder)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["slow_to_import"])
+    with Stop(print) as stop:
+        _serve_forks()
+        process = context.Process(target=time.sleep, args=(0,))
+        process.start()
+        process.join()
+    sys.exit(0 if (process.exitcode, stop.asked) == (0, True) else 3)
+
+
+def test_ctrl_c_while_workers_still_import_is_no_crash(tmp_path: Path) -> None:
+    """What workers come from survives a Ctrl-C that it gets, as all of a terminal's, on its way."""
+    (tmp_path / "slow_to_import.py").write_text(
+        "import pathlib, time\n"
+        "pathlib.Path(__file__).with_name('importing').touch()\n"
+        "time.sleep(2)\n"
+    )
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOAD, "mura_tune.tuning.chronicle"])
+    command = context.Process(target=_crew_of_one, args=(tmp_path,))
+    command.start()
+    assert command.pid
     try:
-        until(lambda: any("forkserver" in command_line(p) for p in command.left()), SLOW)
-        os.killpg(command.pid, signal.SIGINT)  # as a terminal does
-        assert command.wait(SLOW) == 130
-        until(lambda: command.left() == [], LEAVES_WITHIN)
+        until((tmp_path / "importing").exists, SLOW)
+        os.killpg(command.pid, signal.SIGINT)
+        command.join(SLOW)
+        assert command.exitcode == 0
     finally:
-        command.end()
-    assert "Traceback" not in command.log.read_text()
+        command.kill()
+        command.join()
 
 
 def test_a_command_that_slept_too_long_leaves_its_trial_to_another(
