@@ -59,7 +59,8 @@ def search_chart(study: Mapping[str, Any]) -> str:
                   label="best so far")  # fmt: skip
         axes.plot(study["trial"], study["dev_score"], "o", mfc="none", mec=RED, mew=1.8, ms=10,
                   label="released")  # fmt: skip
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(-0.5, max(t["number"] for t in trials) + 0.5)
         axes.margins(y=0.1)
 
     return chart("The search", "trial", f"dev {study['monitor']}", draw)

@@ -128,7 +128,7 @@ def _reproduce(manifest: Manifest) -> str:
     study, area, data = manifest["study"], manifest["area"], manifest["data"]
     name, trials = study["name"], study["config"]["budget"]["trials"]
     named = f" --study {shlex.quote(name)}" if name != area else ""
-    sets = "".join(f" --set {shlex.quote(one)}" for one in overrides(area, study["config"]))
+    sets = "".join(f" \\\n  --set {shlex.quote(one)}" for one in overrides(area, study["config"]))
     pairs = ", ".join(f"{key} {value}" for key, value in manifest["versions"].items())
     commands = (f"mura tune {area}{named} --trials {trials} --data DATA{sets}\n"
                 f"mura finalize {name} --data DATA{_runs(manifest)}\n"

@@ -63,8 +63,7 @@ figcaption {{ font-size: .85rem; overflow-wrap: anywhere; margin-bottom: .4rem; 
 .pair img {{ width: 100%; height: 11.5rem; object-fit: contain; display: block; background: #000; }}
 .scale {{ display: flex; flex-wrap: wrap; gap: .2rem .6rem; align-items: center; font-size: .85rem; }}
 .scale i {{ width: 10rem; height: .8rem; }}
-pre {{ background: var(--soft); padding: .7rem .9rem; border-radius: 6px; font-size: .85rem; white-space: pre-wrap;
-  overflow-wrap: anywhere; }}
+pre {{ background: var(--soft); padding: .7rem .9rem; border-radius: 6px; font-size: .85rem; overflow-x: auto; }}
 code {{ font-size: .92em; white-space: nowrap; }} code.path {{ white-space: normal; }}
 @media (max-width: 600px) {{ body {{ font-size: 14px; }} th, td {{ padding: .3rem .25rem; }}
   table {{ font-size: .8rem; }}
@@ -74,7 +73,8 @@ code {{ font-size: .92em; white-space: nowrap; }} code.path {{ white-space: norm
   .wide th {{ grid-column: 1 / -1; border: 0; }} .wide td {{ border: 0; }} .wide td:empty {{ display: none; }}
   .wide td::before {{ content: attr(data-name); display: block; color: var(--pale); }}
   td i {{ display: block; font-size: .92em; }} .matrix td {{ min-width: 70px; }} .pair img {{ height: 10.5rem; }} }}
-@media print {{ body {{ max-width: none; padding: 0; }} nav {{ display: none; }} h2, h3 {{ break-after: avoid; }}
+@media print {{ body {{ max-width: none; padding: 0; }} nav {{ display: none; }} pre {{ white-space: pre-wrap; }}
+  .charts, .charts.two {{ grid-template-columns: 1fr 1fr; }} h2, h3 {{ break-after: avoid; }}
   figure, svg, tr, pre {{ break-inside: avoid; }} * {{ print-color-adjust: exact; }} }}
 </style>
 </head>
