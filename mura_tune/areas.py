@@ -37,7 +37,8 @@ def check_task(
     for name, (tasks, neutral) in _OWN.items():
         if task in tasks:
             continue
-        known = f"the task is {task}, and only {' and '.join(tasks)} knows it"
+        know = "know" if len(tasks) > 1 else "knows"
+        known = f"the task is {task}, and only {' and '.join(tasks)} {know} it"
         for where, values in (("search", search), ("final", final)):
             check(name not in values, f"{where}.{name}", values.get(name), f"left out: {known}")
         value = getattr(recipe, name)

@@ -146,6 +146,9 @@ class StudyConfig:
                 changed(self.recipe, {path: value}, prefix="search.")
         changed(self.recipe, self.final, prefix="final.")
         self._check_combinations()
+        for where, values in (("search", self.search), ("final", self.final)):
+            check("size" not in values, f"{where}.size", "given",
+                  "left out: all of a study sees pixels of one size, recipe.size")  # fmt: skip
         check("monitor" not in self.search, "search.monitor", "an axis",
               "left out: trials judged by different scores do not compare")  # fmt: skip
 

@@ -64,6 +64,15 @@ def study_of(area: str, overrides: tuple[str, ...]) -> StudyConfig:
     return config.load(area, overrides)
 
 
+def trainable_of(area: str, overrides: tuple[str, ...]) -> StudyConfig:
+    """The study of an area, refused before anything is decoded if a network of it cannot be."""
+    from mura_tune.tuning.networks import check_networks
+
+    study = study_of(area, overrides)
+    check_networks(study)
+    return study
+
+
 def areas_of(data: Path) -> list[str]:
     """Every area of a dataset, those with the fewest images first."""
     from mura_tune.data.dataset import open_dataset

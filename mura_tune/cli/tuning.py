@@ -22,6 +22,7 @@ from mura_tune.cli.options import (
     strict_option,
     study_of,
     study_option,
+    trainable_of,
     url_of,
 )
 
@@ -85,8 +86,11 @@ def tune(
     )  # fmt: skip
     jobs: list[Job] = []
     since: dict[str, int] = {}
-    for one in areas_of(data) if area == "all" else [area]:
-        study = study_of(one, (*overrides, *budget))
+    studies = {
+        one: trainable_of(one, (*overrides, *budget))
+        for one in (areas_of(data) if area == "all" else [area])
+    }
+    for one, study in studies.items():
         job = Job(name or one, study, prepared_of(one, study, data, runs, strict))
         since |= start(job, how, allow_space_change=allow_space_change)
         jobs.append(job)
@@ -155,9 +159,9 @@ def ablate(
     from mura_tune.tuning.lineage import clean_or_refuse
     from mura_tune.tuning.watch import Epochs
 
-    study = study_of(area, overrides)
-    if not study.recipe.aux_weight:
+    if not study_of(area, overrides).recipe.aux_weight:
         raise InputError(f"{area}: no aux_weight to leave out; ablate the study of multitask")
+    study = trainable_of(area, overrides)
     prepared = prepared_of(area, study, data, runs, strict)
     clean_or_refuse([study.recipe.pretrained], prepared, study.split)
     with Epochs(f"ablate {area}", 2 * seeds * study.recipe.epochs, "AUC") as epochs:

@@ -132,6 +132,7 @@ def build(
         if head:
             _put_head(body, head, outputs)
         if size is not None:
+            _require_patches(body, arch, size)
             _try(body, arch, size)
     return Network(body).to(memory_format=torch.channels_last)
 
@@ -190,10 +191,22 @@ def _put_head(body: nn.Module, head: Callable[[int, int], nn.Module], outputs: i
 def _try(body: nn.Module, arch: str, size: int) -> None:
     """Show it one black image, so that a size it cannot take is told before anything is trained."""
     try:
-        body.eval()(torch.zeros(1, 1, size, size))
+        answer = body.eval()(torch.zeros(1, 1, size, size))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise _unfit(arch, size, error) from None
+    if not bool(answer.isfinite().all()):
+        raise _unfit(arch, size, ValueError("its answer to a black one is not finite"))
     body.train()
+
+
+def _require_patches(body: nn.Module, arch: str, size: int) -> None:
+    """Refuse a size that the patches of a Transformer do not divide: it would not see the rest."""
+    patches: Any = getattr(getattr(body, "stem", body), "patch_embed", None)
+    side = getattr(patches, "patch_size", (1,))[0]
+    if size % side and not getattr(patches, "dynamic_img_pad", False):
+        near = [value for value in (size - size % side, size - size % side + side) if value]
+        raise InputError(f"size {size}: {arch} reads patches of {side} px, which do not divide it; "
+                         f"choose {' or '.join(map(str, near))}")  # fmt: skip
 
 
 def _unfit(arch: str, size: int | None, error: Exception) -> InputError:

@@ -21,7 +21,6 @@ from optuna.trial import FrozenTrial, TrialState
 from mura_tune.config import Budget, StudyConfig
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import MuraError
-from mura_tune.learning.consistency import require_map
 from mura_tune.learning.prefix import Store
 from mura_tune.learning.sources import Features, Source, pixels
 from mura_tune.learning.tasks import TASKS
@@ -29,6 +28,7 @@ from mura_tune.tuning import space as spaces
 from mura_tune.tuning.artifacts import Keeper, keep_of
 from mura_tune.tuning.draws import Rounded
 from mura_tune.tuning.locks import Alive, Lock, lock_of
+from mura_tune.tuning.networks import check_networks
 from mura_tune.tuning.plans import confirm_slots, search_slots, searched
 from mura_tune.tuning.results import CONFIRMS, confirmation
 from mura_tune.tuning.resume import same_or_refuse
@@ -82,10 +82,8 @@ def start(job: Job, how: How, *, allow_space_change: bool = False) -> dict[str, 
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = spaces.space_of(job.study)
-    recipe = job.study.recipe
-    net = TASKS[job.study.task].network(recipe, len(job.prepared.areas))  # or refuse before it
-    if recipe.consistency:
-        require_map(net, recipe.size)
+    check_networks(job.study)
+    TASKS[job.study.task].outputs(len(job.prepared.areas))  # or refuse a router of one area
     storage = open_storage(how.url, create=True)
     with lock_of(how.url, job.name):
         opened = optuna.create_study(

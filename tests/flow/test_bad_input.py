@@ -81,6 +81,29 @@ def test_a_bad_value(run: Run, phantoms: Path, override: str, words: tuple[str, 
     told(run("tune", "XR_WRIST", f"--data={phantoms}", *TINY, f"--set={override}"), *words)
 
 
+@pytest.mark.parametrize(
+    ("area", "given", "words"),
+    [
+        ("XR_WRIST", ["arch=vit_tiny_patch16_224", "size=40"], ("patches of 16 px", "32 or 48")),
+        ("XR_WRIST", ["arch=hybrid-vit_tiny_patch16_224"], ("gives no feature map",)),
+        ("XR_WRIST", ["arch=densenet121", "size=16"], ("takes no images of 16 px",)),
+        ("XR_WRIST", ["arch=vit_tiny_patch16_224", "consistency=0.5"], ("has no feature map",)),
+        ("XR_WRIST", ["search.consistency={choices: [0.0, 0.5]}", "arch=vit_tiny_patch16_224"],
+         ("search can draw consistency 0.5", "has no feature map")),
+        ("XR_WRIST", ["search.arch={choices: [cnn, densenet121]}", "size=16"],
+         ("search can draw arch densenet121", "takes no images of 16 px")),
+        ("all", ["final.arch=resnet81"], ("final makes it arch resnet81", "near it")),
+        ("multitask", ["arch=levit_128s"], ("no single classifier",)),
+    ],
+)  # fmt: skip
+def test_a_network_that_cannot_be_is_refused_before_anything_is_decoded(
+    run: Run, phantoms: Path, tmp_path: Path, area: str, given: list[str], words: tuple[str, ...]
+) -> None:
+    sets = [f"--set={one}" for one in given]
+    told(run("tune", area, f"--data={phantoms}", *TINY, *sets), *words)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_device_that_is_not_there(run: Run, phantoms: Path) -> None:
     args = ("tune", "XR_WRIST", f"--data={phantoms}", *TINY)
     told(run(*args, "--device=cuda:77"), "cuda:77", "use cpu or auto")

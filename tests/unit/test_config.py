@@ -41,6 +41,8 @@ def test_an_area_without_a_file_uses_the_default() -> None:
             "search.finetune.lrr={low: 1.0, high: 2.0}",
             "search.finetune.lrr is no recipe field; did you mean finetune.lr?",
         ),
+        ("search.size={choices: [32, 64]}", "search.size is 'given'; it must be left out: all of"),
+        ("final.size=320", "final.size is 'given'; it must be left out: all of a study sees"),
         ("search.augment.high=3.0", "augment is 3.0; it must be between 0 and 1"),
         ("search.finetune.lr.high=1e-1", "it must be a number: write 1.0e-1"),
         ("search.finetune.lr.low=0.0", "it must be above 0 on a log scale"),
