@@ -32,6 +32,7 @@ class Task:
         table: from logits (N, K) and their split, the studies that `measure` is taken of.
         measure: the score that decides; more is better.
         head: makes the classifier from the numbers of features and outputs; None for a linear one.
+        beside: the same as `table` for a second task, which is judged by the accuracy.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Task:
     table: Callable[[Tensor, Split], Studies]
     measure: Measure
     head: Callable[[int, int], nn.Module] | None = None
+    beside: Callable[[Tensor, Split], Studies] | None = None
 
     @property
     def monitor(self) -> str:
@@ -123,6 +125,7 @@ MULTITASK = Task(
     table=study_scores,
     measure=AUC,
     head=PartHead,
+    beside=lambda logits_nk, split: routed_right(logits_nk[:, 1:], split),
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in (ABNORMALITY, PART, MULTITASK)}
 

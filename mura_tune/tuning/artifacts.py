@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna_dashboard import save_note
 from optuna_dashboard.artifact import get_artifact_path
 from PIL import Image
 
-from mura_tune.learning.metrics import Estimate, Studies, youden
-from mura_tune.learning.tasks import ABNORMALITY, PART, task_of
-from mura_tune.tuning.gallery import sheet
+from mura_tune.learning.metrics import Studies
+from mura_tune.tuning.exhibits import EXHIBITS, Exhibit, monitor_of
 from mura_tune.tuning.notes import trial_note
-from mura_tune.tuning.pictures import Charts, Fits
-from mura_tune.tuning.stored import dev_auc_of, recipe_of
+from mura_tune.tuning.pictures import Fits
 
-CHARTS, ERRORS, SCORES = "charts.png", "worst-errors.png", "dev-scores.csv"
+SCORES = "dev-scores.csv"
 _LOG = logging.getLogger(__name__)
 
 
@@ -74,9 +72,8 @@ class Keeper:
 
     folder: Path
     allowance: Allowance = field(default_factory=Allowance)
-    _charts: Charts | None = field(default=None, init=False)
 
-    def keep(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> None:
+    def keep(self, trial: optuna.Trial, fits: Fits, studies: Studies, exhibit: Exhibit) -> None:
         """Store a trial's pictures, scores and note, as far as the allowance covers them.
 
         Call it in the objective once the trial's `dev_score` and `recipe` are stored, and before it
@@ -86,6 +83,7 @@ class Keeper:
         Args:
             fits: each fit with the dev split it was scored on; one pair, or one a patient fold.
             studies: the dev studies of all pairs.
+            exhibit: what is shown of its task.
         """
         self.allowance.earn(sum(epoch.seconds for fit, _ in fits for epoch in fit.epochs))
         before = self.allowance.spent
@@ -95,22 +93,18 @@ class Keeper:
         missing = f"left out, to keep within {self.allowance.share:.0%} of the time trained"
         if self.allowance.covers("table", "pictures"):
             with self.allowance.timed("pictures"), self._survived(trial) as told:
-                pictures = self._pictures(trial, fits, studies)
+                pictures = self._pictures(trial, exhibit.pictures(trial, fits, studies))
             missing = told.get("why", missing)
         with self.allowance.timed("table"):
             with self._survived(trial), tempfile.TemporaryDirectory() as folder:
-                _write_table(studies, path := Path(folder, SCORES))
+                path = Path(folder, SCORES)
+                _write_table([exhibit.columns, *exhibit.rows(fits, studies)], path)
                 self._upload(trial, path)
-            alone = [fit for fit, _ in fits]
-            save_note(trial, trial_note(trial, alone, pictures, missing, _monitor(trial)))
+            alone, monitor = [fit for fit, _ in fits], monitor_of(trial, exhibit.task)
+            note = trial_note(trial, alone, pictures, missing, monitor, exhibit.caption)
+            save_note(trial, note)
         spent = self.allowance.spent - before
         trial.set_user_attr("artifact_seconds", float(f"{spent:.3g}"))
-
-    def keep_note(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> None:
-        """Store the note alone, of a trial that told areas apart: no picture is about them."""
-        missing = "none are drawn of a search for the body part"
-        note = trial_note(trial, [fit for fit, _ in fits], {}, missing, PART.monitor)
-        save_note(trial, note)
 
     @contextlib.contextmanager
     def _survived(self, trial: optuna.Trial) -> Iterator[dict[str, str]]:
@@ -124,14 +118,8 @@ class Keeper:
             told["why"] = f"not kept ({type(error).__name__}: {error})"
             _LOG.warning("trial %d: artifacts %s", trial.number, told["why"])
 
-    def _pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, str]:
-        """Draw and upload; where the dashboard serves each picture, by title."""
-        self._charts = self._charts or Charts()
-        threshold, auc = youden(studies), Estimate(**dev_auc_of(trial))
-        drawn = {
-            CHARTS: self._charts.draw(fits, studies, auc, threshold, _monitor(trial)),
-            ERRORS: sheet(fits, studies, threshold),
-        }
+    def _pictures(self, trial: optuna.Trial, drawn: Mapping[str, Image.Image]) -> dict[str, str]:
+        """Upload pictures; where the dashboard serves each, by title."""
         with tempfile.TemporaryDirectory() as folder:
             return {
                 name: self._upload(trial, _write_picture(picture, Path(folder, name)))
@@ -152,12 +140,7 @@ def keep_of(keeper: Keeper | None, task: str) -> Callable[[optuna.Trial, Fits, S
     """What keeps a trial of a task: nothing without a keeper."""
     if keeper is None:
         return lambda trial, fits, studies: None
-    return keeper.keep_note if task == PART.name else keeper.keep
-
-
-def _monitor(trial: optuna.Trial) -> str:
-    """What the scores of a trial that looks for the abnormal are."""
-    return task_of(ABNORMALITY.name, recipe_of(trial).monitor).monitor
+    return functools.partial(keeper.keep, exhibit=EXHIBITS[task]())
 
 
 def _write_picture(picture: Image.Image, path: Path) -> Path:
@@ -165,12 +148,6 @@ def _write_picture(picture: Image.Image, path: Path) -> Path:
     return path
 
 
-def _write_table(studies: Studies, path: Path) -> None:
-    """Each dev study with its label and probability, those furthest from their label first."""
+def _write_table(rows: Iterable[Sequence[str]], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as handle:
-        table = csv.writer(handle)
-        table.writerow(["study", "patient", "label", "probability"])
-        for row in np.argsort(-np.abs(studies.scores - studies.labels), kind="stable"):
-            label = "abnormal" if studies.labels[row] else "normal"
-            score = f"{studies.scores[row]:.4f}"
-            table.writerow([studies.names[row], studies.patients[row], label, score])
+        csv.writer(handle).writerows(rows)

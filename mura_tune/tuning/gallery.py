@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from mura_tune.learning.batches import Split
 from mura_tune.learning.metrics import Studies, sigmoid
+from mura_tune.learning.parts import softmax, study_logits
+from mura_tune.learning.training import Fit
 from mura_tune.tuning.pictures import BLUE, INK, PALE, RED, Fits
 
 ACROSS = 5  # studies of each kind
@@ -22,14 +25,21 @@ LINE = 18  # pixels from one line of a caption to the next
 
 
 @dataclass(frozen=True, eq=False)
-class Wrong:
-    """A study on the wrong side of the threshold: its views (V, S, S), the worst one first."""
+class Shown:
+    """A study on the sheet: its caption, its views (V, S, S), the most telling first, and files."""
 
-    name: str
-    label: int
-    probability: float
+    caption: str
     views: NDArray[np.uint8]
     files: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Studies of one kind under a title in its colour."""
+
+    title: str
+    colour: str
+    studies: Sequence[Shown]
 
 
 def sheet(fits: Fits, studies: Studies, threshold: float) -> Image.Image:
@@ -38,20 +48,10 @@ def sheet(fits: Fits, studies: Studies, threshold: float) -> Image.Image:
     for label, words in ((1, "abnormal, called normal"), (0, "normal, called abnormal")):
         chosen = worst(studies, threshold, label)
         total = int((studies.labels == label).sum())
-        title = f"Labelled {words}: {len(chosen)} of {total}"
-        if len(chosen) > ACROSS:
-            title += f", the {ACROSS} most confident"
+        title = f"Labelled {words}: {len(chosen)} of {total}{_most(len(chosen))}"
         shown = [_found(studies, row, fits) for row in chosen[:ACROSS]]
-        rows.append((title, RED if label else BLUE, shown))
-    tops = np.cumsum([MARGIN, *(_height(shown) for _, _, shown in rows)])
-    width = 2 * MARGIN + ACROSS * TILE + (ACROSS - 1) * GAP
-    picture = Image.new("RGB", (width, int(tops[-1])), "white")
-    draw = ImageDraw.Draw(picture)
-    for top, (title, colour, shown) in zip(tops, rows, strict=False):
-        draw.text((MARGIN, int(top)), title, colour, _font(16, bold=True))
-        for place, study in enumerate(shown):
-            _tile(picture, draw, MARGIN + place * (TILE + GAP), int(top) + 32, study)
-    return picture
+        rows.append(Row(title, RED if label else BLUE, shown))
+    return drawn(rows)
 
 
 def worst(studies: Studies, threshold: float, label: int) -> NDArray[np.int64]:
@@ -61,19 +61,72 @@ def worst(studies: Studies, threshold: float, label: int) -> NDArray[np.int64]:
     return rows[np.argsort(-np.abs(studies.scores[rows] - label), kind="stable")]
 
 
-def _found(studies: Studies, row: int, fits: Fits) -> Wrong:
-    """The views of a study, from the fold that held it out."""
+def area_sheet(fits: Fits) -> Image.Image:
+    """Studies taken for another area, the surest first, over those recognised with most doubt."""
+    found = [(fit, dev, study_logits(fit.logits, dev)) for fit, dev in fits]
+    told = []
+    for fit, dev, parts in found:
+        chances = softmax(parts.logits)
+        told += [
+            (float(chance.max()), int(chance.argmax()), int(part), fit, dev, str(name))
+            for name, part, chance in zip(parts.names, parts.parts, chances, strict=True)
+        ]
+    told.sort(key=lambda one: -one[0])
+    wrong = [one for one in told if one[1] != one[2]]
+    right = [one for one in reversed(told) if one[1] == one[2]]
+    titles = (f"Taken for another area: {len(wrong)} of {len(told)}{_most(len(wrong))}",
+              f"Recognised: {len(right)} of {len(told)}, the least sure")  # fmt: skip
+    rows = [
+        Row(title, colour, [_called(*one) for one in some[:ACROSS]])
+        for title, colour, some in zip(titles, (RED, BLUE), (wrong, right), strict=True)
+    ]
+    return drawn(rows)
+
+
+def drawn(rows: Sequence[Row]) -> Image.Image:
+    """The sheet with these rows, RGB."""
+    tops = np.cumsum([MARGIN, *(_height(row.studies) for row in rows)])
+    width = 2 * MARGIN + ACROSS * TILE + (ACROSS - 1) * GAP
+    picture = Image.new("RGB", (width, int(tops[-1])), "white")
+    draw = ImageDraw.Draw(picture)
+    for top, row in zip(tops, rows, strict=False):
+        draw.text((MARGIN, int(top)), row.title, row.colour, _font(16, bold=True))
+        for place, study in enumerate(row.studies):
+            _tile(picture, draw, MARGIN + place * (TILE + GAP), int(top) + 32, study)
+    return picture
+
+
+def _most(number: int) -> str:
+    return f", the {ACROSS} most confident" if number > ACROSS else ""
+
+
+def _found(studies: Studies, row: int, fits: Fits) -> Shown:
+    """A study and its probability, from the fold that held it out."""
     name, label = studies.names[row], int(studies.labels[row])
     fit, dev = next(pair for pair in fits if (pair[1].studies == name).any())
     views = np.flatnonzero(dev.studies == name)
     chances = sigmoid(fit.logits[views, 0].double().cpu().numpy())
-    views = views[np.argsort(-np.abs(chances - label), kind="stable")]
+    word = "abnormal" if label else "normal"
+    return _shown(f"p = {studies.scores[row]:.3f}, is {word}", dev, views, -np.abs(chances - label))
+
+
+def _called(chance: float, called: int, part: int, fit: Fit, dev: Split, name: str) -> Shown:
+    """A study and what it was taken for."""
+    views = np.flatnonzero(dev.studies == name)
+    sure = softmax(fit.logits[views].double().cpu().numpy())[:, called]
+    names = [area.removeprefix("XR_").lower() for area in dev.areas]
+    word = f", is {names[part]}" if called != part else ""
+    return _shown(f"{names[called]} {chance:.3f}{word}", dev, views, -sure)
+
+
+def _shown(caption: str, dev: Split, views: NDArray[np.int64], by: NDArray[np.float64]) -> Shown:
+    """The views of a study in the order of `by`."""
+    views = views[np.argsort(by, kind="stable")]
     pixels = dev.pixels[views.tolist()].cpu().numpy()  # a few views, not the split, leave the GPU
-    files = tuple(str(path) for path in dev.paths[views])
-    return Wrong(str(name), label, float(studies.scores[row]), pixels, files)
+    return Shown(caption, pixels, tuple(str(path) for path in dev.paths[views]))
 
 
-def _height(shown: Sequence[Wrong]) -> int:
+def _height(shown: Sequence[Shown]) -> int:
     """Of a row: its title, and where there are errors, pictures over captions."""
     if not shown:
         return 32 + MARGIN
@@ -81,13 +134,12 @@ def _height(shown: Sequence[Wrong]) -> int:
     return 32 + TILE + 3 * LINE + more + 2 * MARGIN
 
 
-def _tile(picture: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, study: Wrong) -> None:
+def _tile(picture: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, study: Shown) -> None:
     large = Image.fromarray(study.views[0]).resize((TILE, TILE), Image.Resampling.BILINEAR)
     picture.paste(large, (x, y))
     y += TILE + 6
-    label = "abnormal" if study.label else "normal"
     folder = "/".join(PurePosixPath(study.files[0]).parts[:-1][-2:])
-    lines = ((f"p = {study.probability:.3f}, is {label}", INK, _font(13, bold=True)),
+    lines = ((study.caption, INK, _font(13, bold=True)),
              (folder, INK, _font(11)), (_names(study.files), PALE, _font(11)))  # fmt: skip
     for text, colour, font in lines:
         draw.text((x, y), _fitted(text, font), colour, font)

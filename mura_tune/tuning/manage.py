@@ -34,6 +34,7 @@ def copy(url: str, name: str, new: str, to: str) -> int:
     Raises:
         InputError: no such study, or `new` exists there.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     source, target = open_storage(url), open_storage(to, create=True)
     there = optuna.get_all_study_names(target)
     for one in _parts(source, name, url):

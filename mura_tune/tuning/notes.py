@@ -19,7 +19,6 @@ from mura_tune.tuning.stored import COMPARABLE, dev_score_of, facts, recipe_of
 from mura_tune.tuning.words import verdict
 
 WIDE = 120  # characters; a page of the dashboard is as wide as its longest line
-FLATTERS = "The threshold has the best Youden index on these very studies: its figures flatter."
 Parts = Mapping[str, Mapping[str, int]]  # part -> what -> how many, such as dev -> studies -> 120
 
 
@@ -29,6 +28,7 @@ def trial_note(
     pictures: Mapping[str, str],
     missing: str,
     monitor: str,
+    caption: str,
 ) -> str:
     """A trial's score, cost and recipe in tables, its pictures below.
 
@@ -36,6 +36,7 @@ def trial_note(
         pictures: where the dashboard serves each, by file name.
         missing: why there is none, for where `pictures` is empty.
         monitor: what a score is.
+        caption: said above the pictures.
     """
     score, recipe = dev_score_of(trial), dict(_flat(asdict(recipe_of(trial))))
     searched = {path: recipe.pop(path, value) for path, value in trial.params.items()}
@@ -43,7 +44,7 @@ def trial_note(
     result = {
         f"dev {monitor}": f"**{score['value']:.3f}**",
         "95 % interval": f"{score['low']:.3f} to {score['high']:.3f}",
-        **_auc_beside(trial),
+        **_beside(trial),
         "studies": score["studies"],
         "patients": score["patients"],
         "epochs": ", ".join(str(len(fit.epochs)) for fit in fits),
@@ -58,14 +59,21 @@ def trial_note(
     if not pictures:
         return "\n".join([*lines, rest, "", f"Pictures: {missing}."])
     shown = (line for name, path in pictures.items() for line in ("", f"![{name}]({path})"))
-    return "\n".join([*lines, rest, "", FLATTERS, *shown])
+    return "\n".join([*lines, rest, "", caption, *shown])
 
 
-def _auc_beside(trial: optuna.Trial) -> dict[str, str]:
-    """AUC with its interval where another score decides."""
-    auc = trial.user_attrs.get("dev_auc") if "dev_score" in trial.user_attrs else None
-    told = f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" if auc else ""
-    return {"dev study AUC": told} if auc else {}
+def _beside(trial: optuna.Trial) -> dict[str, str]:
+    """Figures that do not decide, each with its interval: AUC where another score does, and the
+    body part's accuracy where that is a second task."""
+    names = {"dev_part": "body part recognised"}
+    if "dev_score" in trial.user_attrs:
+        names |= {"dev_auc": "dev study AUC"}
+    found = {name: trial.user_attrs.get(key) for key, name in names.items()}
+    return {
+        name: f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+        for name, one in found.items()
+        if one
+    }
 
 
 def write_study_note(

@@ -50,7 +50,7 @@ class Charts:
             (self._roc, "false positive rate", "true positive rate", (0.085, 0.14)),
             (self._matrix, "called", "labelled", (0.085, 0.09)),
         ):
-            _dress(axes, x, y, beside)
+            dress(axes, x, y, beside)
         self._scores.tick_params(labelbottom=False)
         quarters = FixedLocator([0, 0.25, 0.5, 0.75, 1])
         self._roc.set(xlim=(-0.015, 1), ylim=(0, 1.015))
@@ -84,7 +84,7 @@ class Charts:
         for axes in (self._scores, self._losses, self._roc, self._matrix):
             for artist in (*axes.lines, *axes.patches, *axes.collections, *axes.texts):
                 artist.remove()
-        _curves(self._scores, self._losses, [fit for fit, _ in fits])
+        curves(self._scores, self._losses, [fit for fit, _ in fits])
         _roc(self._roc, studies, auc, threshold, len(fits))
         _matrix(self._matrix, studies, threshold)
         canvas: Any = self._canvas  # matplotlib leaves these two untyped
@@ -108,7 +108,8 @@ def confusion(studies: Studies, threshold: float) -> NDArray[np.int64]:
     return np.bincount(2 * studies.labels + called, minlength=4).reshape(2, 2)
 
 
-def _curves(scores: Axes, losses: Axes, fits: Sequence[Fit]) -> None:
+def curves(scores: Axes, losses: Axes, fits: Sequence[Fit]) -> None:
+    """Dev scores over training losses, epoch by epoch, with a ring around the best."""
     epochs = max((fit.epochs for fit in fits), key=len)
     width = 1.8 if len(fits) == 1 else 1.0
     style: dict[str, Any] = {"marker": "o", "lw": width, "ms": 2 * width}
@@ -126,7 +127,7 @@ def _curves(scores: Axes, losses: Axes, fits: Sequence[Fit]) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     _phases(scores, losses, epochs)
     folds = "" if len(fits) == 1 else f", {len(fits)} folds"
-    _title(scores, f"Learning curves{folds} (ring: best)")
+    title(scores, f"Learning curves{folds} (ring: best)")
 
 
 def _room(values: Sequence[float], below: float) -> tuple[float, float]:
@@ -163,7 +164,7 @@ def _roc(axes: Axes, studies: Studies, auc: Estimate, threshold: float, folds: i
               f"{auc.studies} studies\n{auc.patients} patients",
               ha="right", size=10.5, c=INK, linespacing=1.4)  # fmt: skip
     part = "dev" if folds == 1 else "folds pooled"
-    _title(axes, f"ROC, {part} (ring: at {threshold:.3f})")
+    title(axes, f"ROC, {part} (ring: at {threshold:.3f})")
 
 
 def _matrix(axes: Axes, studies: Studies, threshold: float) -> None:
@@ -176,14 +177,15 @@ def _matrix(axes: Axes, studies: Studies, threshold: float) -> None:
         colour = "white" if share > 0.45 else INK
         for lower, text, size in ((-0.05, str(table[row, column]), 20), (0.2, f"{share:.0%}", 10)):
             axes.text(column, row + lower, text, ha="center", va="center", size=size, c=colour)
-    _title(axes, f"Calls at {threshold:.3f} (Youden)")
+    title(axes, f"Calls at {threshold:.3f} (Youden)")
 
 
-def _title(axes: Axes, text: str) -> None:
+def title(axes: Axes, text: str) -> None:
+    """What a chart shows, above it."""
     axes.set_title(text, size=11, c=INK, loc="left", y=1.0, pad=9, weight="bold")
 
 
-def _dress(axes: Axes, x: str, y: str, beside: tuple[float, float]) -> None:
+def dress(axes: Axes, x: str, y: str, beside: tuple[float, float]) -> None:
     """What every chart has: its axes named, a faint grid, no box.
 
     Args:

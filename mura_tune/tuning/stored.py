@@ -87,6 +87,12 @@ def dev_auc_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
     return auc
 
 
+def dev_part_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+    """A finished multi-task trial's share of dev studies whose body part it recognised."""
+    found: dict[str, Any] = trial.user_attrs["dev_part"]
+    return found
+
+
 def packed(runs: Sequence[Studies]) -> list[str]:
     """The scores of each fold as text."""
     return [base64.b85encode(run.scores.astype("<f8").tobytes()).decode() for run in runs]

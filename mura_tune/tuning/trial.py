@@ -17,7 +17,7 @@ from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import Diverged
 from mura_tune.learning.batches import Split, split_of
 from mura_tune.learning.memory import Epoch
-from mura_tune.learning.metrics import AUC, Estimate, Studies
+from mura_tune.learning.metrics import ACCURACY, AUC, Estimate, Studies
 from mura_tune.learning.paired import fold_mean
 from mura_tune.learning.sources import Source, pixels
 from mura_tune.learning.tasks import task_of
@@ -129,6 +129,9 @@ class Objective:
         trial.set_user_attr("dev_score", _rounded(interval))
         if recipe.monitor != "auc":  # it is stored whatever decides
             trial.set_user_attr("dev_auc", _rounded(fold_mean(runs, measure=AUC)))
+        if task.beside:
+            parts = [task.beside(result.logits, dev) for result, dev in fits]
+            trial.set_user_attr("dev_part", _rounded(fold_mean(parts, measure=ACCURACY)))
         keep_scores(trial, runs)
         self.keep(trial, fits, runs[0] if alone else _pooled(runs))
         return round(float(np.mean([f.best.score for f, _ in fits])), DIGITS)

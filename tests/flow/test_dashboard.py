@@ -27,7 +27,7 @@ from mura_tune.learning.models import build
 from mura_tune.learning.tasks import ABNORMALITY, study_scores
 from mura_tune.learning.training import fit
 from mura_tune.tuning import board, notes, plots, space
-from mura_tune.tuning.artifacts import Allowance, Keeper
+from mura_tune.tuning.artifacts import Allowance, Keeper, keep_of
 from mura_tune.tuning.draws import Rounded
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.resume import same_or_refuse
@@ -100,7 +100,7 @@ def search(
             trial.set_user_attr(name, value)
         keep_recipe(trial, recipe)
         keep_scores(trial, [studies])
-        keeper.keep(trial, [(result, dev)], studies)
+        keep_of(keeper, "abnormality")(trial, [(result, dev)], studies)
         trial.set_user_attr("seconds", time.perf_counter() - started)
         return result.best.score
 

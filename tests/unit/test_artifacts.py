@@ -2,20 +2,29 @@
 
 import csv
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.artifacts import get_all_artifact_meta
 from optuna_dashboard import get_note
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 from test_pictures import pair, pooled
+from torch import nn
 
 from mura_tune.config import load
-from mura_tune.learning.metrics import auc_interval
-from mura_tune.tuning import artifacts
-from mura_tune.tuning.artifacts import Allowance, Keeper
+from mura_tune.learning.batches import Split
+from mura_tune.learning.metrics import ACCURACY, auc_interval
+from mura_tune.learning.parts import study_logits
+from mura_tune.learning.tasks import MULTITASK, PART, Task, routed_right
+from mura_tune.learning.training import Fit
+from mura_tune.tuning import artifacts, gallery
+from mura_tune.tuning.area_pictures import matrix
+from mura_tune.tuning.artifacts import Allowance, Keeper, keep_of
 from mura_tune.tuning.pictures import Charts, Fits
 from mura_tune.tuning.stored import keep_recipe
 
@@ -31,7 +40,7 @@ def kept(keeper: Keeper, fits: Fits) -> optuna.Study:
         trial.suggest_float("finetune.lr", 1e-5, 1e-2, log=True)
         keep_recipe(trial, load("default").recipe)
         trial.set_user_attr("dev_score", auc_interval(pooled(fits)).to_json())
-        keeper.keep(trial, fits, pooled(fits))
+        keep_of(keeper, "abnormality")(trial, fits, pooled(fits))
         return 0.5
 
     study.optimize(objective, n_trials=1)
@@ -59,6 +68,62 @@ def test_a_trial_keeps_pictures_scores_and_a_note(tmp_path: Path, folds: int) ->
             assert picture.format == "PNG"
         assert files[name].name in note_of(study)
     assert 0 < study.trials[0].user_attrs["artifact_seconds"] < 60
+
+
+def of_areas(task: Task, seed: int = 0) -> tuple[Fit, Split]:
+    """A fit that tells three areas apart somewhat, and its dev split of two views a study."""
+    fit, dev = pair(seed, studies=45)
+    parts = torch.arange(len(dev)) // 2 % 3
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(dev), 3, generator=rng) + 1.5 * nn.functional.one_hot(parts, 3)
+    if task is MULTITASK:
+        logits = torch.cat((fit.logits, logits), 1)
+    dev = replace(dev, areas=("XR_A", "XR_B", "XR_C"), parts=parts)
+    return replace(fit, logits=logits), dev
+
+
+@pytest.mark.parametrize("task", [PART, MULTITASK], ids=["router", "multitask"])
+def test_a_trial_that_tells_areas_apart_shows_what_it_took_for_what(
+    tmp_path: Path, task: Task
+) -> None:
+    fit, dev = of_areas(task)
+    found = routed_right(fit.logits[:, -3:], dev)
+    accuracy = ACCURACY.estimate(found).to_json()
+    table = task.table(fit.logits, dev)
+    study = optuna.create_study(direction="maximize")
+    trial = study.ask()
+    keep_recipe(trial, load("default").recipe)
+    trial.set_user_attr("dev_score", task.measure.estimate(table).to_json())
+    if task is MULTITASK:
+        trial.set_user_attr("dev_part", accuracy)
+    keep_of(Keeper(tmp_path, Allowance(**RICH)), task.name)(trial, [(fit, dev)], table)
+    study.tell(trial, 0.5)
+    files = files_of(study, tmp_path)
+    areas = {"areas.png"} if task is MULTITASK else set()
+    assert set(files) == {"charts.png", "worst-errors.png", "dev-scores.csv"} | areas
+    expected = confusion_matrix(
+        found.labels, study_logits(fit.logits[:, -3:], dev).logits.argmax(1)
+    )
+    only = [(replace(fit, logits=fit.logits[:, -3:]), dev)]
+    np.testing.assert_array_equal(matrix(only), expected)
+    note = note_of(study)
+    assert all(f"![{name}](" in note for name in files if name.endswith(".png"))
+    assert f"{accuracy['value']:.3f}" in note
+    if task is PART:
+        rows = list(csv.DictReader(files["dev-scores.csv"].read_text().splitlines()))
+        wrong = [row["area"] != row["called"] for row in rows]
+        assert sum(wrong) == len(found.scores) - found.scores.sum() > 0
+        assert wrong == sorted(wrong, reverse=True)  # those come first
+        sure = [float(row["probability"]) for row in rows[: sum(wrong)]]
+        assert sure == sorted(sure, reverse=True)
+
+
+def test_the_sheet_of_a_router_shows_its_surest_error_first() -> None:
+    fit, dev = of_areas(PART)
+    fit.logits[2:4] = torch.tensor([[9.0, 0, 0], [12.0, 0, 0]])  # of the second area
+    dev.pixels[3] = 200
+    place = gallery.MARGIN + gallery.TILE // 2
+    assert gallery.area_sheet([(fit, dev)]).getpixel((place, place + 32)) == (200, 200, 200)
 
 
 def test_the_table_has_every_dev_study_the_worst_first(tmp_path: Path) -> None:

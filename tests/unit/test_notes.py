@@ -136,7 +136,7 @@ def test_a_trials_note_has_its_score_cost_and_recipe() -> None:
     trial.set_user_attr("dev_score", auc.to_json())
     keep_recipe(trial, replace(STUDY.recipe, augment=0.123456789))
     text = notes.trial_note(trial, [fit], {"charts.png": "/artifacts/0/0/x"}, "",
-                            "study AUC")  # fmt: skip
+                            "study AUC", "Of dev.")  # fmt: skip
     assert f"**{auc.value:.3f}**" in text
     assert f"{auc.low:.3f} to {auc.high:.3f}" in text
     assert "![charts.png](/artifacts/0/0/x)" in text
@@ -153,7 +153,7 @@ def test_auc_stands_beside_another_score_that_decides() -> None:
     trial.set_user_attr("dev_score", f1.to_json())
     trial.set_user_attr("dev_auc", auc.to_json())
     keep_recipe(trial, replace(STUDY.recipe, monitor="f1"))
-    text = notes.trial_note(trial, [fit], {}, "none", "study best-threshold F1")
+    text = notes.trial_note(trial, [fit], {}, "none", "study best-threshold F1", "")
     head, _, row = text.splitlines()[:3]
     assert "dev study best-threshold F1" in head
     assert f"**{f1.value:.3f}**" in row
