@@ -96,22 +96,22 @@ def compare(
     Each is a folder, a URL, or a name under BASE_URL.
     """
     from mura_tune.errors import InputError
-    from mura_tune.learning.tasks import PART
-    from mura_tune.release.calibrate import Chosen
-    from mura_tune.release.compare import compare as difference
-    from mura_tune.release.evaluate import measure
+    from mura_tune.release.kinds import kind_of
 
-    areas, measured = [], []
+    kinds, areas, measured = [], [], []
     for name in (first, second):
         loaded, prepared = _with_data(release_at(name, base_url), data, runs, device, strict)
+        kind = kind_of(loaded.manifest)
+        kinds.append(kind)
         areas.append(loaded.manifest["area"])
-        if areas[0] != areas[-1]:
-            raise InputError(f"{first} is for {areas[0]} and {second} for {areas[1]}; "
-                             "name two releases of one area")  # fmt: skip
-        if loaded.manifest.get("task") == PART.name:
-            raise InputError(f"{name}: a router; compare is for what tells normal from abnormal")
-        measured.append(measure(loaded.net, prepared, "test", Chosen.from_json(loaded.manifest)))
-    found = difference(areas[0], (first, second), measured[0], measured[1])
+        if kind.compare is not kinds[0].compare:
+            raise InputError(f"{first} is for {areas[0]} and {second} for {areas[1]}: one tells "
+                             "areas apart and one what is abnormal; name two of one kind"
+                             )  # fmt: skip
+        chosen = kind.stored(loaded.manifest)
+        measured.append(kind.measure(loaded.net, prepared, "test", chosen))
+    area = " and ".join(dict.fromkeys(areas))
+    found = kinds[0].compare(area, (first, second), *measured)
     console.report(as_json, found.to_json, found.describe)
 
 
@@ -148,8 +148,9 @@ def report(
         raise InputError(f"{release}: fetched, and stays as it was fetched; name a file for the "
                          "page by --out report.html")  # fmt: skip
     loaded, prepared = _with_data(folder, data, runs, device, strict)
-    page = kind_of(loaded.manifest).report
-    html = page(loaded.net, loaded.manifest, prepared, cases=cases)
+    kind = kind_of(loaded.manifest)
+    test = kind.measure(loaded.net, prepared, "test", kind.stored(loaded.manifest))
+    html = kind.report(loaded.net, loaded.manifest, prepared, test=test, cases=cases)
     if out:
         files.replace(out, html.encode())
     else:

@@ -19,7 +19,11 @@ from mura_tune.cli.options import (
 from mura_tune.reading.places import place
 
 if TYPE_CHECKING:
-    from mura_tune.reading.predict import Predictor
+    import torch
+
+    from mura_tune.reading.predict import Prediction, Predictor
+    from mura_tune.reading.readers import Reader
+    from mura_tune.reading.route import Chained, Route
 
 
 images_option = click.option(
@@ -58,43 +62,61 @@ def infer(
     .csv with the columns path and study. They get a row each in --out, and are marked there if a
     view is unreadable; the same line goes on with what is missing.
 
-    AREA `auto` asks the router in RELEASES which area a study's --image files show, then that
-    area's release (or, where that is missing, the one for ALL or multitask); where the router is
-    not sure it abstains. AREA `router` gives the area alone.
+    AREA `auto` asks the router in RELEASES which area a study shows, then that area's release (or,
+    where that is missing, the one for ALL or multitask); where the router is not sure it abstains.
+    AREA `router` gives the area alone.
     """
     from mura_tune.areas import ROUTER
+    from mura_tune.errors import InputError
 
     if bool(studies) == bool(images):
         raise click.UsageError("name the study's views by --image, or a folder or table of STUDIES")
-    if studies and area in ("auto", ROUTER):
-        raise click.UsageError(f"--area {area} takes one study, by its --image files")
-    if area == "auto":
-        if release:
-            raise click.UsageError("--area auto chooses the release: leave --release out")
-        from mura_tune.reading.route import chained
-
-        routed = chained(releases, images, device_of(device), threshold)
-        console.report(as_json, routed.to_json, routed.describe)
-        return
-    folder = place(release, area, releases, base_url, console.note)
-    if area == ROUTER:
-        if threshold is not None:
-            raise click.UsageError("--threshold is of a probability of abnormal: a router has none")
-        from mura_tune.reading.route import Router
-
-        route = Router(folder, device_of(device)).study(images)
-        console.report(as_json, route.to_json, route.describe)
-        return
+    if area == "auto" and release:
+        raise InputError("--area auto chooses the release: leave --release out")
+    if area == ROUTER and threshold is not None:
+        raise InputError("--threshold is of a probability of abnormal: a router has none")
+    folder = None if area == "auto" else place(release, area, releases, base_url, console.note)
     if studies:
         from mura_tune.reading.batch import answer_all
         from mura_tune.reading.studies import studies_in
 
         asked = studies_in(studies)
-        done = answer_all(_predictor(folder, area, device), asked, out, console.note, threshold)
+        reader = _reader(folder, area, releases, device_of(device), threshold)
+        done = answer_all(reader, asked, out, console.note)
         console.report(as_json, lambda: asdict(done), done.describe)
         return
-    answer = _predictor(folder, area, device).study(images, threshold)
-    console.report(as_json, answer.to_json, answer.describe)
+    found: Chained | Route | Prediction
+    if folder is None:
+        from mura_tune.reading.route import chained
+
+        found = chained(releases, images, device_of(device), threshold)
+    elif area == ROUTER:
+        from mura_tune.reading.route import Router
+
+        found = Router(folder, device_of(device)).study(images)
+    else:
+        found = _predictor(folder, area, device).study(images, threshold)
+    console.report(as_json, found.to_json, found.describe)
+
+
+def _reader(
+    folder: Path | None, area: str | None, releases: Path, device: torch.device,
+    threshold: float | None,
+) -> Reader:  # fmt: skip
+    """What answers many studies: a release, a router, or (no folder) the one after the other."""
+    from mura_tune.areas import ROUTER
+    from mura_tune.reading.predict import Predictor
+    from mura_tune.reading.readers import Chain, Parts, Single
+    from mura_tune.reading.route import Router
+
+    if folder is None:
+        chain = Chain(releases, device, threshold)
+        for line in chain.told:
+            console.note(line)
+        return chain
+    if area == ROUTER:
+        return Parts(Router(folder, device))
+    return Single(Predictor(folder, device, area), threshold)
 
 
 @click.command(short_help="Draw where each view of a study speaks for abnormal.")
@@ -115,13 +137,22 @@ def explain(
 ) -> None:  # fmt: skip
     """Draw where each view of a study speaks for abnormal: Grad-CAM beside the radiograph.
 
+    AREA `router` draws where each speaks for the area that it is taken for.
+
     With --deletion each view has two areas under its probability while pixels go (deletion, low if
     the map is right) or come (insertion, high if it is right), each beside that of a random order.
     """
+    from mura_tune.areas import ROUTER
+    from mura_tune.errors import InputError
     from mura_tune.reading.explain import explain as look
+    from mura_tune.reading.route import Router
 
+    if area == "auto":
+        raise InputError("--area auto: ask infer which area it is, and explain with that")
     folder = place(release, area, releases, base_url, console.note)
-    found = look(_predictor(folder, area, device), images, deletion=deletion)
+    reader = Router(folder, device_of(device)) if area == ROUTER else _predictor(
+        folder, area, device)  # fmt: skip
+    found = look(reader, images, deletion=deletion)
     found.save(out)
     console.report(as_json, lambda: found.to_json() | {"out": str(out)},
                    lambda: f"{found.describe()}\n{out}: each view beside its map")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ BLUR = 0.1  # standard deviation of what a removed pixel shows, as a share of th
 
 @dataclass(frozen=True)
 class Faith:
-    """Mean P(abnormal) of one view while pixels go, or come, in the order of its map.
+    """Mean probability of one view while pixels go, or come, in the order of its map.
 
     A map that shows what matters has a low `deletion` and a high `insertion`; beside them the
     same in a random order of patches.
@@ -30,23 +31,25 @@ class Faith:
     random_insertion: float
 
 
-def gradcam(net: Model, x_nchw: Tensor) -> Tensor:
-    """Evidence for *abnormal* at each place of each view, (N, S, S), in logits, none below 0.
+def gradcam(net: Model, x_nchw: Tensor, output: int = 0) -> Tensor:
+    """Evidence for one output at each place of each view, (N, S, S), in logits, none below 0.
 
-    The last feature map times the gradient of the first logit, summed over channels, negative sums
+    The first output is that for *abnormal*, where a network has one.
+
+    The last feature map times the gradient of that logit, summed over channels, negative sums
     cut off, enlarged bilinearly. Where the head averages the map (DenseNet, ResNet, …) this is
     Grad-CAM (Selvaraju et al. 2017); where it also takes maxima, as our small network, the
     gradient counts where it arises instead of being spread over the map (HiResCAM, Draelos and
     Carin 2020), and before they are cut off a view's sums add up to its logit, less the bias. An
     ensemble's map is the mean of its members', as its logit is. A map of zeros: nothing speaks for
-    *abnormal*. The network is left in evaluation mode, its gradients as they were.
+    it. The network is left in evaluation mode, its gradients as they were.
 
     Raises:
         InputError: a network whose last features are no map.
     """
     net.eval()
-    evidence = torch.stack([_evidence(member, x_nchw) for member in members_of(net)]).mean(0)
-    cam = F.relu(evidence).float()
+    each = [_evidence(member, x_nchw, output) for member in members_of(net)]
+    cam = F.relu(torch.stack(each).mean(0)).float()
     return F.interpolate(cam, size=x_nchw.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -56,8 +59,8 @@ def scaled(cams_nss: Tensor) -> Tensor:
     return cams_nss / cams_nss.amax().clamp_min(1e-12)
 
 
-def _evidence(net: Network, x_nchw: Tensor) -> Tensor:
-    """The last feature map times the first logit's gradient, (N, 1, H, W)."""
+def _evidence(net: Network, x_nchw: Tensor, output: int) -> Tensor:
+    """The last feature map times one logit's gradient, (N, 1, H, W)."""
     with torch.no_grad():
         features = net.body.forward_features(x_nchw)  # type: ignore[operator]  # timm's
     if features.ndim != 4:
@@ -68,7 +71,7 @@ def _evidence(net: Network, x_nchw: Tensor) -> Tensor:
     with torch.enable_grad():
         features.requires_grad_()
         logits = net.body.forward_head(features)  # type: ignore[operator]  # timm's
-        (slope,) = torch.autograd.grad(logits[:, 0].sum(), features)
+        (slope,) = torch.autograd.grad(logits[:, output].sum(), features)
     if getattr(net.body, "output_fmt", "NCHW") == "NHWC":  # Swin and its like
         features, slope = features.permute(0, 3, 1, 2), slope.permute(0, 3, 1, 2)
     evidence: Tensor = (slope * features.detach()).sum(1, keepdim=True)
@@ -77,13 +80,19 @@ def _evidence(net: Network, x_nchw: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def faith(
-    net: Model, x_1chw: Tensor, cam_hw: Tensor, temperature: float = 1.0, offset: float = 0.0
+    net: Model,
+    x_1chw: Tensor,
+    cam_hw: Tensor,
+    probability: Callable[[Tensor], Tensor] = lambda logits: logits[:, 0].sigmoid(),
 ) -> Faith:
     """Deletion and insertion of one view (Petsiuk et al. 2018, there with another background).
 
     Deletion replaces pixels by a strong blur of the view, the most important first; insertion
-    starts from the blur and brings them back. Each is the area under P(abnormal) over the share
-    of pixels, by trapezoids; `temperature` and `offset` calibrate it.
+    starts from the blur and brings them back. Each is the area under the probability over the
+    share of pixels, by trapezoids.
+
+    Args:
+        probability: of what the map shows evidence for, (N,) from logits (N, K).
     """
     blurred = _blur(x_1chw)
     side = cam_hw.shape[-1]
@@ -99,8 +108,7 @@ def faith(
         cuts = torch.linspace(0, 1, STEPS + 1, device=x_1chw.device).view(-1, 1, 1, 1)
         chosen = (share < cuts).to(x_1chw.dtype)  # (STEPS + 1, 1, S, S)
         for first, then in ((x_1chw, blurred), (blurred, x_1chw)):
-            logits = net.eval()(first + chosen * (then - first))[:, 0].float()
-            p = torch.sigmoid((logits + offset) / temperature)
+            p = probability(net.eval()(first + chosen * (then - first)).float())
             areas.append(float(torch.trapezoid(p, dx=1 / STEPS)))
     return Faith(areas[0], areas[1], areas[2], areas[3])
 

@@ -18,17 +18,18 @@ from mura_tune.errors import InputError
 from mura_tune.learning.batches import to_input
 from mura_tune.learning.gradcam import Faith, faith, gradcam, scaled
 from mura_tune.reading.predict import Prediction, Predictor
+from mura_tune.reading.route import Route, Router
 from mura_tune.release.overlay import COLOURS, overlay
 
 _CAPTION = (
-    "Bright: where the network's last feature map speaks for abnormal. It outlines no lesion, and "
-    "may be wrong.\nNot a medical device. For research; not for any decision about a patient."
+    "Bright: where the network's last feature map speaks for {what}. It outlines nothing, and may "
+    "be wrong.\nNot a medical device. For research; not for any decision about a patient."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One image, its probability of *abnormal*, and what speaks for it.
+    """One image, the probability of what is explained, and what speaks for it.
 
     `cam` is the map (S, S) in [0, 1], a share of the largest value in any view of the study;
     `faith` says how true it is.
@@ -43,9 +44,10 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A study's answer and its views, explained."""
+    """A study's answer and its views, explained; `what` is what the maps show evidence for."""
 
-    answer: Prediction
+    answer: Prediction | Route
+    what: str
     views: tuple[View, ...]
 
     def describe(self) -> str:
@@ -85,28 +87,25 @@ class Explanation:
         figure = Figure(figsize=(9.6, sum(heights) + 0.7), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, 2, squeeze=False, gridspec_kw={"height_ratios": heights})
-        word = "abstain" if self.answer.abstain else (
-            "abnormal" if self.answer.abnormal else "not abnormal")  # fmt: skip
-        figure.suptitle(
-            f"{self.answer.area}: P(abnormal) = {self.answer.probability:.3f}, {word} "
-            f"(threshold {self.answer.threshold:.3f})",
-            fontsize=12,
-        )
-        figure.supxlabel(_CAPTION, fontsize=8.5, color="#555555")
+        figure.suptitle(self.answer.brief(), fontsize=12)
+        figure.supxlabel(_CAPTION.format(what=self.what), fontsize=8.5, color="#555555")
         for (left, right), view in zip(axes, self.views, strict=True):
             left.imshow(view.pixels, cmap="gray", vmin=0, vmax=255)
             right.imshow(overlay(view.pixels, view.cam))
             left.set_title(_short(view.path), fontsize=9, loc="left")
-            right.set_title(f"P(abnormal) = {view.probability:.3f}", fontsize=9, loc="left")
+            right.set_title(f"P({self.what}) = {view.probability:.3f}", fontsize=9, loc="left")
             for axis in (left, right):
                 axis.axis("off")
         bar = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=axes[:, 1], shrink=0.7, aspect=30)
-        bar.set_label("evidence for abnormal, share of the study's maximum", fontsize=9)
+        bar.set_label(f"evidence for {self.what}, share of the study's maximum", fontsize=9)
         _write(figure, out)
 
 
-def explain(predictor: Predictor, images: Sequence[Path], *, deletion: bool = False) -> Explanation:
-    """Answer for a study, and show where each view speaks for *abnormal*.
+def explain(
+    reader: Predictor | Router, images: Sequence[Path], *, deletion: bool = False
+) -> Explanation:
+    """Answer for a study, and show where each view speaks for *abnormal*, or for the area that a
+    router takes it for.
 
     Args:
         deletion: also measure how much of the probability goes and comes with the map's pixels.
@@ -115,22 +114,21 @@ def explain(predictor: Predictor, images: Sequence[Path], *, deletion: bool = Fa
         UnreadableImage: a view that cannot be decoded.
         InputError: a network whose last features are no map.
     """
-    answer = predictor.study(images)
-    size, net = predictor.bundle.manifest["preprocessing"]["size"], predictor.bundle.net
-    calibration = predictor.chosen.calibration
+    answer = reader.study(images)
+    size, net = reader.bundle.manifest["preprocessing"]["size"], reader.bundle.net
+    what = answer.area if isinstance(answer, Route) else "abnormal"
+    output, probability = reader.evidence(what)
     pictures = [read(path) for path in images]
     small = torch.from_numpy(np.stack([square(picture, size) for picture in pictures]))
-    x_nchw = to_input(small, predictor.device)
-    cams_nss = scaled(gradcam(net, x_nchw))
+    x_nchw = to_input(small, reader.device)
+    with torch.inference_mode():
+        chances = probability(net(x_nchw).float()).tolist()
+    cams_nss = scaled(gradcam(net, x_nchw, output))
     views = []
-    for i, (path, (_, probability)) in enumerate(zip(images, answer.views, strict=True)):
-        doubt = (
-            faith(net, x_nchw[i : i + 1], cams_nss[i], calibration.temperature, calibration.offset)
-            if deletion
-            else None
-        )
-        views.append(View(path, pictures[i], probability, cams_nss[i].cpu().numpy(), doubt))
-    return Explanation(answer, tuple(views))
+    for i, path in enumerate(images):
+        doubt = faith(net, x_nchw[i : i + 1], cams_nss[i], probability) if deletion else None
+        views.append(View(path, pictures[i], chances[i], cams_nss[i].cpu().numpy(), doubt))
+    return Explanation(answer, what, tuple(views))
 
 
 def _short(path: Path) -> str:

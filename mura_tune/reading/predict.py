@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mura_tune.areas import ROUTER
 from mura_tune.data.images import read, square
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import to_input
 from mura_tune.learning.metrics import sigmoid
-from mura_tune.learning.tasks import PART
+from mura_tune.learning.tasks import MULTITASK, PART
 from mura_tune.release import bundle, foreign
 from mura_tune.release.calibrate import Chosen
 
@@ -38,14 +39,23 @@ class Prediction:
     views: tuple[tuple[str, float], ...]  # image path, probability
     release: str
     recipe: str
+    part: str | None = None  # the area that a multi-task release takes it for
+
+    def brief(self) -> str:
+        """The answer alone, as short as a title."""
+        word = "abstain" if self.abstain else ("abnormal" if self.abnormal else "not abnormal")
+        return (f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} "
+                f"(threshold {self.threshold:.3f})")  # fmt: skip
 
     def describe(self) -> str:
         """The answer as lines for people."""
         word = "abnormal" if self.abnormal else "not abnormal"
         doubt = "; in the band of doubt: abstain" if self.abstain else ""
-        head = (f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} at "
-                f"{self.threshold:.3f} ({self.operating_point}){doubt}")  # fmt: skip
-        return "\n".join([head, *(f"  {value:.3f}  {image}" for image, value in self.views)])
+        lines = [f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} at "
+                 f"{self.threshold:.3f} ({self.operating_point}){doubt}"]  # fmt: skip
+        if self.part:
+            lines.append(f"  looks like {self.part}")
+        return "\n".join([*lines, *(f"  {value:.3f}  {image}" for image, value in self.views)])
 
     def to_json(self) -> dict[str, Any]:
         views = [{"image": image, "probability": value} for image, value in self.views]
@@ -77,6 +87,8 @@ class Predictor:
             raise InputError(f"{folder}: a router, which says nothing about disease; ask it by "
                              f"--area {ROUTER}, or through it by --area auto")  # fmt: skip
         self.chosen = Chosen.from_json(self.bundle.manifest)
+        both = self.bundle.manifest.get("task") == MULTITASK.name
+        self.parts: tuple[str, ...] = tuple(self.bundle.manifest["areas"]) if both else ()
         self.area = str(self.bundle.manifest["area"])
         if area and area not in (self.area, *self.bundle.manifest.get("areas", ())):
             raise InputError(f"{folder}: a release for {self.area}, not for {area}; "
@@ -94,18 +106,24 @@ class Predictor:
         size = self.bundle.manifest["preprocessing"]["size"]
         return self.answer(images, self.logits(pixels_of(images, size)), threshold)
 
+    def evidence(self, what: str) -> tuple[int, Callable[[Tensor], Tensor]]:
+        """The output that speaks for *abnormal*, and its calibrated probability (N,) from logits
+        (N, K); the mean over a study's views is the study's."""
+        fitted = self.chosen.calibration
+        return 0, lambda logits: ((logits[:, 0] + fitted.offset) / fitted.temperature).sigmoid()
+
     @torch.inference_mode()
     def logits(self, pixels_nss: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The logit of *abnormal* of each view, (N,), uncalibrated."""
+        """The logits of each view, (N, K), uncalibrated: of *abnormal* first."""
         x_nchw = to_input(torch.from_numpy(pixels_nss), self.device)
-        found: NDArray[np.float32] = self.bundle.net(x_nchw)[:, 0].float().cpu().numpy()
+        found: NDArray[np.float32] = self.bundle.net(x_nchw).float().cpu().numpy()
         return found
 
     def answer(
-        self, images: Sequence[Path], logits_n: NDArray[np.float32], threshold: float | None
+        self, images: Sequence[Path], logits_nk: NDArray[np.float32], threshold: float | None
     ) -> Prediction:
         """What `study` says, from the logits of its views."""
-        views = sigmoid(self.chosen.calibration.logits(logits_n))
+        views = sigmoid(self.chosen.calibration.logits(logits_nk[:, 0]))
         cut = self.chosen.threshold if threshold is None else threshold
         probability = float(views.mean())
         return Prediction(
@@ -118,4 +136,5 @@ class Predictor:
             views=tuple((str(i), float(v)) for i, v in zip(images, views, strict=True)),
             release=str(self.bundle.folder),
             recipe=str(self.bundle.manifest["recipe_digest"]),
+            part=self.parts[int(logits_nk[:, 1:].mean(0).argmax())] if self.parts else None,
         )

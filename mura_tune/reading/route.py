@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
@@ -39,6 +41,11 @@ class Route:
     def abstain(self) -> bool:
         return self.confidence < self.least
 
+    def brief(self) -> str:
+        """The answer alone, as short as a title."""
+        doubt = f", abstain below {self.least:.3f}" if self.abstain else ""
+        return f"{self.area}: confidence {self.confidence:.3f}{doubt}"
+
     def describe(self) -> str:
         """The area as lines for people."""
         head = f"{self.area}: confidence {self.confidence:.3f}"
@@ -66,17 +73,32 @@ class Router:
             raise InputError(f"{folder}: no router, but a release for {area}; "
                              f"make one: mura tune {ROUTER}")  # fmt: skip
         self.routing = Routing.from_json(self.bundle.manifest)
+        self.areas: tuple[str, ...] = tuple(self.bundle.manifest["areas"])
         self.device = device
 
-    @torch.inference_mode()
     def study(self, images: Sequence[Path]) -> Route:
         """The area of one study from the files of its views; UnreadableImage as `Predictor`."""
         pixels = pixels_of(images, self.bundle.manifest["preprocessing"]["size"])
-        x_nchw = to_input(torch.from_numpy(pixels), self.device)
-        logits_nk = self.bundle.net(x_nchw).double().cpu().numpy()
-        areas, temperature = self.bundle.manifest["areas"], self.routing.temperature
-        (mean_k,) = softmax(logits_nk.mean(0, keepdims=True), temperature)
-        each = softmax(logits_nk, temperature)
+        return self.route(images, self.logits(pixels))
+
+    def evidence(self, what: str) -> tuple[int, Callable[[Tensor], Tensor]]:
+        """The output that speaks for an area, and a view's probability of it from logits (N, K)."""
+        number, temperature = self.areas.index(what), self.routing.temperature
+        return number, lambda logits: (logits / temperature).softmax(1)[:, number]
+
+    @torch.inference_mode()
+    def logits(self, pixels_nss: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logits of each view, (N, K), in the order of `areas`."""
+        x_nchw = to_input(torch.from_numpy(pixels_nss), self.device)
+        found: NDArray[np.float32] = self.bundle.net(x_nchw).float().cpu().numpy()
+        return found
+
+    def route(self, images: Sequence[Path], logits_nk: NDArray[np.float32]) -> Route:
+        """What `study` says, from the logits of its views."""
+        wide_nk = logits_nk.astype(np.float64)
+        areas, temperature = self.areas, self.routing.temperature
+        (mean_k,) = softmax(wide_nk.mean(0, keepdims=True), temperature)
+        each = softmax(wide_nk, temperature)
         return Route(
             area=areas[int(np.argmax(mean_k))],
             confidence=float(mean_k.max()),

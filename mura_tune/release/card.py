@@ -10,6 +10,7 @@ from typing import Any
 from mura_tune.release.bundle import WEIGHTS
 from mura_tune.release.evaluate import NAMES
 from mura_tune.release.page import WARNING, shifted, words, wrong
+from mura_tune.release.parts_page import figure_rows
 from mura_tune.release.seeds import describe
 
 _CARD = """# {area}: abnormality in musculoskeletal radiographs
@@ -18,7 +19,7 @@ _CARD = """# {area}: abnormality in musculoskeletal radiographs
 
 {network} at {size} px that gives the probability that a study {whose} is *abnormal*.
 Abnormal is MURA's label: fracture, hardware, degenerative disease, lesion and others together. It
-is not the probability of a fracture.
+is not the probability of a fracture.{also}
 
 ## Intended use
 
@@ -105,6 +106,10 @@ Cite the data, and name the release: mura-tune {version}, recipe `{digest}`, mad
 """
 
 
+_ALSO = """ It also names the body part, its second task; the part that it predicts, never
+the true one, feeds its answer."""
+
+
 def model_card(manifest: Mapping[str, Any]) -> str:
     """The card of a release, from its bundle.json."""
     dev, test = manifest["metrics"]["dev"], manifest["metrics"]["test"]
@@ -113,6 +118,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         warning=WARNING,
         area=manifest["area"],
         whose=_whose(manifest),
+        also=_ALSO if "body_part" in test else "",
         network=_network(manifest),
         size=manifest["preprocessing"]["size"],
         point=manifest["recommended"],
@@ -170,7 +176,13 @@ def _figures(dev: Mapping[str, Any], test: Mapping[str, Any]) -> str:
         for area, auc in test["auc_by_area"].items()
         if area in dev["auc_by_area"]
     )
-    return "\n".join([f"| | {' | '.join(heads)} |", "| --- | --- | --- |", *rows, *areas])
+    parts = (
+        (f"| Body part: {name} | {on_dev} | {on_test} |")
+        for name, on_dev, on_test in (
+            figure_rows(dev["body_part"], test["body_part"]) if "body_part" in test else ()
+        )
+    )
+    return "\n".join([f"| | {' | '.join(heads)} |", "| --- | --- | --- |", *rows, *areas, *parts])
 
 
 def _points(manifest: Mapping[str, Any]) -> str:

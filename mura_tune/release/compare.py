@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from mura_tune.errors import InputError
+from mura_tune.learning import recognition
 from mura_tune.learning.confusion import FIGURES, confusion
 from mura_tune.learning.curves import weighted_average_precision
 from mura_tune.learning.delong import DeLong, delong
-from mura_tune.learning.metrics import DRAWS, Estimate, Floats, cluster_weights
+from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, cluster_weights
 from mura_tune.learning.paired import auc_difference
+from mura_tune.learning.recognition import Recognition
 from mura_tune.release.evaluate import NAMES, SPLIT_NAMES, Measured
+from mura_tune.release.routing import Routed
+
+Figures = Measured | Routed
+Under = Callable[[Floats], Mapping[str, Floats]]  # figures by name, under rows of study weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,34 +29,41 @@ class Comparison:
 
     Attributes:
         names: what the two are called by who compares them.
-        differences: NAMES, with intervals from draws that take the same patients for both.
+        labels: of the figures, for people.
+        differences: by figure, with intervals from draws that take the same patients for both.
+        values: the two of each figure.
         delong: of the AUC; it takes studies for independent, patients with several make it too
-            sure.
+            sure. None between routers.
     """
 
     area: str
     names: tuple[str, str]
-    ours: Measured
-    theirs: Measured
+    ours: Figures
+    theirs: Figures
+    labels: Mapping[str, str]
     differences: Mapping[str, Estimate]
-    delong: DeLong
+    values: Mapping[str, tuple[float, float]]
+    delong: DeLong | None
 
     def describe(self) -> str:
         """The differences as lines for people."""
-        studies = self.ours.studies
+        first = next(iter(self.differences.values()))
         head = (f"{self.area}: {self.names[0]} minus {self.names[1]}, "
-                f"{SPLIT_NAMES[self.ours.part]}, {len(studies.labels)} studies of "
-                f"{studies.patients_with()} patients")  # fmt: skip
+                f"{SPLIT_NAMES[self.ours.part]}, {first.studies} studies of "
+                f"{first.patients} patients")  # fmt: skip
+        wide = max(18, *(len(name) for name in self.labels.values()))
         rows = (
-            f"  {NAMES[name]:<18} {difference.value:+.3f} "
+            f"  {self.labels[key]:<{wide}} {difference.value:+.3f} "
             f"[{difference.low:+.3f}, {difference.high:+.3f}]   "
-            f"{self.ours.figures[name].value:.3f} and {self.theirs.figures[name].value:.3f}"
-            for name, difference in self.differences.items()
+            f"{self.values[key][0]:.3f} and {self.values[key][1]:.3f}"
+            for key, difference in self.differences.items()
         )
-        told = self.delong
-        other = (f"  DeLong, as if every study were a patient's only one: {told.value:+.3f} "
-                 f"[{told.low:+.3f}, {told.high:+.3f}], p = {told.p:.3g}")  # fmt: skip
-        return "\n".join([head, *rows, other])
+        return "\n".join([head, *rows, *self._other()])
+
+    def _other(self) -> Iterator[str]:
+        if told := self.delong:
+            yield (f"  DeLong, as if every study were a patient's only one: {told.value:+.3f} "
+                   f"[{told.low:+.3f}, {told.high:+.3f}], p = {told.p:.3g}")  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,39 +71,70 @@ class Comparison:
             "releases": list(self.names),
             "split": SPLIT_NAMES[self.ours.part],
             "differences": {name: one.to_json() for name, one in self.differences.items()},
-            "delong": asdict(self.delong),
+            "delong": asdict(self.delong) if self.delong else None,
             "measured": [self.ours.to_json(), self.theirs.to_json()],
         }
 
 
 def compare(area: str, names: tuple[str, str], ours: Measured, theirs: Measured) -> Comparison:
-    """Compare two releases that were measured on the same part.
+    """Compare two releases that were measured on the same part; where both name the body part,
+    that too.
 
     Raises:
         InputError: they were not measured on the same studies.
     """
-    if list(ours.studies.names) != list(theirs.studies.names):
+    _same_studies(names, ours.studies.names, theirs.studies.names)
+    differences = {"auc": auc_difference([ours.studies], [theirs.studies])}
+    differences |= _differences(ours.studies, _at_point(ours), _at_point(theirs))
+    values = {name: (ours.figures[name].value, theirs.figures[name].value) for name in differences}
+    labels = dict(NAMES)
+    if ours.seen and theirs.seen:
+        told, gaps, pairs = _recognition(ours.studies, ours.seen, theirs.seen)
+        labels |= {f"part {key}": f"body part: {name}" for key, name in told.items()}
+        differences |= {f"part {key}": gap for key, gap in gaps.items()}
+        values |= {f"part {key}": pair for key, pair in pairs.items()}
+    return Comparison(area, names, ours, theirs, labels, differences, values,
+                      delong(ours.studies, theirs.studies))  # fmt: skip
+
+
+def compare_routers(area: str, names: tuple[str, str], ours: Routed, theirs: Routed) -> Comparison:
+    """Compare two routers; raises InputError as `compare`."""
+    mine, other = ours.seen.studies, theirs.seen.studies
+    _same_studies(names, mine.names, other.names)
+    studies = Studies(mine.names, mine.patients, mine.parts, ours.confidence)
+    return Comparison(area, names, ours, theirs,
+                      *_recognition(studies, ours.seen, theirs.seen), None)  # fmt: skip
+
+
+def _same_studies(names: tuple[str, str], ours: Any, theirs: Any) -> None:
+    if list(ours) != list(theirs):
         raise InputError(
             f"{names[0]} and {names[1]}: measured on other studies, so there is nothing to "
             "pair; name two releases of one area and the data that both were made with"
         )
-    return Comparison(
-        area=area,
-        names=names,
-        ours=ours,
-        theirs=theirs,
-        differences={"auc": auc_difference([ours.studies], [theirs.studies])}
-        | _differences(ours, theirs),
-        delong=delong(ours.studies, theirs.studies),
-    )
 
 
-def _differences(ours: Measured, theirs: Measured) -> dict[str, Estimate]:
-    """All but the AUC's; percentiles of draws that take the same patients for both."""
-    studies = ours.studies
+def _recognition(
+    studies: Studies, ours: Recognition, theirs: Recognition
+) -> tuple[dict[str, str], dict[str, Estimate], dict[str, tuple[float, float]]]:
+    """Labels, differences and values of what two networks recognise."""
+    labels = dict(recognition.NAMES) | {
+        f"recall {number}": f"{area} recognised"
+        for number, area in enumerate(ours.areas)
+        if area in ours.recall
+    }
+    gaps = _differences(studies, ours.under, theirs.under)
+    once = np.ones((1, len(studies.names)))
+    pair = [one.under(once) for one in (ours, theirs)]
+    values = {key: (float(pair[0][key][0]), float(pair[1][key][0])) for key in labels}
+    return labels, {key: gaps[key] for key in labels}, values
+
+
+def _differences(studies: Studies, ours: Under, theirs: Under) -> dict[str, Estimate]:
+    """Percentiles of draws that take the same patients for both."""
     once = np.ones((1, len(studies.labels)))
     weights = np.concatenate([once, cluster_weights(studies.patients, DRAWS, 0)])
-    first, second = (_values(one, weights) for one in (ours, theirs))
+    first, second = ours(weights), theirs(weights)
     found = {}
     for name, values in first.items():
         gap = values - second[name]
@@ -100,8 +144,13 @@ def _differences(ours: Measured, theirs: Measured) -> dict[str, Estimate]:
     return found
 
 
-def _values(one: Measured, weights: Floats) -> dict[str, Floats]:
+def _at_point(one: Measured) -> Under:
+    """All figures but the AUC, at the release's own operating point."""
     called = one.studies.scores >= one.chosen.threshold
-    at_point = confusion(called, one.studies.labels, weights)
-    ranked = {"average_precision": weighted_average_precision(one.studies, weights)}
-    return ranked | {name: at_point[name] for name in FIGURES}
+
+    def under(weights: Floats) -> Mapping[str, Floats]:
+        at_point = confusion(called, one.studies.labels, weights)
+        ranked = {"average_precision": weighted_average_precision(one.studies, weights)}
+        return ranked | {name: at_point[name] for name in FIGURES}
+
+    return under

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import Split, split_of
+from mura_tune.learning.batches import Split
 from mura_tune.learning.calibration_error import brier, expected_calibration_error, reliability
 from mura_tune.learning.confusion import FIGURES, at_threshold, counts
 from mura_tune.learning.curves import average_precision
-from mura_tune.learning.ensemble import Model
 from mura_tune.learning.metrics import Estimate, Studies, Views, auc_interval
-from mura_tune.learning.training import predict
+from mura_tune.learning.recognition import Recognition
 from mura_tune.release.calibrate import Calibration, Chosen
 from mura_tune.release.page import wrong
+
+if TYPE_CHECKING:  # inference names the parts, and needs no table of studies
+    from mura_tune.data.prepare import Prepared
 
 SPLIT_NAMES = {
     "dev": "dev (patients held out of train)", "test": "test (published valid)",
@@ -44,6 +45,7 @@ class Measured:
         points: FIGURES at study level at each operating point.
         calibration: `before` and `after`, each with `ece` and `brier`.
         areas: AUC of each area that has both classes, where there are several.
+        seen: how often the body part is recognised, where that is a second task.
     """
 
     part: str
@@ -57,6 +59,7 @@ class Measured:
     points: Mapping[str, Mapping[str, Estimate]]
     calibration: Mapping[str, Mapping[str, Estimate]]
     areas: Mapping[str, Estimate]
+    seen: Recognition | None = None
 
     def describe(self) -> str:
         """The figures as lines for people."""
@@ -73,7 +76,10 @@ class Measured:
             for key, name in (("ece", "Calibration error"), ("brier", "Brier score"))
         )
         areas = (f"  {'AUC, ' + area:<18} {auc}" for area, auc in self.areas.items())
-        return "\n".join([head, columns, *rows, *errors, *areas, self._doubt()])
+        told = [head, columns, *rows, *errors, *areas, self._doubt()]
+        if self.seen:
+            told += ["  the body part, its second task, by study", *self.seen.lines()]
+        return "\n".join(told)
 
     def brief(self) -> str:
         """Studies, AUC and kappa in a line, as a table of releases has them."""
@@ -120,21 +126,16 @@ class Measured:
             "reliability": [asdict(one) for one in reliability(self.studies)],
             "abstain": self.abstention(),
             "auc_by_area": _plain(self.areas),
+            **({"body_part": self.seen.to_json()} if self.seen else {}),
         }
 
 
-def measure(net: Model, prepared: Prepared, part: str, chosen: Chosen) -> Measured:
-    """Figures of a network on `dev` or `test`, each with its interval, by study and by image.
+def measured(logits_nk: Tensor, split: Split, chosen: Chosen) -> Measured:
+    """Figures from logits (N, K), each with its interval, by study and by image.
 
     Args:
         chosen: calibration and thresholds; chosen on dev, never here.
     """
-    split = split_of(prepared, part, next(net.parameters()).device)
-    return measured(predict(net, split), split, chosen)
-
-
-def measured(logits_nk: Tensor, split: Split, chosen: Chosen) -> Measured:
-    """`measure` from logits (N, K) that are there already."""
     studies = chosen.calibration.studies(logits_nk, split)
     views = chosen.calibration.views(logits_nk, split)
     raw = Calibration().studies(logits_nk, split)

@@ -18,6 +18,7 @@ from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
 from mura_tune.learning.starts import DIGITS, TRAINED_ON
+from mura_tune.learning.tasks import PART
 from mura_tune.learning.training import predict
 from mura_tune.release.bundle import Bundle
 from mura_tune.release.calibrate import Chosen
@@ -72,10 +73,13 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
         folder: of the pixel cache.
 
     Raises:
-        InputError: no such layout, too many unreadable images (any, if `strict`), or one label
-            only once copies under both are left out.
+        InputError: a router, no such layout, too many unreadable images (any, if `strict`), or
+            one label only once copies under both are left out.
     """
     manifest = bundle.manifest
+    if manifest.get("task") == PART.name:
+        raise InputError(f"{bundle.folder}: a router, and an external set has no areas to tell "
+                         "apart; name a release that tells what is abnormal")  # fmt: skip
     dataset = from_folders(root, manifest["area"])
     cached = cache.build(dataset, manifest["preprocessing"]["size"], folder, strict=strict)
     frame = cached.frame.assign(first=copies.groups(cached.pixels))

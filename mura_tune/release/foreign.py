@@ -49,6 +49,9 @@ def load(path: Path, device: torch.device, area: str | None = None) -> Bundle:
     """
     weights, beside = read_checkpoint(path)
     about: dict[str, Any] = FORM | beside
+    if "areas" in about:
+        raise InputError(f"{path}: tells areas apart, which only a release's folder can do here; "
+                         "ask that by --release")  # fmt: skip
     for key, kind in (("arch", str), ("size", int), ("threshold", float)):
         if not isinstance(about[key], kind):
             raise InputError(f"{path}: its {key} is {about[key]!r}; export the release again")

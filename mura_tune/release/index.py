@@ -10,10 +10,10 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from mura_tune import files
+from mura_tune.learning.recognition import NAMES
 from mura_tune.learning.tasks import PART
 from mura_tune.release.bundle import MANIFEST, REPORT, SCHEMA
 from mura_tune.release.page import WARNING, cell, plain, shell, table, words
-from mura_tune.release.routing import NAMES
 from mura_tune.release.svg import BLUE, chart
 
 # Over all areas together; the two sets are never put into one table.

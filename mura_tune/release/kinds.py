@@ -1,9 +1,9 @@
-"""The two kinds of release: what answers normal or abnormal, and what answers with an area."""
+"""The kinds of release: what answers normal or abnormal, with an area, or with both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,10 +12,12 @@ from mura_tune.data.prepare import Prepared
 from mura_tune.learning.batches import Split, split_of
 from mura_tune.learning.ensemble import Model
 from mura_tune.learning.metrics import Studies
-from mura_tune.learning.tasks import PART, routed_right
+from mura_tune.learning.recognition import recognised
+from mura_tune.learning.tasks import MULTITASK, PART, routed_right
 from mura_tune.learning.training import predict
 from mura_tune.release import calibrate, evaluate, routing
 from mura_tune.release.card import model_card
+from mura_tune.release.compare import Comparison, compare, compare_routers
 from mura_tune.release.report import report
 from mura_tune.release.routing_page import routing_card, routing_report
 
@@ -34,6 +36,7 @@ class Kind:
         measured: from logits, their split and what was chosen, its figures.
         studies: from what was chosen, logits and their split, what the task's measure is taken of.
         card, report: the texts MODEL_CARD.md and report.html.
+        compare: from areas, two folders and the figures of each, what differs.
     """
 
     output: str
@@ -43,6 +46,7 @@ class Kind:
     studies: Callable[[Any, Tensor, Split], Studies]
     card: Callable[[Manifest], str]
     report: Callable[..., str]
+    compare: Callable[..., Comparison]
 
     def rows(self, on_dev: Tensor, dev: Split, logits_nk: Tensor, split: Split) -> Studies:
         """What the measure is taken of, calibrated by the same network's logits on dev."""
@@ -62,6 +66,14 @@ BINARY = Kind(
     studies=lambda chosen, logits, split: chosen.calibration.studies(logits, split),
     card=model_card,
     report=report,
+    compare=compare,
+)
+BOTH = replace(
+    BINARY,
+    output="logit of abnormal as another release's, then a logit an area, in the order of areas",
+    measured=lambda logits, split, chosen: replace(
+        evaluate.measured(logits, split, chosen), seen=recognised(logits[:, 1:], split)
+    ),
 )
 ROUTING = Kind(
     output="a logit an area of one view, in the order of areas; see calibration for a study's",
@@ -71,9 +83,10 @@ ROUTING = Kind(
     studies=lambda chosen, logits, split: routed_right(logits, split),
     card=routing_card,
     report=routing_report,
+    compare=compare_routers,
 )
 
 
 def kind_of(manifest: Manifest) -> Kind:
     """The kind of a release, or of a task under `task`."""
-    return ROUTING if manifest.get("task") == PART.name else BINARY
+    return {PART.name: ROUTING, MULTITASK.name: BOTH}.get(manifest.get("task", ""), BINARY)

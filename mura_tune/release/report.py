@@ -12,11 +12,11 @@ from mura_tune.errors import InputError
 from mura_tune.learning.batches import split_of
 from mura_tune.learning.ensemble import Model
 from mura_tune.release import charts
-from mura_tune.release.calibrate import Chosen
-from mura_tune.release.evaluate import NAMES, Measured, measure
+from mura_tune.release.evaluate import NAMES, Measured
 from mura_tune.release.gallery import gallery
 from mura_tune.release.origins import sections_of, set_name, training_section
 from mura_tune.release.page import WARNING, cell, plain, sections, shell, shifted, table, wrong
+from mura_tune.release.parts_page import body_part
 
 Manifest = Mapping[str, Any]
 
@@ -26,13 +26,13 @@ def report(
     manifest: Manifest,
     prepared: Prepared,
     *,
-    test: Measured | None = None,
+    test: Measured,
     cases: int = 6,
 ) -> str:
     """The page of a release.
 
     Args:
-        test: its figures on test, if they are at hand; measured here otherwise.
+        test: its figures on test.
         cases: studies shown of each kind of error; 0 leaves the radiographs out.
 
     Raises:
@@ -41,10 +41,10 @@ def report(
     if "monitor" not in manifest["study"]:
         raise InputError(f"{manifest['area']}: released by an older version, without what a "
                          "report shows; run 'mura finalize' again")  # fmt: skip
-    test = test or measure(net, prepared, "test", Chosen.from_json(manifest))
     parts = [
         ("Results", _results(manifest, test)),
         ("Operating points and doubt", _points(manifest, test)),
+        *body_part(manifest["metrics"]["dev"], test.to_json()),
         ("Curves", _curves(test)),
         ("Training and search", training_section(manifest)),
     ]

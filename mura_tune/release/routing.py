@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mura_tune.learning.batches import Split
-from mura_tune.learning.intervals import exact, interval
-from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, cluster_weights
+from mura_tune.learning.metrics import Floats
 from mura_tune.learning.parts import Parts, softmax, study_logits
+from mura_tune.learning.recognition import Recognition, recognised
 from mura_tune.release.evaluate import SPLIT_NAMES
 from mura_tune.release.page import wrong
 
 ERROR = 0.01  # of the answers on dev that may remain
 LEAST = 0.01  # share of dev that abstains even where every answer is right: what looks like nothing
 MOST = 0.5  # known, and never more than this share
-NAMES = {
-    "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro-F1",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,31 +74,18 @@ class Routing:
 
 @dataclass(frozen=True, eq=False)
 class Routed:
-    """A router on one part of a dataset.
-
-    Attributes:
-        studies: their true areas (as numbers) and logits; `called` what they were taken for.
-        figures: NAMES at study level; `recall` by area.
-        image_accuracy: where every image is judged by itself.
-        confusion: studies by true area (rows) and by the one called (columns), (K, K).
-    """
+    """A router on one part of a dataset; `confidence` is each study's, of the area called."""
 
     part: str
     images: int
-    areas: Sequence[str]
     chosen: Routing
-    studies: Parts
-    called: NDArray[np.int64]
+    seen: Recognition
     confidence: Floats
-    figures: Mapping[str, Estimate]
-    recall: Mapping[str, Estimate]
-    image_accuracy: Estimate
-    confusion: NDArray[np.int64]
 
     def abstention(self) -> dict[str, Any]:
         """Studies below the confidence, and the error of the answers with and without them."""
         sure = self.confidence >= self.chosen.confidence
-        wrong = self.called != self.studies.parts
+        wrong = ~self.seen.right
         return {
             "studies": int((~sure).sum()),
             "error": float(wrong[sure].mean()) if sure.any() else None,
@@ -112,38 +95,27 @@ class Routed:
     def describe(self) -> str:
         """The figures as lines for people."""
         told = self.abstention()
-        answered, rest = "none is answered", len(self.called) - told["studies"]
+        n, answered = len(self.seen.called), "none is answered"
         if told["error"] is not None:
-            answered = f"of the others {wrong(told['error'], rest)}"
-        rows = [
-            f"{SPLIT_NAMES[self.part]}, {len(self.called)} studies, {self.images} images",
-            *(f"  {NAMES[key]:<18} {estimate.brief()}" for key, estimate in self.figures.items()),
-            f"  {'by image':<18} {self.image_accuracy.brief()} accuracy",
-            f"  recognised, of each area{'':>16}  and called",
-        ]
-        for area, row in zip(self.areas, self.confusion, strict=True):
-            if row.sum():
-                others = ", ".join(f"{n} {self.areas[i]}" for i, n in enumerate(row) if n)
-                rows.append(f"  {area:<18} {self.recall[area].brief():<22} {others}")
-        return "\n".join([*rows, f"  {told['studies']} studies below a confidence of "
-                          f"{self.chosen.confidence:.3f}; {answered}"])  # fmt: skip
+            answered = f"of the others {wrong(told['error'], n - told['studies'])}"
+        return "\n".join([
+            f"{SPLIT_NAMES[self.part]}, {n} studies, {self.images} images",
+            *self.seen.lines(),
+            f"  {told['studies']} studies below a confidence of "
+            f"{self.chosen.confidence:.3f}; {answered}",
+        ])  # fmt: skip
 
     def brief(self) -> str:
         """Studies and accuracy in a line."""
-        return f"{len(self.called):>7}  accuracy {self.figures['accuracy'].brief()}"
+        return f"{len(self.seen.called):>7}  accuracy {self.seen.figures['accuracy'].brief()}"
 
     def to_json(self) -> dict[str, Any]:
-        patients = np.unique(self.studies.patients)
         return {
             "split": SPLIT_NAMES[self.part],
-            "studies": len(self.called),
-            "patients": len(patients),
+            "studies": len(self.seen.called),
+            "patients": len(np.unique(self.seen.studies.patients)),
             "images": self.images,
-            **{name: estimate.to_json() for name, estimate in self.figures.items()},
-            "recall": {area: estimate.to_json() for area, estimate in self.recall.items()},
-            "by_image": {"accuracy": self.image_accuracy.to_json()},
-            "areas": list(self.areas),
-            "confusion": self.confusion.tolist(),
+            **self.seen.to_json(),
             "abstain": self.abstention(),
         }
 
@@ -175,72 +147,9 @@ def choose(logits_nk: Tensor, dev: Split) -> Routing:
 
 def measured(logits_nk: Tensor, split: Split, chosen: Routing) -> Routed:
     """Figures from logits (N, K), each with its interval from resampling whole patients."""
-    found = study_logits(logits_nk, split)
-    chances = chosen.confidences(found.logits)
-    called = found.logits.argmax(1)
-    k = len(split.areas)
-    pairs = np.zeros((len(called), k * k))
-    pairs[np.arange(len(called)), found.parts * k + called] = 1
-    once = np.ones((1, len(called)))
-    drawn = cluster_weights(found.patients, DRAWS, 0)
-    values, resampled = (_figures((w @ pairs).reshape(-1, k, k)) for w in (once, drawn))
-    rows = Studies(found.names, found.patients, found.parts, chances.max(1))
-    sizes = [rows.patients_with(part) for part in range(k)]
-    rests_on = {"accuracy": rows.patients_with()} | dict.fromkeys(
-        ("balanced_accuracy", "macro_f1"), min(size for size in sizes if size)
-    )
-    rests_on |= {area: size for area, size in zip(split.areas, sizes, strict=True) if size}
-
-    def estimate(name: str, key: str) -> Estimate:
-        value = float(values[key][0])
-        ends = interval(value, resampled[key], rests_on[name] - 1)
-        ends = exact(value, rests_on[name]) if ends[0] == ends[1] else ends
-        return rows.estimate(value, ends)
-
-    return Routed(
-        part=split.name,
-        images=len(split),
-        areas=split.areas,
-        chosen=chosen,
-        studies=found,
-        called=called,
-        confidence=chances.max(1),
-        figures={name: estimate(name, name) for name in NAMES},
-        recall={
-            area: estimate(area, f"recall {part}")
-            for part, area in enumerate(split.areas)
-            if sizes[part]
-        },
-        image_accuracy=_by_image(logits_nk, split),
-        confusion=pairs.sum(0).reshape(k, k).astype(np.int64),
-    )
-
-
-def _figures(confusion_bkk: Floats) -> dict[str, Floats]:
-    """NAMES and each area's recall under each draw; areas that are not drawn are left out."""
-    true, called = confusion_bkk.sum(2), confusion_bkk.sum(1)
-    hits = np.diagonal(confusion_bkk, axis1=1, axis2=2)
-    there = true > 0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall = hits / true
-        f1 = 2 * hits / (true + called)
-        found = {
-            "accuracy": hits.sum(1) / true.sum(1),
-            "balanced_accuracy": np.where(there, recall, 0).sum(1) / there.sum(1),
-            "macro_f1": np.where(there, f1, 0).sum(1) / there.sum(1),
-        }
-    return found | {f"recall {part}": recall[:, part] for part in range(recall.shape[1])}
-
-
-def _by_image(logits_nk: Tensor, split: Split) -> Estimate:
-    """Accuracy of single views."""
-    right = (logits_nk.argmax(1).cpu() == split.parts.cpu()).numpy().astype(np.float64)
-    weights = cluster_weights(split.patients, DRAWS, 0)
-    patients = len(np.unique(split.patients))
-    value = float(right.mean())
-    ends = interval(value, weights @ right / weights.sum(1), patients - 1)
-    ends = exact(value, patients) if ends[0] == ends[1] else ends
-    return Estimate(value, *ends, len(np.unique(split.studies)), patients, len(right))
+    seen = recognised(logits_nk, split)
+    confidence = chosen.confidences(seen.studies.logits).max(1)
+    return Routed(split.name, len(split), chosen, seen, confidence)
 
 
 def _temperature(found: Parts) -> float:

@@ -9,8 +9,9 @@ from mura_tune.data.prepare import Prepared
 from mura_tune.learning.ensemble import Model
 from mura_tune.release.card import counts_table
 from mura_tune.release.origins import sections_of, set_name, training_section
-from mura_tune.release.page import WARNING, cell, plain, sections, shell, table, words, wrong
-from mura_tune.release.routing import NAMES, Routed
+from mura_tune.release.page import WARNING, plain, sections, shell, words, wrong
+from mura_tune.release.parts_page import confusion_html, confusion_md, figure_rows, figures_html
+from mura_tune.release.routing import Routed
 
 Manifest = Mapping[str, Any]
 
@@ -81,7 +82,7 @@ def routing_card(manifest: Manifest) -> str:
         dataset=manifest["data"].get("name") or "the data set",
         figures=_figures(dev, test),
         image=words(test["by_image"]["accuracy"]),
-        confusion=_confusion(test),
+        confusion=confusion_md(test),
         temperature=manifest["calibration"]["temperature"],
         confidence=manifest["abstain"]["confidence"],
         rule=manifest["abstain"]["chosen"],
@@ -98,48 +99,15 @@ def routing_card(manifest: Manifest) -> str:
 
 def _figures(dev: Mapping[str, Any], test: Mapping[str, Any]) -> str:
     heads = (f"{m['split']}, {m['studies']} studies, {m['patients']} patients" for m in (dev, test))
-    rows = [f"| {name} | {words(dev[key])} | {words(test[key])} |" for key, name in NAMES.items()]
-    rows += [
-        f"| {area} recognised | {_of(dev, area)} | {_of(test, area)} |" for area in test["areas"]
-    ]
+    rows = (f"| {' | '.join(row)} |" for row in figure_rows(dev, test))
     return "\n".join([f"| | {' | '.join(heads)} |", "| --- | --- | --- |", *rows])
 
 
-def _of(part: Mapping[str, Any], area: str) -> str:
-    found = part["recall"].get(area)
-    return words(found) if found else "no study"
-
-
-def _confusion(test: Mapping[str, Any]) -> str:
-    areas = test["areas"]
-    rows = (
-        f"| {area} | {' | '.join(map(str, row))} |"
-        for area, row in zip(areas, test["confusion"], strict=True)
-    )
-    return "\n".join([f"| | {' | '.join(areas)} |", "| --- |" + " --- |" * len(areas), *rows])
-
-
 def routing_report(
-    net: Model,
-    manifest: Manifest,
-    prepared: Prepared,
-    *,
-    test: Routed | None = None,
-    cases: int = 0,
+    net: Model, manifest: Manifest, prepared: Prepared, *, test: Routed, cases: int = 0
 ) -> str:
     """The page of a router; without radiographs, whatever `cases` says."""
-    dev, now = manifest["metrics"]["dev"], manifest["metrics"]["test"]
-    if test is not None:
-        now = test.to_json()
-    areas = now["areas"]
-    rows = [[name, cell(now[key]), cell(dev[key])] for key, name in NAMES.items()]
-    rows += [
-        [f"{plain(area)} recognised", *(_html(part, area) for part in (now, dev))] for area in areas
-    ]
-    matrix = [
-        [plain(area), *map(str, row)] for area, row in zip(areas, now["confusion"], strict=True)
-    ]
-    head = ("", f"test, by study<br>n = {now['studies']}", f"dev, by study<br>n = {dev['studies']}")
+    dev, now = manifest["metrics"]["dev"], test.to_json()
     limit, told = manifest["abstain"]["confidence"], now["abstain"]
     name = plain(manifest["study"]["name"])
     intro = f"""<h1>{name}: which area does a study show?</h1>
@@ -152,11 +120,11 @@ trained on {set_name(manifest)}; released {plain(manifest["created"][:10])}, rec
     left = now["studies"] - told["studies"]
     rest = f"; of the others {wrong(told['error'], left)}" if left else ""
     parts = [
-        ("Results", table(head, rows) + "<p class='note'>By study, logits averaged over views; "
+        ("Results", figures_html(dev, now, (dev["studies"], now["studies"]))
+         + "<p class='note'>By study, logits averaged over views; "
          "95 % intervals from 2,000 resamplings of whole patients. Dev chose the trial, the epoch "
          "and the confidence: believe test.</p>"),
-        ("What was taken for what", table(("area, called:", *map(plain, areas)), matrix)
-         + "<p class='note'>Test studies by their area (rows) and by the one called.</p>"),
+        ("What was taken for what", confusion_html(now)),
         ("Doubt", f"<p>Below a confidence of {limit:.3f} it abstains: from {told['studies']} of "
          f"{now['studies']} test studies{rest} (without abstaining "
          f"{wrong(told['error_without'], now['studies'])}). "
@@ -164,8 +132,3 @@ trained on {set_name(manifest)}; released {plain(manifest["created"][:10])}, rec
         ("Training and search", training_section(manifest)),
     ]  # fmt: skip
     return shell(f"{name}: release report", intro + sections([*parts, *sections_of(manifest)]))
-
-
-def _html(part: Mapping[str, Any], area: str) -> str:
-    found = part["recall"].get(area)
-    return cell(found) if found else "no study"

@@ -93,7 +93,7 @@ def test_a_bad_value(run: Run, phantoms: Path, override: str, words: tuple[str, 
         ("XR_WRIST", ["search.arch={choices: [cnn, densenet121]}", "size=16"],
          ("search can draw arch densenet121", "takes no images of 16 px")),
         ("all", ["final.arch=resnet81"], ("final makes it arch resnet81", "near it")),
-        ("multitask", ["arch=levit_128s"], ("no single classifier",)),
+        ("multitask", ["arch=levit_128s"], ("no linear classifier",)),
     ],
 )  # fmt: skip
 def test_a_network_that_cannot_be_is_refused_before_anything_is_decoded(

@@ -17,6 +17,7 @@ from mura_tune.errors import InputError
 from mura_tune.learning.models import build
 from mura_tune.reading.batch import answer_all
 from mura_tune.reading.predict import Predictor
+from mura_tune.reading.readers import Single
 from mura_tune.reading.studies import studies_in
 from mura_tune.release import bundle
 
@@ -54,7 +55,7 @@ def test_a_row_a_study_with_the_answer_it_gets_alone(
     said: list[str] = []
     asked = studies_in(folder)
     assert [one.name for one in asked][:2] == ["patient00/study1", "patient01/study1"]
-    done = answer_all(predictor, asked, tmp_path / "out.csv", said.append)
+    done = answer_all(Single(predictor), asked, tmp_path / "out.csv", said.append)
     rows = rows_of(tmp_path / "out.csv")
     assert [row["study"] for row in rows] == [one.name for one in asked]
     for row, one in zip(rows, asked, strict=True):
@@ -77,7 +78,7 @@ def test_what_is_there_is_not_computed_again(
     folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     out, asked = tmp_path / name, studies_in(folder)
-    answer_all(predictor, asked, tmp_path / f"whole-{name}", print)
+    answer_all(Single(predictor), asked, tmp_path / f"whole-{name}", print)
     real, seen = predictor.logits, []
 
     def stopping(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -88,17 +89,17 @@ def test_what_is_there_is_not_computed_again(
 
     monkeypatch.setattr(predictor, "logits", stopping)
     with pytest.raises(KeyboardInterrupt):
-        answer_all(predictor, asked, out, print)
+        answer_all(Single(predictor), asked, out, print)
     counted: list[int] = []
     monkeypatch.setattr(predictor, "logits", lambda p: (counted.append(len(p)), real(p))[1])
-    done = answer_all(predictor, asked, out, print)
+    done = answer_all(Single(predictor), asked, out, print)
     assert done.before > 5
     images = sum(len(one.images) for one in asked)
     assert sum(counted) + seen[0] == images - 2  # the marked study's two are never seen
     assert out.read_text() == (tmp_path / f"whole-{name}").read_text()
     counted.clear()
     Image.fromarray(np.zeros((80, 80), np.uint8)).save(folder / "patient05/study1/image1.png")
-    done = answer_all(predictor, asked, out, print)
+    done = answer_all(Single(predictor), asked, out, print)
     assert (counted, done.answered, done.unreadable) == ([2], 1, ())
 
 
@@ -106,23 +107,23 @@ def test_rows_of_another_release_or_threshold_are_left_alone(
     folder: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     out, asked = tmp_path / "out.csv", studies_in(folder)[:3]
-    answer_all(predictor, asked, out, print)
+    answer_all(Single(predictor), asked, out, print)
     before = out.read_bytes()
     with pytest.raises(InputError, match="choose another --out"):
-        answer_all(predictor, asked, out, print, threshold=0.25)
+        answer_all(Single(predictor, 0.25), asked, out, print)
     other = tmp_path / "other"
     manifest = dict(predictor.bundle.manifest)
     bundle.save(other, build("cnn", size=32, seed=4), manifest, {})  # the same recipe's second seed
     with pytest.raises(InputError, match="choose another --out"):
-        answer_all(Predictor(other, CPU), asked, out, print)
+        answer_all(Single(Predictor(other, CPU)), asked, out, print)
     assert out.read_bytes() == before
     for text in ("a,b\n1,2\n", "study,views\nx,y\n"):
         out.write_text(text)
         with pytest.raises(InputError, match="not written by this command"):
-            answer_all(predictor, asked, out, print)
+            answer_all(Single(predictor), asked, out, print)
         assert out.read_text() == text
     with pytest.raises(InputError, match=r"a .csv or a .json"):
-        answer_all(predictor, asked, tmp_path / "out.xlsx", print)
+        answer_all(Single(predictor), asked, tmp_path / "out.xlsx", print)
 
 
 def test_a_table_names_studies_or_leaves_it_to_the_folders(folder: Path, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import torch
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
 from mura_tune.learning.delong import delong
+from mura_tune.release import routing
 from mura_tune.release.calibrate import choose
-from mura_tune.release.compare import compare
+from mura_tune.release.compare import compare, compare_routers
 from mura_tune.release.evaluate import Measured, measured
+from mura_tune.release.routing import Routed
 
 NAMES = ("one", "two")
 
@@ -53,3 +55,36 @@ def test_a_release_does_not_differ_from_itself() -> None:
 def test_other_studies_are_refused() -> None:
     with pytest.raises(InputError, match="measured on other studies"):
         compare("XR_TEST", NAMES, model(1.0), model(1.0, first=5))
+
+
+def router(sure: float, seed: int, studies: int = 90) -> Routed:
+    rng = np.random.default_rng(seed)
+    parts = np.arange(studies) % 3
+    names = np.array([f"s{i:03}" for i in range(studies)])
+    split = Split(
+        name="test", pixels=torch.zeros(studies, 1, 1, dtype=torch.uint8),
+        labels=torch.zeros(studies, dtype=torch.int64), studies=names,
+        patients=np.array([f"p{i // 2}" for i in range(studies)]), paths=names,
+        areas=("XR_A", "XR_B", "XR_C"), parts=torch.from_numpy(parts),
+    )  # fmt: skip
+    logits = rng.normal(size=(studies, 3))
+    logits[np.arange(studies), parts] += sure
+    logits_nk = torch.from_numpy(logits)
+    return routing.measured(logits_nk, split, routing.choose(logits_nk, split))
+
+
+def test_routers_are_paired_by_what_they_recognise() -> None:
+    good, bad = router(4.0, 1), router(0.5, 2)
+    found = compare_routers("router", NAMES, good, bad)
+    gap = good.seen.figures["accuracy"].value - bad.seen.figures["accuracy"].value
+    assert found.differences["accuracy"].value == pytest.approx(gap)
+    assert found.differences["accuracy"].low > 0
+    recall = [one.seen.recall["XR_B"].value for one in (good, bad)]
+    assert found.differences["recall 1"].value == pytest.approx(recall[0] - recall[1])
+    told = found.describe()
+    assert "one minus two, test (published valid), 90 studies of 45 patients" in told
+    assert f"{recall[0]:.3f} and {recall[1]:.3f}" in told
+    assert "XR_B recognised" in told
+    assert found.to_json()["delong"] is None
+    with pytest.raises(InputError, match="measured on other studies"):
+        compare_routers("router", NAMES, good, router(4.0, 1, studies=60))

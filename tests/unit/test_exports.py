@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,19 @@ from torch import Tensor
 
 from mura_tune import console
 from mura_tune.cli_infer import infer
+from mura_tune.config import load
 from mura_tune.data import phantom
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.ensemble import Ensemble
 from mura_tune.learning.models import build
+from mura_tune.learning.tasks import MULTITASK, PART, Task
 from mura_tune.reading.predict import Predictor
 from mura_tune.release import bundle, exports, foreign
 from mura_tune.release.calibrate import Calibration
+from mura_tune.release.routing import Routing
 
+QUICK = ["arch=cnn", "size=32", "pretrained=none"]
 FITTED = Calibration(temperature=1.7, offset=0.4)
 
 
@@ -148,7 +153,7 @@ def test_an_ensemble_is_no_single_network(tmp_path: Path) -> None:
             exports.export(several, kind, tmp_path / "a")
     x = noise(32)
     with torch.inference_mode():  # what ONNX would hold
-        found = exports.Probability(exports.calibrated(several)).eval()(x * STD + MEAN)
+        (found,) = exports.Answers(exports.calibrated(several), "abnormality")(x * STD + MEAN)
         mean = torch.sigmoid((both(x) + FITTED.offset) / FITTED.temperature)
     assert torch.allclose(found, mean, atol=1e-5)
 
@@ -170,8 +175,82 @@ def test_onnx_answers_as_torch_does_for_any_number_of_views(
         x = noise(32, n)
         (found,) = session.run(None, {"levels": (x * STD + MEAN).numpy()})
         assert np.abs(found - expected(opened, x).numpy()).max() < 1e-4
-    uncalibrated = exports.Probability([opened.net.body]).eval()  # what the check must notice
+    uncalibrated = exports.Answers(
+        [opened.net.body], "abnormality"
+    ).eval()  # what the check must notice
     assert exports.apart(path.read_bytes(), uncalibrated, x * STD + MEAN) > exports.TOLERANCE
+
+
+def of_areas(folder: Path, task: Task) -> bundle.Bundle:
+    """A release of a task that tells three areas apart, calibrated as such are."""
+    names = ["XR_A", "XR_B", "XR_C"]
+    net = task.network(replace(load("router", QUICK).recipe, seed=1), 3)
+    found = Routing(1.7, 0.5, 0.0, 0.0, 0.0).to_json() if task is PART else {
+        **bundle.uncalibrated({"value": 0.37, "chosen": "for a test"}),
+        "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
+    }  # fmt: skip
+    manifest = {
+        "area": "every", "arch": "cnn", "outputs": task.outputs(3), "recipe_digest": "0" * 12,
+        "preprocessing": bundle.preprocessing(32), "task": task.name, "areas": names, **found,
+    }  # fmt: skip
+    bundle.save(folder / "every", net, manifest, {})
+    return bundle.load(folder / "every", CPU)
+
+
+@pytest.mark.parametrize("task", [PART, MULTITASK], ids=["router", "multitask"])
+def test_tasks_that_tell_areas_apart_leave_with_their_own_outputs(
+    onnxruntime: Any, task: Task, tmp_path: Path
+) -> None:
+    import onnx
+    from safetensors import safe_open
+
+    opened = of_areas(tmp_path, task)
+    path, told = exports.export(opened, "onnx", tmp_path / "a.onnx")
+    assert "XR_A, XR_B, XR_C" in told
+    about = {one.key: one.value for one in onnx.load(path).metadata_props}
+    assert about["areas"] == "['XR_A', 'XR_B', 'XR_C']"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    x = noise(32, 5)
+    with torch.inference_mode():
+        logits = opened.net(x)
+    areas = logits / 1.7 if task is PART else logits[:, 1:]
+    wanted = {"areas": areas.numpy()}
+    if task is MULTITASK:
+        wanted["probability"] = expected(opened, x)[:, :1].numpy()
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {"levels": (x * STD + MEAN).numpy()}), strict=True))
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert np.abs(found[name] - values).max() < 1e-4
+
+    path, _ = exports.export(opened, "safetensors", tmp_path / "a.safetensors")
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["areas"] == about["areas"]
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    net = task.network(load("router", QUICK).recipe, 3).eval()
+    net.body.load_state_dict(weights)
+    with torch.inference_mode():
+        given = net(x)
+    if task is PART:
+        assert torch.allclose(given, logits / 1.7, atol=1e-5)
+    else:
+        assert torch.allclose(given[:, 1:], logits[:, 1:], atol=1e-5)
+        assert torch.allclose(given[:, :1].sigmoid(), expected(opened, x)[:, :1], atol=1e-5)
+
+
+def test_a_pt_holds_a_router_and_no_head_that_is_not_linear(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="multi-task head is none; export it --to onnx or safe"):
+        exports.export(of_areas(tmp_path, MULTITASK), "pt", tmp_path / "a.pt")
+    assert not (tmp_path / "a.pt").exists()
+    opened = of_areas(tmp_path, PART)
+    path, told = exports.export(opened, "pt", tmp_path / "a.pt")
+    assert "softmax over XR_A, XR_B, XR_C" in told
+    state = torch.load(path, weights_only=True)
+    assert state["areas"] == ["XR_A", "XR_B", "XR_C"]
+    bias = opened.net.body.fc.bias / 1.7  # type: ignore[union-attr,operator]  # a Linear
+    assert torch.allclose(state["model_state"]["fc.bias"], bias)
+    with pytest.raises(InputError, match="tells areas apart"):
+        foreign.load(path, CPU)
 
 
 def test_without_its_extra_onnx_is_refused_by_name(

@@ -1,0 +1,204 @@
+"""A table by the router and what it names: the answers of one study at a time, resumed, marked."""
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CPU, Ran
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mura_tune.data.images import read, square
+from mura_tune.errors import InputError
+from mura_tune.learning.batches import to_input
+from mura_tune.learning.models import build
+from mura_tune.learning.parts import softmax
+from mura_tune.learning.tasks import MULTITASK, PART, Task
+from mura_tune.reading.batch import answer_all
+from mura_tune.reading.predict import Predictor
+from mura_tune.reading.readers import Chain, Parts, Single
+from mura_tune.reading.route import Router, chained
+from mura_tune.reading.studies import Asked, studies_in
+from mura_tune.release import bundle
+from mura_tune.release.calibrate import Chosen
+from mura_tune.release.routing import Routing
+
+AREAS = ["XR_A", "XR_B", "XR_C"]
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> list[Asked]:
+    """Thirty studies of one or two views, from dark to bright; one view is no picture."""
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        folder = tmp_path / "studies" / f"study{number:02d}"
+        folder.mkdir(parents=True)
+        for view in range(1 + number % 2):
+            pixels = rng.integers(0, 9 * (number + 1), (50, 40)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"image{view}.png")
+    (tmp_path / "studies" / "study07" / "image1.png").write_bytes(b"no picture")
+    return studies_in(tmp_path / "studies")
+
+
+def views(asked: list[Asked], size: int) -> Tensor:
+    """The first view of each study, as a network is given it."""
+    pixels = np.stack([square(read(one.images[0]), size) for one in asked])
+    return to_input(torch.from_numpy(pixels), CPU)
+
+
+def release(folder: Path, seed: int, size: int, asked: list[Asked], task: Task | None) -> Path:
+    """A network that nobody trained, whose answers differ from study to study."""
+    outputs = task.outputs(3) if task else 1
+    net = build("cnn", size=size, seed=seed, outputs=outputs, head=task.head if task else None)
+    x = views(asked, size)
+    with torch.no_grad():
+        logits = net.eval()(x)
+        head: Any = net.body.fc
+        if task is not MULTITASK:
+            head.bias.copy_(-2 * (logits - head.bias).mean(0) / logits.std(0).mean())
+            head.weight.mul_(2 / logits.std(0).mean())
+        logits = net(x)
+    points = {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}}
+    band = {"low": 0.4, "high": 0.6, "share": 0.0, "error": 0.0, "error_without": 0.0}
+    told: dict[str, Any] = {
+        "calibration": {"temperature": 0.5, "offset": 0.01}, "operating_points": points,
+        "recommended": "max_youden", "abstain": band,
+    }  # fmt: skip
+    if task is PART:
+        sure = float(np.quantile(softmax(logits.double().numpy()).max(1), 0.3))
+        told = Routing(1.0, sure, 0.3, 0.0, 0.0).to_json()
+    manifest = {
+        "area": folder.name, "arch": "cnn", "outputs": outputs, "recipe_digest": f"{seed:012}",
+        "preprocessing": bundle.preprocessing(size), "task": task.name if task else "abnormality",
+        "areas": [folder.name] if folder.name in AREAS else AREAS, **told,
+    }  # fmt: skip
+    bundle.save(folder, net, manifest, {})
+    return folder
+
+
+@pytest.fixture
+def releases(tmp_path: Path, asked: list[Asked]) -> Path:
+    """A router, XR_A at another size, ALL in the place of the others."""
+    root = tmp_path / "releases"
+    good = [one for one in asked if one.name != "study07"]
+    release(root / "router", 1, 32, good, PART)
+    release(root / "XR_A", 2, 48, good, None)
+    release(root / "ALL", 3, 32, good, None)
+    return root
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_row_is_what_the_router_and_its_release_say_of_that_study_alone(
+    asked: list[Asked], releases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "answers.csv"
+    chain = Chain(releases, CPU)
+    assert [line.partition(": ")[2] for line in chain.told] == [
+        f"no release for {area}; ALL answers in its place" for area in ("XR_B", "XR_C")
+    ]
+    said: list[str] = []
+    done = answer_all(chain, asked, out, said.append)
+    assert (done.answered, done.unreadable, len(said)) == (29, ("study07",), 1)
+    rows = rows_of(out)
+    assert [row["study"] for row in rows] == [one.name for one in asked]
+    kinds = set()
+    for row, one in zip(rows, asked, strict=True):
+        if row["error"]:
+            assert row["area"] == row["confidence"] == row["probability"] == row["release"] == ""
+            continue
+        alone = chained(releases, one.images, CPU)
+        assert (row["area"], int(row["views"])) == (alone.route.area, len(one.images))
+        assert float(row["confidence"]) == pytest.approx(alone.route.confidence, abs=1e-5)
+        if alone.answer is None:
+            assert (row["probability"], row["abnormal"], row["abstain"]) == ("", "", "true")
+            kinds.add("abstain")
+            continue
+        assert float(row["probability"]) == pytest.approx(alone.answer.probability, abs=1e-5)
+        assert row["abstain"] == str(alone.answer.abstain).lower()
+        assert row["release"].split()[0] == Path(alone.answer.release).name
+        kinds.add(row["release"].split()[0])
+    assert kinds == {"abstain", "XR_A", "ALL"}  # or the test has seen too little
+
+
+def test_a_stopped_call_goes_on_to_the_same_table(
+    asked: list[Asked], releases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole.json", tmp_path / "out.json"
+    answer_all(Chain(releases, CPU), asked, whole, print)
+    chain, seen = Chain(releases, CPU), []
+    real = chain.router.logits
+
+    def stopping(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(len(pixels))
+        return real(pixels)
+
+    monkeypatch.setattr(chain.router, "logits", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(chain, asked, out, print)
+    done = answer_all(Chain(releases, CPU), asked, out, print)
+    assert 5 < done.before < 29
+    assert out.read_text() == whole.read_text()
+
+    release(releases / "XR_A", 4, 48, asked[:5], None)  # another one in its place
+    with pytest.raises(InputError, match=r"its rows are by .*XR_A .*; choose another --out"):
+        answer_all(Chain(releases, CPU), asked, out, print)
+    with pytest.raises(InputError, match="not written by this command"):
+        answer_all(Parts(Router(releases / "router", CPU)), asked, out, print)
+
+
+def test_studies_of_an_area_without_a_release_are_marked_until_there_is_one(
+    asked: list[Asked], releases: Path, run: Callable[..., Ran], tmp_path: Path
+) -> None:
+    (releases / "ALL").rename(tmp_path / "aside")
+    out = tmp_path / "answers.csv"
+    call = ("infer", tmp_path / "studies", "--area=auto", f"--out={out}")
+    ran = run(*call)
+    assert ran.code == 0, ran.err
+    assert "of an area without a release, marked" in ran.out
+    left = [row for row in rows_of(out) if "no release for XR_" in row["error"]]
+    assert left
+    assert all(row["probability"] == row["release"] == "" and row["area"] for row in left)
+    (tmp_path / "aside").rename(releases / "ALL")
+    assert f": {len(left)} studies answered" in run(*call).out
+    assert [row["study"] for row in rows_of(out) if row["error"]] == ["study07"]
+    shutil.rmtree(releases / "router")
+    refused = run(*call)
+    assert (refused.code, refused.out) == (2, "")
+    assert "router: no release there" in refused.err
+
+
+def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
+    asked: list[Asked], releases: Path, run: Callable[..., Ran], tmp_path: Path
+) -> None:
+    out = tmp_path / "areas.csv"
+    ran = run("infer", tmp_path / "studies", "--area=router", f"--out={out}")
+    assert ran.code == 0, ran.err
+    router = Router(releases / "router", CPU)
+    for row, one in list(zip(rows_of(out), asked, strict=True))[:5]:
+        alone = router.study(one.images)
+        assert (row["area"], row["abstain"]) == (alone.area, str(alone.abstain).lower())
+    release(releases / "multitask", 5, 32, asked[:5], MULTITASK)
+    predictor = Predictor(releases / "multitask", CPU)
+    assert Chosen.from_json(predictor.bundle.manifest).threshold == 0.5
+    answer_all(Single(predictor), asked[:5], out.with_name("both.csv"), print)
+    for row, one in zip(rows_of(out.with_name("both.csv")), asked[:5], strict=True):
+        x = torch.cat([to_input(torch.from_numpy(square(read(p), 32))[None], CPU)
+                       for p in one.images])  # fmt: skip
+        with torch.inference_mode():
+            logits = predictor.bundle.net(x)
+        assert row["area"] == AREAS[int(logits[:, 1:].mean(0).argmax())]
+        told = predictor.study(one.images)
+        assert f"looks like {row['area']}" in told.describe()
+        assert float(row["probability"]) == pytest.approx(told.probability, abs=1e-6)
