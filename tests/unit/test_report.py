@@ -75,7 +75,8 @@ def test_part() -> tuple[Split, Measured]:
     names = np.array([f"s{i // 4:02}<" for i in range(n)])
     labels = labels[::4].repeat_interleave(4)
     split = Split(
-        name="test", pixels=torch.randint(0, 255, (n, 64, 64), dtype=torch.uint8), labels=labels,
+        name="test", pixels=torch.from_numpy(rng.integers(0, 255, (n, 64, 64), dtype=np.uint8)),
+        labels=labels,
         studies=names, patients=names, paths=np.array([f"i{i}.png" for i in range(n)]),
     )  # fmt: skip
     logits = torch.from_numpy(rng.normal(size=(n, 1)))
@@ -126,9 +127,10 @@ def test_a_view_that_says_little_has_a_faint_map(test_part: tuple[Split, Measure
     raw = gradcam(build("cnn", seed=1), to_input(split.pixels[:12], torch.device("cpu")))
     most = raw.amax((1, 2)).numpy()
     usual = np.median(most[test.views.scores[:12] >= test.chosen.threshold])
+    assert most.max() > usual > 0
     for row, found in maps.items():
-        assert found.cam.max() == pytest.approx(1)
-        assert found.strength == pytest.approx(min(1, most[row] / usual))
+        assert found.cam.max() == pytest.approx(float(most[row] > 0))  # some say nothing at all
+        assert found.strength == pytest.approx(min(1, most[row] / usual), abs=1e-6)
 
 
 def test_the_commands_of_a_page_give_the_study_that_was_searched() -> None:
