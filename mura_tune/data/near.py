@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mura_tune import files
 from mura_tune.data import copies
 
-RULE = 2  # raise it whenever `copies.pairs` finds other pairs in the same pixels
+RULE = 3  # raise it whenever `copies.pairs` finds other pairs in the same pixels
 _SLOW = 3.0  # seconds until a bar shows
 
 
