@@ -67,6 +67,9 @@ class Router:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
+        if not folder.exists():
+            raise InputError(f"{folder}: no router to ask for the area; name the --area, or make "
+                             f"one: mura tune {ROUTER} && mura finalize {ROUTER}")  # fmt: skip
         self.bundle = bundle.load(folder, device)
         if self.bundle.manifest.get("task") != PART.name:
             area = self.bundle.manifest["area"]
