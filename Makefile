@@ -27,13 +27,19 @@ setup: .venv/.ready  ## Make .venv with everything pinned in constraints.txt (th
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,postgres,onnx]'
 	@touch $@
 
-# The demo's own folders, and a network and budget that two CPU cores can afford.
+# The demo's own folders, and networks and budgets that two CPU cores can afford. In the place of
+# ImageNet's weights, which would be a download, stands a model of all the areas there are.
 DEMO := $(RUNS)/demo
 DEMO_AREA := XR_WRIST
-DEMO_SETS := --set arch=cnn --set size=128 --set pretrained=none --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
-demo: setup  ## The whole way on synthetic radiographs: search, release, evaluation, prediction
-	$(BIN)/mura phantom $(DEMO)/phantom --area $(DEMO_AREA) --patients 300 --sheet $(DEMO)/phantom.png
-	$(BIN)/mura tune $(DEMO_AREA) --trials 12 $(DEMO_SETS) --data $(DEMO)/phantom --runs $(DEMO)
+DEMO_AREAS := XR_FOREARM XR_HUMERUS $(DEMO_AREA)
+DEMO_NET := --set arch=cnn --set size=96
+DEMO_START := --set pretrained=none --set head.epochs=0 --set finetune.epochs=1 --set finetune.lr=3.0e-3 --set finetune.depth=5 --set budget.confirm.top=0 --set final.head.epochs=0 --set final.finetune.epochs=8
+DEMO_SETS := --set pretrained=$(DEMO)/releases/ALL --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
+demo: setup  ## The whole way on synthetic radiographs: a start, search, release, evaluation, prediction
+	$(BIN)/mura phantom $(DEMO)/phantom $(DEMO_AREAS:%=--area %) --patients 300 --size 256 --sheet $(DEMO)/phantom.png
+	$(BIN)/mura tune ALL --trials 1 $(DEMO_NET) $(DEMO_START) --data $(DEMO)/phantom --runs $(DEMO)
+	test -d $(DEMO)/releases/ALL || $(BIN)/mura finalize ALL --data $(DEMO)/phantom --runs $(DEMO) --releases $(DEMO)/releases
+	$(BIN)/mura tune $(DEMO_AREA) --trials 12 $(DEMO_NET) $(DEMO_SETS) --data $(DEMO)/phantom --runs $(DEMO)
 	$(BIN)/mura finalize $(DEMO_AREA) --data $(DEMO)/phantom --runs $(DEMO) --releases $(DEMO)/releases
 	$(BIN)/mura evaluate --release $(DEMO)/releases/$(DEMO_AREA) --data $(DEMO)/phantom --runs $(DEMO)
 	$(BIN)/mura infer --area $(DEMO_AREA) --releases $(DEMO)/releases \
