@@ -43,11 +43,13 @@ demo: setup  ## The whole way on synthetic radiographs: a start, search, release
 	$(BIN)/mura finalize $(DEMO_AREA) --data $(DEMO)/phantom --runs $(DEMO) --releases $(DEMO)/releases
 	$(BIN)/mura evaluate --release $(DEMO)/releases/$(DEMO_AREA) --data $(DEMO)/phantom --runs $(DEMO)
 	$(BIN)/mura infer --area $(DEMO_AREA) --releases $(DEMO)/releases \
-	  $$(printf -- '--image %s ' $$(find $(DEMO)/phantom/valid/$(DEMO_AREA) -name '*positive' | sort | head -n 1)/*.png)
+	  $$(printf -- '--image %s ' $$(find $(DEMO)/phantom/valid/$(DEMO_AREA) -name '*positive' | sort | tail -n 1)/*.png)
+	$(BIN)/mura infer $(DEMO)/phantom/valid/$(DEMO_AREA) --area $(DEMO_AREA) --releases $(DEMO)/releases --out $(DEMO)/answers.csv
 	@echo
 	@echo "The radiographs   $(DEMO)/phantom (a contact sheet: $(DEMO)/phantom.png)"
 	@echo "The search        $(DEMO)/studies.db ('make dashboard RUNS=$(DEMO)' shows it)"
-	@echo "The release       $(DEMO)/releases/$(DEMO_AREA) (read its MODEL_CARD.md first)"
+	@echo "The release       $(DEMO)/releases/$(DEMO_AREA) (read its MODEL_CARD.md, and open its report.html)"
+	@echo "Every test study  $(DEMO)/answers.csv"
 	@echo "With MURA itself  put it in $(DATA), then 'make tune AREA=$(DEMO_AREA)' and 'make finalize'"
 
 # A file's tests stay together, for what they share; the longest files come first.
