@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mura_tune.learning.augment import IN_CACHE, augment, draws
+from mura_tune.learning.augment import augment, draws
 from mura_tune.learning.device import room
 from mura_tune.learning.sampling import Stratum, in_batches, order_of, strata
 
@@ -153,14 +153,8 @@ def split_of(
 
 def to_input(pixels_nhw: Tensor, device: torch.device) -> Tensor:
     """uint8 (N, S, S) as float32 (N, 1, S, S) on the networks' input scale."""
-    pixels_nhw = pixels_nhw.to(device)
-    out = torch.empty(pixels_nhw.shape, device=device)
-    at_once = len(out) if out.is_cuda else IN_CACHE
-    parts = (torch.split(t, at_once) for t in (out, pixels_nhw))
-    black = torch.tensor(-MEAN / STD)
-    for part, pixels in zip(*parts, strict=True):
-        torch.add(black, part.copy_(pixels), alpha=1 / (255 * STD), out=part)
-    return out.unsqueeze_(1)
+    out = torch.empty(pixels_nhw.shape, device=device).copy_(pixels_nhw)
+    return torch.add(torch.tensor(-MEAN / STD), out, alpha=1 / (255 * STD), out=out).unsqueeze_(1)
 
 
 def training_batches(
