@@ -21,7 +21,7 @@ from mura_tune.learning.prefix import Store
 from mura_tune.learning.sampling import in_batches, order_of
 from mura_tune.recipe import Recipe
 
-SHARED_DEPTHS = (0, 1)  # deeper ones save half as much for 20 GB an area (FACTS, section 5)
+SHARED_DEPTHS = (0, 1)  # deeper ones save half as much for 20 GB an area
 
 
 @dataclass(frozen=True, eq=False)

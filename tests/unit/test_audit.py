@@ -12,7 +12,7 @@ from mura_tune.data import cache, scan
 from mura_tune.data.audit import audit
 from mura_tune.data.dataset import from_mura
 
-# FACTS, MURA v1.1: train then valid: studies -/+, images -/+, patients
+# MURA v1.1: train then valid: studies -/+, images -/+, patients
 MURA = {
     "XR_ELBOW": ((1094, 660, 2925, 2006, 1711), (92, 66, 235, 230, 152)),
     "XR_FINGER": ((1280, 655, 3138, 1968, 1865), (92, 83, 214, 247, 166)),

@@ -176,7 +176,7 @@ def test_studies_of_an_area_without_a_release_are_marked_until_there_is_one(
     shutil.rmtree(releases / "router")
     refused = run(*call)
     assert (refused.code, refused.out) == (2, "")
-    assert "router: no release there" in refused.err
+    assert "router: no router to ask for the area" in refused.err
 
 
 def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
