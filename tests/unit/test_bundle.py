@@ -209,7 +209,7 @@ def test_plain_timm_loads_a_release_offline(
     about = {"arch": arch, "outputs": outputs, "preprocessing": PREPROCESSING | {"size": size}}
     bundle.save(tmp_path / "XR_TEST", net, MANIFEST | about, {})
     theirs = timm.create_model(f"local-dir:{tmp_path / 'XR_TEST'}", pretrained=True).eval()
-    x = torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(20, 1, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.allclose(theirs(x), net(x), atol=1e-5)
     told = timm.data.resolve_data_config(model=theirs)
