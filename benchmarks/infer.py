@@ -27,6 +27,7 @@ from mura_tune.learning.models import build
 from mura_tune.learning.training import predict
 from mura_tune.reading.batch import answer_all
 from mura_tune.reading.predict import Predictor
+from mura_tune.reading.readers import Single
 from mura_tune.reading.studies import studies_in
 from mura_tune.release import bundle
 
@@ -87,7 +88,7 @@ def many_studies(data: Path, arch: str, size: int, rounds: int, folder: Path) ->
         return len(images) / (time.perf_counter() - started)
 
     def in_one_call() -> None:
-        answer_all(predictor, asked, folder / "answers.csv", print)
+        answer_all(Single(predictor), asked, folder / "answers.csv", print)
         (folder / "answers.csv").unlink()
 
     seen = interleaved(
