@@ -79,7 +79,7 @@ dashboard: setup  ## Look at the searches in the browser, on 127.0.0.1:8080 [POR
 
 # Those of speed and memory; the others, which train for longer, stand in benchmarks/README.md.
 BENCH := startup data_path infer epoch memory search
-bench: setup  ## Measure speed and memory against what a user would write: 20 minutes on two cores
+bench: setup  ## Measure speed and memory against what a user would write: about 20 minutes on two cores
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 
 chaos: setup  ## Kill a search 30 times, 3 seeds, on SQLite and PostgreSQL, and count its trials

@@ -71,7 +71,7 @@ def main() -> None:
         )
         for name, values in seen.items():
             print(f"{name}: {spread(values)} ms/image; peer / this {ratio(seen['peer'], values)}")
-        many = data if given.quick else phantom_data(Path(folder) / "many", 130)
+        many = data if given.quick else phantom_data(Path(folder) / "many", 140)
         many_studies(many, arch, size, given.rounds, Path(folder))
 
 
