@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import peer
@@ -18,7 +19,7 @@ import torch
 from measure import arguments, interleaved, opened, ratio, spread
 from search import parts, phantom_data
 
-from mura_tune.learning.batches import plain_batches, split_of, training_batches
+from mura_tune.learning.batches import Split, plain_batches, split_of, training_batches
 from mura_tune.learning.device import evaluation_batch
 
 CPU = torch.device("cpu")
@@ -40,13 +41,13 @@ def main() -> None:
         n, views = len(resident), len(prepared.frame)
         print(f"cache: {build / views * 1000:.2f} ms/image, once ({views} images)")
 
-        def ms(run: object) -> float:
+        def ms(run: Iterable[object]) -> float:
             started = time.perf_counter()
-            for _ in run:  # type: ignore[attr-defined]
+            for _ in run:
                 pass
             return (time.perf_counter() - started) / n * 1000
 
-        def ours(split: object) -> object:
+        def ours(split: Split) -> Iterable[object]:
             epochs = (
                 training_batches(
                     split, size=BATCH, seed=0, epoch=epoch, strength=STRENGTH, device=CPU
@@ -55,7 +56,7 @@ def main() -> None:
             )
             return itertools.chain.from_iterable(epochs)
 
-        def evaluated(split: object) -> object:
+        def evaluated(split: Split) -> Iterable[object]:
             batches = (plain_batches(split, evaluation_batch(CPU), CPU) for _ in range(PASSES))
             return itertools.chain.from_iterable(batches)
 

@@ -33,7 +33,8 @@ def opened(parser: argparse.ArgumentParser) -> argparse.Namespace:
     given = parser.parse_args()
     if given.quick:
         given.rounds = 1
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # A TextIOWrapper unless somebody replaced it, and nobody has before this line.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typed as TextIO
     if given.out:
         sys.stdout = Tee(given.out)
     words = [Path(w).name if Path(w).is_absolute() else w for w in sys.argv[1:]]

@@ -192,12 +192,12 @@ def load(area: str, overrides: Sequence[str] = (), folder: Path | None = None) -
 
 def to_dict(study: StudyConfig) -> dict[str, Any]:
     """The study as plain values, such that `from_dict` gives it back."""
-    plain = dataclasses.asdict(study)
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(study)))  # tuples as lists
     plain["search"] = {
         name: {k: v for k, v in axis.items() if v is not None and v is not False}
         for name, axis in plain["search"].items()
     }
-    return json.loads(json.dumps(plain))  # type: ignore[no-any-return]  # tuples become lists
+    return plain
 
 
 def from_dict(raw: Mapping[str, Any], source: str) -> StudyConfig:

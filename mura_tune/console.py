@@ -35,7 +35,8 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:  # a bug, or a machine in trouble: say it, and how to see more
+    # The last resort: a bug or a machine in trouble, which no type foresees, is a line and code 1.
+    except Exception as error:
         if os.environ.get("MURA_DEBUG"):
             traceback.print_exc()
         reason = (str(error).splitlines() or [""])[0]

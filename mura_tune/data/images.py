@@ -87,7 +87,9 @@ def decode(data: bytes, path: object) -> NDArray[np.uint8]:
         raise UnreadableImage(path, _why_unidentified(data)) from None
     except Image.DecompressionBombError:
         raise UnreadableImage(path, f"more than {MAX_PIXELS:,} pixels: reduce it first") from None
-    except Exception as error:  # each format's parser raises its own: struct, zlib, Index, Value, …
+    # Pillow's parsers let through whatever a damaged file provokes (struct.error, zlib.error,
+    # IndexError, SyntaxError, …) and promise no common type.
+    except Exception as error:
         raise UnreadableImage(path, _why_damaged(data, error)) from None
 
 

@@ -63,7 +63,8 @@ def require_map(net: Network, size: int) -> None:
 def feature_map(net: Network, x_nchw: Tensor) -> Tensor:
     """The last features, as the network's own `forward_features` gives them."""
     if (steps := net.steps()) is None:
-        return net.body.forward_features(x_nchw)  # type: ignore[operator, no-any-return]  # timm's
+        features: Tensor = net.body.forward_features(x_nchw)
+        return features
     return run(steps[:-1], x_nchw)
 
 
@@ -126,7 +127,8 @@ def disagreement(a_n1hw: Tensor, b_n1hw: Tensor, seen_n1hw: Tensor) -> Tensor:
 def _head(net: Network, features: Tensor) -> Tensor:
     """Logits (N, K) of features."""
     if (steps := net.steps()) is None:
-        return net.body.forward_head(features)  # type: ignore[operator, no-any-return]  # timm's
+        logits: Tensor = net.body.forward_head(features)
+        return logits
     return net.finish(steps[-1:], features)
 
 

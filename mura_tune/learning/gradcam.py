@@ -62,7 +62,7 @@ def scaled(cams_nss: Tensor) -> Tensor:
 def _evidence(net: Network, x_nchw: Tensor, output: int) -> Tensor:
     """The last feature map times one logit's gradient, (N, 1, H, W)."""
     with torch.no_grad():
-        features = net.body.forward_features(x_nchw)  # type: ignore[operator]  # timm's
+        features = net.body.forward_features(x_nchw)
     if features.ndim != 4:
         raise InputError(
             f"{type(net.body).__name__} has no feature map to explain (its features are "
@@ -70,7 +70,7 @@ def _evidence(net: Network, x_nchw: Tensor, output: int) -> Tensor:
         )
     with torch.enable_grad():
         features.requires_grad_()
-        logits = net.body.forward_head(features)  # type: ignore[operator]  # timm's
+        logits = net.body.forward_head(features)
         (slope,) = torch.autograd.grad(logits[:, output].sum(), features)
     if getattr(net.body, "output_fmt", "NCHW") == "NHWC":  # Swin and its like
         features, slope = features.permute(0, 3, 1, 2), slope.permute(0, 3, 1, 2)

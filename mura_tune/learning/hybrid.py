@@ -25,18 +25,17 @@ class Hybrid(nn.Module):
     neighbours before anything is pooled.
 
     Args:
-        stem: a timm network without its classifier; its last features must be a map.
+        stem: a timm network without its classifier; its last features must be a map. (Typed as Any:
+            torch types every attribute of a Module as Tensor or Module, timm's methods among them.)
         width: channels of a token; a multiple of 64, the channels of an attention head.
         layers: of the encoder; each is a stage of its own behind the stem's stages.
         num_classes: K, the length of the output.
     """
 
-    def __init__(
-        self, stem: nn.Module, width: int = 256, layers: int = 2, num_classes: int = 1
-    ) -> None:
+    def __init__(self, stem: Any, width: int = 256, layers: int = 2, num_classes: int = 1) -> None:
         super().__init__()
         self.stem = stem
-        self.embed = Embed(int(stem.num_features), width)  # type: ignore[arg-type]  # timm's int
+        self.embed = Embed(self.stem.num_features, width)
         self.encoder = nn.Sequential(*(Layer(width) for _ in range(layers)))
         self.norm = LayerNorm2d(width)
         self.pool = AttentionPool(width)
@@ -45,7 +44,7 @@ class Hybrid(nn.Module):
 
     def forward_features(self, x_nchw: Tensor) -> Tensor:
         """The encoded map (N, C, H, W); raises InputError if the stem gives no map."""
-        map_nchw = self.stem.forward_features(x_nchw)  # type: ignore[operator]  # timm's
+        map_nchw: Tensor = self.stem.forward_features(x_nchw)
         if map_nchw.ndim != 4:
             raise InputError(
                 f"hybrid: {type(self.stem).__name__} gives no feature map; "
@@ -53,12 +52,14 @@ class Hybrid(nn.Module):
             )
         if getattr(self.stem, "output_fmt", "NCHW") == "NHWC":  # Swin and its like
             map_nchw = map_nchw.permute(0, 3, 1, 2)
-        return self.norm(self.encoder(self.embed(map_nchw)))  # type: ignore[no-any-return]  # torch's call is Any
+        encoded: Tensor = self.norm(self.encoder(self.embed(map_nchw)))
+        return encoded
 
     def forward_head(self, x_nchw: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits (N, K) from the encoded map, or what the classifier takes, (N, C)."""
         pooled = self.pool(x_nchw)
-        return pooled if pre_logits else self.fc(pooled)  # type: ignore[no-any-return]  # torch's call is Any
+        found: Tensor = pooled if pre_logits else self.fc(pooled)
+        return found
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x_nchw))
@@ -71,7 +72,7 @@ class Hybrid(nn.Module):
 
         What feeds the encoder goes with its first layer, what follows it with its last.
         """
-        matcher: Any = self.stem.group_matcher(coarse=coarse)  # type: ignore[operator]  # timm's
+        matcher = self.stem.group_matcher(coarse=coarse)
         of_stem: dict[str, float] = group_parameters(self.stem, matcher, reverse=True)
         first = 1 + max(of_stem.values())
 
@@ -101,7 +102,8 @@ class Embed(nn.Module):
             position = F.interpolate(
                 position, size=x_nchw.shape[-2:], mode="bilinear", align_corners=False
             )
-        return self.project(x_nchw) + position  # type: ignore[no-any-return]  # torch's call is Any
+        embedded: Tensor = self.project(x_nchw) + position
+        return embedded
 
 
 class Layer(nn.Module):
@@ -112,8 +114,8 @@ class Layer(nn.Module):
         self.block = Block(width, num_heads=width // 64, qkv_bias=True)
 
     def forward(self, x_nchw: Tensor) -> Tensor:
-        tokens_nlc = self.block(x_nchw.flatten(2).transpose(1, 2))
-        return tokens_nlc.transpose(1, 2).unflatten(2, x_nchw.shape[-2:])  # type: ignore[no-any-return]  # torch's call is Any
+        tokens_nlc: Tensor = self.block(x_nchw.flatten(2).transpose(1, 2))
+        return tokens_nlc.transpose(1, 2).view(x_nchw.shape)
 
 
 class AttentionPool(nn.Module):
@@ -125,5 +127,5 @@ class AttentionPool(nn.Module):
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         tokens_nlc = x_nchw.flatten(2).transpose(1, 2)
-        weights_nl1 = self.score(tokens_nlc).softmax(dim=1)
-        return (weights_nl1 * tokens_nlc).sum(1)  # type: ignore[no-any-return]  # torch's call is Any
+        scores_nl1: Tensor = self.score(tokens_nlc)
+        return (scores_nl1.softmax(dim=1) * tokens_nlc).sum(1)

@@ -50,28 +50,28 @@ class Network(nn.Module):
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
-        self.body = body
+        self.body: Any = body  # torch types its methods, timm's, as Tensor or Module
         self.head, self.stages = _stages(body)
         self._frozen: list[nn.Module] = []
         self.set_depth(len(self.stages))
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         if (steps := self.steps()) is None:
-            return self.body(x_nchw)  # type: ignore[no-any-return]  # torch's call is Any
+            logits: Tensor = self.body(x_nchw)
+            return logits
         return self.finish(steps, x_nchw)
 
     def steps(self) -> list[Step] | None:
         """All that comes before the classifier, in order; None for a class not in `STEPS`."""
         if (before := _steps(self.body)) is None:
             return None
-        pool: Any = self.body.forward_head
-        return [*before, functools.partial(pool, pre_logits=True)]
+        return [*before, functools.partial(self.body.forward_head, pre_logits=True)]
 
     def finish(self, steps: Sequence[Step], x: Tensor) -> Tensor:
         """`steps`, which end with the pooling, and the classifier: logits (N, K) in float32
         whatever the steps run in, since rounded ones tie and AUC suffers."""
-        classifier: Any = self.body.get_classifier()  # type: ignore[operator]  # see _stages
-        return classifier(run(steps, x).float())  # type: ignore[no-any-return]
+        logits: Tensor = self.body.get_classifier()(run(steps, x).float())
+        return logits
 
     def set_depth(self, depth: int) -> int:
         """Let the head and the last `depth` stages train; returns the depth, clipped to all."""
@@ -179,7 +179,8 @@ def _from_timm(arch: str, outputs: int, size: int | None, download: bool) -> nn.
 
 def _put_head(body: nn.Module, head: Callable[[int, int], nn.Module], outputs: int) -> None:
     """`head` in the place of the classifier."""
-    classifier: Any = body.get_classifier()  # type: ignore[operator]  # see _stages
+    timms: Any = body  # see Network.body
+    classifier = timms.get_classifier()
     name = next((name for name, module in body.named_modules() if module is classifier), "")
     if not name or not isinstance(classifier, nn.Linear):
         raise InputError(f"{type(body).__name__} has no linear classifier to put another head on")
@@ -223,10 +224,10 @@ def _stages(body: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ..
     timm puts what stands between the last block and the classifier (DenseNet's `norm5`) in the
     classifier's group; here it belongs to the last stage, so that depth 0 leaves it alone.
     """
-    # torch types every attribute of a Module as Tensor or Module, timm's methods among them
-    groups = group_parameters(body, body.group_matcher(coarse=True))  # type: ignore[operator]
+    timms: Any = body  # see Network.body
+    groups = group_parameters(body, timms.group_matcher(coarse=True))
     ordered: list[list[str]] = [list(groups[key]) for key in sorted(groups)]
-    last = body.get_classifier()  # type: ignore[operator]
+    last = timms.get_classifier()
     if not isinstance(last, nn.Module):  # LeViT and distilled ViTs have two
         raise InputError(f"{type(body).__name__} has no single classifier to train")
     classifier = {id(p) for p in last.parameters()}

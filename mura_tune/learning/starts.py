@@ -165,10 +165,11 @@ def _vouched(folder: Path, name: str, sums: Collection[str]) -> None:
                          "fetch the release again")  # fmt: skip
 
 
-def _fitted(body: nn.Module, name: str, given: Tensor, wanted: Tensor) -> Tensor:
+def _fitted(body: Any, name: str, given: Tensor, wanted: Tensor) -> Tensor:
     """An RGB stem summed, a ViT's position embedding resampled to another size; else as it is."""
     if name == "pos_embed" and given.ndim == 3 and given.shape[1] != wanted.shape[1]:
-        grid = body.patch_embed.grid_size  # type: ignore[union-attr]  # timm's
-        prefix = wanted.shape[1] - grid[0] * grid[1]  # type: ignore[index]  # ints
-        return resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)  # type: ignore[no-any-return]  # timm has no types
+        grid = body.patch_embed.grid_size
+        prefix = wanted.shape[1] - grid[0] * grid[1]
+        resampled: Tensor = resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)
+        return resampled
     return one_channel(given, wanted)

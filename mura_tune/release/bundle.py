@@ -103,7 +103,7 @@ def verify(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no release there; make one with 'make finalize'")
     listed = sums.check(folder, [MANIFEST])
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if manifest.get("schema") == 1:  # one threshold, nothing calibrated
         manifest |= uncalibrated(manifest["threshold"])
     elif manifest.get("schema") != SCHEMA:
@@ -116,7 +116,7 @@ def verify(folder: Path) -> dict[str, Any]:
         if preprocessing(manifest["preprocessing"]["size"]).get(key) != value:
             raise InputError(f"{folder / MANIFEST}: preprocessing.{key} is {value!r}, which this "
                              "version does not do; use the one that made it")  # fmt: skip
-    return manifest  # type: ignore[no-any-return]  # JSON is Any
+    return manifest
 
 
 def load(folder: Path, device: torch.device) -> Bundle:

@@ -66,7 +66,7 @@ def calibrated(bundle: Bundle) -> list[nn.Module]:
     temperature, offset = fitted["temperature"], fitted.get("offset", 0.0)  # a router has none
     bodies = []
     for member in members_of(copy.deepcopy(bundle.net).cpu()):
-        head = member.body.get_classifier()  # type: ignore[operator]  # timm's
+        head = member.body.get_classifier()
         classifier = head.abnormal if isinstance(head, PartHead) else head
         with torch.no_grad():
             classifier.weight /= temperature

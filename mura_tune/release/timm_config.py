@@ -23,7 +23,7 @@ def timm_config(net: Model, manifest: Mapping[str, Any]) -> dict[str, str]:
     own_head = TASKS[manifest.get("task", ABNORMALITY.name)].head
     if isinstance(net, Ensemble) or own_head or not timm.is_model(manifest["arch"]):
         return {}
-    about: Mapping[str, Any] = net.body.pretrained_cfg  # type: ignore[assignment]  # timm's
+    about: Mapping[str, Any] = net.body.pretrained_cfg
     size, outputs = manifest["preprocessing"]["size"], manifest["outputs"]
     fixed = {"img_size": size} if about.get("fixed_input_size") else {}
     plain = {

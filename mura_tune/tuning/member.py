@@ -38,7 +38,7 @@ def member(
         search.work(jobs, since, how, device, pipe.send, finish.is_set)
     except KeyboardInterrupt:
         os._exit(130)
-    except Exception as error:
+    except Exception as error:  # whatever ended this process, its parent has to be told
         if stop.is_set():  # whatever the interruption became on its way
             os._exit(130)
         line = traceback.format_exception_only(error)[0].splitlines()[0][:300]
