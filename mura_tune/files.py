@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from mura_tune.errors import InputError
 
@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
+def locked(handle: IO[Any]) -> bool:
+    """Lock an open file until it is closed or its process ends; False if somebody has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file at `path`, waiting for whoever holds it."""
     with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locked(handle):
             _LOG.info("%s: waiting for the process that holds it", path)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -36,10 +43,8 @@ def sole(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file at `path`. Raises InputError, saying `busy`, if another process does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(busy) from None
+        if not locked(handle):
+            raise InputError(busy)
         yield
 
 

@@ -9,7 +9,6 @@ meanwhile computes it. All else is done in a moment under the folder's lock.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.files import exclusive
+from mura_tune.files import exclusive, locked
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ class Store:
         """Evict until `needed` bytes fit; False where they cannot. Call under the folder's lock."""
         for file in [*self.folder.glob("*.new"), *self.folder.glob("*.tmp")]:
             with file.open("rb") as opened:
-                if _locked(opened):  # nobody writes it any more
+                if locked(opened):  # nobody writes it any more
                     file.unlink()
         kept = []
         for file in self.folder.glob("*.bin"):
@@ -166,7 +165,7 @@ class _Writer:
                 self.given_up = True
                 return
             file = os.fdopen(os.open(self.temporary, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-            if not _locked(file):  # another process is writing it, and the file is not ours
+            if not locked(file):  # another process is writing it, and the file is not ours
                 file.close()
                 self.given_up = True
                 return
@@ -222,15 +221,6 @@ class _Writer:
             with contextlib.suppress(OSError):  # closing writes what is buffered: the disk is full
                 self.file.close()
         self.file, self.given_up = None, True
-
-
-def _locked(file: BinaryIO) -> bool:
-    """Lock an open file until it is closed or its process ends; False if somebody has it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _read(

@@ -16,6 +16,8 @@ from typing import IO, Protocol, Self
 import sqlalchemy
 from sqlalchemy.engine import Connection, make_url
 
+from mura_tune import files
+
 
 class Lock(Protocol):
     """Held by one process at a time. As a context it is held until the block ends."""
@@ -105,9 +107,7 @@ class _FileLock(_Held):
 
     def attempt(self) -> bool:
         handle = self.path.open("a")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not files.locked(handle):
             handle.close()
             return False
         self._handle = handle
