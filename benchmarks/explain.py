@@ -1,15 +1,17 @@
 """Do heatmaps point at the lesion? Phantoms have a box around each one.
 
-Draws phantom wrists, trains the small network, and
-takes the top tenth of each map of an abnormal test view: which share of it lies in the lesion's
-box, over the share of the whole view that the box takes (1 = chance)? Beside it the same maps
-against the boxes of other views, which credits a map for nothing but the usual place, and
-networks with random weights.
+Draws phantom wrists, trains the small network at the size that releases have by default, and takes
+the top tenth of each map of an abnormal test view: which share of it lies in the lesion's box? A
+map that knows nothing of its view gets what the same maps get in the boxes of the other views: that
+is chance, for lesions have their usual places and maps fall on bone. Beside it the share of the
+whole view that the box takes, which is chance for a map that falls anywhere, and networks with
+random weights.
 """
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from mura_tune.learning.tasks import ABNORMALITY
 from mura_tune.learning.training import fit, predict
 from mura_tune.recipe import apply
 
-AREA, PATIENTS, EPOCHS, SIZE, RANDOM = "XR_WRIST", 300, 16, 128, 10
+AREA, PATIENTS, EPOCHS, SIZE, RANDOM = "XR_WRIST", 300, 16, 224, 10
 CPU = torch.device("cpu")
 RECIPE = {
     "arch": "cnn", "size": SIZE, "pretrained": "none", "head.epochs": 0, "finetune.depth": 5,
@@ -54,8 +56,21 @@ def boxes(root: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
     return np.array(rows), np.array(masks)
 
 
-def ratios(net: Network, split: Split, rows: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
-    """Share of the maps' top tenth inside the boxes over chance: of their own view, of others'."""
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the maps' top tenth inside boxes: each view's own, and those of other views."""
+
+    own: float
+    others: float
+
+    def describe(self, box: float) -> str:
+        return (f"{self.own:.1%} of the top tenth lies in the lesion's box, {self.others:.1%} in "
+                f"those of other views: {self.own / self.others:.2f} x chance "
+                f"({self.own / box:.2f} x the box's share of the view)")  # fmt: skip
+
+
+def shares(net: Network, split: Split, rows: np.ndarray, masks: np.ndarray) -> Shares:
+    """Where the maps of `rows` point, against `masks` (N, S, S)."""
     x_nchw = to_input(split.pixels[torch.from_numpy(rows)], CPU)
     cams = gradcam(net, x_nchw).numpy().reshape(len(rows), -1)
     flat, kept = masks.reshape(len(rows), -1), SIZE * SIZE // 10
@@ -64,8 +79,7 @@ def ratios(net: Network, split: Split, rows: np.ndarray, masks: np.ndarray) -> t
         top = np.argsort(-cam, kind="stable")[:kept]
         inside[i] = flat[:, top].mean(1) if cam.max() > 0 else flat.mean(1)
     others = ~np.eye(len(rows), dtype=bool)
-    chance = flat.mean()
-    return float(inside.diagonal().mean() / chance), float(inside[others].mean() / chance)
+    return Shares(float(inside.diagonal().mean()), float(inside[others].mean()))
 
 
 def main() -> None:
@@ -85,13 +99,14 @@ def main() -> None:
         print(f"small network, {len(train)} images, {recipe.epochs} epochs: study AUC dev "
               f"{best.score:.3f}, test {score:.3f}")  # fmt: skip
         print(f"{len(rows)} views with a lesion; its box takes {masks.mean():.1%} of a view")
-        own, others = ratios(net, test, rows, masks)
-        print(f"trained: {own:.2f} x chance; against other views' boxes {others:.2f}")
-        drawn = [ratios(build("cnn", seed=s), test, rows, masks) for s in range(RANDOM)]
-        own_mean, other_mean = np.mean(drawn, axis=0)
-        spread = ", ".join(f"{own:.1f}" for own, _ in drawn)
-        print(f"random weights, {RANDOM} seeds: {own_mean:.2f} x chance ({spread}); against other "
-              f"views' boxes {other_mean:.2f}")  # fmt: skip
+        box = float(masks.mean())
+        print(f"trained: {shares(net, test, rows, masks).describe(box)}")
+        drawn = [shares(build("cnn", seed=s), test, rows, masks) for s in range(RANDOM)]
+        mean = Shares(
+            float(np.mean([s.own for s in drawn])), float(np.mean([s.others for s in drawn]))
+        )
+        each = ", ".join(f"{s.own / s.others:.2f}" for s in drawn)
+        print(f"random weights, {RANDOM} seeds: {mean.describe(box)}; each {each}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,12 +56,14 @@ def evaluate(
     An external set (--layout folders) is measured whole, by picture with its copies, turned and
     mirrored ones too, and by image; pictures that the release was trained on are told.
     """
+    from mura_tune.reading.places import shelf
     from mura_tune.release.kinds import kind_of
 
     if routed == bool(release):
         raise click.UsageError("name one --release, or write --routed")
     if release is None:
-        found = _routes(data, runs, releases, device, strict)
+        find = shelf(releases, base_url, console.note)
+        found = _routes(find, data, runs, device, strict)
         console.report(as_json, found.to_json, found.describe)
         return
     folder = release_at(release, base_url)
@@ -161,7 +164,9 @@ def report(
     console.report(as_json, lambda: plain, lambda: place)
 
 
-def _routes(data: Path, runs: Path, releases: Path, device: str, strict: bool) -> Routes:
+def _routes(
+    find: Callable[[str], Path], data: Path, runs: Path, device: str, strict: bool
+) -> Routes:
     from dataclasses import replace
 
     from mura_tune import config
@@ -169,9 +174,10 @@ def _routes(data: Path, runs: Path, releases: Path, device: str, strict: bool) -
     from mura_tune.learning.batches import Split, split_of
     from mura_tune.release.chain import release_for, routes
 
-    router, _ = _with_data(releases / ROUTER, data, runs, device, strict)
-    study = config.from_dict(router.manifest["study"]["config"], str(releases / ROUTER))
-    places = {area: release_for(releases, area) for area in router.manifest["areas"]}
+    folder = find(ROUTER)
+    router, _ = _with_data(folder, data, runs, device, strict)
+    study = config.from_dict(router.manifest["study"]["config"], str(folder))
+    places = {area: release_for(find, area) for area in router.manifest["areas"]}
     opened = {
         folder: _with_data(folder, data, runs, device, strict)[0]
         for folder in dict.fromkeys(folder for folder, _ in places.values())
@@ -201,7 +207,7 @@ def _with_data(
     manifest = loaded.manifest
     study = config.from_dict(manifest["study"]["config"], str(release / bundle.MANIFEST))
     prepared = prepared_of(manifest["area"], study, data, runs, strict)
-    same_data(manifest, prepared)
+    same_data(release, manifest, prepared)
     return loaded, prepared
 
 

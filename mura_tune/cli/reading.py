@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from mura_tune.cli.options import (
     json_option,
     releases_option,
 )
-from mura_tune.reading.places import place
+from mura_tune.reading.places import place, shelf
 
 if TYPE_CHECKING:
     import torch
@@ -71,17 +72,18 @@ def infer(
 
     if bool(studies) == bool(images):
         raise click.UsageError("name the study's views by --image, or a folder or table of STUDIES")
-    if area == "auto" and release:
-        raise InputError("--area auto chooses the release: leave --release out")
+    if area == "auto":
+        _only_auto(release)
     if area == ROUTER and threshold is not None:
         raise InputError("--threshold is of a probability of abnormal: a router has none")
+    find = shelf(releases, base_url, console.note)
     folder = None if area == "auto" else place(release, area, releases, base_url, console.note)
     if studies:
         from mura_tune.reading.batch import answer_all
         from mura_tune.reading.studies import studies_in
 
         asked = studies_in(studies)
-        reader = _reader(folder, area, releases, device_of(device), threshold)
+        reader = _reader(folder, area, find, device_of(device), threshold)
         done = answer_all(reader, asked, out, console.note)
         console.report(as_json, lambda: asdict(done), done.describe)
         return
@@ -89,7 +91,7 @@ def infer(
     if folder is None:
         from mura_tune.reading.route import chained
 
-        found = chained(releases, images, device_of(device), threshold)
+        found = chained(find, images, device_of(device), threshold)
     elif area == ROUTER:
         from mura_tune.reading.route import Router
 
@@ -100,7 +102,7 @@ def infer(
 
 
 def _reader(
-    folder: Path | None, area: str | None, releases: Path, device: torch.device,
+    folder: Path | None, area: str | None, find: Callable[[str], Path], device: torch.device,
     threshold: float | None,
 ) -> Reader:  # fmt: skip
     """What answers many studies: a release, a router, or (no folder) the one after the other."""
@@ -110,7 +112,7 @@ def _reader(
     from mura_tune.reading.route import Router
 
     if folder is None:
-        chain = Chain(releases, device, threshold)
+        chain = Chain(find, device, threshold)
         for line in chain.told:
             console.note(line)
         return chain
@@ -137,25 +139,44 @@ def explain(
 ) -> None:  # fmt: skip
     """Draw where each view of a study speaks for abnormal: Grad-CAM beside the radiograph.
 
-    AREA `router` draws where each speaks for the area that it is taken for.
+    AREA `auto` asks the router which area it is, as `infer` does, and explains with that area's
+    release; AREA `router` draws where each view speaks for the area that it is taken for.
 
     With --deletion each view has two areas under its probability while pixels go (deletion, low if
     the map is right) or come (insertion, high if it is right), each beside that of a random order.
     """
     from mura_tune.areas import ROUTER
-    from mura_tune.errors import InputError
     from mura_tune.reading.explain import explain as look
     from mura_tune.reading.route import Router
+    from mura_tune.release.chain import release_for
 
     if area == "auto":
-        raise InputError("--area auto: ask infer which area it is, and explain with that")
-    folder = place(release, area, releases, base_url, console.note)
+        _only_auto(release)
+        find = shelf(releases, base_url, console.note)
+        route = Router(find(ROUTER), device_of(device)).study(images)
+        if route.abstain:
+            console.report(as_json, route.to_json, route.describe)
+            return
+        console.note(route.brief())
+        area = route.area
+        folder, fallback = release_for(find, area)
+        if fallback:
+            console.note(fallback)
+    else:
+        folder = place(release, area, releases, base_url, console.note)
     reader = Router(folder, device_of(device)) if area == ROUTER else _predictor(
         folder, area, device)  # fmt: skip
     found = look(reader, images, deletion=deletion)
     found.save(out)
     console.report(as_json, lambda: found.to_json() | {"out": str(out)},
                    lambda: f"{found.describe()}\n{out}: each view beside its map")  # fmt: skip
+
+
+def _only_auto(release: str | None) -> None:
+    from mura_tune.errors import InputError
+
+    if release:
+        raise InputError("--area auto chooses the release: leave --release out")
 
 
 def _predictor(folder: Path, area: str | None, device: str) -> Predictor:

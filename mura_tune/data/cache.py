@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,8 +92,7 @@ def build(
     if size < 1:
         raise InputError(f"size: {size} is no image size in pixels; 224 is usual")
     home = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}-{size}"
-    needed = len(dataset.frame) * size * size
-    with told(home, dataset.name, size, needed), _lock(home):
+    with told(home, dataset.name, size, len(dataset.frame) * size * size), _lock(home):
         stored = _open(home, size)
         records = None if stored is None else _unchanged(dataset, stored)
         if records is None or stored is None:
@@ -195,9 +194,9 @@ def _cache(
 ) -> Cache:
     kept = dataset.drop({found.path for found in left_out}).frame if left_out else dataset.frame
     columns = (kept[name] for name in ("path", "study", "label", "split"))
-    lines = sorted(
+    lines = (
         f"{path}\t{records[path].file_sha}\t{study}\t{label}\t{split}"
-        for path, study, label, split in zip(*columns, strict=True)
+        for path, study, label, split in sorted(zip(*columns, strict=True))
     )
     pixel_sha = tuple(records[path].pixel_sha for path in kept["path"])
     return Cache(pixels, kept, left_out, _digest(lines), pixel_sha, records, file)
@@ -229,14 +228,12 @@ def _sweep(home: Path, stored: _Stored | None) -> None:
 
 
 def _write_manifest(home: Path, size: int, pixels: str, records: dict[str, Record]) -> None:
-    images_ = [
-        [p, r.size, r.mtime_ns, r.file_sha, r.pixel_sha, r.error] for p, r in records.items()
-    ]
+    images_ = [[path, *astuple(record)] for path, record in records.items()]
     head = {"preprocessing": PREPROCESSING, "size": size, "pixels": pixels, "images": images_}
     temporary = home / "manifest.tmp"
     try:
-        with temporary.open("wb") as out:
-            out.write(json.dumps(head, indent=0).encode())
+        with temporary.open("w", encoding="utf-8") as out:
+            json.dump(head, out, indent=0)
             _synced(out)
         temporary.replace(home / "manifest.json")
     finally:
@@ -250,13 +247,16 @@ def _header(out: BinaryIO, count: int, size: int) -> None:
     np.lib.format.write_array_header_1_0(out, head)
 
 
-def _synced(out: BinaryIO) -> None:
+def _synced(out: IO[Any]) -> None:
     out.flush()
     os.fsync(out.fileno())
 
 
-def _digest(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _digest(lines: Iterable[str]) -> str:
+    found = hashlib.sha256()
+    for number, line in enumerate(lines):
+        found.update(f"\n{line}".encode() if number else line.encode())
+    return found.hexdigest()
 
 
 def _lock(home: Path) -> contextlib.AbstractContextManager[None]:

@@ -27,7 +27,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = threading.Lock()  # catch_warnings is process-wide, so one thread at a time may hold it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """What reading one image file found.
 

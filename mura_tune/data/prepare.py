@@ -139,9 +139,6 @@ def _parted(
     frame: pd.DataFrame, alike: tuple[NearCopy, ...]
 ) -> tuple[pd.DataFrame, tuple[Finding, ...]]:
     """The rows without the copies that would cross parts, and those copies."""
-    same = splits.leaks(frame, frame["pixel_sha"])
-    gone = {finding.path for finding in same}
-    near_ones = splits.near_leaks(frame, frame["pixel_sha"], alike)
-    copies = (*same, *(finding for finding in near_ones if finding.path not in gone))
+    copies = splits.leaks(frame, frame["pixel_sha"], alike)
     keep = ~frame["path"].isin([finding.path for finding in copies])
     return frame[keep].reset_index(drop=True), copies

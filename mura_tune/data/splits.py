@@ -69,54 +69,42 @@ def check_classes(
 
 
 def leaks(
-    frame: pd.DataFrame, pixel_sha: Sequence[str], column: str = "part"
-) -> tuple[Finding, ...]:
-    """Name the images to leave out because a split further on holds the very same pixels.
+    frame: pd.DataFrame, pixel_sha: Sequence[str], near: Iterable[NearCopy] = (),
+    column: str = "part",
+) -> tuple[Finding, ...]:  # fmt: skip
+    """Name the images to leave out because a split further on holds their picture.
 
-    Copies of test images leave train and dev; copies of dev images leave train. `pixel_sha` is
-    aligned with the rows, `column` holds what `assign` returned. Each Finding's `path` is the
-    row to drop.
-    """
-    rows = list(zip(frame["path"], frame[column], pixel_sha, strict=True))
-    holder: dict[str, tuple[str, str]] = {}
-    for path, split, sha in rows:
-        if sha not in holder or SPLITS.index(split) > SPLITS.index(holder[sha][1]):
-            holder[sha] = (path, split)
-    found = []
-    for path, split, sha in rows:
-        keeper, further = holder[sha]
-        if split != further:
-            detail = f"left out of {split}: same pixels as {keeper} in {further}"
-            found.append(Finding("two splits", path, detail))
-    return tuple(found)
-
-
-def near_leaks(
-    frame: pd.DataFrame, pixel_sha: Sequence[str], near: Iterable[NearCopy], column: str = "part"
-) -> tuple[Finding, ...]:
-    """Name the images to leave out because a split further on holds a near-copy of them.
-
-    What `leaks` does for the very same pixels, for those that `near` says are one picture.
+    Those of the very same pixels, and those that `near` says are one picture. Copies of test
+    images leave train and dev; copies of dev images leave train. `pixel_sha` is aligned with the
+    rows, `column` holds what `assign` returned. Each Finding's `path` is the row to drop.
     """
     like: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for one, other, correlation in near:
         like[one].append((other, correlation))
         like[other].append((one, correlation))
-    rows = list(zip(frame["path"], frame[column], pixel_sha, strict=True))
-    holder: dict[str, tuple[int, str]] = {}
+    rows = [
+        (path, SPLITS.index(split), sha)
+        for path, split, sha in zip(frame["path"], frame[column], pixel_sha, strict=True)
+    ]
+    holder: dict[str, tuple[int, str]] = {}  # the furthest split with these pixels, and who
     for path, split, sha in rows:
-        part = SPLITS.index(split)
-        if sha in like and part > holder.get(sha, (-1, ""))[0]:
-            holder[sha] = (part, path)
+        if split > holder.get(sha, (-1, ""))[0]:
+            holder[sha] = (split, path)
     found = []
     for path, split, sha in rows:
-        copies = [(holder[other], r) for other, r in like.get(sha, ()) if other in holder]
+        copies = [
+            (other == sha, holder[other][0], correlation, holder[other][1])
+            for other, correlation in ((sha, 1.0), *like.get(sha, ()))
+            if holder.get(other, (-1, ""))[0] > split
+        ]
         if not copies:
             continue
-        (part, keeper), correlation = max(copies, key=lambda copy: (copy[0][0], copy[1]))
-        if part > SPLITS.index(split):
-            detail = (f"left out of {split}: a near-copy of {keeper} in {SPLITS[part]} "
-                      f"(correlation {correlation:.3f})")  # fmt: skip
+        same, further, correlation, keeper = max(copies)
+        left, kept = f"left out of {SPLITS[split]}", f"{keeper} in {SPLITS[further]}"
+        if same:
+            found.append(Finding("two splits", path, f"{left}: same pixels as {kept}"))
+        else:
+            detail = f"{left}: a near-copy of {kept} (correlation {correlation:.3f})"
             found.append(Finding("near-copy", path, detail))
     return tuple(found)
 

@@ -26,6 +26,10 @@ CHUNK = 2**18
 STALE = 7 * 86_400.0  # seconds after which what was cut off is not expected to go on
 
 
+class Absent(InputError):
+    """A server that answers, and has no release at that address."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a server may make us wait for, and store.
@@ -61,7 +65,8 @@ def fetch(
         say: told in a line what is used when the server is out of reach.
 
     Raises:
-        InputError: no such address, or a file that is not what SHA256SUMS says; nothing is kept.
+        Absent: no release at that address.
+        InputError: no address, or a file that is not what SHA256SUMS says; nothing is kept.
         MuraError: the server is out of reach, and the release not in the cache.
     """
     url, pin = _address(url)
@@ -194,7 +199,7 @@ def _small(address: str, limits: Limits) -> bytes:
     except urllib.error.HTTPError as error:
         if error.code not in (403, 404, 410):
             raise
-        raise InputError(f"{address}: {_reason(error)}; is this where a release lies?") from None
+        raise Absent(f"{address}: {_reason(error)}; is this where a release lies?") from None
     except http.client.HTTPException as error:
         raise OSError(_reason(error)) from None
     if len(content) > limits.sums_bytes:

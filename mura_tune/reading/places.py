@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,26 @@ def place(
     from mura_tune.reading.fetch import fetch
 
     return fetch(name, say)
+
+
+def shelf(
+    releases: Path, base_url: str | None, say: Callable[[str], None]
+) -> Callable[[str], Path]:
+    """Finds releases by their names, as `place` does, and looks for each once.
+
+    A name that is neither here nor there gives a folder that does not exist: RELEASES/NAME.
+    """
+
+    @functools.cache
+    def find(name: str) -> Path:
+        from mura_tune.reading.fetch import Absent
+
+        try:
+            return place(None, name, releases, base_url, say)
+        except Absent:
+            return releases / name
+
+    return find
 
 
 def config_file() -> Path:

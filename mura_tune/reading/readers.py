@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -104,7 +104,7 @@ class Parts:
 
 
 class Chain:
-    """The router of a folder of releases, then the release of the area that it names.
+    """A router, then the release of the area that it names; `find` gives each by its name.
 
     Every release is opened before the first study is read. Where the router is not sure the row
     has its best guess, and no probability. A study of an area without a release, and without one
@@ -120,16 +120,16 @@ class Chain:
     )  # fmt: skip
 
     def __init__(
-        self, releases: Path, device: torch.device, threshold: float | None = None
+        self, find: Callable[[str], Path], device: torch.device, threshold: float | None = None
     ) -> None:
-        self.router, self.threshold = Router(releases / ROUTER, device), threshold
+        self.router, self.threshold = Router(find(ROUTER), device), threshold
         opened: dict[Path, Predictor] = {}
         self.predictors: dict[str, Predictor] = {}
         self.missing: dict[str, str] = {}
         self.told: list[str] = []
         for area in self.router.areas:
             try:
-                folder, fallback = release_for(releases, area)
+                folder, fallback = release_for(find, area)
             except InputError as error:
                 self.missing[area] = str(error)
                 continue
@@ -172,7 +172,7 @@ class Chain:
         return {"router": _of_router(self.router), "release": release}
 
     def _named(self, predictor: Predictor) -> str:
-        return f"{predictor.bundle.folder.name} {_of_release(predictor, self.threshold)}"
+        return f"{predictor.bundle.manifest['area']} {_of_release(predictor, self.threshold)}"
 
 
 def _decode(one: Asked, sizes: Sequence[int] | set[int]) -> Views:

@@ -138,16 +138,20 @@ class Chained:
 
 
 def chained(
-    releases: Path, images: Sequence[Path], device: torch.device, threshold: float | None = None
-) -> Chained:
-    """Route a study by `releases`/router, then ask the release of its area.
+    find: Callable[[str], Path], images: Sequence[Path], device: torch.device,
+    threshold: float | None = None,
+) -> Chained:  # fmt: skip
+    """Route a study by the router, then ask the release of its area.
+
+    Args:
+        find: the folder of a release by its name, as for `release_for`.
 
     Raises:
         InputError: no router, or no release for the area nor one for all areas.
         UnreadableImage: a view that cannot be decoded.
     """
-    route = Router(releases / ROUTER, device).study(images)
+    route = Router(find(ROUTER), device).study(images)
     if route.abstain:
         return Chained(route, None, None)
-    folder, fallback = release_for(releases, route.area)
+    folder, fallback = release_for(find, route.area)
     return Chained(route, Predictor(folder, device, route.area).study(images, threshold), fallback)

@@ -23,18 +23,21 @@ from mura_tune.release.evaluate import SPLIT_NAMES
 from mura_tune.release.routing import Routing
 
 
-def release_for(releases: Path, area: str) -> tuple[Path, str | None]:
+def release_for(find: Callable[[str], Path], area: str) -> tuple[Path, str | None]:
     """The release of an area; where it is missing one for all areas, and a line that says so.
+
+    Args:
+        find: the folder of a release by its name; one that does not exist where there is none.
 
     Raises:
         InputError: there is none of them.
     """
-    own = releases / area
+    own = find(area)
     if own.is_dir():
         return own, None
     for name in (ALL, MULTITASK):
-        if (releases / name).is_dir():
-            return releases / name, f"{own}: no release for {area}; {name} answers in its place"
+        if (folder := find(name)).is_dir():
+            return folder, f"{own}: no release for {area}; {name} answers in its place"
     raise InputError(f"{own}: no release for {area}, and none for {ALL} or {MULTITASK} in its "
                      f"place; make one: mura finalize {area}")  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,7 +159,7 @@ def measured(logits_nk: Tensor, split: Split, chosen: Chosen) -> Measured:
     )
 
 
-def same_data(manifest: Mapping[str, Any], prepared: Prepared) -> None:
+def same_data(release: Path, manifest: Mapping[str, Any], prepared: Prepared) -> None:
     """Refuse data on which a release's figures could be measured on patients it learned from.
 
     Raises:
@@ -174,7 +175,7 @@ def same_data(manifest: Mapping[str, Any], prepared: Prepared) -> None:
                     "near-copies out of training, tune and finalize again"
                 )
             raise InputError(
-                f"{manifest['area']}: the data's {key} is {now[:12]}…, and the release was made "
+                f"{release}: the data's {key} is {now[:12]}…, and the release was made "
                 f"with {data[key][:12]}…; {way_out}"
             )
 

@@ -11,9 +11,9 @@ from optuna.storages import RDBStorage
 
 from mura_tune.tuning import plots
 from mura_tune.tuning.notes import write_study_note
-from mura_tune.tuning.results import CONFIRMS, confirmation
+from mura_tune.tuning.results import confirmation
 from mura_tune.tuning.search import Ended, Event, Job
-from mura_tune.tuning.storage import load_study, open_storage
+from mura_tune.tuning.storage import CONFIRMS, load_study, open_storage
 
 PAUSE = 15.0  # seconds between two notes of a study: a note costs a few writes
 

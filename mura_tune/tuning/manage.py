@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune.errors import InputError
 from mura_tune.tuning.locks import Alive, lock_of
-from mura_tune.tuning.results import CONFIRMS, confirmation
+from mura_tune.tuning.results import confirmation
 from mura_tune.tuning.slots import was_cut
-from mura_tune.tuning.storage import database, load_study, open_storage
+from mura_tune.tuning.storage import CONFIRMS, database, load_study, open_storage
 from mura_tune.tuning.stored import dev_score_of, has_score
 
 COLUMNS = (

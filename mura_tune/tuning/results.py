@@ -20,7 +20,7 @@ from mura_tune.learning.tasks import task_of
 from mura_tune.recipe import Recipe
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.slots import was_cut
-from mura_tune.tuning.storage import database, load_study, open_storage
+from mura_tune.tuning.storage import CONFIRMS, database, load_study, open_storage
 from mura_tune.tuning.stored import (
     COMPARABLE,
     CONFIG,
@@ -30,8 +30,6 @@ from mura_tune.tuning.stored import (
     recipe_of,
     scores_of,
 )
-
-CONFIRMS = ".confirm"  # ends the name of the study that confirms another
 
 
 @dataclass(frozen=True)

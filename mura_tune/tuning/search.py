@@ -30,10 +30,10 @@ from mura_tune.tuning.draws import Rounded
 from mura_tune.tuning.locks import Alive, Lock, lock_of
 from mura_tune.tuning.networks import check_networks
 from mura_tune.tuning.plans import confirm_slots, search_slots, searched
-from mura_tune.tuning.results import CONFIRMS, confirmation
+from mura_tune.tuning.results import confirmation
 from mura_tune.tuning.resume import same_or_refuse
 from mura_tune.tuning.slots import Plan, next_slot, standing
-from mura_tune.tuning.storage import GRACE, database, open_storage
+from mura_tune.tuning.storage import CONFIRMS, GRACE, database, open_storage
 from mura_tune.tuning.trial import Keep, Material, Objective, Progress, material
 from mura_tune.tuning.warm import AUTO, warm_starts
 

@@ -17,6 +17,7 @@ from mura_tune.errors import InputError
 from mura_tune.tuning.locks import lock_of
 
 TIMEOUT = 60  # seconds a writer waits for another; the dashboard inherits it from the URL
+CONFIRMS = ".confirm"  # ends the name of the study that confirms another
 GRACE = 300  # seconds a running trial may be silent before its slot is given to another worker
 # SQLite's locks, and the memory that WAL shares, are not reliable on these.
 NETWORK = {
@@ -83,9 +84,10 @@ def load_study(storage: RDBStorage, name: str, url: str) -> optuna.Study:
     try:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
-        names = sorted(s.study_name for s in optuna.get_all_study_summaries(storage))
-        there = f"it holds {', '.join(names)}" if names else "it holds none"
-        raise InputError(f"{database(url)}: no study {name}; {there}") from None
+        there = [study.study_name for study in optuna.get_all_study_summaries(storage)]
+        names = sorted(one for one in there if not one.endswith(CONFIRMS))
+        held = f"it holds {', '.join(names)}" if names else "it holds none"
+        raise InputError(f"{database(url)}: no study {name}; {held}") from None
 
 
 def network_disk(folder: Path, mounts: str) -> str | None:

@@ -158,7 +158,6 @@ def test_the_body_part_first_then_its_own_model(
     assert alike["differences"]["accuracy"]["value"] == 0
     refused(run("compare", router, releases / "XR_HAND", f"--data={data}"), "two of one kind")
     refused(run("evaluate", f"--release={router}", "--layout=folders"), "a router")
-    refused(run("explain", "--area=auto", *views), "ask infer")
     nowhere = f"--releases={tmp_path / 'nowhere'}"
     refused(run("infer", "--area=auto", nowhere, *views), "no router to ask", "mura tune router")
     refused(run("infer", "--area=router", "--threshold=0.5", *views), "a router has none")

@@ -1,19 +1,16 @@
 """What a release shows: its page, its card, the index, and that test chose none of it."""
 
-import contextlib
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from browser import browser_page
 from conftest import CPU, TINY, Ran
+from serving import server
 
 from mura_tune.data.dataset import open_dataset
 from mura_tune.data.prepare import prepare
@@ -69,25 +66,6 @@ def fits(file: Path) -> None:
             assert wide <= window == width, f"{file.name} at {width} px is {wide} px wide"
             cut = page.evaluate(CUT)
             assert not cut, f"{file.name} at {width} px: {cut}"
-
-
-@contextlib.contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """Serve a folder as it is; gives its address."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given, directory=str(folder))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as serving:
-        thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{serving.server_port}"
-        serving.shutdown()
-        thread.join()
 
 
 def test_a_release_comes_with_its_page_its_card_and_an_index(

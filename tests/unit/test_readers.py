@@ -12,6 +12,7 @@ import torch
 from conftest import CPU, Ran
 from numpy.typing import NDArray
 from PIL import Image
+from serving import server
 from torch import Tensor
 
 from mura_tune.data.images import read, square
@@ -102,7 +103,7 @@ def test_each_row_is_what_the_router_and_its_release_say_of_that_study_alone(
     asked: list[Asked], releases: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "answers.csv"
-    chain = Chain(releases, CPU)
+    chain = Chain(releases.joinpath, CPU)
     assert [line.partition(": ")[2] for line in chain.told] == [
         f"no release for {area}; ALL answers in its place" for area in ("XR_B", "XR_C")
     ]
@@ -116,7 +117,7 @@ def test_each_row_is_what_the_router_and_its_release_say_of_that_study_alone(
         if row["error"]:
             assert row["area"] == row["confidence"] == row["probability"] == row["release"] == ""
             continue
-        alone = chained(releases, one.images, CPU)
+        alone = chained(releases.joinpath, one.images, CPU)
         assert (row["area"], int(row["views"])) == (alone.route.area, len(one.images))
         assert float(row["confidence"]) == pytest.approx(alone.route.confidence, abs=1e-5)
         if alone.answer is None:
@@ -134,8 +135,8 @@ def test_a_stopped_call_goes_on_to_the_same_table(
     asked: list[Asked], releases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = tmp_path / "whole.json", tmp_path / "out.json"
-    answer_all(Chain(releases, CPU), asked, whole, print)
-    chain, seen = Chain(releases, CPU), []
+    answer_all(Chain(releases.joinpath, CPU), asked, whole, print)
+    chain, seen = Chain(releases.joinpath, CPU), []
     real = chain.router.logits
 
     def stopping(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -147,13 +148,13 @@ def test_a_stopped_call_goes_on_to_the_same_table(
     monkeypatch.setattr(chain.router, "logits", stopping)
     with pytest.raises(KeyboardInterrupt):
         answer_all(chain, asked, out, print)
-    done = answer_all(Chain(releases, CPU), asked, out, print)
+    done = answer_all(Chain(releases.joinpath, CPU), asked, out, print)
     assert 5 < done.before < 29
     assert out.read_text() == whole.read_text()
 
     release(releases / "XR_A", 4, 48, asked[:5], None)  # another one in its place
     with pytest.raises(InputError, match=r"its rows are by .*XR_A .*; choose another --out"):
-        answer_all(Chain(releases, CPU), asked, out, print)
+        answer_all(Chain(releases.joinpath, CPU), asked, out, print)
     with pytest.raises(InputError, match="not written by this command"):
         answer_all(Parts(Router(releases / "router", CPU)), asked, out, print)
 
@@ -202,3 +203,35 @@ def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
         told = predictor.study(one.images)
         assert f"looks like {row['area']}" in told.describe()
         assert float(row["probability"]) == pytest.approx(told.probability, abs=1e-6)
+
+
+def test_a_router_and_what_it_names_come_from_a_server(
+    asked: list[Asked], releases: Path, run: Callable[..., Ran], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    there = releases.rename(tmp_path / "there")
+    here, away = tmp_path / "here.json", tmp_path / "away.json"
+    call = ("infer", tmp_path / "studies", "--area=auto")
+    assert run(*call, f"--releases={there}", f"--out={here}").code == 0
+    with server(there) as url:
+        ran = run(*call, f"--base-url={url}", f"--out={away}")
+        assert ran.code == 0, ran.err
+        assert "XR_B: no release for XR_B; ALL answers in its place" in ran.err
+        assert away.read_text() == here.read_text()
+        kinds = set()
+        for one in asked[::3]:
+            views = [f"--image={path}" for path in one.images]
+            out = tmp_path / f"{one.name}.png"
+            ran = run("explain", "--area=auto", f"--base-url={url}", *views, f"--out={out}")
+            assert ran.code == 0, ran.err
+            abstains = ran.out.startswith("abstain: ")
+            assert out.is_file() == ("P(abnormal)" in ran.out) == (not abstains)
+            kinds.add(abstains)
+        assert kinds == {True, False}
+        (there / "ALL").rename(tmp_path / "aside")
+        assert run("infer", *views, "--area=XR_B", f"--base-url={url}").code == 2
+    refused = run("explain", "--area=auto", "--release=there", *views)
+    assert (refused.code, "leave --release out" in refused.err) == (2, True)

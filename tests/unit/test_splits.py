@@ -152,16 +152,20 @@ def test_near_copies_are_left_out_of_the_split_before() -> None:
         ("c", 0, "dev", "3"),
         ("d", 0, "train", "4"),
         ("e", 0, "dev", "5"),
-        ("f", 0, "dev", "2"),  # the pixels of b: `leaks` drops it, and here it is like a and c
+        ("f", 0, "dev", "2"),  # the pixels of b
         ("g", 0, "train", "6"),
+        ("h", 0, "train", "5"),  # the pixels of e, and a near-copy of i in test: the first counts
+        ("i", 0, "test", "7"),
     )
     near = [NearCopy("1", "2", 0.95), NearCopy("3", "2", 0.97), NearCopy("1", "3", 0.99),
-            NearCopy("5", "4", 0.96), NearCopy("6", "gone", 0.96)]  # fmt: skip
-    found = splits.near_leaks(frame, frame["sha"].tolist(), near)
-    assert [(f.kind, f.path) for f in found] == [("near-copy", path) for path in "acd"]
+            NearCopy("5", "4", 0.96), NearCopy("6", "gone", 0.96),
+            NearCopy("7", "5", 0.94)]  # fmt: skip
+    found = splits.leaks(frame, frame["sha"].tolist(), near)
+    assert "".join(f.path for f in found if f.kind == "near-copy") == "acde"
+    assert "".join(f.path for f in found if f.kind == "two splits") == "fh"
     assert found[0].detail == "left out of train: a near-copy of b in test (correlation 0.950)"
     kept = frame[~frame["path"].isin([finding.path for finding in found])]
-    assert splits.near_leaks(kept, kept["sha"].tolist(), near) == ()
+    assert splits.leaks(kept, kept["sha"].tolist(), near) == ()
     hashes = {splits.split_hash(frame, copies=copies) for copies in ((), ("a",), ("a", "c"))}
     assert len(hashes) == 3
     assert splits.split_hash(frame) in hashes
