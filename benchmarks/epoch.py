@@ -92,12 +92,13 @@ def main() -> None:
 
 
 def case(arch: str, size: int, rounds: int, quick: bool) -> None:
-    epochs = 3 if arch == "cnn" and not quick else 1
     with tempfile.TemporaryDirectory() as folder:
         data = material(arch, size, Path(folder), quick)
         train, dev = (split_of(data.prepared, part, CPU) for part in ("train", "dev"))
         print(f"{arch} at {size} px, {data.told}")
         for depth, name in ((0, "head"), (1, "last stage"), (2, "last two"), (99, "all")):
+            # Short epochs thrice, or the first steps of a network, which are slow, weigh too much.
+            epochs = 3 if not quick and (arch == "cnn" or depth < 2) else 1
             wanted, stores = recipe(arch, size, 16, depth, epochs), Path(folder) / str(depth)
 
             def run(source: Source, wanted: Recipe = wanted) -> float:
