@@ -236,6 +236,7 @@ def _open(address: str, limits: Limits, have: int = 0) -> Any:
     try:
         return opener.open(urllib.request.Request(address, headers=headers), timeout=limits.timeout)
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         if error.code == 416 and have:  # nothing after what is there: begin again
             return _open(address, limits)
         raise
