@@ -64,7 +64,7 @@ def bare(net: Network, given: Recipe, train: Split) -> float:
     def step(number: int) -> None:
         loss = loss_of(net(stock[number % len(stock)]), labels)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         optimiser.step()
 
     step(0)

@@ -46,7 +46,7 @@ def steps_per_second(
             logits = forward(x)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), y)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         optimiser.step()
 
     for _ in range(3):

@@ -34,7 +34,7 @@ def opened(parser: argparse.ArgumentParser) -> argparse.Namespace:
     if given.quick:
         given.rounds = 1
     # A TextIOWrapper unless somebody replaced it, and nobody has before this line.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typed as TextIO
+    sys.stdout.reconfigure(line_buffering=True)
     if given.out:
         sys.stdout = Tee(given.out)
     words = [Path(w).name if Path(w).is_absolute() else w for w in sys.argv[1:]]

@@ -35,8 +35,7 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    # The last resort: a bug or a machine in trouble, which no type foresees, is a line and code 1.
-    except Exception as error:
+    except Exception as error:  # the last resort: a bug, or a machine in trouble, is a line too
         if os.environ.get("MURA_DEBUG"):
             traceback.print_exc()
         reason = (str(error).splitlines() or [""])[0]

@@ -143,9 +143,10 @@ def changed(recipe: Recipe, values: Mapping[str, Any], *, prefix: str = "") -> R
         first, _, rest = path.partition(".")
         (raw[first] if rest else raw)[rest or first] = value
     try:
-        return build(Recipe, raw, "")  # type: ignore[no-any-return]  # build gives `cls`
+        made: Recipe = build(Recipe, raw, "")
     except ValueError as error:
         raise ValueError(f"{prefix}{error}") from None
+    return made
 
 
 def apply(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
@@ -159,7 +160,7 @@ def apply(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
 def recipe_paths(cls: type = Recipe, prefix: str = "") -> Iterator[str]:
     """Every field a search axis, `final` or `--set` may name, dotted."""
     for name, kind in get_type_hints(cls).items():
-        if dataclasses.is_dataclass(kind):
-            yield from recipe_paths(kind, f"{prefix}{name}.")  # type: ignore[arg-type]  # a class, just checked
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield from recipe_paths(kind, f"{prefix}{name}.")
         else:
             yield prefix + name

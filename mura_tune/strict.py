@@ -35,8 +35,8 @@ def build(cls: type, raw: Any, where: str) -> Any:
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return build(kind, value, where)  # type: ignore[arg-type]  # a class, just checked
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return build(kind, value, where)
     if get_origin(kind) is not None and dataclasses.is_dataclass(get_args(kind)[-1]):
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {value!r}; it must be a mapping of names to values")

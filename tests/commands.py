@@ -14,7 +14,7 @@ from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -101,7 +101,7 @@ class Forked(Command):
     Its workers come from there too. So one at a time, unless it has no workers.
     """
 
-    _commands: set[int] = set()  # noqa: RUF012 - those of this process, whoever asks
+    _commands: ClassVar[set[int]] = set()  # those of this process, whoever asks
 
     def __init__(self, args: Sequence[str], log: Path) -> None:
         self.log = log

@@ -87,9 +87,7 @@ def decode(data: bytes, path: object) -> NDArray[np.uint8]:
         raise UnreadableImage(path, _why_unidentified(data)) from None
     except Image.DecompressionBombError:
         raise UnreadableImage(path, f"more than {MAX_PIXELS:,} pixels: reduce it first") from None
-    # Pillow's parsers let through whatever a damaged file provokes (struct.error, zlib.error,
-    # IndexError, SyntaxError, …) and promise no common type.
-    except Exception as error:
+    except Exception as error:  # Pillow's parsers let through struct.error, SyntaxError, … alike
         raise UnreadableImage(path, _why_damaged(data, error)) from None
 
 

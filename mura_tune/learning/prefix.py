@@ -141,7 +141,7 @@ class _Writer:
                 self._begin(rows, channels_last)
             if rows.is_cuda:
                 host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
-                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it so
+                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # no annotations
                 host.copy_(rows, non_blocking=True)
                 copied.record()
                 self._pending.append((host, copied))

@@ -164,7 +164,7 @@ def _train_epoch(
     for x, wanted in batches:
         loss = judge(x, wanted)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
         losses.append(loss.detach())

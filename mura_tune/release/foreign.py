@@ -25,6 +25,9 @@ FORM = {"arch": "densenet121", "size": 224, "threshold": 0.5}
 class Rgb(nn.Module):
     """Our normalised grey channel as three, normalised as ImageNet's are."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         deviations = torch.tensor(RGB_STD).view(1, 3, 1, 1)
@@ -33,7 +36,7 @@ class Rgb(nn.Module):
         self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, x_n1hw: Tensor) -> Tensor:
-        return x_n1hw * self.scale + self.shift  # type: ignore[operator]  # buffers
+        return x_n1hw * self.scale + self.shift
 
 
 def load(path: Path, device: torch.device, area: str | None = None) -> Bundle:

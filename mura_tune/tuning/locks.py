@@ -5,6 +5,7 @@ Both go when their process goes, however it goes.
 
 from __future__ import annotations
 
+import abc
 import fcntl
 import hashlib
 import os
@@ -79,7 +80,7 @@ class Alive:
         return False
 
 
-class _Held:
+class _Held(abc.ABC):
     """What the two kinds share: being a context."""
 
     def __enter__(self) -> Self:
@@ -89,11 +90,13 @@ class _Held:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    @abc.abstractmethod
     def acquire(self) -> None:
-        raise NotImplementedError
+        """Wait until it is held."""
 
+    @abc.abstractmethod
     def release(self) -> None:
-        raise NotImplementedError
+        """Let it go, if it is held."""
 
 
 @dataclass

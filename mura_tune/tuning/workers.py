@@ -18,6 +18,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,14 +57,14 @@ class Stop:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.asked = False
         self._say = say
-        self._before: object = None
+        self._before: Any = None  # a function, a number, or nothing, as signal has it
 
     def __enter__(self) -> Stop:
         self._before = signal.signal(signal.SIGINT, self._first)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]  # as it was given
+        signal.signal(signal.SIGINT, self._before)
 
     def _first(self, *_: object) -> None:
         self.asked = True

@@ -350,7 +350,7 @@ def test_three_failures_are_told_and_the_search_goes_on(
                 next(net.parameters()).fill_(float("nan"))
         if number == 5:
             raise RuntimeError("an odd thing")
-        return fit(net, *args, **options)  # type: ignore[arg-type]  # whatever `fit` is given
+        return fit(net, *args, **options)
 
     monkeypatch.setattr(trial_module, "fit", unlucky)
     where = (f"--data={phantoms}", f"--storage={sqlite}")
