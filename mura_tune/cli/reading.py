@@ -147,19 +147,17 @@ def explain(
     """
     from mura_tune.areas import ROUTER
     from mura_tune.reading.explain import explain as look
-    from mura_tune.reading.route import Router
-    from mura_tune.release.chain import release_for
+    from mura_tune.reading.route import Router, routed
 
     if area == "auto":
         _only_auto(release)
         find = shelf(releases, base_url, console.note)
-        route = Router(find(ROUTER), device_of(device)).study(images)
-        if route.abstain:
+        route, routed_to, fallback = routed(find, images, device_of(device))
+        if routed_to is None:
             console.report(as_json, route.to_json, route.describe)
             return
         console.note(route.brief())
-        area = route.area
-        folder, fallback = release_for(find, area)
+        area, folder = route.area, routed_to
         if fallback:
             console.note(fallback)
     else:

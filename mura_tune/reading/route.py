@@ -137,6 +137,19 @@ class Chained:
         return {"route": self.route.to_json(), "answer": answer, "fallback": self.fallback}
 
 
+def routed(
+    find: Callable[[str], Path], images: Sequence[Path], device: torch.device
+) -> tuple[Route, Path | None, str | None]:
+    """A study's area, the folder of what answers for it, and a line if that is another's.
+
+    No folder where the router abstains. `find` and what is raised: as for `chained`.
+    """
+    route = Router(find(ROUTER), device).study(images)
+    if route.abstain:
+        return route, None, None
+    return route, *release_for(find, route.area)
+
+
 def chained(
     find: Callable[[str], Path], images: Sequence[Path], device: torch.device,
     threshold: float | None = None,
@@ -150,8 +163,7 @@ def chained(
         InputError: no router, or no release for the area nor one for all areas.
         UnreadableImage: a view that cannot be decoded.
     """
-    route = Router(find(ROUTER), device).study(images)
-    if route.abstain:
+    route, folder, fallback = routed(find, images, device)
+    if folder is None:
         return Chained(route, None, None)
-    folder, fallback = release_for(find, route.area)
     return Chained(route, Predictor(folder, device, route.area).study(images, threshold), fallback)
