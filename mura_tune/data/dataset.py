@@ -10,14 +10,13 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from mura_tune.areas import ALL, WHOLE
+from mura_tune.data.frame import GET_MURA, Rows, validated
 from mura_tune.errors import InputError
 
-COLUMNS = ("path", "area", "patient", "study", "label", "split")
 KINDS = (
     "unreadable", "hidden", "header", "label conflict", "unlabelled", "no images", "two labels",
     "two splits", "two patients", "near-copy",
 )  # fmt: skip
-GET_MURA = "get MURA from https://stanfordmlgroup.github.io/competitions/mura/ or try 'make demo'"
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _WORDS = ("normal", "abnormal")
 _ROW = "FOLDER/{split}/XR_AREA/PATIENT/STUDY"
@@ -37,6 +36,15 @@ class Finding:
             raise ValueError(f"{self.kind!r} is no kind of finding; kinds are {', '.join(KINDS)}")
 
 
+@dataclass(slots=True)
+class _Study:
+    """A labelled study, and how many of its images are listed. They share its name's string."""
+
+    name: str
+    label: int
+    images: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """An index of images: one row of `frame` per image, with the columns COLUMNS.
@@ -53,7 +61,7 @@ class Dataset:
     notes: tuple[Finding, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frame", _validated(self.frame, self.name))
+        object.__setattr__(self, "frame", validated(self.frame, self.name))
 
     def areas(self) -> list[str]:
         """Return the names of the areas, sorted."""
@@ -95,19 +103,21 @@ def from_mura(root: Path, *, index_only: bool = False) -> Dataset:
         what = "not a folder" if root.exists() else "no such folder"
         raise InputError(f"{root}: {what}; {GET_MURA}")
     notes: list[Finding] = []
-    rows: list[_Row] = []
+    rows = Rows()
+    folders: set[str] = set()
     for split in ("train", "valid"):
-        labels = _study_labels(root, split, notes)
-        rows += _images(root, split, labels, notes)
-    if not rows:
+        studies = _studies(root, split, notes)
+        for row in _images(root, split, studies, notes):
+            rows.add(*row)
+            folders.add(f"{split}/{row[1]}")
+    if not folders:
         raise InputError(f"{root}: its CSVs list no labelled image; {GET_MURA}")
-    folders = {f"{row[5]}/{row[1]}" for row in rows}
     if not index_only and not any((root / folder).is_dir() for folder in folders):
         raise InputError(
             f"{root}: the CSVs are here, but no image folder such as {min(folders)}; "
             "unpack the images beside them, or check the index alone with --index-only"
         )
-    return Dataset(root, _frame(rows), root.resolve().name, tuple(notes))
+    return Dataset(root, rows.frame(), root.resolve().name, tuple(notes))
 
 
 def from_table(table: Path) -> Dataset:
@@ -125,14 +135,14 @@ def from_table(table: Path) -> Dataset:
             f"{table}: no column {', '.join(missing)} in its header row ({', '.join(head)}); "
             "path, patient and label are required, area, study and split may follow"
         )
-    rows = []
+    rows = Rows()
     for line, cells in lines:
         if len(cells) != len(names):
             raise InputError(f"{table}:{line}: {len(cells)} cells under {len(names)} column names")
-        rows.append(_table_row(dict(zip(names, cells, strict=True)), f"{table}:{line}"))
-    if not rows:
+        rows.add(*_table_row(dict(zip(names, cells, strict=True)), f"{table}:{line}"))
+    if not len(rows):
         raise InputError(f"{table}: lists no image; add a row per image under its header")
-    return Dataset(table.parent, _frame(rows), table.stem)
+    return Dataset(table.parent, rows.frame(), table.stem)
 
 
 def _table_row(cell: dict[str, str], where: str) -> _Row:
@@ -149,30 +159,33 @@ def _table_row(cell: dict[str, str], where: str) -> _Row:
     return cell["path"], area, patient, study, _label(cell["label"], where), split
 
 
-def _study_labels(root: Path, split: str, notes: list[Finding]) -> dict[str, int]:
-    """Return AREA/PATIENT/STUDY -> label from the split's studies CSV."""
+def _studies(root: Path, split: str, notes: list[Finding]) -> dict[str, _Study]:
+    """Return the studies of the split's CSV by AREA/PATIENT/STUDY."""
     file = root / f"{split}_labeled_studies.csv"
-    labels: dict[str, int] = {}
+    studies: dict[str, _Study] = {}
     for line, cells in _body(file, notes):
         where = f"{file}:{line}"
         if len(cells) != 2:
             raise InputError(f"{where}: {len(cells)} cells where a study and its label belong")
         study = "/".join(_parts(cells[0], split, where, _ROW)[2:])
         label = _label(cells[1], where)
-        if labels.setdefault(study, label) != label:
+        if study not in studies:
+            studies[study] = _Study(study, label)
+        elif studies[study].label != label:
             raise InputError(f"{where}: {study} was labelled {1 - label} above; remove one row")
         if study.endswith(("_positive", "_negative")) and study.endswith("_positive") != label:
             detail = (
                 f"{file.name} says {_WORDS[label]} ({label}), which wins over the folder's name"
             )
             notes.append(Finding("label conflict", f"{split}/{study}", detail))
-    return labels
+    return studies
 
 
-def _images(root: Path, split: str, labels: dict[str, int], notes: list[Finding]) -> list[_Row]:
-    """Return the rows of the split's images that have a label; note the others."""
+def _images(
+    root: Path, split: str, studies: dict[str, _Study], notes: list[Finding]
+) -> Iterator[_Row]:
+    """Yield the rows of the split's images that have a label; note the others."""
     file = root / f"{split}_image_paths.csv"
-    rows: list[_Row] = []
     unlabelled: Counter[str] = Counter()
     for line, cells in _body(file, notes):
         where = f"{file}:{line}"
@@ -182,17 +195,17 @@ def _images(root: Path, split: str, labels: dict[str, int], notes: list[Finding]
         if parts[-1].startswith("."):
             notes.append(Finding("hidden", "/".join(parts[1:]), f"listed in {file.name}, left out"))
             continue
-        study = "/".join(parts[2:5])
-        if study not in labels:
-            unlabelled[study] += 1
+        name = "/".join(parts[2:5])
+        if (study := studies.get(name)) is None:
+            unlabelled[name] += 1
             continue
-        rows.append(("/".join(parts[1:]), parts[2], parts[3], study, labels[study], split))
-    for study, count in unlabelled.items():
+        study.images += 1
+        yield "/".join(parts[1:]), parts[2], parts[3], study.name, study.label, split
+    for name, count in unlabelled.items():
         detail = f"not in {split}_labeled_studies.csv; images left out: {count}"
-        notes.append(Finding("unlabelled", f"{split}/{study}", detail))
-    for study in sorted(labels.keys() - {row[3] for row in rows}):
-        notes.append(Finding("no images", f"{split}/{study}", f"labelled, but not in {file.name}"))
-    return rows
+        notes.append(Finding("unlabelled", f"{split}/{name}", detail))
+    for name in sorted(study.name for study in studies.values() if not study.images):
+        notes.append(Finding("no images", f"{split}/{name}", f"labelled, but not in {file.name}"))
 
 
 def _parts(cell: str, split: str, where: str, form: str) -> list[str]:
@@ -233,42 +246,3 @@ def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         line = f":{reader.line_num}" if reader else ""
         raise InputError(f"{file}{line}: not readable as a UTF-8 CSV ({error})") from None
-
-
-def _frame(rows: list[_Row]) -> pd.DataFrame:
-    return pd.DataFrame(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
-
-
-def _validated(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the frame with its columns in order and rows numbered, or raise InputError."""
-    if missing := [column for column in COLUMNS if column not in frame.columns]:
-        raise InputError(f"{name}: the index has no column {', '.join(missing)}")
-    frame = frame.loc[:, list(COLUMNS)].reset_index(drop=True)
-    if frame.empty:
-        raise InputError(f"{name}: no image is left in it; {GET_MURA}")
-    for column in COLUMNS:
-        if column == "label":
-            good = pd.api.types.is_integer_dtype(frame[column]) and frame[column].isin([0, 1]).all()
-        else:
-            good = pd.api.types.is_string_dtype(frame[column]) and frame[column].notna().all()
-        if not good:
-            raise InputError(f"{name}: column {column} holds something else than its kind of value")
-    if not frame["split"].isin(["train", "valid"]).all():
-        raise InputError(f"{name}: column split holds more than 'train' and 'valid'")
-    _refuse(
-        frame["path"][frame["path"].duplicated()], name, "image", "listed twice", "keep one row"
-    )
-    studies = frame.drop_duplicates(["study", "label"])["study"]
-    way_out = "give each study one label, or name the studies apart in a study column"
-    _refuse(studies[studies.duplicated()], name, "study", "both normal and abnormal", way_out)
-    patients = frame.drop_duplicates(["patient", "split"])["patient"]
-    way_out = "move all images of a patient to one split"
-    _refuse(patients[patients.duplicated()], name, "patient", "in both train and valid", way_out)
-    return frame
-
-
-def _refuse(bad: "pd.Series[str]", name: str, noun: str, what: str, way_out: str) -> None:
-    if bad.empty:
-        return
-    names = ", ".join(bad.iloc[:3]) + (", …" if len(bad) > 3 else "")
-    raise InputError(f"{name}: {noun} {what}: {names} ({len(bad)} in all); {way_out}")

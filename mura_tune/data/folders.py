@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mura_tune.data.dataset import COLUMNS, Dataset
+from mura_tune.data.dataset import Dataset
+from mura_tune.data.frame import COLUMNS
 from mura_tune.errors import InputError
 
 PARTS = ("train", "val", "valid", "test")

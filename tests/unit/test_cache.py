@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from mura_tune.data import cache, images, scan
-from mura_tune.data.dataset import COLUMNS, Dataset, from_mura
+from mura_tune.data.dataset import Dataset, from_mura
+from mura_tune.data.frame import COLUMNS
 from mura_tune.errors import InputError, UnreadableImage
 
 REAL = Path(__file__).parents[3] / "shared" / "real-xrays"
@@ -226,7 +227,7 @@ sys.path.insert(0, {tests!r})
 from test_cache import build, make
 from mura_tune.errors import InputError
 import pandas as pd
-from mura_tune.data.dataset import COLUMNS, Dataset
+from mura_tune.data.dataset import Dataset
 dataset = Dataset(Path({root!r}), pd.read_json({frame!r}, orient="split"), "XR_A")
 {before}
 try:

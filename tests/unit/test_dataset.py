@@ -1,11 +1,14 @@
 """dataset: MURA's CSVs as they circulate, and tables, become one index."""
 
+import sys
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from mura_tune.data.dataset import COLUMNS, Dataset, Finding, from_mura, from_table, open_dataset
+from mura_tune.data.dataset import Dataset, Finding, from_mura, from_table, open_dataset
+from mura_tune.data.frame import COLUMNS
 from mura_tune.errors import InputError
 
 TRAIN = [
@@ -70,6 +73,29 @@ def test_a_header_is_noted_and_changes_nothing(tmp_path: Path, header: tuple[str
     )
     pd.testing.assert_frame_equal(plain.frame, headed.frame)
     assert kinds(headed) == ["header", "header"]
+
+
+def test_views_share_the_names_of_their_study_and_patient(tmp_path: Path) -> None:
+    rows = from_mura(mura(tmp_path), index_only=True).frame
+    for column in ("area", "patient", "study", "split"):
+        assert rows[column][0] is rows[column][1]
+
+
+def test_a_row_costs_its_names_and_little_more(tmp_path: Path) -> None:
+    count = 3000
+    studies = [f"M/train/XR_WRIST/patient{i:06d}/study1_negative/" for i in range(count)]
+    images, labelled = ([f"{study}{end}" for study in studies] for end in ("image1.png", ",0"))
+    mura(tmp_path, train_image_paths=images, train_labeled_studies=labelled)
+    tracemalloc.start()
+    dataset = from_mura(tmp_path, index_only=True)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(dataset.frame) == count + 1
+    names = sum(map(sys.getsizeof, (
+        name for column in ("path", "patient", "study") for name in dataset.frame[column]
+    )))  # fmt: skip
+    assert kept < names + 100 * count
+    assert peak < names + 250 * count
 
 
 def test_sloppy_csvs_are_read_alike(tmp_path: Path) -> None:
