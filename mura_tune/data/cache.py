@@ -1,28 +1,28 @@
 """Decode once: one uint8 memmap per area and size, keyed by content, whole or absent.
 
 `FOLDER/AREA-SIZE/` holds `pixels-DIGEST.npy`, `copies-DIGEST.json` beside it (see `near`), and a
-`manifest.json` that is written last and says what each file held. A file whose size and time are
-unchanged is trusted; a changed one is read and hashed, and decoded only when its content is new.
-Everything else is copied from the old pixels.
+`manifest.json` that is written last and says what each file held (see `manifest`). A file whose
+size and time are unchanged is trusted; a changed one is read and hashed, and decoded only when its
+content is new. Everything else is copied from the old pixels.
 """
 
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.data import images, near
+from mura_tune.data import images, manifest, near
 from mura_tune.data.dataset import Dataset, Finding
 from mura_tune.data.images import Record
+from mura_tune.data.records import Digests, Records
 from mura_tune.data.scan import bar, in_order
 from mura_tune.errors import InputError
 from mura_tune.files import exclusive
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PREPROCESSING = 1  # raise it whenever `images.decode` or `images.square` changes a pixel
 
+_MANIFEST = "manifest.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -49,8 +50,8 @@ class Cache:
     frame: "pd.DataFrame"
     left_out: tuple[Finding, ...]
     fingerprint: str
-    pixel_sha: tuple[str, ...]
-    records: dict[str, Record]
+    pixel_sha: Digests
+    records: Records
     file: Path
 
     def __post_init__(self) -> None:
@@ -61,14 +62,16 @@ class Cache:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Stored:
-    """A whole cache folder: its records by path, and the pixel row of each file content."""
+    """A cache folder: what each image held, and the pixels of the readable ones, in their order.
 
-    records: dict[str, Record]
-    rows: dict[str, int]
+    `file` is the pixels' name, "" where no image is readable and nothing was written.
+    """
+
+    records: Records
     pixels: NDArray[np.uint8]
-    file: str = ""
+    file: str
 
 
 _Read = tuple[Record, NDArray[np.uint8] | None]  # None: unreadable, or stored already
@@ -93,16 +96,16 @@ def build(
         raise InputError(f"size: {size} is no image size in pixels; 224 is usual")
     home = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}-{size}"
     with told(home, dataset.name, size, len(dataset.frame) * size * size), _lock(home):
-        stored = _open(home, size)
-        records = None if stored is None else _unchanged(dataset, stored)
-        if records is None or stored is None:
-            records = _rebuild(dataset, size, home, stored, threads, progress)
-            stored = _open(home, size)
-        _sweep(home, stored)
-    left_out = _judged(dataset, records, strict, limit)
-    if stored is None:  # not one readable image, which only a limit of 1 or more lets pass
+        stored = _open(home, size, dataset.frame["path"])
+        if stored is None or not _unchanged(dataset, stored.records):
+            old = stored or _Stored(Records(), np.empty((0, size, size), np.uint8), "")
+            stored = _rebuild(dataset, size, home, old, threads, progress)
+        if stored.file:
+            _sweep(home, stored.file)
+    left_out = _judged(dataset, stored.records, strict, limit)
+    if not stored.file:  # not one readable image, which only a limit of 1 or more lets pass
         raise InputError(f"{dataset.root}: no image of {dataset.name} is readable")
-    return _cache(dataset, records, left_out, stored.pixels, home / stored.file)
+    return _cache(dataset, stored, left_out, home)
 
 
 def _trusted(file: Path, record: Record | None) -> bool:
@@ -116,20 +119,23 @@ def _trusted(file: Path, record: Record | None) -> bool:
     return (status.st_size, status.st_mtime_ns) == (record.size, record.mtime_ns)
 
 
-def _unchanged(dataset: Dataset, stored: _Stored) -> dict[str, Record] | None:
-    """Return the stored records if they are, in order, the dataset's images as they are now."""
-    if list(dataset.frame["path"]) != list(stored.records):
-        return None
-    same = all(_trusted(dataset.root / path, record) for path, record in stored.records.items())
-    return stored.records if same else None
+def _unchanged(dataset: Dataset, records: Records) -> bool:
+    """Say whether the records are, in order, the dataset's images as they are now."""
+    if list(dataset.frame["path"]) != records.paths:
+        return False
+    return all(_trusted(dataset.root / path, records.at(i)) for i, path in enumerate(records))
 
 
 def _rebuild(
-    dataset: Dataset, size: int, home: Path, stored: _Stored | None, threads: int, progress: bool
-) -> dict[str, Record]:
-    """Write the pixel file and then the manifest; return the records of all images."""
-    old = stored or _Stored({}, {}, np.empty((0, size, size), np.uint8))
-    known = {r.file_sha: r.pixel_sha for r in old.records.values() if r.file_sha in old.rows}
+    dataset: Dataset, size: int, home: Path, old: _Stored, threads: int, progress: bool
+) -> _Stored:
+    """Write the pixel file and then the manifest."""
+    stored = old.records.readable
+    contents, shas = old.records.file_sha.take(stored), old.records.pixel_sha.take(stored)
+
+    def known(file_sha: str) -> str | None:
+        row = contents.find(file_sha)
+        return None if row is None else shas[row]
 
     def one(path: str) -> _Read:
         record = old.records.get(path)
@@ -139,7 +145,8 @@ def _rebuild(
         return record, None if grey is None else images.square(grey, size)
 
     paths = list(dataset.frame["path"])
-    records: dict[str, Record] = {}
+    records = Records()
+    name, pixels = "", old.pixels[:0]
     temporary = home / "pixels.tmp"
     try:
         with (
@@ -149,27 +156,31 @@ def _rebuild(
         ):
             _header(out, len(paths), size)
             for path, (record, squared) in zip(paths, reads, strict=True):
-                records[path] = record
+                records.add(path, record)
                 if record.pixel_sha:
-                    row = old.pixels[old.rows[record.file_sha]] if squared is None else squared
+                    row = old.pixels[contents.find(record.file_sha)] if squared is None else squared
                     out.write(row.tobytes())
                 shown.update()
-            readable = [record.file_sha for record in records.values() if record.pixel_sha]
+            readable = records.file_sha.take(records.readable)
             _header(out, len(readable), size)
-            _synced(out)
-        if readable:
-            name = f"pixels-{_digest([str(PREPROCESSING), str(size), *readable])[:16]}.npy"
+            out.flush()
+            os.fsync(out.fileno())
+        if len(readable):
+            name = f"pixels-{_digest((str(PREPROCESSING), str(size), *readable))[:16]}.npy"
             temporary.replace(home / name)
-            _write_manifest(home, size, name, records)
+            pixels = np.load(home / name, mmap_mode="r")
+            manifest.write(home / _MANIFEST, _about(size) | {"pixels": name}, records)
     finally:
         temporary.unlink(missing_ok=True)
-    return records
+    return _Stored(records, pixels, name)
 
 
-def _judged(
-    dataset: Dataset, records: dict[str, Record], strict: bool, limit: float
-) -> tuple[Finding, ...]:
-    bad = tuple(Finding("unreadable", p, r.error) for p, r in records.items() if r.error)
+def _about(size: int) -> dict[str, int | str]:
+    return {"preprocessing": PREPROCESSING, "size": size}
+
+
+def _judged(dataset: Dataset, records: Records, strict: bool, limit: float) -> tuple[Finding, ...]:
+    bad = tuple(Finding("unreadable", p, error) for p, error in records.errors.items())
     if strict and bad:
         raise InputError(
             f"{dataset.root / bad[0].path}: {bad[0].detail} (the first of {len(bad)} unreadable "
@@ -185,59 +196,44 @@ def _judged(
     return bad
 
 
-def _cache(
-    dataset: Dataset,
-    records: dict[str, Record],
-    left_out: tuple[Finding, ...],
-    pixels: NDArray[np.uint8],
-    file: Path,
-) -> Cache:
+def _cache(dataset: Dataset, stored: _Stored, left_out: tuple[Finding, ...], home: Path) -> Cache:
     kept = dataset.drop({found.path for found in left_out}).frame if left_out else dataset.frame
-    columns = (kept[name] for name in ("path", "study", "label", "split"))
+    readable = stored.records.readable
+    file_sha = stored.records.file_sha.take(readable)
+    paths, *others = (kept[name].to_numpy(object) for name in ("path", "study", "label", "split"))
     lines = (
-        f"{path}\t{records[path].file_sha}\t{study}\t{label}\t{split}"
-        for path, study, label, split in sorted(zip(*columns, strict=True))
+        "\t".join((paths[row], file_sha[row], *(str(other[row]) for other in others)))
+        for row in np.argsort(paths)
     )
-    pixel_sha = tuple(records[path].pixel_sha for path in kept["path"])
-    return Cache(pixels, kept, left_out, _digest(lines), pixel_sha, records, file)
+    return Cache(
+        pixels=stored.pixels,
+        frame=kept,
+        left_out=left_out,
+        fingerprint=_digest(lines),
+        pixel_sha=stored.records.pixel_sha.take(readable),
+        records=stored.records,
+        file=home / stored.file,
+    )
 
 
-def _open(home: Path, size: int) -> _Stored | None:
+def _open(home: Path, size: int, paths: Iterable[str]) -> _Stored | None:
     """Return what the folder stores; None unless it is whole, consistent and of this version."""
     try:
-        manifest: dict[str, Any] = json.loads((home / "manifest.json").read_text("utf-8"))
-        if (manifest["preprocessing"], manifest["size"]) != (PREPROCESSING, size):
-            return None
-        records = {path: Record(*values) for path, *values in manifest["images"]}
-        file = Path(manifest["pixels"]).name
+        head, records = manifest.read(home / _MANIFEST, _about(size), paths)
+        file = Path(str(head["pixels"])).name
         pixels = np.load(home / file, mmap_mode="r")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError):
         return None
-    readable = [record.file_sha for record in records.values() if record.pixel_sha]
-    if pixels.dtype != np.uint8 or pixels.shape != (len(readable), size, size):
+    if pixels.dtype != np.uint8 or pixels.shape != (records.readable.sum(), size, size):
         return None
-    return _Stored(records, {sha: row for row, sha in enumerate(readable)}, pixels, file)
+    return _Stored(records, pixels, file)
 
 
-def _sweep(home: Path, stored: _Stored | None) -> None:
+def _sweep(home: Path, pixels: str) -> None:
     """Delete what a killed build, or the build before, left; who still maps it keeps it."""
-    kept = () if stored is None else (stored.file, near.file_of(stored.file))
     for file in [*home.glob("pixels-*.npy"), *home.glob("copies-*.json"), *home.glob("*.tmp")]:
-        if file.name not in kept:
+        if file.name not in (pixels, near.file_of(pixels)):
             file.unlink()
-
-
-def _write_manifest(home: Path, size: int, pixels: str, records: dict[str, Record]) -> None:
-    images_ = [[path, *astuple(record)] for path, record in records.items()]
-    head = {"preprocessing": PREPROCESSING, "size": size, "pixels": pixels, "images": images_}
-    temporary = home / "manifest.tmp"
-    try:
-        with temporary.open("w", encoding="utf-8") as out:
-            json.dump(head, out, indent=0)
-            _synced(out)
-        temporary.replace(home / "manifest.json")
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _header(out: BinaryIO, count: int, size: int) -> None:
@@ -245,11 +241,6 @@ def _header(out: BinaryIO, count: int, size: int) -> None:
     out.seek(0)
     head = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)}
     np.lib.format.write_array_header_1_0(out, head)
-
-
-def _synced(out: IO[Any]) -> None:
-    out.flush()
-    os.fsync(out.fileno())
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import stat
 import threading
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,12 +92,12 @@ def decode(data: bytes, path: object) -> NDArray[np.uint8]:
 
 
 def examine(
-    file: Path, known: Mapping[str, str] | None = None
+    file: Path, known: Callable[[str], str | None] = lambda sha: None
 ) -> tuple[Record, NDArray[np.uint8] | None]:
     """Read `file` once and return what was found, with its grey pixels (H, W) if it is readable.
 
-    `known` maps file sha256 to pixel sha256: a content in it is not decoded again, and its
-    pixels come back as None too.
+    `known` gives the pixel sha256 of a file sha256: a content that it knows is not decoded again,
+    and its pixels come back as None too.
     """
     size = mtime = -1
     sha = ""
@@ -107,8 +107,8 @@ def examine(
             size, mtime = status.st_size, status.st_mtime_ns
         data = load(file)
         sha = hashlib.sha256(data).hexdigest()
-        if known and sha in known:
-            return Record(size, mtime, sha, known[sha], ""), None
+        if pixel_sha := known(sha):
+            return Record(size, mtime, sha, pixel_sha, ""), None
         grey = decode(data, file)
     except UnreadableImage as error:
         return Record(size, mtime, sha, "", error.reason), None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from mura_tune import files
 from mura_tune.data import copies
+from mura_tune.data.records import Digests
 
 RULE = 3  # raise it whenever `copies.pairs` finds other pairs in the same pixels
 _SLOW = 3.0  # seconds until a bar shows
@@ -27,14 +27,14 @@ class NearCopy(NamedTuple):
 
 
 def find(
-    pixels_nss: NDArray[np.uint8], pixel_sha: Sequence[str], name: str, *, progress: bool = True
+    pixels_nss: NDArray[np.uint8], pixel_sha: Digests, name: str, *, progress: bool = True
 ) -> tuple[NearCopy, ...]:
     """Return every two different pictures that are one; `pixel_sha` is aligned with the pixels.
 
     All are compared with all at 16 pixels a side, and it takes a millisecond for each pair that is
     like enough there to be laid over one another; `name` says whose bar it is.
     """
-    _, rows = np.unique(np.asarray(pixel_sha), return_index=True)
+    _, rows = np.unique(pixel_sha.packed, return_index=True)
     rows = np.sort(rows)  # in the order of the file that they are read from
     quiet = None if progress else True
     with tqdm(
@@ -49,7 +49,7 @@ def find(
 def kept(
     pixel_file: Path,
     pixels_nss: NDArray[np.uint8],
-    pixel_sha: Sequence[str],
+    pixel_sha: Digests,
     name: str,
     *,
     progress: bool = True,

@@ -15,6 +15,7 @@ from mura_tune.config import Holdout
 from mura_tune.data import cache, near, splits
 from mura_tune.data.dataset import Dataset, Finding
 from mura_tune.data.near import NearCopy
+from mura_tune.data.records import Digests
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +24,9 @@ class Prepared:
 
     Attributes:
         pixels: (M, S, S) uint8, all of the cache, read as needed.
-        frame: a row a view: path, area, patient, study, label, split (as published), part,
-            pixel_sha of the picture as it was decoded, and `row`, where it lies in `pixels`.
+        pixel_sha: (M,) of the pictures as they were decoded.
+        frame: a row a view: path, area, patient, study, label, split (as published), part, and
+            `row`, where it lies in `pixels`.
         left_out: what was not used, and why.
         near: pictures of which there are near-copies.
         fingerprint: changes with any image, label or published split.
@@ -34,6 +36,7 @@ class Prepared:
 
     area: str
     pixels: NDArray[np.uint8]
+    pixel_sha: Digests
     frame: pd.DataFrame
     left_out: tuple[Finding, ...]
     near: tuple[NearCopy, ...]
@@ -71,6 +74,11 @@ class Prepared:
         return tuple(sorted(self.frame["area"].unique()))
 
     @property
+    def pictures(self) -> Digests:
+        """The part of `pixel_sha` that is aligned with `frame`."""
+        return self.pixel_sha.take(self.frame["row"].to_numpy())
+
+    @property
     def near_copies(self) -> tuple[str, ...]:
         """Paths of the images that are left out because another part holds a near-copy."""
         return tuple(found.path for found in self.left_out if found.kind == "near-copy")
@@ -96,17 +104,17 @@ def prepare(
     parts = splits.assign(dataset.frame, holdout.dev, holdout.seed)
     part_of = dict(zip(dataset.frame["path"], parts, strict=True))
     frame = cached.frame.assign(
-        part=cached.frame["path"].map(part_of), pixel_sha=list(cached.pixel_sha),
-        row=np.arange(len(cached.frame)),
-    )  # fmt: skip
+        part=cached.frame["path"].map(part_of), row=np.arange(len(cached.frame))
+    )
     with cache.told(cached.file.parent, area, size, needed=1):
         alike = near.kept(cached.file, cached.pixels, cached.pixel_sha, area)
-    kept, copies = _parted(frame, alike)
+    kept, copies = _parted(frame, cached.pixel_sha, alike)
     splits.check_classes(kept, "part", area)
     crossing = [found.path for found in copies if found.kind == "near-copy"]
     return Prepared(
         area=area,
         pixels=cached.pixels,
+        pixel_sha=cached.pixel_sha,
         frame=kept,
         left_out=(*cached.left_out, *copies),
         near=alike,
@@ -129,16 +137,17 @@ def folds_of(prepared: Prepared, holdout: Holdout) -> tuple[Prepared, ...]:
     views = []
     for number in range(holdout.folds):
         part = np.where(rest, np.where(fold == number, "dev", "train"), "test")
-        kept, copies = _parted(prepared.frame.assign(part=part), prepared.near)
+        frame = prepared.frame.assign(part=part)
+        kept, copies = _parted(frame, prepared.pixel_sha, prepared.near)
         splits.check_classes(kept, "part", f"{prepared.area} fold {number + 1}")
         views.append(replace(prepared, frame=kept, left_out=(*prepared.left_out, *copies)))
     return tuple(views)
 
 
 def _parted(
-    frame: pd.DataFrame, alike: tuple[NearCopy, ...]
+    frame: pd.DataFrame, pixel_sha: Digests, alike: tuple[NearCopy, ...]
 ) -> tuple[pd.DataFrame, tuple[Finding, ...]]:
     """The rows without the copies that would cross parts, and those copies."""
-    copies = splits.leaks(frame, frame["pixel_sha"], alike)
+    copies = splits.leaks(frame, pixel_sha.take(frame["row"].to_numpy()), alike)
     keep = ~frame["path"].isin([finding.path for finding in copies])
     return frame[keep].reset_index(drop=True), copies

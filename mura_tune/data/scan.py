@@ -15,6 +15,7 @@ from mura_tune.data import copies, images, near
 from mura_tune.data.dataset import Dataset
 from mura_tune.data.images import Record
 from mura_tune.data.near import NearCopy
+from mura_tune.data.records import Digests, Records
 
 AHEAD = 32  # images in flight per thread: the bound on memory, whatever the dataset's size
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 class Scan:
     """What reading every image found: `records` by path, and which pictures are near-copies."""
 
-    records: dict[str, Record]
+    records: Records
     near: tuple[NearCopy, ...]
 
 
@@ -38,18 +39,18 @@ def scan(dataset: Dataset, *, threads: int = 2, progress: bool = True) -> Scan:
         return record, None if grey is None else images.square(grey, side)
 
     paths = list(dataset.frame["path"])
-    found: dict[str, Record] = {}
+    found = Records()
     small: dict[str, NDArray[np.uint8]] = {}
     with bar(dataset, len(paths), progress) as shown:
         for path, (record, square) in zip(paths, in_order(one, paths, threads), strict=True):
-            found[path] = record
+            found.add(path, record)
             if square is not None:
                 small[record.pixel_sha] = square
             shown.update()
     if not small:
         return Scan(found, ())
     pictures = np.stack([*small.values()])
-    return Scan(found, near.find(pictures, [*small], dataset.name, progress=progress))
+    return Scan(found, near.find(pictures, Digests.of([*small]), dataset.name, progress=progress))
 
 
 def in_order(

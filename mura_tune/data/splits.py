@@ -4,10 +4,12 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from mura_tune.data.dataset import Finding
 from mura_tune.data.near import NearCopy
+from mura_tune.data.records import Digests
 from mura_tune.errors import InputError
 
 SPLITS = ("train", "dev", "test")
@@ -69,33 +71,37 @@ def check_classes(
 
 
 def leaks(
-    frame: pd.DataFrame, pixel_sha: Sequence[str], near: Iterable[NearCopy] = (),
-    column: str = "part",
-) -> tuple[Finding, ...]:  # fmt: skip
+    frame: pd.DataFrame, pixel_sha: Digests, near: Iterable[NearCopy] = (), column: str = "part"
+) -> tuple[Finding, ...]:
     """Name the images to leave out because a split further on holds their picture.
 
     Those of the very same pixels, and those that `near` says are one picture. Copies of test
     images leave train and dev; copies of dev images leave train. `pixel_sha` is aligned with the
     rows, `column` holds what `assign` returned. Each Finding's `path` is the row to drop.
     """
-    like: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    paths = frame["path"].to_numpy(object)
+    parts = np.fromiter(map(SPLITS.index, frame[column]), np.int64, len(frame))
+    _, picture = np.unique(pixel_sha.packed, return_inverse=True)
+    # Of each picture: the furthest split that has it, and the first row there.
+    furthest = np.zeros(picture.max(initial=-1) + 1, np.int64)
+    np.maximum.at(furthest, picture, parts)
+    there = np.flatnonzero(parts == furthest[picture])
+    _, first = np.unique(picture[there], return_index=True)
+    holder = paths[there[first]]
+    like: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for one, other, correlation in near:
-        like[one].append((other, correlation))
-        like[other].append((one, correlation))
-    rows = [
-        (path, SPLITS.index(split), sha)
-        for path, split, sha in zip(frame["path"], frame[column], pixel_sha, strict=True)
-    ]
-    holder: dict[str, tuple[int, str]] = {}  # the furthest split with these pixels, and who
-    for path, split, sha in rows:
-        if split > holder.get(sha, (-1, ""))[0]:
-            holder[sha] = (split, path)
+        pair = pixel_sha.find(one), pixel_sha.find(other)
+        if pair[0] is not None and pair[1] is not None:
+            a, b = (int(picture[row]) for row in pair)
+            like[a].append((b, correlation))
+            like[b].append((a, correlation))
     found = []
-    for path, split, sha in rows:
+    for row in np.flatnonzero((furthest[picture] > parts) | np.isin(picture, list(like))):
+        path, split, own = paths[row], parts[row], int(picture[row])
         copies = [
-            (other == sha, holder[other][0], correlation, holder[other][1])
-            for other, correlation in ((sha, 1.0), *like.get(sha, ()))
-            if holder.get(other, (-1, ""))[0] > split
+            (other == own, furthest[other], correlation, holder[other])
+            for other, correlation in ((own, 1.0), *like.get(own, ()))
+            if furthest[other] > split
         ]
         if not copies:
             continue

@@ -104,8 +104,8 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
 
 def trained_on(prepared: Prepared) -> str:
     """The content of TRAINED_ON: sorted, so that it tells nothing of the order of studies."""
-    held = prepared.frame["part"] != "test"
-    return "".join(f"{sha[:DIGITS]}\n" for sha in sorted(prepared.frame["pixel_sha"][held]))
+    held = (prepared.frame["part"] != "test").to_numpy()
+    return "".join(sorted(f"{sha[:DIGITS]}\n" for sha in prepared.pictures.take(held)))
 
 
 def _split(pixels: Any, kept: pd.DataFrame, device: torch.device) -> Split:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from mura_tune.config import Holdout
 from mura_tune.data import splits
 from mura_tune.data.prepare import Prepared
@@ -32,7 +34,7 @@ def _judge(source: str, start: Origin, prepared: Prepared, split: Holdout) -> No
     frame = prepared.frame
     test = frame["part"] == "test"
     if start.pictures is not None:
-        known = frame["pixel_sha"].str[:DIGITS].isin(start.pictures)
+        known = np.array([sha[:DIGITS] in start.pictures for sha in prepared.pictures])
         if leaked := int((known & test).sum()):
             raise InputError(
                 f"pretrained: {source}: it was trained on {leaked} of the {int(test.sum())} test "

@@ -1,6 +1,7 @@
 """cache: decodes once, rebuilds only what changed, and is whole or absent."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mura_tune.data import cache, images, scan
+from mura_tune.data import cache, images, manifest, scan
 from mura_tune.data.dataset import Dataset, from_mura
 from mura_tune.data.frame import COLUMNS
 from mura_tune.errors import InputError, UnreadableImage
@@ -108,7 +109,7 @@ def test_the_second_call_reads_no_image(dataset: Dataset, runs: Path, counted: C
     second = build(dataset, runs)
     assert counted.loaded == []
     assert second.fingerprint == first.fingerprint
-    assert second.pixel_sha == first.pixel_sha
+    assert list(second.pixel_sha) == list(first.pixel_sha)
     np.testing.assert_array_equal(first.pixels, second.pixels)
 
 
@@ -184,17 +185,62 @@ def test_another_size_is_another_folder(dataset: Dataset, runs: Path) -> None:
         ("manifest.json", b"[]"),
         ("manifest.json", b'{"preprocessing": 1'),
         ("manifest.json", b'{"preprocessing": 1, "size": 16, "images": [["a"]], "pixels": "x"}'),
+        ("manifest.json", None),
         ("pixels-*.npy", b""),
-        ("pixels-*.npy", None),  # cut short by one byte
+        ("pixels-*.npy", None),
     ],
 )
 def test_a_damaged_cache_is_built_again(
-    dataset: Dataset, runs: Path, name: str, damage: bytes | None
+    dataset: Dataset, runs: Path, name: str, damage: bytes | None, counted: Counted
 ) -> None:
+    """None: it is cut short by one byte."""
     build(dataset, runs)
     (file,) = (runs / "XR_A-16").glob(name)
     file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
     assert_true_to_the_files(build(dataset, runs), dataset)
+    assert len(counted.decoded) == 90  # built twice, and looked at once
+
+
+def test_a_manifest_of_an_earlier_layout_is_built_again(
+    dataset: Dataset, runs: Path, counted: Counted
+) -> None:
+    first = build(dataset, runs)
+    file = runs / "XR_A-16" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()), indent=0))
+    second = build(dataset, runs)
+    assert len(counted.decoded) == 60
+    assert second.fingerprint == first.fingerprint
+    assert second.file == first.file
+    build(dataset, runs)
+    assert len(counted.decoded) == 60
+
+
+def test_the_fingerprint_and_the_names_of_pixels_never_change(tmp_path: Path) -> None:
+    """Studies and releases tell by them what they were made from."""
+    rows = [(f"train/{name}.png", "XR_A", f"p{i}", f"XR_A/p{i}/s", i % 2, "train")
+            for i, name in enumerate("bca")]  # fmt: skip
+    dataset = Dataset(tmp_path, pd.DataFrame(rows, columns=list(COLUMNS)), "XR_A")
+    (tmp_path / "train").mkdir()
+    for path in dataset.frame["path"]:
+        Image.new("L", (8, 8), len(path)).save(tmp_path / path, format="BMP")
+    built = build(dataset, tmp_path / "runs")
+    shas = {path: hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
+            for path in dataset.frame["path"]}  # fmt: skip
+    lines = [f"{path}\t{shas[path]}\t{study}\t{label}\t{split}"
+             for path, _, _, study, label, split in sorted(rows)]  # fmt: skip
+    assert built.fingerprint == hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    name = "\n".join(["1", "16", *shas.values()])
+    assert built.file.name == f"pixels-{hashlib.sha256(name.encode()).hexdigest()[:16]}.npy"
+
+
+def test_a_disk_that_is_gone_leaves_the_cache(dataset: Dataset, runs: Path) -> None:
+    first = build(dataset, runs)
+    dataset.root.rename(dataset.root.with_name("elsewhere"))
+    with pytest.raises(InputError, match="30 of 30 images"):
+        build(dataset, runs)
+    dataset.root.with_name("elsewhere").rename(dataset.root)
+    assert first.file.exists()
+    assert build(dataset, runs).file == first.file
 
 
 def test_a_failure_before_the_manifest_leaves_the_old_cache(
@@ -209,7 +255,7 @@ def test_a_failure_before_the_manifest_leaves_the_old_cache(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_write_manifest", stop)
+        patch.setattr(manifest, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             build(dataset, runs)
     assert (runs / "XR_A-16" / "manifest.json").read_bytes() == kept
@@ -420,8 +466,8 @@ def test_no_more_than_the_bound_is_in_flight() -> None:
 
 def test_the_manifest_tells_what_each_file_held(dataset: Dataset, runs: Path) -> None:
     built = build(dataset, runs)
-    manifest = json.loads((runs / "XR_A-16" / "manifest.json").read_text())
-    path, size, mtime, *shas, error = manifest["images"][0]
+    told = json.loads((runs / "XR_A-16" / "manifest.json").read_text())
+    path, size, mtime, *shas, error = told["images"][0]
     status = (dataset.root / path).stat()
     assert (size, mtime, error) == (status.st_size, status.st_mtime_ns, "")
     assert shas == [built.records[path].file_sha, built.pixel_sha[0]]

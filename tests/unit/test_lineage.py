@@ -12,6 +12,7 @@ from mura_tune import config
 from mura_tune.config import Holdout
 from mura_tune.data import splits
 from mura_tune.data.prepare import Prepared
+from mura_tune.data.records import Digests
 from mura_tune.errors import InputError
 from mura_tune.learning.models import build
 from mura_tune.learning.starts import DIGITS, TRAINED_ON
@@ -30,8 +31,9 @@ def prepared(area: str, split: Holdout, owner: str = "") -> Prepared:
          "split": ["valid" if n % 5 == 0 else "train" for n in range(200)]}
     )  # fmt: skip
     shas = [hashlib.sha256(f"{owner} {area} {name}".encode()).hexdigest() for name in names]
-    frame = frame.assign(part=splits.assign(frame, split.dev, split.seed), pixel_sha=shas)
-    return Prepared(area, np.empty((0, 32, 32), np.uint8), frame, (), (), "", "", Path())
+    frame = frame.assign(part=splits.assign(frame, split.dev, split.seed), row=range(200))
+    pixels = np.empty((0, 32, 32), np.uint8)
+    return Prepared(area, pixels, Digests.of(shas), frame, (), (), "", "", Path())
 
 
 def released(folder: Path, of: Prepared, split: Holdout, listed: bool = True) -> str:
@@ -95,8 +97,10 @@ def test_another_datasets_release_may_be_divided_anyhow(tmp_path: Path) -> None:
 
 def test_a_start_that_has_seen_a_test_picture_is_refused(tmp_path: Path) -> None:
     theirs, own = prepared("XR_WRIST", USUAL, owner="theirs"), prepared("XR_WRIST", USUAL)
-    leaked = own.frame.loc[own.frame["part"] == "test", "pixel_sha"].iloc[0]
-    theirs.frame.loc[theirs.frame["part"] == "train", "pixel_sha"] = leaked
+    leaked = own.pictures[own.rows("test")[0]]
+    shas = [leaked if part == "train" else sha
+            for sha, part in zip(theirs.pictures, theirs.frame["part"], strict=True)]  # fmt: skip
+    theirs = dataclasses.replace(theirs, pixel_sha=Digests.of(shas))
     start = released(tmp_path, theirs, USUAL)
     with pytest.raises(InputError, match="trained on 1 of the 40 test pictures"):
         clean_or_refuse([start], own, USUAL)

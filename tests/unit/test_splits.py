@@ -6,6 +6,7 @@ import pytest
 
 from mura_tune.data import splits
 from mura_tune.data.near import NearCopy
+from mura_tune.data.records import Digests
 from mura_tune.errors import InputError
 
 AREAS = ("XR_ELBOW", "XR_HAND", "XR_WRIST")
@@ -127,6 +128,11 @@ def test_an_empty_split_is_refused_unless_it_is_not_asked_for() -> None:
         splits.check_classes(frame, "part", "XR_HAND")
 
 
+def shas(frame: pd.DataFrame) -> Digests:
+    """Of pictures that are named by one digit each."""
+    return Digests.of([digit * 64 for digit in frame["sha"]])
+
+
 def test_copies_are_left_out_of_the_split_before() -> None:
     frame = rows(
         ("a", 0, "train", "1"),
@@ -137,7 +143,7 @@ def test_copies_are_left_out_of_the_split_before() -> None:
         ("f", 0, "train", "3"),
         ("g", 0, "train", "3"),  # copies within a split stay
     )
-    found = splits.leaks(frame, frame["sha"].tolist())
+    found = splits.leaks(frame, shas(frame))
     assert [finding.path for finding in found] == ["a", "c", "d"]
     assert {finding.kind for finding in found} == {"two splits"}
     assert found[0].detail == "left out of train: same pixels as b in test"
@@ -157,15 +163,15 @@ def test_near_copies_are_left_out_of_the_split_before() -> None:
         ("h", 0, "train", "5"),  # the pixels of e, and a near-copy of i in test: the first counts
         ("i", 0, "test", "7"),
     )
-    near = [NearCopy("1", "2", 0.95), NearCopy("3", "2", 0.97), NearCopy("1", "3", 0.99),
-            NearCopy("5", "4", 0.96), NearCopy("6", "gone", 0.96),
-            NearCopy("7", "5", 0.94)]  # fmt: skip
-    found = splits.leaks(frame, frame["sha"].tolist(), near)
+    alike = [("1", "2", 0.95), ("3", "2", 0.97), ("1", "3", 0.99), ("5", "4", 0.96),
+             ("6", "f", 0.96), ("7", "5", 0.94)]  # fmt: skip
+    near = [NearCopy(one * 64, other * 64, found) for one, other, found in alike]
+    found = splits.leaks(frame, shas(frame), near)
     assert "".join(f.path for f in found if f.kind == "near-copy") == "acde"
     assert "".join(f.path for f in found if f.kind == "two splits") == "fh"
     assert found[0].detail == "left out of train: a near-copy of b in test (correlation 0.950)"
     kept = frame[~frame["path"].isin([finding.path for finding in found])]
-    assert splits.leaks(kept, kept["sha"].tolist(), near) == ()
+    assert splits.leaks(kept, shas(kept), near) == ()
     hashes = {splits.split_hash(frame, copies=copies) for copies in ((), ("a",), ("a", "c"))}
     assert len(hashes) == 3
     assert splits.split_hash(frame) in hashes

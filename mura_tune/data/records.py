@@ -1,0 +1,127 @@
+"""What reading every image found, in 80 bytes an image beside its path."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_tune.data.images import Record
+
+_SHA = 32  # bytes of a sha256
+_PACKED = struct.Struct(f"<qq{_SHA}s{_SHA}s")  # size, mtime_ns, file_sha, pixel_sha
+_COLUMNS = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"),
+                     ("file_sha", f"S{_SHA}"), ("pixel_sha", f"S{_SHA}")])  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Digests:
+    """Many sha256: `packed` (N,) holds their bytes, an index gives one in hex, "" if there is none.
+
+    No bytes at all stand for none; the chance that a sha256 is zero throughout is 2^-256.
+    """
+
+    packed: NDArray[np.bytes_]
+
+    @staticmethod
+    def of(texts: Sequence[str]) -> Digests:
+        """Those of texts in hex."""
+        return Digests(np.array([_bytes(text) for text in texts], dtype=f"S{_SHA}"))
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def __getitem__(self, row: int) -> str:
+        return _hex(self.packed[row])
+
+    def __iter__(self) -> Iterator[str]:
+        return (_hex(one) for one in self.packed)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Digests:
+        """Those of the rows, by number or by a mask (N,)."""
+        return Digests(self.packed[rows])
+
+    def find(self, text: str) -> int | None:
+        """The first row with this sha256."""
+        at = np.searchsorted(self.packed, np.bytes_(_bytes(text)), sorter=self._order)
+        row = int(self._order[at]) if at < len(self) else None
+        return None if row is None or self[row] != text else row
+
+    @functools.cached_property
+    def _order(self) -> NDArray[np.int64]:
+        return np.argsort(self.packed, kind="stable")
+
+
+class Records(Mapping[str, Record]):
+    """Records by path, in the order they were added. A `Record` is made when it is asked for."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._packed = bytearray()
+        self._errors: dict[int, str] = {}
+        self._row_of: dict[str, int] = {}  # filled when a path is first looked up
+
+    def add(self, path: str, record: Record) -> None:
+        """Append a path that is not in it yet. Raises ValueError for what is no sha256."""
+        shas = (_bytes(record.file_sha), _bytes(record.pixel_sha))
+        self._packed += _PACKED.pack(record.size, record.mtime_ns, *shas)
+        if record.error:
+            self._errors[len(self.paths)] = record.error
+        self.paths.append(path)
+        self._row_of = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __getitem__(self, path: str) -> Record:
+        if not self._row_of:
+            self._row_of = {each: row for row, each in enumerate(self.paths)}
+        return self.at(self._row_of[path])
+
+    def at(self, row: int) -> Record:
+        """The record that was added as number `row`, from 0."""
+        size, mtime_ns, file, pixel = _PACKED.unpack_from(self._packed, row * _PACKED.size)
+        return Record(size, mtime_ns, _hex(file), _hex(pixel), self._errors.get(row, ""))
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Why an image is unreadable, by path."""
+        return {self.paths[row]: error for row, error in self._errors.items()}
+
+    @property
+    def readable(self) -> NDArray[np.bool_]:
+        """Which of them have pixels, (N,)."""
+        return np.asarray(self.pixel_sha.packed != b"")
+
+    @property
+    def file_sha(self) -> Digests:
+        """Of all files, in order."""
+        return self._column("file_sha")
+
+    @property
+    def pixel_sha(self) -> Digests:
+        """Of all decoded images, in order."""
+        return self._column("pixel_sha")
+
+    def _column(self, name: str) -> Digests:
+        """A copy: while an array looks into the bytes, nothing can be added to them."""
+        return Digests(np.frombuffer(self._packed, _COLUMNS)[name].copy())
+
+
+def _bytes(text: str) -> bytes:
+    raw = bytes.fromhex(text)
+    if len(raw) not in (0, _SHA):
+        raise ValueError(f"{text!r} is no sha256 in hex")
+    return raw
+
+
+def _hex(raw: bytes) -> str:
+    """numpy and struct fill up with zeros, and numpy drops those that a value ends in."""
+    return raw.ljust(_SHA, b"\0").hex() if raw.strip(b"\0") else ""
