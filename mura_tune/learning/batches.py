@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mura_tune.learning.augment import augment, draws
 from mura_tune.learning.device import room
+from mura_tune.learning.metrics import Names
 from mura_tune.learning.sampling import Stratum, in_batches, order_of, strata
 
 if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load pandas
@@ -89,9 +90,9 @@ class Split:
     name: str
     pixels: Tensor | OnDisk
     labels: Tensor
-    studies: NDArray[np.str_]
-    patients: NDArray[np.str_]
-    paths: NDArray[np.str_]
+    studies: Names
+    patients: Names
+    paths: Names
     areas: tuple[str, ...] = ()
     parts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
@@ -143,9 +144,9 @@ def split_of(
         name=part,
         pixels=pixels,
         labels=torch.from_numpy(frame["label"].to_numpy(dtype=np.int64, copy=True)).to(device),
-        studies=frame["study"].to_numpy(dtype=str),
-        patients=frame["patient"].to_numpy(dtype=str),
-        paths=frame["path"].to_numpy(dtype=str),
+        studies=frame["study"].to_numpy(object),
+        patients=frame["patient"].to_numpy(object),
+        paths=frame["path"].to_numpy(object),
         areas=prepared.areas,
         parts=torch.tensor([part_of[area] for area in frame["area"]]).to(device),
     )

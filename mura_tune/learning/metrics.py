@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mura_tune.learning.intervals import exact, interval, pooled
 
 Floats = NDArray[np.float64]
+Names = NDArray[np.object_]  # strings that their table has, so that a row costs a pointer
 DRAWS = 2000
 
 
@@ -54,8 +55,8 @@ class Estimate:
 class Studies:
     """One row a study: `names`, `patients`, `labels` (0 or 1), `scores` in [0, 1]."""
 
-    names: NDArray[np.str_]
-    patients: NDArray[np.str_]
+    names: Names
+    patients: Names
     labels: NDArray[np.int64]
     scores: Floats
 
@@ -101,8 +102,8 @@ def sigmoid(logits: NDArray[Any]) -> Floats:
 def by_study(
     logits_n: NDArray[Any],
     labels_n: NDArray[Any],
-    studies_n: NDArray[np.str_],
-    patients_n: NDArray[np.str_],
+    studies_n: Names,
+    patients_n: Names,
 ) -> Studies:
     """Studies in the order of their names; a study's score is the mean probability of its views
     (Rajpurkar et al. 2018, section 3.1)."""
@@ -159,7 +160,7 @@ def auc_interval(studies: Studies, *, draws: int = DRAWS, seed: int = 0) -> Esti
     return AUC.estimate(studies, draws=draws, seed=seed)
 
 
-def cluster_weights(patients: NDArray[np.str_], draws: int, seed: int) -> Floats:
+def cluster_weights(patients: Names, draws: int, seed: int) -> Floats:
     """How often each row counts in each draw, (draws, M): patients are drawn with replacement."""
     return _drawn(tuple(patients.tolist()), draws, seed)
 

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mura_tune.learning.batches import Split
-from mura_tune.learning.metrics import Floats
+from mura_tune.learning.metrics import Floats, Names
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
     """A row a study, by name: its patient, its area's number, and its logits (M, K)."""
 
-    names: NDArray[np.str_]
-    patients: NDArray[np.str_]
+    names: Names
+    patients: Names
     parts: NDArray[np.int64]
     logits: Floats
 

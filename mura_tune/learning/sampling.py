@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_tune.learning.metrics import Names
+
 if TYPE_CHECKING:  # it imports this module
     from mura_tune.learning.batches import Split
 
@@ -45,7 +47,7 @@ class Order:
     draws: Rows
 
 
-def strata(labels: Rows, studies: NDArray[np.str_]) -> tuple[Stratum, ...]:
+def strata(labels: Rows, studies: Names) -> tuple[Stratum, ...]:
     """One stratum for each label that occurs; a study belongs to its first view's."""
     found = []
     for label in np.unique(labels):

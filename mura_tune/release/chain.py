@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mura_tune.areas import ALL, MULTITASK
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
-from mura_tune.learning.metrics import AUC, Estimate, Floats, Studies
+from mura_tune.learning.metrics import AUC, Estimate, Floats, Names, Studies
 from mura_tune.learning.paired import auc_difference
 from mura_tune.learning.parts import study_logits
 from mura_tune.learning.training import predict
@@ -130,12 +130,13 @@ def routes(
     )
 
 
-def _scores(answering: Bundle, split_at: Callable[[int], Split], names: NDArray[np.str_]) -> Floats:
+def _scores(answering: Bundle, split_at: Callable[[int], Split], names: Names) -> Floats:
     """A release's probability of *abnormal* of each study, in the order of `names` (sorted)."""
     split = split_at(answering.manifest["preprocessing"]["size"])
     if not len(names):
         return np.empty(0)
-    rows = np.flatnonzero(np.isin(split.studies, names))
+    wanted = set(names)
+    rows = np.flatnonzero([name in wanted for name in split.studies])
     part = replace(
         split, pixels=split.pixels[rows.tolist()], labels=split.labels[rows.tolist()],
         studies=split.studies[rows], patients=split.patients[rows], paths=split.paths[rows],
@@ -145,7 +146,7 @@ def _scores(answering: Bundle, split_at: Callable[[int], Split], names: NDArray[
     return calibration.studies(predict(answering.net, part), part).scores
 
 
-def _labels(split: Split, names: NDArray[np.str_]) -> NDArray[np.int64]:
+def _labels(split: Split, names: Names) -> NDArray[np.int64]:
     """Each study's label, in the order of `names` (sorted and unique)."""
     found, first = np.unique(split.studies, return_index=True)
     assert list(found) == list(names)

@@ -110,14 +110,14 @@ def trained_on(prepared: Prepared) -> str:
 
 def _split(pixels: Any, kept: pd.DataFrame, device: torch.device) -> Split:
     """The views that are measured; a picture with its copies is a study and a patient."""
-    names = kept["first"].map(lambda row: f"{row:06d}").to_numpy(dtype=str)
+    names = kept["first"].map(lambda row: f"{row:06d}").to_numpy(object)
     return Split(
         name="external",
         pixels=torch.from_numpy(np.ascontiguousarray(pixels[kept.index])),
         labels=torch.tensor(kept["label"].to_numpy(), dtype=torch.int64, device=device),
         studies=names,
         patients=names,
-        paths=kept["path"].to_numpy(dtype=str),
+        paths=kept["path"].to_numpy(object),
     )
 
 

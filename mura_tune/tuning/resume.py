@@ -105,9 +105,9 @@ def _dev_studies(prepared: Prepared, task: str) -> dict[str, list[int]]:
     The label is what the task tells apart: normal from abnormal, or one area from another.
     """
     rows = prepared.frame.iloc[prepared.rows("dev")]
-    _, first = np.unique(rows["study"].to_numpy(dtype=str), return_index=True)
-    _, patients = np.unique(rows["patient"].to_numpy(dtype=str)[first], return_inverse=True)
-    area = np.searchsorted(prepared.areas, rows["area"].to_numpy(dtype=str))
+    _, first = np.unique(rows["study"].to_numpy(object), return_index=True)
+    _, patients = np.unique(rows["patient"].to_numpy(object)[first], return_inverse=True)
+    area = np.searchsorted(prepared.areas, rows["area"].to_numpy(object))
     labels = (area if task == PART.name else rows["label"].to_numpy())[first]
     return {"labels": [int(v) for v in labels], "patients": [int(p) for p in patients]}
 

@@ -55,6 +55,13 @@ def test_a_part_within_the_budget_lies_on_the_device(prepared: Any) -> None:
     assert resident.labels.tolist() == rows.tolist()
 
 
+def test_the_names_of_a_part_are_those_of_the_frame(prepared: Any) -> None:
+    part = split_of(prepared, "dev", CPU)
+    for names, column in ((part.studies, "study"), (part.patients, "patient"),
+                          (part.paths, "path")):  # fmt: skip
+        assert names[1] is prepared.frame[column][3]
+
+
 @pytest.mark.parametrize("chunk", [1, 6 * SIDE * SIDE, 20 * SIDE * SIDE, 2**30])
 def test_streamed_batches_are_the_resident_ones_whatever_the_chunk(
     prepared: Any, monkeypatch: pytest.MonkeyPatch, chunk: int
