@@ -21,9 +21,9 @@ from mura_tune.learning.metrics import (
     Floats,
     Studies,
     Views,
+    all_over_draws,
     auc,
     auc_interval,
-    cluster_weights,
     weighted_auc,
 )
 from mura_tune.learning.paired import auc_difference
@@ -79,22 +79,22 @@ def intervals(one: Sample, seed: int) -> dict[tuple[str, str], tuple[float, floa
     """Every interval of one test set, by figure and method."""
     found = {}
     for level, rows in (("study", one.studies), ("image", one.views)):
-        drawn = {"percentile": cluster_weights(rows.patients, DRAWS, seed)}
+        drawn_from = {"percentile": rows.patients}
         if level == "image":
-            each = np.arange(len(rows.labels))
-            drawn["naive"] = cluster_weights(each, DRAWS, seed)
+            drawn_from["naive"] = np.arange(len(rows.labels))
         ours: dict[str, Estimate] = {
             "AUC": auc_interval(rows, seed=seed),
             "kappa": at_threshold(rows, CUT, seed=seed)["kappa"],
         }
         for figure, estimate in ours.items():
             found[f"{level} {figure}", "ours"] = (estimate.low, estimate.high)
-        for method, weights in drawn.items():
-            values = {
-                "AUC": weighted_auc(rows.scores, rows.labels, weights),
-                "kappa": kappa(rows, weights),
-            }
-            for figure, value in values.items():
+
+        def figures(weights: Floats, rows: Studies = rows) -> dict[str, Floats]:
+            area = weighted_auc(rows.scores, rows.labels, weights)
+            return {"AUC": area, "kappa": kappa(rows, weights)}
+
+        for method, clusters in drawn_from.items():
+            for figure, value in all_over_draws(figures, clusters, DRAWS, seed).items():
                 low, high = np.nanpercentile(value, [2.5, 97.5])
                 found[f"{level} {figure}", method] = (float(low), float(high))
     paired = auc_difference([one.studies], [one.second], seed=seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mura_tune.learning.intervals import exact, interval
-from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, cluster_weights
+from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, over_draws
 
 BINS = 10
 
@@ -45,15 +45,14 @@ def expected_calibration_error(
 
     ones = np.ones((1, len(which)))
     estimate = float(value(ones)[0])
-    return _estimate(studies, estimate, value(cluster_weights(studies.patients, draws, seed)))
+    return _estimate(studies, estimate, over_draws(value, studies.patients, draws, seed))
 
 
 def brier(studies: Studies, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Mean squared distance of probability and label (Brier 1950); 0.25 is a coin's."""
     loss = (studies.scores - studies.labels) ** 2
-    weights = cluster_weights(studies.patients, draws, seed)
-    value = float(loss.mean())
-    return _estimate(studies, value, np.asarray(weights @ loss / weights.sum(1)))
+    drawn = over_draws(lambda w: w @ loss / w.sum(1), studies.patients, draws, seed)
+    return _estimate(studies, float(loss.mean()), drawn)
 
 
 def _estimate(studies: Studies, value: float, drawn: Floats) -> Estimate:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_tune.learning.intervals import TAIL, exact, interval
-from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, cluster_weights
+from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, all_over_draws
 
 FIGURES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "kappa")
 
@@ -20,9 +20,12 @@ def at_threshold(
     without spread (a perfect score) gets bounds from exact ones, see `_corners`.
     """
     called = studies.scores >= threshold
-    ones = np.ones((1, len(called)))
-    weights = cluster_weights(studies.patients, draws, seed)
-    values, resampled = (confusion(called, studies.labels, w) for w in (ones, weights))
+
+    def figures(weights: Floats) -> dict[str, Floats]:
+        return confusion(called, studies.labels, weights)
+
+    values = figures(np.ones((1, len(called))))
+    resampled = all_over_draws(figures, studies.patients, draws, seed)
     patients = len(np.unique(studies.patients))
     rests_on = {
         "sensitivity": studies.patients_with(1),

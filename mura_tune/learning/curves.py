@@ -12,8 +12,8 @@ from mura_tune.learning.metrics import (
     Estimate,
     Floats,
     Studies,
-    cluster_weights,
     cut_points,
+    over_draws,
 )
 
 
@@ -37,10 +37,13 @@ def average_precision(studies: Studies, *, draws: int = DRAWS, seed: int = 0) ->
     The sum of precision times the step in recall, tied scores one step, nothing interpolated
     (scikit-learn's `average_precision_score`).
     """
-    ones = np.ones((1, len(studies.labels)))
-    value = float(weighted_average_precision(studies, ones)[0])
-    values = weighted_average_precision(studies, cluster_weights(studies.patients, draws, seed))
-    ends = interval(value, values, studies.freedom)
+
+    def values(weights: Floats) -> Floats:
+        return weighted_average_precision(studies, weights)
+
+    value = float(values(np.ones((1, len(studies.labels))))[0])
+    drawn = over_draws(values, studies.patients, draws, seed)
+    ends = interval(value, drawn, studies.freedom)
     if ends[0] == ends[1]:
         ends = (_least_average_precision(studies), 1.0)
     return studies.estimate(value, ends)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from mura_tune.learning.intervals import exact, interval, pooled
 Floats = NDArray[np.float64]
 Names = NDArray[np.object_]  # strings that their table has, so that a row costs a pointer
 DRAWS = 2000
+AT_ONCE = 125_000  # weights of draws that a figure is taken of at once: 1 MB, and a few copies
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Measure:
     def estimate(self, studies: Studies, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
         """The number with its interval from resampling whole patients."""
         value = self.of(studies)
-        drawn = self.values(studies, cluster_weights(studies.patients, draws, seed))
+        drawn = over_draws(lambda w: self.values(studies, w), studies.patients, draws, seed)
         low, high = interval(value, drawn, self.freedom(studies))
         if low == high:  # as sure as there are patients, no surer
             low, high = exact(value, self.rests_on(studies))
@@ -160,19 +161,44 @@ def auc_interval(studies: Studies, *, draws: int = DRAWS, seed: int = 0) -> Esti
     return AUC.estimate(studies, draws=draws, seed=seed)
 
 
-def cluster_weights(patients: Names, draws: int, seed: int) -> Floats:
-    """How often each row counts in each draw, (draws, M): patients are drawn with replacement."""
-    return _drawn(tuple(patients.tolist()), draws, seed)
+def over_draws(value: Callable[[Floats], Floats], patients: Names, draws: int, seed: int) -> Floats:
+    """A figure in each draw, (draws,): patients are drawn with replacement, and `value` is given
+    how often that makes each row count, (B, M), for some draws at a time."""
+    return np.concatenate([value(w) for w in cluster_weights(patients, draws, seed)])
 
 
-@functools.lru_cache(maxsize=4)  # every figure of a table is drawn from the same patients
-def _drawn(patients: tuple[str, ...], draws: int, seed: int) -> Floats:
+def all_over_draws(
+    values: Callable[[Floats], Mapping[str, Floats]], patients: Names, draws: int, seed: int
+) -> dict[str, Floats]:
+    """`over_draws` of several figures, by name."""
+    blocks = [values(w) for w in cluster_weights(patients, draws, seed)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def cluster_weights(patients: Names, draws: int, seed: int) -> Iterator[Floats]:
+    """How often each row counts in each draw, AT_ONCE at a time: (B, M) and in all `draws` rows."""
     names, inverse = np.unique(patients, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    weights = drawn[:, inverse].astype(np.float64)
-    weights.flags.writeable = False
-    return weights
+    drawn = _drawn(len(names), draws, seed)
+    for block in _blocks(draws, len(inverse)):
+        yield drawn[block, inverse].astype(np.float64)
+
+
+@functools.lru_cache(maxsize=2)  # every figure of a table is drawn from the same patients
+def _drawn(patients: int, draws: int, seed: int) -> NDArray[np.uint8]:
+    """How often each patient is drawn, (draws, patients): once on average, and 256 times with a
+    probability below 1e-500 where there are so many."""
+    rng, alike = np.random.default_rng(seed), np.full(patients, 1 / patients)
+    drawn = np.empty((draws, patients), np.uint8)
+    for block in _blocks(draws, patients):
+        drawn[block] = rng.multinomial(patients, alike, size=len(drawn[block]))
+    drawn.flags.writeable = False
+    return drawn
+
+
+def _blocks(draws: int, rows: int) -> Iterator[slice]:
+    """As many draws at a time as AT_ONCE allows for so many rows."""
+    step = max(1, AT_ONCE // rows)
+    return (slice(start, start + step) for start in range(0, draws, step))
 
 
 def youden(studies: Studies) -> float:

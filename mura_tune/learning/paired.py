@@ -13,7 +13,7 @@ from mura_tune.learning.metrics import (
     Floats,
     Measure,
     Studies,
-    cluster_weights,
+    over_draws,
 )
 
 
@@ -71,10 +71,13 @@ def fold_mean(
 
 def _over_runs(runs: Sequence[Studies], measure: Measure, draws: int, seed: int) -> Floats:
     """(1 + draws,) mean score over runs on the same studies, as they are and in every draw."""
+
+    def mean(weights: Floats) -> Floats:
+        return np.asarray(np.mean([measure.values(run, weights) for run in runs], axis=0))
+
     patients = runs[0].patients
-    once = np.ones((1, len(patients)))
-    weights = np.concatenate([once, cluster_weights(patients, draws, seed)])
-    return np.asarray(np.mean([measure.values(run, weights) for run in runs], axis=0))
+    once = mean(np.ones((1, len(patients))))
+    return np.concatenate([once, over_draws(mean, patients, draws, seed)])
 
 
 def _estimate(values: Floats, folds: Sequence[Studies]) -> Estimate:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mura_tune.learning.batches import Split
 from mura_tune.learning.intervals import exact, interval
-from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, cluster_weights
+from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, all_over_draws, over_draws
 from mura_tune.learning.parts import Parts, study_logits
 
 NAMES = {
@@ -78,9 +78,12 @@ def recognised(logits_nk: Tensor, split: Split) -> Recognition:
     found = study_logits(logits_nk, split)
     called = found.logits.argmax(1)
     k = len(split.areas)
-    once = np.ones((1, len(called)))
-    drawn = cluster_weights(found.patients, DRAWS, 0)
-    values, resampled = (_under(found.parts, called, k, w) for w in (once, drawn))
+
+    def figures(weights_bm: Floats) -> dict[str, Floats]:
+        return _under(found.parts, called, k, weights_bm)
+
+    values = figures(np.ones((1, len(called))))
+    resampled = all_over_draws(figures, found.patients, DRAWS, 0)
     rows = Studies(
         found.names, found.patients, found.parts, (called == found.parts).astype(np.float64)
     )
@@ -137,9 +140,9 @@ def _under(
 def _by_image(logits_nk: Tensor, split: Split) -> Estimate:
     """Accuracy of single views."""
     right = (logits_nk.argmax(1).cpu() == split.parts.cpu()).numpy().astype(np.float64)
-    weights = cluster_weights(split.patients, DRAWS, 0)
+    drawn = over_draws(lambda w: w @ right / w.sum(1), split.patients, DRAWS, 0)
     patients = len(np.unique(split.patients))
     value = float(right.mean())
-    ends = interval(value, weights @ right / weights.sum(1), patients - 1)
+    ends = interval(value, drawn, patients - 1)
     ends = exact(value, patients) if ends[0] == ends[1] else ends
     return Estimate(value, *ends, len(np.unique(split.studies)), patients, len(right))

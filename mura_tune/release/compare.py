@@ -13,7 +13,7 @@ from mura_tune.learning import recognition
 from mura_tune.learning.confusion import FIGURES, confusion
 from mura_tune.learning.curves import weighted_average_precision
 from mura_tune.learning.delong import DeLong, delong
-from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, cluster_weights
+from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, all_over_draws
 from mura_tune.learning.paired import auc_difference
 from mura_tune.learning.recognition import Recognition
 from mura_tune.release.evaluate import NAMES, SPLIT_NAMES, Measured
@@ -132,15 +132,17 @@ def _recognition(
 
 def _differences(studies: Studies, ours: Under, theirs: Under) -> dict[str, Estimate]:
     """Percentiles of draws that take the same patients for both."""
-    once = np.ones((1, len(studies.labels)))
-    weights = np.concatenate([once, cluster_weights(studies.patients, DRAWS, 0)])
-    first, second = ours(weights), theirs(weights)
+
+    def gaps(weights: Floats) -> dict[str, Floats]:
+        first, second = ours(weights), theirs(weights)
+        return {name: values - second[name] for name, values in first.items()}
+
+    once = gaps(np.ones((1, len(studies.labels))))
     found = {}
-    for name, values in first.items():
-        gap = values - second[name]
-        drawn = gap[1:][np.isfinite(gap[1:])]
+    for name, values in all_over_draws(gaps, studies.patients, DRAWS, 0).items():
+        drawn = values[np.isfinite(values)]
         ends = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
-        found[name] = studies.estimate(float(gap[0]), (float(ends[0]), float(ends[1])))
+        found[name] = studies.estimate(float(once[name][0]), (float(ends[0]), float(ends[1])))
     return found
 
 

@@ -1,5 +1,7 @@
 """Metrics against closed forms and scikit-learn."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -61,7 +63,7 @@ def test_a_study_scores_the_mean_probability_of_its_views() -> None:
 
 def test_intervals_resample_patients_and_not_rows() -> None:
     s = studies(200, 0)
-    weights = metrics.cluster_weights(s.patients, 50, 0)
+    (weights,) = metrics.cluster_weights(s.patients, 50, 0)
     assert weights.shape == (50, 200)
     assert (weights[:, 0::2] == weights[:, 1::2]).all()  # both studies of a patient together
     assert (weights[:, 0::2].sum(1) == 100).all()
@@ -70,6 +72,41 @@ def test_intervals_resample_patients_and_not_rows() -> None:
     once, four = metrics.auc_interval(s), metrics.auc_interval(copied)
     assert four.high - four.low == pytest.approx(once.high - once.low, rel=1e-9)
     assert once.low < once.value < once.high
+
+
+@pytest.mark.parametrize("at_once", [1, 90 * 7, 90 * 60, 10**9])
+def test_draws_taken_in_parts_are_the_draws_taken_at_once(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "AT_ONCE", at_once)
+    s = studies(90, 3)
+    _, patient = np.unique(s.patients, return_inverse=True)
+    drawn = np.random.default_rng(5).multinomial(45, np.full(45, 1 / 45), size=60)
+    weights = drawn[:, patient].astype(np.float64)
+
+    def auc(w: metrics.Floats) -> metrics.Floats:
+        return metrics.weighted_auc(s.scores, s.labels, w)
+
+    def both(w: metrics.Floats) -> dict[str, metrics.Floats]:
+        return {"auc": auc(w), "brier": w @ (s.scores - s.labels) ** 2 / w.sum(1)}
+
+    blocks = [*metrics.cluster_weights(s.patients, 60, 5)]
+    assert len(blocks) == {1: 60, 90 * 7: 9}.get(at_once, 1)
+    assert np.array_equal(np.concatenate(blocks), weights)
+    assert np.array_equal(metrics.over_draws(auc, s.patients, 60, 5), auc(weights))
+    found, expected = metrics.all_over_draws(both, s.patients, 60, 5), both(weights)
+    assert np.array_equal(found["auc"], expected["auc"])
+    np.testing.assert_allclose(found["brier"], expected["brier"], rtol=0, atol=1e-12)
+
+
+def test_an_interval_takes_a_byte_a_patient_and_draw() -> None:
+    names = np.array([f"p{i}" for i in range(3000)], dtype=object)
+    s = studies(3000, 0)
+    tracemalloc.start()
+    metrics.auc_interval(Studies(names, names, s.labels, s.scores), draws=1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1000 * 3000 + 10 * 8 * metrics.AT_ONCE  # 24 MB each if all weights were floats
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:

@@ -43,7 +43,7 @@ def test_it_is_the_largest_that_any_threshold_reaches(
 @pytest.mark.parametrize("measure", [F1, KAPPA])
 def test_weights_are_repetitions(measure: object) -> None:
     of = studies(20)
-    weights = cluster_weights(of.patients, 6, 0)
+    (weights,) = cluster_weights(of.patients, 6, 0)
     for row, found in zip(weights, measure.values(of, weights), strict=True):
         again = np.repeat(np.arange(20), row.astype(int))
         columns = (of.names, of.patients, of.labels, of.scores)
