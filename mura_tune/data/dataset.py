@@ -1,5 +1,6 @@
 """The index: which image belongs to which area, patient, study, label and published split."""
 
+import bisect
 import csv
 import difflib
 from collections import Counter
@@ -34,15 +35,6 @@ class Finding:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"{self.kind!r} is no kind of finding; kinds are {', '.join(KINDS)}")
-
-
-@dataclass(slots=True)
-class _Study:
-    """A labelled study, and how many of its images are listed. They share its name's string."""
-
-    name: str
-    label: int
-    images: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +98,8 @@ def from_mura(root: Path, *, index_only: bool = False) -> Dataset:
     rows = Rows()
     folders: set[str] = set()
     for split in ("train", "valid"):
-        studies = _studies(root, split, notes)
-        for row in _images(root, split, studies, notes):
+        names, labels = _studies(root, split, notes)
+        for row in _images(root, split, names, labels, notes):
             rows.add(*row)
             folders.add(f"{split}/{row[1]}")
     if not folders:
@@ -159,33 +151,33 @@ def _table_row(cell: dict[str, str], where: str) -> _Row:
     return cell["path"], area, patient, study, _label(cell["label"], where), split
 
 
-def _studies(root: Path, split: str, notes: list[Finding]) -> dict[str, _Study]:
-    """Return the studies of the split's CSV by AREA/PATIENT/STUDY."""
+def _studies(root: Path, split: str, notes: list[Finding]) -> tuple[list[str], bytes]:
+    """Return the studies of the split's CSV, AREA/PATIENT/STUDY, sorted, and the label of each."""
     file = root / f"{split}_labeled_studies.csv"
-    studies: dict[str, _Study] = {}
+    labels: dict[str, int] = {}
     for line, cells in _body(file, notes):
         where = f"{file}:{line}"
         if len(cells) != 2:
             raise InputError(f"{where}: {len(cells)} cells where a study and its label belong")
         study = "/".join(_parts(cells[0], split, where, _ROW)[2:])
         label = _label(cells[1], where)
-        if study not in studies:
-            studies[study] = _Study(study, label)
-        elif studies[study].label != label:
+        if labels.setdefault(study, label) != label:
             raise InputError(f"{where}: {study} was labelled {1 - label} above; remove one row")
         if study.endswith(("_positive", "_negative")) and study.endswith("_positive") != label:
             detail = (
                 f"{file.name} says {_WORDS[label]} ({label}), which wins over the folder's name"
             )
             notes.append(Finding("label conflict", f"{split}/{study}", detail))
-    return studies
+    names = sorted(labels)  # ten bytes a study beside its name, where the dict has fifty
+    return names, bytes(labels[name] for name in names)
 
 
 def _images(
-    root: Path, split: str, studies: dict[str, _Study], notes: list[Finding]
+    root: Path, split: str, names: list[str], labels: bytes, notes: list[Finding]
 ) -> Iterator[_Row]:
     """Yield the rows of the split's images that have a label; note the others."""
     file = root / f"{split}_image_paths.csv"
+    has_images = bytearray(len(names))
     unlabelled: Counter[str] = Counter()
     for line, cells in _body(file, notes):
         where = f"{file}:{line}"
@@ -195,17 +187,18 @@ def _images(
         if parts[-1].startswith("."):
             notes.append(Finding("hidden", "/".join(parts[1:]), f"listed in {file.name}, left out"))
             continue
-        name = "/".join(parts[2:5])
-        if (study := studies.get(name)) is None:
-            unlabelled[name] += 1
+        study = "/".join(parts[2:5])
+        at = bisect.bisect_left(names, study)
+        if at == len(names) or names[at] != study:
+            unlabelled[study] += 1
             continue
-        study.images += 1
-        yield "/".join(parts[1:]), parts[2], parts[3], study.name, study.label, split
-    for name, count in unlabelled.items():
+        has_images[at] = True
+        yield "/".join(parts[1:]), parts[2], parts[3], names[at], labels[at], split
+    for study, count in unlabelled.items():
         detail = f"not in {split}_labeled_studies.csv; images left out: {count}"
-        notes.append(Finding("unlabelled", f"{split}/{name}", detail))
-    for name in sorted(study.name for study in studies.values() if not study.images):
-        notes.append(Finding("no images", f"{split}/{name}", f"labelled, but not in {file.name}"))
+        notes.append(Finding("unlabelled", f"{split}/{study}", detail))
+    for study in (name for name, has in zip(names, has_images, strict=True) if not has):
+        notes.append(Finding("no images", f"{split}/{study}", f"labelled, but not in {file.name}"))
 
 
 def _parts(cell: str, split: str, where: str, form: str) -> list[str]:

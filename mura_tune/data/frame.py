@@ -47,10 +47,10 @@ def validated(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     _refuse(
         frame["path"][frame["path"].duplicated()], name, "image", "listed twice", "keep one row"
     )
-    studies = frame.drop_duplicates(["study", "label"])["study"]
+    studies = frame[["study", "label"]].drop_duplicates()["study"]
     way_out = "give each study one label, or name the studies apart in a study column"
     _refuse(studies[studies.duplicated()], name, "study", "both normal and abnormal", way_out)
-    patients = frame.drop_duplicates(["patient", "split"])["patient"]
+    patients = frame[["patient", "split"]].drop_duplicates()["patient"]
     way_out = "move all images of a patient to one split"
     _refuse(patients[patients.duplicated()], name, "patient", "in both train and valid", way_out)
     return frame
