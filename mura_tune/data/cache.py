@@ -130,8 +130,7 @@ def _rebuild(
     dataset: Dataset, size: int, home: Path, old: _Stored, threads: int, progress: bool
 ) -> _Stored:
     """Write the pixel file and then the manifest."""
-    stored = old.records.readable
-    contents, shas = old.records.file_sha.take(stored), old.records.pixel_sha.take(stored)
+    contents, shas = old.records.file_sha, old.records.pixel_sha
 
     def known(file_sha: str) -> str | None:
         row = contents.find(file_sha)
@@ -161,7 +160,7 @@ def _rebuild(
                     row = old.pixels[contents.find(record.file_sha)] if squared is None else squared
                     out.write(row.tobytes())
                 shown.update()
-            readable = records.file_sha.take(records.readable)
+            readable = records.file_sha
             _header(out, len(readable), size)
             out.flush()
             os.fsync(out.fileno())
@@ -198,8 +197,7 @@ def _judged(dataset: Dataset, records: Records, strict: bool, limit: float) -> t
 
 def _cache(dataset: Dataset, stored: _Stored, left_out: tuple[Finding, ...], home: Path) -> Cache:
     kept = dataset.drop({found.path for found in left_out}).frame if left_out else dataset.frame
-    readable = stored.records.readable
-    file_sha = stored.records.file_sha.take(readable)
+    file_sha = stored.records.file_sha
     paths, *others = (kept[name].to_numpy(object) for name in ("path", "study", "label", "split"))
     lines = (
         "\t".join((paths[row], file_sha[row], *(str(other[row]) for other in others)))
@@ -210,7 +208,7 @@ def _cache(dataset: Dataset, stored: _Stored, left_out: tuple[Finding, ...], hom
         frame=kept,
         left_out=left_out,
         fingerprint=_digest(lines),
-        pixel_sha=stored.records.pixel_sha.take(readable),
+        pixel_sha=stored.records.pixel_sha,
         records=stored.records,
         file=home / stored.file,
     )
@@ -224,7 +222,7 @@ def _open(home: Path, size: int, paths: Iterable[str]) -> _Stored | None:
         pixels = np.load(home / file, mmap_mode="r")
     except (OSError, ValueError, KeyError, EOFError):
         return None
-    if pixels.dtype != np.uint8 or pixels.shape != (records.readable.sum(), size, size):
+    if pixels.dtype != np.uint8 or pixels.shape != (len(records.pixel_sha), size, size):
         return None
     return _Stored(records, pixels, file)
 

@@ -96,23 +96,19 @@ class Records(Mapping[str, Record]):
         return {self.paths[row]: error for row, error in self._errors.items()}
 
     @property
-    def readable(self) -> NDArray[np.bool_]:
-        """Which of them have pixels, (N,)."""
-        return np.asarray(self.pixel_sha.packed != b"")
-
-    @property
     def file_sha(self) -> Digests:
-        """Of all files, in order."""
-        return self._column("file_sha")
+        """Of the files of readable images, in order."""
+        return self._of_readable("file_sha")
 
     @property
     def pixel_sha(self) -> Digests:
-        """Of all decoded images, in order."""
-        return self._column("pixel_sha")
+        """Of the readable images, in order."""
+        return self._of_readable("pixel_sha")
 
-    def _column(self, name: str) -> Digests:
+    def _of_readable(self, name: str) -> Digests:
         """A copy: while an array looks into the bytes, nothing can be added to them."""
-        return Digests(np.frombuffer(self._packed, _COLUMNS)[name].copy())
+        columns = np.frombuffer(self._packed, _COLUMNS)
+        return Digests(columns[name][columns["pixel_sha"] != b""])
 
 
 def _bytes(text: str) -> bytes:
