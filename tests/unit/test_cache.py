@@ -113,6 +113,17 @@ def test_the_second_call_reads_no_image(dataset: Dataset, runs: Path, counted: C
     np.testing.assert_array_equal(first.pixels, second.pixels)
 
 
+def test_an_absolute_path_is_trusted_too(
+    dataset: Dataset, runs: Path, tmp_path: Path, counted: Counted
+) -> None:
+    frame = dataset.frame.assign(path=[str(dataset.root / path) for path in dataset.frame["path"]])
+    elsewhere = Dataset(tmp_path, frame, "XR_A")
+    build(elsewhere, runs)
+    counted.loaded.clear()
+    assert len(build(elsewhere, runs).pixels) == 30
+    assert counted.loaded == []
+
+
 def test_only_what_changed_is_decoded(dataset: Dataset, runs: Path, counted: Counted) -> None:
     before = build(dataset, runs)
     old = np.array(before.pixels)
