@@ -102,7 +102,7 @@ def test_a_map_that_turns_with_its_view_agrees_and_one_that_stays_does_not() -> 
 
 
 def test_it_makes_maps_agree() -> None:
-    given = {"size": 96, "head.epochs": 0, "finetune.epochs": 3, "finetune.lr": 3e-3}
+    given = {"size": 96, "head.epochs": 0, "finetune.epochs": 6, "finetune.lr": 3e-3}
     train, dev = split(48, side=96), split(24, "dev", 1, side=96)
     x = to_input(dev.pixels, CPU)
     moves = turn(20).expand(len(x), 2, 2)
