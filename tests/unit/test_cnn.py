@@ -23,4 +23,5 @@ def test_a_cell_stands_in_the_middle_of_the_122_pixels_it_sees(cell: tuple[int, 
 
 
 def test_the_smallest_image_has_a_map_of_one_cell() -> None:
-    assert SmallCNN().forward_features(torch.rand(1, 1, 32, 32)).shape == (1, 128, 1, 1)
+    net = SmallCNN().eval()
+    assert net.forward_features(torch.rand(1, 1, 32, 32)).shape == (1, 128, 1, 1)
