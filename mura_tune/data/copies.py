@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mura_tune.data import registration
+from mura_tune.data.mapped import MAPPED, let_go
 
 SIDE = 16  # pixels a side of what every picture is compared with every other at
 LIKE = 0.95  # correlation there from which a pair is looked at more closely
@@ -24,7 +25,7 @@ ALIKE = 0.93
 _GOING_ON = 0.85  # at a look that is not the last one
 _STRICTER = {32: 0.95}  # where the pictures have no more pixels than that
 _STRICTEST = 0.995  # below
-_BLOCK = 128  # pictures compared at once with all others: 8 x 128 x N correlations
+_BLOCK, _OTHERS = 128, 1024  # pictures compared at once, and with how many: 4 MB of correlations
 _PAIRS = 256  # pairs looked at more closely at once
 
 Pixels = NDArray[np.uint8]
@@ -62,21 +63,24 @@ def pairs(
     pixels a side only such as agree in every detail are.
 
     Args:
-        seen: told how many more pictures have been compared with all after them.
+        seen: told how many more pictures have been compared with all before them.
     """
     small = _shrunk(pixels_nss, rows, SIDE)
-    plain = _standard(small)
-    for start in range(0, len(small), _BLOCK):
-        block = small[start : start + _BLOCK]
-        held = np.stack([_standard(turned) for turned in _turned(block)])  # (8, B, SIDE²)
-        like = np.matmul(held, plain[start:].T)
-        found = np.argwhere(like.max(axis=0) >= LIKE)
-        found = found[found[:, 0] < found[:, 1]]  # each pair once
-        ways = like[:, found[:, 0], found[:, 1]].argmax(axis=0)
-        for first in range(0, len(found), _PAIRS):
-            chosen = slice(first, first + _PAIRS)
-            yield from _confirmed(pixels_nss, rows[found[chosen] + start], ways[chosen])
-        seen(len(block))
+    for column in range(0, len(small), _OTHERS):
+        plain = _standard(small[column : column + _OTHERS])
+        for start in range(0, column + len(plain), _BLOCK):
+            block = small[start : start + _BLOCK]
+            held = np.stack([_standard(turned) for turned in _turned(block)])  # (8, B, SIDE²)
+            like = np.matmul(held, plain.T)
+            near = np.argwhere(like.max(axis=0) >= LIKE)
+            near = near[near[:, 0] + start < near[:, 1] + column]  # each pair once
+            ways = like[:, near[:, 0], near[:, 1]].argmax(axis=0)
+            for first in range(0, len(near), _PAIRS):
+                chosen = slice(first, first + _PAIRS)
+                yield from _confirmed(
+                    pixels_nss, rows[near[chosen] + (start, column)], ways[chosen]
+                )
+        seen(len(plain))
 
 
 def groups(pixels_nss: Pixels) -> NDArray[np.int64]:
@@ -106,8 +110,9 @@ def _confirmed(
     size = pixels_nss.shape[1]
     sides = [side for side in CLOSER if side <= size] or [size]
     for side in sides:
-        held = np.stack([*map(_held, _shrunk(pixels_nss, rows[:, 0], side), ways)])
-        others = _shrunk(pixels_nss, rows[:, 1], side)
+        ones = [*map(_held, _shrunk(pixels_nss, rows[:, 0], side), ways)]
+        held = np.stack(ones).astype(np.float32)
+        others = _shrunk(pixels_nss, rows[:, 1], side).astype(np.float32)
         maps = registration.lay(held, others, maps)
         found = registration.agreement(held, others, maps)
         same = found >= (_needed(side) if side == sides[-1] else _GOING_ON)
@@ -122,31 +127,33 @@ def _needed(side: int) -> float:
     return ALIKE if side == CLOSER[-1] else _STRICTER.get(side, _STRICTEST)
 
 
-def _shrunk(pixels_nss: Pixels, rows: NDArray[np.int64], side: int) -> NDArray[np.float32]:
+def _shrunk(pixels_nss: Pixels, rows: NDArray[np.int64], side: int) -> Pixels:
     """Those rows at (side, side), read one by one: the pixels may exceed memory."""
-    shrunk = np.empty((len(rows), side, side), np.float32)
+    shrunk = np.empty((len(rows), side, side), np.uint8)
     for number, row in enumerate(rows):
         image = Image.fromarray(np.asarray(pixels_nss[row]))
         shrunk[number] = np.asarray(image.resize((side, side), Image.Resampling.BOX))
+        if number % MAPPED == MAPPED - 1:
+            let_go(pixels_nss)
     return shrunk
 
 
-def _turned(pictures_nss: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+def _turned(pictures_nss: Pixels) -> Iterator[Pixels]:
     for quarter in range(4):
         turned = np.rot90(pictures_nss, quarter, axes=(1, 2))
         yield turned
         yield turned[:, :, ::-1]
 
 
-def _held(picture: NDArray[np.float32], way: int) -> NDArray[np.float32]:
+def _held(picture: Pixels, way: int) -> Pixels:
     """One of the eight that `_turned` gives, in its order."""
     turned = np.rot90(picture, way // 2)
     return turned[:, ::-1] if way % 2 else turned
 
 
-def _standard(small_nss: NDArray[np.float32]) -> NDArray[np.float32]:
+def _standard(small_nss: Pixels) -> NDArray[np.float32]:
     """Rows of mean 0 and length 1; a picture of one grey is alike to nothing."""
-    rows = small_nss.reshape(len(small_nss), -1)
+    rows = small_nss.reshape(len(small_nss), -1).astype(np.float32)
     rows = rows - rows.mean(1, keepdims=True)
     length = np.sqrt((rows**2).sum(1, keepdims=True))
     standard: NDArray[np.float32] = rows / np.where(length > 1, length, np.inf)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import mmap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mura_tune.data.mapped import MAPPED, let_go
 from mura_tune.learning.augment import augment, draws
 from mura_tune.learning.device import room
 from mura_tune.learning.metrics import Names
@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load p
 MEAN, STD = 0.449, 0.226
 
 CHUNK = 8 * 2**20  # bytes read ahead where a split does not fit: five batches of 32 at 224 px
-MAPPED = 64  # rows read before their pages are let go; Linux maps 64 kB around each
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +58,8 @@ class OnDisk:
         for start in range(0, len(wanted), MAPPED):
             rows = wanted[start : start + MAPPED]
             taken[start : start + MAPPED] = self.stored[rows]
-            _forget(self.stored)
+            let_go(self.stored)
         return torch.from_numpy(taken)
-
-
-def _forget(stored: NDArray[np.uint8]) -> None:
-    """Unmap the pages of a file that were read; they would stay in this process' memory."""
-    base: object = stored
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap) and not stored.flags.writeable:
-        base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """One picture is known again, however it is held, saved and cut; two like ones are told apart."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +54,19 @@ def test_a_cut_copy_is_known_and_like_pictures_are_not(greys: list[NDArray[np.ui
         patch.setattr(registration, "agreement", lambda *given: (looked.append(1), real(*given))[1])
         assert pairs(greys, 32) == []
     assert looked
+
+
+def test_pairs_cross_the_blocks_and_take_no_memory_for_each_picture() -> None:
+    """What is held of a picture is 256 bytes, however many it is compared with."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (5_000, 16, 16), np.uint8)
+    pictures[4_990:] = pictures[np.arange(10) * 300]
+    peaks = []
+    for count in (3_000, 5_000):
+        rows = np.arange(5_000)[-count:]
+        tracemalloc.start()
+        found = {(pair.one, pair.other) for pair in copies.pairs(pictures, rows)}
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert found == {(300 * i, 4_990 + i) for i in range(10)}
+    assert peaks[1] - peaks[0] < 2_000 * 400
