@@ -33,7 +33,7 @@ DEMO := $(RUNS)/demo
 DEMO_AREA := XR_WRIST
 DEMO_AREAS := XR_FOREARM XR_HUMERUS $(DEMO_AREA)
 DEMO_NET := --set arch=cnn --set size=96
-DEMO_START := --set pretrained=none --set augment=0.25 --set head.epochs=0 --set finetune.epochs=1 --set finetune.lr=3.0e-3 --set finetune.depth=5 --set budget.confirm.top=0 --set final.head.epochs=0 --set final.finetune.epochs=8
+DEMO_START := --set pretrained=none --set augment=0.25 --set head.epochs=0 --set finetune.epochs=1 --set finetune.lr=1.0e-3 --set finetune.depth=5 --set budget.confirm.top=0 --set final.head.epochs=0 --set final.finetune.epochs=8
 DEMO_SETS := --set pretrained=$(DEMO)/releases/ALL --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
 demo: setup  ## The whole way on synthetic radiographs: a start, search, release, evaluation, prediction
 	$(BIN)/mura phantom $(DEMO)/phantom $(DEMO_AREAS:%=--area %) --patients 300 --size 256 --sheet $(DEMO)/phantom.png

@@ -45,9 +45,9 @@ def main() -> None:
         areas = [word for area in (FIRST, *OTHERS) for word in ("--area", area)]
         run("phantom", "phantoms", *areas, "--patients", given.patients, "--size", 256)
         for study, start, lr, epochs in (
-            (FIRST, "none", "3.0e-3", given.epochs),
+            (FIRST, "none", "1.0e-3", given.epochs),
             *((area, f"releases/{FIRST}", "1.0e-3", given.epochs // 2) for area in OTHERS),
-            ("router", "none", "3.0e-3", max(1, given.epochs // 5)),
+            ("router", "none", "1.0e-3", max(1, given.epochs // 5)),
         ):
             begun = sets(f"pretrained={start}", f"finetune.lr={lr}",
                          f"final.finetune.epochs={epochs}")  # fmt: skip

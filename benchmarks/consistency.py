@@ -59,7 +59,7 @@ def main() -> None:
     given = opened(parser)
     patients, epochs = (24, 2) if given.quick else (240, 10)
     values = {"arch": "cnn", "size": SIZE, "pretrained": "none", "head.epochs": 0, "augment": 0.25,
-              "finetune.epochs": epochs, "finetune.lr": 3e-3, "finetune.depth": 9}  # fmt: skip
+              "finetune.epochs": epochs, "finetune.lr": 1e-3, "finetune.depth": 9}  # fmt: skip
     base = apply(config.load(AREA).recipe, values, "benchmark")
     print(f"phantom wrists of {patients} patients, small CNN at {SIZE} px, {epochs} epochs, "
           f"{given.rounds} seeds: median (range)")  # fmt: skip

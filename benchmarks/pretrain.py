@@ -34,7 +34,7 @@ from mura_tune.recipe import Recipe
 LARGE, SMALL = "XR_WRIST", ("XR_FOREARM", "XR_HUMERUS")
 SETS = ("arch=cnn", "pretrained=none", "head.epochs=0", "finetune.lr=1.0e-3", "finetune.depth=99",
         "augment=0.25", "split.folds=0")  # fmt: skip
-START_LR = 3e-3
+START_LR = 1e-3
 CPU = torch.device("cpu")
 
 

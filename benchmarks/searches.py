@@ -61,7 +61,7 @@ def trained_start(folder: Path, patients: int = 600, epochs: int = 14) -> Path:
     """Weights of the small CNN after `epochs` on phantom wrists, as a file."""
     root = folder / "wrists"
     phantom.write(root, areas=("XR_WRIST",), patients=patients, size=256, seed=7)
-    whole = ("head.epochs=0", f"finetune.epochs={epochs}", "finetune.lr=3.0e-3", "finetune.depth=9")
+    whole = ("head.epochs=0", f"finetune.epochs={epochs}", "finetune.lr=1.0e-3", "finetune.depth=9")
     of = study("XR_WRIST", 0, 1, "pretrained=none", "augment=0.25", *whole)
     prepared = prepare(open_dataset(root), "XR_WRIST", SIZE, of.split, folder / "cache")
     train, dev = (split_of(prepared, part, CPU) for part in ("train", "dev"))
