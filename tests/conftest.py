@@ -17,11 +17,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # isort: skip
 
-from mura_tune import console
+from mura_tune import config, console
 from mura_tune.cli import mura
 from mura_tune.data import phantom
+from mura_tune.data.dataset import open_dataset
+from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.learning.models import build
 from mura_tune.release import bundle
+from mura_tune.tuning.storage import url_of
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real-xrays"
 CPU = torch.device("cpu")
@@ -51,6 +54,19 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "phantoms"
     phantom.write(root, areas=("XR_HAND", "XR_WRIST"), patients=40, size=96)
     return root
+
+
+@pytest.fixture(scope="session")
+def prepared(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The wrists of them at 32 px, divided as every study divides them. Tests only read them."""
+    split = config.load("XR_WRIST").split
+    return prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """URL of a SQLite database with nothing in it."""
+    return url_of(str(tmp_path / "studies.db"))
 
 
 @pytest.fixture
@@ -85,8 +101,6 @@ def postgres() -> Iterator[postgresql.Server]:
 @pytest.fixture(params=["SQLite", "PostgreSQL"])
 def new_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     """Gives the URL of a database with nothing in it, of each kind: another with every call."""
-    from mura_tune.tuning.storage import url_of
-
     if request.param == "SQLite":
         numbers = count()
         return lambda: url_of(str(tmp_path / f"studies-{next(numbers)}.db"))

@@ -108,13 +108,12 @@ def build(
     return _cache(dataset, stored, left_out, home)
 
 
-def _trusted(root: Path, path: str, record: Record | None) -> bool:
+def _trusted(file: Path, record: Record | None) -> bool:
     """Say whether the file is as recorded; what could not be opened is always tried again."""
     if record is None or not record.file_sha:
         return False
     try:
-        # A Path would keep, for as long as the process lives, room for each name it has seen.
-        status = os.stat(os.path.join(root, path))  # noqa: PTH116, PTH118  # see above
+        status = file.stat()
     except OSError:
         return False
     return (status.st_size, status.st_mtime_ns) == (record.size, record.mtime_ns)
@@ -124,7 +123,7 @@ def _unchanged(dataset: Dataset, records: Records) -> bool:
     """Say whether the records are, in order, the dataset's images as they are now."""
     if list(dataset.frame["path"]) != records.paths:
         return False
-    return all(_trusted(dataset.root, path, records.at(i)) for i, path in enumerate(records))
+    return all(_trusted(dataset.root / path, records.at(i)) for i, path in enumerate(records))
 
 
 def _rebuild(
@@ -139,7 +138,7 @@ def _rebuild(
 
     def one(path: str) -> _Read:
         record = old.records.get(path)
-        if record is not None and _trusted(dataset.root, path, record):
+        if record is not None and _trusted(dataset.root / path, record):
             return record, None
         record, grey = images.examine(dataset.root / path, known)
         return record, None if grey is None else images.square(grey, size)

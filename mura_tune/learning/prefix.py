@@ -128,7 +128,7 @@ class _Writer:
         self.told: dict[str, Any] = {}
         self.written = 0
         self.temporary = store.folder / f"{key}.tmp"
-        self._pending: list[tuple[Tensor, torch.cuda.Event]] = []
+        self._pending: list[tuple[Tensor, torch.Event]] = []
 
     def add(self, batch: Tensor) -> None:
         """Append a batch; from a GPU it is copied while the next one is computed."""
@@ -141,7 +141,7 @@ class _Writer:
                 self._begin(rows, channels_last)
             if rows.is_cuda:
                 host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
-                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # no annotations
+                copied = torch.Event(rows.device)
                 host.copy_(rows, non_blocking=True)
                 copied.record()
                 self._pending.append((host, copied))

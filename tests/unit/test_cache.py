@@ -22,7 +22,6 @@ from mura_tune.data.dataset import Dataset, from_mura
 from mura_tune.data.frame import COLUMNS
 from mura_tune.errors import InputError, UnreadableImage
 
-REAL = Path(__file__).parents[3] / "shared" / "real-xrays"
 REPO = Path(__file__).parents[2]
 SIZE = 16
 
@@ -484,9 +483,8 @@ def test_the_manifest_tells_what_each_file_held(dataset: Dataset, runs: Path) ->
     assert shas == [built.records[path].file_sha, built.pixel_sha[0]]
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real radiographs in {REAL}")
-def test_real_radiographs_are_cached_without_the_two_truncated_ones(runs: Path) -> None:
-    dataset = from_mura(REAL).for_area("XR_MIXED")
+def test_real_radiographs_are_cached_without_the_two_truncated_ones(runs: Path, real: Path) -> None:
+    dataset = from_mura(real).for_area("XR_MIXED")
     built = build(dataset, runs)
     assert len(built.pixels) == 344
     assert [Path(found.path).name for found in built.left_out] == ["image99.png"] * 2

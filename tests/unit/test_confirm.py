@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from test_search import prepared, study_of, tune, url  # noqa: F401 - fixtures
+from test_search import study_of, tune
 
 from mura_tune.data.dataset import open_dataset
 from mura_tune.data.prepare import Prepared, folds_of, prepare
@@ -19,7 +19,7 @@ from mura_tune.tuning.stored import DEV, facts, recipe_of, scores_of
 CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 
 
-def test_the_winner_has_the_best_mean_over_new_seeds(prepared: Prepared, url: str) -> None:  # noqa: F811
+def test_the_winner_has_the_best_mean_over_new_seeds(prepared: Prepared, url: str) -> None:
     searched = tune(study_of(*CONFIRMED), prepared, url)
     assert len(searched.trials) == 3  # the confirmation is a study of its own
     again = confirmation(open_storage(url), "s")
@@ -43,7 +43,7 @@ def test_the_winner_has_the_best_mean_over_new_seeds(prepared: Prepared, url: st
     assert len(again.trials) == 2 * len(means)  # once is enough
 
 
-def test_without_confirmation_the_search_score_decides(prepared: Prepared, url: str) -> None:  # noqa: F811
+def test_without_confirmation_the_search_score_decides(prepared: Prepared, url: str) -> None:
     searched = tune(study_of(), prepared, url)
     found = best_in(url, "s")
     assert found.confirmed == ()
@@ -51,7 +51,7 @@ def test_without_confirmation_the_search_score_decides(prepared: Prepared, url: 
     assert "picked as best" in words.describe(found) or found.best.number == 0
 
 
-def test_stored_scores_give_the_trials_auc_to_the_bit(prepared: Prepared, url: str) -> None:  # noqa: F811
+def test_stored_scores_give_the_trials_auc_to_the_bit(prepared: Prepared, url: str) -> None:
     searched = tune(study_of("budget.trials=2"), prepared, url)
     (part,) = facts(searched)[DEV]
     for trial in searched.trials:
@@ -59,7 +59,7 @@ def test_stored_scores_give_the_trials_auc_to_the_bit(prepared: Prepared, url: s
         assert round(auc(scores, np.array(part["labels"])), 6) == trial.value
 
 
-def test_a_siblings_winner_is_tried_first(prepared: Prepared, url: str) -> None:  # noqa: F811
+def test_a_siblings_winner_is_tried_first(prepared: Prepared, url: str) -> None:
     tune(study_of(*CONFIRMED), prepared, url, name="sibling")
     winner = best_in(url, "sibling").best
     mine = tune(study_of("budget.trials=8", "budget.seed=5"), prepared, url, warm_start="auto")
@@ -80,7 +80,7 @@ def test_a_siblings_winner_is_tried_first(prepared: Prepared, url: str) -> None:
     ],
 )
 def test_a_named_sibling_that_cannot_help_is_refused(
-    prepared: Prepared, url: str, phantoms: Path, tmp_path: Path, sibling: str, told: str  # noqa: F811
+    prepared: Prepared, url: str, phantoms: Path, tmp_path: Path, sibling: str, told: str
 ) -> None:  # fmt: skip
     if sibling == "unconfirmed":
         tune(study_of("budget.trials=1"), prepared, url, name=sibling)
@@ -92,7 +92,7 @@ def test_a_named_sibling_that_cannot_help_is_refused(
         tune(study_of("budget.trials=1"), prepared, url, warm_start=sibling)
 
 
-def test_folds_cover_every_patient_but_tests_once(prepared: Prepared) -> None:  # noqa: F811
+def test_folds_cover_every_patient_but_tests_once(prepared: Prepared) -> None:
     views = folds_of(prepared, study_of("split.folds=2").split)
     devs = [set(v.frame["patient"].iloc[v.rows("dev")]) for v in views]
     trains = [set(v.frame["patient"].iloc[v.rows("train")]) for v in views]
@@ -104,7 +104,7 @@ def test_folds_cover_every_patient_but_tests_once(prepared: Prepared) -> None:  
     assert all(dev.isdisjoint(train) for dev, train in zip(devs, trains, strict=True))
 
 
-def test_with_folds_a_trial_is_their_mean(prepared: Prepared, url: str) -> None:  # noqa: F811
+def test_with_folds_a_trial_is_their_mean(prepared: Prepared, url: str) -> None:
     study = study_of("split.folds=2", "budget.trials=2", "budget.confirm.top=1",
                      "budget.confirm.seeds=1")  # fmt: skip
     searched = tune(study, prepared, url)
@@ -122,7 +122,7 @@ def test_with_folds_a_trial_is_their_mean(prepared: Prepared, url: str) -> None:
         assert found.difference.studies == sum(len(p["labels"]) for p in parts)
 
 
-def test_bad_folds_are_pruned_after_one(prepared: Prepared, url: str) -> None:  # noqa: F811
+def test_bad_folds_are_pruned_after_one(prepared: Prepared, url: str) -> None:
     study = study_of("split.folds=2", "budget.trials=7", "budget.pruner.startup=2",
                      "budget.pruner.min_trials=1")  # fmt: skip
     pruned = [t for t in tune(study, prepared, url).trials if t.state.name == "PRUNED"]
@@ -131,7 +131,7 @@ def test_bad_folds_are_pruned_after_one(prepared: Prepared, url: str) -> None:  
 
 
 def test_a_study_can_be_copied_exported_and_deleted(
-    prepared: Prepared, url: str, tmp_path: Path  # noqa: F811
+    prepared: Prepared, url: str, tmp_path: Path
 ) -> None:  # fmt: skip
     tune(
         study_of("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1"), prepared, url

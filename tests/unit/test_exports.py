@@ -40,7 +40,7 @@ FITTED = Calibration(temperature=1.7, offset=0.4)
 def release(folder: Path, arch: str, size: int, views: Tensor) -> bundle.Bundle:
     """A random network whose logits of these views (N, 1, S, S) spread as a trained one's do."""
     net = build(arch, size=size, seed=1).eval()
-    classifier = net.body.get_classifier()  # type: ignore[operator]  # timm's
+    classifier = net.body.get_classifier()
     with torch.inference_mode():
         logits = net(views)
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_a_pt_holds_a_router_and_no_head_that_is_not_linear(tmp_path: Path) -> N
     assert "softmax over XR_A, XR_B, XR_C" in told
     state = torch.load(path, weights_only=True)
     assert state["areas"] == ["XR_A", "XR_B", "XR_C"]
-    bias = opened.net.body.fc.bias / 1.7  # type: ignore[union-attr,operator]  # a Linear
+    bias = opened.net.body.fc.bias / 1.7
     assert torch.allclose(state["model_state"]["fc.bias"], bias)
     with pytest.raises(InputError, match="tells areas apart"):
         foreign.load(path, CPU)

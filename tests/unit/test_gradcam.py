@@ -14,11 +14,11 @@ X = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 def test_over_a_mean_pool_it_is_the_class_activation_map() -> None:
     """Zhou et al. 2016: the classifier's weights over the channels of the last map."""
     net = build("test_resnet", seed=1).eval()
-    net.body.get_classifier().weight.data.abs_()  # type: ignore[operator]  # timm's
+    net.body.get_classifier().weight.data.abs_()
     found = gradcam(net, X)
     with torch.no_grad():
-        features = net.body.forward_features(X)  # type: ignore[operator]  # timm's
-        plain = (features * net.body.get_classifier().weight.view(1, -1, 1, 1)).sum(1)  # type: ignore[operator]  # timm's
+        features = net.body.forward_features(X)
+        plain = (features * net.body.get_classifier().weight.view(1, -1, 1, 1)).sum(1)
     plain = F.interpolate(plain.relu()[:, None], size=(64, 64), mode="bilinear")[:, 0]
     assert torch.allclose(found * 4, plain, atol=1e-5)  # the mean is over 2 x 2 places
 
@@ -38,7 +38,7 @@ def test_any_network_with_a_map_is_explained_and_left_as_it_was(arch: str) -> No
 
 def test_a_network_without_a_map_is_refused_in_one_line() -> None:
     net = build("test_vit", seed=0)
-    size = net.body.patch_embed.img_size  # type: ignore[union-attr]  # timm's
+    size = net.body.patch_embed.img_size
     with pytest.raises(InputError, match="VisionTransformer has no feature map"):
         gradcam(net, torch.zeros(1, 1, *size))
 
@@ -47,9 +47,9 @@ def test_the_map_of_the_small_network_adds_up_to_its_logit() -> None:
     """Its head is linear where its maxima are: evidence for and against, and the bias, is all."""
     net = build("cnn", seed=2).eval()
     with torch.no_grad():
-        features, bias = net.body.forward_features(X), net.body.fc.bias  # type: ignore[operator,union-attr]  # its own
+        features, bias = net.body.forward_features(X), net.body.fc.bias
     features.requires_grad_()
-    logits = net.body.forward_head(features)  # type: ignore[operator]  # its own
+    logits = net.body.forward_head(features)
     (slope,) = torch.autograd.grad(logits.sum(), features)
     evidence = (slope * features).sum(1)
     assert torch.allclose(evidence.sum((1, 2)) + bias, logits[:, 0], atol=1e-5)

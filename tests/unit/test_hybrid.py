@@ -41,7 +41,7 @@ def test_any_stem_at_any_size_is_cut_and_explained(stem: str, size: int) -> None
     assert torch.allclose(net(x), net.body(x))
     speaks_for = gradcam(net, x)
     with torch.no_grad():
-        net.body.fc.weight.neg_()  # type: ignore[union-attr,operator]  # its own
+        net.body.fc.weight.neg_()
     assert speaks_for.shape == (2, size, size)
     assert (speaks_for + gradcam(net, x)).amax() > 0  # each place speaks for one or the other
 
@@ -57,7 +57,7 @@ def test_places_are_told_apart_and_look_at_one_another() -> None:
     assert torch.allclose(embed(x), embed(x.flip(2)).flip(2), atol=1e-6)
 
     net = build("hybrid-resnet18").eval()
-    layer = net.body.encoder[0]  # type: ignore[union-attr,index]  # a Sequential
+    layer = net.body.encoder[0]
     one = torch.randn(1, 256, 3, 3)
     other = one.clone()
     other[:, :, 0, 0] += torch.randn(256)

@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 
 from mura_tune import config
 from mura_tune.config import StudyConfig
-from mura_tune.data.dataset import Finding, open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.dataset import Finding
+from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError, MuraError
 from mura_tune.learning import starts
 from mura_tune.learning.models import build
@@ -32,17 +32,6 @@ def study_of(*overrides: str) -> StudyConfig:
     tiny = ["arch=cnn", "size=32", "pretrained=none", "batch=16", "head.epochs=0",
             "finetune.epochs=1", "budget.trials=3", "budget.confirm.top=0"]  # fmt: skip
     return config.load("XR_WRIST", [*tiny, *overrides])
-
-
-@pytest.fixture(scope="module")
-def prepared(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    cache = tmp_path_factory.mktemp("cache")
-    return prepare(open_dataset(phantoms), "XR_WRIST", 32, study_of().split, cache)
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return url_of(str(tmp_path / "studies.db"))
 
 
 def ignore(number: int, epoch: int) -> None:

@@ -47,8 +47,8 @@ def test_an_rgb_file_loads_summed_and_equals_grey_in_three_channels(
     x = (levels - MEAN) / STD
     with torch.inference_mode():
         ours, expected = (
-            grey.body.forward_features(x),  # type: ignore[operator]  # timm's
-            theirs.forward_features(x.expand(-1, 3, -1, -1)),  # type: ignore[operator]  # timm's
+            grey.body.forward_features(x),
+            theirs.forward_features(x.expand(-1, 3, -1, -1)),
         )
     assert expected.std() > 1e-3
     assert torch.allclose(ours, expected, atol=1e-5, rtol=1e-5)
