@@ -15,10 +15,10 @@ HALVING = 4  # taps of a convolution that halves the side: an even number has it
 class SmallCNN(nn.Module):
     """A stem and four stages of two convolutions, pooled by mean and by maximum; from 32 px on.
 
-    A fracture line fills a few pixels: the mean alone would drown it, the maximum keeps it. Where
-    it shows in the last map is where it lies: each cell stands in the middle of what it sees, and
-    sees 122 pixels, for the last two stages look at no neighbours but those they halve
-    (`benchmarks/explain.py`; with 187 pixels the evidence for a lesion stood beside it).
+    A fracture line fills a few pixels: the mean alone would drown it, the maximum keeps it. Each
+    cell of the last map stands in the middle of the 122 pixels that it sees, for the last two
+    stages look at no neighbours but those they halve: in views larger than that, evidence stands
+    about where it lies (`benchmarks/explain.py`; where a cell saw 187 pixels it stood beside it).
 
     Args:
         widths: channels of the stem and of each stage; each halves the map's side.
