@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 import click
 
-from mura_tune.errors import MuraError
+from mura_tune.errors import explain
+from mura_tune.lines import escape, printable
 
 
 def run(command: click.Command, name: str, args: Sequence[str] | None = None) -> None:
     """Run a click command. Exits with 0 done, 2 bad input, 130 interrupted, 1 anything else."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends like Ctrl-C
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends like Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _prepare_streams()
+        _prepare_environment(name)
         code = command.main(args=args, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _fail(_usage(name, error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _say(f"{name}: interrupted; the same command goes on from here")
-        sys.exit(130)
-    except MuraError as error:
-        _say(f"{name}: {error}")
-        sys.exit(error.exit_code)
+        _fail(f"{name}: interrupted; the same command goes on from here", 130)
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:  # the last resort: a bug, or a machine in trouble, is a line too
         if os.environ.get("MURA_DEBUG"):
             traceback.print_exc()
-        reason = (str(error).splitlines() or [""])[0]
-        _say(f"{name}: {type(error).__name__}: {reason} (MURA_DEBUG=1 shows where)")
-        sys.exit(1)
+        if (meaning := explain(error)) is not None:
+            _fail(f"{name}: {meaning}", meaning.exit_code)
+        reason = " ".join(str(error).split()) or "no reason given"
+        _fail(f"{name}: {type(error).__name__}: {reason} (MURA_DEBUG=1 shows where)", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -49,15 +52,48 @@ def report(as_json: bool, document: Callable[[], Any], text: Callable[[], str]) 
     if as_json:
         click.echo(json.dumps(document(), indent=2, allow_nan=False, default=str))
     else:
-        click.echo(text())
+        click.echo("\n".join(_escaped(line) for line in text().split("\n")))
 
 
 def note(line: str) -> None:
     """One line on stderr, above any progress bar."""
     from tqdm import tqdm
 
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+def _escaped(line: str) -> str:
+    """A line of a report, its spaces as they are, without what a terminal would act on."""
+    return "".join(c if c.isprintable() or c == "\t" else escape(c) for c in line)
+
+
+def _usage(name: str, error: click.ClickException) -> str:
+    """One line for a command line that click refuses."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else name
+    return f"{command}: {error.format_message()} ({command} --help explains)"
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    click.echo(printable(line), err=True)
+    sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Closed streams swallow what is written; open ones show any name, by escapes if need be."""
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
+def _prepare_environment(name: str) -> None:
+    """Refuse a system that cannot work, and leave out what a caller's environment would break."""
+    if importlib.util.find_spec("fcntl") is None:
+        _fail(f"{name}: needs Linux or macOS (on Windows: inside WSL); this system has no fcntl", 2)
+    os.environ["MPLBACKEND"] = "Agg"  # a notebook's own backend is not importable from here

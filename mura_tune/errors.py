@@ -1,5 +1,11 @@
 """Every failure a person can cause or meet, with the exit code it ends in."""
 
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
 
 class MuraError(Exception):
     """A failure told in one line. The command line prints it and exits with `exit_code`."""
@@ -8,7 +14,7 @@ class MuraError(Exception):
 
 
 class InputError(MuraError):
-    """Bad input or configuration: which file or key, what is wrong with it, what to do."""
+    """Bad input, configuration or surroundings: which file or key, what is wrong, what to do."""
 
     exit_code = 2
 
@@ -24,3 +30,76 @@ class UnreadableImage(InputError):
 
 class Diverged(MuraError):
     """A loss that is no longer a finite number; training it further would only waste time."""
+
+
+# What the operating system refuses, and the way out.
+_ADVICE = {
+    errno.EACCES: "permission denied; change its permissions, or name another place",
+    errno.EPERM: "permission denied; change its permissions, or name another place",
+    errno.EROFS: "on a file system that is read-only; name another place",
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EISDIR: "a folder, not a file",
+    errno.EEXIST: "exists already; name another place",
+    errno.ENOTEMPTY: "a folder that is not empty; name another place",
+    errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
+    errno.ELOOP: "a link that leads round in a circle",
+    errno.ENXIO: "not a regular file",
+    errno.ENODEV: "not a regular file",
+    errno.ENOSPC: "no space left on the device; make room, and the same command goes on",
+    errno.EDQUOT: "the disk quota is used up; make room, and the same command goes on",
+    errno.EFBIG: "larger than a file may be here",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many open files on this machine",
+    errno.EIO: "the device does not read or write (input/output error)",
+    errno.ESTALE: "the network disk no longer knows this file",
+    errno.ETXTBSY: "in use by another program",
+    errno.EBUSY: "in use by another program",
+    errno.EXDEV: "on another file system than its target",
+    errno.ENOTSUP: "the file system cannot do this; name a place on a local disk",
+}
+
+Translator = Callable[[BaseException], MuraError | None]
+# Wings that call a library register here what its errors mean; the first that knows one answers.
+translators: list[Translator] = []
+
+
+def explain(error: BaseException) -> MuraError | None:
+    """What an error of the surroundings (disk, permissions, a database) means, in one line.
+
+    Looks through what it was raised from as well, since libraries wrap what the system reported.
+    None for an error that is nobody's but the program's own.
+    """
+    if isinstance(error, MuraError):
+        return error
+    for cause in causes(error):
+        for translate in (*translators, _from_system):
+            if (meaning := translate(cause)) is not None:
+                return meaning
+    return None
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error, what it was raised from, and so on to the first."""
+    chain: list[BaseException] = []
+    now: BaseException | None = error
+    while now is not None and now not in chain:
+        chain.append(now)
+        now = now.__cause__
+    return chain
+
+
+def _from_system(error: BaseException) -> MuraError | None:
+    if isinstance(error, MemoryError):
+        return InputError("out of memory; close other programs, or use smaller images or batches")
+    if not isinstance(error, OSError) or isinstance(error, (ConnectionError, TimeoutError)):
+        return None
+    advice = _ADVICE.get(error.errno or 0)
+    if advice is None:
+        return None
+    names = [
+        os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
+    ]
+    if not names:
+        return InputError(advice)
+    return InputError(f"{names[-1] if error.errno == errno.EEXIST else names[0]}: {advice}")

@@ -6,12 +6,15 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from mura_tune.errors import InputError
+from mura_tune.errors import InputError, explain
+from mura_tune.lines import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -49,17 +52,97 @@ def sole(path: Path, busy: str) -> Iterator[None]:
 
 
 def replace(path: Path, *parts: Buffer) -> None:
-    """Write `parts`, one after the other, as the file `path`: whole, or not at all."""
+    """Write `parts`, one after the other, as the file `path`: whole, or not at all.
+
+    A link is followed, so that what it points at is replaced. A new file has the mode that the
+    umask asks for; one that was there keeps its own.
+
+    Raises:
+        InputError: `path` is a folder, a device or a pipe.
+        OSError: no room, no permission; it names `path`.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file; name another place")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    name: Path | None = None
     try:
+        handle, name = _new_beside(path)
         with os.fdopen(handle, "wb") as file:
             for part in parts:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        if path.exists():
+            name.chmod(stat.S_IMODE(path.stat().st_mode))
+        name.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        _remove(name)
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        _remove(name)
         raise
+
+
+def share(path: Path) -> None:
+    """Give a file that a library made for its owner alone the mode of any new file."""
+    handle, name = _new_beside(path)
+    try:
+        path.chmod(stat.S_IMODE(os.fstat(handle).st_mode))
+    finally:
+        os.close(handle)
+        _remove(name)
+
+
+def sync(folder: Path) -> None:
+    """Bring a folder's own entries to the disk: a rename in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some file systems know no fsync of a folder; the rename stands all the same
+        _LOG.debug("%s: its entries cannot be synchronised", folder)
+    finally:
+        os.close(handle)
+
+
+def within(root: Path, *names: str) -> Path:
+    """The path of `names` below `root`.
+
+    Raises:
+        InputError: the path would not lie below `root`: an empty name, `..`, a separator in it.
+    """
+    for name in names:
+        if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"}:
+            raise InputError(f"{root}: {printable(repr(name))} is no name of a file in it")
+    return root.joinpath(*names)
+
+
+def writable(path: Path) -> None:
+    """Raise InputError, before any work, if a file could not be written as `path`."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, not a file; name a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file; name another place")
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        if not folder.is_dir():
+            raise InputError(f"{path}: {folder} is a file, not a folder; name another place")
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise explain(OSError(error.errno, error.strerror, str(path))) or error from None
+
+
+def _new_beside(path: Path) -> tuple[int, Path]:
+    """An open new file beside `path`, hidden; the system gives it the mode that the umask asks."""
+    name = path.parent / f".{path.name[:40]}-{secrets.token_hex(6)}"
+    return os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666), name
+
+
+def _remove(name: Path | None) -> None:
+    if name is not None:
+        with contextlib.suppress(OSError):
+            name.unlink(missing_ok=True)

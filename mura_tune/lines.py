@@ -1,0 +1,50 @@
+"""Text that people get: one printable line, a command to paste, a spreadsheet's cell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+LONGEST = 2_000  # characters of one line; what is longer loses its middle
+# What opens a formula in Excel, LibreOffice and Google Sheets; the apostrophe marks text there.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def printable(text: object) -> str:
+    """Text as one line that a terminal only prints.
+
+    Line breaks with the spaces around them become one space. Other control characters, and what
+    stands for bytes that are not UTF-8 (lone surrogates), become backslash escapes.
+    """
+    line = re.sub(r"\s*[\r\n\v\f\x85\u2028\u2029]\s*", " ", str(text)).strip()
+    line = "".join(c if c.isprintable() else escape(c) for c in line)
+    if len(line) <= LONGEST:
+        return line
+    half = LONGEST // 2
+    return f"{line[:half]} … {line[-half:]}"
+
+
+def escape(character: str) -> str:
+    """A character that is not to be printed, as a backslash escape; a byte of a name as `\\xff`."""
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name, as os.fsdecode gives it
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def command(*words: object) -> str:
+    """A line that a POSIX shell reads as these words, whatever characters stand in them."""
+    return shlex.join(str(word) for word in words)
+
+
+def cell(text: str) -> str:
+    """Text as a cell of a table: readable by `from_cell`, and no formula for a spreadsheet.
+
+    Bytes that are not UTF-8 become backslash escapes; these stay when the cell is read back.
+    """
+    encodable = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"'{encodable}" if encodable.startswith((*_FORMULA, "'")) else encodable
+
+
+def from_cell(text: str) -> str:
+    """The text that `cell` wrote; a cell that another program wrote stays as it is."""
+    return text[1:] if text.startswith("'") and text[1:].startswith((*_FORMULA, "'")) else text
