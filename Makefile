@@ -13,7 +13,9 @@ RUNS := $(or $(RUNS),$(MURA_RUNS),runs)
 RELEASES := $(or $(RELEASES),$(MURA_RELEASES),releases)
 STORAGE := $(or $(STORAGE),$(MURA_STORAGE))
 PORT ?= 8080
-WHERE = --runs $(RUNS) $(if $(STORAGE),--storage $(STORAGE))
+# A word for the shell, whatever characters stand in it: in single quotes, its own ones outside.
+quoted = '$(subst ','\'',$(1))'
+WHERE = --runs $(call quoted,$(RUNS)) $(if $(STORAGE),--storage $(call quoted,$(STORAGE)))
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' \
@@ -34,23 +36,25 @@ DEMO_AREA := XR_WRIST
 DEMO_AREAS := XR_FOREARM XR_HUMERUS $(DEMO_AREA)
 DEMO_NET := --set arch=cnn --set size=96
 DEMO_START := --set pretrained=none --set augment=0.25 --set head.epochs=0 --set finetune.epochs=1 --set finetune.lr=1.0e-3 --set finetune.depth=5 --set budget.confirm.top=0 --set final.head.epochs=0 --set final.finetune.epochs=8
-DEMO_SETS := --set pretrained=$(DEMO)/releases/ALL --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
+DEMO_SETS := --set $(call quoted,pretrained=$(DEMO)/releases/ALL) --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
+IN = $(call quoted,$(DEMO)$(1))
 demo: setup  ## The whole way on synthetic radiographs: a start, search, release, evaluation, prediction
-	$(BIN)/mura phantom $(DEMO)/phantom $(DEMO_AREAS:%=--area %) --patients 300 --size 256 --sheet $(DEMO)/phantom.png
-	$(BIN)/mura tune ALL --trials 1 $(DEMO_NET) $(DEMO_START) --data $(DEMO)/phantom --runs $(DEMO)
-	test -d $(DEMO)/releases/ALL || $(BIN)/mura finalize ALL --data $(DEMO)/phantom --runs $(DEMO) --releases $(DEMO)/releases
-	$(BIN)/mura tune $(DEMO_AREA) --trials 12 $(DEMO_NET) $(DEMO_SETS) --data $(DEMO)/phantom --runs $(DEMO)
-	$(BIN)/mura finalize $(DEMO_AREA) --data $(DEMO)/phantom --runs $(DEMO) --releases $(DEMO)/releases
-	$(BIN)/mura evaluate --release $(DEMO)/releases/$(DEMO_AREA) --data $(DEMO)/phantom --runs $(DEMO)
-	$(BIN)/mura infer --area $(DEMO_AREA) --releases $(DEMO)/releases \
-	  $$(printf -- '--image %s ' $$(find $(DEMO)/phantom/valid/$(DEMO_AREA) -name '*positive' | sort | tail -n 1)/*.png)
-	$(BIN)/mura infer $(DEMO)/phantom/valid/$(DEMO_AREA) --area $(DEMO_AREA) --releases $(DEMO)/releases --out $(DEMO)/answers.csv
+	$(BIN)/mura phantom $(call IN,/phantom) $(DEMO_AREAS:%=--area %) --patients 300 --size 256 --sheet $(call IN,/phantom.png)
+	$(BIN)/mura tune ALL --trials 1 $(DEMO_NET) $(DEMO_START) --data $(call IN,/phantom) --runs $(call IN,)
+	test -d $(call IN,/releases/ALL) || $(BIN)/mura finalize ALL --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases)
+	$(BIN)/mura tune $(DEMO_AREA) --trials 12 $(DEMO_NET) $(DEMO_SETS) --data $(call IN,/phantom) --runs $(call IN,)
+	$(BIN)/mura finalize $(DEMO_AREA) --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases)
+	$(BIN)/mura evaluate --release $(call IN,/releases/$(DEMO_AREA)) --data $(call IN,/phantom) --runs $(call IN,)
+	study=$$(find $(call IN,/phantom/valid/$(DEMO_AREA)) -name '*positive' | sort | tail -n 1); \
+	  views=("$$study"/*.png); \
+	  $(BIN)/mura infer --area $(DEMO_AREA) --releases $(call IN,/releases) "$${views[@]/#/--image=}"
+	$(BIN)/mura infer $(call IN,/phantom/valid/$(DEMO_AREA)) --area $(DEMO_AREA) --releases $(call IN,/releases) --out $(call IN,/answers.csv)
 	@echo
-	@echo "The radiographs   $(DEMO)/phantom (a contact sheet: $(DEMO)/phantom.png)"
-	@echo "The search        $(DEMO)/studies.db ('make dashboard RUNS=$(DEMO)' shows it)"
-	@echo "The release       $(DEMO)/releases/$(DEMO_AREA) (read its MODEL_CARD.md, and open its report.html)"
-	@echo "Every test study  $(DEMO)/answers.csv"
-	@echo "With MURA itself  put it in $(DATA), then 'make tune AREA=$(DEMO_AREA)' and 'make finalize'"
+	@echo $(call quoted,The radiographs   $(DEMO)/phantom (a contact sheet: $(DEMO)/phantom.png))
+	@echo $(call quoted,The search        $(DEMO)/studies.db ('make dashboard RUNS=$(DEMO)' shows it))
+	@echo $(call quoted,The release       $(DEMO)/releases/$(DEMO_AREA) (read its MODEL_CARD.md and open its report.html))
+	@echo $(call quoted,Every test study  $(DEMO)/answers.csv)
+	@echo $(call quoted,With MURA itself  put it in $(DATA); then 'make tune AREA=$(DEMO_AREA)' and 'make finalize')
 
 # A file's tests stay together, for what they share; the longest files come first. Many of them wait
 # for processes that they started: three at a time are quicker than two on two cores.
@@ -64,18 +68,18 @@ check: setup  ## Lint, format, types, design rules
 	$(BIN)/python -m pytest --quiet tests/design
 
 tune: setup  ## Search one area, or AREA=all: AREA=XR_ELBOW [TRIALS=40] [WORKERS=4] [DATA=..] [ARGS=..]
-	@test -n "$(AREA)" || { echo "make tune: which AREA? One of $(AREAS), another that DATA holds, or all" >&2; exit 2; }
-	@$(BIN)/mura tune $(AREA) --data $(DATA) $(WHERE) $(if $(TRIALS),--trials $(TRIALS)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+	@test -n $(call quoted,$(AREA)) || { echo "make tune: which AREA? One of $(AREAS), another that DATA holds, or all" >&2; exit 2; }
+	@$(BIN)/mura tune $(call quoted,$(AREA)) --data $(call quoted,$(DATA)) $(WHERE) $(if $(TRIALS),--trials $(call quoted,$(TRIALS))) $(if $(WORKERS),--workers $(call quoted,$(WORKERS))) $(ARGS)
 
 finalize: setup  ## Train and release the best recipe: [AREA=XR_ELBOW], or every finished study
-	@$(BIN)/mura finalize $(AREA) --data $(DATA) $(WHERE) --releases $(RELEASES) $(ARGS)
+	@$(BIN)/mura finalize $(if $(AREA),$(call quoted,$(AREA))) --data $(call quoted,$(DATA)) $(WHERE) --releases $(call quoted,$(RELEASES)) $(ARGS)
 
 evaluate: setup  ## Measure a release on the published valid studies: AREA=XR_ELBOW
-	@test -n "$(AREA)" || { echo "make evaluate: which AREA? One of $(AREAS), or another that was released" >&2; exit 2; }
-	@$(BIN)/mura evaluate --release $(RELEASES)/$(AREA) --data $(DATA) --runs $(RUNS) $(ARGS)
+	@test -n $(call quoted,$(AREA)) || { echo "make evaluate: which AREA? One of $(AREAS), or another that was released" >&2; exit 2; }
+	@$(BIN)/mura evaluate --release $(call quoted,$(RELEASES)/$(AREA)) --data $(call quoted,$(DATA)) --runs $(call quoted,$(RUNS)) $(ARGS)
 
 dashboard: setup  ## Look at the searches in the browser, on 127.0.0.1:8080 [PORT=..] [READ_ONLY=0]
-	@$(BIN)/mura dashboard $(WHERE) --port $(PORT) $(if $(filter 0,$(READ_ONLY)),--writable) $(ARGS)
+	@$(BIN)/mura dashboard $(WHERE) --port $(call quoted,$(PORT)) $(if $(filter 0,$(READ_ONLY)),--writable) $(ARGS)
 
 # Those of speed and memory; the others, which train for longer, stand in benchmarks/README.md.
 BENCH := startup data_path infer epoch memory search
