@@ -17,6 +17,7 @@ from mura_tune.cli.options import (
     strict_option,
     study_of,
 )
+from mura_tune.lines import command
 
 
 @click.command(short_help="Draw synthetic radiographs in MURA's layout.")
@@ -45,7 +46,7 @@ def phantom(
     click.echo(f"{out}: radiographs of {areas_drawn} in MURA's layout")
     if sheet:
         click.echo(f"{sheet}: a contact sheet of them")
-    click.echo(f"next: mura tune {chosen[0]} --data {out}")
+    click.echo(f"next: {command('mura', 'tune', chosen[0], '--data', out)}")
 
 
 @click.command(short_help="Count what a dataset holds, and name what is wrong with it.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
@@ -25,6 +24,7 @@ from mura_tune.cli.options import (
     trainable_of,
     url_of,
 )
+from mura_tune.lines import command
 
 
 @click.command(short_help="Search the recipe of an area, up to N trials in total.")
@@ -99,15 +99,24 @@ def tune(
     measures = {
         job.name: task_of(job.study.task, job.study.recipe.monitor).measure.name for job in jobs
     }
-    places = f"--data {data} --runs {runs}" + (f" --storage {database(url)}" if storage else "")
-    sets = "".join(f" --set {shlex.quote(override)}" for override in overrides)
-    finals = {job.name: f"mura finalize {job.name} {places}" for job in jobs}
-    chronicle = Chronicle(
-        url, jobs,
-        {job.name: f"mura tune {job.prepared.area} --study {job.name} --trials "
-                   f"{wanted[job.name]} {places}{sets}" for job in jobs},
-        finals,
-    )  # fmt: skip
+    places = ["--data", data, "--runs", runs, *(["--storage", database(url)] if storage else [])]
+    sets = [word for override in overrides for word in ("--set", override)]
+    finals = {job.name: command("mura", "finalize", job.name, *places) for job in jobs}
+    again = {
+        job.name: command(
+            "mura",
+            "tune",
+            job.prepared.area,
+            "--study",
+            job.name,
+            "--trials",
+            wanted[job.name],
+            *places,
+            *sets,
+        )
+        for job in jobs
+    }
+    chronicle = Chronicle(url, jobs, again, finals)
 
     with (
         Watch(wanted, lambda one: opened[one].get_trials(deepcopy=False), measures) as watch,
