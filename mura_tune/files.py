@@ -120,18 +120,16 @@ def within(root: Path, *names: str) -> Path:
 
 def writable(path: Path) -> None:
     """Raise InputError, before any work, if a file could not be written as `path`."""
-    if path.is_dir():
-        raise InputError(f"{path}: a folder, not a file; name a file")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: not a regular file; name another place")
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: a folder, not a file; name a file")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a regular file; name another place")
+        folder = next(one for one in path.absolute().parents if one.exists())
         if not folder.is_dir():
             raise InputError(f"{path}: {folder} is a file, not a folder; name another place")
         with tempfile.TemporaryFile(dir=folder):
-            return
+            pass
     except OSError as error:
         raise explain(OSError(error.errno, error.strerror, str(path))) or error from None
 

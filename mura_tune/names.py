@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from urllib.parse import quote
 
@@ -25,18 +26,12 @@ def checked(name: str, what: str) -> str:
     Raises:
         InputError: any other name.
     """
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        size = 0  # bytes that are not UTF-8; the rule below refuses them
-    if not size or size > LONGEST:
-        raise InputError(f"{what} is {_shown(name)}; a name has 1 to {LONGEST} bytes of UTF-8")
-    if not _RULE.fullmatch(name) or name.endswith((" ", ".")):
-        raise InputError(
-            f"{what} is {_shown(name)}; a name begins with a letter or a digit and holds only "
-            "these, spaces and . _ - + ( ) after it"
-        )
-    return name
+    if _legal(name):
+        return name
+    raise InputError(
+        f"{what} is {_shown(name)}; a name has at most {LONGEST} bytes, begins with a letter or a "
+        "digit, and goes on with these, spaces and . _ - + ( )"
+    )
 
 
 def checked_search(name: str, what: str) -> str:
@@ -49,20 +44,23 @@ def checked_search(name: str, what: str) -> str:
 
 
 def as_file(name: str) -> str:
-    """A file name for any text: legal names stay as they are, others are percent-encoded.
+    """A file name for any text: a legal name itself; others begin with % and are encoded.
 
     Serves names that were stored before there was a rule.
     """
-    safe = quote(name, safe=" +()", errors="surrogateescape")
-    kept = name if _RULE.fullmatch(name) and not name.endswith((" ", ".")) else safe
-    return kept if len(kept.encode()) <= 2 * LONGEST else _shortened(kept)
+    if _legal(name):
+        return name
+    encoded = "%" + quote(name, safe="", errors="surrogatepass")
+    if len(encoded) <= 2 * LONGEST:
+        return encoded
+    digest = hashlib.sha256(encoded.encode()).hexdigest()[:16]
+    return f"{encoded[:LONGEST]}~{digest}"
 
 
-def _shortened(name: str) -> str:
-    import hashlib
-
-    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    return f"{name.encode()[:LONGEST].decode(errors='ignore')}~{digest}"
+def _legal(name: str) -> bool:
+    if not _RULE.fullmatch(name) or name.endswith((" ", ".")):
+        return False
+    return len(name.encode()) <= LONGEST
 
 
 def _shown(name: str) -> str:
