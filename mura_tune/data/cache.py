@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mura_tune.data import images, manifest, near
 from mura_tune.data.dataset import Dataset, Finding
-from mura_tune.data.images import Record
+from mura_tune.data.images import PREPROCESSING, Record
 from mura_tune.data.records import Digests, Records
 from mura_tune.data.scan import bar, in_order
 from mura_tune.errors import InputError
@@ -29,8 +29,6 @@ from mura_tune.files import exclusive
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PREPROCESSING = 1  # raise it whenever `images.decode` or `images.square` changes a pixel
 
 _MANIFEST = "manifest.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -20,6 +20,13 @@ from mura_tune.errors import UnreadableImage
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # not EPS: PIL starts ghostscript
 MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GB as RGB
 
+PREPROCESSING = 2  # raise it whenever `decode` or `square` changes a pixel, or refuses more
+_CHANGES = {
+    2: "pictures with an EXIF orientation, of 16-bit colour, of 16 bits with white as zero, or "
+    "with transparent parts that are not black are read by what their files say; damaged JPEG "
+    "files, files of several pages, and blank pictures are refused",
+}
+
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that X-ray detectors store in 16-bit files
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _COLOUR = ("1", "P", "RGB", "CMYK", "YCbCr", "HSV")
@@ -45,6 +52,14 @@ class Record:
     def __post_init__(self) -> None:
         if bool(self.pixel_sha) == bool(self.error):
             raise ValueError(f"a record has either pixels or an error: {self}")
+
+
+def changed_since(preprocessing: int) -> str:
+    """Return what is read differently since that PREPROCESSING, for a message; "" for nothing.
+
+    All other files give the same pixels. A release that does not name its version was made by 1.
+    """
+    return "; ".join(text for version, text in _CHANGES.items() if version > preprocessing)
 
 
 def read(path: str | Path) -> NDArray[np.uint8]:

@@ -239,7 +239,7 @@ def test_the_fingerprint_and_the_names_of_pixels_never_change(tmp_path: Path) ->
     lines = [f"{path}\t{shas[path]}\t{study}\t{label}\t{split}"
              for path, _, _, study, label, split in sorted(rows)]  # fmt: skip
     assert built.fingerprint == hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    name = "\n".join(["1", "16", *shas.values()])
+    name = "\n".join([str(images.PREPROCESSING), "16", *shas.values()])
     assert built.file.name == f"pixels-{hashlib.sha256(name.encode()).hexdigest()[:16]}.npy"
 
 

@@ -200,3 +200,9 @@ def test_real_radiographs_are_read_and_the_two_truncated_ones_refused() -> None:
         except UnreadableImage as error:
             refused.append((file.name, error.reason.split(" ")[0]))
     assert refused == [("image99.png", "truncated")] * 2
+
+
+def test_what_is_read_differently_is_told_in_one_line() -> None:
+    assert "EXIF orientation" in images.changed_since(1)
+    assert "\n" not in images.changed_since(1)
+    assert images.changed_since(images.PREPROCESSING) == ""
