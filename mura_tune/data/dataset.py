@@ -1,18 +1,20 @@
 """The index: which image belongs to which area, patient, study, label and published split."""
 
 import bisect
-import csv
 import difflib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from mura_tune.areas import ALL, WHOLE
+from mura_tune.data import image_table
 from mura_tune.data.frame import GET_MURA, Rows, validated
+from mura_tune.data.image_table import full_name, lines_of
 from mura_tune.errors import InputError
+from mura_tune.names import checked_search
 
 KINDS = (
     "unreadable", "hidden", "header", "label conflict", "unlabelled", "no images", "two labels",
@@ -21,6 +23,8 @@ KINDS = (
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _WORDS = ("normal", "abnormal")
 _ROW = "FOLDER/{split}/XR_AREA/PATIENT/STUDY"
+# The command line's words for all areas at once; no area has them in any case of letters.
+_RESERVED = {"all", *(name.casefold() for name in WHOLE)}
 _Row = tuple[str, str, str, str, int, str]
 
 
@@ -119,47 +123,45 @@ def from_table(table: Path) -> Dataset:
     the image's folder, and the split is train (`splits.assign` then holds a test part out).
     Raises InputError for a missing file or column, or a malformed row (file and line).
     """
-    lines = _lines(table)
-    _, head = next(lines, (0, [""]))
-    names = [name.lower() for name in head]
-    if missing := [name for name in ("path", "patient", "label") if name not in names]:
-        raise InputError(
-            f"{table}: no column {', '.join(missing)} in its header row ({', '.join(head)}); "
-            "path, patient and label are required, area, study and split may follow"
-        )
-    rows = Rows()
-    for line, cells in lines:
-        if len(cells) != len(names):
-            raise InputError(f"{table}:{line}: {len(cells)} cells under {len(names)} column names")
-        rows.add(*_table_row(dict(zip(names, cells, strict=True)), f"{table}:{line}"))
-    if not len(rows):
+    listed = image_table.read(table, ("path", "patient", "label"))
+    if not listed:
         raise InputError(f"{table}: lists no image; add a row per image under its header")
+    image_table.refuse_twice(table, listed, in_one_study=False)
+    rows = Rows()
+    area_names: set[str] = set()
+    for row in listed:
+        where = f"{table}:{row.line}"
+        area, split = row.area or "XR_ALL", row.split or "train"
+        _check_area(area, where, area_names)
+        if split not in ("train", "valid"):
+            raise InputError(f"{where}: split {split!r} is neither 'train' nor 'valid' (held out)")
+        study = full_name(row.study, area, row.patient)
+        rows.add(row.path, area, row.patient, study, _label(row.label, where), split)
     return Dataset(table.parent, rows.frame(), table.stem)
 
 
-def _table_row(cell: dict[str, str], where: str) -> _Row:
-    for name in ("path", "patient"):
-        if not cell[name]:
-            raise InputError(f"{where}: the {name} is empty; every image needs one")
-    area, patient = cell.get("area") or "XR_ALL", cell["patient"]
-    study = cell.get("study") or PurePosixPath(cell["path"]).parent.name or "study1"
-    prefix = f"{area}/{patient}/"
-    split = cell.get("split") or "train"
-    if split not in ("train", "valid"):
-        raise InputError(f"{where}: split {split!r} is neither 'train' nor 'valid' (held out)")
-    study = study if study.startswith(prefix) else prefix + study
-    return cell["path"], area, patient, study, _label(cell["label"], where), split
+def _check_area(area: str, where: str, known: set[str]) -> None:
+    """Refuse a name that no area may have; those in `known` are good, and it joins them."""
+    if area in known:
+        return
+    if area.casefold() in _RESERVED:
+        raise InputError(f"{where}: area {area!r} stands for all areas at once; name it otherwise")
+    checked_search(area, f"{where}: the area")  # a search and a release are named by their area
+    known.add(area)
 
 
 def _studies(root: Path, split: str, notes: list[Finding]) -> tuple[list[str], bytes]:
     """Return the studies of the split's CSV, AREA/PATIENT/STUDY, sorted, and the label of each."""
     file = root / f"{split}_labeled_studies.csv"
     labels: dict[str, int] = {}
+    area_names: set[str] = set()
     for line, cells in _body(file, notes):
         where = f"{file}:{line}"
         if len(cells) != 2:
             raise InputError(f"{where}: {len(cells)} cells where a study and its label belong")
-        study = "/".join(_parts(cells[0], split, where, _ROW)[2:])
+        parts = _parts(cells[0], split, where, _ROW)
+        _check_area(parts[2], where, area_names)  # an image's area has to be one of these
+        study = "/".join(parts[2:])
         label = _label(cells[1], where)
         if labels.setdefault(study, label) != label:
             raise InputError(f"{where}: {study} was labelled {1 - label} above; remove one row")
@@ -204,7 +206,7 @@ def _images(
 def _parts(cell: str, split: str, where: str, form: str) -> list[str]:
     parts = cell.strip("/").split("/")
     good = len(parts) == form.count("/") + 1 and parts[1] == split and parts[2].startswith("XR_")
-    if not good or "" in parts or ".." in parts:
+    if not good or {"", ".", ".."} & {*parts[1:]}:
         raise InputError(f"{where}: {cell!r} is not of the form {form.format(split=split)}")
     return parts
 
@@ -217,25 +219,8 @@ def _label(cell: str, where: str) -> int:
 
 def _body(file: Path, notes: list[Finding]) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of one of MURA's CSVs; a first row that is no path is a header, and noted."""
-    for position, (line, cells) in enumerate(_lines(file)):
+    for position, (line, cells) in enumerate(lines_of(file)):
         if position == 0 and "/" not in cells[0]:
             notes.append(Finding("header", file.name, f"line {line} is a header: {cells[0]!r}"))
             continue
         yield line, cells
-
-
-def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, stripped cells) of a CSV's rows that are not blank."""
-    reader = None
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.reader(text, strict=True)
-            for row in reader:
-                cells = [cell.strip() for cell in row]
-                if any(cells):
-                    yield reader.line_num, cells
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file; restore it from the dataset's archive") from None
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        line = f":{reader.line_num}" if reader else ""
-        raise InputError(f"{file}{line}: not readable as a UTF-8 CSV ({error})") from None

@@ -50,6 +50,9 @@ def validated(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     studies = frame[["study", "label"]].drop_duplicates()["study"]
     way_out = "give each study one label, or name the studies apart in a study column"
     _refuse(studies[studies.duplicated()], name, "study", "both normal and abnormal", way_out)
+    owners = frame[["study", "area", "patient"]].drop_duplicates()["study"]
+    way_out = "name the studies apart"
+    _refuse(owners[owners.duplicated()], name, "study", "of two patients or areas", way_out)
     patients = frame[["patient", "split"]].drop_duplicates()["patient"]
     way_out = "move all images of a patient to one split"
     _refuse(patients[patients.duplicated()], name, "patient", "in both train and valid", way_out)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from mura_tune.data import image_table
 from mura_tune.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -23,11 +23,12 @@ class Asked:
 def studies_in(source: Path) -> list[Asked]:
     """Every folder under `source` that holds images, named by its path, or a table's rows.
 
-    A table is a .csv with a column `path` (from the table's folder, or absolute) and perhaps one
-    named `study`; without it the image's folder is the study. Hidden files are nobody's.
+    A table is a .csv as `mura tune` reads it (see `image_table`), of which the column `path` alone
+    must be there (from the table's folder, or absolute). With a column `patient`, a study is that
+    patient's: PATIENT/STUDY, or AREA/PATIENT/STUDY with a column `area`. Hidden files are nobody's.
 
     Raises:
-        InputError: no such place, no image in it, or a row that is not as wide as the header.
+        InputError: no such place, no image in it, or a table that cannot be read.
     """
     if source.is_dir():
         found = _folders(source)
@@ -56,24 +57,10 @@ def _folders(root: Path) -> list[Asked]:
 
 
 def _rows(table: Path) -> list[Asked]:
+    """The studies of a table, in the order in which they are first named."""
+    rows = image_table.read(table, ("path",))
+    image_table.refuse_twice(table, rows, in_one_study=True)
     views: dict[str, list[Path]] = {}
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file)
-            names = [name.strip().lower() for name in next(lines, [])]
-            if "path" not in names:
-                raise InputError(f"{table}: no column path in its header row; a row is an image")
-            for row in lines:
-                if len(row) != len(names):
-                    raise InputError(f"{table}:{lines.line_num}: {len(row)} cells under "
-                                     f"{len(names)} column names")  # fmt: skip
-                cell = dict(zip(names, row, strict=True))
-                if not cell["path"]:
-                    raise InputError(f"{table}:{lines.line_num}: the path is empty")
-                parent = PurePosixPath(cell["path"]).parent.as_posix()
-                views.setdefault(cell.get("study") or parent, []).append(
-                    table.parent / cell["path"]
-                )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: not a table in UTF-8: {error}") from None
+    for row in rows:
+        views.setdefault(row.study_name, []).append(table.parent / row.path)
     return [Asked(name, tuple(images)) for name, images in views.items()]

@@ -1,0 +1,170 @@
+"""A CSV table of images, a row an image: the one reader for training and for inference.
+
+Columns are `path`, and perhaps `area`, `patient`, `study`, `label` and `split`; others are passed
+over, and so are blank lines and spaces around a cell. A study is told by area, patient and name.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import posixpath
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from mura_tune.errors import InputError
+
+COLUMNS = ("path", "area", "patient", "study", "label", "split")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """The cells of one image: "" where there is no such column, or nothing in it.
+
+    `study` is never empty: what the table does not name, the image's folder does.
+    """
+
+    line: int
+    path: str
+    area: str
+    patient: str
+    study: str
+    label: str
+    split: str
+
+    @property
+    def study_name(self) -> str:
+        """AREA/PATIENT/STUDY, or PATIENT/STUDY without an area; STUDY where no patient is known."""
+        return full_name(self.study, self.area, self.patient) if self.patient else self.study
+
+
+def full_name(study: str, *above: str) -> str:
+    """A study's name below the names `above` it; a cell that holds them already stays as it is."""
+    prefix = "".join(f"{name}/" for name in above if name)
+    return study if study.startswith(prefix) else prefix + study
+
+
+def read(table: Path, required: Collection[str]) -> list[ImageRow]:
+    """The rows of a table that has the columns `required`, in order.
+
+    Where there is a patient column, every row has to name one. Without a name for its study, an
+    image belongs to its folder: to its last name, or to the whole path where two folders of one
+    patient end alike; and to the whole path where no patient is known.
+
+    Raises:
+        InputError: no such file, no CSV in UTF-8, a column that is missing or stands twice, or
+            (with its line) a row that is not as wide as the header, has no path or patient, or
+            names a study as another patient's is named.
+    """
+    lines = lines_of(table)
+    _, header = next(lines, (0, [""]))
+    names = [name.lower() for name in header]
+    if missing := [name for name in required if name not in names]:
+        raise InputError(
+            f"{table}: no column {', '.join(missing)} in its header row ({', '.join(header)}); "
+            f"{', '.join(required)} must be there, others of {', '.join(COLUMNS)} may be"
+        )
+    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+        raise InputError(f"{table}: column {twice[0]} stands twice in its header row; remove one")
+    rows = []
+    for line, cells in lines:
+        where = f"{table}:{line}"
+        if len(cells) != len(names):
+            raise InputError(f"{where}: {len(cells)} cells under {len(names)} column names")
+        cell = dict(zip(names, cells, strict=True))
+        for name in ("path", "patient"):
+            if cell.get(name) == "":
+                raise InputError(f"{where}: the {name} is empty; every image needs one")
+        rows.append(ImageRow(line, *(cell.get(name, "") for name in COLUMNS)))
+    rows = _with_studies(rows)
+    _refuse_shared_names(table, rows)
+    return rows
+
+
+def refuse_twice(table: Path, rows: Collection[ImageRow], *, in_one_study: bool) -> None:
+    """Raise InputError, with the line, where a row names an image that a row above it names.
+
+    `a.png`, `./a.png` and `x/../a.png` are one image. With `in_one_study`, two studies may hold
+    the same image.
+    """
+    first: dict[tuple[str, str], ImageRow] = {}
+    for row in rows:
+        scope = row.study_name if in_one_study else ""
+        file = table.parent / row.path
+        above = first.setdefault((scope, posixpath.normpath(file)), row)
+        if above is not row and _one_file(table.parent / above.path, file):
+            raise InputError(
+                f"{table}:{row.line}: {row.path} is listed twice (line {above.line}: "
+                f"{above.path}); keep one row"
+            )
+
+
+def lines_of(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, stripped cells) of a CSV's rows that are not blank.
+
+    Raises:
+        InputError: no such file, or no CSV in UTF-8.
+        OSError: it may not be read; it names the file.
+    """
+    if file.exists() and not file.is_file():
+        raise InputError(f"{file}: a folder or device, not a table")
+    reader = None
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.reader(text, strict=True)
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if any("\0" in cell for cell in cells):
+                    raise csv.Error("it holds a NUL byte")
+                if any(cells):
+                    yield reader.line_num, cells
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; restore it from the dataset's archive") from None
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise InputError(f"{file}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from None
+    except csv.Error as error:
+        line = f":{reader.line_num}" if reader else ""
+        raise InputError(f"{file}{line}: not readable as a CSV ({error})") from None
+
+
+def _with_studies(rows: list[ImageRow]) -> list[ImageRow]:
+    """The rows, each with a study."""
+    folder_of: dict[tuple[str, str, str], str] = {}
+    alike: set[tuple[str, str, str]] = set()  # last names of two folders of one patient
+    for row in rows:
+        if not row.study:
+            folder = _folder(row)
+            key = (row.area, row.patient, folder.name)
+            if folder_of.setdefault(key, str(folder)) != str(folder):
+                alike.add(key)
+
+    def study_of(row: ImageRow) -> str:
+        folder = _folder(row)
+        if not row.patient or (row.area, row.patient, folder.name) in alike:
+            return str(folder)
+        return folder.name or "study1"
+
+    return [row if row.study else replace(row, study=study_of(row)) for row in rows]
+
+
+def _folder(row: ImageRow) -> PurePosixPath:
+    return PurePosixPath(posixpath.normpath(PurePosixPath(row.path).parent))
+
+
+def _refuse_shared_names(table: Path, rows: list[ImageRow]) -> None:
+    """A slash in a name could make two patients' studies one: a/b + c, and a + b/c."""
+    owner: dict[str, ImageRow] = {}
+    for row in rows:
+        above = owner.setdefault(row.study_name, row)
+        if row.patient and (above.area, above.patient) != (row.area, row.patient):
+            raise InputError(
+                f"{table}:{row.line}: study {row.study_name} of patient {row.patient} is named as "
+                f"one of patient {above.patient} (line {above.line}); name them apart"
+            )
+
+
+def _one_file(one: Path, other: Path) -> bool:
+    """Whether two paths that read alike are one: behind a linked folder, `..` leads elsewhere."""
+    return one == other or os.path.realpath(one) == os.path.realpath(other)
