@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mura_tune import console
+from mura_tune.cli.options import Number
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,7 +25,7 @@ from mura_tune import console
 )  # fmt: skip
 @click.option("--base-url", envvar="MURA_BASE_URL", show_envvar=True,
               help="Where releases that are not here are fetched from, by name.")  # fmt: skip
-@click.option("--threshold", type=click.FloatRange(0, 1), help="In place of the release's own.")
+@click.option("--threshold", type=Number(0, 1), help="In place of the release's own.")
 def infer(
     images: tuple[Path, ...], area: str, release: str | None, releases: Path,
     base_url: str | None, threshold: float | None,

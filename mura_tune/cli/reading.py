@@ -11,6 +11,7 @@ import click
 
 from mura_tune import console
 from mura_tune.cli.options import (
+    Number,
     base_url_option,
     device_of,
     device_option,
@@ -49,7 +50,7 @@ release_option = click.option(
 @release_option
 @releases_option
 @base_url_option
-@click.option("--threshold", type=click.FloatRange(0, 1), help="In place of the release's own.")
+@click.option("--threshold", type=Number(0, 1), help="In place of the release's own.")
 @device_option
 @json_option
 def infer(

@@ -8,6 +8,7 @@ import click
 
 from mura_tune import console
 from mura_tune.cli.options import (
+    Number,
     areas_of,
     best_of,
     data_option,
@@ -43,7 +44,7 @@ from mura_tune.lines import command
 @click.option("--allow-space-change", is_flag=True,
               help="Go on with other ranges than the study was started with.")  # fmt: skip
 @click.option("--no-artifacts", is_flag=True, help="No pictures of trials for the dashboard.")
-@click.option("--feature-gb", type=click.FloatRange(0), default=20.0, show_default=True,
+@click.option("--feature-gb", type=Number(0), default=20.0, show_default=True,
               help="Disk for what frozen stages compute, shared by trials; 0 = none.")  # fmt: skip
 @click.option("--grace", type=click.IntRange(2), default=300, show_default=True,
               help="Seconds a worker may be silent before its trial is run again.")  # fmt: skip
