@@ -18,6 +18,7 @@ MONITORS = ("auc", "f1", "kappa")
 SAMPLINGS = ("natural", "balanced")
 OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
+SIZES = range(16, 1024 + 1)  # pixels a side
 CHOICES = {
     "loss": LOSSES, "sampling": SAMPLINGS, "optimiser": OPTIMISERS, "schedule": SCHEDULES,
     "monitor": MONITORS,
@@ -76,7 +77,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(bool(self.arch), "arch", self.arch, "the name of a network")
-        check(16 <= self.size <= 1024, "size", self.size, "between 16 and 1024 pixels")
+        within = f"between {SIZES[0]} and {SIZES[-1]} pixels"
+        check(self.size in SIZES, "size", self.size, within)
         check(self.batch >= 2, "batch", self.batch, "2 or more (BatchNorm needs two images)")
         check(0 <= self.augment <= 1, "augment", self.augment, "between 0 and 1")
         check(0 < self.class_weight < math.inf, "class_weight", self.class_weight, "above 0")

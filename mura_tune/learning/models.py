@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -17,14 +18,20 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mura_tune.errors import InputError
+from mura_tune.errors import InputError, MuraError
 from mura_tune.learning.cnn import SmallCNN
 from mura_tune.learning.device import autocast
 from mura_tune.learning.hybrid import STEM, Hybrid
 from mura_tune.learning.starts import IMAGENET, NONE, load, require_imagenet, unreachable
+from mura_tune.learning.weights import check_finite, check_keys, read_shapes, read_weights
+from mura_tune.lines import printable
+from mura_tune.recipe import SIZES
 
 OWN = {"cnn": SmallCNN}
 HYBRID = "hybrid"
+MOST_OUTPUTS = 1000  # more areas than any dataset has
+# What stages, freezing, heatmaps and the head are found by.
+TIMMS = ("forward_features", "forward_head", "get_classifier", "group_matcher")
 
 Step = Callable[[Tensor], Tensor]
 
@@ -128,13 +135,61 @@ def build(
         torch.manual_seed(seed)
         body = _create(arch, outputs, size=size, download=pretrained == IMAGENET)
         if pretrained not in (IMAGENET, NONE):
-            load(body, _stages(body)[0], pretrained, arch)
+            load(body, _classifier(body)[0], pretrained, arch)
         if head:
             _put_head(body, head, outputs)
         if size is not None:
             _require_patches(body, arch, size)
             _try(body, arch, size)
     return Network(body).to(memory_format=torch.channels_last)
+
+
+def restore(
+    path: Path,
+    arch: str,
+    *,
+    size: int,
+    outputs: int = 1,
+    head: Callable[[int, int], nn.Module] | None = None,
+) -> Network:
+    """The network whose weights, all of them, a safetensors file holds; see `build`.
+
+    The file's header is compared with the network's outline first: what asks for more than the
+    file holds takes no memory.
+
+    Raises:
+        InputError: as `build` and `outline`; also a file that is none, a tensor that is missing,
+            foreign or misshapen, by name, or one with a number that is not finite.
+    """
+    wanted = outline(arch, size=size, outputs=outputs, head=head)
+    check_keys(read_shapes(path), wanted, f"{path} does not fit {arch}")
+    net = build(arch, size=size, outputs=outputs, head=head)
+    net.body.load_state_dict(read_weights(path))
+    check_finite(net.body.state_dict(), path)
+    return net
+
+
+def outline(
+    arch: str,
+    *,
+    size: int,
+    outputs: int = 1,
+    head: Callable[[int, int], nn.Module] | None = None,
+) -> dict[str, Tensor]:
+    """A network's tensors by name on the meta device: shapes, and no memory.
+
+    Raises:
+        InputError: an unknown name, or a size or number of outputs that no recipe may have.
+    """
+    if size not in SIZES:
+        raise InputError(f"size {size}: sizes go from {SIZES[0]} to {SIZES[-1]} px")
+    if not 1 <= outputs <= MOST_OUTPUTS:
+        raise InputError(f"outputs {outputs}: a network has 1 to {MOST_OUTPUTS}")
+    with torch.device("meta"):
+        body = _create(arch, outputs, size=size, download=False)
+        if head:
+            _put_head(body, head, outputs)
+    return dict(body.state_dict())
 
 
 def stage_count(arch: str) -> int:
@@ -156,10 +211,7 @@ def _create(arch: str, outputs: int, *, size: int | None, download: bool) -> nn.
 
 
 def _from_timm(arch: str, outputs: int, size: int | None, download: bool) -> nn.Module:
-    if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, [*OWN, HYBRID, *timm.list_models()], n=4)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise InputError(f"arch {arch!r} is neither `cnn`, `hybrid` nor a timm model{hint}")
+    _require_known(arch)
     if download:
         require_imagenet(arch)
     about = timm.get_pretrained_cfg(arch)
@@ -177,12 +229,30 @@ def _from_timm(arch: str, outputs: int, size: int | None, download: bool) -> nn.
         raise unreachable(arch, str(error).splitlines()[0]) from error
 
 
+def _require_known(arch: str) -> None:
+    """Refuse a name that timm does not know, or a tag of weights that it has not for that name."""
+    name, _, tag = arch.partition(".")
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(arch[:100], [*OWN, HYBRID, *timm.list_models()], n=4)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise InputError(
+            f"arch {printable(arch[:100])!r} is neither `cnn`, `hybrid` nor a timm model{hint}"
+        )
+    try:
+        timm.get_pretrained_cfg(arch)
+    except RuntimeError:
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(name)]
+        hint = f"it has {', '.join(tags)}" if tags else "it has none"
+        raise InputError(
+            f"arch {printable(arch[:100])!r}: timm has no weights {printable(tag)!r} of {name}; "
+            f"{hint}; write arch: {name}"
+        ) from None
+
+
 def _put_head(body: nn.Module, head: Callable[[int, int], nn.Module], outputs: int) -> None:
     """`head` in the place of the classifier."""
-    timms: Any = body  # see Network.body
-    classifier = timms.get_classifier()
-    name = next((name for name, module in body.named_modules() if module is classifier), "")
-    if not name or not isinstance(classifier, nn.Linear):
+    name, classifier = _classifier(body)
+    if not isinstance(classifier, nn.Linear):
         raise InputError(f"{type(body).__name__} has no linear classifier to put another head on")
     parent, _, leaf = name.rpartition(".")
     setattr(body.get_submodule(parent), leaf, head(classifier.in_features, outputs))
@@ -193,7 +263,9 @@ def _try(body: nn.Module, arch: str, size: int) -> None:
     """Show it one black image, so that a size it cannot take is told before anything is trained."""
     try:
         answer = body.eval()(torch.zeros(1, 1, size, size))
-    except (AssertionError, RuntimeError, ValueError) as error:
+    except (MuraError, MemoryError):
+        raise
+    except Exception as error:  # each network has its own way to say that a size does not fit
         raise _unfit(arch, size, error) from None
     if not bool(answer.isfinite().all()):
         raise _unfit(arch, size, ValueError("its answer to a black one is not finite"))
@@ -203,7 +275,8 @@ def _try(body: nn.Module, arch: str, size: int) -> None:
 def _require_patches(body: nn.Module, arch: str, size: int) -> None:
     """Refuse a size that the patches of a Transformer do not divide: it would not see the rest."""
     patches: Any = getattr(getattr(body, "stem", body), "patch_embed", None)
-    side = getattr(patches, "patch_size", (1,))[0]
+    side = getattr(patches, "patch_size", 1)
+    side = side if isinstance(side, int) else side[0]  # a number in XCiT, else a pair
     if size % side and not getattr(patches, "dynamic_img_pad", False):
         near = [value for value in (size - size % side, size - size % side + side) if value]
         raise InputError(f"size {size}: {arch} reads patches of {side} px, which do not divide it; "
@@ -211,7 +284,7 @@ def _require_patches(body: nn.Module, arch: str, size: int) -> None:
 
 
 def _unfit(arch: str, size: int | None, error: Exception) -> InputError:
-    reason = str(error).partition("\n")[0].rstrip(". ") or type(error).__name__
+    reason = printable(str(error).partition("\n")[0]).rstrip(". ") or "it does not say why"
     about = timm.get_pretrained_cfg(arch)
     own = f", such as {about.input_size[-1]}" if about is not None else ""
     return InputError(f"size {size}: {arch} takes no images of {size} px ({reason}); "
@@ -224,22 +297,43 @@ def _stages(body: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ..
     timm puts what stands between the last block and the classifier (DenseNet's `norm5`) in the
     classifier's group; here it belongs to the last stage, so that depth 0 leaves it alone.
     """
+    name, _ = _classifier(body)
+    head = tuple(n for n, _ in body.named_parameters() if n.startswith(f"{name}."))
     timms: Any = body  # see Network.body
-    groups = group_parameters(body, timms.group_matcher(coarse=True))
+    try:
+        groups = group_parameters(body, timms.group_matcher(coarse=True))
+    except (AssertionError, AttributeError) as error:  # RDNet's way, and that of a hybrid's stem
+        raise InputError(
+            f"{type(body).__name__} has no stages that train one by one ({printable(error)}); "
+            "choose another arch"
+        ) from None
     ordered: list[list[str]] = [list(groups[key]) for key in sorted(groups)]
-    last = timms.get_classifier()
-    if not isinstance(last, nn.Module):  # LeViT and distilled ViTs have two
-        raise InputError(f"{type(body).__name__} has no single classifier to train")
-    classifier = {id(p) for p in last.parameters()}
-    named = dict(body.named_parameters())
-    head = tuple(name for name in named if id(named[name]) in classifier)
-    if not head:
-        raise InputError(f"{type(body).__name__} has no classifier to train")
     stages = [[name for name in group if name not in head] for group in ordered]
     if len(stages) > 1 and len(stages[-1]) < len(ordered[-1]):
         tail = stages.pop()
         stages[-1].extend(tail)
     return head, tuple(tuple(stage) for stage in stages if stage)
+
+
+def _classifier(body: nn.Module) -> tuple[str, nn.Module]:
+    """The name of the module that gives the outputs, and that module.
+
+    Raises InputError for a network that is not made as timm's are, or has none or two of them.
+    """
+    timms: Any = body  # see Network.body
+    kind = type(body).__name__
+    lacking = [name for name in TIMMS if not callable(getattr(body, name, None))]
+    if lacking:
+        raise InputError(
+            f"{kind} has no {lacking[0]}, which training by stages needs; choose another arch"
+        )
+    last = timms.get_classifier()
+    if not isinstance(last, nn.Module):  # LeViT and distilled ViTs have two
+        raise InputError(f"{kind} has no single classifier to train")
+    name = next((name for name, module in body.named_modules() if module is last), "")
+    if not name or not any(True for _ in last.parameters()):
+        raise InputError(f"{kind} has no classifier to train")
+    return name, last
 
 
 def run(steps: Sequence[Step], x: Tensor) -> Tensor:

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from mura_tune import config
 from mura_tune.config import Holdout
 from mura_tune.errors import InputError
-from mura_tune.learning.weights import check_keys, one_channel, read_weights
+from mura_tune.learning.weights import (
+    check_finite,
+    check_keys,
+    one_channel,
+    read_weights,
+    renamed,
+)
 
 IMAGENET, NONE = "imagenet", "none"
 _WEIGHTS, _MANIFEST, _SUMS = "model.safetensors", "bundle.json", "SHA256SUMS"  # of a release
@@ -41,23 +47,31 @@ class Origin:
     pictures: frozenset[str] | None
 
 
-def load(body: nn.Module, head: Collection[str], source: str, arch: str) -> None:
-    """Every weight but the head's from a file or a release's folder, verified key by key.
+def load(body: nn.Module, classifier: str, source: str, arch: str) -> None:
+    """Every weight but the classifier's from a file or a release's folder, verified key by key.
+
+    Args:
+        classifier: the module's name. What a release has under that name is another task's, and
+            may be another head: it is left out.
 
     Raises:
-        InputError: nothing there, a damaged release or one of another network, or a tensor that
-            is missing, foreign or misshapen, by name.
+        InputError: nothing there, a damaged release or one of another network, a tensor that is
+            missing, foreign or misshapen, by name, or one with a number that is not finite.
     """
     path = Path(source)
-    given = read_weights(_weights_of(path, arch) if path.is_dir() else path)
-    wanted = {name: value for name, value in body.state_dict().items() if name not in head}
-    given = {
+    weights = read_weights(_weights_of(path, arch) if path.is_dir() else path)
+    fresh = body.state_dict()
+    weights = renamed(weights, fresh, path)
+    head = f"{classifier}."
+    wanted = {name: value for name, value in fresh.items() if not name.startswith(head)}
+    fitted = {
         name: _fitted(body, name, value, wanted[name]) if name in wanted else value
-        for name, value in given.items()
-        if name not in head
+        for name, value in weights.items()
+        if not name.startswith(head)
     }
-    check_keys(given, wanted, f"{path} does not fit {arch}")
-    body.load_state_dict(given, strict=False)
+    check_keys(fitted, wanted, f"{path} does not fit {arch}")
+    body.load_state_dict(fitted, strict=False)
+    check_finite(body.state_dict(), path)
 
 
 def digest(source: str) -> str | None:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mura_tune.errors import InputError
+from mura_tune.lines import printable
+
+# Under which names training scripts put a state dict beside their epoch, optimiser and scores.
+WRAPPERS = ("model_state", "model_state_dict", "state_dict", "model")
+# What numpy's scalars are pickled by (a script's best AUC, say): they make numbers, no calls.
+_SCALARS: list[Any] = [
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
+    np.float64(0).__reduce__()[0],
+    np.dtype,
+    *sorted({type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}, key=lambda kind: kind.__name__),
+]
+# torchvision's DenseNets before 2019; no name of today has a point in this place.
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+_COUNT = "num_batches_tracked"  # of BatchNorm: older files lack it, and no answer depends on it
+_UNFOLDED = 4  # times its file's size is what a state dict may take: ties are stored once
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -31,20 +48,57 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             from safetensors.torch import load_file
 
             return load_file(path), {}
-        raw = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(f"{path}: not a plain file of tensors; refused unread") from None
+        with torch.serialization.safe_globals(_SCALARS):
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: {_unread(error)}") from None
     except Exception as error:  # each reader has its own; all mean that the file is no good
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, OSError) and error.filename:
+            raise
+        reason = printable(str(error).partition("\n")[0]) or type(error).__name__
         raise InputError(f"{path}: not a file of weights: {reason}") from None
-    beside: dict[str, Any] = {}
-    for key in ("model_state", "state_dict", "model"):
-        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
-            beside = {name: value for name, value in raw.items() if name != key}
-            raw = raw[key]
-    if not isinstance(raw, Mapping) or not all(isinstance(v, Tensor) for v in raw.values()):
-        raise InputError(f"{path}: holds no state dict (names to tensors)")
-    return dict(raw), beside
+    state, beside = _state_dict(raw, path)
+    _require_plain(state, path)
+    return state, {k: v.item() if isinstance(v, np.generic) else v for k, v in beside.items()}
+
+
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file by name, on the meta device: its header alone is read.
+
+    Raises:
+        InputError: no such file, or not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of weights")
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file: {printable(error)}") from None
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def renamed(
+    weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: object
+) -> dict[str, Tensor]:
+    """The same weights by the names that a network has for them, as far as these are known.
+
+    What wrappers put before every name goes (`module.`, `model.`, `_orig_mod.`, in any order), old
+    DenseNets get the names of today, and a count of batches that an old file lacks becomes 0.
+
+    Raises:
+        InputError: the network is there twice, under two prefixes.
+    """
+    named = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in weights.items()}
+    prefix = _prefix(named, wanted, source)
+    named = {name.removeprefix(prefix): value for name, value in named.items()}
+    for name, value in wanted.items():
+        if name.endswith(_COUNT) and name not in named:
+            named[name] = torch.zeros(value.shape, dtype=value.dtype)
+    return named
 
 
 def one_channel(given: Tensor, wanted: Tensor) -> Tensor:
@@ -65,4 +119,102 @@ def check_keys(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source
     for what, names in (("missing", missing), ("foreign", foreign), ("misshapen", shapes)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise InputError(f"{source}: {what} tensor {names[0]}{more}")
+            raise InputError(printable(f"{source}: {what} tensor {names[0]}{more}"))
+
+
+def check_finite(weights: Mapping[str, Tensor], source: object) -> None:
+    """Raise InputError naming the first tensor with a NaN or an infinity, and how many have one.
+
+    A network with such a weight answers NaN, which compares as *not abnormal* with any threshold.
+    """
+    broken = [
+        name
+        for name, value in weights.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise InputError(
+            printable(
+                f"{source}: not every number in tensor {broken[0]}{more} is finite; "
+                "the training that made it diverged, or the file is damaged"
+            )
+        )
+
+
+def separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU, no two of which share memory, which safetensors refuses.
+
+    CoaT is a network that has modules under two names; each name gets a copy.
+    """
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in weights.items()
+    }
+
+
+def _state_dict(raw: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The one state dict in what a file holds, and what lies beside it."""
+    beside: dict[str, Any] = {}
+    while isinstance(raw, Mapping) and not _is_state_dict(raw):
+        inner = [key for key in WRAPPERS if isinstance(raw.get(key), Mapping)]
+        inner = [key for key in inner if _is_state_dict(raw[key])] or inner
+        if len(inner) > 1:
+            raise InputError(
+                f"{path}: holds several state dicts ({', '.join(inner)}); "
+                "save the one that is meant alone"
+            )
+        if not inner:
+            break
+        beside = {str(name): value for name, value in raw.items() if name != inner[0]}
+        raw = raw[inner[0]]
+    if not isinstance(raw, Mapping) or not _is_state_dict(raw):
+        keys = ", ".join(str(key) for key in raw) if isinstance(raw, Mapping) else ""
+        about = f"its keys are {keys}" if keys else f"it is of type {type(raw).__name__}"
+        raise InputError(printable(f"{path}: holds no state dict (names to tensors); {about}"))
+    return dict(raw), beside
+
+
+def _is_state_dict(raw: Mapping[Any, Any]) -> bool:
+    return bool(raw) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in raw.items())
+
+
+def _require_plain(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are more than numbers in memory, or far more than their file."""
+    for name, value in state.items():
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            raise InputError(printable(f"{path}: {name} is no plain tensor of numbers"))
+    total, size = sum(value.nbytes for value in state.values()), path.stat().st_size
+    if total > _UNFOLDED * size:
+        raise InputError(f"{path}: {size} bytes that would take {total} in memory; refused")
+
+
+def _unread(error: pickle.UnpicklingError) -> str:
+    """Why torch refused to unpickle a file, by the class or function that it names."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named is None:
+        return "not a plain file of tensors; refused unread"
+    return (
+        f"not a plain file of tensors: it holds a {named[1]}, which only running code would make; "
+        "refused unread; save the network's state_dict() alone"
+    )
+
+
+def _prefix(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: object) -> str:
+    """What stands before the network's own names: what fits most of them."""
+    first = next(iter(wanted), "")
+    candidates = {name.removesuffix(first) for name in weights if name.endswith(f".{first}")}
+    fitting = {prefix: sum(prefix + name in weights for name in wanted) for prefix in candidates}
+    own = sum(name in weights for name in wanted)
+    most = max(fitting.values(), default=0)
+    if own >= most:
+        return ""
+    best = sorted(prefix for prefix, count in fitting.items() if count == most)
+    if len(best) > 1:
+        raise InputError(
+            printable(
+                f"{source}: the network is there {len(best)} times, under {' and '.join(best)}; "
+                "save the one that is meant alone"
+            )
+        )
+    return best[0]

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.ensemble import Model, joined, members_of
-from mura_tune.learning.models import Network, build
+from mura_tune.learning.models import Network, restore
 from mura_tune.learning.tasks import ABNORMALITY, TASKS
-from mura_tune.learning.weights import check_keys
+from mura_tune.learning.weights import separate
 from mura_tune.release import golden, sums
 from mura_tune.release.timm_config import timm_config
 
@@ -49,8 +48,7 @@ def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[s
     try:
         names = names_of(net)
         for name, member in zip(names, members_of(net), strict=True):
-            state = member.body.state_dict()
-            weights = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+            weights = separate(member.body.state_dict())
             save_file(weights, str(draft / name), metadata={"format": "pt"})
         told = {"schema": SCHEMA, **manifest, "members": names}
         told["golden"] = golden.answer(net, manifest["preprocessing"]["size"])
@@ -132,16 +130,9 @@ def load(folder: Path, device: torch.device) -> Bundle:
 
 def _network(manifest: Mapping[str, Any], path: Path) -> Network:
     """The network that a release names, with the weights of one of its members."""
-    size = manifest["preprocessing"]["size"]
     head = TASKS[manifest.get("task", ABNORMALITY.name)].head
-    net = build(manifest["arch"], size=size, outputs=manifest["outputs"], head=head)
-    try:
-        weights = load_file(str(path))
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a safetensors file: {error}") from None
-    check_keys(weights, net.body.state_dict(), f"{path} does not fit {manifest['arch']}")
-    net.body.load_state_dict(weights)
-    return net
+    size, outputs = manifest["preprocessing"]["size"], manifest["outputs"]
+    return restore(path, manifest["arch"], size=size, outputs=outputs, head=head)
 
 
 def uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:

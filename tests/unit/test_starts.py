@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from mura_tune.errors import InputError
 from mura_tune.learning import starts
 from mura_tune.learning.batches import MEAN, STD
+from mura_tune.learning.heads import PartHead
 from mura_tune.learning.models import build
 from mura_tune.release import bundle
 
@@ -76,6 +77,19 @@ def test_a_release_of_ours_is_a_start_but_for_its_head(release: Path) -> None:
     for name, value in net.body.state_dict().items():
         source = fresh if name in net.head else theirs
         assert torch.equal(value, source.body.state_dict()[name]), name
+
+
+def test_a_multi_task_release_is_a_start_of_its_own_arch_for_any_task(tmp_path: Path) -> None:
+    """Its head has other tensors than a linear one; neither task takes the head of a start."""
+    manifest = {"area": "ALL", "arch": "cnn", "outputs": 3, "preprocessing": {"size": 32}}
+    theirs = build("cnn", outputs=3, seed=5, head=PartHead)
+    bundle.save(tmp_path / "ALL", theirs, manifest, {})
+    for head in (None, PartHead):
+        net = build("cnn", outputs=3, seed=1, head=head, pretrained=str(tmp_path / "ALL"))
+        fresh = build("cnn", outputs=3, seed=1, head=head)
+        for name, value in net.body.state_dict().items():
+            source = fresh if name in net.head else theirs
+            assert torch.equal(value, source.body.state_dict()[name]), name
 
 
 def test_a_start_of_another_network_is_refused_by_name(release: Path) -> None:

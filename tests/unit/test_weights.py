@@ -1,0 +1,147 @@
+"""Weights as they lie around are read for what they are, or refused with the true reason."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mura_tune.errors import InputError
+from mura_tune.learning.models import build, outline, restore
+from mura_tune.learning.weights import check_finite, check_keys, read_weights, renamed, separate
+
+State = Mapping[str, Tensor]
+
+
+def prefixed(prefix: str) -> Callable[[State], State]:
+    return lambda state: {prefix + name: value for name, value in state.items()}
+
+
+# What training scripts make of a state dict.
+SHAPES: Mapping[str, Callable[[State], Any]] = {
+    "alone": dict,
+    "parallel": prefixed("module."),
+    "compiled": prefixed("_orig_mod."),
+    "compiled and parallel": prefixed("_orig_mod.module."),
+    "lightning": lambda state: {"state_dict": prefixed("model.")(state), "epoch": 3},
+    "a name of their own": prefixed("encoder.net."),
+    "model_state_dict": lambda state: {"model_state_dict": dict(state), "optimizer": {"lr": 0.1}},
+    "model": lambda state: {"model": dict(state), "args": {"arch": "cnn"}},
+    "wrapped twice": lambda state: {"model": {"state_dict": dict(state)}},
+    "a score of numpy's": lambda state: {
+        "state_dict": dict(state),
+        "best_auc": np.float64(0.9),
+        "epoch": np.int64(7),
+        "loss": np.float32(0.5),
+        "stopped": np.bool_(True),
+    },
+    "no counts of batches": lambda state: {
+        name: value for name, value in state.items() if not name.endswith("num_batches_tracked")
+    },
+    "double precision": lambda state: {name: value.double() for name, value in state.items()},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_checkpoint_of_any_script_is_a_start(shape: str, tmp_path: Path) -> None:
+    theirs = build("cnn", seed=5).body.state_dict()
+    torch.save(SHAPES[shape](theirs), tmp_path / "theirs.pt")
+    net = build("cnn", pretrained=str(tmp_path / "theirs.pt"), seed=1)
+    for name, value in net.body.state_dict().items():
+        assert torch.equal(value, theirs[name]) or name in net.head, name
+
+
+def test_densenets_of_old_get_the_names_of_today() -> None:
+    """As in torchvision's own densenet121-a639ec97.pth: `norm.1`, and no counts of batches."""
+    wanted = outline("densenet121", size=224)
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", name): value
+        for name, value in wanted.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    check_keys(renamed(old, wanted, "theirs.pth"), wanted, "theirs.pth")
+
+
+class Whole(nn.Module):
+    """A network that somebody saved whole."""
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (Whole(), "it holds a test_weights.Whole, which only running code would make"),
+        ({"epoch": 3, "weights": [1.0]}, r"no state dict \(.*\); its keys are epoch, weights$"),
+        ([1.0], r"no state dict \(.*\); it is of type list$"),
+        (
+            {"state_dict": {"a": torch.ones(2)}, "model": {"b": torch.ones(2)}},
+            r"several state dicts \(state_dict, model\); save the one that is meant",
+        ),
+        ({"stem.0.0.weight": torch.zeros(1).expand(10**12)}, "bytes that would take 4000000000000"),
+        ({"a": torch.empty(3, device="meta")}, "a is no plain tensor of numbers"),
+    ],
+    ids=["a whole network", "other keys", "a list", "two of them", "one number", "no numbers"],
+)
+def test_what_is_no_state_dict_is_refused_with_the_reason(
+    content: Any, told: str, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "theirs.pt")
+    with pytest.raises(InputError, match=told) as refused:
+        read_weights(tmp_path / "theirs.pt")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_network_and_its_moving_average_are_not_chosen_between(tmp_path: Path) -> None:
+    state = build("cnn").body.state_dict()
+    torch.save({**prefixed("model.")(state), **prefixed("ema.")(state)}, tmp_path / "two.pt")
+    with pytest.raises(InputError, match=r"two\.pt: the network is there 2 times, under ema\. and"):
+        build("cnn", pretrained=str(tmp_path / "two.pt"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_refused_wherever_weights_are_loaded(
+    value: float, tmp_path: Path
+) -> None:
+    state = build("cnn", size=32).body.state_dict()
+    state["stages.1.0.0.weight"][0, 0, 0, 0] = value
+    save_file(separate(state), tmp_path / "broken.safetensors")
+    told = r"not every number in tensor stages\.1\.0\.0\.weight is finite"
+    with pytest.raises(InputError, match=rf"broken\.safetensors: {told}"):
+        build("cnn", size=32, pretrained=str(tmp_path / "broken.safetensors"))
+    with pytest.raises(InputError, match=told):
+        restore(tmp_path / "broken.safetensors", "cnn", size=32)
+    check_finite({"steps": torch.tensor(3)}, "a count")
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "outputs", "told"),
+    [
+        ("vit_giant_patch14_dinov2", 518, 1, "missing tensor cls_token"),
+        ("cnn", 32, 900, r"misshapen tensor fc\.weight is \(1, 256\), not \(900, 256\)"),
+        ("cnn", 32, 10**12, "outputs 1000000000000: a network has 1 to 1000"),
+        ("cnn", 3000, 1, "size 3000: sizes go from 16 to 1024 px"),
+        ("resnet18.nope", 32, 1, "timm has no weights 'nope' of resnet18; it has a1_in1k, .* arch"),
+    ],
+)
+def test_what_asks_for_more_than_its_file_holds_is_refused_before_it_is_built(
+    arch: str, size: int, outputs: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(separate(build("cnn").body.state_dict()), tmp_path / "small.safetensors")
+    monkeypatch.setattr("mura_tune.learning.models.build", None)
+    with pytest.raises(InputError, match=told):
+        restore(tmp_path / "small.safetensors", arch, size=size, outputs=outputs)
+
+
+def test_tensors_under_two_names_are_written_twice(tmp_path: Path) -> None:
+    one = torch.arange(4.0)
+    save_file(separate({"a": one, "b": one, "half": one[:2]}), tmp_path / "a.safetensors")
+    assert {k: v.tolist() for k, v in read_weights(tmp_path / "a.safetensors").items()} == {
+        "a": [0, 1, 2, 3],
+        "b": [0, 1, 2, 3],
+        "half": [0, 1],
+    }
