@@ -1,8 +1,10 @@
-"""A plain HTTP server for the time of a test."""
+"""HTTP servers for the time of a test: a plain one, and one whose every byte the test writes."""
 
 import contextlib
+import socket
+import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,36 @@ def server(folder: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as serving:
-        thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as serving, running(serving):
         yield f"http://127.0.0.1:{serving.server_port}"
-        serving.shutdown()
+
+
+Answer = Callable[[str, socket.socket], None]  # gets the name that is asked for, and the client
+
+
+@contextlib.contextmanager
+def raw_server(answer: Answer) -> Iterator[str]:
+    """The address of a folder whose answers `answer` sends, byte by byte."""
+
+    class Connection(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            request = self.request.recv(2**16).decode("latin-1")
+            with contextlib.suppress(OSError):  # a client leaves when it has had enough
+                answer(request.split()[1].rpartition("/")[2], self.request)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Connection) as serving:
+        serving.daemon_threads = True
+        with running(serving):
+            yield f"http://127.0.0.1:{serving.server_address[1]}/there"
+
+
+@contextlib.contextmanager
+def running(server: socketserver.BaseServer) -> Iterator[None]:
+    """Let a thread serve meanwhile."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
         thread.join()

@@ -142,12 +142,12 @@ def report(
     """
     from mura_tune import files
     from mura_tune.errors import InputError
-    from mura_tune.reading.fetch import cache_folder
+    from mura_tune.reading.fetch import is_fetched
     from mura_tune.release import bundle, index
     from mura_tune.release.kinds import kind_of
 
     folder = release_at(release, base_url)
-    if not out and folder.resolve().is_relative_to(cache_folder().resolve()):
+    if not out and is_fetched(folder):
         raise InputError(f"{release}: fetched, and stays as it was fetched; name a file for the "
                          "page by --out report.html")  # fmt: skip
     loaded, prepared = _with_data(folder, data, runs, device, strict)

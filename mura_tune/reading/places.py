@@ -6,8 +6,11 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote, unquote
 
+from mura_tune import files
 from mura_tune.errors import InputError
+from mura_tune.names import checked
 
 
 def place(
@@ -28,18 +31,47 @@ def place(
     """
     if not release and not area:
         raise InputError("name the --area, or the --release")
-    here = Path(release) if release else releases / str(area)
+    if release and is_address(release):
+        return _fetched(release, say)
+    here = Path(release) if release else _folder_of(str(area), releases)
     if here.exists():
         return here
-    name = release or str(area)
-    if not name.startswith(("http://", "https://")):
-        base = base_url or configured()
-        if not base:
-            return here  # whoever loads it says what is missing
-        name = f"{base.rstrip('/')}/{name}"
+    name = _url_path(release or str(area))
+    base = name and (base_url or configured())
+    if not base:
+        return here  # whoever loads it says what is missing
+    return _fetched(f"{base.rstrip('/')}/{name}", say)
+
+
+def is_address(text: str) -> bool:
+    """Whether a release is named by its URL; a scheme may stand in capitals."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def _fetched(url: str, say: Callable[[str], None]) -> Path:
     from mura_tune.reading.fetch import fetch
 
-    return fetch(name, say)
+    return fetch(url, say)
+
+
+def _folder_of(area: str, releases: Path) -> Path:
+    """The folder of an area's release; one that is there may have a name older than the rule."""
+    if set(area) & set("/\\\0") or area in (".", "..") or not (releases / area).exists():
+        checked(area, "area")
+    return files.within(releases, area)
+
+
+def _url_path(name: str) -> str:
+    """A release's name, and its `#sha256=`, as they stand in a URL; empty for a mere path.
+
+    The names of folders may stand before it: `wrists/XR_WRIST`.
+    """
+    path, mark, digest = name.partition("#")
+    try:
+        segments = [checked(unquote(segment), "release") for segment in path.split("/")]
+    except InputError:
+        return ""
+    return "/".join(quote(segment) for segment in segments) + mark + digest
 
 
 def shelf(
@@ -62,10 +94,17 @@ def shelf(
     return find
 
 
-def config_file() -> Path:
-    """What a person set for all projects: in XDG_CONFIG_HOME, which is ~/.config by default."""
-    folder = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(folder) / "mura-tune" / "config.yaml"
+def config_file() -> Path | None:
+    """What a person set for all projects: in XDG_CONFIG_HOME, which is ~/.config by default.
+
+    None where no home folder is known either.
+    """
+    if named := os.environ.get("XDG_CONFIG_HOME"):
+        return Path(named) / "mura-tune" / "config.yaml"
+    try:
+        return Path.home() / ".config" / "mura-tune" / "config.yaml"
+    except RuntimeError:
+        return None
 
 
 def configured() -> str | None:
@@ -75,7 +114,7 @@ def configured() -> str | None:
         InputError: a file that holds anything else.
     """
     path = config_file()
-    if not path.is_file():
+    if path is None or not path.is_file():
         return None
     import yaml
 

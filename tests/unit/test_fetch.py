@@ -1,14 +1,21 @@
 """Fetching from servers that cut, lie, dawdle and vanish: whole and checked, or not at all."""
 
 import hashlib
+import io
+import itertools
 import json
 import os
 import re
+import resource
+import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,10 +23,13 @@ import numpy as np
 import pytest
 from conftest import Ran
 from PIL import Image
+from serving import Answer, raw_server
 
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
-from mura_tune.reading.fetch import Limits, fetch
+from mura_tune.reading.download import Limits, Redirects, normalised
+from mura_tune.reading.fetch import fetch, is_fetched
+from mura_tune.reading.places import place
 from mura_tune.release import sums
 
 IMPATIENT = Limits(timeout=5, tries=2, pause=0.01)
@@ -167,6 +177,181 @@ def test_a_pinned_release_asks_nobody_once_it_is_there(
     assert len(server.asked) == asked
 
 
+def test_a_damaged_release_in_the_cache_is_fetched_again(
+    server: Server, served: Path, get: Get, tmp_path: Path
+) -> None:
+    pinned = f"{server.url}#sha256={sums.sha256(served / sums.SUMS)}"
+    folder = get(pinned)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    for url in (pinned, server.url):
+        (folder / "model.safetensors").write_bytes(weights)
+        server.asked.clear()
+        assert_whole(get(url), served)
+        assert [name for name, _ in server.asked] == ["SHA256SUMS", "model.safetensors"]
+    (folder / "bundle.json").unlink()
+    (folder / sums.SUMS).write_bytes(b"")
+    assert_whole(get(pinned), served)
+    assert_whole(get(server.url), served)
+
+
+def test_a_cache_folder_of_another_release_is_not_taken_for_the_pinned_one(
+    server: Server, served: Path, get: Get
+) -> None:
+    folder = get(server.url)
+    (served / "bundle.json").write_text('{"other": true}')
+    (served / sums.SUMS).unlink()
+    sums.write(served)
+    wanted = sums.sha256(served / sums.SUMS)
+    shutil.copytree(folder, folder.with_name(wanted))  # whole, but not what its name says
+    assert_whole(get(f"{server.url}#sha256={wanted}"), served)
+
+
+def test_a_damaged_release_is_not_used_offline(server: Server, get: Get, said: list[str]) -> None:
+    folder = get(server.url)
+    (folder / "bundle.json").write_text("[]")
+    server.status = 503
+    for url in (server.url, f"{server.url}#sha256={folder.name}"):
+        with pytest.raises(MuraError, match=r"HTTP 503\), and what the cache has of it is damaged"):
+            get(url)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("listing", "reason"),
+    [(b"", "lists no bundle.json"),
+     (b"0" * 64 + b"  model.safetensors\n", "lists no bundle.json"),
+     (b"<html>Log in to the hotel's network</html>\n", "line 1 is damaged"),
+     (b"0" * 64 + b"  bundle.json\n" + b"0" * 64 + b"  " + b"x" * 300 + b"\n", "300 letters")],
+)  # fmt: skip
+def test_a_list_that_is_no_releases_replaces_none(
+    server: Server, served: Path, get: Get, listing: bytes, reason: str
+) -> None:
+    folder = get(server.url)
+    (served / sums.SUMS).write_bytes(listing)
+    with pytest.raises(InputError, match=reason):
+        get(server.url)
+    server.status = 503
+    assert get(server.url) == folder
+
+
+@pytest.mark.parametrize("status", [201, 203, 204, 206, 226, 304, 500])
+def test_only_a_plain_answer_is_one(server: Server, get: Get, said: list[str], status: int) -> None:
+    folder = get(server.url)
+    server.status = status
+    assert get(server.url) == folder
+    assert f"out of reach (HTTP {status})" in said[0]
+    with pytest.raises(MuraError, match=rf"HTTP {status}\), and nothing of it is in the cache"):
+        get(f"{server.url}/elsewhere")
+
+
+def endless(piece: bytes, first: bytes = b"", pause: float = 0.02) -> Answer:
+    """Sends `first`, and `piece` again and again, until the client leaves."""
+
+    def send(_: str, client: socket.socket) -> None:
+        client.sendall(first)
+        while True:
+            client.sendall(piece)
+            time.sleep(pause)
+
+    return send
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(endless(b"X"), "timed out"),
+     (endless(b"X", OK), "timed out"),
+     (endless(b"HTTP/1.1 100 Continue\r\n\r\n"), "timed out"),
+     (endless(b"1\r\nx\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"), "timed out"),
+     (endless(b"0", OK + b"Content-Length: 60000\r\n\r\n"), "timed out"),
+     (endless(b"X: y\r\n" * 50, OK, 0), "got more than 100 headers"),
+     (endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 900, pause=0), "an answer without end"),
+     (endless(b"x" * 2**16, b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", 0), "without end")],
+)  # fmt: skip
+def test_an_answer_that_never_ends_is_left(get: Get, answer: Answer, reason: str) -> None:
+    with raw_server(answer) as url, pytest.raises(MuraError, match=reason):
+        get(url, Limits(timeout=5, answer=0.3))
+
+
+def sending(served: Path, answer: Answer, name: str = "model.safetensors") -> Answer:
+    """Serves a folder as it is, but for one of its files."""
+
+    def send(asked: str, client: socket.socket) -> None:
+        content = (served / asked).read_bytes()
+        if asked == name:
+            answer(name, client)
+        else:
+            client.sendall(b"%sContent-Length: %d\r\n\r\n%s" % (OK, len(content), content))
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("first", "limits"),
+    [(OK + b"\r\n", Limits(timeout=5, rate=1000, window=0.3)),
+     (OK + b"Content-Length: 50000\r\n\r\n", Limits(timeout=5, rate=1000, window=0.3)),
+     (OK + b"\r\n", Limits(timeout=5, rate=1, whole=0.3)),
+     (OK, Limits(timeout=5, answer=0.1, window=0.3, pause=0, tries=99))],
+)  # fmt: skip
+def test_a_file_that_trickles_is_given_up(
+    served: Path, get: Get, first: bytes, limits: Limits
+) -> None:
+    slow = r"model.safetensors: slower than .* goes on from here"
+    with (
+        raw_server(sending(served, endless(b"x", first))) as url,
+        pytest.raises(MuraError, match=slow),
+    ):
+        get(url, limits)
+
+
+def test_a_server_that_begins_again_and_again_is_left(served: Path, get: Get) -> None:
+    lengths = itertools.chain.from_iterable((n, 10) for n in itertools.count(2000))
+
+    def send(_: str, client: socket.socket) -> None:  # each second answer has one byte more
+        client.sendall(OK + b"Content-Length: 50000\r\n\r\n" + b"x" * next(lengths))
+
+    often = "sent from its beginning 3 times"
+    with raw_server(sending(served, send)) as url, pytest.raises(MuraError, match=often):
+        get(url)
+    assert next(lengths) < 2010
+
+
+@pytest.mark.parametrize("length", ["²", "-1", "1e3", "5" * 5000, "9" * 18, "", "0x10"])
+def test_a_length_that_is_none_of_a_file(served: Path, get: Get, length: str) -> None:
+    def send(name: str, client: socket.socket) -> None:
+        header = f"Content-Length: {length}\r\n\r\n".encode("latin-1")
+        client.sendall(OK + header + (served / name).read_bytes())
+
+    with raw_server(sending(served, send)) as url:
+        assert_whole(get(url), served)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(b"\x1b[2J\x07 hello\r\n\r\n", r"no answer in HTTP: \\x1b\[2J\\x07 hello"),
+     (b"", "closed connection without response"),
+     (b"HTTP/1.1 302 Found\r\nLocation: ftp://h/x\r\n\r\n", "sent on to an address"),
+     (b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n", "HTTP 302"),
+     (b"HTTP/1.1 302 Found\r\nLocation: http://u:secret@h/\r\n\r\n", "sent on to an address"),
+     (b"HTTP/1.1 302 Found\r\nLocation: http://%s/\r\n\r\n" % (b"x" * 64), "sent on to an add"),
+     (b"HTTP/1.1 302 Found\r\nLocation: http://h:99999/\r\n\r\n", "sent on to an address")],
+)  # fmt: skip
+def test_an_answer_that_cannot_be_used_is_one_plain_line(
+    get: Get, answer: bytes, reason: str
+) -> None:
+    with (
+        raw_server(lambda _, client: client.sendall(answer)) as url,
+        pytest.raises(MuraError, match=reason) as raised,
+    ):
+        get(url)
+    assert str(raised.value).isprintable()
+    assert "secret" not in str(raised.value)
+    assert "Error" not in str(raised.value)
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_server_that_cuts(server: Server, served: Path, get: Get, ranges: bool) -> None:
     server.cut, server.ranges = 20_000, ranges
@@ -293,11 +478,47 @@ def test_a_listed_path_that_climbs_out_is_refused(
 @pytest.mark.parametrize(
     "url",
     ["ftp://host/x", "file:///etc/passwd", "http://", "http://host/x?y=1", "http://[::1/x",
-     "http://host/a b", "http://host/x#sha256=12", "http://host/x#main"],
+     "http://host/a b", "http://host/x#sha256=12", "http://host/x#main", "http://host:x/y",
+     "http://host:99999/x", f"http://{'h' * 64}/x", "http://a..b/x", "http://host/\udcff",
+     "http://host/\x1b[2J", f"http://host/x#sha256={'²' * 64}"],
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused_before_anyone_is_asked(get: Get, url: str) -> None:
     with pytest.raises(InputError, match=r"not the address|after #"):
         get(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://user:secret@host/x", "HTTPS://secret@host/x", "http://u:secret@[::1/x",
+     "http:u:secret@host/x", "http://u:sec/ret@host/x", "http://u:secret@host/x#main"],
+)  # fmt: skip
+def test_a_password_in_an_address_is_refused_and_never_printed(get: Get, url: str) -> None:
+    with pytest.raises(InputError) as raised:
+        get(url)
+    assert "host/x" in str(raised.value) or "[::1/x" in str(raised.value)
+    assert "sec" not in str(raised.value).replace("sha256", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "plain"),
+    [("http://host/x/", "http://host/x"), ("HTTPS://Host:8443/x", "https://Host:8443/x"),
+     ("http://host/Röntgen", "http://host/R%C3%B6ntgen"), ("http://host/a%20b", "http://host/a%20b"),
+     ("http://röntgen.example:81/x", "http://xn--rntgen-wxa.example:81/x"),
+     ("http://[::1]:81/@v1/a+b(c)~", "http://[::1]:81/@v1/a+b(c)~")],
+)  # fmt: skip
+def test_an_address_is_written_as_http_knows_it(url: str, plain: str) -> None:
+    assert normalised(url) == plain
+
+
+def test_a_path_that_is_not_ascii_is_asked_for(server: Server, served: Path, get: Get) -> None:
+    assert_whole(get(f"{server.url.replace('http', 'HTTP')}/Röntgen"), served)
+
+
+def test_an_encrypted_address_is_not_left_for_a_plain_one() -> None:
+    handler = Redirects()
+    request = urllib.request.Request("HTTPS://host/x")
+    with pytest.raises(InputError, match="not encrypted"):
+        handler.redirect_request(request, io.BytesIO(), 302, "", HTTPMessage(), "http://host/x")
 
 
 def test_nothing_there_and_nobody_there(server: Server, served: Path, get: Get) -> None:
@@ -312,6 +533,62 @@ def test_nothing_there_and_nobody_there(server: Server, served: Path, get: Get) 
         get(server.url)
     with pytest.raises(MuraError, match="out of reach"):
         get("http://127.0.0.1:9/there")
+
+
+def test_a_cache_that_cannot_be_written_names_the_way_out(
+    server: Server, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(os.environ["XDG_CACHE_HOME"]).write_text("a file")
+    with pytest.raises(InputError, match=r"releases: Not a directory; .* set XDG_CACHE_HOME"):
+        fetch(server.url, print)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(InputError, match=r"no home folder .* set XDG_CACHE_HOME"):
+        fetch(server.url, print)
+    assert not is_fetched(served)
+    here = place("XR_TEST", None, served, None, print)  # no config.yaml either
+    assert here == Path("XR_TEST")
+
+
+def nobody() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_full_disk_is_not_taken_for_a_bad_server(server: Server, served: Path, get: Get) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # as if the disk ended there
+    try:
+        with pytest.raises(InputError, match=r"model.safetensors: File too large; fetched .* kept"):
+            get(server.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [name for name, _ in server.asked].count("model.safetensors") == 1
+    assert_whole(get(server.url), served)
+
+
+@pytest.mark.parametrize("area", ["../victim", "..", "/etc", "a/../../b", "", ".hidden", "x" * 101])
+def test_an_area_is_no_path(tmp_path: Path, area: str) -> None:
+    (tmp_path / "victim").mkdir()
+    with pytest.raises(InputError, match="area"):
+        place(None, area, tmp_path / "releases", "http://127.0.0.1:9", print)
+
+
+def test_a_release_is_a_folder_here_or_a_name_under_the_base_address(
+    server: Server, served: Path, tmp_path: Path
+) -> None:
+    base = server.url.rpartition("/")[0]
+    releases = tmp_path / "releases"
+    older = releases / "XR_HAND, left"  # a name from before there was a rule
+    older.mkdir(parents=True)
+    assert place(None, older.name, releases, base, print) == older
+    assert place(str(older), None, releases, base, print) == older
+    for name in ("Röntgen (1)", "R%C3%B6ntgen (1)", "hands/XR_HAND"):
+        assert_whole(place(name, None, releases, base, print), served)
+    asked = len(server.asked)
+    for path in ("/nowhere/XR_HAND", "../XR_HAND", "./XR_HAND"):
+        assert place(path, None, releases, base, print) == Path(path)
+    assert len(server.asked) == asked
 
 
 def test_two_processes_make_one_download(server: Server, served: Path, tmp_path: Path) -> None:
