@@ -2,7 +2,7 @@
 
 `FOLDER/AREA-SIZE/` holds `pixels-DIGEST.npy`, `copies-DIGEST.json` beside it (see `near`), and a
 `manifest.json` that is written last and says what each file held (see `manifest`). A file whose
-size and time are unchanged is trusted; a changed one is read and hashed, and decoded only when its
+size and times are unchanged is trusted; a changed one is read and hashed, and decoded only when its
 content is new. Everything else is copied from the old pixels.
 """
 
@@ -114,7 +114,8 @@ def _trusted(file: Path, record: Record | None) -> bool:
         status = file.stat()
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) == (record.size, record.mtime_ns)
+    now = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return now == (record.size, record.mtime_ns, record.ctime_ns)
 
 
 def _unchanged(dataset: Dataset, records: Records) -> bool:

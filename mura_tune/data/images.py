@@ -38,7 +38,8 @@ _HEADER = threading.Lock()  # catch_warnings is process-wide, so one thread at a
 class Record:
     """What reading one image file found.
 
-    `size` is in bytes, `mtime_ns` since the epoch; both -1 where there is no such file.
+    `size` is in bytes, `mtime_ns` and `ctime_ns` since the epoch; all -1 where there is no such
+    file. `ctime_ns` is when its content, name or mode last changed: no program can set it.
     `file_sha` is "" where it could not be opened, `pixel_sha` (sha256 of the decoded image at its
     full size) where it could not be decoded; `error` says why, and is "" for a readable image.
     """
@@ -48,6 +49,7 @@ class Record:
     file_sha: str
     pixel_sha: str
     error: str
+    ctime_ns: int = -1
 
     def __post_init__(self) -> None:
         if bool(self.pixel_sha) == bool(self.error):
@@ -114,21 +116,21 @@ def examine(
     `known` gives the pixel sha256 of a file sha256: a content that it knows is not decoded again,
     and its pixels come back as None too.
     """
-    size = mtime = -1
+    size = mtime = ctime = -1
     sha = ""
     try:
         with contextlib.suppress(OSError, ValueError):  # `load` says what is wrong with it
             status = file.stat()
-            size, mtime = status.st_size, status.st_mtime_ns
+            size, mtime, ctime = status.st_size, status.st_mtime_ns, status.st_ctime_ns
         data = load(file)
         sha = hashlib.sha256(data).hexdigest()
         if pixel_sha := known(sha):
-            return Record(size, mtime, sha, pixel_sha, ""), None
+            return Record(size, mtime, sha, pixel_sha, "", ctime), None
         grey = decode(data, file)
     except UnreadableImage as error:
-        return Record(size, mtime, sha, "", error.reason), None
+        return Record(size, mtime, sha, "", error.reason, ctime), None
     pixel_sha = hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).hexdigest()
-    return Record(size, mtime, sha, pixel_sha, ""), grey
+    return Record(size, mtime, sha, pixel_sha, "", ctime), grey
 
 
 def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""What reading every image found, in 80 bytes an image beside its path."""
+"""What reading every image found, in 88 bytes an image beside its path."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from mura_tune.data.images import Record
 
 _SHA = 32  # bytes of a sha256
-_PACKED = struct.Struct(f"<qq{_SHA}s{_SHA}s")  # size, mtime_ns, file_sha, pixel_sha
-_COLUMNS = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"),
+# size, mtime_ns, ctime_ns, file_sha, pixel_sha
+_PACKED = struct.Struct(f"<qqq{_SHA}s{_SHA}s")
+_COLUMNS = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("ctime_ns", "<i8"),
                      ("file_sha", f"S{_SHA}"), ("pixel_sha", f"S{_SHA}")])  # fmt: skip
 
 
@@ -68,7 +69,7 @@ class Records(Mapping[str, Record]):
     def add(self, path: str, record: Record) -> None:
         """Append a path that is not in it yet. Raises ValueError for what is no sha256."""
         shas = (_bytes(record.file_sha), _bytes(record.pixel_sha))
-        self._packed += _PACKED.pack(record.size, record.mtime_ns, *shas)
+        self._packed += _PACKED.pack(record.size, record.mtime_ns, record.ctime_ns, *shas)
         if record.error:
             self._errors[len(self.paths)] = record.error
         self.paths.append(path)
@@ -87,8 +88,10 @@ class Records(Mapping[str, Record]):
 
     def at(self, row: int) -> Record:
         """The record that was added as number `row`, from 0."""
-        size, mtime_ns, file, pixel = _PACKED.unpack_from(self._packed, row * _PACKED.size)
-        return Record(size, mtime_ns, _hex(file), _hex(pixel), self._errors.get(row, ""))
+        packed = _PACKED.unpack_from(self._packed, row * _PACKED.size)
+        size, mtime_ns, ctime_ns, file, pixel = packed
+        error = self._errors.get(row, "")
+        return Record(size, mtime_ns, _hex(file), _hex(pixel), error, ctime_ns)
 
     @property
     def errors(self) -> dict[str, str]:

@@ -163,6 +163,20 @@ def test_a_touched_or_moved_file_is_hashed_but_not_decoded(
     assert counted.loaded == []
 
 
+def test_a_file_replaced_with_size_and_time_kept_is_noticed(dataset: Dataset, runs: Path) -> None:
+    """As rsync -t, unzip or exiftool -P replace one: only its time of change tells."""
+    file = dataset.root / dataset.frame["path"][4]
+    Image.new("L", (40, 30), 10).save(file, format="BMP")
+    status = file.stat()
+    before = build(dataset, runs)
+    Image.new("L", (40, 30), 200).save(file, format="BMP")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    after = build(dataset, runs)
+    assert_true_to_the_files(after, dataset)
+    assert after.fingerprint != before.fingerprint
+
+
 def test_a_label_changes_the_fingerprint_but_decodes_nothing(
     dataset: Dataset, runs: Path, counted: Counted
 ) -> None:
@@ -477,9 +491,10 @@ def test_no_more_than_the_bound_is_in_flight() -> None:
 def test_the_manifest_tells_what_each_file_held(dataset: Dataset, runs: Path) -> None:
     built = build(dataset, runs)
     told = json.loads((runs / "XR_A-16" / "manifest.json").read_text())
-    path, size, mtime, *shas, error = told["images"][0]
+    path, size, mtime, *shas, error, ctime = told["images"][0]
     status = (dataset.root / path).stat()
     assert (size, mtime, error) == (status.st_size, status.st_mtime_ns, "")
+    assert ctime == status.st_ctime_ns
     assert shas == [built.records[path].file_sha, built.pixel_sha[0]]
 
 
