@@ -88,7 +88,7 @@ def many_studies(data: Path, arch: str, size: int, rounds: int, folder: Path) ->
         return len(images) / (time.perf_counter() - started)
 
     def in_one_call() -> None:
-        answer_all(Single(predictor), asked, folder / "answers.csv", print)
+        answer_all(Single(predictor), asked, data, folder / "answers.csv", print)
         (folder / "answers.csv").unlink()
 
     seen = interleaved(

@@ -56,6 +56,7 @@ _ADVICE = {
     errno.ETXTBSY: "in use by another program",
     errno.EBUSY: "in use by another program",
     errno.EXDEV: "on another file system than its target",
+    errno.ENOLCK: "the file system has no locks; name a place on a local disk",
     errno.ENOTSUP: "the file system cannot do this; name a place on a local disk",
 }
 

@@ -34,21 +34,31 @@ def locked(handle: IO[Any]) -> bool:
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file at `path`, waiting for whoever holds it."""
-    with path.open("a") as handle:
-        if not locked(handle):
-            _LOG.info("%s: waiting for the process that holds it", path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("a") as handle:
+            if not locked(handle):
+                _LOG.info("%s: waiting for the process that holds it", path)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if _is_at(handle, path):
+                yield
+                return
 
 
 @contextlib.contextmanager
 def sole(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file at `path`. Raises InputError, saying `busy`, if another process does."""
+    """Hold the lock file at `path`, and remove it at the end.
+
+    Raises:
+        InputError: another process holds it; the message is `busy`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        if not locked(handle):
+        if not locked(handle) or not _is_at(handle, path):
             raise InputError(busy)
-        yield
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def replace(path: Path, *parts: Buffer) -> None:
@@ -132,6 +142,14 @@ def writable(path: Path) -> None:
             pass
     except OSError as error:
         raise explain(OSError(error.errno, error.strerror, str(path))) or error from None
+
+
+def _is_at(handle: IO[Any], path: Path) -> bool:
+    """Whether an open file is still the one at `path`; who held its lock may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _new_beside(path: Path) -> tuple[int, Path]:

@@ -7,7 +7,7 @@ import shlex
 
 LONGEST = 2_000  # characters of one line; what is longer loses its middle
 # What opens a formula in Excel, LibreOffice and Google Sheets; the apostrophe marks text there.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 
 
 def printable(text: object) -> str:
@@ -17,11 +17,16 @@ def printable(text: object) -> str:
     stands for bytes that are not UTF-8 (lone surrogates), become backslash escapes.
     """
     line = re.sub(r"\s*[\r\n\v\f\x85\u2028\u2029]\s*", " ", str(text)).strip()
-    line = "".join(c if c.isprintable() else escape(c) for c in line)
+    line = visible(line)
     if len(line) <= LONGEST:
         return line
     half = LONGEST // 2
     return f"{line[:half]} … {line[-half:]}"
+
+
+def visible(text: str) -> str:
+    """Text with an escape in the place of each character that does not print; nothing is cut."""
+    return "".join(c if c.isprintable() else escape(c) for c in text)
 
 
 def escape(character: str) -> str:
@@ -39,10 +44,11 @@ def command(*words: object) -> str:
 def cell(text: str) -> str:
     """Text as a cell of a table: readable by `from_cell`, and no formula for a spreadsheet.
 
-    Bytes that are not UTF-8 become backslash escapes; these stay when the cell is read back.
+    What does not print, such as bytes that are not UTF-8, becomes a backslash escape, and stays
+    one when the cell is read back.
     """
-    encodable = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return f"'{encodable}" if encodable.startswith((*_FORMULA, "'")) else encodable
+    shown = visible(text)
+    return f"'{shown}" if shown.startswith((*_FORMULA, "'")) else shown
 
 
 def from_cell(text: str) -> str:

@@ -13,15 +13,15 @@ DIGITS = 100  # of a whole number
 JSON_BYTES = 64 * 2**20  # largest document that is read; a bundle.json has some 20 kB
 
 
-def from_json(text: str | bytes, source: object) -> Any:
+def from_json(text: str | bytes, source: object, *, most: int = JSON_BYTES) -> Any:
     """The value of one JSON document in UTF-8.
 
     Raises:
         InputError: not JSON, a name that stands twice, a number that is not finite or has over
-            100 digits, more than 64 levels, or more than 64 MiB. `source` opens the message.
+            100 digits, more than 64 levels, or more than `most` bytes. `source` opens the message.
     """
-    if len(text) > JSON_BYTES:
-        raise InputError(f"{source}: not valid JSON: larger than {JSON_BYTES // 2**20} MiB")
+    if len(text) > most:
+        raise InputError(f"{source}: not valid JSON: larger than {most // 2**20} MiB")
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")
         value = json.loads(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mura_tune import console
+from mura_tune import console, files
 from mura_tune.cli.options import (
     Number,
     base_url_option,
@@ -61,8 +61,10 @@ def infer(
     """Give a study's probability of being abnormal, from all of its views.
 
     One study by its --image files; or STUDIES, a folder whose folders with images are studies, or a
-    .csv with the columns path and study. They get a row each in --out, and are marked there if a
-    view is unreadable; the same line goes on with what is missing.
+    .csv with a column path (and perhaps area, patient, study). They get a row each in --out, and
+    are marked there if a view is unreadable. The same line goes on with what is missing or has
+    changed, by the bytes of the files; rows of studies that are gone go, those of other folders
+    stay. The last columns, files and source, say which files and which STUDIES a row is of.
 
     AREA `auto` asks the router in RELEASES which area a study shows, then that area's release (or,
     where that is missing, the one for ALL or multitask); where the router is not sure it abstains.
@@ -77,15 +79,17 @@ def infer(
         _only_auto(release)
     if area == ROUTER and threshold is not None:
         raise InputError("--threshold is of a probability of abnormal: a router has none")
+    if studies:
+        files.writable(out)
     find = shelf(releases, base_url, console.note)
     folder = None if area == "auto" else place(release, area, releases, base_url, console.note)
     if studies:
         from mura_tune.reading.batch import answer_all
         from mura_tune.reading.studies import studies_in
 
-        asked = studies_in(studies)
+        asked = studies_in(studies, console.note)
         reader = _reader(folder, area, find, device_of(device), threshold)
-        done = answer_all(reader, asked, out, console.note)
+        done = answer_all(reader, asked, studies, out, console.note)
         console.report(as_json, lambda: asdict(done), done.describe)
         return
     found: Chained | Route | Prediction
@@ -147,9 +151,11 @@ def explain(
     the map is right) or come (insertion, high if it is right), each beside that of a random order.
     """
     from mura_tune.areas import ROUTER
+    from mura_tune.reading.explain import drawable
     from mura_tune.reading.explain import explain as look
     from mura_tune.reading.route import Router, routed
 
+    drawable(out)
     if area == "auto":
         _only_auto(release)
         find = shelf(releases, base_url, console.note)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from mura_tune.errors import InputError, UnreadableImage
+from mura_tune import files
+from mura_tune.data.images import load
+from mura_tune.errors import InputError, UnreadableImage, explain
+from mura_tune.lines import visible
 from mura_tune.reading import table
 from mura_tune.reading.readers import Reader, Views
 from mura_tune.reading.studies import Asked
-from mura_tune.reading.table import Row
+from mura_tune.reading.table import PROVENANCE, Row
 
 IMAGES = 32  # in a batch: more gain nothing on a CPU, and a study is not divided
 EVERY = 5.0  # seconds between two writings of the table
@@ -27,6 +32,7 @@ class Summary:
     Attributes:
         unreadable: studies of which a view cannot be decoded.
         unreleased: studies that were sent to an area without a release.
+        gone: rows that were left out, since their studies are no longer there.
     """
 
     out: Path
@@ -34,6 +40,7 @@ class Summary:
     answered: int
     unreadable: tuple[str, ...]
     unreleased: tuple[str, ...]
+    gone: tuple[str, ...]
 
     def describe(self) -> str:
         """The counts in a line for people."""
@@ -41,52 +48,118 @@ class Summary:
         failed = f"; {len(self.unreadable)} unreadable, marked" if self.unreadable else ""
         if self.unreleased:
             failed += f"; {len(self.unreleased)} of an area without a release, marked"
+        if self.gone:
+            failed += f"; {len(self.gone)} that are no longer there, left out"
         return f"{self.out}: {self.answered} studies answered{earlier}{failed}"
 
 
-def answer_all(
-    reader: Reader, asked: Sequence[Asked], out: Path, say: Callable[[str], None]
-) -> Summary:
-    """Write a row for each study of `asked` into `out`, a .csv or .json.
+@dataclass(frozen=True)
+class _Loaded:
+    """A study as a thread read it: the digest of its files, and its views, or why there are none.
 
-    Studies that `out` has an answer for are not read again. A study of which a view cannot be
-    decoded gets none, since the mean over the others would be another study's: it is marked with
-    the file's name and the reason, told to `say`, and tried again by the next call.
+    Without views and without a reason, its row is there already.
+    """
+
+    digest: str
+    views: Views | None = None
+    failure: UnreadableImage | None = None
+
+
+def answer_all(
+    reader: Reader, studies: Sequence[Asked], source: Path, out: Path, say: Callable[[str], None]
+) -> Summary:
+    """Write a row for each study of `source` into `out`, a .csv or .json.
+
+    A study is not answered again where `out` has its answer, by its name and by the bytes of its
+    files. A study of which a view cannot be decoded gets none, since the mean over the others
+    would be another study's: it is marked with the file's name and the reason, named to `say`,
+    and tried again by the next call. Rows of other sources stay; rows of studies that `source` no
+    longer has go.
 
     Raises:
-        InputError: an `out` of another form, or made by another release or threshold.
+        InputError: an `out` of another form, made by another release or threshold, or that
+            another call is writing; a study that has the name of another source's.
     """
+    busy = f"{out}: another call is writing it; wait for that, or choose another --out"
+    with files.sole(out.with_name(f".{out.name}.lock"), busy):
+        return _answer_all(reader, studies, visible(str(source.resolve())), out, say)
+
+
+def _answer_all(
+    reader: Reader, studies: Sequence[Asked], source: str, out: Path, say: Callable[[str], None]
+) -> Summary:
     from tqdm import tqdm
 
-    rows = table.read(out, reader.columns)
+    columns = (*reader.columns, *PROVENANCE)
+    rows = table.read(out, columns)
     _same_or_refuse(reader, rows.values(), out)
-    answered = {name for name, row in rows.items() if not row["error"]}
-    left = [one for one in asked if one.name not in answered]
-    before, written = len(asked) - len(left), time.monotonic()
+    names = {study.name for study in studies}
+    gone = tuple(n for n, row in rows.items() if n not in names and row["source"] == source)
+    for name in gone:
+        say(f"{name}: no longer there; its row is left out")
+        del rows[name]
+    answered = {n: row for n, row in rows.items() if not row["error"] and reader.agrees(row)}
+    before, written = 0, time.monotonic()
     unreadable: list[str] = []
     unreleased: list[str] = []
     try:
-        with tqdm(total=len(asked), initial=before, unit="study", desc=out.name,
+        with tqdm(total=len(studies), unit="study", desc=out.name,
                   disable=not sys.stderr.isatty()) as bar:  # fmt: skip
-            for studies, decoded in _decoded(left, reader.decode):
-                pairs = list(zip(studies, decoded, strict=True))
-                good = [(one, v) for one, v in pairs if not isinstance(v, UnreadableImage)]
-                told = reader.rows(good) if good else iter(())
-                for one, views in pairs:  # in their order
-                    bad = isinstance(views, UnreadableImage)
-                    row = reader.failed(one, str(views)) if bad else next(told)
-                    rows[one.name] = row
+            for batch, loaded in _loaded(studies, partial(_load, reader, answered)):
+                pairs = list(zip(batch, loaded, strict=True))
+                good = [(study, one.views) for study, one in pairs if one.views is not None]
+                answers = reader.rows(good) if good else iter(())
+                for study, one in pairs:  # in their order
+                    if one.views is None and one.failure is None:
+                        rows[study.name] = {**rows[study.name], "source": source}
+                        before += 1
+                        continue
+                    _refuse_another(rows.get(study.name), source, out)
+                    failed = one.failure is not None
+                    row = reader.failed(study, str(one.failure)) if failed else next(answers)
+                    rows[study.name] = {**row, "files": one.digest, "source": source}
                     if row["error"]:
-                        say(f"{one.name}: no answer: {row['error']}")
-                        (unreadable if bad else unreleased).append(one.name)
-                bar.update(len(studies))
+                        say(f"{study.name}: no answer: {row['error']}")
+                        (unreadable if failed else unreleased).append(study.name)
+                bar.update(len(batch))
                 if time.monotonic() - written > EVERY:
-                    table.write(out, rows.values(), reader.columns)
+                    table.write(out, rows.values(), columns)
                     written = time.monotonic()
     finally:  # stopped or not, what is answered stays
-        table.write(out, rows.values(), reader.columns)
-    done = len(left) - len(unreadable) - len(unreleased)
-    return Summary(out, before, done, tuple(unreadable), tuple(unreleased))
+        table.write(out, rows.values(), columns)
+    done = len(studies) - before - len(unreadable) - len(unreleased)
+    return Summary(out, before, done, tuple(unreadable), tuple(unreleased), gone)
+
+
+def _load(reader: Reader, answered: Mapping[str, Row], study: Asked) -> _Loaded:
+    """Read a study's files, and decode them unless their answer is there."""
+    try:
+        if study.problem:
+            raise UnreadableImage(study.name, study.problem)
+        contents = [load(path) for path in study.images]
+        digest = _digest(contents)
+        if study.name in answered and answered[study.name]["files"] == digest:
+            return _Loaded(digest)
+        return _Loaded(digest, views=reader.decode(study, contents))
+    except UnreadableImage as error:
+        return _Loaded("", failure=error)
+    except (OSError, MemoryError) as error:
+        return _Loaded("", failure=UnreadableImage(study.name, str(explain(error) or error)))
+
+
+def _digest(contents: Sequence[bytes]) -> str:
+    """Sixteen hex digits that name the files of a study by what is in them, in their order."""
+    each = b"".join(hashlib.sha256(content).digest() for content in contents)
+    return hashlib.sha256(each).hexdigest()[:16]
+
+
+def _refuse_another(row: Row | None, source: str, out: Path) -> None:
+    """Raise InputError where a study's row is the answer to another source's study."""
+    if row is not None and row["source"] not in ("", source):
+        raise InputError(
+            f"{out}: its row {row['study']} is of other files, in {row['source']}; "
+            "choose another --out"
+        )
 
 
 def _same_or_refuse(reader: Reader, rows: Iterable[Row], out: Path) -> None:
@@ -99,34 +172,28 @@ def _same_or_refuse(reader: Reader, rows: Iterable[Row], out: Path) -> None:
                              )  # fmt: skip
 
 
-def _decoded(
-    asked: Sequence[Asked], decode: Callable[[Asked], Views]
-) -> Iterator[tuple[list[Asked], list[Views | UnreadableImage]]]:
-    """Batches of studies with their pixels, read in threads while the one before is answered."""
+def _loaded(
+    studies: Sequence[Asked], read: Callable[[Asked], _Loaded]
+) -> Iterator[tuple[list[Asked], list[_Loaded]]]:
+    """Batches of studies as `read` gives them, by threads while the one before is answered."""
 
-    def load(one: Asked) -> Views | UnreadableImage:
-        try:
-            return decode(one)
-        except UnreadableImage as error:
-            return error
+    def ahead(batch: list[Asked]) -> list[Future[_Loaded]]:
+        return [pool.submit(read, study) for study in batch]
 
-    def ahead(studies: list[Asked]) -> list[Future[Views | UnreadableImage]]:
-        return [pool.submit(load, one) for one in studies]
-
-    batches = list(_batches(asked))
+    batches = list(_batches(studies))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         waiting = ahead(batches[0]) if batches else []
-        for number, studies in enumerate(batches):
+        for number, batch in enumerate(batches):
             now, waiting = waiting, ahead(batches[number + 1]) if number + 1 < len(batches) else []
-            yield studies, [one.result() for one in now]
+            yield batch, [one.result() for one in now]
 
 
-def _batches(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
+def _batches(studies: Sequence[Asked]) -> Iterator[list[Asked]]:
     batch: list[Asked] = []
-    for one in asked:
-        if batch and sum(len(other.images) for other in batch) + len(one.images) > IMAGES:
+    for study in studies:
+        if batch and sum(len(one.images) for one in batch) + len(study.images) > IMAGES:
             yield batch
             batch = []
-        batch.append(one)
+        batch.append(study)
     if batch:
         yield batch

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mura_tune import files
 from mura_tune.data.images import read, square
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import to_input
 from mura_tune.learning.gradcam import Faith, faith, gradcam, scaled
+from mura_tune.lines import visible
 from mura_tune.reading.predict import Prediction, Predictor
 from mura_tune.reading.route import Route, Router
 from mura_tune.release.overlay import COLOURS, overlay
@@ -71,29 +72,26 @@ class Explanation:
         return told
 
     def save(self, out: Path) -> None:
-        """Draw each view beside its overlay, a row a view, with a bar of the map's colours.
-
-        Raises:
-            InputError: a file name that is no .png.
-        """
+        """Draw each view beside its overlay, a row a view, with a bar of the map's colours."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.cm import ScalarMappable
         from matplotlib.figure import Figure
 
-        if out.suffix.lower() != ".png":
-            raise InputError(f"{out}: an explanation is a .png")
         rows = len(self.views)
         heights = [min(v.pixels.shape[0] / v.pixels.shape[1], 1.6) * 4.2 + 0.45 for v in self.views]
         figure = Figure(figsize=(9.6, sum(heights) + 0.7), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, 2, squeeze=False, gridspec_kw={"height_ratios": heights})
-        figure.suptitle(self.answer.brief(), fontsize=12)
-        figure.supxlabel(_CAPTION.format(what=self.what), fontsize=8.5, color="#555555")
+        plain: Any = {"parse_math": False}  # a $ in a name is a dollar, and no formula
+        figure.suptitle(self.answer.brief(), fontsize=12, **plain)
+        caption = _CAPTION.format(what=self.what)
+        figure.supxlabel(caption, fontsize=8.5, color="#555555", **plain)
         for (left, right), view in zip(axes, self.views, strict=True):
             left.imshow(view.pixels, cmap="gray", vmin=0, vmax=255)
             right.imshow(overlay(view.pixels, view.cam))
-            left.set_title(_short(view.path), fontsize=9, loc="left")
-            right.set_title(f"P({self.what}) = {view.probability:.3f}", fontsize=9, loc="left")
+            left.set_title(_short(view.path), fontsize=9, loc="left", **plain)
+            chance = f"P({self.what}) = {view.probability:.3f}"
+            right.set_title(chance, fontsize=9, loc="left", **plain)
             for axis in (left, right):
                 axis.axis("off")
         bar = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=axes[:, 1], shrink=0.7, aspect=30)
@@ -131,20 +129,20 @@ def explain(
     return Explanation(answer, what, tuple(views))
 
 
+def drawable(out: Path) -> None:
+    """Raise InputError, before any work, if an explanation could not be drawn as `out`."""
+    if out.suffix.lower() != ".png":
+        raise InputError(f"{out}: an explanation is a .png")
+    files.writable(out)
+
+
 def _short(path: Path) -> str:
     """The end of a path, as long as a title may be."""
-    text = "/".join(path.parts[-4:])
+    text = visible("/".join(path.parts[-4:]))
     return text if len(text) <= 52 else f"…{text[-51:]}"
 
 
 def _write(figure: Any, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=out.parent, suffix=".png")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            figure.savefig(file, dpi=110)
-        Path(name).chmod(0o644)
-        Path(name).replace(out)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format="png")
+    files.replace(out, picture.getvalue())

@@ -67,6 +67,23 @@ def pixels_of(images: Sequence[Path], size: int) -> NDArray[np.uint8]:
     return np.stack([square(read(path), size) for path in images])
 
 
+@torch.inference_mode()
+def logits_of(
+    release: bundle.Bundle, pixels_nss: NDArray[np.uint8], device: torch.device
+) -> NDArray[np.float32]:
+    """A release's logits (N, K) of views (N, S, S).
+
+    Raises:
+        InputError: one is not finite: from here on it would be compared, and be called normal.
+    """
+    x_nchw = to_input(torch.from_numpy(pixels_nss), device)
+    logits_nk: NDArray[np.float32] = release.net(x_nchw).float().cpu().numpy()
+    if not np.isfinite(logits_nk).all():
+        raise InputError(f"{release.folder}: its network answers {logits_nk.max()} to a picture; "
+                         "its weights are damaged: fetch or make the release again")  # fmt: skip
+    return logits_nk
+
+
 class Predictor:
     """A verified release, ready to read studies.
 
@@ -112,12 +129,22 @@ class Predictor:
         fitted = self.chosen.calibration
         return 0, lambda logits: ((logits[:, 0] + fitted.offset) / fitted.temperature).sigmoid()
 
-    @torch.inference_mode()
     def logits(self, pixels_nss: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The logits of each view, (N, K), uncalibrated: of *abnormal* first."""
-        x_nchw = to_input(torch.from_numpy(pixels_nss), self.device)
-        found: NDArray[np.float32] = self.bundle.net(x_nchw).float().cpu().numpy()
-        return found
+        """The logits of each view, (N, K), uncalibrated: of *abnormal* first.
+
+        Raises:
+            InputError: one is not finite.
+        """
+        return logits_of(self.bundle, pixels_nss, self.device)
+
+    def judge(self, probability: float, threshold: float | None) -> tuple[bool, bool]:
+        """Whether a study of this probability is abnormal, and whether to abstain from it.
+
+        Args:
+            threshold: replaces the release's recommended one, and the band with it.
+        """
+        cut = self.chosen.threshold if threshold is None else threshold
+        return probability >= cut, threshold is None and self.chosen.band.holds(probability)
 
     def answer(
         self, images: Sequence[Path], logits_nk: NDArray[np.float32], threshold: float | None
@@ -126,13 +153,14 @@ class Predictor:
         views = sigmoid(self.chosen.calibration.logits(logits_nk[:, 0]))
         cut = self.chosen.threshold if threshold is None else threshold
         probability = float(views.mean())
+        abnormal, abstain = self.judge(probability, threshold)
         return Prediction(
             area=self.area,
             probability=probability,
-            abnormal=probability >= cut,
+            abnormal=abnormal,
             threshold=cut,
             operating_point=self.chosen.recommended if threshold is None else "given",
-            abstain=threshold is None and self.chosen.band.holds(probability),
+            abstain=abstain,
             views=tuple((str(i), float(v)) for i, v in zip(images, views, strict=True)),
             release=str(self.bundle.folder),
             recipe=str(self.bundle.manifest["recipe_digest"]),

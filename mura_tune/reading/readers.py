@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mura_tune.areas import ROUTER
-from mura_tune.data.images import read, square
+from mura_tune.data.images import decode, square
 from mura_tune.errors import InputError
 from mura_tune.reading.predict import Prediction, Predictor
 from mura_tune.reading.route import Route, Router
@@ -35,8 +35,12 @@ class Reader(Protocol):
 
     columns: tuple[str, ...]
 
-    def decode(self, one: Asked) -> Views:
-        """A study's views as `rows` wants them; UnreadableImage where one cannot be decoded."""
+    def decode(self, one: Asked, contents: Sequence[bytes]) -> Views:
+        """A study's views as `rows` wants them, from the bytes of its files, in order.
+
+        Raises:
+            UnreadableImage: a view that cannot be decoded.
+        """
 
     def rows(self, studies: Sequence[Read]) -> Iterator[Row]:
         """The answers, in order."""
@@ -46,6 +50,9 @@ class Reader(Protocol):
 
     def sources(self, row: Row) -> dict[str, str]:
         """What would answer the study of a row now, as its columns name it."""
+
+    def agrees(self, row: Row) -> bool:
+        """Whether a row's verdicts follow from its numbers, as this reader draws them."""
 
 
 class Single:
@@ -59,8 +66,8 @@ class Single:
         )  # fmt: skip
         self.source = _of_release(predictor, threshold)
 
-    def decode(self, one: Asked) -> Views:
-        return _decode(one, [_size(self.predictor.bundle)])
+    def decode(self, one: Asked, contents: Sequence[bytes]) -> Views:
+        return _decode(one, contents, [_size(self.predictor.bundle)])
 
     def rows(self, studies: Sequence[Read]) -> Iterator[Row]:
         told = _answers(self.predictor, studies, self.threshold)
@@ -74,6 +81,9 @@ class Single:
     def sources(self, row: Row) -> dict[str, str]:
         return {"release": self.source}
 
+    def agrees(self, row: Row) -> bool:
+        return _agrees(self.predictor, row, self.threshold)
+
 
 class Parts:
     """A router alone: the area of every study."""
@@ -86,8 +96,8 @@ class Parts:
         self.router = router
         self.source = _of_router(router)
 
-    def decode(self, one: Asked) -> Views:
-        return _decode(one, [_size(self.router.bundle)])
+    def decode(self, one: Asked, contents: Sequence[bytes]) -> Views:
+        return _decode(one, contents, [_size(self.router.bundle)])
 
     def rows(self, studies: Sequence[Read]) -> Iterator[Row]:
         for (one, _), found in zip(studies, _routes(self.router, studies), strict=True):
@@ -101,6 +111,12 @@ class Parts:
 
     def sources(self, row: Row) -> dict[str, str]:
         return {"release": self.source}
+
+    def agrees(self, row: Row) -> bool:
+        sure, area = row["confidence"], row["area"]
+        if sure is None or area not in self.router.areas:
+            return False
+        return bool(row["abstain"] == (sure < self.router.routing.confidence))
 
 
 class Chain:
@@ -141,8 +157,8 @@ class Chain:
         bundles = [self.router.bundle, *(one.bundle for one in opened.values())]
         self.sizes = {_size(one) for one in bundles}
 
-    def decode(self, one: Asked) -> Views:
-        return _decode(one, self.sizes)
+    def decode(self, one: Asked, contents: Sequence[bytes]) -> Views:
+        return _decode(one, contents, self.sizes)
 
     def rows(self, studies: Sequence[Read]) -> Iterator[Row]:
         found = list(_routes(self.router, studies))
@@ -171,13 +187,27 @@ class Chain:
         release = self._named(predictor) if predictor else ""
         return {"router": _of_router(self.router), "release": release}
 
+    def agrees(self, row: Row) -> bool:
+        if row["confidence"] is None or row["area"] not in self.router.areas:
+            return False
+        if row["confidence"] < self.router.routing.confidence:
+            return row["abstain"] is True and row["probability"] is None
+        predictor = self.predictors.get(row["area"])
+        return predictor is not None and _agrees(predictor, row, self.threshold)
+
     def _named(self, predictor: Predictor) -> str:
         return f"{predictor.bundle.manifest['area']} {_of_release(predictor, self.threshold)}"
 
 
-def _decode(one: Asked, sizes: Sequence[int] | set[int]) -> Views:
+def _agrees(predictor: Predictor, row: Row, threshold: float | None) -> bool:
+    if row["probability"] is None:
+        return False
+    return predictor.judge(row["probability"], threshold) == (row["abnormal"], row["abstain"])
+
+
+def _decode(one: Asked, contents: Sequence[bytes], sizes: Sequence[int] | set[int]) -> Views:
     """A study's views at each size, every file decoded once."""
-    whole = [read(path) for path in one.images]
+    whole = [decode(data, path) for data, path in zip(contents, one.images, strict=True)]
     return {size: np.stack([square(image, size) for image in whole]) for size in sizes}
 
 

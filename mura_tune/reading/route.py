@@ -14,10 +14,9 @@ from torch import Tensor
 
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import to_input
 from mura_tune.learning.parts import softmax
 from mura_tune.learning.tasks import PART
-from mura_tune.reading.predict import Prediction, Predictor, pixels_of
+from mura_tune.reading.predict import Prediction, Predictor, logits_of, pixels_of
 from mura_tune.release import bundle
 from mura_tune.release.chain import release_for
 from mura_tune.release.routing import Routing
@@ -89,12 +88,9 @@ class Router:
         number, temperature = self.areas.index(what), self.routing.temperature
         return number, lambda logits: (logits / temperature).softmax(1)[:, number]
 
-    @torch.inference_mode()
     def logits(self, pixels_nss: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The logits of each view, (N, K), in the order of `areas`."""
-        x_nchw = to_input(torch.from_numpy(pixels_nss), self.device)
-        found: NDArray[np.float32] = self.bundle.net(x_nchw).float().cpu().numpy()
-        return found
+        """The logits of each view, (N, K), in the order of `areas`; raises as `logits_of`."""
+        return logits_of(self.bundle, pixels_nss, self.device)
 
     def route(self, images: Sequence[Path], logits_nk: NDArray[np.float32]) -> Route:
         """What `study` says, from the logits of its views."""

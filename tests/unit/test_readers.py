@@ -108,7 +108,7 @@ def test_each_row_is_what_the_router_and_its_release_say_of_that_study_alone(
         f"no release for {area}; ALL answers in its place" for area in ("XR_B", "XR_C")
     ]
     said: list[str] = []
-    done = answer_all(chain, asked, out, said.append)
+    done = answer_all(chain, asked, tmp_path / "studies", out, said.append)
     assert (done.answered, done.unreadable, len(said)) == (29, ("study07",), 1)
     rows = rows_of(out)
     assert [row["study"] for row in rows] == [one.name for one in asked]
@@ -135,7 +135,7 @@ def test_a_stopped_call_goes_on_to_the_same_table(
     asked: list[Asked], releases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = tmp_path / "whole.json", tmp_path / "out.json"
-    answer_all(Chain(releases.joinpath, CPU), asked, whole, print)
+    answer_all(Chain(releases.joinpath, CPU), asked, tmp_path / "studies", whole, print)
     chain, seen = Chain(releases.joinpath, CPU), []
     real = chain.router.logits
 
@@ -147,16 +147,16 @@ def test_a_stopped_call_goes_on_to_the_same_table(
 
     monkeypatch.setattr(chain.router, "logits", stopping)
     with pytest.raises(KeyboardInterrupt):
-        answer_all(chain, asked, out, print)
-    done = answer_all(Chain(releases.joinpath, CPU), asked, out, print)
+        answer_all(chain, asked, tmp_path / "studies", out, print)
+    done = answer_all(Chain(releases.joinpath, CPU), asked, tmp_path / "studies", out, print)
     assert 5 < done.before < 29
     assert out.read_text() == whole.read_text()
 
     release(releases / "XR_A", 4, 48, asked[:5], None)  # another one in its place
     with pytest.raises(InputError, match=r"its rows are by .*XR_A .*; choose another --out"):
-        answer_all(Chain(releases.joinpath, CPU), asked, out, print)
+        answer_all(Chain(releases.joinpath, CPU), asked, tmp_path / "studies", out, print)
     with pytest.raises(InputError, match="not written by this command"):
-        answer_all(Parts(Router(releases / "router", CPU)), asked, out, print)
+        answer_all(Parts(Router(releases / "router", CPU)), asked, tmp_path / "studies", out, print)
 
 
 def test_studies_of_an_area_without_a_release_are_marked_until_there_is_one(
@@ -193,7 +193,7 @@ def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
     release(releases / "multitask", 5, 32, asked[:5], MULTITASK)
     predictor = Predictor(releases / "multitask", CPU)
     assert Chosen.from_json(predictor.bundle.manifest).threshold == 0.5
-    answer_all(Single(predictor), asked[:5], out.with_name("both.csv"), print)
+    answer_all(Single(predictor), asked[:5], tmp_path / "studies", out.with_name("both.csv"), print)
     for row, one in zip(rows_of(out.with_name("both.csv")), asked[:5], strict=True):
         x = torch.cat([to_input(torch.from_numpy(square(read(p), 32))[None], CPU)
                        for p in one.images])  # fmt: skip
