@@ -272,7 +272,7 @@ def test_a_table_of_an_earlier_version_is_gone_on_with(
         writer.writeheader()
         writer.writerows([*older, elsewhere])
     assert answers(predictor, root, out).answered == 1
-    assert rows_of(out) == [{**elsewhere, "files": "", "source": ""}, *now]
+    assert rows_of(out) == [*now, {**elsewhere, "files": "", "source": ""}]
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.json"])
