@@ -18,10 +18,11 @@ MONITORS = ("auc", "f1", "kappa")
 SAMPLINGS = ("natural", "balanced")
 OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
+HEAD_INITS = ("random", "zero")
 SIZES = range(16, 1024 + 1)  # pixels a side
 CHOICES = {
     "loss": LOSSES, "sampling": SAMPLINGS, "optimiser": OPTIMISERS, "schedule": SCHEDULES,
-    "monitor": MONITORS,
+    "monitor": MONITORS, "head_init": HEAD_INITS,
 }  # fmt: skip
 # Fields whose legal values depend on one another: a search is refused if it could combine
 # values of these that no recipe may have together.
@@ -74,6 +75,7 @@ class Recipe:
     monitor: str = "auc"  # of MONITORS: the dev score that picks the epoch and the trial
     consistency: float = 0.0  # weight of what class-activation maps disagree by when views turn
     aux_weight: float = 0.0  # of the body part's loss in the multi-task loss
+    head_init: str = "random"  # of HEAD_INITS: the classifier's first weights, timm's own or zero
 
     def __post_init__(self) -> None:
         check(bool(self.arch), "arch", self.arch, "the name of a network")
@@ -124,6 +126,11 @@ class Recipe:
 DEFAULTS: Mapping[str, Any] = {
     f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING
 }
+
+
+# Fields that default.yaml sets to something else than earlier recipes did. A search that is older
+# than such a field goes on as it began.
+CHANGED = ("head_init",)
 
 
 def from_dict(raw: Mapping[str, Any], source: str) -> Recipe:

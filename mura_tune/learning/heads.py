@@ -1,9 +1,11 @@
-"""The multi-task head: the body part that the network sees helps to judge what is abnormal."""
+"""Classifiers: which layers give the outputs, where they start, and the multi-task head."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from mura_tune.errors import InputError
 
 EMBEDDING = 16  # numbers that stand for a body part
 
@@ -30,3 +32,51 @@ class PartHead(nn.Module):
         part_nk = self.part(x_nc)
         seen = part_nk.softmax(1) @ self.embedding
         return torch.cat((self.abnormal(torch.cat((x_nc, seen), 1)), part_nk), 1)
+
+
+def start_at(classifier: nn.Module, logits_k: Tensor) -> None:
+    """Let a fresh classifier answer every picture with `logits_k` (K,): no weights, these biases.
+
+    What a library draws instead need not be near any prior: timm's EfficientNets take their one
+    logit's weights from U(-1, 1), which gives logits of +-10. A classifier is linear in what it is
+    given, so weights of 0 learn as well as random ones; the backbone follows a step later.
+
+    Raises:
+        InputError: a classifier without layers of K outputs, or one without biases where a logit
+            is not 0.
+    """
+    layers = output_layers(classifier, len(logits_k))
+    own = isinstance(classifier, PartHead)
+    shares = [logits_k[:1], logits_k[1:]] if own else [logits_k] * len(layers)
+    for layer, logits in zip(layers, shares, strict=True):
+        nn.init.zeros_(layer.weight)
+        if layer.bias is not None:
+            with torch.no_grad():
+                layer.bias.copy_(logits)
+        elif bool(logits.any()):
+            raise InputError(f"{type(classifier).__name__} has no bias to start at a prior")
+
+
+Output = nn.Linear | nn.Conv2d  # DPN, DLA and some ResNetV2 classify by a convolution
+
+
+def output_layers(classifier: nn.Module, outputs: int) -> list[Output]:
+    """The layers that give a network's outputs (K of them), the abnormality's first.
+
+    Most classifiers are one layer. MetaFormer's is an MLP, whose last layer it is; CrossViT has two
+    whose outputs are averaged; the multi-task head has one for each task.
+
+    Raises:
+        InputError: no layer has so many outputs.
+    """
+    if isinstance(classifier, PartHead):
+        return [classifier.abnormal, classifier.part]
+    layers: list[Output] = [
+        module
+        for module in classifier.modules()
+        if (isinstance(module, nn.Linear) and module.out_features == outputs)
+        or (isinstance(module, nn.Conv2d) and module.out_channels == outputs)
+    ]
+    if not layers:
+        raise InputError(f"{type(classifier).__name__} has no linear layer of {outputs} outputs")
+    return layers

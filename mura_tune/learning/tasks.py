@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
-from mura_tune.learning.heads import PartHead
+from mura_tune.learning.heads import PartHead, start_at
 from mura_tune.learning.losses import Loss, binary
 from mura_tune.learning.metrics import ACCURACY, AUC, Measure, Studies, by_study
 from mura_tune.learning.models import Network, build
@@ -57,10 +57,14 @@ class Task:
 
     def network(self, recipe: Recipe, areas: int) -> Network:
         """A fresh network for this task on so many areas; InputError as `models.build`."""
-        return build(
+        outputs = self.outputs(areas)
+        net = build(
             recipe.arch, size=recipe.size, pretrained=recipe.pretrained,
-            outputs=self.outputs(areas), seed=recipe.seed, head=self.head,
+            outputs=outputs, seed=recipe.seed, head=self.head,
         )  # fmt: skip
+        if recipe.head_init == "zero":
+            start_at(net.body.get_classifier(), torch.zeros(outputs))
+        return net
 
 
 def study_scores(logits_nk: Tensor, split: Split) -> Studies:

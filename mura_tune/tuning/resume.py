@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,11 @@ from mura_tune.data.prepare import Prepared, folds_of
 from mura_tune.errors import InputError
 from mura_tune.learning import starts
 from mura_tune.learning.tasks import PART, task_of
-from mura_tune.recipe import DEFAULTS
+from mura_tune.recipe import CHANGED, DEFAULTS
 from mura_tune.tuning.lineage import clean_or_refuse
 from mura_tune.tuning.stored import COMPARABLE, CONFIG, DEV, facts, keep_fact
 
+_LOG = logging.getLogger(__name__)
 RANGE = {"low", "high"}  # of an axis: what may change with leave
 
 
@@ -40,6 +43,11 @@ def same_or_refuse(
         InputError: recipe, search space, split or dataset differ, with each difference; or a start
             has learned from those that would judge it.
     """
+    begun = as_begun(opened, study)
+    if begun != study:
+        own = ", ".join(f"{name}: {getattr(begun.recipe, name)}" for name in CHANGED)
+        _LOG.warning("study %s goes on as it began, with %s", opened.study_name, own)
+    study = begun
     plain = config.to_dict(study)
     now = {
         "area": prepared.area,
@@ -58,10 +66,25 @@ def same_or_refuse(
     stored = facts(opened).get(COMPARABLE)
     if stored is None:
         _start(opened, now, prepared, study)
-    elif (stored := _completed(stored)) != now:
-        _judge(opened, stored, now, allow_space_change)
-        keep_fact(opened, COMPARABLE, now)
+    elif (completed := _completed(stored)) != now:
+        _judge(opened, completed, now, allow_space_change)
+        older = [name for name in CHANGED if name not in stored["recipe"]]
+        recipe = {name: v for name, v in plain["recipe"].items() if name not in older}
+        keep_fact(opened, COMPARABLE, now | {"recipe": recipe})
     keep_fact(opened, CONFIG, plain)  # budget and final phases may change between calls
+
+
+def as_begun(opened: optuna.Study, study: StudyConfig) -> StudyConfig:
+    """`study` with the fields of `CHANGED` that its search is older than as its trials had them.
+
+    The shipped default.yaml starts heads elsewhere than it did; a search compares its trials, so
+    one that began before goes on with what it began with. A new search is left as it is.
+    """
+    stored = facts(opened).get(COMPARABLE)
+    if stored is None:
+        return study
+    older = {name: DEFAULTS[name] for name in CHANGED if name not in stored["recipe"]}
+    return replace(study, recipe=replace(study.recipe, **older))
 
 
 def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from mura_tune.tuning.locks import Alive, Lock, lock_of
 from mura_tune.tuning.networks import check_networks
 from mura_tune.tuning.plans import confirm_slots, search_slots, searched
 from mura_tune.tuning.results import confirmation
-from mura_tune.tuning.resume import same_or_refuse
+from mura_tune.tuning.resume import as_begun, same_or_refuse
 from mura_tune.tuning.slots import Plan, next_slot, standing
 from mura_tune.tuning.storage import CONFIRMS, GRACE, database, open_storage
 from mura_tune.tuning.trial import Keep, Material, Objective, Progress, material
@@ -179,6 +179,7 @@ class _Course:
         self.study = optuna.load_study(
             study_name=self.job.name, storage=self.storage, pruner=pruner(self.job.study)
         )
+        self.job = replace(self.job, study=as_begun(self.study, self.job.study))
         self._confirming: optuna.Study | None = None
         self._material: Material | None = None
 

@@ -240,6 +240,29 @@ def test_a_study_of_an_earlier_version_goes_on(prepared: Prepared, url: str) -> 
         tune(study_of("budget.trials=2", "loss=focal"), prepared, url)
 
 
+def test_a_search_older_than_a_field_goes_on_as_it_began(
+    prepared: Prepared, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its trials started at random heads; those of today start at zero, and would not compare."""
+    old = study_of("budget.trials=1", "head_init=random")
+    before = tune(old, prepared, url)
+    for key in (COMPARABLE, CONFIG):
+        stored = facts(before)[key]
+        recipe = {k: v for k, v in stored["recipe"].items() if k != "head_init"}
+        keep_fact(before, key, {**stored, "recipe": recipe})
+    wide = study_of("budget.trials=2", "search.finetune.lr.high=2.0e-2")
+    for _ in range(2):  # the second call reads what the first stored with the new range
+        after = tune(wide, prepared, url, allow_space_change=True)
+        assert [recipe_of(trial).head_init for trial in after.trials] == ["random"] * 2
+        assert "study s goes on as it began, with head_init: random" in caplog.text
+        caplog.clear()
+
+    search.start(Job("new", study_of(), prepared), How(url))
+    assert caplog.text == ""
+    with pytest.raises(InputError, match=r"recipe\.head_init zero -> random"):
+        search.start(Job("new", study_of("head_init=random"), prepared), How(url))
+
+
 def test_consistency_without_a_map_is_refused_before_any_trial(
     prepared: Prepared, url: str
 ) -> None:

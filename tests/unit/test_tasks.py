@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mura_tune.config import load
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
-from mura_tune.learning.heads import PartHead
+from mura_tune.learning.heads import PartHead, start_at
 from mura_tune.learning.metrics import sigmoid
-from mura_tune.learning.tasks import MULTITASK, PART
+from mura_tune.learning.tasks import ABNORMALITY, MULTITASK, PART, Task
 from mura_tune.release import chain, routing
 
 AREAS = ("XR_A", "XR_B", "XR_C")
@@ -45,6 +46,64 @@ def test_a_studys_area_is_that_of_its_mean_logits() -> None:
     assert PART.score(logits, part) == pytest.approx(2 / 3)
     logits[0, 0] = math.nan
     assert math.isnan(PART.score(logits, part))
+
+
+# One of each family whose classifier a library draws in a way of its own, as small as it comes; for
+# the first five timm's rule is U(-1, 1) for one logit.
+FAMILIES = (
+    "efficientnet_lite0", "mobilenetv3_small_050", "mnasnet_small", "tinynet_e", "ghostnet_050",
+    "test_efficientnet", "test_vit", "test_convnext", "test_nfnet", "test_byobnet", "test_resnet",
+    "dla46x_c", "crossvit_tiny_240", "repvit_m0_9", "hybrid-test_resnet", "cnn",
+)  # fmt: skip
+
+
+def first_logits(arch: str, task: Task, areas: int) -> Tensor:
+    """What a network that nobody trained says of two noisy pictures."""
+    size = 240 if arch.startswith("crossvit") else 64
+    recipe = load("XR_WRIST", [f"arch={arch}", f"size={size}", "pretrained=none"]).recipe
+    x = torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
+    return task.network(recipe, areas)(x)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_every_network_starts_at_the_prior(arch: str) -> None:
+    """The first loss is that of one half for every picture; its head has a gradient to leave by."""
+    logits = first_logits(arch, ABNORMALITY, 1)
+    labels = torch.tensor([[1.0], [0.0]])
+    loss = F.binary_cross_entropy_with_logits(logits, labels)
+    assert float(loss.detach()) == pytest.approx(math.log(2), abs=1e-4)
+    assert torch.autograd.grad(loss, logits)[0].abs().min() > 0.1
+
+
+@pytest.mark.parametrize("arch", ["test_efficientnet", "hybrid-test_resnet", "cnn"])
+@pytest.mark.parametrize("task", [PART, MULTITASK], ids=["router", "multitask"])
+def test_every_head_starts_at_the_prior(arch: str, task: Task) -> None:
+    logits = first_logits(arch, task, 3).detach()
+    areas = F.cross_entropy(logits[:, -3:], torch.tensor([0, 2]))
+    assert float(areas) == pytest.approx(math.log(3))
+    if task is MULTITASK:
+        assert logits[:, 0].tolist() == [0, 0]
+
+
+def test_a_head_starts_at_any_prior_and_learns() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    for head, k in ((nn.Linear(8, 3), 3), (PartHead(8, 4), 4), (nn.Sequential(nn.Linear(8, 1)), 1)):
+        prior = torch.arange(k) - 1.5
+        start_at(head, prior)
+        assert torch.equal(head(x), prior.expand(64, k))
+        wanted = x[:, :1].expand(64, k)
+        rates = torch.optim.Adam(head.parameters(), lr=0.05)
+        for _ in range(200):
+            rates.zero_grad()
+            loss = (head(x) - wanted).square().mean()
+            loss.backward()
+            rates.step()
+        assert float(loss.detach()) < 0.01
+    with pytest.raises(InputError, match="no bias to start at a prior"):
+        start_at(nn.Linear(8, 1, bias=False), torch.ones(1))
+    with pytest.raises(InputError, match="no linear layer of 2 outputs"):
+        start_at(nn.Linear(8, 1), torch.zeros(2))
 
 
 def test_the_part_that_a_network_sees_feeds_its_abnormality_logit() -> None:
