@@ -1,17 +1,23 @@
 """Decode once: one uint8 memmap per area and size, keyed by content, whole or absent.
 
-`FOLDER/AREA-SIZE/` holds `pixels-DIGEST.npy`, `copies-DIGEST.json` beside it (see `near`), and a
-`manifest.json` that is written last and says what each file held (see `manifest`). A file whose
-size and times are unchanged is trusted; a changed one is read and hashed, and decoded only when its
-content is new. Everything else is copied from the old pixels.
+`FOLDER/AREA-SIZE/` holds `pixels-DIGEST.npy`, named by the contents they were made from, with
+`copies-DIGEST.json` beside them (see `near`), and for each dataset a `manifest-IDENTITY.json`,
+which is written last and says what each file held (see `manifest`). A dataset is a folder or a
+table at its place on the disk; two with equal contents share their pixels.
+
+A file whose size and times are unchanged is trusted; a changed one is read and hashed, and decoded
+only when its content is new. Everything else is copied from pixels that are there. Pixels have a
+checksum, and go once no manifest names them and no process uses them.
 """
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -19,7 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.data import images, manifest, near
+from mura_tune.data import images, manifest, mapped, near
 from mura_tune.data.dataset import Dataset, Finding
 from mura_tune.data.images import PREPROCESSING, Record
 from mura_tune.data.records import Digests, Records
@@ -30,7 +36,7 @@ from mura_tune.files import exclusive
 if TYPE_CHECKING:
     import pandas as pd
 
-_MANIFEST = "manifest.json"
+LAYOUT = 2  # of the manifest; raise it whenever it says something else
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -62,7 +68,7 @@ class Cache:
 
 @dataclass(frozen=True, eq=False)
 class _Stored:
-    """A cache folder: what each image held, and the pixels of the readable ones, in their order.
+    """What each image of a dataset held, and the pixels of the readable ones, in their order.
 
     `file` is the pixels' name, "" where no image is readable and nothing was written.
     """
@@ -70,6 +76,43 @@ class _Stored:
     records: Records
     pixels: NDArray[np.uint8]
     file: str
+
+    @functools.cached_property
+    def contents(self) -> Digests:
+        """Of the files of the readable images, aligned with the pixels."""
+        return self.records.file_sha
+
+    @functools.cached_property
+    def pixel_sha(self) -> Digests:
+        """Of the readable images, aligned with the pixels."""
+        return self.records.pixel_sha
+
+
+class _Known:
+    """Contents that were decoded before, by this dataset or another one."""
+
+    def __init__(self, stores: Sequence[_Stored]) -> None:
+        self._stores = stores
+
+    def _find(self, file_sha: str) -> tuple[_Stored, int] | None:
+        for store in self._stores:
+            if (row := store.contents.find(file_sha)) is not None:
+                return store, row
+        return None
+
+    def pixel_sha(self, file_sha: str) -> str | None:
+        """The sha256 of the decoded image of a file's content; None if it is new."""
+        found = self._find(file_sha)
+        return None if found is None else found[0].pixel_sha[found[1]]
+
+    def pixels(self, file_sha: str) -> NDArray[np.uint8]:
+        """Its pixels (S, S). Raises KeyError if it is new."""
+        found = self._find(file_sha)
+        if found is None:
+            raise KeyError(file_sha)
+        store, row = found
+        pixels: NDArray[np.uint8] = store.pixels[row]
+        return pixels
 
 
 _Read = tuple[Record, NDArray[np.uint8] | None]  # None: unreadable, or stored already
@@ -93,17 +136,28 @@ def build(
     if size < 1:
         raise InputError(f"size: {size} is no image size in pixels; 224 is usual")
     home = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}-{size}"
-    with told(home, dataset.name, size, len(dataset.frame) * size * size), _lock(home):
-        stored = _open(home, size, dataset.frame["path"])
+    file = home / f"manifest-{identity(dataset)}.json"
+    with writing(home, dataset.name, size, len(dataset.frame) * size * size), _lock(home):
+        stored = _open(file, size, dataset.frame["path"])
         if stored is None or not _unchanged(dataset, stored.records):
-            old = stored or _Stored(Records(), np.empty((0, size, size), np.uint8), "")
-            stored = _rebuild(dataset, size, home, old, threads, progress)
+            _sweep(home, size)  # what a killed build left makes room for this one
+            stored = _rebuild(dataset, size, file, stored, threads, progress)
         if stored.file:
-            _sweep(home, stored.file)
+            _sweep(home, size)
     left_out = _judged(dataset, stored.records, strict, limit)
     if not stored.file:  # not one readable image, which only a limit of 1 or more lets pass
         raise InputError(f"{dataset.root}: no image of {dataset.name} is readable")
     return _cache(dataset, stored, left_out, home)
+
+
+def identity(dataset: Dataset) -> str:
+    """What tells a dataset from every other one of this machine: its place, and its name.
+
+    Neither a link to it nor another working directory changes it. A dataset that was moved is
+    another one, of which every content is known already.
+    """
+    place = (dataset.table or dataset.root).resolve()
+    return hashlib.sha256(_bytes(f"{place}\0{dataset.name}")).hexdigest()[:16]
 
 
 def _trusted(file: Path, record: Record | None) -> bool:
@@ -126,25 +180,23 @@ def _unchanged(dataset: Dataset, records: Records) -> bool:
 
 
 def _rebuild(
-    dataset: Dataset, size: int, home: Path, old: _Stored, threads: int, progress: bool
+    dataset: Dataset, size: int, file: Path, old: _Stored | None, threads: int, progress: bool
 ) -> _Stored:
-    """Write the pixel file and then the manifest."""
-    contents, shas = old.records.file_sha, old.records.pixel_sha
-
-    def known(file_sha: str) -> str | None:
-        row = contents.find(file_sha)
-        return None if row is None else shas[row]
+    """Write the pixel file and then the manifest `file`."""
+    home = file.parent
+    others = {} if old else _others(file, size)
+    known = _Known([old] if old else [*others.values()])
 
     def one(path: str) -> _Read:
-        record = old.records.get(path)
+        record = old.records.get(path) if old else None
         if record is not None and _trusted(dataset.root / path, record):
             return record, None
-        record, grey = images.examine(dataset.root / path, known)
+        record, grey = images.examine(dataset.root / path, known.pixel_sha)
         return record, None if grey is None else images.square(grey, size)
 
     paths = list(dataset.frame["path"])
     records = Records()
-    name, pixels = "", old.pixels[:0]
+    name, crc = "", 0
     temporary = home / "pixels.tmp"
     try:
         with (
@@ -156,25 +208,44 @@ def _rebuild(
             for path, (record, squared) in zip(paths, reads, strict=True):
                 records.add(path, record)
                 if record.pixel_sha:
-                    row = old.pixels[contents.find(record.file_sha)] if squared is None else squared
+                    row = known.pixels(record.file_sha) if squared is None else squared
+                    crc = zlib.crc32(row.tobytes(), crc)
                     out.write(row.tobytes())
                 shown.update()
             readable = records.file_sha
             _header(out, len(readable), size)
             out.flush()
             os.fsync(out.fileno())
-        if len(readable):
-            name = f"pixels-{_digest((str(PREPROCESSING), str(size), *readable))[:16]}.npy"
+        if not len(readable):
+            return _Stored(records, np.empty((0, size, size), np.uint8), "")
+        name = f"pixels-{_digest((str(PREPROCESSING), str(size), *readable))[:16]}.npy"
+        pixels = _pixels(home / name, len(readable), size, crc)
+        if pixels is None:  # else another dataset has the same, and a process may have them mapped
             temporary.replace(home / name)
-            pixels = np.load(home / name, mmap_mode="r")
-            manifest.write(home / _MANIFEST, _about(size) | {"pixels": name}, records)
+            pixels = mapped.open_pixels(home / name)
     finally:
         temporary.unlink(missing_ok=True)
+    place = str((dataset.table or dataset.root).resolve())
+    about = _about(size) | {"dataset": place, "pixels": name, "crc32": crc}
+    manifest.write(file, about, records)
+    for other, store in others.items():  # this dataset before it was moved here
+        gone = not Path(str(manifest.head(other, {})["dataset"])).exists()
+        if gone and store.records.paths == paths:
+            other.unlink()
     return _Stored(records, pixels, name)
 
 
+def _others(file: Path, size: int) -> dict[Path, _Stored]:
+    """What the other datasets' manifests beside `file` hold, if it is whole."""
+    found = {}
+    for other in sorted(file.parent.glob("manifest-*.json")):
+        if other != file and (stored := _open(other, size, ())) is not None:
+            found[other] = stored
+    return found
+
+
 def _about(size: int) -> dict[str, int | str]:
-    return {"preprocessing": PREPROCESSING, "size": size}
+    return {"layout": LAYOUT, "preprocessing": PREPROCESSING, "size": size}
 
 
 def _judged(dataset: Dataset, records: Records, strict: bool, limit: float) -> tuple[Finding, ...]:
@@ -213,23 +284,42 @@ def _cache(dataset: Dataset, stored: _Stored, left_out: tuple[Finding, ...], hom
     )
 
 
-def _open(home: Path, size: int, paths: Iterable[str]) -> _Stored | None:
-    """Return what the folder stores; None unless it is whole, consistent and of this version."""
+def _open(file: Path, size: int, paths: Iterable[str]) -> _Stored | None:
+    """Return what a manifest and its pixels hold; None unless whole and of this version."""
     try:
-        head, records = manifest.read(home / _MANIFEST, _about(size), paths)
-        file = Path(str(head["pixels"])).name
-        pixels = np.load(home / file, mmap_mode="r")
-    except (OSError, ValueError, KeyError, EOFError):
+        head, records = manifest.read(file, _about(size), paths)
+        name, crc = Path(str(head["pixels"])).name, head["crc32"]
+    except (OSError, ValueError, KeyError):
         return None
-    if pixels.dtype != np.uint8 or pixels.shape != (len(records.pixel_sha), size, size):
-        return None
-    return _Stored(records, pixels, file)
+    pixels = _pixels(file.parent / name, len(records.pixel_sha), size, crc)
+    return None if pixels is None else _Stored(records, pixels, name)
 
 
-def _sweep(home: Path, pixels: str) -> None:
-    """Delete what a killed build, or the build before, left; who still maps it keeps it."""
+def _pixels(file: Path, count: int, size: int, crc: int | str) -> NDArray[np.uint8] | None:
+    """Map the pixels of a file; None unless they have this shape and this checksum."""
+    try:
+        pixels = mapped.open_pixels(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    if pixels.dtype != np.uint8 or pixels.shape != (count, size, size):
+        return None
+    return pixels if mapped.checksum(pixels, file) == crc else None
+
+
+def _sweep(home: Path, size: int) -> None:
+    """Delete manifests of another version, and pixels that none names and no process uses."""
+    named = set()
+    for file in home.glob("manifest*.json"):
+        try:
+            named.add(str(manifest.head(file, _about(size))["pixels"]))
+        except (ValueError, KeyError):
+            file.unlink()
+    for file in home.glob("pixels-*.npy"):
+        if file.name not in named and mapped.is_in_use(file):
+            named.add(file.name)
+    stay = {*named, *map(near.file_of, named)}
     for file in [*home.glob("pixels-*.npy"), *home.glob("copies-*.json"), *home.glob("*.tmp")]:
-        if file.name not in (pixels, near.file_of(pixels)):
+        if file.name not in stay:
             file.unlink()
 
 
@@ -243,8 +333,13 @@ def _header(out: BinaryIO, count: int, size: int) -> None:
 def _digest(lines: Iterable[str]) -> str:
     found = hashlib.sha256()
     for number, line in enumerate(lines):
-        found.update(f"\n{line}".encode() if number else line.encode())
+        found.update(_bytes(f"\n{line}" if number else line))
     return found.hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8, but for the bytes of a file name that are none: these stay as they are."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _lock(home: Path) -> contextlib.AbstractContextManager[None]:
@@ -254,7 +349,7 @@ def _lock(home: Path) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def told(home: Path, name: str, size: int, needed: int) -> Iterator[None]:
+def writing(home: Path, name: str, size: int, needed: int) -> Iterator[None]:
     """Turn an OSError into one line that says how much room is needed, and where."""
     try:
         yield

@@ -47,7 +47,8 @@ class Dataset:
 
     `path` is posix and relative to `root`; `study` is AREA/PATIENT/NAME, because study names
     collide across areas; `label` is 1 for abnormal; `split` is "train" or "valid" as published.
-    `notes` are the findings made while indexing. Raises InputError for a frame that is empty,
+    `notes` are the findings made while indexing, `table` the file that lists the images, if that is
+    no folder's own. Raises InputError for a frame that is empty,
     lists a path twice, gives a study two labels or a patient both splits.
     """
 
@@ -55,6 +56,7 @@ class Dataset:
     frame: pd.DataFrame
     name: str
     notes: tuple[Finding, ...] = field(default=())
+    table: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frame", validated(self.frame, self.name))
@@ -137,7 +139,7 @@ def from_table(table: Path) -> Dataset:
             raise InputError(f"{where}: split {split!r} is neither 'train' nor 'valid' (held out)")
         study = full_name(row.study, area, row.patient)
         rows.add(row.path, area, row.patient, study, _label(row.label, where), split)
-    return Dataset(table.parent, rows.frame(), table.stem)
+    return Dataset(table.parent, rows.frame(), table.stem, table=table)
 
 
 def _check_area(area: str, where: str, known: set[str]) -> None:

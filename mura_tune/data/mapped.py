@@ -1,13 +1,53 @@
-"""Pixels that are mapped from a file: what was read of them need not stay in memory."""
+"""Pixels that are mapped from a file: what was read of them need not stay in memory.
+
+Who maps a file holds a shared lock on it for as long as the pixels live, so that a cache knows
+which files are in use and deletes none of them.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
+import zlib
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_tune.files import locked
+
 MAPPED = 64  # rows read before their pages are let go; Linux maps 64 kB around each
+_READ = 2**20  # bytes read at once for a checksum
+
+
+def open_pixels(file: Path) -> NDArray[np.uint8]:
+    """The pixels (N, S, S) of an npy file, read-only. Raises OSError, or ValueError for another."""
+    with file.open("rb") as handle:
+        with contextlib.suppress(OSError):  # some network disks know no locks
+            fcntl.flock(handle, fcntl.LOCK_SH)  # stays with the map, which duplicates the handle
+        np.lib.format.read_magic(handle)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
+        return np.memmap(handle, dtype, "r", handle.tell(), shape)
+
+
+def is_in_use(file: Path) -> bool:
+    """Whether a process has mapped the file."""
+    try:
+        with file.open("rb") as handle:
+            return not locked(handle)
+    except OSError:  # no locks here, or no permission: rather a file too many
+        return True
+
+
+def checksum(pixels: NDArray[np.uint8], file: Path) -> int:
+    """CRC-32 of the pixels that are mapped from `file`: what the disk holds of them now."""
+    crc = 0
+    with file.open("rb") as handle:
+        handle.seek(getattr(pixels, "offset", 0))
+        while block := handle.read(_READ):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def let_go(stored: NDArray[np.uint8]) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mura_tune.data import cache, images, manifest, scan
+from mura_tune.data import cache, images, manifest, mapped, scan
 from mura_tune.data.dataset import Dataset, from_mura
 from mura_tune.data.frame import COLUMNS
 from mura_tune.errors import InputError, UnreadableImage
@@ -35,6 +35,16 @@ def make(root: Path, count: int = 30) -> Dataset:
         paint(root / path, i)
         rows.append((path, "XR_A", f"p{i}", study, i % 2, "train"))
     return Dataset(root, pd.DataFrame(rows, columns=list(COLUMNS)), "XR_A")
+
+
+def manifest_of(runs: Path) -> Path:
+    """The one manifest of the folder that `build` writes into."""
+    (file,) = (runs / "XR_A-16").glob("manifest*.json")
+    return file
+
+
+def pixel_files(runs: Path) -> set[Path]:
+    return set((runs / "XR_A-16").glob("pixels-*.npy"))
 
 
 def paint(file: Path, seed: int) -> None:
@@ -135,7 +145,10 @@ def test_only_what_changed_is_decoded(dataset: Dataset, runs: Path, counted: Cou
     assert_true_to_the_files(after, dataset)
     assert after.fingerprint != before.fingerprint
     np.testing.assert_array_equal(before.pixels, old)  # who has it open keeps what it opened
-    assert len(list((runs / "XR_A-16").glob("pixels-*.npy"))) == 1
+    assert pixel_files(runs) == {before.file, after.file}
+    del before
+    build(dataset, runs)
+    assert pixel_files(runs) == {after.file}
 
 
 def test_added_and_removed_rows_decode_only_the_added(tmp_path: Path, counted: Counted) -> None:
@@ -177,6 +190,119 @@ def test_a_file_replaced_with_size_and_time_kept_is_noticed(dataset: Dataset, ru
     assert after.fingerprint != before.fingerprint
 
 
+def twin(dataset: Dataset, root: Path) -> Dataset:
+    """Other pictures with the same paths, sizes and times, as a zip or rsync -t leaves them."""
+    for i, path in enumerate(dataset.frame["path"]):
+        (root / path).parent.mkdir(parents=True)
+        for file, grey in ((dataset.root / path, i), (root / path, 100 + i)):
+            Image.new("L", (9, 9), grey).save(file, format="BMP")
+            os.utime(file, ns=(10**18, 10**18))
+    return Dataset(root, dataset.frame, "XR_A")
+
+
+def test_two_datasets_that_look_alike_keep_their_own_pixels(
+    dataset: Dataset, runs: Path, tmp_path: Path, counted: Counted
+) -> None:
+    other = twin(dataset, tmp_path / "other")
+    alone = [
+        build(one, tmp_path / f"alone{i}").fingerprint for i, one in enumerate((dataset, other))
+    ]
+    counted.decoded.clear()
+    for _ in range(2):  # neither deletes what the other one made
+        for one, fingerprint in zip((dataset, other), alone, strict=True):
+            built = build(one, runs)
+            assert built.fingerprint == fingerprint
+            np.testing.assert_array_equal(
+                built.pixels[3], images.square(images.read(one.root / one.frame["path"][3]), SIZE)
+            )
+    assert len(counted.decoded) == 60 + 4  # each once, and those that the test looks at
+    assert alone[0] != alone[1]
+
+
+def test_two_tables_in_one_folder_are_two_datasets(dataset: Dataset, runs: Path) -> None:
+    halves = [
+        Dataset(dataset.root, dataset.frame[i::2], "XR_A", table=dataset.root / f"{i}.csv")
+        for i in range(2)
+    ]
+    files = [build(half, runs).file for half in halves]
+    assert [build(half, runs).file for half in halves] == files
+    assert pixel_files(runs) == {*files}
+
+
+def test_pixels_that_a_process_uses_are_not_deleted(dataset: Dataset, runs: Path) -> None:
+    """A worker that replaces another one opens them by their path."""
+    before = build(dataset, runs)
+    old = np.array(before.pixels)
+    paint(dataset.root / dataset.frame["path"][4], 999)
+    build(dataset, runs)
+    np.testing.assert_array_equal(mapped.open_pixels(before.file), old)
+
+
+def test_a_link_to_a_dataset_is_that_dataset(
+    dataset: Dataset, runs: Path, tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(dataset, runs)
+    (tmp_path / "link").symlink_to(dataset.root)
+    monkeypatch.chdir(tmp_path)
+    counted.loaded.clear()
+    for root in (tmp_path / "link", Path("data"), runs / ".." / "data"):
+        build(Dataset(root, dataset.frame, "XR_A"), runs)
+    assert counted.loaded == []
+
+
+def test_a_dataset_that_was_moved_takes_its_pixels_along(
+    dataset: Dataset, runs: Path, tmp_path: Path, counted: Counted
+) -> None:
+    first = build(dataset, runs)
+    counted.decoded.clear()
+    dataset.root.rename(tmp_path / "moved")
+    moved = build(Dataset(tmp_path / "moved", dataset.frame, "XR_A"), runs)
+    assert counted.decoded == []
+    assert (moved.file, moved.fingerprint) == (first.file, first.fingerprint)
+    assert str(tmp_path / "moved") in manifest_of(runs).read_text()
+
+
+def test_a_byte_that_changed_in_the_pixels_is_noticed(
+    dataset: Dataset, runs: Path, counted: Counted
+) -> None:
+    built = build(dataset, runs)
+    whole = built.file.read_bytes()
+    built.file.write_bytes(whole[:-777] + bytes([whole[-777] ^ 1]) + whole[-776:])
+    again = build(dataset, runs)
+    assert_true_to_the_files(again, dataset)
+    assert again.file.read_bytes() == whole
+    assert len(counted.decoded) == 90  # built twice, and looked at once
+
+
+def test_a_cache_of_an_earlier_version_is_decoded_once_more_and_goes(
+    dataset: Dataset, runs: Path, counted: Counted
+) -> None:
+    """As the first version left it: one manifest, without a checksum of the pixels."""
+    home = runs / "XR_A-16"
+    home.mkdir(parents=True)
+    np.save(home / "pixels-0123456789abcdef.npy", np.zeros((30, SIZE, SIZE), np.uint8))
+    head = '{"preprocessing": 1, "size": 16, "pixels": "pixels-0123456789abcdef.npy", "images": [\n'
+    (home / "manifest.json").write_text(f"{head}]}}\n")
+    built = build(dataset, runs)
+    assert_true_to_the_files(built, dataset)
+    assert pixel_files(runs) == {built.file}
+    assert manifest_of(runs).name != "manifest.json"
+
+
+def test_names_that_are_not_utf_8_are_cached(tmp_path: Path, runs: Path) -> None:
+    root = tmp_path / os.fsdecode(b"R\xf6ntgen")
+    rows = []
+    for i in range(2):
+        path = os.fsdecode(b"Aufnahme_\xe4") + f"{i}.png"
+        root.mkdir(exist_ok=True)
+        paint(root / path, i)
+        rows.append((path, "XR_A", f"p{i}", f"XR_A/p{i}/s", i, "valid"))
+    dataset = Dataset(root, pd.DataFrame(rows, columns=list(COLUMNS)), root.name)
+    first = build(dataset, runs)
+    assert build(dataset, runs).fingerprint == first.fingerprint
+    assert_true_to_the_files(first, dataset)
+
+
 def test_a_label_changes_the_fingerprint_but_decodes_nothing(
     dataset: Dataset, runs: Path, counted: Counted
 ) -> None:
@@ -205,11 +331,10 @@ def test_another_size_is_another_folder(dataset: Dataset, runs: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("manifest.json", b""),
-        ("manifest.json", b"[]"),
-        ("manifest.json", b'{"preprocessing": 1'),
-        ("manifest.json", b'{"preprocessing": 1, "size": 16, "images": [["a"]], "pixels": "x"}'),
-        ("manifest.json", None),
+        ("manifest-*.json", b""),
+        ("manifest-*.json", b"[]"),
+        ("manifest-*.json", b'{"layout": 2'),
+        ("manifest-*.json", None),
         ("pixels-*.npy", b""),
         ("pixels-*.npy", None),
     ],
@@ -229,7 +354,7 @@ def test_a_manifest_of_an_earlier_layout_is_built_again(
     dataset: Dataset, runs: Path, counted: Counted
 ) -> None:
     first = build(dataset, runs)
-    file = runs / "XR_A-16" / "manifest.json"
+    file = manifest_of(runs)
     file.write_text(json.dumps(json.loads(file.read_text()), indent=0))
     second = build(dataset, runs)
     assert len(counted.decoded) == 60
@@ -270,8 +395,8 @@ def test_a_disk_that_is_gone_leaves_the_cache(dataset: Dataset, runs: Path) -> N
 def test_a_failure_before_the_manifest_leaves_the_old_cache(
     dataset: Dataset, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = build(dataset, runs)
-    kept = (runs / "XR_A-16" / "manifest.json").read_bytes()
+    first = build(dataset, runs).fingerprint
+    kept = manifest_of(runs).read_bytes()
     paint(dataset.root / dataset.frame["path"][0], 77)
     os.utime(dataset.root / dataset.frame["path"][0], ns=(1, 1))
 
@@ -282,12 +407,12 @@ def test_a_failure_before_the_manifest_leaves_the_old_cache(
         patch.setattr(manifest, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             build(dataset, runs)
-    assert (runs / "XR_A-16" / "manifest.json").read_bytes() == kept
+    assert manifest_of(runs).read_bytes() == kept
     assert not list((runs / "XR_A-16").glob("*.tmp"))
     after = build(dataset, runs)
-    assert after.fingerprint != first.fingerprint
+    assert after.fingerprint != first
     assert_true_to_the_files(after, dataset)
-    assert len(list((runs / "XR_A-16").glob("pixels-*.npy"))) == 1
+    assert pixel_files(runs) == {after.file}
 
 
 CHILD = """
@@ -347,7 +472,7 @@ def test_a_kill_at_any_moment_leaves_whole_or_absent(dataset: Dataset, runs: Pat
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert temporary.exists()
-    assert not (runs / "XR_A-16" / "manifest.json").exists()
+    assert not list((runs / "XR_A-16").glob("manifest*"))
     assert_true_to_the_files(build(dataset, runs), dataset)
     assert not temporary.exists()
 
@@ -490,7 +615,7 @@ def test_no_more_than_the_bound_is_in_flight() -> None:
 
 def test_the_manifest_tells_what_each_file_held(dataset: Dataset, runs: Path) -> None:
     built = build(dataset, runs)
-    told = json.loads((runs / "XR_A-16" / "manifest.json").read_text())
+    told = json.loads(manifest_of(runs).read_text())
     path, size, mtime, *shas, error, ctime = told["images"][0]
     status = (dataset.root / path).stat()
     assert (size, mtime, error) == (status.st_size, status.st_mtime_ns, "")

@@ -81,6 +81,20 @@ def test_what_is_not_whole_is_no_manifest(file: Path, damage: Callable[[str], st
         manifest.read(file, ABOUT, KINDS)
 
 
+def test_a_byte_that_changes_is_noticed_wherever_it_is(file: Path) -> None:
+    whole = file.read_bytes()
+    for at in range(0, len(whole), 7):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match=r"manifest\.json: not a whole manifest"):
+            manifest.read(file, ABOUT, KINDS)
+
+
+def test_the_head_alone_is_read_without_the_records(file: Path) -> None:
+    assert manifest.head(file, ABOUT) == ABOUT | {"pixels": "x.npy"}
+    with pytest.raises(ValueError, match="about something else"):
+        manifest.head(file, ABOUT | {"size": 8})
+
+
 def test_reading_takes_the_records_alone(tmp_path: Path) -> None:
     rows = 3000
     paths = [f"train/XR_A/patient{i:05d}/study1/image1.png" for i in range(rows)]
