@@ -114,9 +114,10 @@ def release_at(name: str, base_url: str | None) -> Path:
 
 
 def url_of(storage: str | None, runs: Path) -> str:
-    from mura_tune.tuning.storage import url_of
+    """The URL of the database that `--storage` names, or of the one in RUNS."""
+    from mura_tune.tuning.urls import url_of, url_of_file
 
-    return url_of(storage or str(runs / "studies.db"))
+    return url_of(storage) if storage else url_of_file(runs / "studies.db")
 
 
 def best_of(name: str, url: str) -> Best:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import IO, Protocol, Self
 
 import sqlalchemy
-from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.engine import Connection
 
 from mura_tune import files
+from mura_tune.names import as_file
+from mura_tune.tuning.urls import file_of
 
 
 class Lock(Protocol):
@@ -38,12 +40,12 @@ class Lock(Protocol):
 
 def lock_of(url: str, name: str) -> Lock:
     """The lock `name` of the database at `url`."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        folder = Path(str(parsed.database)).with_suffix(".locks")
-        folder.mkdir(parents=True, exist_ok=True)
-        return _FileLock(folder / f"{name}.lock")
-    return _AdvisoryLock(url, name)
+    path = file_of(url)
+    if path is None:
+        return _AdvisoryLock(url, name)
+    folder = _folder_of(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _FileLock(folder / f"{as_file(name)}.lock")
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Alive:
     def __enter__(self) -> Self:
         self._lock = lock_of(self.url, f"alive-{self.name}")
         self._lock.acquire()
+        if isinstance(self._lock, _FileLock):
+            _sweep(self._lock.path.parent)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,6 +82,21 @@ class Alive:
             lock.path.unlink(missing_ok=True)
         lock.release()
         return False
+
+
+def _folder_of(path: Path) -> Path:
+    """Beside the database; one folder for all links to it, and never the database itself."""
+    real = path.resolve()
+    return real.with_name(f"{real.name}.locks" if real.suffix == ".locks" else f"{real.stem}.locks")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed workers left: their locks are free, and nobody else ever takes them."""
+    for path in folder.glob("alive-*.lock"):
+        lock = _FileLock(path)
+        if lock.attempt():
+            path.unlink(missing_ok=True)
+            lock.release()
 
 
 class _Held(abc.ABC):
@@ -105,21 +124,35 @@ class _FileLock(_Held):
     _handle: IO[str] | None = None
 
     def acquire(self) -> None:
-        self._handle = self.path.open("a")
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        while self._handle is None:
+            handle = self.path.open("a")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            self._keep(handle)
 
     def attempt(self) -> bool:
-        handle = self.path.open("a")
-        if not files.locked(handle):
-            handle.close()
-            return False
-        self._handle = handle
+        while self._handle is None:
+            handle = self.path.open("a")
+            if not files.locked(handle):
+                handle.close()
+                return False
+            self._keep(handle)
         return True
 
     def release(self) -> None:
         if self._handle:
             self._handle.close()
             self._handle = None
+
+    def _keep(self, handle: IO[str]) -> None:
+        """Hold it, unless the file was removed between opening and locking: nobody else sees it."""
+        try:
+            there = os.path.samestat(os.fstat(handle.fileno()), self.path.stat())
+        except FileNotFoundError:
+            there = False
+        if there:
+            self._handle = handle
+        else:
+            handle.close()
 
 
 @dataclass

@@ -10,48 +10,22 @@ from pathlib import Path
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
+from sqlalchemy.exc import DatabaseError, NoSuchModuleError
 
 from mura_tune.errors import InputError
+from mura_tune.names import CONFIRMS as CONFIRMS  # as: other modules have the name from here
 from mura_tune.tuning.locks import lock_of
+from mura_tune.tuning.urls import TIMEOUT as TIMEOUT
+from mura_tune.tuning.urls import database as database
+from mura_tune.tuning.urls import file_of
+from mura_tune.tuning.urls import url_of as url_of
 
-TIMEOUT = 60  # seconds a writer waits for another; the dashboard inherits it from the URL
-CONFIRMS = ".confirm"  # ends the name of the study that confirms another
 GRACE = 300  # seconds a running trial may be silent before its slot is given to another worker
 # SQLite's locks, and the memory that WAL shares, are not reliable on these.
 NETWORK = {
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "beegfs", "ceph",
     "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs",
 }  # fmt: skip
-
-
-def url_of(text: str) -> str:
-    """An Optuna URL from a path to a database file, or from a SQLite or PostgreSQL URL.
-
-    Raises:
-        InputError: a URL of another kind of database.
-    """
-    try:
-        url = make_url(text if "://" in text else f"sqlite:///{text}")
-    except ArgumentError:
-        raise InputError(f"--storage {text}: neither a path nor a database URL") from None
-    kind = url.get_backend_name()
-    if kind == "postgresql" and url.database:
-        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    if kind != "sqlite" or not url.database:
-        raise InputError(
-            f"--storage {text}: name a file, or postgresql+psycopg://USER@HOST/DATABASE"
-        )
-    return url.update_query_dict({"timeout": str(TIMEOUT)}).render_as_string(hide_password=False)
-
-
-def database(url: str) -> str:
-    """What a URL names, for people: a file, or the URL without its password."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return str(parsed.database)
-    return parsed.render_as_string(hide_password=True)
 
 
 def open_storage(url: str, *, create: bool = False, grace: int | None = None) -> RDBStorage:
@@ -65,8 +39,8 @@ def open_storage(url: str, *, create: bool = False, grace: int | None = None) ->
         InputError: no such database, one that is out of reach, or a network disk.
     """
     try:
-        if make_url(url).get_backend_name() == "sqlite":
-            _prepare_file(url, create)
+        if (path := file_of(url)) is not None:
+            _prepare_file(path, create)
         elif not create and not _has_studies(url):
             raise InputError(f"{database(url)}: {_NONE}")
         with lock_of(url, "schema") if create else contextlib.nullcontext():
@@ -110,8 +84,7 @@ def network_disk(folder: Path, mounts: str) -> str | None:
 _NONE = "no studies yet; start one with 'make tune AREA=XR_ELBOW'"
 
 
-def _prepare_file(url: str, create: bool) -> None:
-    path = Path(str(make_url(url).database))
+def _prepare_file(path: Path, create: bool) -> None:
     if not create and not path.is_file():
         raise InputError(f"{path}: {_NONE}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,89 @@
+"""What names a study database: the path of a SQLite file, or a URL, each from the other."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl, quote_from_bytes, unquote_to_bytes
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from mura_tune.errors import InputError
+from mura_tune.lines import printable
+
+TIMEOUT = 60  # seconds a writer waits for another; whoever opens the URL inherits it
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SQLITE = re.compile(r"sqlite(\+pysqlite)?:///")
+
+
+def url_of(text: str) -> str:
+    """An Optuna URL from a path to a database file, or from a SQLite or PostgreSQL URL.
+
+    A path means itself, whatever characters stand in it; a URL is percent-encoded.
+
+    Raises:
+        InputError: a URL of another kind of database, or no usable path.
+    """
+    if not _SCHEME.match(text):
+        return url_of_file(text)
+    if text.startswith("sqlite"):
+        return url_of_file(_file_in(text))
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        raise InputError(f"--storage {_hidden(text)}: not a valid database URL") from None
+    if url.get_backend_name() == "postgresql" and url.database:
+        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    raise InputError(
+        f"--storage {_hidden(text)}: name a file, or postgresql+psycopg://USER@HOST/DATABASE"
+    )
+
+
+def url_of_file(path: str | Path) -> str:
+    """The URL of the SQLite database in a file, every byte of the path quoted that needs it.
+
+    Raises:
+        InputError: `:memory:`, which no second process could see; an empty path; a NUL in it.
+    """
+    text = str(path)
+    if text == ":memory:":
+        raise InputError(
+            "--storage :memory:: a search has to outlive its processes; name a file "
+            "(./:memory: is one of that name)"
+        )
+    if not text or "\0" in text:
+        raise InputError(f"--storage {printable(repr(text))}: no path of a file")
+    return f"sqlite:///{quote_from_bytes(os.fsencode(text))}?timeout={TIMEOUT}"
+
+
+def file_of(url: str) -> Path | None:
+    """The file of a SQLite database, to the byte; None for a PostgreSQL URL."""
+    match = _SQLITE.match(url)
+    if match is None:
+        return None
+    return Path(os.fsdecode(unquote_to_bytes(url[match.end() :].partition("?")[0])))
+
+
+def database(url: str) -> str:
+    """What a URL names, for people: a file, or the URL without its password."""
+    path = file_of(url)
+    return str(path) if path else make_url(url).render_as_string(hide_password=True)
+
+
+def _file_in(text: str) -> str:
+    """The path in a SQLite URL that a person wrote."""
+    path = file_of(text)
+    options = dict(parse_qsl(text.partition("?")[2], keep_blank_values=True))
+    if path is None or str(path) == "." or set(options) - {"timeout"}:
+        raise InputError(
+            f"--storage {printable(text)}: name a file, as a path or as sqlite:///PATH, without "
+            "options"
+        )
+    return str(path)
+
+
+def _hidden(text: str) -> str:
+    """A URL that cannot be used, without what may be a password."""
+    return printable(re.sub(r"(?<=://).*@", "***@", text))
