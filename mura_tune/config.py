@@ -9,63 +9,32 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mura_tune.areas import MULTITASK, ROUTER, WHOLE, check_task
+from mura_tune.axes import Axis, Value, axis_over, typed_axis
 from mura_tune.errors import InputError
-from mura_tune.recipe import COUPLED, Recipe, changed
-from mura_tune.strict import build, check, hint
+from mura_tune.lines import printable
+from mura_tune.names import checked
+from mura_tune.plain import YAML_BYTES, from_yaml
+from mura_tune.recipe import COUPLED, Recipe, changed, type_of
+from mura_tune.strict import build, check, shown
 
 PRUNERS = ("median", "percentile", "hyperband", "none")
+# Bounds of what is counted out in memory or trained one after the other: a budget with some digits
+# too many is told at once.
+MOST_TRIALS = 100_000
+MOST_CONFIRMED = MOST_FOLDS = 100
+MOST_SEED = 2**32 - 1
 
 
 def studies_folder() -> Path:
     """Where the study files lie: inside an installed wheel, or at the root of a checkout."""
     installed = Path(__file__).parent / "studies"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "studies"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axis:
-    """One searched recipe field: `low` to `high` (`high: all` = every stage), or `choices`."""
-
-    low: float | int | None = None
-    high: float | int | str | None = None
-    log: bool = False
-    step: float | int | None = None
-    choices: tuple[Any, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.choices is not None:
-            check(len(self.choices) > 0, "choices", list(self.choices), "a list of values")
-            check(self.low is None and self.high is None, "choices", "choices beside low/high",
-                   "one or the other")  # fmt: skip
-            return
-        for name, value in (("low", self.low), ("high", self.high)):
-            allowed = isinstance(value, int | float) or (name == "high" and value == "all")
-            check(allowed and not isinstance(value, bool), name, value, f"a number{hint(value)}")
-        if isinstance(self.low, int | float) and isinstance(self.high, int | float):
-            check(self.low <= self.high, "low", self.low, f"at most high ({self.high})")
-            check(not self.log or self.low > 0, "low", self.low, "above 0 on a log scale")
-        check(self.step is None or not self.log, "step", self.step, "left out on a log scale")
-        check(self.step is None or self.step > 0, "step", self.step, "above 0")
-
-    @property
-    def ends(self) -> tuple[Any, ...]:
-        """Every choice, or both ends but for `all`, which the network decides."""
-        return self.choices or tuple(v for v in (self.low, self.high) if v != "all")
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        """Every value there is between whole numbers; else the ends."""
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return tuple(range(self.low, self.high + 1, int(self.step or 1)))
-        return self.ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +48,8 @@ class Pruner:
 
     def __post_init__(self) -> None:
         check(self.name in PRUNERS, "name", self.name, f"one of {', '.join(PRUNERS)}")
-        check(self.startup >= 0, "startup", self.startup, "0 or more")
-        check(self.min_trials >= 1, "min_trials", self.min_trials, "1 or more")
+        _check_count("startup", self.startup, 0, MOST_TRIALS)
+        _check_count("min_trials", self.min_trials, 1, MOST_TRIALS)
         check(0 < self.percentile < 100, "percentile", self.percentile, "between 0 and 100")
 
 
@@ -92,8 +61,8 @@ class Confirm:
     seeds: int
 
     def __post_init__(self) -> None:
-        check(self.top >= 0, "top", self.top, "0 (no confirmation) or more")
-        check(self.seeds >= 1, "seeds", self.seeds, "1 or more")
+        _check_count("top", self.top, 0, MOST_CONFIRMED)
+        _check_count("seeds", self.seeds, 1, MOST_CONFIRMED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +76,9 @@ class Budget:
     confirm: Confirm
 
     def __post_init__(self) -> None:
-        check(self.trials >= 1, "trials", self.trials, "1 or more")
-        check(self.random >= 1, "random", self.random, "1 or more")
+        _check_count("trials", self.trials, 1, MOST_TRIALS)
+        _check_count("random", self.random, 1, MOST_TRIALS)
+        _check_count("seed", self.seed, -MOST_SEED, MOST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,43 +95,76 @@ class Holdout:
 
     def __post_init__(self) -> None:
         check(0 < self.dev < 0.9, "dev", self.dev, "between 0 and 0.9")
-        check(self.folds == 0 or self.folds >= 2, "folds", self.folds, "0 (none) or 2 and more")
+        folds = f"0 (none) or between 2 and {MOST_FOLDS}"
+        check(self.folds == 0 or 2 <= self.folds <= MOST_FOLDS, "folds", self.folds, folds)
+        _check_count("seed", self.seed, -MOST_SEED, MOST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """One resolved study. Every task but abnormality needs an area of `WHOLE`."""
+    """One resolved study. Every task but abnormality needs an area of `WHOLE`.
+
+    The values of an axis have its recipe field's type, whatever type they were written in.
+    """
 
     recipe: Recipe
     search: Mapping[str, Axis]
     budget: Budget
     split: Holdout
-    final: Mapping[str, Any] = field(default_factory=dict)  # recipe fields that finalize replaces
+    final: Mapping[str, Value] = field(default_factory=dict)  # recipe fields that finalize replaces
     task: str = "abnormality"
 
     def __post_init__(self) -> None:
         check_task(self.task, self.recipe, self.search, self.final)
+        typed = {path: typed_axis(path, axis) for path, axis in self.search.items()}
+        object.__setattr__(self, "search", typed)
         for path, axis in self.search.items():
             for value in axis.ends:
                 changed(self.recipe, {path: value}, prefix="search.")
         changed(self.recipe, self.final, prefix="final.")
         self._check_combinations()
         for where, values in (("search", self.search), ("final", self.final)):
-            check("size" not in values, f"{where}.size", "given",
-                  "left out: all of a study sees pixels of one size, recipe.size")  # fmt: skip
-        check("monitor" not in self.search, "search.monitor", "an axis",
-              "left out: trials judged by different scores do not compare")  # fmt: skip
+            check(
+                "size" not in values,
+                f"{where}.size",
+                "given",
+                "left out: all of a study sees pixels of one size, recipe.size",
+            )
+        check(
+            "monitor" not in self.search,
+            "search.monitor",
+            "an axis",
+            "left out: trials judged by different scores do not compare",
+        )
 
     def _check_combinations(self) -> None:
         """Refuse axes that could draw values which no recipe may have together, in the search or
         with the final phases in it: a trial, or worse the release, would fail by them."""
-        axes = {path: axis.values for path, axis in self.search.items() if path in COUPLED}
+        axes = {path: _worst(path, self.search[path]) for path in COUPLED if path in self.search}
         final = {path: value for path, value in self.final.items() if path in COUPLED}
         for values in itertools.product(*axes.values()):
             drawn = dict(zip(axes, values, strict=True))
-            told = ", ".join(f"{path} {value}" for path, value in drawn.items())
-            changed(self.recipe, drawn, prefix=f"search can draw {told}: ")
-            changed(self.recipe, drawn | final, prefix=f"final, with {told} drawn: ")
+            shown = ", ".join(f"{path} {value}" for path, value in drawn.items())
+            changed(self.recipe, drawn, prefix=f"search can draw {shown}: ")
+            changed(self.recipe, drawn | final, prefix=f"final, with {shown} drawn: ")
+
+
+def _check_count(key: str, value: int, least: int, most: int) -> None:
+    check(least <= value <= most, key, value, f"between {least} and {most}")
+
+
+def _worst(path: str, axis: Axis) -> Iterable[Any]:
+    """Values of a coupled axis that no recipe may have if it may not have all of them.
+
+    The one rule is that plateau needs a plateau_patience below a patience above 0.
+    """
+    values: Any = axis.values
+    ascending = values if isinstance(values, range) else sorted(values)
+    if path == "patience":
+        return [next((value for value in ascending if value > 0), 0)]
+    if path == "plateau_patience":
+        return [ascending[-1]]
+    return dict.fromkeys(ascending)
 
 
 SECTIONS = tuple(f.name for f in dataclasses.fields(StudyConfig))
@@ -176,17 +179,20 @@ def load(area: str, overrides: Sequence[str] = (), folder: Path | None = None) -
         InputError: an unknown key, a value of another kind, or an illegal combination.
     """
     folder = folder or studies_folder()
-    path = folder / f"{WHOLE.get(area, area)}.yaml"
+    path = folder / f"{WHOLE.get(checked(area, 'AREA'), area)}.yaml"
     raw: dict[str, Any] = {}
-    for layer in _layers(path if path.is_file() else folder / "default.yaml"):
-        raw = _merge(raw, _read_yaml(layer))
+    for layer, content in _layers(path if path.is_file() else folder / "default.yaml"):
+        raw = _over(raw, content, _shown(layer))
         study = _study(raw, _shown(layer))
     for override in overrides:
-        raw = _merge(raw, _override(override))
-        study = _study(raw, f"--set {override}")
+        source = f"--set {printable(override)}"
+        raw = _over(raw, _override(override, source), source)
+        study = _study(raw, source)
     if study.task != "abnormality" and area not in WHOLE:
-        raise InputError(f"{_shown(path)}: task {study.task} needs every area of the dataset: "
-                         f"the study of {ROUTER} or {MULTITASK}, not of {area}")  # fmt: skip
+        raise InputError(
+            f"{_shown(path)}: task {study.task} needs every area of the dataset: "
+            f"the study of {ROUTER} or {MULTITASK}, not of {area}"
+        )
     return study
 
 
@@ -202,10 +208,10 @@ def to_dict(study: StudyConfig) -> dict[str, Any]:
 
 def from_dict(raw: Mapping[str, Any], source: str) -> StudyConfig:
     """The study that `to_dict` wrote; `source` says where it was stored."""
-    return _study(dict(raw), source)
+    return _study(raw, source)
 
 
-def _study(raw: dict[str, Any], source: str) -> StudyConfig:
+def _study(raw: Any, source: str) -> StudyConfig:
     try:
         study: StudyConfig = build(StudyConfig, raw, "")
     except ValueError as error:
@@ -213,41 +219,51 @@ def _study(raw: dict[str, Any], source: str) -> StudyConfig:
     return study
 
 
-def _layers(path: Path) -> list[Path]:
-    """`path` and the files it is based on, the deepest base first."""
-    chain = [path]
-    while base := _read_yaml(chain[0], keep_base=True).get("base"):
-        base_path = path.parent / str(base)
-        if not base_path.is_file():
-            raise InputError(f"{_shown(chain[0])}: base is {base!r}, and {base_path} is no file")
-        if base_path in chain:
-            raise InputError(f"{_shown(chain[0])}: base {base!r} goes round in a circle")
-        chain.insert(0, base_path)
+def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """`path` and the files it is based on with what they say, the deepest base first."""
+    folder, chain = path.parent, [(path, _read(path))]
+    while (base := chain[0][1].pop("base", None)) is not None:
+        named = chain[0][0]
+        if not isinstance(base, str):
+            raise InputError(f"{_shown(named)}: base is {shown(base)}; it must be a file's name")
+        if not _is_file(folder / base):
+            raise InputError(
+                f"{_shown(named)}: base is {shown(base)}, and {folder} has no such file"
+            )
+        if any((folder / base).samefile(path) for path, _ in chain):
+            raise InputError(f"{_shown(named)}: base {base!r} goes round in a circle")
+        chain.insert(0, (folder / base, _read(folder / base)))
     return chain
 
 
-def _read_yaml(path: Path, keep_base: bool = False) -> dict[str, Any]:
+def _is_file(path: Path) -> bool:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or one with a null byte
+        return False
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a study file says, `base` among it."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(YAML_BYTES + 1)
     except FileNotFoundError:
         raise InputError(f"{path}: no such study file") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{_shown(path)}: not valid YAML: {reason}") from None
+    raw = from_yaml(text, _shown(path))
+    if raw is None:
+        return {}
     if not isinstance(raw, dict):
-        raise InputError(f"{_shown(path)}: a study file is a mapping, not {type(raw).__name__}")
-    return raw if keep_base else {k: v for k, v in raw.items() if k != "base"}
+        raise InputError(f"{_shown(path)}: a study file is a mapping, not {shown(raw)}")
+    return raw
 
 
-def _override(text: str) -> dict[str, Any]:
+def _override(text: str, source: str) -> dict[str, Any]:
     """`path=value` as the nested mapping that a study file would hold."""
     path, equals, value = text.partition("=")
     if not equals or not path:
-        raise InputError(f"--set {text}: write PATH=VALUE, such as --set finetune.lr=1.0e-3")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"--set {text}: {value!r} is not a valid value") from None
+        raise InputError(f"{source}: write PATH=VALUE, such as --set finetune.lr=1.0e-3")
+    parsed = from_yaml(value, source)
     section, _, rest = path.partition(".")
     if section not in SECTIONS or not rest:
         section, rest = "recipe", path
@@ -256,23 +272,44 @@ def _override(text: str) -> dict[str, Any]:
     if section == "search":
         axis, _, name = rest.rpartition(".")
         known = {f.name for f in dataclasses.fields(Axis)}
-        return {"search": {axis: {name: parsed}} if name in known else {rest: parsed}}
+        return {"search": {axis: {name: parsed}} if axis and name in known else {rest: parsed}}
     for name in reversed(rest.split(".")):
         parsed = {name: parsed}
     return {section: parsed}
 
 
-def _merge(base: Mapping[str, Any], change: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """`change` over `base`, mapping by mapping; in `search` a null takes an axis out."""
+def _over(base: Mapping[str, Any], layer: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """A layer over what is below it, mapping by mapping; in `search` a null takes an axis out.
+
+    Raises:
+        InputError: a null for what is no recipe field, which would take nothing out.
+    """
+    merged = _merged(base, {key: value for key, value in layer.items() if key != "search"})
+    if "search" not in layer:
+        return merged
+    above = layer["search"]
+    if not isinstance(above, Mapping):
+        return merged | {"search": above}  # for `build` to refuse
+    axes = dict(base.get("search", {}))
+    for path, value in above.items():
+        if value is not None:
+            axes[path] = axis_over(axes.get(path), value)
+            continue
+        axes.pop(path, None)
+        try:
+            type_of(path)
+        except ValueError as error:
+            raise InputError(f"{source}: search.{error}") from None
+    return merged | {"search": axes}
+
+
+def _merged(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
-    for key, value in change.items():
+    for key, value in layer.items():
         old = merged.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            merged[key] = _merge(old, value, depth + 1)
-        else:
-            merged[key] = value
-    if depth == 0 and isinstance(merged.get("search"), Mapping):
-        merged["search"] = {k: v for k, v in merged["search"].items() if v is not None}
+            value = _merged(old, value)
+        merged[key] = value
     return merged
 
 

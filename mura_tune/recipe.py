@@ -8,10 +8,10 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from mura_tune.errors import InputError
-from mura_tune.strict import build, check, nearest
+from mura_tune.strict import build, check, nearest, types_of
 
 LOSSES = ("bce", "focal")
 MONITORS = ("auc", "f1", "kappa")
@@ -27,6 +27,7 @@ CHOICES = {
 # Fields whose legal values depend on one another: a search is refused if it could combine
 # values of these that no recipe may have together.
 COUPLED = ("schedule", "plateau_patience", "patience")
+MOST = 1_000_000  # of epochs, stages or images a step: a number with a digit too many is refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,11 @@ class Phase:
     depth: int = 0
 
     def __post_init__(self) -> None:
-        check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
+        check(0 <= self.epochs <= MOST, "epochs", self.epochs, f"0 or more, at most {MOST}")
         check(self.lr > 0 and math.isfinite(self.lr), "lr", self.lr, "above 0")
-        check(self.depth >= 0, "depth", self.depth, "0 (head only) or more")
+        check(
+            0 <= self.depth <= MOST, "depth", self.depth, f"0 (head only) or more, at most {MOST}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +84,12 @@ class Recipe:
         check(bool(self.arch), "arch", self.arch, "the name of a network")
         within = f"between {SIZES[0]} and {SIZES[-1]} pixels"
         check(self.size in SIZES, "size", self.size, within)
-        check(self.batch >= 2, "batch", self.batch, "2 or more (BatchNorm needs two images)")
+        check(2 <= self.batch <= MOST, "batch", self.batch,
+              f"2 or more (BatchNorm needs two images), at most {MOST}")  # fmt: skip
         check(0 <= self.augment <= 1, "augment", self.augment, "between 0 and 1")
         check(0 < self.class_weight < math.inf, "class_weight", self.class_weight, "above 0")
         check(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
-        check(self.patience >= 0, "patience", self.patience, "0 or more")
+        check(0 <= self.patience <= MOST, "patience", self.patience, f"0 or more, at most {MOST}")
         check(0 <= self.aux_weight < math.inf, "aux_weight", self.aux_weight, "0 or more")
         check(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2^32 - 1")
         for name, known in CHOICES.items():
@@ -94,7 +98,8 @@ class Recipe:
         check(0 <= self.focal_gamma < math.inf, "focal_gamma", self.focal_gamma, "0 or more")
         check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0, at most 1")
         check(0 <= self.warmup < 1, "warmup", self.warmup, "0 or more, below 1")
-        check(self.plateau_patience >= 1, "plateau_patience", self.plateau_patience, "1 or more")
+        check(1 <= self.plateau_patience <= MOST, "plateau_patience", self.plateau_patience,
+              f"1 or more, at most {MOST}")  # fmt: skip
         check(0 < self.plateau_factor < 1, "plateau_factor", self.plateau_factor, "inside 0 to 1")
         check(0 <= self.consistency < math.inf, "consistency", self.consistency, "0 or more")
         if self.schedule == "plateau" and self.patience > 0:
@@ -145,10 +150,12 @@ def from_dict(raw: Mapping[str, Any], source: str) -> Recipe:
 def changed(recipe: Recipe, values: Mapping[str, Any], *, prefix: str = "") -> Recipe:
     """A copy of `recipe` with the fields at dotted paths set, all at once: some pairs of values
     are legal together only. Raises ValueError, each path with `prefix` before it."""
-    raw, known = dataclasses.asdict(recipe), list(recipe_paths())
+    raw = dataclasses.asdict(recipe)
     for path, value in values.items():
-        if path not in known:
-            raise ValueError(f"{prefix}{path} is no recipe field{nearest(path, known)}")
+        try:
+            type_of(path)
+        except ValueError as error:
+            raise ValueError(f"{prefix}{error}") from None
         first, _, rest = path.partition(".")
         (raw[first] if rest else raw)[rest or first] = value
     try:
@@ -166,10 +173,20 @@ def apply(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
         raise InputError(f"{source}: {error}") from None
 
 
-def recipe_paths(cls: type = Recipe, prefix: str = "") -> Iterator[str]:
-    """Every field a search axis, `final` or `--set` may name, dotted."""
-    for name, kind in get_type_hints(cls).items():
+def type_of(path: str) -> type:
+    """The type of the field at a dotted path. Raises ValueError where there is no such field."""
+    if path not in FIELDS:
+        raise ValueError(f"{path} is no recipe field{nearest(path, list(FIELDS))}")
+    return FIELDS[path]
+
+
+def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+    for name, kind in types_of(cls).items():
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            yield from recipe_paths(kind, f"{prefix}{name}.")
+            yield from _fields(kind, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, kind
+
+
+# Every field that a search axis, `final` or `--set` may name, dotted, and its type.
+FIELDS: Mapping[str, type] = dict(_fields(Recipe))

@@ -71,7 +71,8 @@ def test_one_class_only_in_a_split(run: Run, copy: Path) -> None:
     ("override", "words"),
     [
         ("recipe.lrr=1.0", ("unknown key recipe.lrr",)),
-        ("finetune.lr=1e-3", ("write 1.0e-3",)),
+        ("finetune.lr=1,5e-3", ("finetune.lr is '1,5e-3'", "a number")),
+        ("size=!!int x", ("tags",)),
         ("search.finetune.lrr={low: 1.0, high: 2.0}", ("no recipe field", "finetune.lr")),
         ("pretrained=nowhere.pt", ("nowhere.pt", "no such file")),
         ("arch=resnet81", ("resnet81", "near it")),

@@ -10,9 +10,10 @@ import pytest
 
 from mura_tune import areas, config
 from mura_tune.areas import AREAS, WHOLE
+from mura_tune.axes import Axis
 from mura_tune.errors import InputError
 from mura_tune.learning.tasks import TASKS
-from mura_tune.recipe import DEFAULTS, Recipe, apply, from_dict
+from mura_tune.recipe import DEFAULTS, Recipe, apply, from_dict, type_of
 
 
 @pytest.mark.parametrize("area", AREAS)
@@ -31,7 +32,8 @@ def test_an_area_without_a_file_uses_the_default() -> None:
     ("override", "told"),
     [
         ("finetune.lrr=1.0", "unknown key recipe.finetune.lrr; did you mean lr?"),
-        ("finetune.lr=1e-3", "it must be a number: write 1.0e-3"),
+        ("finetune.lr=1,5e-3", "recipe.finetune.lr is '1,5e-3'; it must be a number"),
+        ("finetune.lr='1e-3'", "it must be a number: write 0.001"),
         ("finetune.lr=-1.0", "recipe.finetune.lr is -1.0; it must be above 0"),
         ("augment=2.0", "recipe.augment is 2.0; it must be between 0 and 1"),
         ("size=true", "it must be a whole number"),
@@ -44,7 +46,7 @@ def test_an_area_without_a_file_uses_the_default() -> None:
         ("search.size={choices: [32, 64]}", "search.size is 'given'; it must be left out: all of"),
         ("final.size=320", "final.size is 'given'; it must be left out: all of a study sees"),
         ("search.augment.high=3.0", "augment is 3.0; it must be between 0 and 1"),
-        ("search.finetune.lr.high=1e-1", "it must be a number: write 1.0e-1"),
+        ("search.finetune.lr.high=[1.0]", "finetune.lr.high is [1.0]; it must be a number"),
         ("search.finetune.lr.low=0.0", "it must be above 0 on a log scale"),
         ("final.patiense=3", "final.patiense is no recipe field; did you mean patience?"),
         ("loss=fokal", "recipe.loss is 'fokal'; it must be one of bce, focal"),
@@ -58,6 +60,49 @@ def test_an_area_without_a_file_uses_the_default() -> None:
         ("head_init=one", "recipe.head_init is 'one'; it must be one of random, zero"),
         ("split.dev=1.5", "it must be between 0 and 0.9"),
         ("arch", "write PATH=VALUE"),
+        ("size=0224", "recipe.size is '0224'; it must be a whole number: write 224"),
+        ("size=224.0", "it must be a whole number: write 224"),
+        ("size=1:30", "it must be a whole number"),
+        ("budget.trials=1e3", "it must be a whole number: write 1000"),
+        ("recipe.seed=2026-01-01", "recipe.seed is '2026-01-01'; it must be a whole number"),
+        ("arch=[resnet18]", "recipe.arch is ['resnet18']; it must be text"),
+        ("pretrained={a: 1}", "recipe.pretrained is {'a': 1}; it must be text"),
+        ("head=3", "recipe.head is 3; it must be a mapping of names to values"),
+        ("arch=[[[[[[[[1]]]]]]]]", "recipe.arch is [[[[...]]]]; it must be text"),
+        ("final.patience=[1]", "final.patience is [1]; it must be "),
+        ("search.augment=[0, 1]", "search.augment is [0, 1]; it must be a mapping"),
+        ("search.augment.choices=5", "search.augment.choices is 5; it must be a list of values"),
+        ("search.augment.choices=[]", "it must be a list of 1 to 100 values"),
+        ("search.augment={choices: [0.0], low: 0.0}", "it must be one or the other"),
+        ("search.loss={choices: [bce, 3]}", "search.loss.choices is 3; it must be text"),
+        ("search.loss={low: 0, high: 1}", "search.loss.low is 0; it must be left out: text takes"),
+        ("search.augment.log='no'", "search.augment.log is 'no'; it must be true or false"),
+        ("search.augment.log=[1]", "search.augment.log is [1]; it must be true or false"),
+        ("search.augment.step=true", "search.augment.step is True; it must be a number"),
+        ("search.augment.step=x", "search.augment.step is 'x'; it must be a number"),
+        (
+            "search.finetune.depth={low: 0, high: 10, step: 0.5}",
+            "search.finetune.depth.step is 0.5; it must be a whole number",
+        ),
+        ("search.finetune.depth.low=0.5", "search.finetune.depth.low is 0.5; it must be a whole"),
+        ("search.augment.high=all", "it must be a number: only a depth knows all stages"),
+        ("search.augment.step=0.0", "search.augment.step is 0.0; it must be above 0"),
+        ("search.augment.step=2.0", "it must be at most high - low (1.0)"),
+        ("search.augment.step=1e-300", "it must be at least a millionth of high - low"),
+        ("search.finetune.depth={low: 0, high: all, log: true}", "above 0 on a log scale"),
+        ("search.finetune.lrr=null", "search.finetune.lrr is no recipe field; did you mean"),
+        ("budget.trials=1000000000", "budget.trials is 1000000000; it must be between 1 and 1000"),
+        ("budget.random=1000000000", "it must be between 1 and"),
+        ("budget.confirm.seeds=1000000000", "it must be between 1 and 100"),
+        ("budget.confirm.top=101", "it must be between 0 and 100"),
+        (f"budget.seed={10**30}", "it must be between"),
+        (f"split.seed={10**30}", "it must be between"),
+        ("split.folds=1000", "it must be 0 (none) or between 2 and 100"),
+        ("head.epochs=1000001", "recipe.head.epochs is 1000001; it must be 0 or more, at most"),
+        ("search.patience={low: 0, high: 10000000}", "search.patience is 10000000; it must be"),
+        ("size=!!int x", "not valid YAML: "),
+        ("arch=*x", "not valid YAML: "),
+        ("class_weight=.inf", ".inf is not a finite number"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_key(override: str, told: str) -> None:
@@ -134,7 +179,22 @@ def test_set_changes_one_value_of_any_section() -> None:
     ("text", "told"),
     [
         ("recipe: {lr: 1.0}", "studies/XR_ELBOW.yaml: unknown key recipe.lr"),
-        ("recipe: {finetune: {lr: 1e-3}}", "studies/XR_ELBOW.yaml: recipe.finetune.lr is '1e-3'"),
+        ("recipe: {finetune: {lr: fast}}", "studies/XR_ELBOW.yaml: recipe.finetune.lr is 'fast'"),
+        ("recipe: {size: 64, size: 224}", "'size' stands twice in one mapping"),
+        ("recipe: &x {size: 64}", "anchors (&) and aliases (*) are not read"),
+        ("recipe:", "recipe is None; it must be a mapping of names to values"),
+        ("final: 5", "final is 5; it must be a mapping of names to values"),
+        ("final: [1]", "final is [1]; it must be a mapping of names to values"),
+        ("final:", "final is None; it must be a mapping of names to values"),
+        ("final: {5: 1}", "final.5 is no recipe field"),
+        ("search:", "search is None; it must be a mapping of names to values"),
+        ("search: {finetune.lr: 3}", "search.finetune.lr is 3; it must be a mapping"),
+        ("search: {5: null}", "search.5 is no recipe field"),
+        ("budget: many", "budget is 'many'; it must be a mapping of names to values"),
+        ("task: [part]", "task is ['part']; it must be text"),
+        ("base: [x]", "base is ['x']; it must be a file's name"),
+        ("base: " + "x" * 300, "base is 'xxx"),
+        ('base: "a\\0"', "has no such file"),
         ("search: {finetune.lrr: {low: 1, high: 2}}", "search.finetune.lrr is no recipe field"),
         ("serach: {}", "unknown key serach; did you mean search?"),
         ("recipe: [", "not valid YAML"),
@@ -153,6 +213,68 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str, told: str) -> 
     with pytest.raises(InputError, match=r"studies/XR_ELBOW\.yaml") as refused:
         config.load("XR_ELBOW", folder=folder)
     assert told in str(refused.value)
+
+
+def test_a_folder_is_asked_for_no_other_names(tmp_path: Path) -> None:
+    for area in ("../up", "a/b", "", "a" * 300, "-x", "a\n"):
+        with pytest.raises(InputError, match="AREA is "):
+            config.load(area, folder=tmp_path)
+
+
+def test_a_value_that_no_terminal_shows_is_one_line() -> None:
+    with pytest.raises(InputError) as refused:
+        config.load("XR_ELBOW", ["si\x1bze\n=5"])
+    assert str(refused.value).startswith(r"--set si\x1bze =5: unknown key ")
+
+
+def test_numbers_are_read_as_they_are_written_elsewhere() -> None:
+    study = config.load(
+        "XR_ELBOW", ["finetune.lr=1e-3", "search.finetune.lr.high=1E-1", "augment=1"]
+    )
+    assert study.recipe.finetune.lr == 0.001
+    assert study.search["finetune.lr"].high == 0.1
+    assert isinstance(study.recipe.augment, float)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "axis"),
+    [
+        (["search.augment={low: 0, high: 1}"], "augment", Axis(low=0.0, high=1.0)),
+        (["search.augment.low=0.5"], "augment", Axis(low=0.5, high=1.0, step=0.25)),
+        (["search.augment={low: 0, high: 1, step: 0.5}"], "augment",
+         Axis(low=0.0, high=1.0, step=0.5)),
+        (["search.class_weight={low: 1, high: 4}"], "class_weight",
+         Axis(low=1.0, high=4.0, log=True)),
+        (["search.augment={choices: [0, 0.5]}"], "augment", Axis(choices=(0.0, 0.5))),
+        (["search.augment.choices=[0.5]"], "augment", Axis(choices=(0.5,))),
+        (["search.augment={low: null, high: null, step: null, choices: [0.5]}"], "augment",
+         Axis(choices=(0.5,))),
+        (["search.augment={choices: [0.5]}", "search.augment={low: 0.0, high: 1.0}"], "augment",
+         Axis(low=0.0, high=1.0)),
+        (["search.finetune.depth={low: 1, high: 4, step: 2}"], "finetune.depth",
+         Axis(low=1, high=4, step=2)),
+        (["search.augment=null", "search.augment={low: 0, high: 1}"], "augment",
+         Axis(low=0.0, high=1.0)),
+        (["search.augment.log=null"], "augment", Axis(low=0.0, high=1.0, step=0.25)),
+    ],
+)  # fmt: skip
+def test_an_axis_over_another_one(overrides: list[str], path: str, axis: Axis) -> None:
+    own = config.load("XR_ELBOW", overrides).search[path]
+    assert own == axis
+    for value in own.ends:
+        assert type(value) is type_of(path)
+
+
+def test_wide_axes_cost_nothing() -> None:
+    """Every value was built and tried: all memory, or hours."""
+    wide = "{low: 1, high: 1000000}"
+    study = config.load("XR_ELBOW", [f"search.patience={wide}", f"search.plateau_patience={wide}"])
+    assert len(study.search["patience"].values) == 1_000_000
+    with pytest.raises(InputError, match="can draw schedule plateau, patience 1: "):
+        config.load("XR_ELBOW", [
+            "plateau_patience=1", "search.schedule={choices: [plateau, cosine]}",
+            f"search.patience={wide}", f"search.plateau_patience={wide}",
+        ])  # fmt: skip
 
 
 def test_the_digest_follows_every_field() -> None:
