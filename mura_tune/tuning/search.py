@@ -34,6 +34,7 @@ from mura_tune.tuning.results import confirmation
 from mura_tune.tuning.resume import as_begun, same_or_refuse
 from mura_tune.tuning.slots import Plan, next_slot, standing
 from mura_tune.tuning.storage import CONFIRMS, GRACE, database, open_storage
+from mura_tune.tuning.stored import comparable_of
 from mura_tune.tuning.trial import Keep, Material, Objective, Progress, material
 from mura_tune.tuning.warm import AUTO, warm_starts
 
@@ -89,6 +90,7 @@ def start(job: Job, how: How, *, allow_space_change: bool = False) -> dict[str, 
         opened = optuna.create_study(
             storage=storage, study_name=job.name, direction="maximize", load_if_exists=True
         )
+        space = spaces.as_started(space, comparable_of(opened))
         same_or_refuse(opened, job.study, spaces.space_to_json(space), job.prepared,
                        allow_space_change=allow_space_change)  # fmt: skip
         warm_starts(storage, job.name, job.study, space, how.warm_start)  # or refuse what is named
@@ -174,12 +176,12 @@ class _Course:
     running: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.space = spaces.space_of(self.job.study)
         self.lock: Lock = lock_of(self.how.url, self.job.name)
         self.study = optuna.load_study(
             study_name=self.job.name, storage=self.storage, pruner=pruner(self.job.study)
         )
         self.job = replace(self.job, study=as_begun(self.study, self.job.study))
+        self.space = spaces.as_started(spaces.space_of(self.job.study), comparable_of(self.study))
         self._confirming: optuna.Study | None = None
         self._material: Material | None = None
 

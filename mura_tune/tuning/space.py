@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import (
@@ -15,12 +16,14 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
-from mura_tune.config import Axis, StudyConfig
+from mura_tune.axes import ALL, Axis
+from mura_tune.config import StudyConfig
 from mura_tune.errors import InputError
 from mura_tune.learning.models import stage_count
-from mura_tune.recipe import Recipe, apply
+from mura_tune.recipe import CHANGED, Recipe, apply, type_of
 
 Space = Mapping[str, BaseDistribution]
+D = TypeVar("D", bound=BaseDistribution)
 
 
 def space_of(study: StudyConfig) -> dict[str, BaseDistribution]:
@@ -28,14 +31,35 @@ def space_of(study: StudyConfig) -> dict[str, BaseDistribution]:
 
     Raises:
         InputError: a default value that its own axis does not contain, so that trial 0 could
-            not run it.
+            not run it, or a least depth beyond the network's stages.
     """
-    space = {path: _distribution(axis, study) for path, axis in study.search.items()}
+    space = {path: _distribution(path, axis, study) for path, axis in study.search.items()}
     for path, value in defaults(study.recipe, space).items():
         if not _holds(space[path], value):
             raise InputError(f"search.{path} does not contain the recipe's own value {value!r}; "
                              "widen the axis or change recipe." + path)  # fmt: skip
     return space
+
+
+def as_started(space: Space, comparable: Mapping[str, Any] | None) -> dict[str, BaseDistribution]:
+    """The space of a search that an earlier version may have started.
+
+    Such a version made whole numbers of a float field's axis that was written in them
+    (`class_weight: {low: 1, high: 4}`), and gave two new ends the step of the axis below them.
+    Optuna takes no other kind for a name once it has trials, and the trials of a search compare
+    with one another only in one space: it goes on as it began.
+
+    Args:
+        space: as this version makes it.
+        comparable: what the search stores of its start; None for one that begins now.
+    """
+    if comparable is None or all(name in comparable["recipe"] for name in CHANGED):
+        return dict(space)
+    stored = comparable["space"]
+    return {
+        path: _as_stored(axis, stored[path]) if path in stored else axis
+        for path, axis in space.items()
+    }
 
 
 def defaults(recipe: Recipe, space: Space) -> dict[str, Any]:
@@ -68,18 +92,42 @@ def space_to_json(space: Space) -> dict[str, Any]:
     return {path: json.loads(distribution_to_json(space[path])) for path in sorted(space)}
 
 
-def _distribution(axis: Axis, study: StudyConfig) -> BaseDistribution:
+def _distribution(path: str, axis: Axis, study: StudyConfig) -> BaseDistribution:
     if axis.choices is not None:
         return CategoricalDistribution(axis.choices)
-    high = axis.high
-    if high == "all":
-        arches = study.search["arch"].choices if "arch" in study.search else None
-        high = max(stage_count(arch) for arch in arches or (study.recipe.arch,))
-    assert axis.low is not None  # Axis checks both
-    assert not isinstance(high, str | None)
-    if isinstance(axis.low, int) and isinstance(high, int):
-        return IntDistribution(axis.low, high, log=axis.log, step=int(axis.step or 1))
-    return FloatDistribution(float(axis.low), float(high), log=axis.log, step=axis.step)
+    high = axis.high if axis.high != ALL else _most_stages(study)
+    assert isinstance(high, int | float)  # Axis checks both
+    if axis.first > high:
+        raise InputError(f"search.{path}.low is {axis.first}; the network has {high} stages")
+    if type_of(path) is int:
+        return _without_warning(IntDistribution, axis.first, high, axis.log, axis.step or 1)
+    return _without_warning(FloatDistribution, axis.first, high, axis.log, axis.step)
+
+
+def _most_stages(study: StudyConfig) -> int:
+    """Stages of the network, or of that with the most where several are searched."""
+    arches = study.search["arch"].choices if "arch" in study.search else None
+    return max(stage_count(str(arch)) for arch in arches or (study.recipe.arch,))
+
+
+def _as_stored(axis: BaseDistribution, stored: Mapping[str, Any]) -> BaseDistribution:
+    """A float axis with the kind, and where it has none the step, of the stored one."""
+    if not isinstance(axis, FloatDistribution) or axis.log != stored["attributes"].get("log"):
+        return axis
+    step = stored["attributes"]["step"] if axis.step is None else axis.step
+    if stored["name"] == FloatDistribution.__name__:
+        return _without_warning(FloatDistribution, axis.low, axis.high, axis.log, step)
+    if all(value.is_integer() for value in (axis.low, axis.high, float(step))):
+        return _without_warning(IntDistribution, int(axis.low), int(axis.high), axis.log, int(step))
+    return axis
+
+
+def _without_warning(kind: Callable[..., D], *values: Any) -> D:
+    """A distribution. Where no step ends at `high`, the last step before it does: Optuna warns of
+    that, and `Axis` says it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return kind(*values)
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:

@@ -31,6 +31,12 @@ def facts(study: optuna.Study) -> Mapping[str, Any]:
     return attrs
 
 
+def comparable_of(study: optuna.Study) -> Mapping[str, Any] | None:
+    """What must stay as it is for the trials of a study to be comparable; None before its start."""
+    comparable: Mapping[str, Any] | None = facts(study).get(COMPARABLE)
+    return comparable
+
+
 def keep_fact(study: optuna.Study, key: str, value: Any) -> None:
     """Store something with a study."""
     study._storage.set_study_system_attr(study._study_id, key, value)

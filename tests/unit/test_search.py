@@ -7,6 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from mura_tune import config
@@ -240,6 +241,34 @@ def test_a_study_of_an_earlier_version_goes_on(prepared: Prepared, url: str) -> 
         tune(study_of("budget.trials=2", "loss=focal"), prepared, url)
 
 
+def test_an_axis_of_whole_numbers_goes_on_as_an_earlier_version_began_it(
+    prepared: Prepared, url: str
+) -> None:
+    """It read `class_weight: {low: 1, high: 4}`, a float's range, as four whole numbers, and left
+    the default's step on a range that had none."""
+    study = study_of("search.class_weight={low: 1, high: 4, log: true}",
+                     "search.augment={low: 0, high: 1}", "budget.trials=2")  # fmt: skip
+    now = space.space_of(study)
+    assert now["class_weight"] == FloatDistribution(1.0, 4.0, log=True)
+    assert now["augment"] == FloatDistribution(0.0, 1.0)
+    was = {"class_weight": IntDistribution(1, 4, log=True),
+           "augment": FloatDistribution(0.0, 1.0, step=0.25)}  # fmt: skip
+
+    search.start(Job("s", study, prepared), How(url))
+    before = optuna.load_study(study_name="s", storage=open_storage(url))
+    stored = facts(before)[COMPARABLE]
+    recipe = {k: v for k, v in stored["recipe"].items() if k != "head_init"}
+    keep_fact(before, COMPARABLE, {
+        **stored, "recipe": recipe, "space": stored["space"] | space.space_to_json(was),
+    })  # fmt: skip
+    for trial in tune(study, prepared, url).trials:
+        assert trial.state == TrialState.COMPLETE
+        assert {path: trial.distributions[path] for path in was} == was
+    search.start(Job("new", study, prepared), How(url, warm_start="none"))
+    new = optuna.load_study(study_name="new", storage=open_storage(url))
+    assert facts(new)[COMPARABLE]["space"] == space.space_to_json(now)
+
+
 def test_a_search_older_than_a_field_goes_on_as_it_began(
     prepared: Prepared, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -329,6 +358,19 @@ def test_weights_that_are_missing_start_no_study(prepared: Prepared, url: str) -
 def test_a_default_outside_its_axis_is_refused() -> None:
     with pytest.raises(InputError, match=r"search.augment does not contain .* 0.3"):
         space.space_of(study_of("augment=0.3"))
+
+
+def test_a_least_depth_beyond_the_stages_is_refused() -> None:
+    with pytest.raises(InputError, match=r"search.finetune.depth.low is 9; the network has 5 st"):
+        space.space_of(study_of("search.finetune.depth.low=9"))
+
+
+def test_a_step_ends_at_or_below_high_without_a_warning() -> None:
+    study = study_of("search.augment.step=0.125", "search.augment.high=0.8",
+                     "search.finetune.depth={low: 0, high: 5, step: 2}")  # fmt: skip
+    axes = space.space_of(study)
+    assert axes["augment"] == FloatDistribution(0.0, 0.75, step=0.125)
+    assert axes["finetune.depth"] == IntDistribution(0, 4, step=2)
 
 
 def test_high_all_is_the_number_of_stages() -> None:
