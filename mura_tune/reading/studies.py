@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mura_tune.data import image_table
-from mura_tune.errors import InputError, explain
+from mura_tune.data import image_table, walk
+from mura_tune.errors import InputError
 from mura_tune.lines import visible
-
-# Suffixes of pictures. A file of another suffix may be one too, or one that is not readable here.
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
-PICTURES |= {".pbm", ".pnm", ".jfif", ".jpe", ".jp2", ".dcm", ".dicom", ".heic", ".heif", ".avif"}
-# Files that belong to a system's file browser, and files that by their suffix are no picture.
-SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir"}
-DOCUMENTS = {".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".htm"}
-DOCUMENTS |= {".pdf", ".doc", ".docx", ".xls", ".xlsx", ".odt", ".ods", ".ini", ".log", ".db"}
-DOCUMENTS |= {".zip", ".gz", ".py", ".sh", ".safetensors", ".pt", ".onnx", ".npy", ".lock"}
 
 
 @dataclass(frozen=True)
@@ -72,50 +62,18 @@ def _refuse_one_name_for_two(source: Path, studies: list[Asked]) -> None:
 
 
 def _folders(root: Path, say: Callable[[str], None]) -> Iterator[Asked]:
-    os.scandir(root).close()  # a root that may not be opened is no study, but an error
-    closed: dict[str, str] = {}
     documents: list[Path] = []
-
-    def note(error: OSError) -> None:
-        closed[str(error.filename)] = str(explain(error) or error)
-
-    visited: set[tuple[int, int]] = set()
-    for folder, inner, names in os.walk(root, onerror=note, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        identity = Path(folder).stat()
-        if (identity.st_dev, identity.st_ino) in visited:  # a link back, or a second link
-            inner.clear()
-            say(f"{folder}: a link to a folder that is read already; left out")
-            continue
-        visited.add((identity.st_dev, identity.st_ino))
-        images: list[Path] = []
-        for path in (Path(folder, name) for name in sorted(names)):
-            if path.name.startswith(".") or path.name.lower() in SYSTEM:
-                continue
-            (documents if _is_document(path) else images).append(path)
-        if images:
-            yield Asked(_name(Path(folder), root), tuple(images))
-    for folder, why in sorted(closed.items()):
-        yield Asked(_name(Path(folder), root), (), why)
+    for folder in walk.folders(root):
+        if folder.again:
+            say(f"{folder.path}: a link to a folder that is read already; left out")
+        elif folder.problem:
+            yield Asked(_name(folder.path, root), (), folder.problem)
+        elif folder.pictures:
+            yield Asked(_name(folder.path, root), folder.pictures)
+        documents += folder.documents
     if documents:
         more = f" and {len(documents) - 1} more" if len(documents) > 1 else ""
         say(f"left out, since they are no pictures: {documents[0]}{more}")
-
-
-def _is_document(path: Path) -> bool:
-    """Whether a file is plainly no picture: by its suffix, or since text is all it starts with."""
-    suffix = path.suffix.lower()
-    if suffix in PICTURES or suffix in DOCUMENTS:
-        return suffix in DOCUMENTS
-    try:
-        if not path.is_file():
-            return False  # a pipe, a device, a broken link: an unreadable view
-        with path.open("rb") as file:
-            start = file.read(1024)
-        text = start.decode("utf-8", "strict" if len(start) < 1024 else "ignore")
-    except (OSError, UnicodeDecodeError):
-        return False
-    return bool(text) and all(c.isprintable() or c in "\t\r\n\f" for c in text)
 
 
 def _name(folder: Path, root: Path) -> str:
