@@ -46,6 +46,7 @@ def finalize(
     every study with a finished trial gets its release, and one that cannot does not keep the others
     from theirs.
     """
+    from mura_tune import files, names
     from mura_tune.errors import InputError, MuraError
     from mura_tune.release import index
     from mura_tune.release.checkpoint import Checkpoints, alone
@@ -57,18 +58,23 @@ def finalize(
 
     if ensemble and seeds == 1:
         raise click.UsageError("--ensemble averages several networks: add --seeds 3")
+    if area is not None and not area.strip():
+        raise InputError("the study's name is empty; leave it out to release every study")
     url, made, held, failed = url_of(storage, runs), [], [], []
     with contextlib.ExitStack() as locks:
-        for name in [area] if area else finished_studies(url):
+        for name in finished_studies(url) if area is None else [area]:
             try:
                 found = best_of(name, url)
-                locks.enter_context(alone(releases / name, runs / "finals" / name))
+                own = names.as_file(name)  # a search may be older than the rule for names
+                folder = files.within(releases, own)
+                finals = files.within(runs / "finals", own)
+                locks.enter_context(alone(folder, finals))
                 prepared = prepared_of(found.area, found.config, data, runs, strict)
-                kept = Checkpoints(runs / "finals" / name, prepared, console.note)
+                kept = Checkpoints(finals, prepared, console.note)
                 total = final_recipe(found).epochs * seeds
                 with Epochs(f"finalize {name}", total, found.monitor) as epochs:
                     made.append(release(
-                        found, prepared, releases / name, device_of(device), seeds=seeds,
+                        found, prepared, folder, device_of(device), seeds=seeds,
                         released=everyone if ensemble else strongest, on_epoch=epochs.epoch,
                         memory=kept.of, dataset=data.resolve().stem,
                     ))  # fmt: skip
@@ -80,11 +86,11 @@ def finalize(
                 failed.append(name)
         for kept in held:  # not before: after a kill, what is done needs no training again
             kept.clear()
-    index.write(releases)
     console.report(
         as_json,
         lambda: [one.manifest | {"folder": str(one.folder)} for one in made],
         lambda: "\n\n".join(one.describe() for one in made) + summary(made),
     )
+    index.write(releases)
     if failed:
         raise InputError(f"no release for {', '.join(failed)}; the reasons stand above")

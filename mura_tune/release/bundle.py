@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
@@ -21,10 +19,12 @@ from mura_tune.learning.models import Network, restore
 from mura_tune.learning.tasks import ABNORMALITY, TASKS
 from mura_tune.learning.weights import separate
 from mura_tune.release import golden, sums
+from mura_tune.release.folder import MANIFEST as MANIFEST
+from mura_tune.release.folder import recover, replacing
 from mura_tune.release.timm_config import timm_config
 
 SCHEMA = 2
-WEIGHTS, MANIFEST = "model.safetensors", "bundle.json"
+WEIGHTS = "model.safetensors"
 CARD, REPORT = "MODEL_CARD.md", "report.html"
 
 
@@ -38,26 +38,24 @@ class Bundle:
 
 
 def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[str, str]) -> None:
-    """Write a release beside `folder`, then put it in the place of what was there.
+    """Write a release beside `folder`, then put it in the place of the release that was there.
 
     Args:
         texts: further files by name, such as MODEL_CARD.md.
+
+    Raises:
+        InputError: something else stands in the place; see `folder.check_place`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        names = names_of(net)
+    names = names_of(net)
+    whole = {"schema": SCHEMA, **manifest, "members": names}
+    whole["golden"] = golden.answer(net, manifest["preprocessing"]["size"])
+    text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
+    with replacing(folder) as draft:
         for name, member in zip(names, members_of(net), strict=True):
             weights = separate(member.body.state_dict())
-            save_file(weights, str(draft / name), metadata={"format": "pt"})
-        told = {"schema": SCHEMA, **manifest, "members": names}
-        told["golden"] = golden.answer(net, manifest["preprocessing"]["size"])
-        text = json.dumps(told, indent=2, allow_nan=False)
-        (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        _finish(draft, folder, {**timm_config(net, manifest), **texts})
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+            (draft / name).write_bytes(to_safetensors(weights, metadata={"format": "pt"}))
+        for name, content in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
+            (draft / name).write_text(content, encoding="utf-8")
 
 
 def names_of(net: Model) -> list[str]:
@@ -81,14 +79,11 @@ def add(folder: Path, texts: Mapping[str, str]) -> None:
         InputError: the release is not whole; see `verify`.
     """
     verify(folder)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with replacing(folder) as draft:
         for name in sums.check(folder, [MANIFEST]):
             shutil.copyfile(folder / name, draft / name)
-        _finish(draft, folder, texts)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+        for name, content in texts.items():
+            (draft / name).write_text(content, encoding="utf-8")
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -98,6 +93,7 @@ def verify(folder: Path) -> dict[str, Any]:
         InputError: no release there, a file that is missing, foreign or changed, by name, or one
             that another version would have to read.
     """
+    recover(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no release there; make one with 'make finalize'")
     listed = sums.check(folder, [MANIFEST])
@@ -146,30 +142,3 @@ def uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:
         "recommended": "max_youden",
         "abstain": {"low": cut, "high": cut, "share": 0.0, "error": 0.0, "error_without": 0.0},
     }
-
-
-def _finish(draft: Path, folder: Path, texts: Mapping[str, str]) -> None:
-    """Texts, sums last, everything on the disk, then into the place of `folder`."""
-    for name, content in texts.items():
-        (draft / name).write_text(content, encoding="utf-8")
-    sums.write(draft)
-    for path in draft.iterdir():
-        _sync(path)
-    draft.chmod(0o755)
-    _swap(draft, folder)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
-
-
-def _swap(draft: Path, folder: Path) -> None:
-    """Rename the draft into place. A release that was there steps aside, then goes."""
-    if not folder.exists():
-        draft.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    folder.rename(old / "release")
-    draft.rename(folder)
-    shutil.rmtree(old)

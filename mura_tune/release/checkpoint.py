@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import io
 import pickle
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from mura_tune import files
 from mura_tune.data.prepare import Prepared
 from mura_tune.learning.memory import Epoch, Memory, State
 from mura_tune.recipe import Recipe
+from mura_tune.release.folder import check_place, recover
 
 DIGEST = 32  # bytes of sha256 that open a file
 UNUSABLE = (ValueError, KeyError, IndexError, TypeError, RuntimeError, pickle.UnpicklingError)
@@ -30,7 +30,7 @@ def alone(release: Path, finals: Path) -> Iterator[None]:
     """Be the only one that makes the release in the folder `release`, or trains in `finals`.
 
     Raises:
-        InputError: another process does.
+        InputError: another process does, or the release would take the place of something else.
     """
     busy = (f"{release}: another 'mura finalize' is making it; wait for that one, or stop it (what "
             "it has trained is kept) and run this again")  # fmt: skip
@@ -38,6 +38,8 @@ def alone(release: Path, finals: Path) -> Iterator[None]:
         files.sole(release.with_name(f".{release.name}.lock"), busy),
         files.sole(finals.with_name(f".{finals.name}.lock"), busy),
     ):
+        recover(release)
+        check_place(release)
         yield
 
 
@@ -61,8 +63,11 @@ class Checkpoints:
         return Checkpoint(self._folder / f"seed-{recipe.seed}.pt", run, self._say)
 
     def clear(self) -> None:
-        """Remove them."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove them, and their folder if it holds nothing else."""
+        with contextlib.suppress(OSError):
+            for path in (*self._folder.glob("seed-*.pt"), *self._folder.glob(".seed-*.pt-*")):
+                path.unlink()
+            self._folder.rmdir()
 
 
 @dataclass(frozen=True)

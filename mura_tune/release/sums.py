@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from mura_tune.errors import InputError
 
 SUMS = "SHA256SUMS"
+LONGEST = 255  # bytes of a file's name
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def sha256(path: Path) -> str:
@@ -34,7 +37,7 @@ def parse(content: bytes, source: object) -> dict[str, str]:
     *lines, rest = content.split(b"\n")
     for number, line in enumerate(lines, start=1):
         digest, _, name = line.decode("utf-8", "replace").partition("  ")
-        if len(digest) != 64 or name in listed or not _plain(name):
+        if not _DIGEST.fullmatch(digest) or name in listed or not _plain(name):
             raise InputError(f"{source}: line {number} is damaged; fetch the release again")
         listed[name] = digest
     if rest:
@@ -75,6 +78,7 @@ def check(folder: Path, needed: Iterable[str]) -> dict[str, str]:
 
 
 def _plain(name: str) -> bool:
-    return name.isprintable() and name != SUMS and not (
-        not name or name.startswith(".") or set(name) & set("/\\:")
-    )  # fmt: skip
+    """Whether it may be the name of a release's file: plain, not hidden, not the sums' own."""
+    if not name.isprintable() or not 0 < len(name.encode()) <= LONGEST or name == SUMS:
+        return False
+    return not name.startswith(".") and not set(name) & set("/\\:")

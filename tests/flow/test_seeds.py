@@ -107,6 +107,15 @@ def test_a_stopped_finalize_goes_on_to_the_same_release(
         return real(*args)
 
     monkeypatch.setattr(training, "_train_epoch", counted)
+    release.mkdir(parents=True)
+    (release / "notes.txt").write_text("years of work")
+    refused = run(*call)
+    assert (refused.code, refused.out, trained) == (2, "", [])
+    assert "XR_WRIST: holds notes.txt and is no release" in refused.err
+    assert (release / "notes.txt").read_text() == "years of work"
+    (release / "notes.txt").unlink()
+    release.rmdir()
+    assert run("finalize", "", tuned).code == 2
     stopped = run(*call)
     assert stopped.code == 130
     assert isinstance(meanwhile[0], InputError)

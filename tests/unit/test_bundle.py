@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import timm
 import torch
 
-from mura_tune.errors import InputError
+from mura_tune.errors import InputError, explain
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.models import build
 from mura_tune.release import bundle, golden, sums
@@ -37,6 +40,46 @@ def test_what_was_saved_comes_back(folder: Path) -> None:
         "MODEL_CARD.md", "SHA256SUMS", "bundle.json", "model.safetensors",
     ]  # fmt: skip
     assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]  # no draft left
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o007])
+def test_every_file_of_a_release_has_the_mode_that_the_umask_asks_for(
+    tmp_path: Path, mask: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        folder = tmp_path / "releases" / "XR_TEST"
+        bundle.save(folder, build("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
+        written = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+        bundle.add(folder, {"report.html": "<p></p>"})
+    finally:
+        os.umask(before)
+    assert written == dict.fromkeys(written, 0o666 & ~mask)
+    assert "model.safetensors" in written
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == dict.fromkeys([*written, "report.html"], 0o666 & ~mask)
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_a_full_disk_leaves_the_old_release_and_no_part_of_the_new(folder: Path) -> None:
+    """The system refuses to let a file grow over 20 kB, as a full disk would."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as failed:
+            bundle.save(folder, build("cnn", seed=4), MANIFEST, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    meaning = explain(failed.value)
+    assert meaning is not None
+    assert meaning.exit_code == 2
+    assert str(folder) in str(meaning)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["XR_TEST"]
+    bundle.save(folder, build("cnn", seed=4), MANIFEST, {})
 
 
 def refusal(folder: Path) -> str:

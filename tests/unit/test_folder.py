@@ -1,0 +1,214 @@
+"""A release takes the place of a release alone; killed anywhere, one of the two stands whole."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mura_tune.errors import InputError
+from mura_tune.release import sums
+from mura_tune.release.folder import check_outside, check_place, recover, replacing
+
+# Writes a release anew and is killed at the step `at` of those that change the disk.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mura_tune.release.folder import replacing
+at, place, step = int(sys.argv[1]), Path(sys.argv[2]), 0
+def deadly(change):
+    def call(*args, **options):
+        global step
+        step += 1
+        if step == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return change(*args, **options)
+    return call
+for name in ("mkdir", "rename", "unlink", "rmdir", "chmod"):
+    setattr(os, name, deadly(getattr(os, name)))
+with replacing(place) as draft:
+    (draft / "bundle.json").write_text('{"schema": 2, "made": "new"}')
+    (draft / "report.html").write_text("new")
+"""
+
+
+def write(folder: Path, made: str = "old") -> Path:
+    with replacing(folder) as draft:
+        (draft / "bundle.json").write_text(json.dumps({"schema": 2, "made": made}))
+        (draft / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def made(folder: Path) -> str:
+    """Which release stands there, whole."""
+    sums.check(folder, ["bundle.json"])
+    return str(json.loads((folder / "bundle.json").read_text())["made"])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def notes(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("years of work")
+
+
+def radiographs(folder: Path) -> None:
+    (folder / "patient1" / "study1").mkdir(parents=True)
+    (folder / "patient1" / "study1" / "image1.png").write_bytes(b"png")
+
+
+def one_file(folder: Path) -> None:
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file")
+
+
+def summed(folder: Path) -> None:
+    """Somebody else's files, with sums of their own."""
+    notes(folder)
+    sums.write(folder)
+
+
+def summed_with_a_bundle(folder: Path) -> None:
+    notes(folder)
+    (folder / "bundle.json").write_text("[]")
+    sums.write(folder)
+
+
+def release_with_notes(folder: Path) -> None:
+    (write(folder) / "notes.txt").write_text("read on Monday")
+
+
+def release_with_a_folder(folder: Path) -> None:
+    (write(folder) / "cases").mkdir()
+
+
+def release_with_something_hidden(folder: Path) -> None:
+    (write(folder) / ".git").mkdir()
+
+
+def edited_release(folder: Path) -> None:
+    (write(folder) / "model.safetensors").write_bytes(b"better weights")
+
+
+@pytest.mark.parametrize(
+    ("occupy", "named"),
+    [
+        (notes, "notes.txt"), (radiographs, "patient1"), (one_file, "a file"),
+        (summed, "no release"), (summed_with_a_bundle, "bundle.json"),
+        (release_with_notes, "notes.txt"), (release_with_a_folder, "cases"),
+        (release_with_something_hidden, ".git"),
+        (edited_release, "model.safetensors: changed since it was released"),
+    ],
+)  # fmt: skip
+def test_what_is_no_release_of_ours_is_neither_replaced_nor_removed(
+    tmp_path: Path, occupy: Callable[[Path], None], named: str
+) -> None:
+    place = tmp_path / "releases" / "XR_WRIST"
+    occupy(place)
+    before = content(tmp_path)
+    with pytest.raises(InputError, match="elsewhere") as refused:
+        check_place(place)
+    assert named in str(refused.value)
+    with pytest.raises(InputError, match="elsewhere"):
+        write(place, "new")
+    assert content(tmp_path) == before
+    assert names(place.parent) == [place.name]
+
+
+def test_a_release_gives_way_and_so_does_an_empty_folder(tmp_path: Path) -> None:
+    place = write(tmp_path / "XR_WRIST")
+    (place / ".DS_Store").write_bytes(b"x")
+    (place / "model.safetensors").unlink()  # what is missing cannot be lost
+    assert made(write(place, "new")) == "new"
+    (tmp_path / "XR_HAND").mkdir()
+    assert made(write(tmp_path / "XR_HAND")) == "old"
+    assert sorted(names(tmp_path)) == ["XR_HAND", "XR_WRIST"]
+
+
+def test_a_file_that_appears_while_a_release_is_written_keeps_the_old_one(tmp_path: Path) -> None:
+    place = write(tmp_path / "XR_WRIST")
+
+    def write_while_somebody_takes_notes() -> None:
+        with replacing(place) as draft:
+            (draft / "bundle.json").write_text('{"schema": 2, "made": "new"}')
+            (place / "notes.txt").write_text("read on Monday")
+
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        write_while_somebody_takes_notes()
+    assert (place / "notes.txt").read_text() == "read on Monday"
+    assert json.loads((place / "bundle.json").read_text())["made"] == "old"
+    assert names(tmp_path) == ["XR_WRIST"]
+
+
+def test_a_link_stays_and_what_it_points_at_is_replaced(tmp_path: Path) -> None:
+    stored = write(tmp_path / "disk" / "wrist")
+    (tmp_path / "XR_WRIST").symlink_to(stored)
+    write(tmp_path / "XR_WRIST", "new")
+    assert (tmp_path / "XR_WRIST").is_symlink()
+    assert made(stored) == "new"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_killed_at_any_step_one_release_stands_whole(tmp_path: Path, first: bool) -> None:
+    place, step, recovered = tmp_path / "XR_WRIST", 0, 0
+    left: set[str] = set()
+    while True:
+        step += 1
+        if place.exists():
+            shutil.rmtree(place)
+        if not first:
+            write(place)
+        ran = subprocess.run([sys.executable, "-c", KILLED, str(step), str(place)])
+        if ran.returncode == 0:
+            break
+        left |= {name.split("-")[0] for name in names(tmp_path)}
+        recovered += recover(place)
+        if place.exists():
+            assert made(place) in ({"new"} if first else {"old", "new"})
+        else:
+            assert first
+        assert made(write(place, "next")) == "next"
+        assert names(tmp_path) == ["XR_WRIST"]
+    assert made(place) == "new"
+    assert recovered == (0 if first else 1)  # killed between the two renames
+    assert left >= ({".XR_WRIST.new"} if first else {".XR_WRIST.new", ".XR_WRIST.old"})
+
+
+def test_what_a_living_call_writes_is_not_swept_away(tmp_path: Path) -> None:
+    place = tmp_path / "XR_WRIST"
+    with replacing(place) as draft:
+        (draft / "bundle.json").write_text('{"schema": 2, "made": "slow"}')
+        write(place, "fast")
+        assert draft.is_dir()
+    assert made(place) == "slow"
+    assert names(tmp_path) == ["XR_WRIST"]
+
+
+def test_a_release_that_an_earlier_version_moved_aside_is_put_back(tmp_path: Path) -> None:
+    place = write(tmp_path / "XR_WRIST")
+    aside = tmp_path / ".XR_WRIST-old-k3j_x9a0"
+    aside.mkdir()
+    place.rename(aside / "release")
+    other = write(tmp_path / "XR_WRIST-old")  # another release, whose name only looks like it
+    assert recover(place)
+    assert (made(place), made(other)) == ("old", "old")
+    assert not aside.exists()
+    assert not recover(place)
+    assert not recover(tmp_path / "XR_HAND")
+
+
+def test_a_file_is_not_written_into_a_release(tmp_path: Path) -> None:
+    place = write(tmp_path / "XR_WRIST")
+    with pytest.raises(InputError, match="in the folder of a release"):
+        check_outside(place / "page.html")
+    check_outside(tmp_path / "page.html")
