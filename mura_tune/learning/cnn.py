@@ -23,13 +23,19 @@ class SmallCNN(nn.Module):
     Args:
         widths: channels of the stem and of each stage; each halves the map's side.
         num_classes: K, the length of the output.
+        in_chans: of a view; 3 only for checking an export.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 24, 48, 96, 128), num_classes: int = 1) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 24, 48, 96, 128),
+        num_classes: int = 1,
+        in_chans: int = 1,
+    ) -> None:
         super().__init__()
         pairs = list(itertools.pairwise(widths))
         reaches = [3] * (len(pairs) - 2) + [1, 1]
-        self.stem = _stage(1, widths[0], 3)
+        self.stem = _stage(in_chans, widths[0], 3)
         self.stages = nn.ModuleList(
             _stage(a, b, reach) for (a, b), reach in zip(pairs, reaches, strict=True)
         )

@@ -115,6 +115,7 @@ def build(
     outputs: int = 1,
     seed: int = 0,
     head: Callable[[int, int], nn.Module] | None = None,
+    channels: int = 1,
 ) -> Network:
     """A network with one grey input channel.
 
@@ -126,6 +127,7 @@ def build(
         outputs: K.
         seed: of the initial weights; the global generator is left as it was.
         head: makes what takes the classifier's place, from its numbers of inputs and outputs.
+        channels: of a view; 3 is what other programs feed a network.
 
     Raises:
         InputError: an unknown name, a size it cannot take, weights out of reach, or some that do
@@ -133,14 +135,15 @@ def build(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = _create(arch, outputs, size=size, download=pretrained == IMAGENET)
+        download = pretrained == IMAGENET
+        body = _create(arch, outputs, size=size, download=download, channels=channels)
         if pretrained not in (IMAGENET, NONE):
             load(body, _classifier(body)[0], pretrained, arch)
         if head:
             _put_head(body, head, outputs)
         if size is not None:
             _require_patches(body, arch, size)
-            _try(body, arch, size)
+            _try(body, arch, size, channels)
     return Network(body).to(memory_format=torch.channels_last)
 
 
@@ -175,6 +178,7 @@ def outline(
     size: int,
     outputs: int = 1,
     head: Callable[[int, int], nn.Module] | None = None,
+    channels: int = 1,
 ) -> dict[str, Tensor]:
     """A network's tensors by name on the meta device: shapes, and no memory.
 
@@ -186,7 +190,7 @@ def outline(
     if not 1 <= outputs <= MOST_OUTPUTS:
         raise InputError(f"outputs {outputs}: a network has 1 to {MOST_OUTPUTS}")
     with torch.device("meta"):
-        body = _create(arch, outputs, size=size, download=False)
+        body = _create(arch, outputs, size=size, download=False, channels=channels)
         if head:
             _put_head(body, head, outputs)
     return dict(body.state_dict())
@@ -198,19 +202,24 @@ def stage_count(arch: str) -> int:
         return len(_stages(_create(arch, outputs=1, size=None, download=False))[1])
 
 
-def _create(arch: str, outputs: int, *, size: int | None, download: bool) -> nn.Module:
+def _create(
+    arch: str, outputs: int, *, size: int | None, download: bool, channels: int = 1
+) -> nn.Module:
     if arch in OWN:
         if download:
             raise InputError(f"pretrained: imagenet: {arch} has no ImageNet weights; "
                              "write pretrained: none or name a file")  # fmt: skip
-        return OWN[arch](num_classes=outputs)
+        return OWN[arch](num_classes=outputs, in_chans=channels)
     kind, _, stem = arch.partition("-")
     if kind == HYBRID:
-        return Hybrid(_from_timm(stem or STEM, 0, size, download), num_classes=outputs)
-    return _from_timm(arch, outputs, size, download)
+        body = _from_timm(stem or STEM, 0, size, download, channels)
+        return Hybrid(body, num_classes=outputs)
+    return _from_timm(arch, outputs, size, download, channels)
 
 
-def _from_timm(arch: str, outputs: int, size: int | None, download: bool) -> nn.Module:
+def _from_timm(
+    arch: str, outputs: int, size: int | None, download: bool, channels: int
+) -> nn.Module:
     _require_known(arch)
     if download:
         require_imagenet(arch)
@@ -219,7 +228,7 @@ def _from_timm(arch: str, outputs: int, size: int | None, download: bool) -> nn.
     options: dict[str, Any] = {"img_size": size} if fixed else {}
     try:
         return timm.create_model(
-            arch, pretrained=download, in_chans=1, num_classes=outputs, **options
+            arch, pretrained=download, in_chans=channels, num_classes=outputs, **options
         )
     except (AssertionError, ValueError) as error:  # of a size: all else is its default
         raise _unfit(arch, size, error) from None
@@ -259,10 +268,10 @@ def _put_head(body: nn.Module, head: Callable[[int, int], nn.Module], outputs: i
 
 
 @torch.inference_mode()
-def _try(body: nn.Module, arch: str, size: int) -> None:
+def _try(body: nn.Module, arch: str, size: int, channels: int) -> None:
     """Show it one black image, so that a size it cannot take is told before anything is trained."""
     try:
-        answer = body.eval()(torch.zeros(1, 1, size, size))
+        answer = body.eval()(torch.zeros(1, channels, size, size))
     except (MuraError, MemoryError):
         raise
     except Exception as error:  # each network has its own way to say that a size does not fit

@@ -25,8 +25,10 @@ from mura_tune.errors import InputError, MuraError
 from mura_tune.files import replace
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.ensemble import members_of
-from mura_tune.learning.heads import PartHead
+from mura_tune.learning.heads import output_layers
+from mura_tune.learning.models import build
 from mura_tune.learning.tasks import ABNORMALITY, MULTITASK, PART, TASKS
+from mura_tune.learning.weights import separate
 from mura_tune.release.bundle import Bundle
 from mura_tune.release.calibrate import Chosen
 from mura_tune.release.routing import Routing
@@ -34,7 +36,7 @@ from mura_tune.release.routing import Routing
 # ImageNet's means and deviations, by which other programs normalise three channels. Their means
 # average to MEAN; that is what makes `three_channels` exact.
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TOLERANCE = 1e-4  # of an answer, between torch and ONNX
+TOLERANCE = 1e-4  # of an answer, between our network and what is exported
 SAME_AS_TORCHVISION = ("resnet", "densenet")  # timm gives these networks torchvision's names
 
 
@@ -61,18 +63,61 @@ def export(bundle: Bundle, kind: str, out: Path | None = None) -> tuple[Path, st
 
 
 def calibrated(bundle: Bundle) -> list[nn.Module]:
-    """Copies of the members on the CPU whose outputs, or their mean, are calibrated logits."""
+    """Copies of the members on the CPU whose outputs, or their mean, are calibrated logits.
+
+    Raises:
+        InputError: a network whose classifier cannot hold the calibration.
+    """
     fitted = bundle.manifest["calibration"]
     temperature, offset = fitted["temperature"], fitted.get("offset", 0.0)  # a router has none
+    own_head = TASKS[_task(bundle)].head is not None
+    views = _noise(bundle, channels=1)
     bodies = []
     for member in members_of(copy.deepcopy(bundle.net).cpu()):
-        head = member.body.get_classifier()
-        classifier = head.abnormal if isinstance(head, PartHead) else head
-        with torch.no_grad():
-            classifier.weight /= temperature
-            classifier.bias.copy_((classifier.bias + offset) / temperature)
-        bodies.append(member.body.to(memory_format=torch.contiguous_format).eval())
+        body = member.body.to(memory_format=torch.contiguous_format).eval()
+        before = _logits(body, views)
+        layers = output_layers(body.get_classifier(), before.shape[1])
+        for layer in layers[:1] if own_head else layers:
+            _fold(layer, temperature, offset)
+        last = 1 if own_head else before.shape[1]
+        wanted = torch.cat(((before[:, :last] + offset) / temperature, before[:, last:]), 1)
+        if not _gap(_logits(body, views), wanted) <= TOLERANCE:
+            raise InputError(
+                f"{bundle.folder}: the classifier of {bundle.manifest['arch']} cannot hold its "
+                "calibration; use the release's folder"
+            )
+        bodies.append(body)
     return bodies
+
+
+@torch.no_grad()
+def _fold(layer: nn.Linear | nn.Conv2d, temperature: float, offset: float) -> None:
+    """Let a layer give (logit + offset) / temperature."""
+    layer.weight /= temperature
+    if layer.bias is not None:
+        layer.bias.copy_((layer.bias + offset) / temperature)
+
+
+@torch.inference_mode()
+def _logits(body: nn.Module, views: Tensor) -> Tensor:
+    logits: Tensor = body(views)
+    return logits
+
+
+def _gap(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two answers, as a share of the first's size where that is over 1;
+    NaN if one holds a NaN."""
+    return float(((one - other).abs() / one.abs().clamp_min(1)).max())
+
+
+def _noise(bundle: Bundle, channels: int) -> Tensor:
+    """Three grey views (3, C, S, S), as the network reads them or normalised as ImageNet's are."""
+    size = bundle.manifest["preprocessing"]["size"]
+    levels = torch.rand((3, 1, size, size), generator=torch.Generator().manual_seed(0))
+    if channels == 1:
+        return (levels - MEAN) / STD
+    mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (RGB_MEAN, RGB_STD))
+    return (levels - mean) / deviation
 
 
 def three_channels(weight: Tensor) -> Tensor:
@@ -85,22 +130,12 @@ def three_channels(weight: Tensor) -> Tensor:
     return weight * scale
 
 
-def stem_of(body: nn.Module) -> str:
-    """The name of the convolution that reads the grey channel."""
-    convolutions = (item for item in body.named_modules() if isinstance(item[1], nn.Conv2d))
-    name: str = next(name for name, module in convolutions if module.in_channels == 1)
-    return name
-
-
 def _pt(bundle: Bundle) -> tuple[bytes, str]:
     arch, size = bundle.manifest["arch"], bundle.manifest["preprocessing"]["size"]
     if TASKS[_task(bundle)].head:
         raise InputError(f"{bundle.folder}: a pt holds {arch} with a linear classifier, and the "
                          "multi-task head is none; export it --to onnx or safetensors")  # fmt: skip
-    body = _only(bundle)
-    weights = body.state_dict()
-    stem = f"{stem_of(body)}.weight"
-    weights[stem] = three_channels(weights[stem])
+    weights = _in_three_channels(bundle, _only(bundle))
     file = io.BytesIO()
     torch.save({"model_state": weights, **_about(bundle)}, file)
     same = arch.startswith(SAME_AS_TORCHVISION)
@@ -109,6 +144,37 @@ def _pt(bundle: Bundle) -> tuple[bytes, str]:
         names = f"names of our own {arch}, which no other library has"
     return file.getvalue(), (f"model_state with {names}; RGB squashed to {size} x {size}, "
                              f"ImageNet's normalisation, {_outputs(bundle)}")  # fmt: skip
+
+
+def _in_three_channels(bundle: Bundle, body: nn.Module) -> dict[str, Tensor]:
+    """The weights of a calibrated network for pictures in three channels, tried in one that takes
+    them.
+
+    Raises:
+        InputError: a network that answers otherwise, since it standardises its stem's weights, or
+            one that does more with the grey channel than convolutions do.
+    """
+    arch, size = bundle.manifest["arch"], bundle.manifest["preprocessing"]["size"]
+    refusal = f"{bundle.folder}: a pt of {arch} for three channels"
+    instead = "export it --to onnx or safetensors"
+    weights = body.state_dict()
+    twin = build(arch, size=size, outputs=bundle.manifest["outputs"], channels=3).body.eval()
+    for name, wanted in twin.state_dict().items():
+        if weights[name].shape == wanted.shape:
+            continue
+        if wanted.ndim != 4 or weights[name].shape[1] != 1 or wanted.shape[1] != 3:
+            raise InputError(
+                f"{refusal} cannot be made: {name} does not read the grey channel alone; {instead}"
+            )
+        weights[name] = three_channels(weights[name])
+    twin.load_state_dict(weights)
+    grey, rgb = _logits(body, _noise(bundle, channels=1)), _logits(twin, _noise(bundle, channels=3))
+    if not (gap := _gap(grey, rgb)) <= TOLERANCE:
+        raise InputError(
+            f"{refusal} would answer otherwise (logits differ by {gap:.1e}): it standardises the "
+            f"weights that read the picture; {instead}"
+        )
+    return weights
 
 
 def _joblib(bundle: Bundle) -> tuple[bytes, str]:
@@ -121,7 +187,8 @@ def _joblib(bundle: Bundle) -> tuple[bytes, str]:
 
 def _safetensors(bundle: Bundle) -> tuple[bytes, str]:
     about = {name: str(value) for name, value in _about(bundle).items()}
-    content = to_safetensors(_only(bundle).state_dict(), metadata={"format": "pt", **about})
+    weights = separate(_only(bundle).state_dict())
+    content = to_safetensors(weights, metadata={"format": "pt", **about})
     return content, f"tensors by name; {_grey(bundle)}, {_outputs(bundle)}"
 
 
@@ -160,11 +227,19 @@ def _onnx(bundle: Bundle) -> tuple[bytes, str]:
     levels = torch.rand((3, 1, size, size), generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():  # the exporter's own, about torch's insides
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            net, (levels,), dynamo=True, verbose=False, input_names=["levels"],
-            output_names=list(ANSWERS[task]),
-            dynamic_shapes={"levels": {0: torch.export.Dim("views")}},
-        )  # fmt: skip
+        try:
+            program = torch.onnx.export(
+                net, (levels,), dynamo=True, verbose=False, input_names=["levels"],
+                output_names=list(ANSWERS[task]),
+                dynamic_shapes={"levels": {0: torch.export.Dim("views")}},
+            )  # fmt: skip
+        except MemoryError:
+            raise
+        except Exception as error:  # the exporter's own kinds, and torch's insides' beneath them
+            raise InputError(
+                f"{bundle.folder}: {bundle.manifest['arch']} cannot be written as onnx "
+                f"({type(error).__name__}); export it --to pt or safetensors"
+            ) from error
     assert program is not None  # it is, with dynamo
     model = program.model_proto  # made anew whenever it is asked for
     for name, value in _about(bundle).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
-from mura_tune.learning.models import Network, build
-from mura_tune.learning.weights import check_keys, read_checkpoint
+from mura_tune.learning.models import Network, build, outline
+from mura_tune.learning.weights import check_finite, check_keys, read_checkpoint, renamed
 from mura_tune.release.bundle import Bundle, preprocessing, uncalibrated
-from mura_tune.release.exports import RGB_MEAN, RGB_STD, stem_of
+from mura_tune.release.exports import RGB_MEAN, RGB_STD
 from mura_tune.release.sums import sha256
 
 NAME = re.compile(r"(XR_[A-Za-z0-9]+)_FINAL")
@@ -53,28 +54,54 @@ def load(path: Path, device: torch.device, area: str | None = None) -> Bundle:
     weights, beside = read_checkpoint(path)
     about: dict[str, Any] = FORM | beside
     if "areas" in about:
-        raise InputError(f"{path}: tells areas apart, which only a release's folder can do here; "
-                         "ask that by --release")  # fmt: skip
+        raise InputError(
+            f"{path}: tells areas apart, which only a release's folder can do here; "
+            "ask that by --release"
+        )
     for key, kind in (("arch", str), ("size", int), ("threshold", float)):
-        if not isinstance(about[key], kind):
+        if not isinstance(about[key], kind) or isinstance(about[key], bool):
             raise InputError(f"{path}: its {key} is {about[key]!r}; export the release again")
-    body = build(about["arch"], size=about["size"]).body
-    name = stem_of(body)
-    stem = body.get_submodule(name)
-    assert isinstance(stem, nn.Conv2d)  # it is what stem_of looks for
-    stem.in_channels = 3
-    stem.weight = nn.Parameter(stem.weight.detach().repeat(1, 3, 1, 1))
-    check_keys(weights, body.state_dict(), f"{path} is no checkpoint of {about['arch']}")
-    body.load_state_dict(weights)
-    body.set_submodule(name, nn.Sequential(Rgb(), stem))
+    cut = {"value": about["threshold"], "chosen": "the file's own, or one half"}
+    if not 0 <= cut["value"] <= 1:
+        raise InputError(f"{path}: its threshold is {cut['value']}, and no probability")
+    arch, size = about["arch"], about["size"]
+    try:
+        wanted = outline(arch, size=size, channels=3)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    weights = renamed(weights, wanted, path)
+    check_keys(weights, wanted, f"{path} is no checkpoint of {arch}")
+    body = _restored(weights, arch, size)
+    check_finite(body.state_dict(), path)
     named = NAME.match(path.name)
     manifest = {
         "area": about.get("area") or (named and named[1]) or area or "unknown",
-        "arch": about["arch"],
+        "arch": arch,
         "outputs": 1,
-        "preprocessing": preprocessing(about["size"]),
+        "preprocessing": preprocessing(size),
         "recipe_digest": about.get("recipe_digest") or sha256(path)[:12],
     }
-    cut = {"value": about["threshold"], "chosen": "the file's own, or one half"}
     manifest |= {"threshold": cut, **uncalibrated(cut)}
     return Bundle(path, manifest, Network(body).to(device).eval())
+
+
+def _restored(weights: Mapping[str, Tensor], arch: str, size: int) -> nn.Module:
+    """A network that turns a grey view into three channels wherever it reads one.
+
+    Most have one convolution there; RepVGG, FastViT and CrossViT have several side by side.
+    """
+    body: nn.Module = build(arch, size=size).body
+    convolutions = [
+        (name, module)
+        for name, module in body.named_modules()
+        if isinstance(module, nn.Conv2d)
+        and module.weight.shape[1] == 1
+        and weights[f"{name}.weight"].shape[1] == 3
+    ]
+    for _, convolution in convolutions:
+        convolution.in_channels = 3
+        convolution.weight = nn.Parameter(convolution.weight.detach().repeat(1, 3, 1, 1))
+    body.load_state_dict(weights)
+    for name, convolution in convolutions:
+        body.set_submodule(name, nn.Sequential(Rgb(), convolution))
+    return body
