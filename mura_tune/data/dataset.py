@@ -18,7 +18,7 @@ from mura_tune.names import checked_search
 
 KINDS = (
     "unreadable", "hidden", "header", "label conflict", "unlabelled", "no images", "two labels",
-    "two splits", "two patients", "near-copy",
+    "two splits", "two patients", "near-copy", "not taken",
 )  # fmt: skip
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _WORDS = ("normal", "abnormal")

@@ -2,46 +2,122 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from mura_tune.data.dataset import Dataset
+from mura_tune.data import walk
+from mura_tune.data.dataset import Dataset, Finding
 from mura_tune.data.frame import COLUMNS
 from mura_tune.errors import InputError
 
-PARTS = ("train", "val", "valid", "test")
+PARTS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+# In lower case, with a space for what stands between two words.
 LABELS = {
-    "not fractured": 0, "not_fractured": 0, "normal": 0, "negative": 0, "0": 0,
-    "fractured": 1, "abnormal": 1, "positive": 1, "1": 1,
-}  # fmt: skip
+    "not fractured": 0,
+    "non fractured": 0,
+    "no fracture": 0,
+    "normal": 0,
+    "negative": 0,
+    "0": 0,
+    "fractured": 1,
+    "fracture": 1,
+    "abnormal": 1,
+    "positive": 1,
+    "1": 1,
+}
+_NO_PICTURE = "no picture by its suffix or its content"
+_NO_LABEL = "beside the folders of labels, and so without one"
 
 
 def from_folders(root: Path, area: str) -> Dataset:
     """Index `{train,val,test}/{fractured,not fractured}/IMAGE`, or the same without the parts.
 
-    Every file is a study and a patient of its own until `copies` says otherwise, and every part
-    is held out: what its maker trained on is not what we did. Hidden files are passed over.
+    An image may lie in folders further down. Every image is a study and a patient of its own until
+    `copies` says otherwise, and every part is held out: what its maker trained on is not what we
+    did. The dataset's notes name each file that was not taken; hidden ones are passed over.
 
     Raises:
-        InputError: no such folder, a folder that names no label, or only one label.
+        InputError: no such folder; a folder that is no part beside those that are, names no label,
+            names the other label inside one, or cannot be opened; or only one label.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
-    parts = [folder for folder in _folders(root) if folder.name.lower() in PARTS]
-    rows = []
-    for folder in (found for part in parts or [root] for found in _folders(part)):
-        if (label := LABELS.get(folder.name.lower())) is None:
-            raise InputError(f"{folder}: names no label; a folder is one of {', '.join(LABELS)}")
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and not file.name.startswith("."):
-                path = file.relative_to(root).as_posix()
-                rows.append((path, area, path, f"{area}/{path}", label, "valid"))
+        raise InputError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    parts = _parts(root)
+    notes = [*_loose(root, root)] if parts else []
+    rows: list[tuple[str, str, str, str, int, str]] = []
+    visited: set[tuple[int, int]] = set()
+    for part in parts or [root]:
+        notes += _loose(part, root)
+        for folder in _inner(part):
+            label = _label(folder, root)
+            for inside in walk.folders(folder, visited):
+                notes += _not_taken(inside, folder, root)
+                for file in inside.pictures:
+                    path = file.relative_to(root).as_posix()
+                    rows.append((path, area, path, f"{area}/{path}", label, "valid"))
     if len({row[4] for row in rows}) < 2:
-        raise InputError(f"{root}: {len(rows)} images, and not of both labels; put them into "
-                         "folders such as 'fractured' and 'not fractured'")  # fmt: skip
-    return Dataset(root, pd.DataFrame(rows, columns=list(COLUMNS)), f"{root.resolve().name}-{area}")
+        raise InputError(
+            f"{root}: {len(rows)} images, and not of both labels; put them into folders such as "
+            "'fractured' and 'not fractured'"
+        )
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return Dataset(root, frame, f"{root.resolve().name}-{area}", tuple(notes))
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+def _inner(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _parts(root: Path) -> list[Path]:
+    """The folders that are parts of the set; none where the folders of labels lie there."""
+    inner = _inner(root)
+    parts = [folder for folder in inner if folder.name.lower() in PARTS]
+    if others := [folder for folder in inner if parts and folder not in parts]:
+        raise InputError(
+            f"{others[0]}: stands beside {', '.join(part.name for part in parts)}, but is no part "
+            f"of a set ({', '.join(PARTS)}); rename it, or move it elsewhere, so that it is clear "
+            "what is measured"
+        )
+    return parts
+
+
+def _label(folder: Path, root: Path) -> int:
+    label = LABELS.get(_words(folder.name))
+    if label is not None:
+        return label
+    deeper = {_words(inner.name) for inner in _inner(folder)} & {*LABELS, *PARTS}
+    if deeper and _inner(root) == [folder]:
+        raise InputError(f"{root}: the set lies one level deeper; name {folder}")
+    raise InputError(f"{folder}: names no label; a folder is one of {', '.join(LABELS)}")
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().lower()
+
+
+def _loose(folder: Path, root: Path) -> Iterator[Finding]:
+    """Yield what lies beside the folders of labels, or beside the parts."""
+    for file in sorted(folder.iterdir()):
+        hidden = file.name.startswith(".") or file.name.lower() in walk.SYSTEM
+        if not hidden and not file.is_dir():
+            yield Finding("not taken", file.relative_to(root).as_posix(), _NO_LABEL)
+
+
+def _not_taken(inside: walk.Folder, labelled: Path, root: Path) -> Iterator[Finding]:
+    """Yield the files of a folder that are not measured. Raises InputError for a doubtful one."""
+    if inside.problem:
+        raise InputError(inside.problem)
+    label = LABELS.get(_words(inside.path.name))
+    if inside.path != labelled and label not in (None, LABELS[_words(labelled.name)]):
+        raise InputError(
+            f"{inside.path}: names another label than {labelled.name}, in which it lies; move it "
+            "elsewhere"
+        )
+    if inside.again:
+        path = inside.path.relative_to(root).as_posix()
+        yield Finding("not taken", path, "a link to a folder that is read already")
+    for file in inside.documents:
+        yield Finding("not taken", file.relative_to(root).as_posix(), _NO_PICTURE)

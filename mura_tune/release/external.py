@@ -32,7 +32,8 @@ class External:
     Attributes:
         copies: images that are a copy of another one, turned or mirrored ones too.
         seen: pictures that the release was trained on, by path; None if it does not know.
-        left_out: what was not measured, and why: unreadable, or one picture under both labels.
+        left_out: what was not measured, and why: unreadable, one picture under both labels, or
+            not taken at all, since it is no picture or has no label.
     """
 
     name: str
@@ -44,7 +45,12 @@ class External:
 
     def describe(self) -> str:
         """The figures as lines for people, warnings first."""
-        lines = [f"left out {finding.path}: {finding.detail}" for finding in self.left_out]
+        taken = [finding for finding in self.left_out if finding.kind != "not taken"]
+        lines = [f"left out {finding.path}: {finding.detail}" for finding in taken]
+        if others := [finding for finding in self.left_out if finding.kind == "not taken"]:
+            more = ", …" if len(others) > 3 else ""
+            named = ", ".join(f"{finding.path}: {finding.detail}" for finding in others[:3])
+            lines.append(f"not taken: {len(others)} ({named}{more})")
         if self.seen is None:
             lines.append(f"whether {self.name} overlaps with what the release was trained on is "
                          "not known: it is older than that list")  # fmt: skip
@@ -98,7 +104,7 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
         measured=measured(predict(bundle.net, split), split, Chosen.from_json(manifest)),
         copies=len(kept) - kept["first"].nunique(),
         seen=_seen(bundle.folder, dataset, kept),
-        left_out=(*cached.left_out, *left_out),
+        left_out=(*dataset.notes, *cached.left_out, *left_out),
     )
 
 

@@ -136,6 +136,61 @@ def test_layouts_that_are_none_are_refused(outside: Path, tmp_path: Path) -> Non
         from_folders(tmp_path / "none", "XR_A")
 
 
+@pytest.mark.parametrize("part", ["testing", "validation", "Training", "dev"])
+def test_every_part_by_its_usual_names_is_measured(outside: Path, part: str) -> None:
+    (outside / "test").rename(outside / part)
+    assert len(from_folders(outside, "XR_A").frame) == 16
+
+
+def test_a_folder_beside_the_parts_is_refused_not_passed_over(outside: Path) -> None:
+    (outside / "test").rename(outside / "hospital B")
+    with pytest.raises(InputError, match="hospital B: stands beside train, but is no part"):
+        from_folders(outside, "XR_A")
+
+
+def test_folders_below_a_label_are_measured_links_too(outside: Path, tmp_path: Path) -> None:
+    inner = outside / "train" / "fractured" / "2021" / "left"
+    inner.mkdir(parents=True)
+    (outside / "train" / "fractured" / "0.png").rename(inner / "0.png")
+    (outside / "test" / "not fractured").rename(tmp_path / "elsewhere")
+    (outside / "test" / "Not_Fractured").symlink_to(tmp_path / "elsewhere")
+    (outside / "train" / "fractured" / "again").symlink_to(outside / "test" / "fractured")
+    found = from_folders(outside, "XR_A")
+    assert len(found.frame) == 16
+    assert "train/fractured/2021/left/0.png" in set(found.frame["path"])
+    assert {(note.kind, note.path) for note in found.notes} <= {
+        ("not taken", "test/fractured"), ("not taken", "train/fractured/again")}  # fmt: skip
+    assert len(found.notes) == 1
+    (inner / "normal").mkdir()
+    with pytest.raises(InputError, match="left/normal: names another label than fractured"):
+        from_folders(outside, "XR_A")
+
+
+def test_files_that_are_not_taken_are_counted_and_named(
+    outside: Path, release: Path, tmp_path: Path
+) -> None:
+    (outside / "LICENSE").write_text("do as you like")
+    (outside / "test" / "unsorted.png").write_bytes(b"x")
+    (outside / "test" / "fractured" / "boxes.txt").write_text("0 1 2 3")
+    for name in (".DS_Store", "Thumbs.db"):
+        (outside / "test" / "fractured" / name).write_bytes(b"\x00")
+    found = external.measure(bundle.load(release, CPU), outside, tmp_path / "cache")
+    assert [f.path for f in found.left_out] == [
+        "LICENSE", "test/unsorted.png", "test/fractured/boxes.txt",
+    ]  # fmt: skip
+    assert "not taken: 3 (LICENSE: beside the folders of labels" in found.describe()
+    assert found.measured.images == 16
+
+
+def test_a_set_in_a_folder_of_its_own_name_is_one_level_deeper(
+    outside: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "twice").mkdir()
+    outside.rename(tmp_path / "twice" / "twice")
+    with pytest.raises(InputError, match=r"one level deeper; name .*twice/twice"):
+        from_folders(tmp_path / "twice", "XR_A")
+
+
 def test_a_release_without_the_list_says_that_it_does_not_know(
     outside: Path, release: Path, tmp_path: Path
 ) -> None:
