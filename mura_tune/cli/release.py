@@ -30,7 +30,7 @@ from mura_tune.cli.options import (
 @releases_option
 @storage_option
 @device_option
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True,
+@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True,
               help="Train so many; release the best on dev, and tell their spread.")  # fmt: skip
 @click.option("--ensemble", is_flag=True, help="Release the mean of all seeds instead.")
 @strict_option

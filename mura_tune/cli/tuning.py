@@ -35,7 +35,7 @@ from mura_tune.lines import command
 @storage_option
 @study_option
 @click.option("--trials", type=click.IntRange(1), help="How many in total, finished or pruned.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
+@click.option("--workers", type=click.IntRange(1, 1000), default=1, show_default=True,
               help="Processes that search at once; they share the CPU cores.")  # fmt: skip
 @click.option("--devices", "--device", default="auto", show_default=True,
               help="Where workers train, in turn: cpu, cuda, or cuda:0,cuda:1.")  # fmt: skip
@@ -46,7 +46,7 @@ from mura_tune.lines import command
 @click.option("--no-artifacts", is_flag=True, help="No pictures of trials for the dashboard.")
 @click.option("--feature-gb", type=Number(0), default=20.0, show_default=True,
               help="Disk for what frozen stages compute, shared by trials; 0 = none.")  # fmt: skip
-@click.option("--grace", type=click.IntRange(2), default=300, show_default=True,
+@click.option("--grace", type=click.IntRange(2, 10**6), default=300, show_default=True,
               help="Seconds a worker may be silent before its trial is run again.")  # fmt: skip
 @set_option
 @strict_option
@@ -149,7 +149,7 @@ def best(area: str, runs: Path, storage: str | None, as_json: bool) -> None:
 @click.argument("area")
 @data_option
 @runs_option
-@click.option("--seeds", type=click.IntRange(2), default=3, show_default=True,
+@click.option("--seeds", type=click.IntRange(2, 100), default=3, show_default=True,
               help="Runs on either side.")  # fmt: skip
 @device_option
 @set_option

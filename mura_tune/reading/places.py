@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 from mura_tune import files
 from mura_tune.errors import InputError
 from mura_tune.names import checked
+from mura_tune.plain import from_yaml
 
 
 def place(
@@ -116,12 +117,7 @@ def configured() -> str | None:
     path = config_file()
     if path is None or not path.is_file():
         return None
-    import yaml
-
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    raw = from_yaml(path.read_bytes(), path)
     base = raw.get("base_url") if isinstance(raw, dict) and len(raw) == 1 else None
     if not isinstance(base, str):
         raise InputError(f"{path}: holds one line, base_url: https://HOST/FOLDER, and nothing else")

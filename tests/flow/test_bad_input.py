@@ -82,6 +82,14 @@ def test_a_bad_value(run: Run, phantoms: Path, override: str, words: tuple[str, 
     told(run("tune", "XR_WRIST", f"--data={phantoms}", *TINY, f"--set={override}"), *words)
 
 
+@pytest.mark.parametrize("option", [
+    "--workers=1000000000", "--grace=1" + "0" * 30, "--feature-gb=nan", "--feature-gb=inf",
+    "--trials=1000000000", "--trials=nan",
+])  # fmt: skip
+def test_a_number_out_of_bounds(run: Run, option: str) -> None:
+    told(run("tune", "XR_WRIST", *TINY, option), option.partition("=")[0].strip("-"))
+
+
 @pytest.mark.parametrize(
     ("area", "given", "words"),
     [
