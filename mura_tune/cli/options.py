@@ -54,7 +54,8 @@ release_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 storage_option = click.option(
     "--storage", envvar="MURA_STORAGE", show_envvar=True, default=None,
-    help="Study database: a file, or postgresql+psycopg://USER@HOST/DB.  "
+    help="Study database: a file on a local disk, or postgresql+psycopg://USER@HOST/DB. Other "
+    "disks are refused unless MURA_LOCAL_DISKS names their kind, such as 9p.  "
     "[default: RUNS/studies.db]",
 )  # fmt: skip
 set_option = click.option(

@@ -3,117 +3,186 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 import warnings
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
-from sqlalchemy.exc import DatabaseError, NoSuchModuleError
+from optuna.storages._rdb.models import BaseModel
 
+from mura_tune import names
 from mura_tune.errors import InputError
+from mura_tune.lines import printable
 from mura_tune.names import CONFIRMS as CONFIRMS  # as: other modules have the name from here
+from mura_tune.tuning.damage import damaged, legible
 from mura_tune.tuning.locks import lock_of
+from mura_tune.tuning.sqlite_file import check_disk, connect, may_write, require_write
 from mura_tune.tuning.urls import TIMEOUT as TIMEOUT
 from mura_tune.tuning.urls import database as database
 from mura_tune.tuning.urls import file_of
 from mura_tune.tuning.urls import url_of as url_of
 
 GRACE = 300  # seconds a running trial may be silent before its slot is given to another worker
-# SQLite's locks, and the memory that WAL shares, are not reliable on these.
-NETWORK = {
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "beegfs", "ceph",
-    "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs",
-}  # fmt: skip
 
 
 def open_storage(url: str, *, create: bool = False, grace: int | None = None) -> RDBStorage:
-    """The storage, opened in this process.
+    """The storage, opened in this process: to read and write, or to read if no more is allowed.
 
     Args:
         create: make the file and its tables; otherwise a missing one is an error.
         grace: for workers: seconds without a sign of life after which a trial counts as lost.
 
     Raises:
-        InputError: no such database, one that is out of reach, or a network disk.
+        InputError: no such database, one that is out of reach, damaged, another program's or of
+            another version, a disk that may not be local; with `create` or `grace` also one that
+            may only be read.
     """
-    try:
-        if (path := file_of(url)) is not None:
-            _prepare_file(path, create)
-        elif not create and not _has_studies(url):
-            raise InputError(f"{database(url)}: {_NONE}")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings would be more than a line
+    path = file_of(url)
+    with legible(url):
+        if path is not None:
+            _check_file(path, create=create, write=create or grace is not None)
+        options = _engine_options(path)
         with lock_of(url, "schema") if create else contextlib.nullcontext():
-            return _opened(url, grace)  # first opens would race on the tables
-    except (sqlite3.DatabaseError, DatabaseError) as error:
-        raise InputError(f"{database(url)}: {_reason(error)}") from None
-    except (ImportError, NoSuchModuleError):
-        raise InputError(
-            f"{database(url)}: psycopg is not installed; pip install 'mura-tune[postgres]'"
-        ) from None
+            _check_tables(url, options, create)  # first opens would race on the tables
+            if create and path is not None:
+                _use_wal(path)
+            storage = _opened(url, options, create, grace)
+        _check_version(url, storage)
+        return storage
 
 
 def load_study(storage: RDBStorage, name: str, url: str) -> optuna.Study:
     """A study by name; raises InputError that lists those that exist."""
-    try:
+    if has_study(storage, name):
         return optuna.load_study(study_name=name, storage=storage)
-    except KeyError:
-        there = [study.study_name for study in optuna.get_all_study_summaries(storage)]
-        names = sorted(one for one in there if not one.endswith(CONFIRMS))
-        held = f"it holds {', '.join(names)}" if names else "it holds none"
-        raise InputError(f"{database(url)}: no study {name}; {held}") from None
+    there = [one for one in optuna.get_all_study_names(storage) if not one.endswith(CONFIRMS)]
+    held = f"it holds {', '.join(sorted(there))}" if there else "it holds none"
+    raise InputError(f"{database(url)}: no study {name}; {held}")
 
 
-def network_disk(folder: Path, mounts: str) -> str | None:
-    """The kind of network file system that holds `folder`; None where the disk is local.
+def has_study(storage: RDBStorage, name: str) -> bool:
+    """Whether the storage has a study of this name, be it one that no database can hold."""
+    if "\0" in name:
+        return False
+    try:
+        name.encode()
+        storage.get_study_id_from_name(name)
+    except (KeyError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def admit(url: str, name: str, what: str) -> None:
+    """Raise InputError unless a search may have this name: by the rule, or since it is there.
 
     Args:
-        mounts: what /proc/mounts says: a line a mount, its point second, its kind third.
+        what: what is named, for the message, such as "--study".
     """
-    best, kind = "", None
-    for line in mounts.splitlines():
-        fields = line.split()
-        if len(fields) < 3:
-            continue
-        point = fields[1].replace("\\040", " ")
-        if folder.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, fields[2]
-    return kind if kind in NETWORK else None
+    try:
+        names.checked_search(name, what)
+    except InputError:
+        path = file_of(url)
+        if name.endswith(CONFIRMS) or (path is not None and not path.exists()):
+            raise
+        if not has_study(open_storage(url), name):
+            raise
 
 
 _NONE = "no studies yet; start one with 'make tune AREA=XR_ELBOW'"
 
 
-def _prepare_file(path: Path, create: bool) -> None:
-    if not create and not path.is_file():
+def _check_file(path: Path, *, create: bool, write: bool) -> None:
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, not a database; name a file in it")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file; name another place")
+    if not path.exists() and not create:
         raise InputError(f"{path}: {_NONE}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mounts = Path("/proc/mounts")
-    if mounts.exists() and (kind := network_disk(path.parent.resolve(), mounts.read_text())):
-        raise InputError(
-            f"{path}: on a network file system ({kind}), where SQLite loses locks; put --storage "
-            "on a local disk, or give it a postgresql+psycopg:// URL"
-        )
-    if create:
-        with contextlib.closing(sqlite3.connect(path, timeout=TIMEOUT)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_disk(path)
+        path.open("ab").close()  # or say why it cannot be made
+        return
+    check_disk(path)
+    path.open("rb").close()  # or say why it cannot be read
+    if write:
+        require_write(path)
 
 
-def _opened(url: str, grace: int | None) -> RDBStorage:
-    if grace is None:
-        return RDBStorage(url)
+def _engine_options(path: Path | None) -> dict[str, Any]:
+    """How SQLAlchemy connects. To read only, every connection sees anew how that can be done."""
+    if path is None:
+        return {}
+    options: dict[str, Any] = {"creator": functools.partial(connect, path)}
+    return options if may_write(path) else {**options, "poolclass": sqlalchemy.NullPool}
+
+
+def _check_tables(url: str, options: dict[str, Any], create: bool) -> None:
+    """Raise InputError if the database is another program's, or lacks a part of its tables."""
+    engine = sqlalchemy.create_engine(url, **{**options, "poolclass": sqlalchemy.NullPool})
+    inspector = sqlalchemy.inspect(engine)
+    there = set(inspector.get_table_names())
+    ours = BaseModel.metadata.tables
+    if not there & ours.keys():
+        if there and file_of(url):  # a server's database may be shared with others
+            raise _foreign(url, there)
+        if not create:
+            raise InputError(f"{database(url)}: {_NONE}")
+        return
+    if "version_info" not in there:
+        raise _foreign(url, there)
+    if missing := sorted(ours.keys() - there):
+        if create and not _any_study(engine):
+            return  # it was killed while they were made
+        raise damaged(url, f"without the tables {', '.join(missing)}")
+
+
+def _foreign(url: str, tables: set[str]) -> InputError:
+    some = ", ".join(sorted(tables)[:4])
+    return InputError(
+        f"{database(url)}: another program's database, with the tables {some}"
+        f"{', …' if len(tables) > 4 else ''}; name another with --storage"
+    )
+
+
+def _any_study(engine: sqlalchemy.Engine) -> bool:
+    with engine.connect() as connection:
+        return connection.exec_driver_sql("SELECT 1 FROM studies LIMIT 1").first() is not None
+
+
+def _use_wal(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path.absolute(), timeout=TIMEOUT)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _opened(url: str, options: dict[str, Any], create: bool, grace: int | None) -> RDBStorage:
     with warnings.catch_warnings():  # heartbeats are marked experimental since 2.9
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return RDBStorage(url, heartbeat_interval=max(1, grace // 5), grace_period=max(2, grace))
+        return RDBStorage(
+            url,
+            engine_kwargs=options,
+            skip_table_creation=not create,
+            skip_compatibility_check=True,  # see _check_version
+            heartbeat_interval=None if grace is None else max(1, grace // 5),
+            grace_period=None if grace is None else max(2, grace),
+        )
 
 
-def _has_studies(url: str) -> bool:
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-    return sqlalchemy.inspect(engine).has_table("studies")
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(getattr(error, "orig", None) or error).split())
-    if "file is not a database" in text:
-        return f"not a usable SQLite database: {text}"
-    return text[:300]
+def _check_version(url: str, storage: RDBStorage) -> None:
+    """Raise InputError if another version of Optuna made the tables."""
+    version, ours = storage.get_current_version(), storage.get_head_version()
+    if version == ours:
+        return
+    if version in storage.get_all_versions():
+        advice = f"copy it, then upgrade it: optuna storage upgrade --storage '{url}'"
+    else:
+        advice = "use the version of mura-tune that wrote it, or name another with --storage"
+    raise InputError(
+        f"{database(url)}: its tables are of Optuna's schema {printable(version)}, and this "
+        f"version reads {ours}; {advice}"
+    )

@@ -22,7 +22,7 @@ from mura_tune.release.finalize import finalize
 from mura_tune.tuning import results, search, space
 from mura_tune.tuning.locks import Alive
 from mura_tune.tuning.search import How, Job
-from mura_tune.tuning.storage import network_disk, open_storage, url_of
+from mura_tune.tuning.storage import open_storage, url_of
 from mura_tune.tuning.stored import COMPARABLE, CONFIG, facts, keep_fact, recipe_of
 from mura_tune.tuning.trial import Progress
 
@@ -377,34 +377,3 @@ def test_high_all_is_the_number_of_stages() -> None:
     depths = {arch: space.space_of(study_of(f"arch={arch}"))["finetune.depth"].high
               for arch in ("cnn", "efficientnet_b0")}  # fmt: skip
     assert depths == {"cnn": 5, "efficientnet_b0": 8}
-
-
-def test_storage_is_in_wal_mode_and_refuses_what_it_cannot_use(tmp_path: Path, url: str) -> None:
-    import contextlib
-    import sqlite3
-
-    open_storage(url, create=True)
-    with contextlib.closing(sqlite3.connect(tmp_path / "studies.db")) as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    (tmp_path / "text.db").write_text("this is no database" * 100)
-    with pytest.raises(InputError, match=r"text.db: not a usable SQLite database"):
-        open_storage(url_of(str(tmp_path / "text.db")), create=True)
-    with pytest.raises(InputError, match="no studies yet"):
-        open_storage(url_of(str(tmp_path / "none.db")))
-    with pytest.raises(InputError, match="name a file, or postgresql"):
-        url_of("mysql://host/db")
-
-
-@pytest.mark.parametrize(
-    ("kind", "told"), [("nfs4", "nfs4"), ("fuse.sshfs", "fuse.sshfs"), ("ext4", None)]
-)
-def test_a_network_disk_is_known(kind: str, told: str | None) -> None:
-    mounts = f"/dev/a / ext4 rw 0 0\nserver:/x /home/me\\040too {kind} rw 0 0\n"
-    assert network_disk(Path("/home/me too/runs"), mounts) == told
-    assert network_disk(Path("/home/me"), mounts) is None
-
-
-def test_sqlite_on_a_network_disk_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mura_tune.tuning.storage.network_disk", lambda *_: "nfs4")
-    with pytest.raises(InputError, match=r"network file system \(nfs4\).*postgresql"):
-        open_storage(url, create=True)

@@ -1,0 +1,120 @@
+"""What is wrong with a database that cannot be used: one line with its name and the way out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
+from mura_tune import errors
+from mura_tune.errors import InputError, MuraError
+from mura_tune.lines import command, printable
+from mura_tune.tuning.urls import TIMEOUT, database, file_of
+
+# What content that is not as we or Optuna stored it raises when it is read.
+_UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB)
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+
+
+@contextlib.contextmanager
+def legible(url: str, part: str = "") -> Iterator[None]:
+    """Within it, a database that cannot be read is one line with its name.
+
+    Args:
+        part: what is read, such as `study XR_WRIST`, for the message.
+
+    Raises:
+        InputError: the database refuses, or what it holds is not as it was stored.
+    """
+    try:
+        yield
+    except MuraError:
+        raise
+    except (ImportError, NoSuchModuleError):
+        raise InputError(
+            f"{database(url)}: psycopg is not installed; pip install 'mura-tune[postgres]'"
+        ) from None
+    except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
+        raise refusal(url, error) from error
+    except _UNREADABLE as error:
+        raise damaged(url, f"{part}: {_why(error)}" if part else _why(error)) from error
+
+
+def refusal(url: str | None, error: BaseException) -> InputError:
+    """What an error of SQLite, PostgreSQL, SQLAlchemy or Optuna's storage means.
+
+    Args:
+        url: None where the database is not known; then it is called "the study database".
+    """
+    name = database(url) if url else "the study database"
+    inner = _innermost(error)
+    reason = printable(inner)[:300]
+    code = getattr(inner, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind
+    if code == sqlite3.SQLITE_NOTADB:
+        return InputError(
+            f"{name}: not a usable SQLite database: {reason}; name another file, or put back a copy"
+        )
+    if code in _DAMAGE or reason.startswith(("Could not decode", "no such ")):
+        return damaged(url, reason)
+    if code in _LOCKED:
+        return InputError(
+            f"{name}: another program holds it locked ({reason}) for over {TIMEOUT} s; end that "
+            "program (a database browser, a backup), and the same command goes on"
+        )
+    if code == sqlite3.SQLITE_FULL or getattr(inner, "sqlstate", None) == "53100":
+        return InputError(
+            f"{name}: no space left on its disk; make room there, and the same command goes on"
+        )
+    if code == sqlite3.SQLITE_READONLY:
+        return InputError(f"{name}: permission denied: it may only be read here ({reason})")
+    if code in _CLOSED:
+        return InputError(
+            f"{name}: permission denied, or a part of its path is missing ({reason}); change that, "
+            "or name another place"
+        )
+    return InputError(f"{name}: {reason}; mend that, and the same command goes on")
+
+
+def damaged(url: str | None, why: str) -> InputError:
+    """A database holds what cannot be read; says how to copy out what can be."""
+    path = file_of(url) if url else None
+    name = database(url) if url else "the study database"
+    if path is None:
+        return InputError(f"{name}: damaged, or changed by another program ({why}); put back a "
+                          "copy")  # fmt: skip
+    rescue = f"{command('sqlite3', path, '.recover')} | sqlite3 rescued.db"
+    return InputError(
+        f"{name}: damaged, or changed by another program ({why}); put back a copy, or copy out "
+        f"what can be read: {rescue}"
+    )
+
+
+def _translate(error: BaseException) -> MuraError | None:
+    """The last net, for `errors.explain`: errors that nobody has named a database for."""
+    if isinstance(error, (SQLAlchemyError, StorageInternalError, sqlite3.Error)):
+        return refusal(None, error)
+    return None
+
+
+errors.translators.append(_translate)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What the driver said: the libraries above it add advice that does not fit."""
+    while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
+        error = inner
+    return error
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return "an attribute is no valid JSON"
+    if isinstance(error, KeyError):
+        return f"{printable(error.args[0] if error.args else '')!r} is missing"
+    return printable(error)[:200] or "unreadable content"
