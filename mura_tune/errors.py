@@ -28,6 +28,15 @@ class UnreadableImage(InputError):
         self.reason = reason
 
 
+class BlankImage(UnreadableImage):
+    """An image that is one grey throughout: it can be decoded, and there is nothing to judge."""
+
+    WORD = "blank"
+
+    def __init__(self, path: object, width: int, height: int) -> None:
+        super().__init__(path, f"{self.WORD}: {width} x {height} pixels of one grey")
+
+
 class Diverged(MuraError):
     """A loss that is no longer a finite number; training it further would only waste time."""
 

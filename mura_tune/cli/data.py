@@ -68,9 +68,9 @@ def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
         read = scan(dataset)
         found = audit(dataset, pixels=read.records, near=read.near)
     console.report(as_json, found.to_json, found.summary)
-    unreadable = [f for f in found.findings if f.kind == "unreadable"]
-    if strict and unreadable:
-        raise InputError(f"{data}: {len(unreadable)} unreadable image(s), {unreadable[0].path} "
+    useless = [f for f in found.findings if f.kind in ("unreadable", "blank")]
+    if strict and useless:
+        raise InputError(f"{data}: {len(useless)} unreadable or blank image(s), {useless[0].path} "
                          "first; replace them, or leave --strict out")  # fmt: skip
 
 

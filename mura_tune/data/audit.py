@@ -98,16 +98,16 @@ def audit(
     """Count the dataset and gather what is wrong with it.
 
     `pixels` is what reading the images found, by path: `Cache.records`, or those of
-    `scan.scan(dataset)` where nothing is cached. With it come the unreadable images, the copies
-    under two labels, in two published splits or under two patients, and the hidden files that lie
-    among the images. `near` are the near-copies, of which those under two patients are named.
+    `scan.scan(dataset)` where nothing is cached. With it come the unreadable and blank images, the
+    copies under two labels, in two published splits or under two patients, and the hidden files
+    that lie among the images. `near` are the near-copies; those under two patients are named.
     """
     frame = dataset.frame
     findings = list(dataset.notes)
     if pixels is not None:
         listed = {note.path for note in dataset.notes if note.kind == "hidden"}
         findings += [
-            Finding("unreadable", path, pixels[path].error)
+            Finding(pixels[path].kind, path, pixels[path].error)
             for path in frame["path"]
             if path in pixels and pixels[path].error
         ]

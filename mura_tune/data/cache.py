@@ -249,7 +249,7 @@ def _about(size: int) -> dict[str, int | str]:
 
 
 def _judged(dataset: Dataset, records: Records, strict: bool, limit: float) -> tuple[Finding, ...]:
-    bad = tuple(Finding("unreadable", p, error) for p, error in records.errors.items())
+    bad = tuple(Finding(records[p].kind, p, error) for p, error in records.errors.items())
     if strict and bad:
         raise InputError(
             f"{dataset.root / bad[0].path}: {bad[0].detail} (the first of {len(bad)} unreadable "

@@ -17,8 +17,8 @@ from mura_tune.errors import InputError
 from mura_tune.names import checked_search
 
 KINDS = (
-    "unreadable", "hidden", "header", "label conflict", "unlabelled", "no images", "two labels",
-    "two splits", "two patients", "near-copy", "not taken",
+    "unreadable", "blank", "hidden", "header", "label conflict", "unlabelled", "no images",
+    "two labels", "two splits", "two patients", "near-copy", "not taken",
 )  # fmt: skip
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _WORDS = ("normal", "abnormal")

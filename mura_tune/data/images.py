@@ -7,18 +7,22 @@ import stat
 import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
-from mura_tune.errors import UnreadableImage
+from mura_tune.data import greys, jpeg
+from mura_tune.errors import BlankImage, InputError, UnreadableImage
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # not EPS: PIL starts ghostscript
 MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GB as RGB
+MAX_BYTES = 8 * MAX_PIXELS  # four channels of 16 bits, not compressed
+CONTRAST = 3  # levels of 255 that the lightest and the darkest pixel differ by, at least
 
 PREPROCESSING = 2  # raise it whenever `decode` or `square` changes a pixel, or refuses more
 _CHANGES = {
@@ -27,11 +31,39 @@ _CHANGES = {
     "files, files of several pages, and blank pictures are refused",
 }
 
-_DEPTHS = (8, 10, 12, 14, 16)  # bits that X-ray detectors store in 16-bit files
-_DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-_COLOUR = ("1", "P", "RGB", "CMYK", "YCbCr", "HSV")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_NO_MEMORY = "not enough memory for this image: close other programs, or reduce the image"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = threading.Lock()  # catch_warnings is process-wide, so one thread at a time may hold it
+
+
+class Room:
+    """Bytes of memory that threads hold together: who comes too late waits.
+
+    Who needs more than there is gets it while nobody else holds any.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._held = 0
+        self._freed = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Hold `size` bytes, once they are free."""
+        with self._freed:
+            self._freed.wait_for(lambda: not self._held or self._held + size <= self.size)
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._held -= size
+                self._freed.notify_all()
+
+
+# Two, so that nobody who holds a file's bytes keeps those waiting who free pixels.
+_FILES, _DECODED = Room(1 << 30), Room(1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +87,11 @@ class Record:
         if bool(self.pixel_sha) == bool(self.error):
             raise ValueError(f"a record has either pixels or an error: {self}")
 
+    @property
+    def kind(self) -> str:
+        """The kind of finding that an image with an error is: unreadable, or blank."""
+        return "blank" if self.error.startswith(BlankImage.WORD) else "unreadable"
+
 
 def changed_since(preprocessing: int) -> str:
     """Return what is read differently since that PREPROCESSING, for a message; "" for nothing.
@@ -67,45 +104,61 @@ def changed_since(preprocessing: int) -> str:
 def read(path: str | Path) -> NDArray[np.uint8]:
     """Return the grey pixels (H, W) of the image file `path`, 0 black to 255 white.
 
-    Colour becomes luma and transparency is laid over black. Deep grey files are scaled, not
-    clipped: by the smallest of 8, 10, 12, 14 and 16 bits that holds the image's maximum.
-    Raises UnreadableImage for whatever cannot be decoded in full.
+    See `greys.read` for what becomes grey, and how. Raises UnreadableImage for whatever cannot be
+    decoded in full, or is not clear in what it means, and BlankImage where there is nothing to see.
     """
-    return decode(load(path), path)
+    with _loaded(path) as data:
+        return decode(data, path)
 
 
 def load(path: str | Path) -> bytes:
     """Return the bytes of the regular file `path`. Raises UnreadableImage where it cannot."""
     file = Path(path)
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise UnreadableImage(path, "a folder or device, not an image file")
+        if status.st_size > MAX_BYTES:
+            raise UnreadableImage(path, f"{status.st_size:,} bytes are more than an image has")
         return file.read_bytes()
     except FileNotFoundError:
         raise UnreadableImage(path, "no such file") from None
+    except MemoryError:
+        raise InputError(f"{path}: {_NO_MEMORY}") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise UnreadableImage(path, f"cannot be opened: {reason.lower()}") from None
 
 
 def decode(data: bytes, path: object) -> NDArray[np.uint8]:
-    """Return the grey pixels (H, W) of an image file's bytes; `path` only names it in the error."""
+    """Return the grey pixels (H, W) of an image file's bytes; `path` only names it in the error.
+
+    Raises InputError where this machine's memory is too small, which is not the image's fault.
+    """
     if not data:
         raise UnreadableImage(path, "empty file")
     if data.startswith(_PNG) and not _png_sound(memoryview(data)):
         raise UnreadableImage(path, "damaged (checksum of its pixels): copy or download it again")
     try:
-        with _open(data, path) as image:
-            image.load()
-            return _grey(image, path)
+        with _open(data, path) as image, _DECODED.hold(_memory(image)):
+            grey = greys.read(image, lambda: _open(data, path))
+            if data.startswith(jpeg.START) and (fault := jpeg.fault(data, image, _decoded)):
+                raise UnreadableImage(path, f"damaged ({fault}): copy or download it again")
     except UnreadableImage:
         raise
+    except greys.Unclear as error:
+        raise UnreadableImage(path, str(error)) from None
     except UnidentifiedImageError:
         raise UnreadableImage(path, _why_unidentified(data)) from None
     except Image.DecompressionBombError:
         raise UnreadableImage(path, f"more than {MAX_PIXELS:,} pixels: reduce it first") from None
+    except MemoryError:
+        raise InputError(f"{path}: {_NO_MEMORY}") from None
     except Exception as error:  # Pillow's parsers let through struct.error, SyntaxError, … alike
         raise UnreadableImage(path, _why_damaged(data, error)) from None
+    if int(grey.max()) - int(grey.min()) < CONTRAST:
+        raise BlankImage(path, grey.shape[1], grey.shape[0])
+    return grey
 
 
 def examine(
@@ -122,15 +175,16 @@ def examine(
         with contextlib.suppress(OSError, ValueError):  # `load` says what is wrong with it
             status = file.stat()
             size, mtime, ctime = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        data = load(file)
-        sha = hashlib.sha256(data).hexdigest()
-        if pixel_sha := known(sha):
-            return Record(size, mtime, sha, pixel_sha, "", ctime), None
-        grey = decode(data, file)
+        with _loaded(file) as data:
+            sha = hashlib.sha256(data).hexdigest()
+            if pixel_sha := known(sha):
+                return Record(size, mtime, sha, pixel_sha, "", ctime), None
+            grey = decode(data, file)
     except UnreadableImage as error:
         return Record(size, mtime, sha, "", error.reason, ctime), None
-    pixel_sha = hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).hexdigest()
-    return Record(size, mtime, sha, pixel_sha, "", ctime), grey
+    digest = hashlib.sha256(repr(grey.shape).encode())
+    digest.update(grey.data)
+    return Record(size, mtime, sha, digest.hexdigest(), "", ctime), grey
 
 
 def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -165,41 +219,47 @@ def _png_sound(data: memoryview) -> bool:
     return True
 
 
-def _open(data: bytes, path: object) -> Image.Image:
-    """Parse the header, where PIL gives its warnings, and refuse what is too large to decode."""
-    with _HEADER, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+def _open(data: bytes, path: object) -> ImageFile:
+    """Parse the header, and refuse what is too large to decode."""
+    image = _parsed(data)
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height}"
         raise UnreadableImage(path, f"{size} is more than {MAX_PIXELS:,} pixels: reduce it first")
     return image
 
 
-def _grey(image: Image.Image, path: object) -> NDArray[np.uint8]:
-    if image.mode in _DEEP:
-        return _scaled(np.asarray(image).astype(np.int64), path)
-    if image.has_transparency_data:
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image.convert("RGBA"))
-        return np.array(image.convert("L"), dtype=np.uint8)
-    if image.mode == "L":
-        return np.array(image, dtype=np.uint8)
-    if image.mode in _COLOUR:
-        return np.array(image.convert("RGB").convert("L"), dtype=np.uint8)
-    raise UnreadableImage(path, f"pixels of type {image.mode} are not supported: save as 8-bit PNG")
+def _parsed(data: bytes) -> ImageFile:
+    """The image before its pixels are decoded; PIL's warnings come here."""
+    with _HEADER, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
-def _scaled(deep: NDArray[np.int64], path: object) -> NDArray[np.uint8]:
-    low, high = int(deep.min()), int(deep.max())
-    if low < 0 or high > 65535:
-        raise UnreadableImage(path, f"grey levels {low} to {high} do not fit 16 bits")
-    top = next(2**bits - 1 for bits in _DEPTHS if high < 2**bits)
-    scaled: NDArray[np.uint8] = ((deep * 255 + top // 2) // top).astype(np.uint8)
-    return scaled
+def _decoded(data: bytes) -> Image.Image:
+    image = _parsed(data)
+    image.load()
+    return image
+
+
+def _memory(image: ImageFile) -> int:
+    """Bytes that decoding an image takes at most, about: it is held several times for a moment."""
+    grey = image.mode in ("1", "L", "P", "I;16", "I;16B", "I")
+    return image.width * image.height * (6 if grey else 14)
+
+
+@contextlib.contextmanager
+def _loaded(path: str | Path) -> Iterator[bytes]:
+    """The bytes of a file, once there is room for them."""
+    size = 0
+    with contextlib.suppress(OSError, ValueError):  # `load` says what is wrong with it
+        size = min(Path(path).stat().st_size, MAX_BYTES)
+    with _FILES.hold(size):
+        yield load(path)
 
 
 def _why_unidentified(data: bytes) -> str:
+    if data.startswith(_TIFF):
+        return "a kind of TIFF that is not supported: save it as PNG"
     if data.startswith((b"\x89PNG", b"\xff\xd8\xff")):
         return (
             f"truncated or damaged in its first bytes ({len(data):,} bytes in all): copy it again"

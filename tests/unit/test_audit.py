@@ -114,6 +114,19 @@ def test_pixels_show_what_the_index_hides(faulty: Path) -> None:
     assert found.findings[0].detail == "empty file"
 
 
+def test_a_blank_picture_is_a_finding_of_its_own(faulty: Path, tmp_path: Path) -> None:
+    """`check` names it, and what is trained on leaves it out by that name."""
+    blank = "train/XR_B/p5/study1_positive/image1.png"
+    Image.new("L", (20, 30), 7).save(faulty / blank)
+    dataset = from_mura(faulty)
+    found = audit(dataset, pixels=scan.scan(dataset, progress=False).records).findings[0]
+    assert (found.kind, found.path) == ("blank", blank)
+    built = cache.build(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)
+    assert built.left_out == (found,)
+    again = cache.build(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)  # as stored
+    assert again.left_out == (found,)
+
+
 def test_pictures_under_two_patients_are_named(faulty: Path) -> None:
     picture = np.kron(np.random.default_rng(7).integers(0, 255, (8, 8), np.uint8),
                       np.ones((9, 12), np.uint8))  # fmt: skip

@@ -102,7 +102,7 @@ def test_what_is_there_is_not_computed_again(
     assert sum(counted) + seen[0] == images - 2  # the marked study's two are never seen
     assert out.read_text() == (tmp_path / f"whole-{name}").read_text()
     counted.clear()
-    Image.fromarray(np.zeros((80, 80), np.uint8)).save(folder / "patient05/study1/image1.png")
+    Image.linear_gradient("L").save(folder / "patient05/study1/image1.png")
     done = answer_all(Single(predictor), asked, folder, out, print)
     assert (counted, done.answered, done.unreadable) == ([2], 1, ())
 

@@ -52,6 +52,13 @@ def paint(file: Path, seed: int) -> None:
     Image.fromarray(pixels).save(file)
 
 
+def uncompressed(file: Path, size: tuple[int, int], grey: int) -> None:
+    """A picture of one grey but for its white middle; files of one size have equally many bytes."""
+    image = Image.new("L", size, grey)
+    image.putpixel((size[0] // 2, size[1] // 2), 255)
+    image.save(file, format="BMP")
+
+
 def build(dataset: Dataset, runs: Path, **options: object) -> cache.Cache:
     return cache.build(dataset, SIZE, runs, progress=False, **options)
 
@@ -179,10 +186,10 @@ def test_a_touched_or_moved_file_is_hashed_but_not_decoded(
 def test_a_file_replaced_with_size_and_time_kept_is_noticed(dataset: Dataset, runs: Path) -> None:
     """As rsync -t, unzip or exiftool -P replace one: only its time of change tells."""
     file = dataset.root / dataset.frame["path"][4]
-    Image.new("L", (40, 30), 10).save(file, format="BMP")
+    uncompressed(file, (40, 30), 10)
     status = file.stat()
     before = build(dataset, runs)
-    Image.new("L", (40, 30), 200).save(file, format="BMP")
+    uncompressed(file, (40, 30), 200)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
     after = build(dataset, runs)
@@ -195,7 +202,7 @@ def twin(dataset: Dataset, root: Path) -> Dataset:
     for i, path in enumerate(dataset.frame["path"]):
         (root / path).parent.mkdir(parents=True)
         for file, grey in ((dataset.root / path, i), (root / path, 100 + i)):
-            Image.new("L", (9, 9), grey).save(file, format="BMP")
+            uncompressed(file, (9, 9), grey)
             os.utime(file, ns=(10**18, 10**18))
     return Dataset(root, dataset.frame, "XR_A")
 
@@ -371,7 +378,7 @@ def test_the_fingerprint_and_the_names_of_pixels_never_change(tmp_path: Path) ->
     dataset = Dataset(tmp_path, pd.DataFrame(rows, columns=list(COLUMNS)), "XR_A")
     (tmp_path / "train").mkdir()
     for path in dataset.frame["path"]:
-        Image.new("L", (8, 8), len(path)).save(tmp_path / path, format="BMP")
+        uncompressed(tmp_path / path, (8, 8), len(path))
     built = build(dataset, tmp_path / "runs")
     shas = {path: hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
             for path in dataset.frame["path"]}  # fmt: skip

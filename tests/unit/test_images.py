@@ -1,6 +1,8 @@
 """images: every mode scaled rightly, every broken file refused by name."""
 
 import io
+import time
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mura_tune.data import images
-from mura_tune.errors import UnreadableImage
+from mura_tune.data import greys, images
+from mura_tune.errors import BlankImage, InputError, UnreadableImage
 
 REAL = Path(__file__).parents[3] / "shared" / "real-xrays"
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -23,8 +25,10 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     return out.getvalue()
 
 
-def grey_alpha(grey: int, alpha: int) -> Image.Image:
-    return Image.merge("LA", [Image.new("L", (2, 2), grey), Image.new("L", (2, 2), alpha)])
+def beside_black(image: Image.Image, black: object) -> Image.Image:
+    """The picture with a black corner: one that is a single grey is blank."""
+    image.putpixel((0, 0), black)
+    return image
 
 
 def test_grey_comes_back_as_stored_with_rows_first(tmp_path: Path) -> None:
@@ -37,33 +41,27 @@ def test_grey_comes_back_as_stored_with_rows_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "expected"),
+    ("image", "black", "expected"),
     [
-        (Image.new("RGB", (2, 2), (90, 90, 90)), 90),
-        (Image.new("RGB", (2, 2), (255, 0, 0)), 76),  # ITU-R 601 luma of red
-        (Image.new("RGBA", (2, 2), (200, 200, 200, 255)), 200),
-        (Image.new("RGBA", (2, 2), (200, 200, 200, 0)), 0),
-        (Image.new("RGBA", (2, 2), (200, 200, 200, 128)), 100),
-        (grey_alpha(200, 128), 100),
-        (grey_alpha(77, 255), 77),
-        (Image.new("1", (2, 2), 1), 255),
-        (Image.new("RGB", (2, 2), (40, 40, 40)).convert("P"), 51),  # nearest of the web palette
+        (Image.new("RGB", (2, 2), (90, 90, 90)), (0, 0, 0), 90),
+        (Image.new("RGB", (2, 2), (255, 0, 0)), (0, 0, 0), 76),  # ITU-R 601 luma of red
+        (Image.new("RGBA", (2, 2), (200, 200, 200, 255)), (0, 0, 0, 255), 200),
+        (Image.new("RGBA", (2, 2), (200, 200, 200, 128)), (0, 0, 0, 0), 100),
+        (Image.new("LA", (2, 2), (77, 255)), (0, 255), 77),
+        (Image.new("LA", (2, 2), (200, 128)), (0, 0), 100),
+        (Image.new("1", (2, 2), 1), 0, 255),
     ],
 )
-def test_colour_becomes_luma_and_alpha_lies_over_black(image: Image.Image, expected: int) -> None:
-    assert set(images.decode(encoded(image), "x").ravel()) == {expected}
-
-
-def test_a_transparent_palette_entry_is_black() -> None:
-    image = Image.new("P", (2, 2), 1)
-    image.putpalette([0, 0, 0, 250, 250, 250])
-    assert images.decode(encoded(image), "x").max() == 250
-    assert images.decode(encoded(image, transparency=1), "x").max() == 0
+def test_colour_becomes_luma_and_a_cut_out_lies_over_its_ground(
+    image: Image.Image, black: object, expected: int
+) -> None:
+    got = images.decode(encoded(beside_black(image, black)), "x").ravel()
+    assert list(got) == [0, expected, expected, expected]
 
 
 def test_cmyk_is_read() -> None:
-    data = encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "TIFF")
-    assert images.decode(data, "x").min() == 255
+    image = beside_black(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), (0, 0, 0, 255))
+    assert images.decode(encoded(image, "TIFF"), "x")[1:].min() == 255
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -78,8 +76,28 @@ def test_deep_grey_is_scaled_by_the_depth_that_holds_its_maximum(bits: int, mode
 
 
 def test_deep_grey_png_of_twelve_bits_is_not_black() -> None:
-    deep = np.full((4, 4), 2048, np.uint16)
+    deep = np.array([[2048, 0]], np.uint16)
     assert images.decode(encoded(Image.fromarray(deep)), "x")[0, 0] == 128
+
+
+@pytest.mark.parametrize(
+    ("image", "size"),
+    [
+        (Image.new("L", (30, 20), 0), "30 x 20"),
+        (Image.new("L", (30, 20), 133), "30 x 20"),
+        (Image.new("I;16", (30, 20), 4095), "30 x 20"),
+        (Image.new("L", (1, 1), 255), "1 x 1"),
+        (Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) // 4 + 99), "4 x 3"),  # noise
+    ],
+)
+def test_a_picture_of_one_grey_is_blank(tmp_path: Path, image: Image.Image, size: str) -> None:
+    """It can be decoded, but nothing is there to be judged: no pixels, and a finding of its own."""
+    file = tmp_path / "image1.png"
+    image.save(file)
+    with pytest.raises(BlankImage, match=f"blank: {size} pixels of one grey"):
+        images.read(file)
+    record, grey = images.examine(file)
+    assert (record.kind, record.pixel_sha, grey) == ("blank", "", None)
 
 
 PNG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)))
@@ -151,6 +169,63 @@ def test_a_decompression_bomb_is_refused_without_a_warning(
         with pytest.raises(UnreadableImage, match="more than"):
             images.decode(encoded(Image.new("L", (4, 4))), "x")
     assert seen == []
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    """Sparse files take no room on the disk; what memory would be needed is said beforehand."""
+    file = tmp_path / "image1.png"
+    with file.open("wb") as out:
+        out.truncate(60 << 30)
+    with pytest.raises(UnreadableImage, match="64,424,509,440 bytes are more than an image has"):
+        images.read(file)
+
+
+@pytest.mark.parametrize("where", ["load", "decode"])
+def test_too_little_memory_is_not_the_fault_of_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It stops the run by name: recorded as unreadable, the image would be left out for good."""
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    file = tmp_path / "image1.png"
+    file.write_bytes(PNG)
+    if where == "load":
+        monkeypatch.setattr(Path, "read_bytes", full)
+    else:
+        monkeypatch.setattr(greys, "read", full)
+    with pytest.raises(InputError, match=r"image1\.png: not enough memory") as refusal:
+        images.examine(file)
+    assert not isinstance(refusal.value, UnreadableImage)
+
+
+def test_a_deep_picture_takes_little_more_memory_than_its_pixels() -> None:
+    """numpy's memory is traced, Pillow's is not: the picture itself has 2 bytes a pixel there."""
+    deep = np.zeros((3000, 2000), np.uint16)
+    deep[:100] = 4095
+    data = encoded(Image.fromarray(deep), "TIFF")
+    tracemalloc.start()
+    images.decode(data, "x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * deep.size
+
+
+def test_pictures_that_need_much_memory_are_decoded_one_after_another() -> None:
+    room, held, most = images.Room(100), [], []
+
+    def take(size: int) -> None:
+        with room.hold(size):
+            held.append(size)
+            most.append(sum(held))
+            time.sleep(0.001)
+            held.remove(size)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(take, [60, 30, 400, 10, 70, 100, 50, 50] * 4))
+    assert max(most) == 400  # alone, being more than there is
+    assert all(total <= 100 or total == 400 for total in most)
 
 
 def test_threads_decode_alike() -> None:
