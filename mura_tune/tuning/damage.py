@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 
@@ -19,6 +20,7 @@ from mura_tune.tuning.urls import TIMEOUT, database, file_of
 _UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB)
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+ROOM = 1_000_000  # bytes: with less of them free, a disk counts as full
 _CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 
 
@@ -53,8 +55,7 @@ def refusal(url: str | None, error: BaseException) -> InputError:
         url: None where the database is not known; then it is called "the study database".
     """
     name = database(url) if url else "the study database"
-    inner = _innermost(error)
-    reason = printable(inner)[:300]
+    inner, reason = _innermost(error), reason_of(error)
     code = getattr(inner, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind
     if code == sqlite3.SQLITE_NOTADB:
         return InputError(
@@ -67,7 +68,7 @@ def refusal(url: str | None, error: BaseException) -> InputError:
             f"{name}: another program holds it locked ({reason}) for over {TIMEOUT} s; end that "
             "program (a database browser, a backup), and the same command goes on"
         )
-    if code == sqlite3.SQLITE_FULL or getattr(inner, "sqlstate", None) == "53100":
+    if _is_full(url, code) or getattr(inner, "sqlstate", None) == "53100":
         return InputError(
             f"{name}: no space left on its disk; make room there, and the same command goes on"
         )
@@ -93,6 +94,23 @@ def damaged(url: str | None, why: str) -> InputError:
         f"{name}: damaged, or changed by another program ({why}); put back a copy, or copy out "
         f"what can be read: {rescue}"
     )
+
+
+def reason_of(error: BaseException) -> str:
+    """What the database's driver said, in one line."""
+    return printable(_innermost(error))[:300]
+
+
+def _is_full(url: str | None, code: int) -> bool:
+    """Whether an error of SQLite is a full disk, which it may call a disk I/O error."""
+    if code != sqlite3.SQLITE_IOERR:
+        return code == sqlite3.SQLITE_FULL
+    path = file_of(url) if url else None
+    try:
+        disk = os.statvfs(path.parent) if path else None
+    except OSError:
+        return False
+    return disk is not None and disk.f_bavail * disk.f_frsize < ROOM
 
 
 def _translate(error: BaseException) -> MuraError | None:

@@ -12,13 +12,15 @@ import os
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 import sqlalchemy
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from mura_tune import files
 from mura_tune.names import as_file
+from mura_tune.tuning.outages import Patience
 from mura_tune.tuning.urls import file_of
 
 
@@ -34,15 +36,18 @@ class Lock(Protocol):
     def release(self) -> None:
         """Let go; nothing happens when it is not held."""
 
+    def held(self) -> bool:
+        """Whether this process holds it still: one in a database goes with its connection."""
+
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 
 
-def lock_of(url: str, name: str) -> Lock:
-    """The lock `name` of the database at `url`."""
+def lock_of(url: str, name: str, patience: float = 0.0) -> Lock:
+    """The lock `name` of the database at `url`; see `outages` for `patience`, in seconds."""
     path = file_of(url)
     if path is None:
-        return _AdvisoryLock(url, name)
+        return _AdvisoryLock(url, name, patience)
     folder = _folder_of(path)
     folder.mkdir(parents=True, exist_ok=True)
     return _FileLock(folder / f"{as_file(name)}.lock")
@@ -54,14 +59,22 @@ class Alive:
 
     url: str
     name: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    patience: float = 0.0
     _lock: Lock | None = None
 
     def __enter__(self) -> Self:
-        self._lock = lock_of(self.url, f"alive-{self.name}")
+        self._lock = lock_of(self.url, f"alive-{self.name}", self.patience)
         self._lock.acquire()
         if isinstance(self._lock, _FileLock):
             _sweep(self._lock.path.parent)
         return self
+
+    def renew(self) -> None:
+        """Take the lock again if it was lost, as one in a database is with its connection."""
+        assert self._lock is not None
+        if not self._lock.held():
+            self._lock.release()
+            self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         assert self._lock is not None
@@ -75,7 +88,7 @@ class Alive:
             return True
         if not name:
             return False
-        lock = lock_of(self.url, f"alive-{name}")
+        lock = lock_of(self.url, f"alive-{name}", self.patience)
         if not lock.attempt():
             return True
         if isinstance(lock, _FileLock):
@@ -143,6 +156,9 @@ class _FileLock(_Held):
             self._handle.close()
             self._handle = None
 
+    def held(self) -> bool:
+        return self._handle is not None
+
     def _keep(self, handle: IO[str]) -> None:
         """Hold it, unless the file was removed between opening and locking: nobody else sees it."""
         try:
@@ -161,16 +177,15 @@ class _AdvisoryLock(_Held):
 
     url: str
     name: str
+    patience: float = 0.0
     _connection: Connection | None = None
 
     def acquire(self) -> None:
-        self._connection = self._connect()
-        self._connection.exec_driver_sql(f"SELECT pg_advisory_lock({self._key})")
+        self._connection = self._ask(f"SELECT pg_advisory_lock({self._key})")[0]
 
     def attempt(self) -> bool:
-        connection = self._connect()
-        sql = f"SELECT pg_try_advisory_lock({self._key})"
-        if not connection.exec_driver_sql(sql).scalar():
+        connection, taken = self._ask(f"SELECT pg_try_advisory_lock({self._key})")
+        if not taken:
             connection.close()
             return False
         self._connection = connection
@@ -179,13 +194,29 @@ class _AdvisoryLock(_Held):
     def release(self) -> None:
         if self._connection:
             connection, self._connection = self._connection, None
+            connection.invalidate()  # a lost one cannot be handed back in order
             connection.close()  # the session's end frees it, whatever state it is in
 
-    def _connect(self) -> Connection:
+    def held(self) -> bool:
+        if self._connection is None:
+            return False
+        try:
+            self._connection.exec_driver_sql("SELECT 1")
+        except DBAPIError:
+            return False
+        return True
+
+    def _ask(self, sql: str) -> tuple[Connection, Any]:
+        """A connection of its own, and what the server answers on it."""
+
+        def attempt() -> tuple[Connection, Any]:
+            connection = engine.connect()
+            return connection, connection.exec_driver_sql(sql).scalar()
+
         engine = sqlalchemy.create_engine(
             self.url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
         )
-        return engine.connect()
+        return Patience(self.url, self.patience).call(attempt)
 
     @property
     def _key(self) -> int:

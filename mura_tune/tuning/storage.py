@@ -20,6 +20,7 @@ from mura_tune.lines import printable
 from mura_tune.names import CONFIRMS as CONFIRMS  # as: other modules have the name from here
 from mura_tune.tuning.damage import damaged, legible
 from mura_tune.tuning.locks import lock_of
+from mura_tune.tuning.outages import WaitingStorage
 from mura_tune.tuning.sqlite_file import check_disk, connect, may_write, require_write
 from mura_tune.tuning.urls import TIMEOUT as TIMEOUT
 from mura_tune.tuning.urls import database as database
@@ -29,12 +30,15 @@ from mura_tune.tuning.urls import url_of as url_of
 GRACE = 300  # seconds a running trial may be silent before its slot is given to another worker
 
 
-def open_storage(url: str, *, create: bool = False, grace: int | None = None) -> RDBStorage:
+def open_storage(
+    url: str, *, create: bool = False, grace: int | None = None, patience: float = 0.0
+) -> RDBStorage:
     """The storage, opened in this process: to read and write, or to read if no more is allowed.
 
     Args:
         create: make the file and its tables; otherwise a missing one is an error.
         grace: for workers: seconds without a sign of life after which a trial counts as lost.
+        patience: seconds that each later call waits while the database is out of reach.
 
     Raises:
         InputError: no such database, one that is out of reach, damaged, another program's or of
@@ -51,7 +55,7 @@ def open_storage(url: str, *, create: bool = False, grace: int | None = None) ->
             _check_tables(url, options, create)  # first opens would race on the tables
             if create and path is not None:
                 _use_wal(path)
-            storage = _opened(url, options, create, grace)
+            storage = _opened(url, options, create, grace, patience)
         _check_version(url, storage)
         return storage
 
@@ -117,7 +121,7 @@ def _check_file(path: Path, *, create: bool, write: bool) -> None:
 def _engine_options(path: Path | None) -> dict[str, Any]:
     """How SQLAlchemy connects. To read only, every connection sees anew how that can be done."""
     if path is None:
-        return {}
+        return {"pool_pre_ping": True}  # a connection that was dropped is made anew
     options: dict[str, Any] = {"creator": functools.partial(connect, path)}
     return options if may_write(path) else {**options, "poolclass": sqlalchemy.NullPool}
 
@@ -160,11 +164,14 @@ def _use_wal(path: Path) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
-def _opened(url: str, options: dict[str, Any], create: bool, grace: int | None) -> RDBStorage:
+def _opened(
+    url: str, options: dict[str, Any], create: bool, grace: int | None, patience: float
+) -> RDBStorage:
     with warnings.catch_warnings():  # heartbeats are marked experimental since 2.9
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return RDBStorage(
+        return WaitingStorage(
             url,
+            patience,
             engine_kwargs=options,
             skip_table_creation=not create,
             skip_compatibility_check=True,  # see _check_version
