@@ -34,7 +34,7 @@ from mura_tune.tuning.results import counts
 from mura_tune.tuning.search import Job
 from mura_tune.tuning.slots import DONE, slot_of, was_cut
 from mura_tune.tuning.storage import CONFIRMS, open_storage, url_of
-from mura_tune.tuning.stored import CONFIG, has_recipe
+from mura_tune.tuning.stored import CONFIG, IDENTITY, has_recipe
 
 STUDY = "XR_WRIST"
 KINDS = ("SQLite", "PostgreSQL")
@@ -115,7 +115,7 @@ def amiss(url: str, trials: int, name: str = STUDY) -> list[str]:
         search, again = (trials_of(storage, one) for one in (name, name + CONFIRMS))
     given = config.from_dict(attrs[CONFIG], name)
     wrong = _unfilled(name, search, list(range(trials)))
-    keys = [slot.key for slot in confirm_slots(given, search)]
+    keys = [slot.key for slot in confirm_slots(given, search, attrs.get(IDENTITY))]
     return wrong + _unfilled(name + CONFIRMS, again, keys)
 
 

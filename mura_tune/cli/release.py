@@ -64,7 +64,7 @@ def finalize(
     with contextlib.ExitStack() as locks:
         for name in finished_studies(url) if area is None else [area]:
             try:
-                found = best_of(name, url)
+                found = best_of(name, url).decided()
                 own = names.as_file(name)  # a search may be older than the rule for names
                 folder = files.within(releases, own)
                 finals = files.within(runs / "finals", own)

@@ -11,6 +11,7 @@ from optuna.storages import RDBStorage
 
 from mura_tune.tuning import plots
 from mura_tune.tuning.notes import write_study_note
+from mura_tune.tuning.outages import PATIENCE, Outage
 from mura_tune.tuning.results import confirmation
 from mura_tune.tuning.search import Ended, Event, Job
 from mura_tune.tuning.storage import CONFIRMS, load_study, open_storage
@@ -47,10 +48,17 @@ class Chronicle:
             self._note(job)
         try:
             yield
-        finally:
-            for job in self.jobs:
-                self._note(job)
-                plots.refresh(load_study(self._opened(), job.name, self.url))
+        except (Outage, OSError):
+            raise  # nothing can be stored now, and what has been said is enough
+        except BaseException:
+            self._close()
+            raise
+        self._close()
+
+    def _close(self) -> None:
+        for job in self.jobs:
+            self._note(job)
+            plots.refresh(load_study(self._opened(), job.name, self.url))
 
     def _note(self, job: Job) -> None:
         self._last[job.name] = time.monotonic()
@@ -62,5 +70,5 @@ class Chronicle:
         )  # fmt: skip
 
     def _opened(self) -> RDBStorage:
-        self._storage = self._storage or open_storage(self.url)
+        self._storage = self._storage or open_storage(self.url, patience=PATIENCE)
         return self._storage

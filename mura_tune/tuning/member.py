@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from mura_tune.errors import MuraError
+from mura_tune.errors import MuraError, explain
 from mura_tune.tuning import search
 from mura_tune.tuning.search import How, Job
 
@@ -42,7 +42,7 @@ def member(
         if stop.is_set():  # whatever the interruption became on its way
             os._exit(130)
         line = traceback.format_exception_only(error)[0].splitlines()[0][:300]
-        told = error if isinstance(error, MuraError) else MuraError(line)
+        told = explain(error) or MuraError(line)
         with contextlib.suppress(OSError):  # the parent is gone, and `_obey` is about to see it
             pipe.send(told)
 

@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import get_note, save_note
 
 from mura_tune.learning.training import Fit
-from mura_tune.tuning.results import Best, best, counts
-from mura_tune.tuning.stored import COMPARABLE, dev_score_of, facts, recipe_of
+from mura_tune.tuning.results import Best, best, counts, numbers
+from mura_tune.tuning.stored import COMPARABLE, dev_score_of, facts, is_foreign, recipe_of
 from mura_tune.tuning.words import verdict
 
 WIDE = 120  # characters; a page of the dashboard is as wide as its longest line
@@ -118,7 +118,7 @@ def _found(
 ) -> Iterator[str]:
     """The winner beside what it had to beat, and how sure that is."""
     ended = ", ".join(f"{n} {word}" for word, n in counts(trials).items() if n) or "none yet"
-    if not any(t.state == TrialState.COMPLETE for t in trials):
+    if not any(t.state == TrialState.COMPLETE and not is_foreign(t) for t in trials):
         yield f"**No trial has finished yet.** Trials: {ended}."
         return
     found = best(study, confirming)
@@ -138,19 +138,27 @@ def _found(
                 seeds) else ["", ""]  # fmt: skip
         yield _row(row)
     yield ""
-    told = "are confirmed" if again else "are not confirmed with new seeds (yet)"
-    yield f"Trials: {ended}. The best {told}."
+    state = "are confirmed" if again else "are not confirmed with new seeds (yet)"
+    if found.pending:
+        state = f"are being confirmed with new seeds ({numbers('trial', found.pending)} to go)"
+    yield f"Trials: {ended}. The best {state}."
+    for number, reason in found.unconfirmed.items():
+        yield f"Trial {number} could not be confirmed: {reason}."
+    if found.foreign:
+        yield (f"Left out: {numbers('trial', found.foreign)}, of another program, without recipe "
+               "or scores.")  # fmt: skip
 
 
 def _places(found: Best) -> dict[int, str]:
     """The trials worth a row, in order, and what each is called."""
-    numbers = {found.best.number: "winner"}
-    numbers |= {c.trial: "candidate" for c in found.confirmed if c.trial not in numbers}
+    first = "best so far" if found.pending else "winner"
+    names = {found.best.number: first}
+    names |= {c.trial: "candidate" for c in found.confirmed if c.trial not in names}
     if found.baseline and found.baseline.number != found.best.number:
-        numbers[found.baseline.number] = "baseline"
+        names[found.baseline.number] = "baseline"
     elif found.baseline:
-        numbers[found.best.number] = "winner: the baseline"
-    return numbers
+        names[found.best.number] = f"{first}: the baseline"
+    return names
 
 
 def _axes(space: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,13 @@ from optuna_dashboard import save_plotly_graph_object
 
 from mura_tune.learning.tasks import ABNORMALITY, task_of
 from mura_tune.tuning.plans import BASELINE
-from mura_tune.tuning.stored import CONFIG, dev_score_of, facts, has_score, recipe_of
+from mura_tune.tuning.stored import (
+    CONFIG,
+    dev_score_of,
+    facts,
+    has_score,
+    recipe_of,
+)
 
 ENOUGH = 8  # finished trials below which importances say nothing
 SEEDS = 5  # forests for the spread of an importance
@@ -55,7 +61,7 @@ def refresh(study: optuna.Study) -> None:
 def importance(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) -> Figure | None:
     """Each searched value's share of the score's variance (Hutter et al. 2014), mean and standard
     deviation over forests; None where too few trials have finished, or all alike."""
-    finished = [t for t in trials if t.state == TrialState.COMPLETE]
+    finished = [t for t in trials if t.state == TrialState.COMPLETE and has_score(t)]
     if len(finished) < ENOUGH or len({t.value for t in finished}) < 2:
         return None
     shares = _forests(finished)

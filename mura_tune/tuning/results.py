@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,18 @@ from mura_tune.learning.metrics import Estimate, Measure, Studies
 from mura_tune.learning.paired import fold_difference
 from mura_tune.learning.tasks import task_of
 from mura_tune.recipe import Recipe
-from mura_tune.tuning.plans import BASELINE
-from mura_tune.tuning.slots import was_cut
+from mura_tune.tuning.plans import BASELINE, confirm_slots, searched
+from mura_tune.tuning.slots import failed_by_itself, fills, was_cut
 from mura_tune.tuning.storage import CONFIRMS, database, load_study, open_storage
 from mura_tune.tuning.stored import (
     COMPARABLE,
     CONFIG,
     DEV,
+    confirms,
     dev_score_of,
     facts,
+    identity_of,
+    is_foreign,
     recipe_of,
     scores_of,
 )
@@ -76,7 +79,11 @@ class Best:
         confirmed: every candidate with all its new seeds, best mean first.
         monitor: what a score is, such as study AUC.
         difference: the winner's score minus the baseline's on the same dev studies, over the new
-            seeds where there are some; None without a baseline, or where it won itself.
+            seeds where both have them; None without a baseline, or where it won itself.
+        pending: candidates whose confirmation has begun and is not done, so that nobody has won;
+            `best` is then the best by score.
+        unconfirmed: why a candidate has no confirmation, by number: it failed by itself.
+        foreign: numbers of trials that another program added. They do not count.
     """
 
     study: str
@@ -94,10 +101,91 @@ class Best:
     dataset: str
     split_hash: str
     starts: dict[str, str]  # sha256 of the weights at each path that trials start from
+    pending: tuple[int, ...] = ()
+    unconfirmed: dict[int, str] = field(default_factory=dict)
+    foreign: tuple[int, ...] = ()
+
+    @property
+    def over_new_seeds(self) -> bool:
+        """Whether winner and baseline are compared by the seeds of their confirmations."""
+        confirmed = {one.trial for one in self.confirmed}
+        return self.baseline is not None and confirmed >= {self.best.number, self.baseline.number}
+
+    def decided(self) -> Best:
+        """Itself, if there is a winner.
+
+        Raises:
+            InputError: the confirmation has begun and is not done.
+        """
+        if self.pending:
+            raise InputError(
+                f"study {self.study}: no winner yet, its confirmation is not done "
+                f"({numbers('trial', self.pending)} to go); the same 'mura tune' goes on with it, "
+                "and with --set budget.confirm.top=0 it does without"
+            )
+        return self
 
     def to_json(self) -> dict[str, Any]:
         plain = asdict(self)
         return plain | {"config": config.to_dict(self.config)}
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Which trial of a search wins, from what is stored: no interval is computed.
+
+    Attributes:
+        runs: the confirmations of each candidate that has all of them; the rest as `Best` has it.
+    """
+
+    winner: FrozenTrial
+    finished: dict[int, FrozenTrial]
+    runs: dict[int, list[FrozenTrial]]
+    pending: tuple[int, ...]
+    unconfirmed: dict[int, str]
+    config: StudyConfig
+
+    @property
+    def confirmed(self) -> tuple[Confirmed, ...]:
+        """The candidates with all their new seeds, best mean first."""
+        scores = {number: tuple(map(_value, runs)) for number, runs in self.runs.items()}
+        means = [Confirmed(number, each, float(np.mean(each))) for number, each in scores.items()]
+        return tuple(sorted(means, key=lambda one: (-one.mean, one.trial)))
+
+
+def choose(study: optuna.Study, confirming: optuna.Study | None = None) -> Choice:
+    """The winner: by its confirmation where that is done, else by score.
+
+    Raises:
+        InputError: no trial has finished, or something else made the study.
+    """
+    trials = study.get_trials(deepcopy=False)
+    finished = {t.number: t for t in trials if t.state == TrialState.COMPLETE and not is_foreign(t)}
+    name, stored = study.study_name, facts(study)
+    if not finished and (COMPARABLE in stored or not trials):
+        raise InputError(
+            f"study {name}: no finished trial among {len(trials)}; run 'make tune AREA={name}'"
+        )
+    if COMPARABLE not in stored:
+        raise InputError(f"study {name}: another program, or an early version of this one, made "
+                         "it; tune again in a database of its own with --storage FILE")  # fmt: skip
+    resolved = config.from_dict(stored[CONFIG], f"study {name}")
+    again = confirming.get_trials(deepcopy=False) if confirming else []
+    identity = identity_of(study)
+    pending, unconfirmed = _open_ends(resolved, trials, again, identity)
+    runs: dict[int, list[FrozenTrial]] = {}
+    for run in again:
+        trial = finished.get(run.user_attrs.get("of", -1))
+        whole = run.state == TrialState.COMPLETE and not is_foreign(run)
+        if trial and whole and confirms(run, trial, identity):
+            runs.setdefault(trial.number, []).append(run)
+    seeds = resolved.budget.confirm.seeds
+    runs = {number: done for number, done in runs.items() if len(done) >= seeds}
+    winner = max(finished.values(), key=lambda t: (_value(t), -t.number))
+    choice = Choice(winner, finished, runs, pending, unconfirmed, resolved)
+    if pending or not runs:
+        return choice
+    return replace(choice, winner=finished[choice.confirmed[0].trial])
 
 
 def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
@@ -106,53 +194,32 @@ def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
     Raises:
         InputError: no trial has finished, or something else made the study.
     """
-    trials = study.get_trials(deepcopy=False)
-    finished = {t.number: t for t in trials if t.state == TrialState.COMPLETE}
-    name = study.study_name
-    if not finished:
-        raise InputError(
-            f"study {name}: no finished trial among {len(trials)}; run 'make tune AREA={name}'"
-        )
-    stored = facts(study)
-    if COMPARABLE not in stored:
-        raise InputError(f"study {name}: another program, or an early version of this one, made "
-                         "it; tune again in a database of its own with --storage FILE")  # fmt: skip
-    comparable = stored[COMPARABLE]
-    resolved = config.from_dict(stored[CONFIG], f"study {name}")
+    chosen = choose(study, confirming)
+    trials, name = study.get_trials(deepcopy=False), study.study_name
+    comparable, resolved = facts(study)[COMPARABLE], chosen.config
     task = task_of(resolved.task, resolved.recipe.monitor)
-    again = _again(confirming, resolved.budget.confirm.seeds)
-    confirmed = tuple(
-        sorted(
-            (
-                Confirmed(n, scores, float(np.mean(scores)))
-                for n, runs in again.items()
-                if n in finished and (scores := tuple(_value(t) for t in runs))
-            ),
-            key=lambda c: (-c.mean, c.trial),
-        )
-    )
-    winner = (
-        finished[confirmed[0].trial]
-        if confirmed
-        else max(finished.values(), key=lambda t: (_value(t), -t.number))
-    )
-    baseline = next((t for t in finished.values() if t.user_attrs.get("role") == BASELINE), None)
+    finished, winner = chosen.finished.values(), chosen.winner
+    baseline = next((t for t in finished if t.user_attrs.get("role") == BASELINE), None)
+    ours = [t for t in trials if not is_foreign(t)]
     return Best(
         study=name,
         area=comparable["area"],
         monitor=task.monitor,
         best=_trial(winner, name),
         baseline=_trial(baseline, name) if baseline else None,
-        confirmed=confirmed,
-        difference=_difference(study, task.measure, winner, baseline, again),
+        confirmed=chosen.confirmed,
+        difference=_difference(study, task.measure, winner, baseline, chosen.runs),
         rarer=_rarer(study),
-        span=(min(map(_value, finished.values())), max(map(_value, finished.values()))),
+        span=(min(map(_value, finished)), max(map(_value, finished))),
         counts=counts(trials),
-        history=tuple(Point(t.number, t.state.name, _last(t)) for t in trials),
+        history=tuple(Point(t.number, t.state.name, _last(t)) for t in ours),
         config=resolved,
         dataset=comparable["dataset"],
         split_hash=comparable["split_hash"],
         starts=comparable.get("starts", {}),
+        pending=chosen.pending,
+        unconfirmed=chosen.unconfirmed,
+        foreign=tuple(t.number for t in trials if is_foreign(t)),
     )
 
 
@@ -179,6 +246,7 @@ def finished_studies(url: str) -> list[str]:
         for summary in optuna.get_all_study_summaries(storage)
         if summary.best_trial is not None and not summary.study_name.endswith(CONFIRMS)
     ]
+    names = [name for name in names if _has_finished(storage, name)]
     if not names:
         raise InputError(f"{database(url)}: no study with a finished trial; run 'make tune' first")
     return sorted(names)
@@ -186,20 +254,63 @@ def finished_studies(url: str) -> list[str]:
 
 def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
     """Trials by how they ended; those that were cut off have been run again since, or will be."""
-    words = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running",
-             "WAITING": "waiting"}  # fmt: skip
-    counter = Counter("cut off" if was_cut(t) else words[t.state.name] for t in trials)
-    return {word: counter[word] for word in (*words.values(), "cut off")}
+    counter = Counter(map(state_of, trials))
+    return {word: counter[word] for word in (*_STATES.values(), CUT_OFF, FOREIGN)}
 
 
-def _again(confirming: optuna.Study | None, seeds: int) -> dict[int, list[FrozenTrial]]:
-    """The finished confirmations of each candidate that has as many as were asked for."""
-    runs: dict[int, list[FrozenTrial]] = {}
-    trials = confirming.get_trials(deepcopy=False) if confirming else []
-    for trial in trials:
-        if trial.state == TrialState.COMPLETE:
-            runs.setdefault(trial.user_attrs["of"], []).append(trial)
-    return {number: done for number, done in runs.items() if len(done) >= seeds}
+def state_of(trial: FrozenTrial) -> str:
+    """How a trial ended, or that it has not, in a word."""
+    if is_foreign(trial):
+        return FOREIGN
+    return CUT_OFF if was_cut(trial) else _STATES[trial.state.name]
+
+
+def numbers(noun: str, of: Sequence[int]) -> str:
+    """Numbers of things after their noun: trial 3; trials 3, 5."""
+    plural = "" if len(of) == 1 else "s"
+    return f"{noun}{plural} {', '.join(map(str, of))}"
+
+
+def _has_finished(storage: optuna.storages.BaseStorage, name: str) -> bool:
+    """Whether a trial of the search has finished, other programs' left aside."""
+    trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    return any(t.state == TrialState.COMPLETE and not is_foreign(t) for t in trials)
+
+
+_STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running",
+           "WAITING": "waiting"}  # fmt: skip
+CUT_OFF, FOREIGN = "cut off", "foreign"
+
+
+def _open_ends(
+    study: StudyConfig,
+    trials: Sequence[FrozenTrial],
+    again: Sequence[FrozenTrial],
+    identity: str | None,
+) -> tuple[tuple[int, ...], dict[int, str]]:
+    """Candidates whose confirmation is not done though it has begun, and those that failed in it.
+
+    Args:
+        again: the trials of the confirmation.
+    """
+    if not searched(study, trials):
+        return (), {}
+    begun = False
+    pending: list[int] = []
+    failed: dict[int, str] = {}
+    for slot in confirm_slots(study, trials, identity):
+        number = int(slot.attrs["of"])
+        runs = [t for t in again if fills(t, slot)]
+        begun = begun or bool(runs)
+        if any(t.state == TrialState.COMPLETE for t in runs):
+            continue
+        own = [t for t in runs if failed_by_itself(t)]
+        if own:
+            failed[number] = str(own[-1].user_attrs.get("reason"))
+        else:
+            pending.append(number)
+    to_go = tuple(dict.fromkeys(n for n in pending if n not in failed))
+    return to_go if begun else (), failed
 
 
 def _difference(

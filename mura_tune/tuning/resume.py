@@ -20,7 +20,7 @@ from mura_tune.learning import starts
 from mura_tune.learning.tasks import PART, task_of
 from mura_tune.recipe import CHANGED, DEFAULTS
 from mura_tune.tuning.lineage import clean_or_refuse
-from mura_tune.tuning.stored import COMPARABLE, CONFIG, DEV, facts, keep_fact
+from mura_tune.tuning.stored import COMPARABLE, CONFIG, DEV, facts, identify, keep_fact
 
 _LOG = logging.getLogger(__name__)
 RANGE = {"low", "high"}  # of an axis: what may change with leave
@@ -71,6 +71,7 @@ def same_or_refuse(
         older = [name for name in CHANGED if name not in stored["recipe"]]
         recipe = {name: v for name, v in plain["recipe"].items() if name not in older}
         keep_fact(opened, COMPARABLE, now | {"recipe": recipe})
+    identify(opened)
     keep_fact(opened, CONFIG, plain)  # budget and final phases may change between calls
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import optuna
 import torch
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,18 +23,27 @@ from mura_tune.errors import MuraError
 from mura_tune.learning.prefix import Store
 from mura_tune.learning.sources import Features, Source, pixels
 from mura_tune.learning.tasks import TASKS
+from mura_tune.names import checked_search
 from mura_tune.tuning import space as spaces
 from mura_tune.tuning.artifacts import Keeper, keep_of
 from mura_tune.tuning.draws import Rounded
 from mura_tune.tuning.locks import Alive, Lock, lock_of
 from mura_tune.tuning.networks import check_networks
-from mura_tune.tuning.plans import confirm_slots, search_slots, searched
+from mura_tune.tuning.outages import PATIENCE
+from mura_tune.tuning.plans import WarmStart, confirm_slots, search_slots, searched, untried
 from mura_tune.tuning.results import confirmation
 from mura_tune.tuning.resume import as_begun, same_or_refuse
-from mura_tune.tuning.slots import Plan, next_slot, standing
-from mura_tune.tuning.storage import CONFIRMS, GRACE, database, open_storage
-from mura_tune.tuning.stored import comparable_of
-from mura_tune.tuning.trial import Keep, Material, Objective, Progress, material
+from mura_tune.tuning.slots import Plan, Slot, next_slot, standing
+from mura_tune.tuning.storage import CONFIRMS, GRACE, open_storage
+from mura_tune.tuning.stored import comparable_of, has_recipe, identity_of
+from mura_tune.tuning.trial import (
+    Keep,
+    Material,
+    Objective,
+    Progress,
+    is_of_surroundings,
+    material,
+)
 from mura_tune.tuning.warm import AUTO, warm_starts
 
 POLL = 1.0  # seconds between two looks for a slot that others may leave open
@@ -60,6 +68,7 @@ class How:
     artifacts: Path | None = None  # folder of pictures; None draws none
     features: Path | None = None  # folder of frozen stages' features; None computes them always
     feature_bytes: int = 20 * 10**9
+    patience: float = PATIENCE  # seconds to wait while the database is out of reach
 
 
 @dataclass(frozen=True)
@@ -79,21 +88,25 @@ def start(job: Job, how: How, *, allow_space_change: bool = False) -> dict[str, 
     Returns how many trials it has, and how many the study that confirms it, by name.
 
     Raises:
-        InputError: it exists with another search, recipe, dataset or split.
+        InputError: it exists with another search, recipe, dataset or split; or its name belongs to
+            a confirmation.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if job.name.endswith(CONFIRMS):
+        checked_search(job.name, "study")
     space = spaces.space_of(job.study)
     check_networks(job.study)
     TASKS[job.study.task].outputs(len(job.prepared.areas))  # or refuse a router of one area
-    storage = open_storage(how.url, create=True)
-    with lock_of(how.url, job.name):
+    storage = open_storage(how.url, create=True, patience=how.patience)
+    with lock_of(how.url, job.name, how.patience):
         opened = optuna.create_study(
             storage=storage, study_name=job.name, direction="maximize", load_if_exists=True
         )
         space = spaces.as_started(space, comparable_of(opened))
         same_or_refuse(opened, job.study, spaces.space_to_json(space), job.prepared,
                        allow_space_change=allow_space_change)  # fmt: skip
-        warm_starts(storage, job.name, job.study, space, how.warm_start)  # or refuse what is named
+    if how.warm_start != AUTO:  # or refuse what is named
+        warm_starts(storage, job.name, job.study, space, how.warm_start)
     again = confirmation(storage, job.name)
     return {
         job.name: len(opened.get_trials(deepcopy=False)),
@@ -115,38 +128,37 @@ def work(
         since: number of trials of each study when this call began.
 
     Raises:
-        MuraError: five trials in a row failed for one reason, or the database takes no more.
+        MuraError: five trials in a row failed for one reason.
+        Outage: the database stayed out of reach.
+        OSError: a file could not be read or written; the trial it met is run again.
         KeyboardInterrupt: as it came; the trial it met is run again.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = open_storage(how.url, grace=how.grace)
+    storage = open_storage(how.url, grace=how.grace, patience=how.patience)
     keeper = Keeper(how.artifacts) if how.artifacts else None
-    try:
-        with Alive(how.url) as alive:
-            courses = [
-                _Course(
-                    job, how, storage, alive, device, tell, since, keep_of(keeper, job.study.task)
-                )
-                for job in jobs
-            ]  # fmt: skip
-            while courses and not stop():
-                courses = [course for course in courses if not course.finished()]
-                courses.sort(key=lambda course: course.running)  # stable: else in the order given
-                if not any(course.one_more() for course in courses):
-                    time.sleep(POLL if courses else 0)  # others run what is left; one may yet die
-    except StorageInternalError as error:  # its own words are about invalid data, whatever it is
-        raise MuraError(f"{database(how.url)}: {str(error.__cause__).splitlines()[0]}") from error
+    with Alive(how.url, patience=how.patience) as alive:
+        courses = [
+            _Course(job, how, storage, alive, device, tell, since, keep_of(keeper, job.study.task))
+            for job in jobs
+        ]
+        while courses and not stop():
+            courses = [course for course in courses if not course.finished()]
+            courses.sort(key=lambda course: course.running)  # stable: else in the order given
+            if not any(course.one_more() for course in courses):
+                time.sleep(POLL if courses else 0)  # others run what is left; one may yet die
 
 
 def pruner(study: StudyConfig) -> optuna.pruners.BasePruner:
     """The pruner of a study; the head-only phase and the first quarter are never compared.
 
-    With folds a step is a fold, and the first may be compared.
+    With folds a step is a fold, and the first may be compared. Optuna compares a step from
+    `n_warmup_steps` on, and ours count from 1: the first after a quarter of 8 epochs is 3.
     """
     given, recipe = study.budget.pruner, study.recipe
-    warmup = 0 if study.split.folds else max(recipe.head.epochs + 1, recipe.epochs // 4)
+    steps = study.split.folds or recipe.epochs
+    first = 1 if study.split.folds else max(recipe.head.epochs, recipe.epochs // 4) + 1
     common = {
-        "n_startup_trials": given.startup, "n_warmup_steps": warmup,
+        "n_startup_trials": given.startup, "n_warmup_steps": first,
         "n_min_trials": given.min_trials,
     }  # fmt: skip
     match given.name:
@@ -155,8 +167,7 @@ def pruner(study: StudyConfig) -> optuna.pruners.BasePruner:
         case "percentile":
             return optuna.pruners.PercentilePruner(given.percentile, **common)
         case "hyperband":
-            steps = study.split.folds or recipe.epochs
-            return optuna.pruners.HyperbandPruner(max(1, warmup), steps)
+            return optuna.pruners.HyperbandPruner(first, steps)
         case _:
             return optuna.pruners.NopPruner()
 
@@ -176,7 +187,7 @@ class _Course:
     running: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.lock: Lock = lock_of(self.how.url, self.job.name)
+        self.lock: Lock = lock_of(self.how.url, self.job.name, self.how.patience)
         self.study = optuna.load_study(
             study_name=self.job.name, storage=self.storage, pruner=pruner(self.job.study)
         )
@@ -184,6 +195,7 @@ class _Course:
         self.space = spaces.as_started(spaces.space_of(self.job.study), comparable_of(self.study))
         self._confirming: optuna.Study | None = None
         self._material: Material | None = None
+        self._warm: Sequence[WarmStart] = ()
 
     def finished(self) -> bool:
         """Whether nothing is left; counts what runs elsewhere on the way."""
@@ -200,6 +212,8 @@ class _Course:
         if (stage := self._stage()) is None:
             return False
         study, plan = stage
+        self._look_up_siblings()
+        self.alive.renew()
         first = self.since.get(study.study_name, 0)
         self.lock.acquire()
         try:
@@ -212,40 +226,51 @@ class _Course:
                 return True
             number = len(study.get_trials(deepcopy=False))
             study.sampler = _sampler(self.job.study.budget, number)
-            ran: list[int] = []
             objective = Objective(
                 study.study_name, self.job.study, self.space, self._material,
-                self.lock.release, self.tell, self.keep, self._source(study),
+                self._let_go, self.tell, self.keep, self._source(study),
             )  # fmt: skip
-            self._optimise(study, partial(_begin, objective, self.alive.name, slot.key, ran), ran)
+            self._optimise(study, _Run(objective, self.alive.name, slot))
         finally:
             self.lock.release()
         return True
 
-    def _optimise(
-        self, study: optuna.Study, objective: Callable[[optuna.Trial], float], ran: list[int]
-    ) -> None:
+    def _look_up_siblings(self) -> None:
+        """What the next slots may start from. Others need not wait for it: it is not locked."""
+        trials, study = self.study.get_trials(deepcopy=False), self.job.study
+        self._warm = (
+            warm_starts(self.storage, self.job.name, study, self.space, self.how.warm_start)
+            if untried(study, trials)
+            else ()
+        )
+
+    def _let_go(self) -> bool:
+        """Let others pick their slots; says whether none could while this one was picked."""
+        alone = self.lock.held()
+        self.lock.release()
+        return alone
+
+    def _optimise(self, study: optuna.Study, run: _Run) -> None:
         try:
-            study.optimize(objective, n_trials=1, catch=(Exception,))
+            study.optimize(run, n_trials=1, catch=(Exception,))
         except (UpdateFinishedTrialError, ValueError, AssertionError):
-            trial = study.get_trials(deepcopy=False)[ran[0]] if ran else None
+            trial = study.get_trials(deepcopy=False)[run.number] if run.number >= 0 else None
             if trial is None or trial.state != TrialState.FAIL:
                 raise
             # It was silent for too long, and its slot given to another worker: leave it to that.
         except UnboundLocalError as error:  # what Optuna makes of Ctrl-C while it stores the end
             raise error.__context__ or error from None
-        if ran:
-            self.tell(Ended(study.study_name, study.get_trials(deepcopy=False)[ran[0]]))
+        if run.number >= 0:
+            self.tell(Ended(study.study_name, study.get_trials(deepcopy=False)[run.number]))
+        if run.trouble:
+            raise run.trouble
 
     def _stage(self) -> tuple[optuna.Study, Plan] | None:
         """The search while it has open slots, then the confirmation, if one is wanted."""
         trials, study = self.study.get_trials(deepcopy=False), self.job.study
         if not searched(study, trials):
-            warm = partial(
-                warm_starts, self.storage, self.job.name, study, self.space, self.how.warm_start
-            )
-            return self.study, lambda now: search_slots(study, self.space, now, warm)
-        slots = confirm_slots(study, trials)
+            return self.study, lambda now: search_slots(study, self.space, now, lambda: self._warm)
+        slots = confirm_slots(study, trials, identity_of(self.study))
         if not slots:
             return None
         if self._confirming is None:
@@ -263,15 +288,35 @@ class _Course:
         return Features(Store(self.how.features, self.how.feature_bytes))
 
 
-def _begin(
-    objective: Objective, worker: str, slot: int | str, ran: list[int], trial: optuna.Trial
-) -> float:
-    """Say whose the trial is and which slot it fills, then run it."""
-    ran.append(trial.number)
-    trial.set_user_attr("worker", worker)
-    if "slot" not in trial.user_attrs:
-        trial.set_user_attr("slot", slot)
-    return objective(trial)
+@dataclass
+class _Run:
+    """What Optuna calls for a slot: says whose the trial is and which slot it fills, then runs it.
+
+    Attributes:
+        number: of the trial; -1 before there is one.
+        trouble: what came in from the surroundings and cut the trial off, if anything did.
+    """
+
+    objective: Objective
+    worker: str
+    slot: Slot
+    number: int = -1
+    trouble: Exception | None = None
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        self.number = trial.number
+        try:
+            trial.set_user_attr("worker", self.worker)
+            if "slot" not in trial.user_attrs:
+                trial.set_user_attr("slot", self.slot.key)
+            if self.slot.rerun and not has_recipe(trial):  # it would draw and train a stranger
+                trial.set_user_attr("reason", "superseded")
+                raise MuraError(f"trial {trial.number} is not what slot {self.slot.key} runs")
+            return self.objective(trial)
+        except Exception as error:
+            if is_of_surroundings(error):
+                self.trouble = error
+            raise
 
 
 def _sampler(budget: Budget, trials: int) -> Rounded:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -16,12 +17,41 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
 from mura_tune.tuning.space import Space, fits
-from mura_tune.tuning.stored import as_attrs
+from mura_tune.tuning.stored import as_attrs, is_rerun
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 # Reasons that say nothing about a trial's values: another runs them.
-CUT = ("killed", "interrupted", "silent", "superseded")
+OUTAGE = "outage"  # the database or the disk failed, and not the trial
+CUT = ("killed", "interrupted", "silent", "superseded", OUTAGE)
+# What an earlier version stored as a trial's own failure, by the error's name.
+OUTAGES = (
+    "StorageInternalError", "OperationalError", "InterfaceError", "DBAPIError", "DatabaseError",
+    "PendingRollbackError", "OSError", "PermissionError", "FileNotFoundError", "FileExistsError",
+    "NotADirectoryError", "BlockingIOError", "TimeoutError", "BrokenPipeError",
+    "ConnectionResetError",
+)  # fmt: skip
 SAME_FAILURES = 5  # in a row: then something is wrong with more than a trial
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A searched trial with another seed: all that one slot of a confirmation may train.
+
+    Attributes:
+        recipe: what exactly is trained, seed and all.
+        axes: the distributions of the searched trial. The search's own may be narrower by now.
+        search: the identity of the search.
+        since: when the searched trial began.
+    """
+
+    recipe: Recipe
+    axes: Space = field(default_factory=dict)
+    search: str | None = None
+    since: datetime | None = None
+
+    def is_of(self, trial: FrozenTrial) -> bool:
+        """Whether a trial trains this, for this search."""
+        return is_rerun(trial, self.recipe, self.search, self.since)
 
 
 @dataclass(frozen=True)
@@ -31,15 +61,16 @@ class Slot:
     Attributes:
         key: its name in the trials that fill it.
         values: what it must run; None lets the sampler draw.
-        attrs: what a trial with these values says of itself, such as its role.
-        recipe: what exactly it must train, seed and all; then a trial that failed by itself fills
-            the slot too, since the next would fail alike.
+        attrs: what a trial with these values says of itself. One with a role fills the slot only
+            if it has that role.
+        rerun: what exactly it must train, in a confirmation; then a trial that failed by itself
+            fills the slot too, since the next would fail alike.
     """
 
     key: int | str
     values: Mapping[str, Any] | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Recipe | None = None
+    rerun: Rerun | None = None
 
 
 Plan = Callable[[Sequence[FrozenTrial]], Sequence[Slot]]
@@ -56,11 +87,9 @@ class Standing:
 
 def standing(trials: Sequence[FrozenTrial], slots: Sequence[Slot]) -> Standing:
     """Where a plan stands. Trials that fill no slot of the plan are not counted."""
-    done = {slot_of(t) for t in trials if t.state in DONE}
-    done |= _failed(trials) & {slot.key for slot in slots if slot.recipe}
-    running = {slot_of(t) for t in trials if t.state == TrialState.RUNNING} - done
-    keys = {slot.key for slot in slots}
-    return Standing(len(slots), len(keys & done), len(keys & running))
+    done = _closed(trials, slots)
+    running = _filled([t for t in trials if t.state == TrialState.RUNNING], slots) - done
+    return Standing(len(slots), len(done), len(running))
 
 
 def next_slot(
@@ -81,19 +110,16 @@ def next_slot(
     trials = study.get_trials(deepcopy=False)
     _stop_if_all_fail(study.study_name, trials[since:])
     slots = plan(trials)
-    held = {slot_of(t) for t in trials if t.state in (*DONE, TrialState.RUNNING)}
-    held |= _failed(trials) & {slot.key for slot in slots if slot.recipe}
+    running = [t for t in trials if t.state == TrialState.RUNNING]
+    held = _closed(trials, slots) | _filled(running, slots)
     open_slots = [slot for slot in slots if slot.key not in held]
-    waiting = [t for t in trials if t.state == TrialState.WAITING]
-    for trial in waiting:
-        if slot_of(trial) in held or not open_slots:  # a crash queued it, and another ran it
-            _fail(study, trial, "superseded")
-        else:
-            key = slot_of(trial)  # None: queued by a person, from the dashboard
-            return next((slot for slot in open_slots if slot.key == key), open_slots[0])
+    for trial in [t for t in trials if t.state == TrialState.WAITING]:
+        if waited_for := _slot_for(trial, open_slots):
+            return waited_for
+        _fail(study, trial, "superseded")  # a crash queued it, and another ran it
     if not open_slots:
         return None
-    slot = open_slots[0] if open_slots[0].recipe else _as_cut_off(open_slots[0], trials)
+    slot = open_slots[0] if open_slots[0].rerun else _as_cut_off(open_slots[0], trials)
     if slot.values is not None:
         _queue(study, slot, slot.values, space)
     return slot
@@ -107,12 +133,47 @@ def slot_of(trial: FrozenTrial) -> int | str | None:
 
 def was_cut(trial: FrozenTrial) -> bool:
     """Whether a trial ended without a verdict of its own: its slot is run again, as it was."""
+    if trial.state != TrialState.FAIL:
+        return False
     reason = trial.user_attrs.get("reason")
-    return trial.state == TrialState.FAIL and (reason is None or reason in CUT)
+    return reason is None or str(reason).partition(":")[0] in (*CUT, *OUTAGES)
 
 
-def _failed(trials: Sequence[FrozenTrial]) -> set[int | str | None]:
-    return {slot_of(t) for t in trials if t.state == TrialState.FAIL and not was_cut(t)}
+def failed_by_itself(trial: FrozenTrial) -> bool:
+    """Whether a trial came to an end that is a verdict on what it ran, and no score."""
+    return trial.state == TrialState.FAIL and not was_cut(trial)
+
+
+def fills(trial: FrozenTrial, slot: Slot) -> bool:
+    """Whether a trial runs, or ran, what the slot is for."""
+    if slot_of(trial) != slot.key:
+        return False
+    if slot.rerun:
+        return slot.rerun.is_of(trial)
+    return slot.attrs.get("role") in (None, trial.user_attrs.get("role"))
+
+
+def _filled(trials: Sequence[FrozenTrial], slots: Sequence[Slot]) -> set[int | str]:
+    """Keys of the slots that one of these trials fills."""
+    by_key: dict[int | str | None, list[FrozenTrial]] = {}
+    for trial in trials:
+        by_key.setdefault(slot_of(trial), []).append(trial)
+    return {slot.key for slot in slots if any(fills(t, slot) for t in by_key.get(slot.key, ()))}
+
+
+def _closed(trials: Sequence[FrozenTrial], slots: Sequence[Slot]) -> set[int | str]:
+    """Keys of the slots that need no further trial."""
+    failed = [t for t in trials if failed_by_itself(t)]
+    reruns = [slot for slot in slots if slot.rerun]
+    return _filled([t for t in trials if t.state in DONE], slots) | _filled(failed, reruns)
+
+
+def _slot_for(waiting: FrozenTrial, open_slots: Sequence[Slot]) -> Slot | None:
+    """The open slot of a queued trial; a person queues from the dashboard without naming one."""
+    if slot_of(waiting) is not None:
+        return next((slot for slot in open_slots if fills(waiting, slot)), None)
+    free = (slot for slot in open_slots if not slot.rerun and "role" not in slot.attrs)
+    return next(free, None)
 
 
 def _as_cut_off(slot: Slot, trials: Sequence[FrozenTrial]) -> Slot:
@@ -127,18 +188,20 @@ def _as_cut_off(slot: Slot, trials: Sequence[FrozenTrial]) -> Slot:
 def _queue(study: optuna.Study, slot: Slot, values: Mapping[str, Any], space: Space) -> None:
     """As a checked trial: `enqueue_trial` would take values outside the space with a warning.
 
-    Values that a changed space no longer holds are not queued: the sampler draws others.
+    Values that a changed space no longer holds are not queued: the sampler draws others. What is
+    run again keeps its own axes, and so its values.
     """
-    inside = {k: v for k, v in values.items() if k in space}
-    if not fits(inside, {name: space[name] for name in inside}):
+    axes = slot.rerun.axes if slot.rerun else space
+    inside = {k: v for k, v in values.items() if k in axes}
+    if not slot.rerun and not fits(inside, {name: axes[name] for name in inside}):
         return
     study.add_trial(
         create_trial(
             state=TrialState.WAITING,
             params=inside,
-            distributions={name: space[name] for name in inside},
+            distributions={name: axes[name] for name in inside},
             user_attrs={**slot.attrs, "slot": slot.key},
-            system_attrs=dict(as_attrs(slot.recipe)),
+            system_attrs=dict(as_attrs(slot.rerun.recipe, slot.rerun.search) if slot.rerun else {}),
         )
     )
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune import recipe as recipes
 from mura_tune.errors import InputError
@@ -23,6 +25,8 @@ CONFIG = "mura:config"  # of a study, as `config.to_dict` has it
 COMPARABLE = "mura:comparable"  # what must stay as it is for its trials to be comparable
 DEV = "mura:dev"  # labels and patients of the dev studies of each fold
 SCORES = "mura:dev_scores"  # study probabilities of each fold, float64 in base85
+IDENTITY = "mura:identity"  # of a search, drawn when it starts: its name may be another's later
+SEARCH = "mura:search"  # of a confirmation's trial: the identity of the search that it confirms
 
 
 def facts(study: optuna.Study) -> Mapping[str, Any]:
@@ -40,6 +44,18 @@ def comparable_of(study: optuna.Study) -> Mapping[str, Any] | None:
 def keep_fact(study: optuna.Study, key: str, value: Any) -> None:
     """Store something with a study."""
     study._storage.set_study_system_attr(study._study_id, key, value)
+
+
+def identity_of(study: optuna.Study) -> str | None:
+    """What tells a search from another of its name; None where an early version started it."""
+    identity: str | None = facts(study).get(IDENTITY)
+    return identity
+
+
+def identify(study: optuna.Study) -> None:
+    """Give a search an identity, if it has none. Under the study's lock."""
+    if identity_of(study) is None:
+        keep_fact(study, IDENTITY, uuid.uuid4().hex)
 
 
 def keep_recipe(trial: optuna.Trial, recipe: Recipe) -> None:
@@ -67,6 +83,41 @@ def recipe_of(trial: optuna.Trial | FrozenTrial, study: str = "study") -> Recipe
 def has_recipe(trial: optuna.Trial | FrozenTrial) -> bool:
     """Whether its recipe was fixed before it began: a confirmation's is."""
     return RECIPE in _attrs(trial)
+
+
+def is_foreign(trial: FrozenTrial) -> bool:
+    """Whether another program added a finished or pruned trial: it has no recipe, or no scores."""
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+        return False
+    scored = trial.state == TrialState.PRUNED or (SCORES in trial.system_attrs and has_score(trial))
+    return not (has_recipe(trial) and scored)
+
+
+def is_rerun(
+    run: FrozenTrial, recipe: Recipe, identity: str | None, since: datetime | None
+) -> bool:
+    """Whether a trial runs this recipe, seed and all, for this search.
+
+    A name says too little: a search may have been deleted, and its confirmation left behind. So a
+    run names its search. One of an earlier version does not; it began after the searched trial.
+
+    Args:
+        identity: of the search.
+        since: when the searched trial began.
+    """
+    if not has_recipe(run) or recipe_of(run) != recipe:
+        return False
+    if (named := run.system_attrs.get(SEARCH)) is not None:
+        return bool(named == identity)
+    return run.datetime_start is None or since is None or run.datetime_start >= since
+
+
+def confirms(run: FrozenTrial, trial: FrozenTrial, identity: str | None) -> bool:
+    """Whether a trial of a confirmation runs a searched trial again, with any seed."""
+    if run.user_attrs.get("of") != trial.number or not has_recipe(run):
+        return False
+    again = replace(recipe_of(trial), seed=recipe_of(run).seed)
+    return is_rerun(run, again, identity, trial.datetime_start)
 
 
 def scores_of(trial: FrozenTrial) -> list[NDArray[np.float64]]:
@@ -104,9 +155,10 @@ def packed(runs: Sequence[Studies]) -> list[str]:
     return [base64.b85encode(run.scores.astype("<f8").tobytes()).decode() for run in runs]
 
 
-def as_attrs(recipe: Recipe | None) -> Mapping[str, Any]:
-    """System attributes of a trial that is queued with a fixed recipe."""
-    return {RECIPE: asdict(recipe)} if recipe else {}
+def as_attrs(recipe: Recipe, identity: str | None = None) -> Mapping[str, Any]:
+    """System attributes of a trial that is queued with a fixed recipe, for a search."""
+    attrs: dict[str, Any] = {RECIPE: asdict(recipe)}
+    return attrs if identity is None else {**attrs, SEARCH: identity}
 
 
 def _attrs(trial: optuna.Trial | FrozenTrial) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mura_tune.config import StudyConfig
 from mura_tune.data.prepare import Prepared, folds_of
-from mura_tune.errors import Diverged
+from mura_tune.errors import Diverged, MuraError
 from mura_tune.learning.batches import Split, split_of
 from mura_tune.learning.memory import Epoch
 from mura_tune.learning.metrics import ACCURACY, AUC, Estimate, Studies
@@ -22,8 +24,11 @@ from mura_tune.learning.paired import fold_mean
 from mura_tune.learning.sources import Source, pixels
 from mura_tune.learning.tasks import task_of
 from mura_tune.learning.training import Fit, fit
+from mura_tune.lines import printable
 from mura_tune.recipe import Recipe
 from mura_tune.tuning import space as spaces
+from mura_tune.tuning.outages import Outage
+from mura_tune.tuning.slots import OUTAGE
 from mura_tune.tuning.stored import has_recipe, keep_recipe, keep_scores, recipe_of
 
 DIGITS = 6  # of a score, where people see it: finer than one pair of studies among a million
@@ -63,13 +68,17 @@ def material(prepared: Prepared, study: StudyConfig, device: torch.device) -> Ma
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """What Optuna calls. `drawn` is called once the values stand and the lock may go."""
+    """What Optuna calls.
+
+    Attributes:
+        drawn: called once the values stand and the lock may go; says whether it was held so far.
+    """
 
     name: str
     study: StudyConfig
     space: spaces.Space
     material: Material
-    drawn: Callable[[], None]
+    drawn: Callable[[], bool]
     tell: Callable[[Progress], None]
     keep: Keep
     source: Source = pixels
@@ -79,25 +88,34 @@ class Objective:
         try:
             recipe = self._recipe(trial)
         finally:
-            self.drawn()
+            alone = self.drawn()
         try:
-            return self._train(trial, recipe)
+            if not alone:  # a connection was lost, and with it the lock: another may fill the slot
+                _keep(trial, "reason", "superseded")
+                raise MuraError("the lock was lost while values were drawn; the slot is run again")
+            score = self._train(trial, recipe)
+        except Outage:
+            raise  # nothing more can be stored; a trial without a reason is run again
         except KeyboardInterrupt:
             _keep(trial, "reason", "interrupted")
+            _keep(trial, "seconds", _elapsed(started))
             raise
         except (optuna.TrialPruned, UpdateFinishedTrialError):
+            _keep(trial, "seconds", _elapsed(started))
             raise
         except Exception as error:  # whatever it is, it is stored with its trial, and told
-            _keep(trial, "reason", _reason(error))
+            if alone:
+                _keep(trial, "reason", _reason(error))
+            _keep(trial, "seconds", _elapsed(started))
             raise
-        finally:
-            _keep(trial, "seconds", round(time.perf_counter() - started, 3))
+        _keep(trial, "seconds", _elapsed(started))
+        return score
 
     def _recipe(self, trial: optuna.Trial) -> Recipe:
-        values = spaces.suggest(trial, self.space)
-        source = f"study {self.name} trial {trial.number}"
         if has_recipe(trial):  # a confirmation: a searched trial's, with another seed
             return recipe_of(trial, self.name)
+        values = spaces.suggest(trial, self.space)
+        source = f"study {self.name} trial {trial.number}"
         recipe = spaces.recipe_for(self.study, values, source)
         keep_recipe(trial, recipe)
         trial.set_user_attr("digest", recipe.digest)
@@ -163,9 +181,24 @@ def _keep(trial: optuna.Trial, key: str, value: Any) -> None:
         return
 
 
+def is_of_surroundings(error: Exception) -> bool:
+    """Whether an error says something about disk, database or network, and nothing of a trial."""
+    if isinstance(error, OSError):
+        return error.errno != errno.ENOMEM
+    return isinstance(error, SQLAlchemyError | StorageInternalError)
+
+
+def _elapsed(started: float) -> float:
+    return round(time.perf_counter() - started, 3)
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return "out of memory"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return "out of memory"
+    if is_of_surroundings(error):
+        return f"{OUTAGE}: {printable(error)}"[:500]
     if isinstance(error, Diverged):
         return "diverged: " + str(error)
-    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
+    return f"{type(error).__name__}: {printable(error)}"[:500]

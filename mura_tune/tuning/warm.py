@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 from mura_tune.config import StudyConfig
 from mura_tune.errors import InputError
 from mura_tune.tuning.plans import WarmStart
-from mura_tune.tuning.results import best, confirmation
+from mura_tune.tuning.results import choose, confirmation
 from mura_tune.tuning.space import Space, fits
 from mura_tune.tuning.storage import CONFIRMS
 from mura_tune.tuning.stored import COMPARABLE, facts
@@ -38,14 +38,17 @@ def warm_starts(
         names = [n for n in there if n != name and not n.endswith(CONFIRMS)]
     else:
         names = [n for n in map(str.strip, which.split(",")) if n != name]
-    found = []
+    found: list[WarmStart] = []
+    share = max(1, study.budget.trials // SHARE)
     for sibling in names:
+        if which == AUTO and len(found) == share:
+            break
         start = _winner(storage, sibling, study, space)
         if isinstance(start, WarmStart):
             found.append(start)
         elif which != AUTO:
             raise InputError(f"--warm-start {sibling}: {start}; name another, or use auto or none")
-    return found[: max(1, study.budget.trials // SHARE)]
+    return found[:share]
 
 
 def _winner(
@@ -59,16 +62,17 @@ def _winner(
     if COMPARABLE not in facts(opened):
         return "not one of ours"
     try:
-        found = best(opened, confirmation(storage, sibling))
-    except InputError:
-        return "no trial of it has finished"
-    if not found.confirmed:
+        chosen = choose(opened, confirmation(storage, sibling))
+    except InputError as error:
+        return str(error)
+    if chosen.pending or not chosen.runs:
         return "its winner is not confirmed yet"
-    if found.config.task != study.task:
-        return f"it searched the task {found.config.task}, not {study.task}"
-    theirs, ours = found.config.recipe, study.recipe
+    if chosen.config.task != study.task:
+        return f"it searched the task {chosen.config.task}, not {study.task}"
+    theirs, ours = chosen.config.recipe, study.recipe
     if (theirs.arch, theirs.size) != (ours.arch, ours.size):
         return f"it searched {theirs.arch} at {theirs.size} px, not {ours.arch} at {ours.size} px"
-    if not fits(found.best.params, space):
+    winner = chosen.winner
+    if not fits(winner.params, space):
         return "its winner's values are not all in this search space"
-    return WarmStart(f"{sibling} trial {found.best.number}", found.best.params)
+    return WarmStart(f"{sibling} trial {winner.number}", winner.params)

@@ -13,7 +13,7 @@ from mura_tune.learning.memory import Epoch
 from mura_tune.tuning.search import Ended, Event
 from mura_tune.tuning.slots import DONE, was_cut
 from mura_tune.tuning.storage import CONFIRMS
-from mura_tune.tuning.stored import dev_score_of
+from mura_tune.tuning.stored import dev_score_of, is_foreign
 from mura_tune.tuning.words import trial_line
 
 # What matters first: a terminal of 80 columns cuts the rest.
@@ -58,7 +58,8 @@ class Watch:
         self._measures = measures
         self._running: dict[tuple[str, int], str] = {}
         self._ended: dict[str, dict[int, FrozenTrial]] = {
-            name: {t.number: t for t in trials(name) if t.state.is_finished()} for name in wanted
+            name: {t.number: t for t in trials(name) if t.state.is_finished() and not is_foreign(t)}
+            for name in wanted
         }
         self._bar = _bar(sum(wanted.values()), "trials", "trial")
         self._bar.initial = self._done()  # an earlier call's say nothing about this one's speed

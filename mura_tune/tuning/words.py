@@ -6,7 +6,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from mura_tune.tuning.results import Best, Trial
+from mura_tune.tuning.results import Best, Trial, numbers
+from mura_tune.tuning.slots import was_cut
 from mura_tune.tuning.stored import dev_score_of
 
 FEW = 10  # patients of a class, below which a percentile interval says too little
@@ -19,22 +20,37 @@ def describe(found: Best) -> str:
     if found.baseline:
         lines.append(f"baseline  {_line(found, found.baseline)}")
     lines.append(f"          finished trials range from {found.span[0]:.3f} to {found.span[1]:.3f}")
-    if found.confirmed:
-        seeds = len(found.confirmed[0].scores)
-        lines.append(
-            f"confirmed with {seeds} new seed{'s' * (seeds > 1)} each (dev {found.monitor}):"
-        )
-        lines += [
-            f"  trial {c.trial:>3}  mean {c.mean:.3f}  ({', '.join(f'{s:.3f}' for s in c.scores)})"
-            for c in found.confirmed
-        ]
+    lines += _confirmation(found)
+    if found.foreign:
+        verb = "is" if len(found.foreign) == 1 else "are"
+        lines.append(f"{numbers('trial', found.foreign)} {verb} another program's, without recipe "
+                     "or scores, and left out of account")  # fmt: skip
     lines.append(verdict(found))
     return "\n".join(lines)
 
 
+def _confirmation(found: Best) -> list[str]:
+    """A line for each candidate that was trained again, or could not be."""
+    lines = []
+    if found.confirmed:
+        seeds = len(found.confirmed[0].scores)
+        plural = "" if seeds == 1 else "s"
+        lines.append(f"confirmed with {seeds} new seed{plural} each (dev {found.monitor}):")
+    for one in found.confirmed:
+        each = ", ".join(f"{score:.3f}" for score in one.scores)
+        lines.append(f"  trial {one.trial:>3}  mean {one.mean:.3f}  ({each})")
+    lines += [
+        f"  trial {number:>3}  not confirmed: {reason}"
+        for number, reason in found.unconfirmed.items()
+    ]
+    return lines
+
+
 def verdict(found: Best) -> str:
-    """Whether the winner beats the baseline, and by how much."""
-    how = "over new seeds" if found.confirmed else "by one seed each, the winner's picked as best"
+    """Whether the winner beats the baseline, by how much, and over which scores."""
+    if found.pending:
+        return (f"no winner yet: the confirmation is not done ({numbers('trial', found.pending)} "
+                "to go); the same 'mura tune' goes on with it")  # fmt: skip
     if found.baseline is None:
         return "no baseline finished: nothing to compare the winner with"
     if found.best.number == found.baseline.number:
@@ -42,7 +58,7 @@ def verdict(found: Best) -> str:
     d = found.difference
     assert d is not None  # there is a baseline, and another won
     text = (f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] dev {found.monitor}, paired by patient, "
-            f"{how}")  # fmt: skip
+            f"{_compared(found)}")  # fmt: skip
     if found.rarer < FEW:
         return (f"{found.rarer} dev patients of one class are too few to say whether the winner "
                 f"beats the baseline: {text}")  # fmt: skip
@@ -51,6 +67,14 @@ def verdict(found: Best) -> str:
     if d.high < 0:
         return f"the winner is worse than the baseline: {text}"
     return f"the winner is not shown to beat the baseline: {text}"
+
+
+def _compared(found: Best) -> str:
+    """Which scores the difference is of."""
+    if found.over_new_seeds:
+        return "over new seeds"
+    picked = "by one seed each, the winner's picked as best"
+    return f"{picked}: the baseline is not confirmed" if found.confirmed else picked
 
 
 def shown_params(params: dict[str, Any]) -> str:
@@ -78,7 +102,8 @@ def trial_line(trial: FrozenTrial, measure: str) -> str:
                 f"dev {measure} {trial.value:.3f}"
             )
         case _:
-            outcome = f"failed: {trial.user_attrs.get('reason', 'unknown')}"
+            ended = "cut off" if was_cut(trial) else "failed"
+            outcome = f"{ended}: {trial.user_attrs.get('reason', 'unknown')}"
     told = f"{head}  {outcome}  {seconds}" + (f"  ({role})" if role else "")
     return f"{told}  {params}"
 

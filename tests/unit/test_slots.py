@@ -11,10 +11,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from mura_tune import config
 from mura_tune.config import StudyConfig
 from mura_tune.errors import MuraError
+from mura_tune.recipe import Recipe
 from mura_tune.tuning.plans import WarmStart, confirm_slots, search_slots, searched
-from mura_tune.tuning.slots import Slot, next_slot, standing
+from mura_tune.tuning.slots import Rerun, Slot, next_slot, standing
 from mura_tune.tuning.storage import open_storage, url_of
-from mura_tune.tuning.stored import as_attrs, recipe_of
+from mura_tune.tuning.stored import SCORES, as_attrs, recipe_of
 
 SPACE = {"augment": FloatDistribution(0.0, 1.0)}
 PLAN = [Slot(0), Slot(1), Slot(2)]
@@ -27,12 +28,20 @@ def study(tmp_path: Path) -> optuna.Study:
     return optuna.create_study(storage=storage, direction="maximize")
 
 
-def add(study: optuna.Study, state: TrialState, slot: object, **attrs: Any) -> FrozenTrial:
+def add(
+    study: optuna.Study,
+    state: TrialState,
+    slot: object,
+    recipe: Recipe | None = None,
+    search: str | None = None,
+    **attrs: Any,
+) -> FrozenTrial:
     value = 0.5 if state in (TrialState.COMPLETE, TrialState.PRUNED) else None
     study.add_trial(
         create_trial(
             state=state, value=value, params={"augment": 0.25}, distributions=SPACE,
             user_attrs={"slot": slot, **attrs},
+            system_attrs=dict(as_attrs(recipe, search)) if recipe else {},
         )
     )  # fmt: skip
     return study.get_trials()[-1]
@@ -69,7 +78,7 @@ def test_what_was_cut_off_is_queued_again_as_it_was(
 
 def test_a_confirmation_that_was_cut_off_is_queued_whole(study: optuna.Study) -> None:
     recipe = study_of().recipe
-    fixed = Slot("3:1", {"augment": 0.75}, {"role": "confirmation", "of": 3}, recipe)
+    fixed = Slot("3:1", {"augment": 0.75}, {"role": "confirmation", "of": 3}, Rerun(recipe, SPACE))
     add(study, TrialState.FAIL, "3:1", reason="killed", role="confirmation", of=3)
     assert ask(study, [fixed]) == fixed
     queued = study.get_trials()[-1]
@@ -79,10 +88,11 @@ def test_a_confirmation_that_was_cut_off_is_queued_whole(study: optuna.Study) ->
 
 
 def test_what_failed_by_itself_is_not_run_again_as_it_was(study: optuna.Study) -> None:
-    add(study, TrialState.FAIL, 0, reason="out of memory")
+    recipe = study_of().recipe
+    add(study, TrialState.FAIL, 0, recipe, reason="out of memory")
     assert ask(study) == Slot(0)
     assert len(study.trials) == 1
-    fixed = Slot(0, recipe=study_of().recipe)  # the next would fail alike
+    fixed = Slot(0, rerun=Rerun(recipe))  # the next would fail alike
     assert ask(study, [fixed, Slot(1)]) == Slot(1)
 
 
@@ -125,10 +135,11 @@ def test_standing_counts_slots_not_trials(study: optuna.Study) -> None:
     add(study, TrialState.COMPLETE, 0)
     add(study, TrialState.RUNNING, 1)
     add(study, TrialState.COMPLETE, 7)  # of a larger budget
-    add(study, TrialState.FAIL, 2, reason="out of memory")
+    recipe = study_of().recipe
+    add(study, TrialState.FAIL, 2, recipe, reason="out of memory")
     now = standing(study.get_trials(), PLAN)
     assert (now.wanted, now.done, now.running) == (3, 1, 1)
-    assert standing(study.get_trials(), [*PLAN[:2], Slot(2, recipe=study_of().recipe)]).done == 2
+    assert standing(study.get_trials(), [*PLAN[:2], Slot(2, rerun=Rerun(recipe))]).done == 2
 
 
 def study_of(trials: int = 4) -> StudyConfig:
@@ -159,14 +170,14 @@ def test_warm_starts_take_the_first_free_slots_once(study: optuna.Study) -> None
 
 
 def test_the_best_and_the_baseline_are_confirmed_with_new_seeds(study: optuna.Study) -> None:
-    recipe = dict(as_attrs(study_of().recipe))
+    system = {**as_attrs(study_of().recipe), SCORES: []}
     values = {0: 0.6, 1: 0.9, 2: 0.7, 3: 0.8, 4: 0.5}
     for slot, value in values.items():
-        attrs = {"slot": slot, **({"role": "baseline"} if slot == 0 else {})}
-        study.add_trial(create_trial(value=value, user_attrs=attrs, system_attrs=recipe))
+        attrs = {"slot": slot, "dev_score": {}, **({"role": "baseline"} if slot == 0 else {})}
+        study.add_trial(create_trial(value=value, user_attrs=attrs, system_attrs=system))
     slots = confirm_slots(study_of(5), study.get_trials())
     assert [s.key for s in slots] == ["1:1", "3:1", "2:1", "0:1", "1:2", "3:2", "2:2", "0:2"]
-    assert [s.recipe.seed for s in slots] == [1] * 4 + [2] * 4
+    assert [s.rerun.recipe.seed for s in slots] == [1] * 4 + [2] * 4
     assert searched(study_of(5), study.get_trials())
     assert not searched(study_of(6), study.get_trials())
     assert confirm_slots(
