@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -97,3 +98,4 @@ def _prepare_environment(name: str) -> None:
     if importlib.util.find_spec("fcntl") is None:
         _fail(f"{name}: needs Linux or macOS (on Windows: inside WSL); this system has no fcntl", 2)
     os.environ["MPLBACKEND"] = "Agg"  # a notebook's own backend is not importable from here
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it finds a cache folder by itself

@@ -87,12 +87,22 @@ def replace(path: Path, *parts: Buffer) -> None:
             name.chmod(stat.S_IMODE(path.stat().st_mode))
         name.replace(path)
         sync(path.parent)
-    except OSError as error:
+    except BaseException as error:
         _remove(name)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except BaseException:
-        _remove(name)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError that names no file name `path`: what writes to an open file knows none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def share(path: Path) -> None:

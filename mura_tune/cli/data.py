@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mura_tune import console
+from mura_tune import console, files
 from mura_tune.cli.options import (
     data_option,
     json_option,
@@ -39,9 +39,11 @@ def phantom(
         return tqdm(items, desc="phantoms", unit="study", disable=None)
 
     chosen = areas or phantoms.AREAS
-    phantoms.write(out, areas=chosen, patients=patients, seed=seed, size=size, progress=bar)
+    with files.naming(out):
+        phantoms.write(out, areas=chosen, patients=patients, seed=seed, size=size, progress=bar)
     if sheet:
-        phantoms.contact_sheet(out, sheet)
+        with files.naming(sheet):
+            phantoms.contact_sheet(out, sheet)
     areas_drawn = "1 area" if len(chosen) == 1 else f"{len(chosen)} areas"
     click.echo(f"{out}: radiographs of {areas_drawn} in MURA's layout")
     if sheet:

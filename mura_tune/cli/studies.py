@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mura_tune import files
 from mura_tune.cli.options import runs_option, storage_option, url_of
 
 
@@ -40,7 +41,7 @@ def export(name: str, out: Path | None, runs: Path, storage: str | None) -> None
 
     text = manage.table(url_of(storage, runs), name)
     if out:
-        out.write_text(text, encoding="utf-8")
+        files.replace(out, text.encode())
         click.echo(f"{out}: {len(text.splitlines()) - 1} trials")
     else:
         click.echo(text, nl=False)
