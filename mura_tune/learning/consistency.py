@@ -12,7 +12,7 @@ from mura_tune.errors import InputError
 from mura_tune.learning.augment import ROTATION
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.losses import Loss
-from mura_tune.learning.models import Network, run
+from mura_tune.learning.models import Network, is_map, run, shape_of
 
 BLACK = -MEAN / STD  # of a normalised view; what a turn brings in from outside
 
@@ -48,10 +48,10 @@ def require_map(net: Network, size: int) -> None:
         features = feature_map(net.eval(), torch.zeros(1, 1, size, size, device=device))
     net.train(was_training)
     name = type(net.body).__name__
-    if features.ndim != 4:
+    if not is_map(features):
         raise InputError(
             f"consistency: {name} has no feature map (its features are "
-            f"{tuple(features.shape[1:])}); take a convolutional network or consistency: 0.0"
+            f"{shape_of(features)}); take a convolutional network or consistency: 0.0"
         )
     if _places_last(net, features).shape[1:3].numel() == 1:
         raise InputError(

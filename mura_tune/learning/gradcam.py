@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mura_tune.errors import InputError
 from mura_tune.learning.ensemble import Model, members_of
-from mura_tune.learning.models import Network
+from mura_tune.learning.models import Network, is_map, shape_of
 
 STEPS = 20  # pixels are taken in this many equal portions
 BLUR = 0.1  # standard deviation of what a removed pixel shows, as a share of the side
@@ -63,10 +63,10 @@ def _evidence(net: Network, x_nchw: Tensor, output: int) -> Tensor:
     """The last feature map times one logit's gradient, (N, 1, H, W)."""
     with torch.no_grad():
         features = net.body.forward_features(x_nchw)
-    if features.ndim != 4:
+    if not is_map(features):
         raise InputError(
             f"{type(net.body).__name__} has no feature map to explain (its features are "
-            f"{tuple(features.shape[1:])}); explain needs a convolutional network"
+            f"{shape_of(features)}); explain needs a convolutional network"
         )
     with torch.enable_grad():
         features.requires_grad_()

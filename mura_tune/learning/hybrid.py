@@ -45,7 +45,7 @@ class Hybrid(nn.Module):
     def forward_features(self, x_nchw: Tensor) -> Tensor:
         """The encoded map (N, C, H, W); raises InputError if the stem gives no map."""
         map_nchw: Tensor = self.stem.forward_features(x_nchw)
-        if map_nchw.ndim != 4:
+        if not isinstance(map_nchw, Tensor) or map_nchw.ndim != 4:  # CoaT gives a list
             raise InputError(
                 f"hybrid: {type(self.stem).__name__} gives no feature map; "
                 "name a convolutional stem, such as hybrid-resnet18"

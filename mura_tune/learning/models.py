@@ -144,6 +144,8 @@ def build(
         if size is not None:
             _require_patches(body, arch, size)
             _try(body, arch, size, channels)
+    if any(value.ndim == 5 for value in body.parameters()):  # torch would take them for videos
+        return Network(body)
     return Network(body).to(memory_format=torch.channels_last)
 
 
@@ -351,6 +353,16 @@ def run(steps: Sequence[Step], x: Tensor) -> Tensor:
         for step in steps:
             x = step(x)
     return x
+
+
+def is_map(features: object) -> bool:
+    """Whether what `forward_features` gave is one map, (N, C, H, W); CoaT gives several."""
+    return isinstance(features, Tensor) and features.ndim == 4
+
+
+def shape_of(features: object) -> str:
+    """What `forward_features` gave of each view, for a message."""
+    return str(tuple(features.shape[1:])) if isinstance(features, Tensor) else "several"
 
 
 def _steps(body: nn.Module) -> list[Step] | None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 
+import torch
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+
 from mura_tune.config import StudyConfig
-from mura_tune.errors import InputError
+from mura_tune.errors import InputError, MuraError
 from mura_tune.learning.consistency import require_map
+from mura_tune.learning.gradcam import gradcam
+from mura_tune.learning.models import Network
 from mura_tune.learning.tasks import TASKS
+from mura_tune.learning.weights import separate
+from mura_tune.lines import printable
 from mura_tune.recipe import Recipe, changed
 
 AREAS = 2  # whatever their number, a network can be built or not
@@ -16,12 +25,13 @@ DECIDE = ("arch", "pretrained", "consistency")  # recipe fields on which it depe
 
 
 def check_networks(study: StudyConfig) -> None:
-    """Build each network that a trial or the final run may have, and show it one black image.
+    """Build each network that a trial or the final run may have, and do with it once what will be
+    done: train, save, load and explain it.
 
     Raises:
         InputError: an unknown name, a size it cannot take, weights that do not fit or are out of
-            reach, or consistency on a network without a feature map; what the search would have
-            drawn is told.
+            reach, consistency on a network without a feature map, or a network that cannot be
+            trained or released; what the search would have drawn is told.
     """
     axes = {path: study.search[path].values for path in DECIDE if path in study.search}
     final = {path: value for path, value in study.final.items() if path in DECIDE}
@@ -42,3 +52,34 @@ def _legal(task: str, recipe: Recipe) -> None:
     net = TASKS[task].network(recipe, AREAS)
     if recipe.consistency:
         require_map(net, recipe.size)
+    for deed, rehearse in (("trained", _train), ("released", _release), ("explained", _explain)):
+        try:
+            rehearse(net, recipe)
+        except (MuraError, MemoryError):
+            raise
+        except Exception as error:  # of a library's network: whatever it is, training would be lost
+            reason = printable(error) or type(error).__name__
+            raise InputError(
+                f"arch {recipe.arch}: cannot be {deed} ({reason}); choose another arch"
+            ) from error
+
+
+def _train(net: Network, recipe: Recipe) -> None:
+    """A step forward and backward on two black images."""
+    net.train()
+    views = torch.zeros(2, 1, recipe.size, recipe.size)
+    with torch.random.fork_rng(devices=[]):
+        torch.autograd.backward(net(views).square().sum())
+    net.zero_grad()
+
+
+def _release(net: Network, recipe: Recipe) -> None:
+    """To the bytes of a release's file of weights, and back."""
+    weights = from_safetensors(to_safetensors(separate(net.body.state_dict())))
+    net.body.load_state_dict(weights)
+
+
+def _explain(net: Network, recipe: Recipe) -> None:
+    """The map of one black image, as trials and reports show it, where the network has one."""
+    with contextlib.suppress(InputError):
+        gradcam(net, torch.zeros(1, 1, recipe.size, recipe.size))
