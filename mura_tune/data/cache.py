@@ -123,7 +123,7 @@ def build(
     size: int,
     folder: Path,
     *,
-    threads: int = 2,
+    threads: int | None = None,
     progress: bool = True,
     strict: bool = False,
     limit: float = 0.05,
@@ -180,7 +180,12 @@ def _unchanged(dataset: Dataset, records: Records) -> bool:
 
 
 def _rebuild(
-    dataset: Dataset, size: int, file: Path, old: _Stored | None, threads: int, progress: bool
+    dataset: Dataset,
+    size: int,
+    file: Path,
+    old: _Stored | None,
+    threads: int | None,
+    progress: bool,
 ) -> _Stored:
     """Write the pixel file and then the manifest `file`."""
     home = file.parent
@@ -201,7 +206,7 @@ def _rebuild(
     try:
         with (
             temporary.open("wb") as out,
-            contextlib.closing(in_order(one, paths, threads)) as reads,
+            contextlib.closing(in_order(one, paths, threads, size * size)) as reads,
             bar(dataset, len(paths), progress) as shown,
         ):
             _header(out, len(paths), size)

@@ -1,6 +1,7 @@
 """Read many images in threads, in order, with a bounded number in flight and a bar to watch."""
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,9 @@ from mura_tune.data.images import Record
 from mura_tune.data.near import NearCopy
 from mura_tune.data.records import Digests, Records
 
-AHEAD = 32  # images in flight per thread: the bound on memory, whatever the dataset's size
+AHEAD = 32  # images in flight per thread: those after a slow one are read meanwhile
+IN_FLIGHT = 64 << 20  # bytes of results that wait for their turn; `images` bounds what makes them
+MOST = 32  # threads: Python itself runs in one of them at a time, and that is then busy
 
 T = TypeVar("T")
 
@@ -30,7 +33,14 @@ class Scan:
     near: tuple[NearCopy, ...]
 
 
-def scan(dataset: Dataset, *, threads: int = 2, progress: bool = True) -> Scan:
+def usable_threads() -> int:
+    """How many threads to read with: a core each of those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(MOST, len(os.sched_getaffinity(0)))
+    return min(MOST, os.cpu_count() or 1)
+
+
+def scan(dataset: Dataset, *, threads: int | None = None, progress: bool = True) -> Scan:
     """Read every image once, storing nothing."""
     side = max(copies.CLOSER)
 
@@ -41,8 +51,9 @@ def scan(dataset: Dataset, *, threads: int = 2, progress: bool = True) -> Scan:
     paths = list(dataset.frame["path"])
     found = Records()
     small: dict[str, NDArray[np.uint8]] = {}
+    reads = in_order(one, paths, threads, result_bytes=side * side)
     with bar(dataset, len(paths), progress) as shown:
-        for path, (record, square) in zip(paths, in_order(one, paths, threads), strict=True):
+        for path, (record, square) in zip(paths, reads, strict=True):
             found.add(path, record)
             if square is not None:
                 small[record.pixel_sha] = square
@@ -54,14 +65,21 @@ def scan(dataset: Dataset, *, threads: int = 2, progress: bool = True) -> Scan:
 
 
 def in_order(
-    work: Callable[[str], T], paths: Iterable[str], threads: int
+    work: Callable[[str], T], paths: Iterable[str], threads: int | None, result_bytes: int
 ) -> Generator[T, None, None]:
-    """Yield `work` of each path in order, from threads, with a bounded number in flight."""
-    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="read")
+    """Yield `work` of each path in order, from threads, with a bounded number in flight.
+
+    Args:
+        threads: None for `usable_threads`.
+        result_bytes: memory that a result takes, about; together they take IN_FLIGHT at most.
+    """
+    threads = threads or usable_threads()
+    ahead = max(threads, min(AHEAD * threads, IN_FLIGHT // max(1, result_bytes)))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
     todo = iter(paths)
     flight: deque[Future[T]] = deque()
     try:
-        for path in itertools.islice(todo, AHEAD * max(1, threads)):
+        for path in itertools.islice(todo, ahead):
             flight.append(pool.submit(work, path))
         while flight:
             result = flight.popleft().result()

@@ -606,18 +606,48 @@ def test_the_bar_goes_to_a_terminals_stderr_under_the_datasets_name(
     assert "30/30" in err
 
 
-def test_no_more_than_the_bound_is_in_flight() -> None:
+@pytest.mark.parametrize(
+    ("threads", "result_bytes", "bound"),
+    [(2, 1, 2 * scan.AHEAD), (64, 1 << 20, scan.IN_FLIGHT >> 20), (64, scan.IN_FLIGHT, 64)],
+)
+def test_no_more_than_the_bound_is_in_flight(threads: int, result_bytes: int, bound: int) -> None:
     started: list[str] = []
 
     def work(path: str) -> tuple[images.Record, None]:
         started.append(path)
         return images.Record(0, 0, "a", "b", ""), None
 
-    reads = scan.in_order(work, (str(i) for i in range(10_000)), 2)
+    reads = scan.in_order(work, (str(i) for i in range(10_000)), threads, result_bytes)
     next(reads)
     time.sleep(0.1)
-    assert len(started) <= 2 * scan.AHEAD + 1
+    assert bound <= len(started) <= bound + 1
     reads.close()
+
+
+@pytest.mark.parametrize("reader", ["cache", "scan"])
+def test_as_many_images_are_read_at_once_as_there_are_cores(
+    dataset: Dataset, runs: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(5)))
+    all_reading, examine = threading.Barrier(5, timeout=20), images.examine
+
+    def together(*args: object) -> object:
+        all_reading.wait()
+        return examine(*args)
+
+    monkeypatch.setattr(images, "examine", together)
+    if reader == "cache":
+        assert len(build(dataset, runs).pixels) == 30
+    else:
+        assert len(scan.scan(dataset, progress=False).records) == 30
+
+
+def test_no_machine_has_too_many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(256)))
+    assert scan.usable_threads() == scan.MOST
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert scan.usable_threads() == 1
 
 
 def test_the_manifest_tells_what_each_file_held(dataset: Dataset, runs: Path) -> None:
