@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import logging
@@ -26,7 +25,7 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends like Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _prepare_streams()
-        _prepare_environment(name)
+        _prepare_environment()
         code = command.main(args=args, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as leave:
@@ -93,9 +92,7 @@ def _nowhere() -> TextIO:
     return Path(os.devnull).open("w", encoding="utf-8")
 
 
-def _prepare_environment(name: str) -> None:
-    """Refuse a system that cannot work, and leave out what a caller's environment would break."""
-    if importlib.util.find_spec("fcntl") is None:
-        _fail(f"{name}: needs Linux or macOS (on Windows: inside WSL); this system has no fcntl", 2)
+def _prepare_environment() -> None:
+    """Leave out what the caller's environment would break."""
     os.environ["MPLBACKEND"] = "Agg"  # a notebook's own backend is not importable from here
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it finds a cache folder by itself

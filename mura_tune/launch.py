@@ -1,15 +1,17 @@
-"""Where the commands begin: from the first moment on, Ctrl-C ends in one line."""
+"""Where the commands begin: on a system that they need, and Ctrl-C ends in one line at once."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
+import sys
 from types import FrameType
 
 
 def mura() -> None:
     """The `mura` command."""
-    _end_at_once_when_interrupted("mura")
+    _prepare("mura")
     from mura_tune.cli import main
 
     main()
@@ -17,15 +19,16 @@ def mura() -> None:
 
 def mura_infer() -> None:
     """The `mura-infer` command."""
-    _end_at_once_when_interrupted("mura-infer")
+    _prepare("mura-infer")
     from mura_tune.cli_infer import main
 
     main()
 
 
-def _end_at_once_when_interrupted(name: str) -> None:
-    """While modules are imported nothing is at stake, and an exception could surface anywhere.
+def _prepare(name: str) -> None:
+    """Refuse a system without file locks, and end at once when interrupted.
 
+    While modules are imported nothing is at stake, and a KeyboardInterrupt could surface anywhere.
     `console.run` puts the usual handlers in place.
     """
 
@@ -35,3 +38,7 @@ def _end_at_once_when_interrupted(name: str) -> None:
 
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)
+    if importlib.util.find_spec("fcntl") is None:
+        line = f"{name}: needs Linux or macOS (on Windows: inside WSL); this system has no fcntl"
+        print(line, file=sys.stderr)
+        sys.exit(2)
