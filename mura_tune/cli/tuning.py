@@ -196,16 +196,25 @@ def show(area: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.command(short_help="Look at the searches in the browser.")
 @runs_option
 @storage_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8080, show_default=True, help="0 picks a free one.")
+@click.option("--host", "hosts", multiple=True, default=("127.0.0.1",), show_default=True,
+              metavar="HOST", help="Name or address of this machine to listen on; 0.0.0.0 listens "
+              "on every network. Only requests for it are answered: for a name of its own, for "
+              "127.0.0.1 and localhost where it is one of them, for 0.0.0.0 any IP address, "
+              "localhost and this machine's own name. Repeat it with NAME or NAME:PORT for each "
+              "other name that browsers use, as behind a tunnel or a proxy.")  # fmt: skip
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
+              help="0 picks a free one.")  # fmt: skip
 @click.option("--writable", is_flag=True, help="Let the browser rename and delete studies.")
-def dashboard(runs: Path, storage: str | None, host: str, port: int, writable: bool) -> None:
+def dashboard(
+    runs: Path, storage: str | None, hosts: tuple[str, ...], port: int, writable: bool
+) -> None:
     """Serve optuna-dashboard for the studies: to look at, and not to change."""
     from mura_tune.tuning import board
 
+    host, *names = hosts
     if writable:
         console.note(f"warning: {board.warning(host)}")
     board.serve(
         url_of(storage, runs), host, port, lambda url: click.echo(f"studies at {url}"),
-        artifacts=runs / "artifacts", writable=writable,
+        names=names, artifacts=runs / "artifacts", writable=writable, report=console.note,
     )  # fmt: skip

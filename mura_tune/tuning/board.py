@@ -3,51 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from socketserver import ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from mura_tune.errors import InputError
+from mura_tune.errors import explain
+from mura_tune.lines import printable
+from mura_tune.tuning import guards
+from mura_tune.tuning.guards import App
+from mura_tune.tuning.server import Server
 from mura_tune.tuning.storage import open_storage
 
-StartResponse = Callable[..., Any]
-App = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
-
-def read_only(app: App) -> App:
-    """`app` with every request refused that could change a study."""
-
-    def guarded(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            return app(environ, start_response)
-        start_response("403 Forbidden", [("Content-Type", "application/json")])
-        return [b'{"reason": "this dashboard is read-only"}']
-
-    return guarded
-
-
-def contained(app: App) -> App:
-    """`app` with artifacts that no other site may read, and that run no script when opened."""
-
-    def served(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        def start(status: str, headers: Sequence[tuple[str, str]], *rest: Any) -> Any:
-            kept = [(k, v) for k, v in headers if k.lower() != "access-control-allow-origin"]
-            kept += [("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff")]
-            return start_response(status, kept, *rest)
-
-        artifact = environ.get("PATH_INFO", "").startswith("/artifacts/")
-        return app(environ, start if artifact else start_response)
-
-    return served
-
-
-def app(url: str, artifacts: Path | None = None, *, writable: bool = False) -> App:
+def app(
+    url: str, artifacts: Path | None = None, *, writable: bool = False,
+    report: Callable[[str], None] = print,
+) -> App:  # fmt: skip
     """The dashboard of a storage, read-only unless `writable`.
 
     Args:
         artifacts: the folder that the trials' pictures are in.
+        report: is given a line for each request that it failed to answer.
 
     Raises:
         InputError: no such database.
@@ -56,19 +33,23 @@ def app(url: str, artifacts: Path | None = None, *, writable: bool = False) -> A
     from optuna_dashboard import wsgi
 
     store = FileSystemArtifactStore(artifacts) if artifacts else None
-    board = contained(wsgi(open_storage(url), artifact_store=store))
-    return board if writable else read_only(board)
+    board = wsgi(open_storage(url), artifact_store=store)
+    board.catchall = False  # its errors come to `reported`, not as tracebacks to the terminal
+    guarded = guards.well_formed(guards.contained(board))
+    if not writable:
+        guarded = guards.read_only(guarded)
+    return guards.reported(guarded, report)
 
 
 def warning(host: str) -> str:
     """What to tell a person before a dashboard is served that can change studies."""
-    told = (
+    danger = (
         "this dashboard can change studies: renaming one copies it and deletes the original, so "
         "that its workers fail; deleting one deletes its pictures too"
     )
     if host in ("127.0.0.1", "::1", "localhost"):
-        return f"{told}. It asks for no password: whoever uses this machine can do it"
-    return f"{told}. It asks for no password: whoever reaches {host} can do it"
+        return f"{danger}. It asks for no password: whoever uses this machine can do it"
+    return f"{danger}. It asks for no password: whoever reaches {host} can do it"
 
 
 def serve(
@@ -77,30 +58,60 @@ def serve(
     port: int,
     ready: Callable[[str], None],
     *,
+    names: Sequence[str] = (),
     artifacts: Path | None = None,
     writable: bool = False,
+    report: Callable[[str], None] = print,
 ) -> None:
     """Serve until interrupted. `ready` gets the address once it answers.
 
+    Args:
+        names: NAME or NAME:PORT that browsers may call it besides `host`; see `guards.Hosts`.
+
     Raises:
-        InputError: no such database, or the port is taken.
+        InputError: no such database, a host that is none, or a port that is taken.
     """
-    board = app(url, artifacts, writable=writable)
-    try:
-        server = make_server(host, port, board, _Server, _Quiet)
-    except OSError as error:
-        raise InputError(f"--port {port}: {error.strerror}; choose another, or 0") from None
-    with server, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how one leaves
-        ready(f"http://{host}:{server.server_port}/")
+    tell = _once(report)
+    board = app(url, artifacts, writable=writable, report=tell)
+    with (
+        Server(host, port, tell) as server,
+        _logged(tell),
+        contextlib.suppress(KeyboardInterrupt),  # Ctrl-C is how one leaves
+    ):
+        hosts = guards.hosts_of(host, server.address, server.server_port, names)
+        server.set_app(guards.with_headers(guards.known_hosts(board, hosts)))
+        ready(server.url)
         server.serve_forever()
 
 
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Nobody reads a line for each of the page's polls."""
+def _once(report: Callable[[str], None]) -> Callable[[str], None]:
+    """`report` for lines that it has not had: a page that polls fails alike each time."""
+    reported: set[str] = set()
+
+    def tell(line: str) -> None:
+        plain = printable(line)
+        if plain not in reported and len(reported) < 1000:
+            reported.add(plain)
+            report(plain)
+
+    return tell
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    """One thread a request: a slow page must not hold up the others."""
+@contextlib.contextmanager
+def _logged(report: Callable[[str], None]) -> Iterator[None]:
+    """What optuna-dashboard logs, which has a stack under it, as one line."""
 
-    daemon_threads = True
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = sys.exception()  # it logs in its `except`
+            meaning = explain(error) if error else None
+            report(str(meaning or record.getMessage().split("\n")[0]))
+
+    logger, handler = logging.getLogger("optuna_dashboard"), Lines()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate

@@ -1,8 +1,11 @@
 """optuna-dashboard over our studies, in a real browser, and nothing leaves the machine."""
 
+import contextlib
+import http.client
 import json
 import os
 import re
+import socket
 import threading
 import time
 import urllib.error
@@ -26,7 +29,7 @@ from mura_tune.learning.metrics import auc_interval
 from mura_tune.learning.models import build
 from mura_tune.learning.tasks import ABNORMALITY, study_scores
 from mura_tune.learning.training import fit
-from mura_tune.tuning import board, notes, plots, space
+from mura_tune.tuning import board, notes, plots, server, space
 from mura_tune.tuning.artifacts import Allowance, Keeper, keep_of
 from mura_tune.tuning.draws import Rounded
 from mura_tune.tuning.plans import BASELINE
@@ -53,11 +56,20 @@ def served(url: str, **options: Any) -> str:
     return found[0]
 
 
-@pytest.fixture
-def address(run: Callable[..., Ran], tmp_path: Path, phantoms: Path) -> str:
-    """A board over a study of two trials."""
-    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=2", *TINY).code == 0
-    return served(url_of(str(tmp_path / "runs" / "studies.db")))
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a study of two trials that nobody trained."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = url_of(str(tmp_path_factory.mktemp("studies") / "studies.db"))
+    study = optuna.create_study(storage=open_storage(url, create=True), study_name="XR_WRIST")
+    study.optimize(lambda trial: trial.suggest_float("finetune.lr", 0, 1), n_trials=2)
+    return url
+
+
+@pytest.fixture(scope="module")
+def address(studies: str) -> str:
+    """Where a board over it answers."""
+    return served(studies)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +199,7 @@ def test_an_artifact_is_for_this_page_only_and_runs_nothing(pictured: tuple[str,
         with urllib.request.urlopen(request) as answer:
             assert answer.read() == (folder / meta.artifact_id).read_bytes()
             assert answer.headers["Access-Control-Allow-Origin"] is None
-            assert answer.headers["Content-Security-Policy"] == "sandbox"
+            assert answer.headers["Content-Security-Policy"].startswith("sandbox; ")
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
@@ -201,8 +213,8 @@ def test_nothing_can_be_changed(address: str, method: str) -> None:
         assert b"XR_WRIST" in answer.read()
 
 
-def test_a_writable_board_takes_edits(address: str, tmp_path: Path) -> None:
-    url = url_of(str(tmp_path / "runs" / "studies.db"))
+def test_a_writable_board_takes_edits(address: str, studies: str) -> None:
+    url = studies
     study = optuna.load_study(study_name="XR_WRIST", storage=open_storage(url))
     attrs = study._storage.get_study_system_attrs(study._study_id)
     body = {"body": "mine", "version": attrs.get("dashboard:note_ver", 0) + 1}
@@ -252,8 +264,105 @@ def test_eight_workers_write_while_a_page_polls(tmp_path: Path) -> None:
     assert len(optuna.load_study(study_name="S", storage=open_storage(url)).trials) == 32
 
 
-def test_a_port_that_is_taken_is_told(address: str, tmp_path: Path) -> None:
-    port = int(address.rstrip("/").rpartition(":")[2])
-    url = url_of(str(tmp_path / "runs" / "studies.db"))
+def test_a_port_that_is_taken_is_told(address: str, studies: str) -> None:
+    port = port_of(address)
     with pytest.raises(InputError, match=f"--port {port}: .*choose another"):
-        board.serve(url, "127.0.0.1", port, print)
+        board.serve(studies, "127.0.0.1", port, print)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [("", 0, "--host '': not a name"), ("192.0.2.1", 0, "--host '192.0.2.1': not a name"),
+     ("h" * 70, 0, "--host 'hhh"), ("127.0.0.1", 99999, "--port 99999: not a port"),
+     ("127.0.0.1", -1, "--port -1: not a port")],
+)  # fmt: skip
+def test_a_host_or_port_that_is_none_is_told(
+    studies: str, host: str, port: int, reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        board.serve(studies, host, port, print)
+
+
+def test_the_command_takes_a_port_and_several_hosts(run: Callable[..., Ran]) -> None:
+    for port in ("99999", "-1", "http"):
+        refused = run("dashboard", f"--port={port}")
+        assert (refused.code, refused.out) == (2, "")
+    missing = run("dashboard", "--host=127.0.0.1", "--host=board.lan:443", "--port=0")
+    assert missing.code == 2
+    assert "no studies yet" in missing.err
+
+
+def port_of(address: str) -> int:
+    return int(address.rstrip("/").rpartition(":")[2])
+
+
+def answer_to(address: str, *lines: str) -> tuple[int, dict[str, str], bytes]:
+    """What a client gets that sends these lines and no other header: status, headers, body."""
+    with socket.create_connection(("127.0.0.1", port_of(address))) as client:
+        client.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        return response.status, dict(response.headers), response.read()
+
+
+PATHS = (
+    "/", "/dashboard", "/api/studies", "/favicon.ico", "/static/bundle.js", "/csv/1",
+    "/artifacts/1/ab", "/nowhere", "/incompatible-rdb-schema",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_answer_is_for_this_page_only(address: str, path: str) -> None:
+    host = f"Host: localhost:{port_of(address)}"
+    status, headers, _ = answer_to(address, f"GET {path} HTTP/1.1", host)
+    assert status < 500  # though it names no Accept-Encoding
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    rebound = answer_to(address, f"GET {path} HTTP/1.1", "Host: evil.example")
+    assert rebound[0] == 403
+    assert f"127.0.0.1:{port_of(address)}".encode() in rebound[2]
+    assert "frame-ancestors 'none'" in rebound[1]["Content-Security-Policy"]
+    assert answer_to(address, f"GET {path} HTTP/1.1")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/api/studies/1?after=x", 400), ("/api/studies/1?after=", 400),
+     ("/api/studies/1?after=-1", 400), ("/api/studies/1?after=1", 200),
+     ("/api/studies/99999999999999999999", 404), ("/csv/99999999999999999999", 404),
+     ("/artifacts/1/99999999999999999999/ab", 404), ("/api/studies/1/plot/contour", 404),
+     ("/csv/1?trial_ids=x", 400), ("/api/studies/7/param_importances", 404)],
+)  # fmt: skip
+def test_a_question_without_an_answer_is_no_traceback(
+    address: str, path: str, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host = f"Host: localhost:{port_of(address)}"
+    assert answer_to(address, f"GET {path} HTTP/1.1", host, "Content-Length: x")[0] == status
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_optuna_dashboard_fails_at_is_one_line(
+    studies: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines: list[str] = []
+    address = served(studies, writable=True, report=lines.append)
+    host = f"Host: localhost:{port_of(address)}"
+    for _ in range(2):
+        assert answer_to(address, "POST /api/trials/1/tell HTTP/1.1", host)[0] == 500
+    assert len(lines) == 1
+    assert "Traceback" not in lines[0]
+    assert capfd.readouterr().err == ""
+
+
+def test_idle_connections_do_not_hold_up_a_page(studies: str) -> None:
+    before = threading.active_count()
+    address = served(studies)
+    with contextlib.ExitStack() as stack:
+        for number in range(server.THREADS + 40):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", port_of(address))))
+            with contextlib.suppress(ConnectionError):
+                idle.sendall(b"GET /api" if number % 2 else b"")
+        with urllib.request.urlopen(f"{address}api/studies") as answer:
+            assert b"XR_WRIST" in answer.read()
+        assert threading.active_count() <= before + server.THREADS + 1
