@@ -29,6 +29,7 @@ from mura_tune.learning.heads import output_layers
 from mura_tune.learning.models import build
 from mura_tune.learning.tasks import ABNORMALITY, MULTITASK, PART, TASKS
 from mura_tune.learning.weights import separate
+from mura_tune.lines import printable
 from mura_tune.release.bundle import Bundle
 from mura_tune.release.calibrate import Chosen
 from mura_tune.release.routing import Routing
@@ -236,9 +237,10 @@ def _onnx(bundle: Bundle) -> tuple[bytes, str]:
         except MemoryError:
             raise
         except Exception as error:  # the exporter's own kinds, and torch's insides' beneath them
+            reason = printable(str(error).partition("\n")[0].partition(". ")[0])
             raise InputError(
                 f"{bundle.folder}: {bundle.manifest['arch']} cannot be written as onnx "
-                f"({type(error).__name__}); export it --to pt or safetensors"
+                f"({reason or 'torch does not say why'}); export it --to pt or safetensors"
             ) from error
     assert program is not None  # it is, with dynamo
     model = program.model_proto  # made anew whenever it is asked for

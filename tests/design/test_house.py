@@ -1,8 +1,10 @@
 """The rules of the house: imports go down, modules stay small, verbs are as documented."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -100,3 +102,19 @@ def test_help_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert out.splitlines()[-1] == "[]"
+
+
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """What comes with another package today may be gone with its next version."""
+    about = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    groups = [about["dependencies"], *about["optional-dependencies"].values()]
+    declared = {re.split(r"[\[<>=!~; ]", line)[0].lower() for group in groups for line in group}
+    imported = {name.split(".")[0] for path in MODULES for name in imports(path.read_text())}
+    others = imported - sys.stdlib_module_names - {"mura_tune", "_typeshed"}
+    names = {DISTRIBUTIONS.get(name, name).replace("_", "-").lower() for name in others}
+    assert names - {name.replace("_", "-") for name in declared} == set()
