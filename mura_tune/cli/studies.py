@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from mura_tune import files
 from mura_tune.cli.options import runs_option, storage_option, url_of
+from mura_tune.errors import InputError
 
 
 @click.group()
@@ -22,7 +24,10 @@ def study() -> None:
 @runs_option
 @storage_option
 def copy(name: str, new: str, to: str | None, runs: Path, storage: str | None) -> None:
-    """Copy study NAME as NEW, with its confirmation; its pictures stay with NAME."""
+    """Copy study NAME as NEW, with its confirmation, whole or not at all.
+
+    Its pictures stay with NAME; a copy in the same database shows them too.
+    """
     from mura_tune.tuning import manage
 
     url = url_of(storage, runs)
@@ -39,6 +44,8 @@ def export(name: str, out: Path | None, runs: Path, storage: str | None) -> None
     """Print every trial of NAME, and of its confirmation, as CSV."""
     from mura_tune.tuning import manage
 
+    if out:
+        files.writable(out)
     text = manage.table(url_of(storage, runs), name)
     if out:
         files.replace(out, text.encode())
@@ -55,11 +62,10 @@ def export(name: str, out: Path | None, runs: Path, storage: str | None) -> None
 def delete(name: str, yes: bool, runs: Path, storage: str | None) -> None:
     """Delete study NAME, its confirmation and its pictures, for good."""
     from mura_tune.tuning import manage
-    from mura_tune.tuning.storage import database, load_study, open_storage
+    from mura_tune.tuning.urls import database
 
     url = url_of(storage, runs)
-    opened = load_study(open_storage(url), name, url)
-    n = len(opened.get_trials(deepcopy=False))
+    n = manage.count(url, name)
     if not yes and not _sure(f"{database(url)}: delete study {name} and its {n} trials?"):
         click.echo("nothing deleted")
         return
@@ -67,7 +73,10 @@ def delete(name: str, yes: bool, runs: Path, storage: str | None) -> None:
 
 
 def _sure(question: str) -> bool:
+    """What a person answers. Raises InputError where nobody is there to answer."""
     try:
         return click.confirm(question)
-    except click.Abort:  # nobody there to answer
-        return False
+    except (click.Abort, RuntimeError):  # RuntimeError: there is no stdin at all
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise  # Ctrl-C
+    raise InputError("study delete: nobody answers, nothing deleted; --yes deletes without asking")

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import sqlite3
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,17 @@ def open_storage(
         return storage
 
 
+@contextlib.contextmanager
+def using(url: str, *, create: bool = False) -> Iterator[RDBStorage]:
+    """`open_storage`, and its connections closed in the end."""
+    storage = open_storage(url, create=create)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def load_study(storage: RDBStorage, name: str, url: str) -> optuna.Study:
     """A study by name; raises InputError that lists those that exist."""
     if has_study(storage, name):
@@ -93,8 +105,9 @@ def admit(url: str, name: str, what: str) -> None:
         path = file_of(url)
         if name.endswith(CONFIRMS) or (path is not None and not path.exists()):
             raise
-        if not has_study(open_storage(url), name):
-            raise
+        with using(url) as storage:
+            if not has_study(storage, name):
+                raise
 
 
 _NONE = "no studies yet; start one with 'make tune AREA=XR_ELBOW'"
