@@ -72,7 +72,7 @@ def tune(
     from mura_tune.tuning import workers as crews
     from mura_tune.tuning.chronicle import Chronicle
     from mura_tune.tuning.search import How, Job, start
-    from mura_tune.tuning.storage import database, load_study, open_storage
+    from mura_tune.tuning.storage import admit, database, load_study, open_storage
     from mura_tune.tuning.watch import Watch, both
 
     if area == "all" and name:
@@ -91,6 +91,8 @@ def tune(
         one: trainable_of(one, (*overrides, *budget))
         for one in (areas_of(data) if area == "all" else [area])
     }
+    for one in studies:  # before anything is decoded
+        admit(url, name or one, "--study" if name else "AREA")
     for one, study in studies.items():
         job = Job(name or one, study, prepared_of(one, study, data, runs, strict))
         since |= start(job, how, allow_space_change=allow_space_change)

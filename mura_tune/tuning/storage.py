@@ -110,6 +110,7 @@ def admit(url: str, name: str, what: str) -> None:
                 raise
 
 
+_STAMP = "alembic_version"  # the table that says which version of Optuna made the others
 _NONE = "no studies yet; start one with 'make tune AREA=XR_ELBOW'"
 
 
@@ -145,18 +146,25 @@ def _check_tables(url: str, options: dict[str, Any], create: bool) -> None:
     inspector = sqlalchemy.inspect(engine)
     there = set(inspector.get_table_names())
     ours = BaseModel.metadata.tables
-    if not there & ours.keys():
-        if there and file_of(url):  # a server's database may be shared with others
+    if there and not there & ours.keys() and file_of(url):  # a server's may be shared with others
+        raise _foreign(url, there)
+    if _STAMP not in there:  # comes last: nothing is there yet, or what was killed while it began
+        alone = file_of(url) is not None
+        if (alone and there - ours.keys()) or _other_columns(inspector, there & ours.keys()):
             raise _foreign(url, there)
         if not create:
             raise InputError(f"{database(url)}: {_NONE}")
-        return
-    if "version_info" not in there:
-        raise _foreign(url, there)
-    if missing := sorted(ours.keys() - there):
-        if create and not _any_study(engine):
-            return  # it was killed while they were made
+    elif missing := sorted(ours.keys() - there):
         raise damaged(url, f"without the tables {', '.join(missing)}")
+
+
+def _other_columns(inspector: sqlalchemy.Inspector, tables: set[str]) -> bool:
+    """Whether a table of one of Optuna's names has not Optuna's columns."""
+    return any(
+        set(BaseModel.metadata.tables[table].columns.keys())
+        - {column["name"] for column in inspector.get_columns(table)}
+        for table in tables
+    )
 
 
 def _foreign(url: str, tables: set[str]) -> InputError:
@@ -165,11 +173,6 @@ def _foreign(url: str, tables: set[str]) -> InputError:
         f"{database(url)}: another program's database, with the tables {some}"
         f"{', …' if len(tables) > 4 else ''}; name another with --storage"
     )
-
-
-def _any_study(engine: sqlalchemy.Engine) -> bool:
-    with engine.connect() as connection:
-        return connection.exec_driver_sql("SELECT 1 FROM studies LIMIT 1").first() is not None
 
 
 def _use_wal(path: Path) -> None:

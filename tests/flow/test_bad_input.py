@@ -139,6 +139,13 @@ def test_a_study_without_a_finished_trial(run: Run, phantoms: Path, tmp_path: Pa
     told(run("finalize", "XR_WRIST", f"--data={phantoms}"), "no finished trial", "make tune")
 
 
+def test_a_name_that_no_search_may_have(run: Run, phantoms: Path, tmp_path: Path) -> None:
+    tune = ("tune", "XR_WRIST", f"--data={phantoms}", *TINY)
+    for name in ("../../up", "a/b", "x" * 300, "XR_WRIST.confirm", "#1", "a\nb"):
+        told(run(*tune, f"--study={name}"), "--study is ")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_other_data_than_was_searched(run: Run, release: Path, copy: Path) -> None:
     lines = (copy / "train_image_paths.csv").read_text().splitlines()
     dropped = next(line for line in lines if "XR_WRIST" in line)

@@ -229,10 +229,15 @@ def test_tables_of_another_version_are_refused(path: Path, version: str, words: 
         open_storage(url_of_file(path))
 
 
-def test_tables_that_a_killed_command_left_unfinished_are_completed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tables", [("studies",), ("studies", "version_info", "trials")])
+def test_tables_that_a_killed_command_left_unfinished_are_completed(
+    tmp_path: Path, tables: tuple[str, ...]
+) -> None:
     path = tmp_path / "half.db"
-    some = [BaseModel.metadata.tables[name] for name in ("studies", "version_info", "trials")]
+    some = [BaseModel.metadata.tables[name] for name in tables]
     BaseModel.metadata.create_all(sqlalchemy.create_engine(f"sqlite:///{path}"), tables=some)
+    with pytest.raises(InputError, match="no studies yet"):
+        open_storage(url_of_file(path))
     assert open_storage(url_of_file(path), create=True).get_all_studies() == []
 
 
