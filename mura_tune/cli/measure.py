@@ -200,11 +200,13 @@ def _with_data(
 ) -> tuple[Bundle, Prepared]:
     """A release and the data it was made with, prepared at its size and divided its way."""
     from mura_tune import config
+    from mura_tune.manifest import require
     from mura_tune.release import bundle
     from mura_tune.release.evaluate import same_data
 
     loaded = bundle.load(release, device_of(device))
     manifest = loaded.manifest
+    require(manifest, release / bundle.MANIFEST, "study.config", "data.fingerprint")
     study = config.from_dict(manifest["study"]["config"], str(release / bundle.MANIFEST))
     prepared = prepared_of(manifest["area"], study, data, runs, strict)
     same_data(release, manifest, prepared)

@@ -12,19 +12,20 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_safetensors
 
+from mura_tune import manifest as manifests
+from mura_tune.data.images import PREPROCESSING, changed_since
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.ensemble import Model, joined, members_of
 from mura_tune.learning.models import Network, restore
-from mura_tune.learning.tasks import ABNORMALITY, TASKS
+from mura_tune.learning.tasks import TASKS
 from mura_tune.learning.weights import separate
 from mura_tune.release import golden, sums
-from mura_tune.release.folder import MANIFEST as MANIFEST
 from mura_tune.release.folder import recover, replacing
 from mura_tune.release.timm_config import timm_config
+from mura_tune.strict import shown
 
-SCHEMA = 2
-WEIGHTS = "model.safetensors"
+SCHEMA, MANIFEST, WEIGHTS = manifests.SCHEMA, manifests.NAME, manifests.WEIGHTS
 CARD, REPORT = "MODEL_CARD.md", "report.html"
 
 
@@ -65,11 +66,20 @@ def names_of(net: Model) -> list[str]:
 
 
 def preprocessing(size: int) -> dict[str, Any]:
-    """What happens to an image before a network sees it, as bundle.json says it."""
+    """What happens to an image before a network sees it, as bundle.json says it.
+
+    A release without `decoding` was made by its version 1; see `images.changed_since`.
+    """
     return {
         "size": size, "channels": 1, "resize": "bilinear, to a square", "mean": MEAN, "std": STD,
-        "range": [0, 1],
+        "range": [0, 1], "decoding": PREPROCESSING,
     }  # fmt: skip
+
+
+def changes(manifest: Mapping[str, Any]) -> str:
+    """Which pictures are read differently since a release was made, in a line; "" for none."""
+    told = changed_since(manifest["preprocessing"].get("decoding", 1))
+    return told and f"made when pictures were read otherwise; since then: {told}"
 
 
 def add(folder: Path, texts: Mapping[str, str]) -> None:
@@ -97,20 +107,12 @@ def verify(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no release there; make one with 'make finalize'")
     listed = sums.check(folder, [MANIFEST])
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if manifest.get("schema") == 1:  # one threshold, nothing calibrated
-        manifest |= uncalibrated(manifest["threshold"])
-    elif manifest.get("schema") != SCHEMA:
-        raise InputError(f"{folder / MANIFEST}: schema {manifest.get('schema')}; "
-                         f"this version reads 1 and {SCHEMA}")  # fmt: skip
-    for name in manifest.setdefault("members", [WEIGHTS]):
+    values = manifests.read(folder / MANIFEST)
+    for name in values["members"]:
         if name not in listed:
             raise InputError(f"{folder / sums.SUMS}: does not list {name}; fetch the release again")
-    for key, value in manifest["preprocessing"].items():
-        if preprocessing(manifest["preprocessing"]["size"]).get(key) != value:
-            raise InputError(f"{folder / MANIFEST}: preprocessing.{key} is {value!r}, which this "
-                             "version does not do; use the one that made it")  # fmt: skip
-    return manifest
+    _check_preprocessing(values["preprocessing"], folder / MANIFEST)
+    return values
 
 
 def load(folder: Path, device: torch.device) -> Bundle:
@@ -119,26 +121,29 @@ def load(folder: Path, device: torch.device) -> Bundle:
     Raises:
         InputError: see `verify`; also weights that do not fit the network named.
     """
-    manifest = verify(folder)
-    net = joined([_network(manifest, folder / name) for name in manifest["members"]])
-    return Bundle(folder, manifest, net.to(device).eval())
+    values = verify(folder)
+    manifests.require(values, folder / MANIFEST, *manifests.ANSWER[values["task"]])
+    net = joined([_network(values, folder / name) for name in values["members"]])
+    return Bundle(folder, values, net.to(device).eval())
+
+
+def uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:
+    """What schema 2 adds to a threshold; see `manifest.uncalibrated`."""
+    return manifests.uncalibrated(threshold)
+
+
+def _check_preprocessing(stored: Mapping[str, Any], source: Path) -> None:
+    """Refuse what this version does not do to an image; earlier decodings differ for few."""
+    known = preprocessing(stored["size"])
+    known["decoding"] = min(PREPROCESSING, stored.get("decoding", 1))
+    for key, value in stored.items():
+        if json.dumps(value) != json.dumps(known.get(key)):  # as text, where 1 is not true
+            raise InputError(f"{source}: preprocessing.{key} is {shown(value)}, which this version "
+                             "does not do; use the one that made it")  # fmt: skip
 
 
 def _network(manifest: Mapping[str, Any], path: Path) -> Network:
     """The network that a release names, with the weights of one of its members."""
-    head = TASKS[manifest.get("task", ABNORMALITY.name)].head
+    head = TASKS[manifest["task"]].head
     size, outputs = manifest["preprocessing"]["size"], manifest["outputs"]
     return restore(path, manifest["arch"], size=size, outputs=outputs, head=head)
-
-
-def uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:
-    """What schema 2 adds, such that a release of schema 1 answers as it did."""
-    cut = threshold["value"]
-    return {
-        "calibration": {"temperature": 1.0, "offset": 0.0, "fitted_on": "nothing"},
-        "operating_points": {
-            "max_youden": {"threshold": cut, "chosen": threshold["chosen"]},
-        },
-        "recommended": "max_youden",
-        "abstain": {"low": cut, "high": cut, "share": 0.0, "error": 0.0, "error_without": 0.0},
-    }

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from mura_tune import files, plain
 from mura_tune.errors import InputError
+from mura_tune.manifest import NAME as MANIFEST
 from mura_tune.release import sums
 
-MANIFEST = "bundle.json"
 # What file browsers leave behind: nobody's work.
 _NUISANCES = re.compile(r"\.DS_Store|\._.*|\.directory|[Tt]humbs\.db|[Dd]esktop\.ini")
 _WAY_OUT = "move it elsewhere, or name another place by --releases"

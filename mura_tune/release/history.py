@@ -42,6 +42,7 @@ def search_chart(study: Mapping[str, Any]) -> str:
     """Every trial by number and dev score: finished, pruned, the baseline, the best so far."""
     trials = [t for t in study["history"] if t["score"] is not None]
     finished = [t for t in trials if t["state"] == "COMPLETE"]
+    most = max([study["trial"], *(t["number"] for t in trials)])
     pruned = [t for t in trials if t["state"] == "PRUNED"]
     baseline = study["baseline_dev_score"]
 
@@ -60,7 +61,7 @@ def search_chart(study: Mapping[str, Any]) -> str:
         axes.plot(study["trial"], study["dev_score"], "o", mfc="none", mec=RED, mew=1.8, ms=10,
                   label="released")  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlim(-0.5, max(t["number"] for t in trials) + 0.5)
+        axes.set_xlim(-0.5, most + 0.5)
         axes.margins(y=0.1)
 
     return chart("The search", "trial", f"dev {study['monitor']}", draw)

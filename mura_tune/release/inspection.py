@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from mura_tune.errors import InputError
+from mura_tune import config, manifest, recipe
 from mura_tune.release import bundle, golden
-from mura_tune.release.kinds import kind_of
 from mura_tune.release.sums import SUMS, sha256
 
 
@@ -23,6 +22,8 @@ class Inspection:
         files: how many there are.
         tensors: of all its networks, whose names and shapes fit.
         apart: the largest difference of a logit from the stored one; None where none is stored.
+        lacks: what an older version did not store, so that some verbs cannot use it.
+        changes: which pictures are read differently since it was made; "" for none.
         data: whether its split was held against a dataset, and fits.
     """
 
@@ -32,6 +33,8 @@ class Inspection:
     files: int
     tensors: int
     apart: float | None
+    lacks: tuple[str, ...] = ()
+    changes: str = ""
     data: bool = False
 
     def describe(self) -> str:
@@ -42,12 +45,24 @@ class Inspection:
             else f"logits differ by {self.apart:.1g} at most from the stored ones"
         )
         data = "the dataset and its split are those it was made with"
-        return "\n".join([
+        lines = [
             f"{self.release}: {self.area}, whole",
             f"  {self.files} files as released, {self.tensors} tensors fit; {answer}",
             f"  sha256={self.digest}",
             f"  {data if self.data else 'data not checked (--data names some)'}",
-        ])  # fmt: skip
+        ]
+        if self.lacks:
+            lines.append(f"  answers, but {self._unusable()}: an older version made it, without "
+                         f"{', '.join(self.lacks[:3])}{', …' if len(self.lacks) > 3 else ''}"
+                         )  # fmt: skip
+        if self.changes:
+            lines.append(f"  {self.changes}")
+        return "\n".join(lines)
+
+    def _unusable(self) -> str:
+        """What cannot be done with it, in words."""
+        measured = {"study", "data"} & set(self.lacks)
+        return "evaluate, compare and report refuse it" if measured else "report refuses it"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"release": str(self.release), "whole": True}
@@ -60,11 +75,11 @@ def inspect(folder: Path) -> Inspection:
         InputError: the first thing that is wrong, with the file's name and what to do.
     """
     loaded = bundle.load(folder, torch.device("cpu"))
-    try:
-        kind_of(loaded.manifest).stored(loaded.manifest)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / bundle.MANIFEST}: its calibration or thresholds are not "
-                         f"usable: {error!r}; fetch the release again") from None  # fmt: skip
+    source = folder / bundle.MANIFEST
+    if "recipe" in loaded.manifest:
+        recipe.from_dict(loaded.manifest["recipe"], str(source))
+    if "study" in loaded.manifest:
+        config.from_dict(loaded.manifest["study"]["config"], str(source))
     return Inspection(
         release=folder,
         area=str(loaded.manifest["area"]),
@@ -72,4 +87,6 @@ def inspect(folder: Path) -> Inspection:
         files=sum(not path.name.startswith(".") for path in folder.iterdir()),
         tensors=len(loaded.net.state_dict()),
         apart=golden.check(loaded.net, loaded.manifest, folder),
+        lacks=manifest.missing(loaded.manifest),
+        changes=bundle.changes(loaded.manifest),
     )

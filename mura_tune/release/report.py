@@ -11,6 +11,7 @@ from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import split_of
 from mura_tune.learning.ensemble import Model
+from mura_tune.manifest import missing
 from mura_tune.release import charts
 from mura_tune.release.evaluate import NAMES, Measured
 from mura_tune.release.gallery import gallery
@@ -38,9 +39,9 @@ def report(
     Raises:
         InputError: a release of an older version, which has too little to report.
     """
-    if "monitor" not in manifest["study"]:
-        raise InputError(f"{manifest['area']}: released by an older version, without what a "
-                         "report shows; run 'mura finalize' again")  # fmt: skip
+    if missing(manifest):
+        raise InputError(f"{manifest['area']}: released by an older version, without what a report "
+                         f"shows ({missing(manifest)[0]}); run 'mura finalize' again")  # fmt: skip
     parts = [
         ("Results", _results(manifest, test)),
         ("Operating points and doubt", _points(manifest, test)),

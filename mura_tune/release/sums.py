@@ -10,7 +10,6 @@ from pathlib import Path
 from mura_tune.errors import InputError
 
 SUMS = "SHA256SUMS"
-LONGEST = 255  # bytes of a file's name
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -79,6 +78,6 @@ def check(folder: Path, needed: Iterable[str]) -> dict[str, str]:
 
 def _plain(name: str) -> bool:
     """Whether it may be the name of a release's file: plain, not hidden, not the sums' own."""
-    if not name.isprintable() or not 0 < len(name.encode()) <= LONGEST or name == SUMS:
+    if not name or not name.isprintable() or name == SUMS:
         return False
     return not name.startswith(".") and not set(name) & set("/\\:")

@@ -1,6 +1,5 @@
 """A release is whole or absent, and one changed byte is refused by the file's name."""
 
-import hashlib
 import json
 import os
 import resource
@@ -19,7 +18,10 @@ from mura_tune.release import bundle, golden, sums
 from mura_tune.release.inspection import inspect
 
 PREPROCESSING = {"size": 32, "mean": MEAN, "std": STD}
-MANIFEST = {"area": "XR_TEST", "arch": "cnn", "outputs": 1, "preprocessing": PREPROCESSING}
+MANIFEST = {
+    "area": "XR_TEST", "arch": "cnn", "outputs": 1, "preprocessing": PREPROCESSING,
+    "recipe_digest": "0" * 12, **bundle.uncalibrated({"value": 0.3, "chosen": "for a test"}),
+}  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -140,8 +142,12 @@ def test_a_name_that_leaves_the_folder_is_no_line_of_sums(name: str) -> None:
 
 def rewritten(folder: Path, **values: object) -> None:
     """Another bundle.json, as if it had been released so."""
-    path = folder / "bundle.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    before = json.loads((folder / "bundle.json").read_text())
+    replaced(folder, json.dumps(before | values))
+
+
+def replaced(folder: Path, text: str) -> None:
+    (folder / "bundle.json").write_text(text)
     (folder / "SHA256SUMS").unlink()
     sums.write(folder)
 
@@ -181,8 +187,14 @@ def test_a_release_that_this_version_cannot_answer_for_is_refused(
     assert said in refusal(folder)
 
 
-def test_inspecting_needs_what_an_answer_needs(folder: Path) -> None:
-    with pytest.raises(InputError, match="calibration or thresholds"):
+def test_what_is_needed_for_an_answer_and_absent_is_refused_when_it_is_loaded(
+    folder: Path,
+) -> None:
+    values = json.loads((folder / "bundle.json").read_text())
+    del values["calibration"]
+    replaced(folder, json.dumps(values))
+    assert "bundle.json: lacks calibration" in refusal(folder)
+    with pytest.raises(InputError, match="lacks calibration"):
         inspect(folder)
 
 
@@ -226,13 +238,10 @@ def test_a_text_is_added_to_a_whole_release_and_vouched_for(folder: Path) -> Non
 def test_a_release_of_schema_1_answers_as_it_did(folder: Path) -> None:
     from mura_tune.release.calibrate import Calibration, Chosen
 
-    old = MANIFEST | {"schema": 1, "threshold": {"value": 0.3, "chosen": "largest Youden index"}}
-    text = json.dumps(old)
-    (folder / "bundle.json").write_text(text)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    sums = (folder / "SHA256SUMS").read_text().splitlines()
-    lines = [f"{digest}  bundle.json" if line.endswith("bundle.json") else line for line in sums]
-    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    core = ("area", "arch", "outputs", "preprocessing", "recipe_digest")
+    old = {key: MANIFEST[key] for key in core}
+    old |= {"schema": 1, "threshold": {"value": 0.3, "chosen": "largest Youden index"}}
+    replaced(folder, json.dumps(old))
     chosen = Chosen.from_json(bundle.load(folder, CPU).manifest)
     assert chosen.calibration == Calibration(temperature=1.0, offset=0.0)
     assert (chosen.threshold, chosen.recommended) == (0.3, "max_youden")
