@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from sqlalchemy.engine import make_url
 
 USER = "postgres"  # Debian's; the server refuses to run as root
 # A crash of the machine may lose what is written here, and nothing else can reach it.
@@ -47,6 +48,14 @@ class Server:
         with psycopg.connect(self._where("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
+
+    def disconnect(self, url: str) -> None:
+        """End every connection to a database, as a restart of the server or a firewall does."""
+        name = make_url(url).database
+        with psycopg.connect(self._where("postgres"), autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
 
     def answers(self) -> bool:
         """Whether it takes connections yet."""

@@ -260,10 +260,10 @@ class _Course:
             # It was silent for too long, and its slot given to another worker: leave it to that.
         except UnboundLocalError as error:  # what Optuna makes of Ctrl-C while it stores the end
             raise error.__context__ or error from None
+        if run.trouble:  # told by whoever catches it, in one line
+            raise run.trouble
         if run.number >= 0:
             self.tell(Ended(study.study_name, study.get_trials(deepcopy=False)[run.number]))
-        if run.trouble:
-            raise run.trouble
 
     def _stage(self) -> tuple[optuna.Study, Plan] | None:
         """The search while it has open slots, then the confirmation, if one is wanted."""

@@ -1,5 +1,6 @@
 """Searches that are started together, killed, stopped and resumed end exact, and leave nothing."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import chaos
+import postgres as postgresql
 import pytest
 import sqlalchemy
 import torch
@@ -58,6 +60,26 @@ def tune(phantoms: Path, tmp_path: Path) -> Iterator[Callable[..., Forked]]:
 @pytest.fixture
 def sqlite(tmp_path: Path) -> str:
     return url_of(str(tmp_path / "studies.db"))
+
+
+@pytest.fixture
+def close_storages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Closes every storage that the search has opened in this process, when called and at last."""
+    opens: list[RDBStorage] = []
+
+    def tracked(url: str, **options: Any) -> RDBStorage:
+        opens.append(open_storage(url, **options))
+        return opens[-1]
+
+    def close() -> None:
+        for one in opens:
+            one.remove_session()
+            one.engine.dispose()
+        opens.clear()
+
+    monkeypatch.setattr(search, "open_storage", tracked)
+    yield close
+    close()
 
 
 def trials(url: str) -> list[FrozenTrial]:
@@ -370,12 +392,64 @@ def test_three_failures_are_told_and_the_search_goes_on(
     assert found["counts"]["failed"] == 3
 
 
+def test_a_full_disk_is_one_line_and_the_same_line_goes_on(
+    run: Callable[..., Ran], phantoms: Path, monkeypatch: pytest.MonkeyPatch, sqlite: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/features/a")
+
+    where = (f"--data={phantoms}", f"--storage={sqlite}")
+    line = ("tune", STUDY, *where, "--trials=1", "--set=budget.confirm.top=0", *TINY)
+    monkeypatch.setattr(trial_module, "fit", full)
+    ended = run(*line)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.splitlines()[-1] == (
+        "mura: /runs/features/a: no space left on the device; make room, and the same command "
+        "goes on"
+    )
+    assert "Traceback" not in ended.err
+    monkeypatch.undo()
+    assert run(*line).code == 0
+    assert [t.state.name for t in trials(sqlite)] == ["FAIL", "COMPLETE"]
+    assert amiss(sqlite, 1) == []
+
+
+def test_connections_that_are_cut_while_trials_run_change_nothing(
+    prepared: Prepared,
+    postgres: postgresql.Server,
+    capfd: pytest.CaptureFixture[str],
+    close_storages: Callable[[], None],
+) -> None:
+    """Of the baseline, the last of the search, and a confirmation: each has its own verdict."""
+    url, cut = postgres.url(), 0
+
+    def tell(event: search.Event) -> None:
+        nonlocal cut
+        if isinstance(event, search.Progress):
+            cut += 1
+            postgres.disconnect(url)
+
+    study = small("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1")
+    job, how = Job(STUDY, study, prepared), How(url, warm_start="none")
+    since = search.start(job, how)
+    search.work([job], since, how, CPU, tell, lambda: False)
+    assert cut >= 3
+    assert amiss(url, 2) == []
+    assert [t.state.name for t in trials(url)] == ["COMPLETE"] * 2
+    assert trials(url)[0].user_attrs["role"] == "baseline"
+    close_storages()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 class _Crash(BaseException):
     """The process is gone: nothing is written after it."""
 
 
 def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing(
-    sqlite: str, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+    sqlite: str,
+    prepared: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+    close_storages: Callable[[], None],
 ) -> None:
     """The first process crashes before its first write, the second before its second, …"""
     writes, crash_at = 0, 1
@@ -395,13 +469,6 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing(
             monkeypatch.setattr(RDBStorage, name, fragile(getattr(RDBStorage, name)))
     study = small("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1")
     job, how = Job(STUDY, study, prepared), How(sqlite, warm_start="none")
-    opens: list[RDBStorage] = []
-
-    def tracked(url: str, **options: Any) -> RDBStorage:
-        opens.append(open_storage(url, **options))
-        return opens[-1]
-
-    monkeypatch.setattr(search, "open_storage", tracked)
     ended = False
     while not ended:
         writes = 0
@@ -411,10 +478,7 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing(
             ended = True
         except _Crash:
             crash_at += 1
-        for one in opens:
-            one.remove_session()
-            one.engine.dispose()
-        opens.clear()
+        close_storages()
     assert crash_at > 15  # a trial takes about so many writes
     monkeypatch.undo()
     assert amiss(sqlite, 2) == []

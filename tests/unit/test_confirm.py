@@ -1,5 +1,6 @@
 """The winner is confirmed with new seeds, starts from siblings' winners, is judged over folds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from mura_tune.learning.metrics import auc
 from mura_tune.tuning import manage, words
 from mura_tune.tuning.results import best_in, confirmation
 from mura_tune.tuning.storage import open_storage, url_of
-from mura_tune.tuning.stored import DEV, facts, recipe_of, scores_of
+from mura_tune.tuning.stored import DEV, SEARCH, facts, recipe_of, scores_of
 
 CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 
@@ -41,6 +42,48 @@ def test_the_winner_has_the_best_mean_over_new_seeds(prepared: Prepared, url: st
         )
     tune(study_of(*CONFIRMED), prepared, url)
     assert len(again.trials) == 2 * len(means)  # once is enough
+
+
+def test_a_confirmation_that_was_left_behind_is_not_another_searchs(
+    prepared: Prepared, url: str
+) -> None:
+    once = ("budget.trials=1", "budget.confirm.top=1", "budget.confirm.seeds=1")
+    tune(study_of(*once), prepared, url)
+    storage = open_storage(url)
+    optuna.delete_study(study_name="s", storage=storage)  # as the writable dashboard does
+    tune(study_of(*once), prepared, url)
+    ran = confirmation(storage, "s").trials
+    assert [t.user_attrs["slot"] for t in ran] == ["0:1", "0:1"]
+    assert len({t.system_attrs[SEARCH] for t in ran}) == 2
+    found = best_in(url, "s")
+    assert [one.scores for one in found.confirmed] == [(ran[1].value,)]
+
+
+def test_a_confirmation_keeps_its_values_under_a_narrowed_space(
+    prepared: Prepared, url: str
+) -> None:
+    """Early versions drew others, trained a stranger in the winner's slot, and `best` failed."""
+    study = study_of("budget.trials=2", "budget.confirm.top=2", "budget.confirm.seeds=1")
+    searched = tune(study, prepared, url, stop=lambda: len(stored_trials(url)) == 2)
+    low, high = sorted(t.params["finetune.lr"] for t in searched.trials)
+    baseline = searched.trials[0].params["finetune.lr"]
+    away = ("high", (low * high) ** 0.5) if baseline == low else ("low", (low * high) ** 0.5)
+    narrow = study_of(
+        "budget.trials=2", "budget.confirm.top=2", "budget.confirm.seeds=1",
+        f"search.finetune.lr.{away[0]}={away[1]}",
+    )  # fmt: skip
+    tune(narrow, prepared, url, allow_space_change=True)
+    again = confirmation(open_storage(url), "s").trials
+    assert len(again) == 2
+    for run in again:
+        trial = searched.trials[run.user_attrs["of"]]
+        assert run.params == trial.params
+        assert replace(recipe_of(run), seed=recipe_of(trial).seed) == recipe_of(trial)
+    assert {one.trial for one in best_in(url, "s").confirmed} == {0, 1}
+
+
+def stored_trials(url: str) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="s", storage=open_storage(url)).trials
 
 
 def test_without_confirmation_the_search_score_decides(prepared: Prepared, url: str) -> None:

@@ -14,7 +14,6 @@ import psycopg
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from mura_tune.errors import InputError, explain
@@ -110,16 +109,6 @@ def test_a_sign_of_life_that_cannot_be_stored_is_left_out(impatient: str) -> Non
     storage.record_heartbeat(trial._trial_id)
 
 
-def _cut(server: postgresql.Server, url: str) -> None:
-    """End every connection to a database, as a restart of its server does."""
-    name = make_url(url).database
-    where = f"host={server.folder} user={postgresql.USER} dbname=postgres"
-    with psycopg.connect(where, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-        )
-
-
 def test_lost_connections_are_made_anew(
     postgres: postgresql.Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,9 +116,9 @@ def test_lost_connections_are_made_anew(
     storage = open_storage(url, create=True, patience=60)
     study = optuna.create_study(storage=storage, study_name="s")
     trial = study.ask()
-    _cut(postgres, url)
+    postgres.disconnect(url)
     trial.set_user_attr("epochs", 1)
-    _cut(postgres, url)
+    postgres.disconnect(url)
     study.tell(trial, 0.5)
     assert study.trials[0].user_attrs == {"epochs": 1}
     storage.remove_session()
@@ -144,13 +133,13 @@ def test_a_lock_in_a_database_is_known_to_be_lost(
     lock, other = lock_of(url, "s"), lock_of(url, "s")
     lock.acquire()
     assert lock.held()
-    _cut(postgres, url)
+    postgres.disconnect(url)
     assert not lock.held()
     lock.release()
     assert other.attempt()
     other.release()
     with Alive(url, patience=60) as alive:
-        _cut(postgres, url)
+        postgres.disconnect(url)
         assert not Alive(url).lives(alive.name)
         alive.renew()
         assert Alive(url).lives(alive.name)

@@ -1,5 +1,6 @@
 """The search counts exactly, resumes what was cut, and turns failures into data."""
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from mura_tune.learning.models import build
 from mura_tune.recipe import DEFAULTS
 from mura_tune.release.finalize import finalize
 from mura_tune.tuning import results, search, space
-from mura_tune.tuning.locks import Alive
+from mura_tune.tuning.locks import Alive, lock_of
+from mura_tune.tuning.plans import WarmStart
 from mura_tune.tuning.search import How, Job
-from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.storage import database, open_storage, url_of
 from mura_tune.tuning.stored import COMPARABLE, CONFIG, facts, keep_fact, recipe_of
 from mura_tune.tuning.trial import Progress
 
@@ -189,6 +191,94 @@ def test_a_bad_trial_is_pruned(prepared: Prepared, url: str) -> None:
     assert pruned
     assert all(t.user_attrs["epochs"] < 4 for t in pruned)
     assert len(after.trials) == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "first"),
+    [
+        (("head.epochs=1", "finetune.epochs=7"), 3),  # 2 of 8 epochs are the first quarter
+        (("head.epochs=3", "finetune.epochs=5"), 4),
+        (("finetune.epochs=3",), 1),
+        (("split.folds=3",), 1),
+    ],
+)
+@pytest.mark.parametrize("name", ["median", "percentile", "hyperband"])
+def test_no_trial_is_given_up_in_the_head_only_phase_or_the_first_quarter(
+    overrides: tuple[str, ...], first: int, name: str
+) -> None:
+    given = (f"budget.pruner.name={name}", "budget.pruner.startup=1", "budget.pruner.min_trials=1")
+    judge = search.pruner(study_of(*overrides, *given))
+    study = optuna.create_study(direction="maximize", pruner=judge)
+    for _ in range(30):  # hyperband judges a trial among those of its bracket
+        good = study.ask()
+        for step in range(1, 9):
+            good.report(0.9, step)
+            good.should_prune()
+        study.tell(good, 0.9)
+    died = set()
+    for _ in range(30):
+        bad = study.ask()
+        for step in range(1, 9):
+            bad.report(0.1, step)
+            if bad.should_prune():
+                died.add(step)
+                break
+        study.tell(bad, state=TrialState.FAIL)
+    assert min(died) == first
+
+
+def test_a_name_that_belongs_to_a_confirmation_is_refused(prepared: Prepared, url: str) -> None:
+    with pytest.raises(InputError, match=r"names that end in \.confirm belong to confirmations"):
+        tune(study_of("budget.trials=1"), prepared, url, name="s.confirm")
+    assert not Path(database(url)).exists()
+
+
+def test_siblings_are_looked_up_while_nobody_waits(
+    prepared: Prepared, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[bool] = []
+
+    def look(*_: object) -> list[WarmStart]:
+        lock = lock_of(url, "s")
+        looked.append(lock.attempt())
+        lock.release()
+        return [WarmStart("A trial 1", {"finetune.lr": 1e-3})]
+
+    monkeypatch.setattr(search, "warm_starts", look)
+    axes = ("augment", "class_weight", "finetune.depth")
+    study = study_of("budget.trials=2", *(f"search.{path}=null" for path in axes))
+    after = tune(study, prepared, url, warm_start="auto")
+    assert after.trials[1].params == {"finetune.lr": 1e-3}
+    assert 0 < len(looked) <= 3  # the last look finds no slot that none has tried
+    assert all(looked)
+
+
+def test_an_outage_cuts_a_trial_off_and_ends_the_call(prepared: Prepared, url: str) -> None:
+    """The baseline's slot is not given to the sampler, as it would be had the baseline failed."""
+
+    def fail(number: int, epoch: int) -> None:
+        if number == 0:
+            raise OSError(errno.ENOSPC, "No space left on device", "/runs/features/x")
+
+    with pytest.raises(OSError, match="/runs/features/x"):
+        tune(study_of("budget.trials=1"), prepared, url, on_epoch=fail)
+    after = tune(study_of("budget.trials=1"), prepared, url)
+    assert states(after) == ["FAIL", "COMPLETE"]
+    assert after.trials[0].user_attrs["reason"].startswith("outage: [Errno 28] No space left")
+    assert (results.best(after).baseline.number, results.best(after).counts["cut off"]) == (1, 1)
+
+
+def test_a_lock_that_was_lost_while_values_were_drawn_has_the_slot_run_again(
+    prepared: Prepared, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, lock = iter([False]), lock_of(url, "s")
+    monkeypatch.setattr(
+        type(lock), "held", lambda one: one.path.name != lock.path.name or next(answers, True)
+    )
+    after = tune(study_of("budget.trials=1"), prepared, url)
+    assert states(after) == ["FAIL", "COMPLETE"]
+    assert after.trials[0].user_attrs["reason"] == "superseded"
+    assert "epochs" not in after.trials[0].user_attrs
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Which slot is next: counted exactly, whatever happened to the trials before."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,61 @@ def test_values_that_a_changed_space_lost_are_drawn_anew(study: optuna.Study) ->
     assert slot is not None
     assert slot.key == 0
     assert len(study.trials) == 1
+
+
+def test_what_is_run_again_keeps_its_values_under_a_narrowed_space(study: optuna.Study) -> None:
+    """Without them the worker would draw, and train a stranger under the winner's slot."""
+    recipe = study_of().recipe
+    fixed = Slot("3:1", {"augment": 0.25}, {"role": "confirmation", "of": 3}, Rerun(recipe, SPACE))
+    narrow = {"augment": FloatDistribution(0.5, 1.0)}
+    assert next_slot(study, lambda trials: [fixed], narrow, lambda worker: True, 0) == fixed
+    (queued,) = study.get_trials()
+    assert (queued.params, queued.user_attrs["of"]) == ({"augment": 0.25}, 3)
+    assert recipe_of(queued) == recipe
+
+
+def test_a_slot_that_another_recipe_was_queued_for_is_queued_anew(study: optuna.Study) -> None:
+    recipe = study_of().recipe
+    fixed = Slot("3:1", {"augment": 0.25}, {"of": 3}, Rerun(recipe, SPACE, "search"))
+    for state in (TrialState.COMPLETE, TrialState.WAITING):
+        add(study, state, "3:1", replace(recipe, batch=8), "search", of=3)
+        add(study, state, "3:1", recipe, "another search", of=3)
+    assert standing(study.get_trials(), [fixed]).done == 0
+    assert ask(study, [fixed]) == fixed
+    *stale, queued = study.get_trials()
+    assert [t.state for t in stale[2:]] == [TrialState.FAIL] * 2
+    assert (queued.state, recipe_of(queued)) == (TrialState.WAITING, recipe)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "outage: studies.db: no space left on its disk",
+        "StorageInternalError: An exception is raised during the commit.",  # an early version's
+        "OSError: [Errno 28] No space left on device",
+    ],
+)
+def test_an_outage_is_not_the_trials_own_verdict(study: optuna.Study, reason: str) -> None:
+    add(study, TrialState.FAIL, 0, role="baseline", reason=reason)
+    add(study, TrialState.COMPLETE, 0)  # an early version gave the slot to the sampler
+    for key in (1, 2, 3):
+        add(study, TrialState.COMPLETE, key)
+    assert not searched(study_of(), study.get_trials())
+    plan = search_slots(study_of(), SPACE, study.get_trials())
+    assert ask(study, plan) == plan[0]
+    queued = study.get_trials()[-1]
+    assert (queued.params, queued.user_attrs["role"]) == ({"augment": 0.5}, "baseline")
+    add(study, TrialState.COMPLETE, 0, role="baseline")
+    assert searched(study_of(), study.get_trials())
+
+
+def test_what_a_person_queues_does_not_take_the_baselines_place(study: optuna.Study) -> None:
+    study.add_trial(create_trial(value=0.9))  # by another program: it fills no slot
+    study.enqueue_trial({"augment": 1.0})
+    plan = search_slots(study_of(), SPACE, study.get_trials())
+    assert ask(study, plan) == plan[1]
+    assert study.get_trials()[-1].state == TrialState.WAITING
+    assert standing(study.get_trials(), plan).done == 0
 
 
 def test_five_alike_stop_it_unless_they_are_older_than_this_call(study: optuna.Study) -> None:
