@@ -34,6 +34,13 @@ def phantom(
     from tqdm import tqdm
 
     from mura_tune.data import phantom as phantoms
+    from mura_tune.errors import InputError
+    from mura_tune.files import writable
+
+    if sheet:  # before anything is drawn
+        if sheet.suffix.lower() not in phantoms.SHEETS:
+            raise InputError(f"{sheet}: a contact sheet ends in {', '.join(phantoms.SHEETS)}")
+        writable(sheet)
 
     def bar(items: Any) -> Any:
         return tqdm(items, desc="phantoms", unit="study", disable=None)

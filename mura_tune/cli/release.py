@@ -47,6 +47,7 @@ def finalize(
     from theirs.
     """
     from mura_tune import files, names
+    from mura_tune.data.dataset import name_of
     from mura_tune.errors import InputError, MuraError
     from mura_tune.release import index
     from mura_tune.release.checkpoint import Checkpoints, alone
@@ -76,7 +77,7 @@ def finalize(
                     made.append(release(
                         found, prepared, folder, device_of(device), seeds=seeds,
                         released=everyone if ensemble else strongest, on_epoch=epochs.epoch,
-                        memory=kept.of, dataset=data.resolve().stem,
+                        memory=kept.of, dataset=name_of(data),
                     ))  # fmt: skip
                 held.append(kept)
             except MuraError as error:

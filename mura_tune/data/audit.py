@@ -1,6 +1,7 @@
 """What is wrong with a dataset, by name, and how much of what it holds."""
 
 import itertools
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ import pandas as pd
 from mura_tune.data.dataset import KINDS, Dataset, Finding
 from mura_tune.data.images import Record
 from mura_tune.data.near import NearCopy
+from mura_tune.lines import printable
 
 NAMED = 5  # findings of a kind that a summary names
 _Held = tuple[str, int, str, str]  # path, label, published split, patient
@@ -70,16 +72,16 @@ class Audit:
     def summary(self) -> str:
         """Return a table of the counts, then the findings by kind with a few names each."""
         totals = f"images {self.images:,}, studies {self.studies:,}, patients {self.patients:,}"
-        head = f"{self.name}: {totals}"
+        head = printable(f"{self.name}: {totals}")
         columns = ("area", "split", "studies -/+", "images -/+", "patients")
         rows = [columns, *(_cells(count) for count in self.counts)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
         table = [
             "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
         ]
-        return "\n".join([head, "", *table, "", *self._told()])
+        return "\n".join([head, "", *table, "", *self._findings()])
 
-    def _told(self) -> Iterator[str]:
+    def _findings(self) -> Iterator[str]:
         scope = "the index and every image" if self.pixels_read else "the index alone"
         yield f"findings: {len(self.findings)} (from {scope})"
         for kind in KINDS:
@@ -87,7 +89,9 @@ class Audit:
             if not found:
                 continue
             yield f"{kind}: {len(found)}"
-            yield from (f"  {finding.path}: {finding.detail}" for finding in found[:NAMED])
+            yield from (
+                f"  {printable(f'{finding.path}: {finding.detail}')}" for finding in found[:NAMED]
+            )
             if len(found) > NAMED:
                 yield f"  and {len(found) - NAMED} more"
 
@@ -181,16 +185,27 @@ def _by_pixels(frame: pd.DataFrame, pixels: Mapping[str, Record]) -> dict[str, l
 
 
 def _hidden(dataset: Dataset) -> Iterator[Finding]:
-    """Yield the hidden files in the folders of the dataset's images, and in those above them."""
+    """Yield the hidden files in the folders of the dataset's images, and in those above them.
+
+    Of what lies outside the dataset's own folder, a table may name images alone.
+    """
+    root = PurePosixPath(os.path.normpath(dataset.root.absolute()))
     folders = {PurePosixPath(path).parent for path in dataset.frame["path"]}
-    folders |= {above for folder in folders for above in folder.parents}
-    for folder in sorted(folders - {PurePosixPath(), PurePosixPath("/")}):
-        here = dataset.root / folder
-        if not here.is_dir():
+    folders = {PurePosixPath(os.path.normpath(root / folder)) for folder in folders}
+    inside = {folder.relative_to(root) for folder in folders if folder.is_relative_to(root)}
+    inside |= {above for folder in inside for above in folder.parents}
+    for folder in sorted(inside - {PurePosixPath()}):
+        try:
+            names = sorted(file.name for file in (dataset.root / folder).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # each image of it is named as unreadable
+        except OSError as error:
+            detail = f"its hidden files cannot be listed: {(error.strerror or 'no reason').lower()}"
+            yield Finding("unreadable", str(folder), detail)
             continue
-        for file in sorted(file for file in here.iterdir() if file.name.startswith(".")):
-            if file.is_file():
-                yield Finding("hidden", str(folder / file.name), "a hidden file, not an image")
+        for name in names:
+            if name.startswith(".") and (dataset.root / folder / name).is_file():
+                yield Finding("hidden", str(folder / name), "a hidden file, not an image")
 
 
 def _names(copies: list[_Held]) -> str:

@@ -25,6 +25,11 @@ _WORDS = ("normal", "abnormal")
 _ROW = "FOLDER/{split}/XR_AREA/PATIENT/STUDY"
 # The command line's words for all areas at once; no area has them in any case of letters.
 _RESERVED = {"all", *(name.casefold() for name in WHOLE)}
+_TABLES = tuple(
+    f"{split}_{what}.csv"
+    for split in ("train", "valid")
+    for what in ("labeled_studies", "image_paths")
+)
 _Row = tuple[str, str, str, str, int, str]
 
 
@@ -85,9 +90,18 @@ class Dataset:
 
 def open_dataset(path: Path, *, index_only: bool = False) -> Dataset:
     """Open a folder in MURA's layout, or a table that ends in .csv."""
-    if path.suffix.lower() == ".csv":
+    if _is_table(path):
         return from_table(path)
     return from_mura(path, index_only=index_only)
+
+
+def name_of(path: Path) -> str:
+    """The name of a dataset: of its folder as it is, such as MURA-v1.1, or of its table."""
+    return path.resolve().stem if _is_table(path) else path.resolve().name
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
 
 
 def from_mura(root: Path, *, index_only: bool = False) -> Dataset:
@@ -100,6 +114,7 @@ def from_mura(root: Path, *, index_only: bool = False) -> Dataset:
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
         raise InputError(f"{root}: {what}; {GET_MURA}")
+    _check_tables(root)
     notes: list[Finding] = []
     rows = Rows()
     folders: set[str] = set()
@@ -116,6 +131,17 @@ def from_mura(root: Path, *, index_only: bool = False) -> Dataset:
             "unpack the images beside them, or check the index alone with --index-only"
         )
     return Dataset(root, rows.frame(), root.resolve().name, tuple(notes))
+
+
+def _check_tables(root: Path) -> None:
+    """Raise InputError unless the four CSVs are there."""
+    missing = [name for name in _TABLES if not (root / name).exists()]
+    if len(missing) == len(_TABLES) and (deeper := sorted(root.glob(f"*/{_TABLES[0]}"))):
+        raise InputError(f"{root}: MURA lies one level deeper; name {deeper[0].parent}")
+    if missing:
+        raise InputError(
+            f"{root / missing[0]}: no such file; restore it from the archive of MURA-v1.1"
+        )
 
 
 def from_table(table: Path) -> Dataset:

@@ -120,7 +120,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, list[str]]]:
                 if any(cells):
                     yield reader.line_num, cells
     except FileNotFoundError:
-        raise InputError(f"{file}: no such file; restore it from the dataset's archive") from None
+        raise InputError(f"{file}: no such file") from None
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise InputError(f"{file}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from None

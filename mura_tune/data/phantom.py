@@ -4,8 +4,8 @@ Every lesion has a box in lesions.csv. What an image shows depends on (seed, are
 view) alone: asking for more patients leaves the others as they were.
 """
 
+import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mura_tune import files
 from mura_tune.data.anatomy import AREAS
 from mura_tune.data.lesions import KINDS
 from mura_tune.data.radiograph import Study, draw
@@ -33,6 +34,7 @@ ABNORMAL = {  # MURA v1.1: share of abnormal studies in train and in valid
     "XR_SHOULDER": {"train": 1457 / 2821, "valid": 95 / 194},
     "XR_WRIST": {"train": 1326 / 3460, "valid": 97 / 237},
 }
+SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # what a contact sheet may be
 VIEWS = (0.2, 0.4, 0.4)  # shares of studies with one, two and three views
 BLOCK, TWICE = 10, 2  # of ten patients in a row two come twice; one is also in the area before
 VALID_FROM = 50_001  # the first patient number of the valid split
@@ -66,14 +68,14 @@ def write(
     plan = [
         s for split, n in counts.items() for area in chosen for s in studies(split, area, n, seed)
     ]
-    name = root.resolve().name
+    name = _first_component(root)
     tables = _tables(name, plan)
     arguments = {"areas": chosen, "patients": patients, "seed": seed, "size": size, "look": LOOK}
     if _is_complete(root, arguments, tables, plan):
         return
 
     root.mkdir(parents=True, exist_ok=True)
-    _replace(root / "phantom.json", json.dumps(arguments) + "\n")
+    files.replace(root / "phantom.json", f"{json.dumps(arguments)}\n".encode())
     lesions = ["path,kind,x0,y0,x1,y1"]
     pool = ThreadPoolExecutor(max_workers=2)
     try:
@@ -84,7 +86,7 @@ def write(
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
     # the tables come last: where they are, the images are
     for file, lines in {"lesions.csv": lesions, **tables}.items():
-        _replace(root / file, "".join(f"{line}\n" for line in lines))
+        files.replace(root / file, "".join(f"{line}\n" for line in lines).encode())
 
 
 def studies(split: str, area: str, patients: int, seed: int) -> Iterator[Study]:
@@ -133,6 +135,15 @@ def _tables(name: str, plan: list[Study]) -> dict[str, list[str]]:
     return tables
 
 
+def _first_component(root: Path) -> str:
+    """What the paths in MURA's CSVs begin with: the folder's name, if a CSV can hold it as it is.
+
+    Who reads them takes any word for the folder that they lie in.
+    """
+    name = root.resolve().name
+    return name if name.isprintable() and not {*name} & {*',"'} else "phantoms"
+
+
 def _is_complete(
     root: Path, arguments: dict[str, Any], tables: dict[str, list[str]], plan: list[Study]
 ) -> bool:
@@ -140,7 +151,7 @@ def _is_complete(
     note, there = root / "phantom.json", [file for file in tables if (root / file).exists()]
     if note.exists():
         try:
-            other = json.loads(note.read_text())
+            other = json.loads(note.read_bytes())
         except ValueError:
             other = "unreadable arguments"
         if other != arguments:
@@ -148,22 +159,13 @@ def _is_complete(
     elif there:
         raise InputError(f"{root / there[0]}: not made by the phantom; choose another folder")
     for file in there:
-        if (root / file).read_text().splitlines() != tables[file]:
+        if (root / file).read_bytes().splitlines() != [line.encode() for line in tables[file]]:
             raise InputError(
                 f"{root / file}: changed since it was made; delete {root} to remake it"
             )
     images = (root / s.folder / f"image{view}.png" for s in plan for view in range(1, s.views + 1))
     tables_there = len(there) == len(tables) and (root / "lesions.csv").exists()
     return tables_there and all(image.exists() for image in images)
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _save(root: Path, study: Study, *, seed: int, size: int) -> list[str]:
@@ -173,17 +175,25 @@ def _save(root: Path, study: Study, *, seed: int, size: int) -> list[str]:
     for view in range(1, study.views + 1):
         image, kind, box = draw(study, view, seed=seed, size=size)
         path = f"{study.folder}/image{view}.png"
-        Image.fromarray(image).save(root / path, compress_level=1)
+        try:
+            Image.fromarray(image).save(root / path, compress_level=1)
+        except OSError as error:  # a full disk does not say which file it is about
+            raise OSError(error.errno, error.strerror, str(root / path)) from error
         if box:
             rows.append(",".join(map(str, (path, kind, *box))))
     return rows
 
 
 def contact_sheet(root: Path, out: Path, per_area: int = 6) -> None:
-    """One picture of a phantom: a row per area, normal left, abnormal right, lesions boxed."""
-    lesions = [line.split(",") for line in (root / "lesions.csv").read_text().splitlines()[1:]]
+    """One picture of a phantom: a row per area, normal left, abnormal right, lesions boxed.
+
+    `out` ends in one of SHEETS. Raises KeyError for another, OSError where it cannot be written.
+    """
+    lesions = [
+        line.split(",") for line in (root / "lesions.csv").read_text("utf-8").splitlines()[1:]
+    ]
     boxes = {path: (kind, [int(n) for n in box]) for path, kind, *box in lesions}
-    paths = (root / "train_image_paths.csv").read_text().splitlines()
+    paths = (root / "train_image_paths.csv").read_text("utf-8").splitlines()
     paths = [path for path in paths if path.endswith("image1.png")]
     areas = list(dict.fromkeys(path.split("/")[2] for path in paths))
     pitch, top, left, normals = 182, 40, 108, per_area // 2
@@ -217,5 +227,6 @@ def contact_sheet(root: Path, out: Path, per_area: int = 6) -> None:
                 corners = [round(n * factor) + (x0, y0)[i % 2] for i, n in enumerate(box)]
                 pen.rectangle(corners, outline=(255, 150, 40))
                 pen.text((x + 4, y + 3), kind, (255, 170, 80), small, stroke_width=2, stroke_fill=0)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out)
+    picture = io.BytesIO()
+    sheet.save(picture, format=SHEETS[out.suffix.lower()])
+    files.replace(out, picture.getvalue())

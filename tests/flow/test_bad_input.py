@@ -200,7 +200,7 @@ def test_another_area_than_the_release_is_for(run: Run, release: Path, phantoms:
 
 
 def test_bad_images_in_a_dataset_are_named_and_left_out(run: Run, tmp_path: Path) -> None:
-    root = tmp_path / "damaged"
+    root = tmp_path / "damaged-v1.1"
     phantom.write(root, areas=("XR_WRIST",), patients=60, size=64)
     images = sorted(root.glob("train/XR_WRIST/*/*/*.png"))
     for path, how in zip(images[::10], SPOILT, strict=False):
@@ -211,8 +211,8 @@ def test_bad_images_in_a_dataset_are_named_and_left_out(run: Run, tmp_path: Path
     for path in images[:40:10]:
         assert f"left out {path.relative_to(root)}: " in ran.err
     assert run("finalize", "XR_WRIST", f"--data={root}").code == 0
-    text = (tmp_path / "releases" / "XR_WRIST" / "bundle.json").read_text()
-    assert len(json.loads(text)["data"]["left_out"]) == 4
+    data = json.loads((tmp_path / "releases" / "XR_WRIST" / "bundle.json").read_text())["data"]
+    assert (len(data["left_out"]), data["name"]) == (4, "damaged-v1.1")
 
     checked = run("check", f"--data={root}")
     assert checked.code == 0
@@ -225,6 +225,31 @@ def test_bad_images_in_a_dataset_are_named_and_left_out(run: Run, tmp_path: Path
     for path in images[1::10]:
         spoil(path, "empty")
     told(run("tune", "XR_WRIST", f"--data={root}", *TINY), "more than 5%")
+
+
+def test_places_that_cannot_be_written_are_told_before_anything_is_drawn_or_decoded(
+    run: Run, phantoms: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("a file")
+    inside = tmp_path / "file" / "below"
+    told(run("phantom", inside, "--patients=1"), str(inside))
+    told(run("phantom", tmp_path / "file"), "file", "exists already")
+    told(run("cache", "XR_WRIST", f"--data={phantoms}", f"--runs={inside}"), str(inside), "--runs")
+    out = tmp_path / "phantoms"
+    for sheet, words in ((inside, "a contact sheet ends in .png"),
+                         (inside / "s.png", "a file, not a folder")):  # fmt: skip
+        told(run("phantom", out, f"--sheet={sheet}"), str(sheet), words)
+    assert not out.exists()
+
+
+def test_a_table_that_names_an_area_outside_is_refused_before_anything_is_written(
+    run: Run, tmp_path: Path
+) -> None:
+    table = tmp_path / "evil.csv"
+    table.write_text("path,patient,label,area\na.png,p1,0,../victim\nb.png,p2,1,../victim\n")
+    for verb in (("check",), ("tune", "all", *TINY), ("cache", "XR_WRIST")):
+        told(run(*verb, f"--data={table}"), f"{table}:2: the area is '../victim'")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_deep_images_are_scaled_and_cut_outs_keep_their_ground(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """audit: MURA's own counts, and every kind of fault by name."""
 
+import errno
 import json
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from PIL import Image
 
 from mura_tune.data import cache, scan
 from mura_tune.data.audit import audit
-from mura_tune.data.dataset import from_mura
+from mura_tune.data.dataset import from_mura, from_table
 
 # MURA v1.1: train then valid: studies -/+, images -/+, patients
 MURA = {
@@ -159,6 +162,50 @@ def test_the_cache_and_a_scan_tell_an_audit_the_same(faulty: Path, tmp_path: Pat
     built = cache.build(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)
     scanned = audit(dataset, pixels=scan.scan(dataset, progress=False).records)
     assert audit(dataset, pixels=built.records).findings == scanned.findings
+
+
+def test_a_table_makes_nobody_list_folders_that_are_not_its_own(tmp_path: Path) -> None:
+    for folder in ("mine/inner", "other"):
+        draw(tmp_path, f"{folder}/a.png", len(folder))
+        (tmp_path / folder / ".secret").write_bytes(b"x")
+    (tmp_path / ".secret").write_bytes(b"x")
+    table = tmp_path / "mine" / "t.csv"
+    table.write_text(
+        f"path,patient,label\ninner/a.png,p1,0\n../other/a.png,p2,1\n{tmp_path}/other/b.png,p3,1\n"
+    )
+    dataset = from_table(table)
+    found = audit(dataset, pixels=scan.scan(dataset, progress=False).records)
+    assert [f.path for f in found.findings if f.kind == "hidden"] == ["inner/.secret"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    faulty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut, iterdir = faulty / "train/XR_A/p1", Path.iterdir
+
+    def denied(folder: Path) -> Iterator[Path]:
+        if folder == shut:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    dataset = from_mura(faulty)
+    found = audit(dataset, pixels=scan.scan(dataset, progress=False).records).findings
+    (one,) = (f for f in found if f.path == "train/XR_A/p1")
+    assert one.detail == "its hidden files cannot be listed: permission denied"
+
+
+def test_names_of_any_bytes_are_shown_in_a_line_each(faulty: Path) -> None:
+    folder = faulty / "train/XR_A/p1/study1_negative"
+    for name in (b".R\xf6ntgen", b".two\nlines", b".\x1b[2J"):
+        (folder / os.fsdecode(name)).write_bytes(b"x")
+    dataset = from_mura(faulty)
+    found = audit(dataset, pixels=scan.scan(dataset, progress=False).records)
+    text = found.summary()
+    assert ".R\\xf6ntgen: a hidden file" in text
+    assert ".two lines: a hidden file" in text
+    assert "\x1b" not in text
+    assert json.dumps(found.to_json()).isascii()
 
 
 def test_a_summary_names_five_of_a_kind(faulty: Path) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mura_tune.data.dataset import Dataset, Finding, from_mura, from_table, open_dataset
+from mura_tune.data.dataset import (
+    Dataset,
+    Finding,
+    from_mura,
+    from_table,
+    name_of,
+    open_dataset,
+)
 from mura_tune.data.frame import COLUMNS
 from mura_tune.errors import InputError
 
@@ -168,6 +175,30 @@ def test_a_missing_csv_is_named(tmp_path: Path) -> None:
         from_mura(tmp_path)
 
 
+def test_a_folder_in_a_folder_of_its_name_is_one_level_deeper(tmp_path: Path) -> None:
+    inner = tmp_path / "MURA-v1.1" / "MURA-v1.1"
+    inner.mkdir(parents=True)
+    mura(inner)
+    with pytest.raises(InputError, match=r"lies one level deeper; name .*MURA-v1\.1/MURA-v1\.1$"):
+        from_mura(inner.parent, index_only=True)
+
+
+def test_a_version_is_part_of_a_folders_name_and_csv_of_no_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert name_of(tmp_path / "MURA-v1.1") == "MURA-v1.1"
+    assert name_of(tmp_path / "ward.v2.csv") == "ward.v2"
+    monkeypatch.chdir(tmp_path)
+    assert name_of(Path()) == tmp_path.name
+
+
+@pytest.mark.parametrize("folder", ["XR_..", "XR_A.confirm", "XR_$(id)", "XR_\x1b[2J"])
+def test_an_area_that_may_not_be_one_is_refused(tmp_path: Path, folder: str) -> None:
+    rows = [*TRAIN_STUDIES, f"M/train/{folder}/patient00002/study1_negative/,0"]
+    with pytest.raises(InputError, match=r"studies\.csv:3: the area"):
+        from_mura(mura(tmp_path, train_labeled_studies=rows), index_only=True)
+
+
 def test_csvs_without_any_image_folder_need_index_only(tmp_path: Path) -> None:
     mura(tmp_path)
     assert len(from_mura(tmp_path, index_only=True).frame) == 4
@@ -218,6 +249,10 @@ def frame(**changes: list[object]) -> pd.DataFrame:
         (frame(patient=["p1", "p1"]), r"in both train and valid: p1 \(1 in all\); move"),
         (frame(path=["a.png", "a.png"]), "listed twice: a.png"),
         (frame(study=["s", "s"], split=["train", "train"]), "both normal and abnormal: s"),
+        (
+            frame(study=["s", "s"], label=[0, 0], split=["train", "train"]),
+            "of two patients or areas",
+        ),
         (frame(label=[0, 2]), "column label"),
         (frame(label=["0", "1"]), "column label"),
         (frame(area=["XR_A", None]), "column area"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 from collections import defaultdict
 from functools import cache, partial
@@ -19,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from mura_tune.data import phantom
+from mura_tune.data.dataset import from_mura
 from mura_tune.data.phantom import ABNORMAL, AREAS, Study, draw, studies
 from mura_tune.errors import InputError
 
@@ -253,6 +256,29 @@ def test_contact_sheet_has_a_row_for_each_area(root: Path, tmp_path: Path) -> No
     with Image.open(out) as sheet:
         assert sheet.width == 1200
         assert sheet.height > 2 * 176
+
+
+@pytest.mark.parametrize("name", ["a,b", 'a"b', "a\nb", os.fsdecode(b"R\xf6ntgen"), "My Drive"])
+def test_it_can_be_read_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    tiny(tmp_path / name)
+    before = content(tmp_path / name)
+    tiny(tmp_path / name)
+    assert content(tmp_path / name) == before
+    assert from_mura(tmp_path / name).areas() == ["XR_WRIST"]
+
+
+def test_a_disk_that_fills_up_is_told_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*train/XR_WRIST/.*\.png'"):
+            tiny(tmp_path / "out")
+    tiny(tmp_path / "out")  # the same line goes on
+    assert from_mura(tmp_path / "out").areas() == ["XR_WRIST"]
 
 
 def test_arguments_are_noted(root: Path) -> None:
