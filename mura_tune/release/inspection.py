@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,8 @@ def inspect(folder: Path) -> Inspection:
     """
     loaded = bundle.load(folder, torch.device("cpu"))
     source = folder / bundle.MANIFEST
-    if "recipe" in loaded.manifest:
-        recipe.from_dict(loaded.manifest["recipe"], str(source))
-    if "study" in loaded.manifest:
-        config.from_dict(loaded.manifest["study"]["config"], str(source))
+    if loaded.manifest["schema"] == manifest.SCHEMA:  # older ones hold older studies
+        _check_story(loaded.manifest, str(source))
     return Inspection(
         release=folder,
         area=str(loaded.manifest["area"]),
@@ -90,3 +89,11 @@ def inspect(folder: Path) -> Inspection:
         lacks=manifest.missing(loaded.manifest),
         changes=bundle.changes(loaded.manifest),
     )
+
+
+def _check_story(values: Mapping[str, Any], source: str) -> None:
+    """Raise InputError unless the recipe and the study can be read, where they are stored."""
+    if "recipe" in values:
+        recipe.from_dict(values["recipe"], source)
+    if "study" in values:
+        config.from_dict(values["study"]["config"], source)
