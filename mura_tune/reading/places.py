@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -45,8 +46,8 @@ def place(
 
 
 def is_address(text: str) -> bool:
-    """Whether a release is named by its URL; a scheme may stand in capitals."""
-    return text.lower().startswith(("http://", "https://"))
+    """Whether a release is named by a URL, though perhaps one of another scheme or damaged."""
+    return re.match("https?:|[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
 
 
 def _fetched(url: str, say: Callable[[str], None]) -> Path:

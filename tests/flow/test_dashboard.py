@@ -366,3 +366,11 @@ def test_idle_connections_do_not_hold_up_a_page(studies: str) -> None:
         with urllib.request.urlopen(f"{address}api/studies") as answer:
             assert b"XR_WRIST" in answer.read()
         assert threading.active_count() <= before + server.THREADS + 1
+
+
+def test_an_empty_file_is_no_database_and_stays_empty(tmp_path: Path) -> None:
+    empty = tmp_path / "studies.db"
+    empty.touch()
+    with pytest.raises(InputError, match="no studies yet"):
+        board.serve(url_of(str(empty)), "127.0.0.1", 0, print)
+    assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("studies.db", 0)]

@@ -490,11 +490,12 @@ def test_an_address_that_is_none_is_refused_before_anyone_is_asked(get: Get, url
 @pytest.mark.parametrize(
     "url",
     ["http://user:secret@host/x", "HTTPS://secret@host/x", "http://u:secret@[::1/x",
-     "http:u:secret@host/x", "http://u:sec/ret@host/x", "http://u:secret@host/x#main"],
+     "http:u:secret@host/x", "http://u:sec/ret@host/x", "http://u:secret@host/x#main",
+     "ftp://u:secret@host/x"],
 )  # fmt: skip
-def test_a_password_in_an_address_is_refused_and_never_printed(get: Get, url: str) -> None:
+def test_a_password_in_an_address_is_refused_and_never_printed(tmp_path: Path, url: str) -> None:
     with pytest.raises(InputError) as raised:
-        get(url)
+        place(url, None, tmp_path, None, print)
     assert "host/x" in str(raised.value) or "[::1/x" in str(raised.value)
     assert "sec" not in str(raised.value).replace("sha256", "")
 
