@@ -200,10 +200,10 @@ def show(area: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @storage_option
 @click.option("--host", "hosts", multiple=True, default=("127.0.0.1",), show_default=True,
               metavar="HOST", help="Name or address of this machine to listen on; 0.0.0.0 listens "
-              "on every network. Only requests for it are answered: for a name of its own, for "
-              "127.0.0.1 and localhost where it is one of them, for 0.0.0.0 any IP address, "
-              "localhost and this machine's own name. Repeat it with NAME or NAME:PORT for each "
-              "other name that browsers use, as behind a tunnel or a proxy.")  # fmt: skip
+              "on every network. Only requests that name it are answered: with 127.0.0.1 also "
+              "localhost; with 0.0.0.0 any IP address, localhost and this machine's name. Repeat "
+              "it with each other NAME or NAME:PORT that browsers use, as behind a tunnel or a "
+              "proxy.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
               help="0 picks a free one.")  # fmt: skip
 @click.option("--writable", is_flag=True, help="Let the browser rename and delete studies.")
