@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -69,6 +70,16 @@ def may_write(path: Path) -> bool:
     real = path.resolve()
     beside = [one for one in _beside(real) if one.exists()]
     return all(map(_writable, [real, *beside])) and _writable(real.parent)
+
+
+def require_read(path: Path) -> None:
+    """Raise PermissionError if the database may not be read.
+
+    It is not opened for that: closing any file of it would give up the locks that SQLite holds on
+    it in this process (POSIX), and the next program to close it would then remove its log.
+    """
+    if not _allowed(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def require_write(path: Path) -> None:
@@ -140,4 +151,8 @@ def _private_copy(real: Path, stamp: tuple[tuple[int, int], ...]) -> Path:
 
 
 def _writable(path: Path) -> bool:
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    return _allowed(path, os.W_OK)
+
+
+def _allowed(path: Path, what: int) -> bool:
+    return os.access(path, what, effective_ids=os.access in os.supports_effective_ids)

@@ -22,7 +22,7 @@ from mura_tune.names import CONFIRMS as CONFIRMS  # as: other modules have the n
 from mura_tune.tuning.damage import damaged, legible
 from mura_tune.tuning.locks import lock_of
 from mura_tune.tuning.outages import WaitingStorage
-from mura_tune.tuning.sqlite_file import check_disk, connect, may_write, require_write
+from mura_tune.tuning.sqlite_file import check_disk, connect, may_write, require_read, require_write
 from mura_tune.tuning.urls import TIMEOUT as TIMEOUT
 from mura_tune.tuning.urls import database as database
 from mura_tune.tuning.urls import file_of
@@ -127,7 +127,7 @@ def _check_file(path: Path, *, create: bool, write: bool) -> None:
         path.open("ab").close()  # or say why it cannot be made
         return
     check_disk(path)
-    path.open("rb").close()  # or say why it cannot be read
+    require_read(path)
     if write:
         require_write(path)
 

@@ -4,6 +4,8 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -307,3 +309,18 @@ def test_a_disk_that_may_be_a_networks_is_refused_with_a_way_past(
         open_storage(url_of_file(path))
     monkeypatch.setenv("MURA_LOCAL_DISKS", "virtiofs 9p")
     assert trials(path) == 1
+
+
+def test_opening_a_database_twice_keeps_the_locks_of_the_first(path: Path) -> None:
+    """Closing a file gives up its process' locks (POSIX): another program then takes itself for
+    the last to leave, and removes the log that the first still writes to."""
+    url = url_of_file(path)
+    first = open_storage(url, create=True)
+    study = load_study(first, "s", url)
+    study.set_user_attr("note", "first")
+    open_storage(url)
+    look = f"import sqlite3; c = sqlite3.connect({str(path)!r}); c.execute('SELECT * FROM trials')"
+    subprocess.run([sys.executable, "-c", f"{look}; c.close()"], check=True)
+    assert path.with_name("studies.db-wal").exists()
+    study.set_user_attr("note", "second")
+    assert load_study(open_storage(url), "s", url).user_attrs["note"] == "second"
