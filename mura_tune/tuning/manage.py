@@ -27,7 +27,7 @@ from mura_tune.tuning.locks import Alive, lock_of
 from mura_tune.tuning.slots import was_cut
 from mura_tune.tuning.sqlite_file import require_write
 from mura_tune.tuning.storage import CONFIRMS, database, has_study, load_study, using
-from mura_tune.tuning.stored import dev_score_of, has_score
+from mura_tune.tuning.stored import dev_score_of, has_score, is_foreign
 from mura_tune.tuning.urls import file_of
 
 COLUMNS = (
@@ -142,6 +142,12 @@ def _both(storage: RDBStorage, name: str, url: str) -> list[optuna.Study]:
     return [load_study(storage, one, url) for one in names]
 
 
+def _state(trial: FrozenTrial) -> str:
+    if is_foreign(trial):
+        return "foreign"  # another program added it; it does not count
+    return "cut off" if was_cut(trial) else trial.state.name.lower()
+
+
 def _row(study: str, trial: FrozenTrial) -> dict[str, Any]:
     kept = trial.user_attrs
     interval = dev_score_of(trial) if has_score(trial) else {}
@@ -149,7 +155,7 @@ def _row(study: str, trial: FrozenTrial) -> dict[str, Any]:
         **trial.params,
         "study": study,
         "trial": trial.number,
-        "state": "cut off" if was_cut(trial) else trial.state.name.lower(),
+        "state": _state(trial),
         "dev_score": trial.value,
         **{key: interval.get(key) for key in ("low", "high", "studies")},
         **{key: kept.get(key) for key in ("slot", "role", "epochs", "best_epoch", "seconds",

@@ -75,6 +75,15 @@ def test_a_copy_is_the_study_in_the_same_and_in_another_database(
         manage.copy(url, "s", "t 2", url)
 
 
+def test_trials_of_another_program_are_named_in_the_export(url: str) -> None:
+    fill(url)
+    with using(url) as storage:
+        load_study(storage, "s", url).add_trial(create_trial(value=0.99))
+    rows = list(csv.DictReader(io.StringIO(manage.table(url, "s"))))
+    (stranger,) = [row for row in rows if row["dev_score"] == "0.99"]
+    assert stranger["state"] == "foreign"
+
+
 class _Crash(BaseException):
     """The process is gone."""
 
