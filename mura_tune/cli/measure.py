@@ -158,7 +158,7 @@ def report(
         files.replace(out, html.encode())
     else:
         bundle.add(folder, {bundle.REPORT: html})
-        index.write(folder.parent)
+        index.write(folder.parent, console.note)
     place = str(out or folder / bundle.REPORT)
     plain = {"report": place, "bytes": len(html.encode())}
     console.report(as_json, lambda: plain, lambda: place)

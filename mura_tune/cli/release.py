@@ -92,6 +92,6 @@ def finalize(
         lambda: [one.manifest | {"folder": str(one.folder)} for one in made],
         lambda: "\n\n".join(one.describe() for one in made) + summary(made),
     )
-    index.write(releases)
+    index.write(releases, console.note)
     if failed:
         raise InputError(f"no release for {', '.join(failed)}; the reasons stand above")

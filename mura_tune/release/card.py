@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from mura_tune.lines import command
+from mura_tune.names import as_file
 from mura_tune.release.bundle import WEIGHTS
 from mura_tune.release.evaluate import NAMES
-from mura_tune.release.page import WARNING, shifted, words, wrong
+from mura_tune.release.page import WARNING, code, markdown, shifted, words, wrong
 from mura_tune.release.parts_page import figure_rows
 from mura_tune.release.seeds import describe
 
@@ -30,7 +32,7 @@ it, no prospective study was made.
 
 ## Figures
 
-By study, 95 % intervals from 2,000 resamplings of whole patients. Operating point `{point}`
+By study, 95 % intervals from 2,000 resamplings of whole patients. Operating point {point}
 ({rule}): a study is called abnormal from {threshold:.3f} on.
 Dev chose the trial, the epoch, the calibration and the thresholds, so it flatters the model. Test
 is the published `valid` part of {dataset}, measured after everything was fixed. It is not MURA's
@@ -67,7 +69,7 @@ A calibrated probability belongs to the share of abnormal studies it was fitted 
 
 Data set: {dataset}. Images left out: {left_out}.
 Patients are in one part only, over all areas. The network started from {start}.
-{verdict}{seeds}Recipe `{digest}`, from trial {trial} of study `{study}`;
+{verdict}{seeds}Recipe {digest}, from trial {trial} of study {study};
 `bundle.json` holds all of it, `report.html` shows it.
 
 ## Known shortcuts
@@ -89,8 +91,8 @@ Patients are in one part only, over all areas. The network started from {start}.
 ## Use
 
 ```
-mura infer --release releases/{study} --image view1.png --image view2.png
-mura explain --release releases/{study} --image view1.png --deletion
+{infer}
+{explain}
 ```
 
 ## Licence and citation
@@ -99,7 +101,7 @@ Code: MIT (mura-tune {version}). The weights in {weights} are bound by the licen
 data they were trained on; MURA's is for non-commercial research and forbids passing images on,
 which includes those in `report.html` (`mura report --cases 0` leaves them out).
 
-Cite the data, and name the release: mura-tune {version}, recipe `{digest}`, made {day}.
+Cite the data, and name the release: mura-tune {version}, recipe {digest}, made {day}.
 
 > Rajpurkar P, Irvin J, Bagul A, et al.: MURA: Large Dataset for Abnormality Detection in
 > Musculoskeletal Radiographs. MIDL 2018. arXiv:1712.06957
@@ -114,17 +116,18 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     """The card of a release, from its bundle.json."""
     dev, test = manifest["metrics"]["dev"], manifest["metrics"]["test"]
     before, after = test["calibration"]["before"], test["calibration"]["after"]
+    folder = f"releases/{as_file(manifest['study']['name'])}"
     return _CARD.format(
         warning=WARNING,
-        area=manifest["area"],
+        area=markdown(manifest["area"]),
         whose=_whose(manifest),
         also=_ALSO if "body_part" in test else "",
         network=_network(manifest),
         size=manifest["preprocessing"]["size"],
-        point=manifest["recommended"],
-        rule=manifest["threshold"]["chosen"],
+        point=code(manifest["recommended"]),
+        rule=markdown(manifest["threshold"]["chosen"]),
         threshold=manifest["threshold"]["value"],
-        dataset=manifest["data"].get("name") or "the data set",
+        dataset=markdown(manifest["data"].get("name") or "the data set"),
         table=_figures(dev, test),
         image_auc=words(test["by_image"]["auc"]),
         image_kappa=words(test["by_image"]["kappa"]),
@@ -139,29 +142,33 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         brier_before=words(before["brier"]),
         doubt=_doubt(manifest),
         start=_start(manifest),
-        day=manifest["created"][:10],
+        day=markdown(manifest["created"][:10]),
         counts=counts_table(manifest["data"]["counts"]),
         left_out=_left_out(manifest["data"]["left_out"]),
         images=test["images"],
-        digest=manifest["recipe_digest"],
+        digest=code(manifest["recipe_digest"]),
         trial=manifest["study"]["trial"],
-        study=manifest["study"]["name"],
+        study=code(manifest["study"]["name"]),
+        infer=command("mura", "infer", "--release", folder, "--image", "view1.png", "--image",
+                      "view2.png"),
+        explain=command("mura", "explain", "--release", folder, "--image", "view1.png",
+                        "--deletion"),
         verdict=_sentence(manifest["study"].get("verdict", "")),
         seeds=f"{seeds} " if (seeds := describe(manifest)) else "",
-        weights=", ".join(f"`{name}`" for name in manifest.get("members", [WEIGHTS])),
+        weights=", ".join(code(name) for name in manifest.get("members", [WEIGHTS])),
         version=manifest["versions"]["mura-tune"],
-    )
+    )  # fmt: skip
 
 
 def _network(manifest: Mapping[str, Any]) -> str:
     if (number := len(manifest.get("members", [WEIGHTS]))) == 1:
-        return f"A `{manifest['arch']}` network"
-    return f"The mean of the logits of {number} `{manifest['arch']}` networks"
+        return f"A {code(manifest['arch'])} network"
+    return f"The mean of the logits of {number} {code(manifest['arch'])} networks"
 
 
 def _whose(manifest: Mapping[str, Any]) -> str:
     areas = manifest.get("areas", ())
-    return f"of any of {', '.join(areas)}" if len(areas) > 1 else "of this area"
+    return f"of any of {', '.join(map(markdown, areas))}" if len(areas) > 1 else "of this area"
 
 
 def _sentence(told: str) -> str:
@@ -172,12 +179,12 @@ def _figures(dev: Mapping[str, Any], test: Mapping[str, Any]) -> str:
     heads = (f"{m['split']}, {m['studies']} studies, {m['patients']} patients" for m in (dev, test))
     rows = (f"| {name} | {words(dev[key])} | {words(test[key])} |" for key, name in NAMES.items())
     areas = (
-        f"| AUC, {area} | {words(dev['auc_by_area'][area])} | {words(auc)} |"
+        f"| AUC, {markdown(area)} | {words(dev['auc_by_area'][area])} | {words(auc)} |"
         for area, auc in test["auc_by_area"].items()
         if area in dev["auc_by_area"]
     )
     parts = (
-        (f"| Body part: {name} | {on_dev} | {on_test} |")
+        (f"| Body part: {markdown(name)} | {on_dev} | {on_test} |")
         for name, on_dev, on_test in (
             figure_rows(dev["body_part"], test["body_part"]) if "body_part" in test else ()
         )
@@ -187,7 +194,7 @@ def _figures(dev: Mapping[str, Any], test: Mapping[str, Any]) -> str:
 
 def _points(manifest: Mapping[str, Any]) -> str:
     rows = [
-        f"| `{name}` | {point['threshold']:.3f} | {words(point['sensitivity'])} | "
+        f"| {code(name)} | {point['threshold']:.3f} | {words(point['sensitivity'])} | "
         f"{words(point['specificity'])} |"
         for name, point in manifest["metrics"]["test"]["operating_points"].items()
     ]
@@ -215,8 +222,8 @@ def _left_out(findings: Sequence[Mapping[str, str]]) -> str:
     if not findings:
         return "none"
     kinds = Counter(finding["kind"] for finding in findings)
-    told = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-    some = ", ".join(f"`{finding['path']}`" for finding in findings[:5])
+    told = ", ".join(f"{n} {markdown(kind)}" for kind, n in kinds.items())
+    some = ", ".join(code(finding["path"]) for finding in findings[:5])
     return f"{told} ({some}{', …' if len(findings) > 5 else ''}); `report.html` says why"
 
 
@@ -225,8 +232,8 @@ def _start(manifest: Mapping[str, Any]) -> str:
     start, digest = manifest["recipe"]["pretrained"], manifest.get("start_sha256")
     if start == "none":
         return "random weights"
-    name = "timm's ImageNet weights" if start == "imagenet" else f"`{PurePath(start).name}`"
-    return f"{name} (sha256 `{digest[:16]}`)" if digest else name
+    name = "timm's ImageNet weights" if start == "imagenet" else code(PurePath(start).name)
+    return f"{name} (sha256 {code(digest[:16])})" if digest else name
 
 
 def counts_table(counts: Mapping[str, Mapping[str, int]]) -> str:

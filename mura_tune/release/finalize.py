@@ -23,6 +23,7 @@ from mura_tune.learning.memory import Epoch, Memory
 from mura_tune.learning.starts import TRAINED_ON, digest
 from mura_tune.learning.tasks import PART, TASKS, task_of
 from mura_tune.learning.training import FORGETFUL, fit
+from mura_tune.lines import command, printable
 from mura_tune.recipe import Recipe, apply
 from mura_tune.release import bundle
 from mura_tune.release.external import trained_on
@@ -45,12 +46,15 @@ class Release:
         """Its figures as lines for people, and what to do with it."""
         routes = self.manifest["task"] == PART.name
         use = (
-            f"--area auto --releases {self.folder.parent}" if routes else f"--release {self.folder}"
+            ("--area", "auto", "--releases", self.folder.parent)
+            if routes
+            else ("--release", self.folder)
         )
         lines = (
             str(self.folder), describe(self.manifest), self.dev.describe(), self.test.describe(),
             f"read: {self.folder / bundle.CARD} and {self.folder / bundle.REPORT}",
-            f"next: mura infer {use} --image VIEW1.png --image VIEW2.png",
+            "next: " + command("mura", "infer", *use, "--image", "VIEW1.png", "--image",
+                               "VIEW2.png"),
         )  # fmt: skip
         return "\n".join(line for line in lines if line)
 
@@ -158,6 +162,7 @@ def _manifest(
             "name": best.study, "monitor": best.monitor, "trial": best.best.number,
             "params": best.best.params,
             "dev_score": best.best.score, "dev_interval": list(best.best.interval),
+            "dev_studies": best.best.studies,
             "baseline_dev_score": best.baseline.score if best.baseline else None,
             "confirmed": [dataclasses.asdict(c) for c in best.confirmed],
             "verdict": verdict(best),
@@ -173,7 +178,10 @@ def _manifest(
             "fingerprint": prepared.fingerprint,
             "split_hash": prepared.split_hash,
             "counts": prepared.counts(),
-            "left_out": [dataclasses.asdict(finding) for finding in prepared.left_out],
+            "left_out": [
+                {key: printable(text) for key, text in dataclasses.asdict(finding).items()}
+                for finding in prepared.left_out
+            ],
         },
         "versions": {
             "mura-tune": mura_tune.__version__, "torch": torch.__version__,

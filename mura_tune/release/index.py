@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from matplotlib.axes import Axes
 
 from mura_tune import files
+from mura_tune import manifest as manifests
+from mura_tune.errors import InputError, explain
 from mura_tune.learning.recognition import NAMES
 from mura_tune.learning.tasks import PART
+from mura_tune.release import sums
 from mura_tune.release.bundle import MANIFEST, REPORT, SCHEMA
-from mura_tune.release.page import WARNING, cell, plain, shell, table, words
+from mura_tune.release.page import WARNING, cell, markdown, plain, shell, table, words
 from mura_tune.release.svg import BLUE, chart
 
 # Over all areas together; the two sets are never put into one table.
@@ -45,9 +48,13 @@ _OTHERS = ("published by others", "studies", *KEYS.values())
 Release = tuple[str, Mapping[str, Any]]  # its folder's name, and its bundle.json
 
 
-def write(folder: Path) -> None:
-    """Write both files over the releases in `folder`; nothing where there is none."""
-    found = _releases(folder)
+def write(folder: Path, say: Callable[[str], None]) -> None:
+    """Write both files over the releases in `folder`; nothing where there is none.
+
+    Args:
+        say: told in a line of each release that is left out, and why.
+    """
+    found = _releases(folder, say)
     if found:
         files.replace(folder / "index.html", index_html(found).encode())
         files.replace(folder / "RESULTS.md", results_md(found).encode())
@@ -95,13 +102,14 @@ def results_md(releases: Sequence[Release]) -> str:
     """The same as Markdown."""
     lines = ["# Results", "", f"**{WARNING}**", "", _HOW, ""]
     for name, group in _by_set(releases):
-        lines += [f"## Measured on {name}", ""]
+        lines += [f"## Measured on {markdown(name)}", ""]
         for keys, some in _by_figures(group):
             head = ("release", "model", "studies", *keys.values())
             lines += [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
             for folder, m in some:
                 test = m["metrics"]["test"]
-                cells = (f"[{folder}]({folder}/{REPORT})", _model(m), _studies(m),
+                link = f"[{markdown(folder)}]({quote(folder)}/{REPORT})"
+                cells = (link, markdown(_model(m)), _studies(m),
                          *(words(test[key]) for key in keys))  # fmt: skip
                 lines.append(f"| {' | '.join(cells)} |")
             lines.append("")
@@ -112,20 +120,39 @@ def results_md(releases: Sequence[Release]) -> str:
     return "\n".join([*lines, _NOTE, ""])
 
 
-def _releases(folder: Path) -> list[Release]:
-    found = []
-    for path in sorted(folder.glob(f"*/{MANIFEST}")):
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not path.parent.name.startswith(".") and manifest.get("schema") == SCHEMA:
-            found.append((path.parent.name, manifest))
+def _releases(folder: Path, say: Callable[[str], None]) -> list[Release]:
+    """What can be shown, in the order of names; a damaged neighbour takes away nothing but itself.
+
+    Those of schema 1 were measured by other figures, and are passed over.
+    """
+    found: list[Release] = []
+    for place in sorted(path.parent for path in folder.glob(f"*/{MANIFEST}")):
+        if place.name.startswith("."):
+            continue
+        try:
+            manifest = _vouched(place)
+        except (InputError, OSError) as error:
+            say(f"{explain(error) or place}; left out of index.html and RESULTS.md")
+            continue
+        if manifest["schema"] == SCHEMA and "metrics" in manifest:
+            found.append((place.name, manifest))
     return found
+
+
+def _vouched(place: Path) -> dict[str, Any]:
+    """What a release's bundle.json says, as its sums have it; the rest is not looked at here."""
+    listed = sums.parse((place / sums.SUMS).read_bytes(), place / sums.SUMS)
+    if listed.get(MANIFEST) != sums.sha256(place / MANIFEST):
+        raise InputError(f"{place / MANIFEST}: not as released (its sha256 differs from "
+                         f"{sums.SUMS}); fetch the release again")  # fmt: skip
+    return manifests.read(place / MANIFEST)
 
 
 def _by_set(releases: Sequence[Release]) -> list[tuple[str, list[Release]]]:
     """Releases by the data set whose valid part they were measured on."""
     groups: dict[str, list[Release]] = {}
     for folder, manifest in releases:
-        name = manifest["data"].get("name") or f"the data set of {folder}"
+        name = manifest.get("data", {}).get("name") or f"the data set of {folder}"
         groups.setdefault(f"the published valid part of {name}", []).append((folder, manifest))
     return sorted(groups.items())
 
@@ -138,7 +165,7 @@ def _by_figures(group: Sequence[Release]) -> list[tuple[Mapping[str, str], list[
 
 
 def _link(folder: str, manifest: Mapping[str, Any]) -> str:
-    there = f'<a href="{plain(folder)}/{REPORT}">{plain(folder)}</a>'
+    there = f'<a href="{quote(folder)}/{REPORT}">{plain(folder)}</a>'
     return f"{there}<br><small>{plain(_model(manifest))}</small>"
 
 

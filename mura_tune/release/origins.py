@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
-from mura_tune import config
+from mura_tune import config, recipe
+from mura_tune.lines import command
+from mura_tune.names import as_file
 from mura_tune.release import history
 from mura_tune.release.page import cell, plain, table
 from mura_tune.release.seeds import describe
@@ -30,20 +32,33 @@ def training_section(manifest: Manifest) -> str:
     study, training = manifest["study"], manifest["training"]
     epochs, monitor = training["epochs"], study["monitor"]
     counts = ", ".join(f"{n} {word}" for word, n in study["trials"].items() if n)
+    n = f", n = {studies}" if (studies := _judged_on(manifest)) else ""
     low, high = study["dev_interval"]
     baseline = study["baseline_dev_score"]
     against = f"; the default recipe had {baseline:.3f}" if baseline is not None else ""
     found = f"<div>{history.search_chart(study)}</div>" if study["history"] else ""
     return (
         f"<p>Study <code class='path'>{plain(study['name'])}</code>: {plain(counts)}. "
-        f"Trial {study['trial']} was released, with a dev {monitor} of {study['dev_score']:.3f} "
-        f"[{low:.3f}, {high:.3f}], n = {manifest['metrics']['dev']['studies']}{against}. "
+        f"Trial {study['trial']} was released, with a dev {plain(monitor)} of "
+        f"{study['dev_score']:.3f} [{low:.3f}, {high:.3f}]{n}{against}. "
         f"{plain(_verdict(study))}Then it was trained at length; epoch {training['best_epoch']} of "
         f"{len(epochs)} was kept.</p>{_seeds(manifest)}"
         f'<div class="charts">{found}'
         f"<div>{history.score_curve(epochs, training['best_epoch'], monitor)}</div>"
         f"<div>{history.loss_curve(epochs)}</div></div>"
     )
+
+
+def _judged_on(manifest: Manifest) -> int | None:
+    """The studies that the score of the released trial was measured on: of all folds, or of dev.
+
+    A release of an earlier version does not say it, and None stands for folds there.
+    """
+    study = manifest["study"]
+    if "dev_studies" in study:
+        return int(study["dev_studies"])
+    folds = study["config"].get("split", {}).get("folds")
+    return None if folds else int(manifest["metrics"]["dev"]["studies"])
 
 
 def set_name(manifest: Manifest) -> str:
@@ -55,7 +70,7 @@ def _seeds(manifest: Manifest) -> str:
     """What differed between runs that differ by their seed; nothing where there was one."""
     if "seeds" not in manifest:
         return ""
-    measure = manifest["seeds"]["measure"]
+    measure = plain(manifest["seeds"]["measure"])
     head = ("", f"dev {measure}, by study", f"test {measure}, by study", "epoch kept", "")
     rows = [
         [f"seed {one['seed']}", cell(one["dev_score"]), cell(one["test_score"]),
@@ -77,7 +92,8 @@ def _data(manifest: Manifest) -> str:
     counts, left_out = manifest["data"]["counts"], manifest["data"]["left_out"]
     names = list(counts["train"])
     told = table(
-        ("part", *names), [[part, *(str(counts[part][n]) for n in names)] for part in counts]
+        ("part", *map(plain, names)),
+        [[plain(part), *(str(counts[part][n]) for n in names)] for part in counts],
     )
     rows = [[f"<span class='path'>{plain(f['path'])}</span><br>"
              f"<small class='path'>{plain(f['kind'])}: {plain(f['detail'])}</small>"]
@@ -95,16 +111,17 @@ def _data(manifest: Manifest) -> str:
 
 def _recipe(manifest: Manifest) -> str:
     """What was searched, from which range and default to which value, and every other field."""
-    study = manifest["study"]
-    value, start = dict(_leaves(manifest["recipe"])), dict(_leaves(study["config"]["recipe"]))
+    study, source = _study(manifest), str(manifest["area"])
+    released = dataclasses.asdict(recipe.from_dict(manifest["recipe"], source))
+    value, start = dict(_leaves(released)), dict(_leaves(study["recipe"]))
     searched = [
         [f"<code>{plain(path)}</code>", plain(value[path]), _range(axis), plain(start[path])]
-        for path, axis in study["config"]["search"].items()
+        for path, axis in study["search"].items()
     ]
     rest = [
         [f"<code>{plain(path)}</code>", plain(value[path])]
         for path in value
-        if path not in study["config"]["search"]
+        if path not in study["search"]
     ]
     return (
         table(("searched", "released", "range", "default (trial 0)"), searched)
@@ -112,6 +129,12 @@ def _recipe(manifest: Manifest) -> str:
         + table(("field", "value"), rest)
         + "</details>"
     )
+
+
+def _study(manifest: Manifest) -> dict[str, Any]:
+    """The study as this version stores it: with the fields that came after the release."""
+    stored = manifest["study"]["config"]
+    return config.to_dict(config.from_dict(stored, str(manifest["area"])))
 
 
 def _range(axis: Mapping[str, Any]) -> str:
@@ -125,15 +148,18 @@ def _range(axis: Mapping[str, Any]) -> str:
 
 def _reproduce(manifest: Manifest) -> str:
     """The commands that make it again."""
-    study, area, data = manifest["study"], manifest["area"], manifest["data"]
-    name, trials = study["name"], study["config"]["budget"]["trials"]
-    named = f" --study {shlex.quote(name)}" if name != area else ""
-    sets = "".join(f" \\\n  --set {shlex.quote(one)}" for one in overrides(area, study["config"]))
+    study, area, data = _study(manifest), manifest["area"], manifest["data"]
+    name, trials = manifest["study"]["name"], study["budget"]["trials"]
+    named = ["--study", name] if name != area else []
+    sets = "".join(f" \\\n  {command('--set', one)}" for one in overrides(area, study))
     pairs = ", ".join(f"{key} {value}" for key, value in manifest["versions"].items())
-    commands = (f"mura tune {area}{named} --trials {trials} --data DATA{sets}\n"
-                f"mura finalize {name} --data DATA{_runs(manifest)}\n"
-                f"mura evaluate --release releases/{name} --data DATA\n"
-                f"mura verify releases/{name}")  # fmt: skip
+    folder = f"releases/{as_file(name)}"
+    commands = "\n".join([
+        command("mura", "tune", area, *named, "--trials", trials, "--data", "DATA") + sets,
+        command("mura", "finalize", name, "--data", "DATA") + _runs(manifest),
+        command("mura", "evaluate", "--release", folder, "--data", "DATA"),
+        command("mura", "verify", folder),
+    ])  # fmt: skip
     return (
         f"<pre>{plain(commands)}</pre><p>With the same data: fingerprint <code>"
         f"{plain(data['fingerprint'][:16])}</code>, split <code>{plain(data['split_hash'][:16])}"

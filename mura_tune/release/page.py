@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 from mura_tune.learning.intervals import wilson
+from mura_tune.lines import printable
 
 WARNING = "Not a medical device. For research; not for any decision about a patient."
 
@@ -69,6 +70,20 @@ def wrong(error: float, n: int) -> str:
     """An error as a share of `n` answers, with its interval, as if they were independent."""
     low, high = wilson(error, n)
     return f"{error * n:.0f} of {n} are answered wrong, {error:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def markdown(value: object) -> str:
+    """Any text as one line of Markdown that shows it as it is, and is no HTML."""
+    line = html.escape(printable(value), quote=False)
+    return re.sub(r"[\\`*\[\]|~$#!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
+
+
+def code(value: object) -> str:
+    """Any text as one line of code in Markdown."""
+    line = printable(value)
+    longest = max((len(run) for run in re.findall("`+", line)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {line} {fence}" if longest else f"`{line}`"
 
 
 def shifted(offset: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mura_tune.learning.recognition import NAMES
-from mura_tune.release.page import cell, plain, table, words
+from mura_tune.release.page import cell, markdown, plain, table, words
 
 Part = Mapping[str, Any]  # of a part of the data, what `Recognition.to_json` gives
 
@@ -21,7 +21,7 @@ def figure_rows(dev: Part, test: Part) -> list[tuple[str, str, str]]:
 
 def confusion_md(test: Part) -> str:
     """Studies by area and by what they were taken for, in Markdown."""
-    areas = test["areas"]
+    areas = [markdown(area) for area in test["areas"]]
     rows = (
         f"| {area} | {' | '.join(map(str, row))} |"
         for area, row in zip(areas, test["confusion"], strict=True)

@@ -142,7 +142,7 @@ def _points(manifest: Manifest, test: Measured) -> str:
         mark = " (recommended)" if name == manifest["recommended"] else ""
         rule = html.escape(manifest["operating_points"][name]["chosen"])
         figures = [cell(point[key]) for key in ("sensitivity", "specificity", "ppv", "npv")]
-        rows.append([f"{name}{mark}<br><small>{rule}</small>", f"{point['threshold']:.3f}",
+        rows.append([f"{plain(name)}{mark}<br><small>{rule}</small>", f"{point['threshold']:.3f}",
                      *figures])  # fmt: skip
     head = ("", "threshold", "sensitivity", "specificity", "PPV", "NPV")
     left = now["abstain"]

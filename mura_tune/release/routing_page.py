@@ -7,9 +7,19 @@ from typing import Any
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.learning.ensemble import Model
+from mura_tune.lines import command
 from mura_tune.release.card import counts_table
 from mura_tune.release.origins import sections_of, set_name, training_section
-from mura_tune.release.page import WARNING, plain, sections, shell, words, wrong
+from mura_tune.release.page import (
+    WARNING,
+    code,
+    markdown,
+    plain,
+    sections,
+    shell,
+    words,
+    wrong,
+)
 from mura_tune.release.parts_page import confusion_html, confusion_md, figure_rows, figures_html
 from mura_tune.release.routing import Routed
 
@@ -19,7 +29,7 @@ _CARD = """# {name}: which body part a radiograph shows
 
 **{warning}**
 
-A `{arch}` network at {size} px that tells which of {k} areas a study shows: {areas}. It says
+A {arch} network at {size} px that tells which of {k} areas a study shows: {areas}. It says
 nothing about disease. Its use is to send a study to its area's release.
 
 ## Figures
@@ -51,12 +61,12 @@ with confidence.
 {counts}
 
 Data set: {dataset}. Patients are in one part only, over all areas.
-Recipe `{digest}`, from trial {trial} of study `{study}`; `bundle.json` holds all of it.
+Recipe {digest}, from trial {trial} of study {study}; `bundle.json` holds all of it.
 
 ## Use
 
 ```
-mura infer --area {name} --image view1.png
+{infer}
 mura infer --area auto --image view1.png     # and ask that area's release
 ```
 
@@ -74,32 +84,36 @@ def routing_card(manifest: Manifest) -> str:
     left = test["studies"] - told["studies"]
     return _CARD.format(
         warning=WARNING,
-        name=manifest["study"]["name"],
-        arch=manifest["arch"],
+        name=markdown(manifest["study"]["name"]),
+        infer=command("mura", "infer", "--area", manifest["study"]["name"], "--image", "view1.png"),
+        arch=code(manifest["arch"]),
         size=manifest["preprocessing"]["size"],
         k=len(manifest["areas"]),
-        areas=", ".join(manifest["areas"]),
-        dataset=manifest["data"].get("name") or "the data set",
+        areas=", ".join(map(markdown, manifest["areas"])),
+        dataset=markdown(manifest["data"].get("name") or "the data set"),
         figures=_figures(dev, test),
         image=words(test["by_image"]["accuracy"]),
         confusion=confusion_md(test),
         temperature=manifest["calibration"]["temperature"],
         confidence=manifest["abstain"]["confidence"],
-        rule=manifest["abstain"]["chosen"],
+        rule=markdown(manifest["abstain"]["chosen"]),
         below=f"{told['studies']} of {test['studies']}",
         rest=f"; of the others {wrong(told['error'], left)}" if left else "",
         without=wrong(told["error_without"], test["studies"]),
         counts=counts_table(manifest["data"]["counts"]),
-        digest=manifest["recipe_digest"],
+        digest=code(manifest["recipe_digest"]),
         trial=manifest["study"]["trial"],
-        study=manifest["study"]["name"],
+        study=code(manifest["study"]["name"]),
         version=manifest["versions"]["mura-tune"],
     )
 
 
 def _figures(dev: Mapping[str, Any], test: Mapping[str, Any]) -> str:
     heads = (f"{m['split']}, {m['studies']} studies, {m['patients']} patients" for m in (dev, test))
-    rows = (f"| {' | '.join(row)} |" for row in figure_rows(dev, test))
+    rows = (
+        f"| {markdown(name)} | {on_dev} | {on_test} |"
+        for name, on_dev, on_test in figure_rows(dev, test)
+    )
     return "\n".join([f"| | {' | '.join(heads)} |", "| --- | --- | --- |", *rows])
 
 

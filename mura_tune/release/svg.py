@@ -25,8 +25,14 @@ def chart(
 ) -> str:
     """What `draw` puts into an axes with its title and axes named, as an <svg> element.
 
-    Text stays text, in the page's own font; the element scales with the column it stands in.
+    Text stays text, in the page's own font; the element scales with the column it stands in. A
+    dollar sign is one: no text is a formula.
     """
+    with matplotlib.rc_context({"text.parse_math": False}):
+        return _inline(_figure(title, x, y, draw, height), title)
+
+
+def _figure(title: str, x: str, y: str, draw: Callable[[Axes], None], height: float) -> Figure:
     figure = Figure(figsize=(INCHES[0], height), layout="constrained", facecolor="none")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
@@ -42,7 +48,7 @@ def chart(
         side.set_visible(False)
     if axes.get_legend_handles_labels()[0]:  # below, where it covers nothing
         figure.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False, labelcolor=INK)
-    return _inline(figure, title)
+    return figure
 
 
 def _inline(figure: Figure, title: str) -> str:

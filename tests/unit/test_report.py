@@ -1,6 +1,11 @@
 """The parts of a page: charts that stand alone, honest cells, the right cases, the index."""
 
+import html
+import json
 import re
+import shlex
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +16,9 @@ from mura_tune import config
 from mura_tune.learning.batches import Split, to_input
 from mura_tune.learning.gradcam import gradcam
 from mura_tune.learning.models import build
-from mura_tune.release import gallery, index, origins, page, svg
+from mura_tune.release import gallery, index, origins, page, sums, svg
 from mura_tune.release.calibrate import choose
+from mura_tune.release.card import model_card
 from mura_tune.release.evaluate import Measured, measured
 from mura_tune.release.overlay import overlay
 
@@ -142,6 +148,101 @@ def test_the_commands_of_a_page_give_the_study_that_was_searched() -> None:
         study = config.load(area, [*sets, "budget.trials=3"])
         again = origins.overrides(area, config.to_dict(study))
         assert config.load(area, [*again, "budget.trials=3"]) == study
+
+
+STORED = Path(__file__).parents[1] / "golden" / "release-2" / "bundle.json"
+HOSTILE = "a$\\frac{$b <img src=x onerror=alert(1)>`*_|x"
+
+
+def stored(**study: object) -> dict[str, Any]:
+    """What a real release says, with other values under `study`."""
+    values: dict[str, Any] = json.loads(STORED.read_text())
+    values["study"] |= study
+    return values
+
+
+def put(folder: Path, text: str) -> None:
+    """A neighbour of which the index reads the manifest alone."""
+    folder.mkdir(parents=True)
+    (folder / "bundle.json").write_text(text)
+    sums.write(folder)
+
+
+def test_an_index_survives_its_neighbours(tmp_path: Path) -> None:
+    good = stored()
+    put(tmp_path / "XR_WRIST", json.dumps(good))
+    put(tmp_path / HOSTILE, json.dumps(good | {"data": good["data"] | {"name": HOSTILE}}))
+    bad = json.loads(json.dumps(good))
+    bad["metrics"]["test"]["studies"] = "<img src=x onerror=alert(1)>"
+    put(tmp_path / "injected", json.dumps(bad))
+    put(tmp_path / "cut", STORED.read_text()[:-9])
+    put(tmp_path / "list", "[]")
+    put(tmp_path / "unmeasured", json.dumps({**good, "metrics": None}))
+    put(tmp_path / "changed", json.dumps(good))
+    (tmp_path / "changed" / "bundle.json").write_text(json.dumps(good | {"arch": "other"}))
+    put(tmp_path / "unsummed", json.dumps(good))
+    (tmp_path / "unsummed" / "SHA256SUMS").unlink()
+    said: list[str] = []
+    index.write(tmp_path, said.append)
+    assert len(said) == 6
+    for name in ("injected", "cut", "list", "unmeasured", "changed", "unsummed"):
+        (line,) = (one for one in said if f"/{name}/" in one)
+        assert "left out of index.html" in line
+        assert "Error" not in line
+    page_text = (tmp_path / "index.html").read_text()
+    assert page_text.count("report.html") == 2
+    assert "<img" not in page_text
+    assert "a$\\frac{$b" in page_text  # a name is no formula
+    results = (tmp_path / "RESULTS.md").read_text()
+    assert "<img" not in results
+    assert "[XR_WRIST](XR_WRIST/report.html)" in results
+    assert "\\|x](a%24%5Cfrac%7B%24b%20%3Cimg" in results
+
+
+def test_text_in_markdown_is_shown_as_it_is() -> None:
+    assert page.markdown("XR_WRIST (left), v1.1-b") == "XR_WRIST (left), v1.1-b"
+    assert page.markdown("_a_ <b>|`c`\n# d") == "\\_a\\_ &lt;b&gt;\\|\\`c\\` \\# d"
+    assert page.code("a/b.png") == "`a/b.png`"
+    assert page.code("a`b\n```") == "```` a`b ``` ````"
+
+
+def test_a_chart_takes_a_dollar_sign_for_one() -> None:
+    found = svg.chart(HOSTILE, HOSTILE, "y", lambda axes: axes.plot([1], [1], label=HOSTILE))
+    assert found.count("a$\\frac{$b &lt;img") >= 3
+    assert "<img" not in found
+
+
+def test_the_interval_of_a_search_is_told_with_the_studies_it_was_measured_on() -> None:
+    folds = stored()
+    folds["study"]["config"]["split"]["folds"] = 3
+    assert "n = 10" in origins.training_section(stored())
+    assert "n = " not in origins.training_section(folds)  # an earlier release does not say it
+    folds["study"]["dev_studies"] = 178
+    assert "n = 178" in origins.training_section(folds)
+
+
+def test_commands_of_a_page_and_a_card_can_be_pasted() -> None:
+    name = "left wrist (2)"
+    values = stored(name=name)
+    (_, text) = origins.sections_of(values)[-1]
+    block = html.unescape(re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)[0])
+    tune, final, evaluated, verified = block.replace("\\\n", "").splitlines()
+    assert shlex.split(tune)[2:5] == ["XR_WRIST", "--study", name]
+    assert shlex.split(final)[2] == name
+    assert shlex.split(evaluated)[3] == shlex.split(verified)[2] == f"releases/{name}"
+    card = model_card(values)
+    (infer,) = (line for line in card.splitlines() if line.startswith("mura infer"))
+    assert shlex.split(infer)[3] == f"releases/{name}"
+
+
+def test_a_card_is_no_html_whatever_it_tells() -> None:
+    values = stored(name=HOSTILE)
+    values["data"] |= {"name": HOSTILE, "left_out": [
+        {"kind": "unreadable", "path": f"{HOSTILE}\n# x", "detail": ""},
+    ]}  # fmt: skip
+    outside = re.sub(r"```.*?```|(`+) .*? \1|`[^`]*`", "", model_card(values), flags=re.DOTALL)
+    assert "<img" not in outside
+    assert "\n# x" not in outside
 
 
 def test_results_stand_under_the_set_they_were_measured_on() -> None:
