@@ -144,23 +144,29 @@ def report(
     from mura_tune.errors import InputError
     from mura_tune.reading.fetch import is_fetched
     from mura_tune.release import bundle, index
+    from mura_tune.release.folder import check_outside, check_place
     from mura_tune.release.kinds import kind_of
 
     folder = release_at(release, base_url)
     if not out and is_fetched(folder):
         raise InputError(f"{release}: fetched, and stays as it was fetched; name a file for the "
                          "page by --out report.html")  # fmt: skip
+    if out:
+        check_outside(out)
+    elif folder.is_dir():
+        check_place(folder)
+    files.writable(out or folder.parent / f".{folder.name}.new")
     loaded, prepared = _with_data(folder, data, runs, device, strict)
     kind = kind_of(loaded.manifest)
     test = kind.measure(loaded.net, prepared, "test", kind.stored(loaded.manifest))
     html = kind.report(loaded.net, loaded.manifest, prepared, test=test, cases=cases)
     if out:
-        files.replace(out, html.encode())
+        files.replace(out, html.encode("utf-8", "backslashreplace"))
     else:
         bundle.add(folder, {bundle.REPORT: html})
         index.write(folder.parent, console.note)
     place = str(out or folder / bundle.REPORT)
-    plain = {"report": place, "bytes": len(html.encode())}
+    plain = {"report": place, "bytes": len(html.encode("utf-8", "backslashreplace"))}
     console.report(as_json, lambda: plain, lambda: place)
 
 
@@ -176,12 +182,15 @@ def _routes(
 
     folder = find(ROUTER)
     router, _ = _with_data(folder, data, runs, device, strict)
+    _require_kind(router, router=True)
     study = config.from_dict(router.manifest["study"]["config"], str(folder))
     places = {area: release_for(find, area) for area in router.manifest["areas"]}
     opened = {
         folder: _with_data(folder, data, runs, device, strict)[0]
         for folder in dict.fromkeys(folder for folder, _ in places.values())
     }
+    for one in opened.values():
+        _require_kind(one, router=False)
     splits: dict[int, Split] = {}
 
     def split_at(size: int) -> Split:
@@ -193,6 +202,17 @@ def _routes(
 
     told = tuple(line for _, line in places.values() if line)
     return routes(router, {a: opened[f] for a, (f, _) in places.items()}, told, split_at)
+
+
+def _require_kind(release: Bundle, *, router: bool) -> None:
+    """Refuse a release that has a router's name and is none, or is one under an area's name."""
+    from mura_tune.errors import InputError
+    from mura_tune.learning.tasks import PART
+
+    if (release.manifest["task"] == PART.name) != router:
+        wanted = "a router" if router else "a release that tells what is abnormal"
+        raise InputError(f"{release.folder}: of task {release.manifest['task']}, where {wanted} "
+                         "is needed; put the right release there")  # fmt: skip
 
 
 def _with_data(

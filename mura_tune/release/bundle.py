@@ -56,7 +56,7 @@ def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[s
             weights = separate(member.body.state_dict())
             (draft / name).write_bytes(to_safetensors(weights, metadata={"format": "pt"}))
         for name, content in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
-            (draft / name).write_text(content, encoding="utf-8")
+            (draft / name).write_bytes(content.encode("utf-8", "backslashreplace"))
 
 
 def names_of(net: Model) -> list[str]:
@@ -93,7 +93,7 @@ def add(folder: Path, texts: Mapping[str, str]) -> None:
         for name in sums.check(folder, [MANIFEST]):
             shutil.copyfile(folder / name, draft / name)
         for name, content in texts.items():
-            (draft / name).write_text(content, encoding="utf-8")
+            (draft / name).write_bytes(content.encode("utf-8", "backslashreplace"))
 
 
 def verify(folder: Path) -> dict[str, Any]:

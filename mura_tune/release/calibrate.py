@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
 from mura_tune.learning.metrics import Floats, Studies, Views, by_study, cut_points, sigmoid, youden
 
@@ -40,7 +41,8 @@ class Calibration:
             raise ValueError(f"temperature is {self.temperature}, offset {self.offset}")
 
     def logits(self, logits_n: NDArray[Any]) -> Floats:
-        """Calibrated logits of views."""
+        """Calibrated logits of views. Raises InputError for one that is not a finite number."""
+        check_finite(logits_n)
         return (np.asarray(logits_n, dtype=np.float64) + self.offset) / self.temperature
 
     def studies(self, logits_nk: Tensor, split: Split) -> Studies:
@@ -124,6 +126,13 @@ class Chosen:
             recommended=manifest["recommended"],
             band=Band(**band),
         )
+
+
+def check_finite(logits: NDArray[Any]) -> None:
+    """Refuse answers that are no numbers: compared with a threshold they would all be normal."""
+    if not np.isfinite(logits).all():
+        raise InputError("the network answers a picture with what is no finite number; its weights "
+                         "are damaged: fetch or make the release again")  # fmt: skip
 
 
 def choose(logits_nk: Tensor, dev: Split) -> Chosen:

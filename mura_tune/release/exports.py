@@ -22,7 +22,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError, MuraError
-from mura_tune.files import replace
+from mura_tune.files import replace, writable
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.ensemble import members_of
 from mura_tune.learning.heads import output_layers
@@ -32,6 +32,7 @@ from mura_tune.learning.weights import separate
 from mura_tune.lines import printable
 from mura_tune.release.bundle import Bundle
 from mura_tune.release.calibrate import Chosen
+from mura_tune.release.folder import check_outside
 from mura_tune.release.routing import Routing
 
 # ImageNet's means and deviations, by which other programs normalise three channels. Their means
@@ -54,6 +55,8 @@ def export(bundle: Bundle, kind: str, out: Path | None = None) -> tuple[Path, st
     """
     suffix, write = KINDS[kind]
     path = out or Path(f"{bundle.manifest['area']}{suffix}")
+    check_outside(path)
+    writable(path)
     content, told = write(bundle)
     try:
         replace(path, content)

@@ -13,6 +13,7 @@ from mura_tune.learning.batches import Split
 from mura_tune.learning.metrics import Floats
 from mura_tune.learning.parts import Parts, softmax, study_logits
 from mura_tune.learning.recognition import Recognition, recognised
+from mura_tune.release.calibrate import check_finite
 from mura_tune.release.evaluate import SPLIT_NAMES
 from mura_tune.release.page import wrong
 
@@ -49,7 +50,11 @@ class Routing:
                 f"{LEAST:.0%} to {MOST:.0%} of it below")  # fmt: skip
 
     def confidences(self, logits_mk: Floats) -> Floats:
-        """Probabilities of the areas, (M, K), from the mean logits of each study's views."""
+        """Probabilities of the areas, (M, K), from the mean logits of each study's views.
+
+        Raises InputError for one that is not a finite number.
+        """
+        check_finite(logits_mk)
         return softmax(logits_mk, self.temperature)
 
     def to_json(self) -> dict[str, Any]:
@@ -123,6 +128,7 @@ class Routed:
 def choose(logits_nk: Tensor, dev: Split) -> Routing:
     """Fit the temperature on dev's studies, then the confidence on what it gives."""
     found = study_logits(logits_nk, dev)
+    check_finite(found.logits)
     temperature = _temperature(found)
     chances = softmax(found.logits, temperature)
     confidence, right = chances.max(1), chances.argmax(1) == found.parts

@@ -10,10 +10,12 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import f1_score
 
+from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
 from mura_tune.learning.metrics import Studies, sigmoid
 from mura_tune.release import calibrate
 from mura_tune.release.calibrate import Band, Calibration, Chosen, choose, fit
+from mura_tune.release.routing import Routing
 
 
 def part(n: int, seed: int, views: int = 1, signal: float = 1.5) -> tuple[torch.Tensor, Split]:
@@ -182,3 +184,12 @@ def test_an_impossible_temperature_is_refused(bad: float) -> None:
 
 def test_an_empty_band_holds_nothing() -> None:
     assert not Band(0.4, 0.4, 0, 0.1, 0.1).holds(0.4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_answer_that_is_no_number_is_refused_and_not_called_normal(value: float) -> None:
+    with pytest.raises(InputError, match="no finite number"):
+        Calibration().logits(np.array([0.0, value]))
+    routing = Routing(1.0, 0.5, 0.0, 0.0, 0.0)
+    with pytest.raises(InputError, match="no finite number"):
+        routing.confidences(np.array([[0.0, value]]))
