@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import signal
 import sys
@@ -95,4 +94,3 @@ def _nowhere() -> TextIO:
 def _prepare_environment() -> None:
     """Leave out what the caller's environment would break."""
     os.environ["MPLBACKEND"] = "Agg"  # a notebook's own backend is not importable from here
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it finds a cache folder by itself

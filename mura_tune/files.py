@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
-import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -18,8 +15,6 @@ from mura_tune.lines import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
-
-_LOG = logging.getLogger(__name__)
 
 
 def locked(handle: IO[Any]) -> bool:
@@ -37,7 +32,6 @@ def exclusive(path: Path) -> Iterator[None]:
     while True:
         with path.open("a") as handle:
             if not locked(handle):
-                _LOG.info("%s: waiting for the process that holds it", path)
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if _is_at(handle, path):
                 yield
@@ -121,7 +115,7 @@ def sync(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError:  # some file systems know no fsync of a folder; the rename stands all the same
-        _LOG.debug("%s: its entries cannot be synchronised", folder)
+        pass
     finally:
         os.close(handle)
 
@@ -148,8 +142,9 @@ def writable(path: Path) -> None:
         folder = next(one for one in path.absolute().parents if one.exists())
         if not folder.is_dir():
             raise InputError(f"{path}: {folder} is a file, not a folder; name another place")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        handle, name = _new_beside(folder / path.name)
+        os.close(handle)
+        name.unlink()
     except OSError as error:
         raise explain(OSError(error.errno, error.strerror, str(path))) or error from None
 
@@ -164,7 +159,7 @@ def _is_at(handle: IO[Any], path: Path) -> bool:
 
 def _new_beside(path: Path) -> tuple[int, Path]:
     """An open new file beside `path`, hidden; the system gives it the mode that the umask asks."""
-    name = path.parent / f".{path.name[:40]}-{secrets.token_hex(6)}"
+    name = path.parent / f".{path.name[:40]}-{os.urandom(6).hex()}"
     return os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666), name
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from urllib.parse import quote
 
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
@@ -50,6 +48,9 @@ def as_file(name: str) -> str:
     """
     if _legal(name):
         return name
+    import hashlib  # these two would double the time that `mura --help` takes
+    from urllib.parse import quote
+
     encoded = "%" + quote(name, safe="", errors="surrogatepass")
     if len(encoded) <= 2 * LONGEST:
         return encoded
