@@ -8,7 +8,9 @@ from __future__ import annotations
 import abc
 import fcntl
 import hashlib
+import math
 import os
+import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,12 +57,18 @@ def lock_of(url: str, name: str, patience: float = 0.0) -> Lock:
 
 @dataclass
 class Alive:
-    """A lock held for as long as a worker lives: whoever can take it knows that it died."""
+    """A lock held for as long as a worker lives: whoever can take it knows that it died.
+
+    One in a database is lost with its connection, though. A worker that lost its own believes for
+    `doubt` seconds that the others live too: they may have lost theirs in the same outage.
+    """
 
     url: str
     name: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
     patience: float = 0.0
+    doubt: float = 0.0
     _lock: Lock | None = None
+    _lost: float = -math.inf  # when, by time.monotonic
 
     def __enter__(self) -> Self:
         self._lock = lock_of(self.url, f"alive-{self.name}", self.patience)
@@ -70,9 +78,10 @@ class Alive:
         return self
 
     def renew(self) -> None:
-        """Take the lock again if it was lost, as one in a database is with its connection."""
+        """Take the lock again if it was lost."""
         assert self._lock is not None
         if not self._lock.held():
+            self._lost = time.monotonic()
             self._lock.release()
             self._lock.acquire()
 
@@ -94,7 +103,7 @@ class Alive:
         if isinstance(lock, _FileLock):
             lock.path.unlink(missing_ok=True)
         lock.release()
-        return False
+        return time.monotonic() - self._lost < self.doubt
 
 
 def _folder_of(path: Path) -> Path:

@@ -86,10 +86,15 @@ class Patience:
 
 
 class WaitingStorage(RDBStorage):
-    """Optuna's storage, whose every call waits while the database is out of reach."""
+    """Optuna's storage, whose every call waits while the database is out of reach.
+
+    Attributes:
+        on_heartbeat: called with every sign of life of a running trial, in that one's thread.
+    """
 
     def __init__(self, url: str, patience: float, **options: Any) -> None:
         self.patience = Patience(url, patience)
+        self.on_heartbeat: Callable[[], None] | None = None
         super().__init__(url, **options)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
@@ -109,6 +114,8 @@ class WaitingStorage(RDBStorage):
     def record_heartbeat(self, trial_id: int) -> None:
         """A sign of life; one that cannot be stored is left out, and the next one tried."""
         try:
+            if self.on_heartbeat:
+                self.on_heartbeat()
             super().record_heartbeat(trial_id)
         except Exception:  # this runs in a thread, which would end with a traceback and for good
             return

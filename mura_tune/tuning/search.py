@@ -136,7 +136,8 @@ def work(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(how.url, grace=how.grace, patience=how.patience)
     keeper = Keeper(how.artifacts) if how.artifacts else None
-    with Alive(how.url, patience=how.patience) as alive:
+    with Alive(how.url, patience=how.patience, doubt=how.grace) as alive:
+        storage.on_heartbeat = alive.renew
         courses = [
             _Course(job, how, storage, alive, device, tell, since, keep_of(keeper, job.study.task))
             for job in jobs

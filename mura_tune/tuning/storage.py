@@ -33,7 +33,7 @@ GRACE = 300  # seconds a running trial may be silent before its slot is given to
 
 def open_storage(
     url: str, *, create: bool = False, grace: int | None = None, patience: float = 0.0
-) -> RDBStorage:
+) -> WaitingStorage:
     """The storage, opened in this process: to read and write, or to read if no more is allowed.
 
     Args:
@@ -182,7 +182,7 @@ def _use_wal(path: Path) -> None:
 
 def _opened(
     url: str, options: dict[str, Any], create: bool, grace: int | None, patience: float
-) -> RDBStorage:
+) -> WaitingStorage:
     with warnings.catch_warnings():  # heartbeats are marked experimental since 2.9
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return WaitingStorage(
