@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import socket
 from collections.abc import Collection
@@ -15,7 +14,7 @@ import timm
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from mura_tune import config
+from mura_tune import config, manifest
 from mura_tune.config import Holdout
 from mura_tune.errors import InputError
 from mura_tune.learning.weights import (
@@ -97,17 +96,16 @@ def origin(source: str) -> Origin | None:
     folder = Path(source)
     if source in (IMAGENET, NONE) or not folder.is_dir():
         return None
-    manifest, sums = _told(folder)
-    if "study" not in manifest:
+    values, sums = _told(folder)
+    if "study" not in values:
         return None
-    _vouched(folder, _MANIFEST, sums)
     pictures = None
     if (folder / TRAINED_ON).is_file():
         _vouched(folder, TRAINED_ON, sums)
         pictures = frozenset((folder / TRAINED_ON).read_text(encoding="utf-8").split())
     return Origin(
-        areas=frozenset(manifest.get("areas", [manifest["area"]])),
-        split=config.from_dict(manifest["study"]["config"], str(folder / _MANIFEST)).split,
+        areas=frozenset(values.get("areas", [values["area"]])),
+        split=config.from_dict(values["study"]["config"], str(folder / _MANIFEST)).split,
         pictures=pictures,
     )
 
@@ -145,31 +143,28 @@ def unreachable(arch: str, why: str) -> InputError:
 
 def _weights_of(folder: Path, arch: str) -> Path:
     """The weights of a release: of this network, and vouched for by its sums."""
-    manifest, sums = _told(folder)
-    theirs, members = manifest["arch"], manifest.get("members", [_WEIGHTS])
+    values, sums = _told(folder)
+    theirs, members = values["arch"], values["members"]
     if theirs != arch:
         raise InputError(f"{folder}: a release of {theirs}, not of {arch}; "
                          f"write arch: {theirs}, or name another start")  # fmt: skip
     if members != [_WEIGHTS]:
         raise InputError(f"{folder}: a release of several networks; "
                          f"name the file of one, such as {folder / members[0]}")  # fmt: skip
-    for name in (_WEIGHTS, _MANIFEST):
-        _vouched(folder, name, sums)
+    _vouched(folder, _WEIGHTS, sums)
     return folder / _WEIGHTS
 
 
 def _told(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """A release's manifest and the lines of its sums."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        sums = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
-        manifest["area"], manifest["arch"]
-    except (OSError, ValueError, KeyError, TypeError):
+    """A release's manifest, as its sums have it, and the lines of these."""
+    if not (folder / _MANIFEST).is_file() or not (folder / _SUMS).is_file():
         raise InputError(
-            f"{folder}: no whole release ({_MANIFEST} or {_SUMS} is missing or damaged); "
+            f"{folder}: no whole release ({_MANIFEST} or {_SUMS} is missing); "
             "name a file of weights or a release's folder"
-        ) from None
-    return manifest, sums
+        )
+    sums = (folder / _SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    _vouched(folder, _MANIFEST, sums)
+    return manifest.read(folder / _MANIFEST), sums
 
 
 def _vouched(folder: Path, name: str, sums: Collection[str]) -> None:

@@ -36,7 +36,7 @@ def place(
     if release and is_address(release):
         return _fetched(release, say)
     here = Path(release) if release else _folder_of(str(area), releases)
-    if here.exists():
+    if here.exists() or _recovered(here):
         return here
     name = _url_path(release or str(area))
     base = name and (base_url or configured())
@@ -48,6 +48,13 @@ def place(
 def is_address(text: str) -> bool:
     """Whether a release is named by a URL, though perhaps one of another scheme or damaged."""
     return re.match("https?:|[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
+def _recovered(folder: Path) -> bool:
+    """Whether a call that was killed had moved the release aside; it is put back then."""
+    from mura_tune.release.folder import recover
+
+    return recover(folder)
 
 
 def _fetched(url: str, say: Callable[[str], None]) -> Path:

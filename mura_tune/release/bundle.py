@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +51,13 @@ def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[s
     whole = {"schema": SCHEMA, **manifest, "members": names}
     whole["golden"] = golden.answer(net, manifest["preprocessing"]["size"])
     text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
-    with replacing(folder) as draft:
-        for name, member in zip(names, members_of(net), strict=True):
-            weights = separate(member.body.state_dict())
-            (draft / name).write_bytes(to_safetensors(weights, metadata={"format": "pt"}))
-        for name, content in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
-            (draft / name).write_bytes(content.encode("utf-8", "backslashreplace"))
+    content = {
+        name: to_safetensors(separate(member.body.state_dict()), metadata={"format": "pt"})
+        for name, member in zip(names, members_of(net), strict=True)
+    }
+    for name, plain in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
+        content[name] = plain.encode("utf-8", "backslashreplace")
+    _write(folder, content)
 
 
 def names_of(net: Model) -> list[str]:
@@ -89,11 +90,25 @@ def add(folder: Path, texts: Mapping[str, str]) -> None:
         InputError: the release is not whole; see `verify`.
     """
     verify(folder)
-    with replacing(folder) as draft:
-        for name in sums.check(folder, [MANIFEST]):
-            shutil.copyfile(folder / name, draft / name)
-        for name, content in texts.items():
-            (draft / name).write_bytes(content.encode("utf-8", "backslashreplace"))
+    content = {name: (folder / name).read_bytes() for name in sums.check(folder, [MANIFEST])}
+    content |= {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
+    _write(folder, content)
+
+
+def _write(folder: Path, content: Mapping[str, bytes]) -> None:
+    """A release of these files. Raises InputError where there is no room, saying how much."""
+    try:
+        with replacing(folder) as draft:
+            for name, data in content.items():
+                (draft / name).write_bytes(data)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        need = sum(map(len, content.values())) / 1e6
+        raise InputError(
+            f"{folder}: no room for the release, which takes {need:.1f} MB; make room, and the "
+            "same command goes on"
+        ) from None
 
 
 def verify(folder: Path) -> dict[str, Any]:

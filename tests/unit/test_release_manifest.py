@@ -11,6 +11,8 @@ import pytest
 
 from mura_tune import manifest
 from mura_tune.errors import InputError
+from mura_tune.learning import starts
+from mura_tune.release import sums
 
 STORED = Path(__file__).parents[1] / "golden" / "release-2" / "bundle.json"
 GONE = object()
@@ -132,6 +134,17 @@ def test_outputs_fit_the_areas_of_the_task(values: dict[str, Any]) -> None:
     assert "outputs is 1; it must be 3" in refusal(changed(both, ("metrics",), GONE) | {})
     assert "outputs is 4; it must be 3" in refusal(changed(both, ("metrics",), GONE)
                                                    | {"outputs": 4})  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "new"), [("study", 5), ("study.config", []), ("areas", 5)])
+def test_a_start_reads_it_as_strictly(
+    values: dict[str, Any], tmp_path: Path, path: str, new: object
+) -> None:
+    text = json.dumps(changed(values, tuple(path.split(".")), new))
+    (tmp_path / "bundle.json").write_text(text)
+    sums.write(tmp_path)
+    with pytest.raises(InputError, match=path):
+        starts.origin(str(tmp_path))
 
 
 def paths(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
