@@ -21,6 +21,7 @@ from mura_tune.cli.options import (
     releases_option,
     runs_option,
     strict_option,
+    tell_changes,
 )
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ def _with_data(
     loaded = bundle.load(release, device_of(device))
     manifest = loaded.manifest
     require(manifest, release / bundle.MANIFEST, "study.config", "data.fingerprint")
+    tell_changes(loaded)
     study = config.from_dict(manifest["study"]["config"], str(release / bundle.MANIFEST))
     prepared = prepared_of(manifest["area"], study, data, runs, strict)
     same_data(release, manifest, prepared)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mura_tune.config import StudyConfig
     from mura_tune.data.prepare import Prepared
+    from mura_tune.release.bundle import Bundle
     from mura_tune.tuning.results import Best
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -112,6 +113,14 @@ def release_at(name: str, base_url: str | None) -> Path:
     from mura_tune.reading.places import place
 
     return place(name, None, Path(), base_url, console.note)
+
+
+def tell_changes(release: Bundle) -> None:
+    """Say which pictures are read otherwise since a release was made; nothing for a new one."""
+    from mura_tune.release.bundle import changes
+
+    if told := changes(release.manifest):
+        console.note(f"{release.folder}: {told}")
 
 
 def url_of(storage: str | None, runs: Path) -> str:

@@ -17,6 +17,7 @@ from mura_tune.cli.options import (
     device_option,
     json_option,
     releases_option,
+    tell_changes,
 )
 from mura_tune.reading.places import place, shelf
 
@@ -100,9 +101,11 @@ def infer(
     elif area == ROUTER:
         from mura_tune.reading.route import Router
 
-        found = Router(folder, device_of(device)).study(images)
+        router = Router(folder, device_of(device))
+        tell_changes(router.bundle)
+        found = router.study(images)
     else:
-        found = _predictor(folder, area, device).study(images, threshold)
+        found = _predictor(folder, area, device_of(device)).study(images, threshold)
     console.report(as_json, found.to_json, found.describe)
 
 
@@ -112,7 +115,6 @@ def _reader(
 ) -> Reader:  # fmt: skip
     """What answers many studies: a release, a router, or (no folder) the one after the other."""
     from mura_tune.areas import ROUTER
-    from mura_tune.reading.predict import Predictor
     from mura_tune.reading.readers import Chain, Parts, Single
     from mura_tune.reading.route import Router
 
@@ -120,10 +122,13 @@ def _reader(
         chain = Chain(find, device, threshold)
         for line in chain.told:
             console.note(line)
+        tell_changes(chain.router.bundle)
         return chain
     if area == ROUTER:
-        return Parts(Router(folder, device))
-    return Single(Predictor(folder, device, area), threshold)
+        router = Router(folder, device)
+        tell_changes(router.bundle)
+        return Parts(router)
+    return Single(_predictor(folder, area, device), threshold)
 
 
 @click.command(short_help="Draw where each view of a study speaks for abnormal.")
@@ -170,7 +175,7 @@ def explain(
     else:
         folder = place(release, area, releases, base_url, console.note)
     reader = Router(folder, device_of(device)) if area == ROUTER else _predictor(
-        folder, area, device)  # fmt: skip
+        folder, area, device_of(device))  # fmt: skip
     found = look(reader, images, deletion=deletion)
     found.save(out)
     console.report(as_json, lambda: found.to_json() | {"out": str(out)},
@@ -184,7 +189,9 @@ def _only_auto(release: str | None) -> None:
         raise InputError("--area auto chooses the release: leave --release out")
 
 
-def _predictor(folder: Path, area: str | None, device: str) -> Predictor:
+def _predictor(folder: Path, area: str | None, device: torch.device) -> Predictor:
     from mura_tune.reading.predict import Predictor
 
-    return Predictor(folder, device_of(device), area)
+    predictor = Predictor(folder, device, area)
+    tell_changes(predictor.bundle)
+    return predictor

@@ -1,11 +1,12 @@
 """Releases of earlier versions answer as they did: stored is what these versions wrote and said."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CPU
+from conftest import CPU, Ran
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -41,7 +42,12 @@ def filled() -> Network:
     ],
 )
 def test_a_release_of_an_earlier_version_answers_as_it_did(
-    tmp_path: Path, schema: int, probability: float, threshold: float, lacks: bool
+    run: Callable[..., Ran],
+    tmp_path: Path,
+    schema: int,
+    probability: float,
+    threshold: float,
+    lacks: bool,
 ) -> None:
     folder = tmp_path / "XR_WRIST"
     folder.mkdir()
@@ -59,3 +65,8 @@ def test_a_release_of_an_earlier_version_answers_as_it_did(
     assert inspection.area == "XR_WRIST"
     assert bool(inspection.lacks) == bool(missing(predictor.bundle.manifest)) == lacks
     assert "read otherwise" in inspection.describe()  # by the first decoding
+    asked = run("infer", f"--release={folder}", f"--image={tmp_path / 'view.png'}")
+    assert asked.code == 0
+    assert f"P(abnormal) = {probability:.3f}" in asked.out
+    (line,) = asked.err.splitlines()
+    assert "XR_WRIST: made when pictures were read otherwise" in line
