@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import postgres as postgresql
 import pytest
@@ -114,19 +115,28 @@ def storage(new_storage: Callable[[], str]) -> str:
     return new_storage()
 
 
+def manifest_of(arch: str = "cnn", size: int = 32) -> dict[str, Any]:
+    """What a release that nobody trained says of itself."""
+    points = {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}}
+    return {
+        "area": "XR_TEST",
+        "arch": arch,
+        "outputs": 1,
+        "recipe_digest": "0" * 12,
+        "preprocessing": bundle.preprocessing(size),
+        "calibration": {"temperature": 0.5, "offset": 0.01},
+        "operating_points": points,
+        "recommended": "max_youden",
+        "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
+    }
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """A release that nobody trained: releases/XR_TEST, the small network at 32 px."""
-    points = {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}}
-    manifest = {
-        "area": "XR_TEST", "arch": "cnn", "outputs": 1, "recipe_digest": "0" * 12,
-        "preprocessing": bundle.preprocessing(32),
-        "calibration": {"temperature": 0.5, "offset": 0.01}, "operating_points": points,
-        "recommended": "max_youden",
-        "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
-    }  # fmt: skip
     folder = tmp_path / "releases" / "XR_TEST"
-    bundle.save(folder, build("cnn", size=32, seed=3), manifest, {bundle.CARD: "# XR_TEST\n"})
+    net = build("cnn", size=32, seed=3)
+    bundle.save(folder, net, manifest_of(), {bundle.CARD: "# XR_TEST\n"})
     return folder
 
 

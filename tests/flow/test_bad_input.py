@@ -104,7 +104,7 @@ def test_a_number_out_of_bounds(run: Run, option: str) -> None:
                       "size=16"],
          ("search can draw arch densenet121", "takes no images of 16 px")),
         ("all", ["final.arch=resnet81"], ("final makes it arch resnet81", "near it")),
-        ("multitask", ["arch=levit_128s"], ("no linear classifier",)),
+        ("multitask", ["arch=levit_128s"], ("has no single classifier to train",)),
     ],
 )  # fmt: skip
 def test_a_network_that_cannot_be_is_refused_before_anything_is_decoded(

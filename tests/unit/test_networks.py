@@ -24,10 +24,7 @@ def test_a_network_with_modules_under_two_names_is_released(tmp_path: Path) -> N
     check("coat_lite_tiny")
     net = build("coat_lite_tiny", size=64, seed=3).eval()
     x = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    manifest = {
-        "area": "XR_TEST", "arch": "coat_lite_tiny", "outputs": 1,
-        "preprocessing": bundle.preprocessing(64),
-    }  # fmt: skip
+    manifest = manifest_of("coat_lite_tiny", 64)
     bundle.save(tmp_path / "XR_TEST", net, manifest, {})
     with torch.inference_mode():
         assert torch.allclose(bundle.load(tmp_path / "XR_TEST", CPU).net(x), net(x), atol=1e-5)
