@@ -91,7 +91,7 @@ class Checkpoint:
         try:
             return _state(self._checked(whole))
         except UNUSABLE as error:
-            why = str(error) if type(error) is ValueError else type(error).__name__
+            why = str(error) if type(error) is ValueError else "of another version"
             self.say(f"{self.path}: a checkpoint not used ({why}): training starts again")
             self.path.unlink(missing_ok=True)
             return None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from mura_tune.learning.batches import to_input
 from mura_tune.learning.ensemble import Ensemble
 from mura_tune.learning.gradcam import gradcam
 from mura_tune.release import bundle
+from mura_tune.tuning.storage import url_of
 
 Run = Callable[..., Ran]
 
@@ -115,6 +117,12 @@ def test_a_stopped_finalize_goes_on_to_the_same_release(
     assert (release / "notes.txt").read_text() == "years of work"
     (release / "notes.txt").unlink()
     release.rmdir()
+    url = url_of(str(tmp_path / "runs" / "studies.db"))
+    optuna.copy_study(from_study_name="XR_WRIST", from_storage=url, to_storage=url,
+                      to_study_name="../up")  # fmt: skip
+    outside = sorted(path.name for path in tmp_path.iterdir())
+    assert run("finalize", "../up", f"--data={tmp_path / 'nowhere'}").code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == outside
     assert run("finalize", "", tuned).code == 2
     stopped = run(*call)
     assert stopped.code == 130
