@@ -10,16 +10,15 @@ import csv
 import os
 import posixpath
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from mura_tune.errors import InputError
 
 COLUMNS = ("path", "area", "patient", "study", "label", "split")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRow:
+class ImageRow(NamedTuple):
     """The cells of one image: "" where there is no such column, or nothing in it.
 
     `study` is never empty: what the table does not name, the image's folder does.
@@ -67,16 +66,18 @@ def read(table: Path, required: Collection[str]) -> list[ImageRow]:
         )
     if twice := [name for name in COLUMNS if names.count(name) > 1]:
         raise InputError(f"{table}: column {twice[0]} stands twice in its header row; remove one")
+    # A column that is not there reads the empty cell which each row gets at its end.
+    places = [names.index(name) if name in names else len(names) for name in COLUMNS]
     rows = []
     for line, cells in lines:
-        where = f"{table}:{line}"
         if len(cells) != len(names):
-            raise InputError(f"{where}: {len(cells)} cells under {len(names)} column names")
-        cell = dict(zip(names, cells, strict=True))
-        for name in ("path", "patient"):
-            if cell.get(name) == "":
-                raise InputError(f"{where}: the {name} is empty; every image needs one")
-        rows.append(ImageRow(line, *(cell.get(name, "") for name in COLUMNS)))
+            raise InputError(f"{table}:{line}: {len(cells)} cells under {len(names)} column names")
+        cells.append("")
+        row = ImageRow(line, *[cells[place] for place in places])
+        if not row.path or (not row.patient and "patient" in names):
+            empty = "patient" if row.path else "path"
+            raise InputError(f"{table}:{line}: the {empty} is empty; every image needs one")
+        rows.append(row)
     rows = _with_studies(rows)
     _refuse_shared_names(table, rows)
     return rows
@@ -88,12 +89,13 @@ def refuse_twice(table: Path, rows: Collection[ImageRow], *, in_one_study: bool)
     `a.png`, `./a.png` and `x/../a.png` are one image. With `in_one_study`, two studies may hold
     the same image.
     """
+    root = table.parent.absolute()
     first: dict[tuple[str, str], ImageRow] = {}
     for row in rows:
         scope = row.study_name if in_one_study else ""
-        file = table.parent / row.path
-        above = first.setdefault((scope, posixpath.normpath(file)), row)
-        if above is not row and _one_file(table.parent / above.path, file):
+        file = posixpath.normpath(f"{root}/{row.path}" if row.path[0] != "/" else row.path)
+        above = first.setdefault((scope, file), row)
+        if above is not row and _one_file(table.parent / above.path, table.parent / row.path):
             raise InputError(
                 f"{table}:{row.line}: {row.path} is listed twice (line {above.line}: "
                 f"{above.path}); keep one row"
@@ -115,9 +117,10 @@ def lines_of(file: Path) -> Iterator[tuple[int, list[str]]]:
             reader = csv.reader(text, strict=True)
             for row in reader:
                 cells = [cell.strip() for cell in row]
-                if any("\0" in cell for cell in cells):
+                content = "".join(cells)
+                if "\0" in content:
                     raise csv.Error("it holds a NUL byte")
-                if any(cells):
+                if content:
                     yield reader.line_num, cells
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
@@ -146,7 +149,7 @@ def _with_studies(rows: list[ImageRow]) -> list[ImageRow]:
             return str(folder)
         return folder.name or "study1"
 
-    return [row if row.study else replace(row, study=study_of(row)) for row in rows]
+    return [row if row.study else row._replace(study=study_of(row)) for row in rows]
 
 
 def _folder(row: ImageRow) -> PurePosixPath:

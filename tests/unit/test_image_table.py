@@ -71,12 +71,17 @@ def test_names_with_a_slash_never_join_two_patients(table: Path) -> None:
 
 
 @pytest.mark.parametrize("again", ["a.png", "./a.png", "x/../a.png", "{folder}/a.png"])
-def test_an_image_that_is_listed_twice_is_refused_with_both_lines(table: Path, again: str) -> None:
+def test_an_image_that_is_listed_twice_is_refused_with_both_lines(
+    table: Path, again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = again.format(folder=table.parent)
     table.write_text(f"path,patient,study,label\na.png,p1,s1,0\n{path},p1,s1,0\n")
     for read in (studies_in, from_table):
         with pytest.raises(InputError, match=r"ward\.csv:3: .*a\.png is listed twice \(line 2"):
             read(table)
+    monkeypatch.chdir(table.parent)
+    with pytest.raises(InputError, match="listed twice"):
+        studies_in(Path(table.name))
 
 
 def test_a_folder_behind_a_link_is_not_taken_for_its_neighbour(table: Path) -> None:
