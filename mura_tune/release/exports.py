@@ -69,6 +69,9 @@ def export(bundle: Bundle, kind: str, out: Path | None = None) -> tuple[Path, st
 def calibrated(bundle: Bundle) -> list[nn.Module]:
     """Copies of the members on the CPU whose outputs, or their mean, are calibrated logits.
 
+    What is compared, here and for a pt, is compared in double precision: networks that are hardly
+    trained may blow a rounding up, and that is no other answer.
+
     Raises:
         InputError: a network whose classifier cannot hold the calibration.
     """
@@ -78,7 +81,7 @@ def calibrated(bundle: Bundle) -> list[nn.Module]:
     views = _noise(bundle, channels=1)
     bodies = []
     for member in members_of(copy.deepcopy(bundle.net).cpu()):
-        body = member.body.to(memory_format=torch.contiguous_format).eval()
+        body = member.body.to(torch.float64, memory_format=torch.contiguous_format).eval()
         before = _logits(body, views)
         layers = output_layers(body.get_classifier(), before.shape[1])
         for layer in layers[:1] if own_head else layers:
@@ -90,7 +93,7 @@ def calibrated(bundle: Bundle) -> list[nn.Module]:
                 f"{bundle.folder}: the classifier of {bundle.manifest['arch']} cannot hold its "
                 "calibration; use the release's folder"
             )
-        bodies.append(body)
+        bodies.append(body.float())
     return bodies
 
 
@@ -115,9 +118,11 @@ def _gap(one: Tensor, other: Tensor) -> float:
 
 
 def _noise(bundle: Bundle, channels: int) -> Tensor:
-    """Three grey views (3, C, S, S), as the network reads them or normalised as ImageNet's are."""
+    """Two grey views (2, C, S, S), as the network reads them or normalised as ImageNet's are, in
+    double precision."""
     size = bundle.manifest["preprocessing"]["size"]
-    levels = torch.rand((3, 1, size, size), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.rand((2, 1, size, size), generator=generator, dtype=torch.float64)
     if channels == 1:
         return (levels - MEAN) / STD
     mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (RGB_MEAN, RGB_STD))
@@ -161,8 +166,9 @@ def _in_three_channels(bundle: Bundle, body: nn.Module) -> dict[str, Tensor]:
     arch, size = bundle.manifest["arch"], bundle.manifest["preprocessing"]["size"]
     refusal = f"{bundle.folder}: a pt of {arch} for three channels"
     instead = "export it --to onnx or safetensors"
-    weights = body.state_dict()
-    twin = build(arch, size=size, outputs=bundle.manifest["outputs"], channels=3).body.eval()
+    weights = body.double().state_dict()
+    twin = build(arch, size=size, outputs=bundle.manifest["outputs"], channels=3).body
+    twin = twin.double().eval()
     for name, wanted in twin.state_dict().items():
         if weights[name].shape == wanted.shape:
             continue
@@ -178,7 +184,7 @@ def _in_three_channels(bundle: Bundle, body: nn.Module) -> dict[str, Tensor]:
             f"{refusal} would answer otherwise (logits differ by {gap:.1e}): it standardises the "
             f"weights that read the picture; {instead}"
         )
-    return weights
+    return {name: v.float() if v.is_floating_point() else v for name, v in weights.items()}
 
 
 def _joblib(bundle: Bundle) -> tuple[bytes, str]:
