@@ -1,7 +1,7 @@
 # `make` alone lists what there is. Every target sets itself up on first use.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check tune dashboard finalize evaluate bench chaos clean
+.PHONY: help setup demo test check tune dashboard finalize evaluate bench chaos fuzz clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -88,6 +88,9 @@ bench: setup  ## Measure speed and memory against what a user would write: about
 
 chaos: setup  ## Kill a search 30 times, 3 seeds, on SQLite and PostgreSQL, and count its trials
 	@$(BIN)/python tests/chaos.py $(ARGS)
+
+fuzz: setup  ## Spoil values, study files, manifests, tables, answers, 20,000 times: 0 or 2 and a line
+	@$(BIN)/python tests/fuzz/fuzzer.py --cases 20000 $(ARGS)
 
 clean:  ## Remove the environment and every tool's cache; data, runs and releases stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist
