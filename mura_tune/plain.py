@@ -55,7 +55,9 @@ def from_json(text: str | bytes, source: object, *, most: int = JSON_BYTES) -> A
         )
     except RecursionError:
         raise InputError(f"{source}: not valid JSON: nested too deeply") from None
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError among them
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: not valid JSON: not UTF-8") from None
+    except ValueError as error:  # JSONDecodeError among them
         raise InputError(f"{source}: not valid JSON: {error}") from None
     if _depth(value) > DEEPEST:
         raise InputError(f"{source}: not valid JSON: more than {DEEPEST} levels deep")
