@@ -1,4 +1,4 @@
-"""Spoilt input ends with 0 or with one line and 2, a few hundred times; `make fuzz` tries 20,000."""
+"""Spoilt input is read, or refused in one line: hundreds of cases; `make fuzz` runs 20,000."""
 
 from collections.abc import Iterator
 
