@@ -125,7 +125,9 @@ def _noise(bundle: Bundle, channels: int) -> Tensor:
     levels = torch.rand((2, 1, size, size), generator=generator, dtype=torch.float64)
     if channels == 1:
         return (levels - MEAN) / STD
-    mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (RGB_MEAN, RGB_STD))
+    mean, deviation = (
+        torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (RGB_MEAN, RGB_STD)
+    )
     return (levels - mean) / deviation
 
 
