@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import functools
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -77,7 +79,12 @@ def recipe_of(trial: optuna.Trial | FrozenTrial, study: str = "study") -> Recipe
     if not has_recipe(trial):
         raise InputError(f"{study} trial {trial.number} has no recipe: something else made it; "
                          "start a study of its own with --study NAME")  # fmt: skip
-    return recipes.from_dict(_attrs(trial)[RECIPE], f"{study} trial {trial.number}")
+    return _parsed(json.dumps(_attrs(trial)[RECIPE]), f"{study} trial {trial.number}")
+
+
+@functools.lru_cache(maxsize=4096)  # a worker looks at the same trials after each of its own
+def _parsed(text: str, source: str) -> Recipe:
+    return recipes.from_dict(json.loads(text), source)
 
 
 def has_recipe(trial: optuna.Trial | FrozenTrial) -> bool:
