@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from optuna.storages import RDBStorage
 
 from mura_tune.tuning import plots
+from mura_tune.tuning.damage import legible
 from mura_tune.tuning.notes import write_study_note
 from mura_tune.tuning.outages import PATIENCE, Outage
 from mura_tune.tuning.results import confirmation
@@ -58,16 +59,20 @@ class Chronicle:
     def _close(self) -> None:
         for job in self.jobs:
             self._note(job)
-            plots.refresh(load_study(self._opened(), job.name, self.url))
+            with legible(self.url, f"study {job.name}"):
+                plots.refresh(load_study(self._opened(), job.name, self.url))
 
     def _note(self, job: Job) -> None:
         self._last[job.name] = time.monotonic()
         storage = self._opened()
-        write_study_note(
-            load_study(storage, job.name, self.url), confirmation(storage, job.name),
-            resume=self.resume[job.name], finalize=self.finalize[job.name],
-            parts=job.prepared.counts(),
-        )  # fmt: skip
+        with legible(self.url, f"study {job.name}"):
+            write_study_note(
+                load_study(storage, job.name, self.url),
+                confirmation(storage, job.name),
+                resume=self.resume[job.name],
+                finalize=self.finalize[job.name],
+                parts=job.prepared.counts(),
+            )
 
     def _opened(self) -> RDBStorage:
         self._storage = self._storage or open_storage(self.url, patience=PATIENCE)

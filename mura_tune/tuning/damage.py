@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Concatenate, ParamSpec, TypeVar
 
+import optuna
 from optuna.exceptions import StorageInternalError
+from optuna.storages._rdb import models
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from mura_tune import errors
@@ -16,6 +20,8 @@ from mura_tune.errors import InputError, MuraError
 from mura_tune.lines import command, printable
 from mura_tune.tuning.urls import TIMEOUT, database, file_of
 
+P = ParamSpec("P")
+T = TypeVar("T")
 # What content that is not as we or Optuna stored it raises when it is read.
 _UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB)
@@ -25,7 +31,7 @@ _CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 
 
 @contextlib.contextmanager
-def legible(url: str, part: str = "") -> Iterator[None]:
+def legible(url: str | None, part: str = "") -> Iterator[None]:
     """Within it, a database that cannot be read is one line with its name.
 
     Args:
@@ -39,13 +45,46 @@ def legible(url: str, part: str = "") -> Iterator[None]:
     except MuraError:
         raise
     except (ImportError, NoSuchModuleError):
+        if url is None or file_of(url):
+            raise
         raise InputError(
-            f"{database(url)}: psycopg is not installed; pip install 'mura-tune[postgres]'"
+            f"{_named(url)}: psycopg is not installed; pip install 'mura-tune[postgres]'"
         ) from None
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
         raise refusal(url, error) from error
     except _UNREADABLE as error:
         raise damaged(url, f"{part}: {_why(error)}" if part else _why(error)) from error
+
+
+def of_study(
+    function: Callable[Concatenate[optuna.Study, P], T],
+) -> Callable[Concatenate[optuna.Study, P], T]:
+    """`legible` around a function that reads what a study holds, its first argument."""
+
+    @functools.wraps(function)
+    def reading(study: optuna.Study, /, *args: P.args, **options: P.kwargs) -> T:
+        storage = study._storage
+        url = getattr(getattr(storage, "_backend", storage), "url", None)  # Optuna's cache has none
+        with legible(url, f"study {study.study_name}"):
+            return function(study, *args, **options)
+
+    return reading
+
+
+@contextlib.contextmanager
+def decoded(url: str) -> Iterator[None]:
+    """Within it, Optuna reads rows; ones that it cannot read are told as damage.
+
+    Raises:
+        InputError: they are not as Optuna stores them.
+        KeyError: there is no such study or trial, as Optuna says it.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError) as error:
+        if error.args == (models.NOT_FOUND_MSG,):
+            raise
+        raise damaged(url, _why(error)) from error
 
 
 def refusal(url: str | None, error: BaseException) -> InputError:
@@ -54,7 +93,7 @@ def refusal(url: str | None, error: BaseException) -> InputError:
     Args:
         url: None where the database is not known; then it is called "the study database".
     """
-    name = database(url) if url else "the study database"
+    name = _named(url)
     inner, reason = _innermost(error), reason_of(error)
     code = getattr(inner, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind
     if code == sqlite3.SQLITE_NOTADB:
@@ -85,7 +124,7 @@ def refusal(url: str | None, error: BaseException) -> InputError:
 def damaged(url: str | None, why: str) -> InputError:
     """A database holds what cannot be read; says how to copy out what can be."""
     path = file_of(url) if url else None
-    name = database(url) if url else "the study database"
+    name = _named(url)
     if path is None:
         return InputError(f"{name}: damaged, or changed by another program ({why}); put back a "
                           "copy")  # fmt: skip
@@ -128,6 +167,10 @@ def _innermost(error: BaseException) -> BaseException:
     while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
         error = inner
     return error
+
+
+def _named(url: str | None) -> str:
+    return database(url) if url else "the study database"
 
 
 def _why(error: BaseException) -> str:

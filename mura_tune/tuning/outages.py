@@ -6,6 +6,7 @@ None of these says anything about the trial that meets it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sqlite3
 import time
@@ -20,7 +21,7 @@ from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalErr
 
 from mura_tune import console
 from mura_tune.errors import InputError
-from mura_tune.tuning.damage import reason_of, refusal
+from mura_tune.tuning.damage import decoded, reason_of, refusal
 from mura_tune.tuning.urls import database
 
 PATIENCE = 300.0  # seconds that a search waits for its database, beside SQLite's own 60
@@ -122,11 +123,16 @@ class WaitingStorage(RDBStorage):
 
 
 def _waiting(name: str) -> Callable[..., Any]:
-    """The storage's method `name`, tried again during an outage. Storing twice is storing once."""
+    """The storage's method `name`, tried again during an outage. Storing twice is storing once.
+
+    One that only reads tells rows that Optuna cannot read as damage of the database.
+    """
+    guard = decoded if name.startswith(("get_", "_get_trials")) else contextlib.nullcontext
 
     @functools.wraps(getattr(RDBStorage, name))
     def method(self: WaitingStorage, *args: Any, **options: Any) -> Any:
-        return self.patience.call(lambda: getattr(RDBStorage, name)(self, *args, **options))
+        with guard(self.patience.url):
+            return self.patience.call(lambda: getattr(RDBStorage, name)(self, *args, **options))
 
     return method
 
@@ -149,7 +155,8 @@ def passes(error: BaseException | None) -> bool:
         return False
     if error.connection_invalidated:
         return True
-    if code := getattr(error.orig, "sqlite_errorcode", None):
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", 0)  # none where Python found the error
         return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # the low byte: kind
     if not isinstance(error, OperationalError | InterfaceError):
         return False

@@ -18,6 +18,7 @@ from mura_tune.learning.metrics import Estimate, Measure, Studies
 from mura_tune.learning.paired import fold_difference
 from mura_tune.learning.tasks import task_of
 from mura_tune.recipe import Recipe
+from mura_tune.tuning.damage import legible, of_study
 from mura_tune.tuning.plans import BASELINE, confirm_slots, searched
 from mura_tune.tuning.slots import failed_by_itself, fills, was_cut
 from mura_tune.tuning.storage import CONFIRMS, database, load_study, open_storage
@@ -153,6 +154,7 @@ class Choice:
         return tuple(sorted(means, key=lambda one: (-one.mean, one.trial)))
 
 
+@of_study
 def choose(study: optuna.Study, confirming: optuna.Study | None = None) -> Choice:
     """The winner: by its confirmation where that is done, else by score.
 
@@ -188,6 +190,7 @@ def choose(study: optuna.Study, confirming: optuna.Study | None = None) -> Choic
     return replace(choice, winner=finished[choice.confirmed[0].trial])
 
 
+@of_study
 def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
     """The best finished trial, by its confirmation where there is one.
 
@@ -241,12 +244,13 @@ def confirmation(storage: optuna.storages.BaseStorage, name: str) -> optuna.Stud
 def finished_studies(url: str) -> list[str]:
     """Names of the studies with a finished trial. Raises InputError where there is none."""
     storage = open_storage(url)
-    names = [
-        summary.study_name
-        for summary in optuna.get_all_study_summaries(storage)
-        if summary.best_trial is not None and not summary.study_name.endswith(CONFIRMS)
-    ]
-    names = [name for name in names if _has_finished(storage, name)]
+    with legible(url):
+        names = [
+            summary.study_name
+            for summary in optuna.get_all_study_summaries(storage)
+            if summary.best_trial is not None and not summary.study_name.endswith(CONFIRMS)
+        ]
+        names = [name for name in names if _has_finished(storage, name)]
     if not names:
         raise InputError(f"{database(url)}: no study with a finished trial; run 'make tune' first")
     return sorted(names)

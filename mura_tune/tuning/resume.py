@@ -19,6 +19,7 @@ from mura_tune.errors import InputError
 from mura_tune.learning import starts
 from mura_tune.learning.tasks import PART, task_of
 from mura_tune.recipe import CHANGED, DEFAULTS
+from mura_tune.tuning.damage import of_study
 from mura_tune.tuning.lineage import clean_or_refuse
 from mura_tune.tuning.stored import COMPARABLE, CONFIG, DEV, facts, identify, keep_fact
 
@@ -75,6 +76,7 @@ def same_or_refuse(
     keep_fact(opened, CONFIG, plain)  # budget and final phases may change between calls
 
 
+@of_study
 def as_begun(opened: optuna.Study, study: StudyConfig) -> StudyConfig:
     """`study` with the fields of `CHANGED` that its search is older than as its trials had them.
 

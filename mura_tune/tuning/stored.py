@@ -20,6 +20,7 @@ from mura_tune import recipe as recipes
 from mura_tune.errors import InputError
 from mura_tune.learning.metrics import Studies
 from mura_tune.recipe import Recipe
+from mura_tune.tuning.damage import of_study
 
 # System attributes: as user attributes they would be lines of thousands of characters on its page.
 RECIPE = "mura:recipe"
@@ -37,10 +38,14 @@ def facts(study: optuna.Study) -> Mapping[str, Any]:
     return attrs
 
 
+@of_study
 def comparable_of(study: optuna.Study) -> Mapping[str, Any] | None:
     """What must stay as it is for the trials of a study to be comparable; None before its start."""
     comparable: Mapping[str, Any] | None = facts(study).get(COMPARABLE)
-    return comparable
+    if comparable is None:
+        return None
+    mappings = {key: dict(comparable[key]) for key in ("recipe", "space")}  # or it is damaged
+    return {**comparable, **mappings}
 
 
 def keep_fact(study: optuna.Study, key: str, value: Any) -> None:

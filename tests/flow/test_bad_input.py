@@ -1,8 +1,10 @@
 """Whatever is wrong with the input: one line that names it and the way out, and exit code 2."""
 
+import contextlib
 import json
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,6 +146,40 @@ def test_a_name_that_no_search_may_have(run: Run, phantoms: Path, tmp_path: Path
     for name in ("../../up", "a/b", "x" * 300, "XR_WRIST.confirm", "#1", "a\nb"):
         told(run(*tune, f"--study={name}"), "--study is ")
     assert not (tmp_path / "runs").exists()
+
+
+SPOILT_SEARCH = (
+    "UPDATE study_system_attributes SET value_json = '' WHERE key = 'mura:comparable'",
+    "UPDATE study_system_attributes SET value_json = '{}' WHERE key = 'mura:comparable'",
+    "UPDATE study_system_attributes SET value_json = NULL WHERE key = 'mura:config'",
+    "DELETE FROM study_system_attributes WHERE key = 'mura:config'",
+    "UPDATE study_system_attributes SET value_json = '[]' WHERE key = 'mura:dev'",
+    "UPDATE trial_user_attributes SET value_json = '\"x\"' WHERE key = 'dev_score'",
+)
+
+
+def changed(database: Path, copy: Path, statement: str) -> Path:
+    """A copy of a database to which another program has done something."""
+    with (
+        contextlib.closing(sqlite3.connect(database)) as whole,
+        contextlib.closing(sqlite3.connect(copy)) as damaged,
+        damaged,
+    ):
+        whole.backup(damaged)
+        damaged.execute(statement)
+    return copy
+
+
+def test_a_search_whose_record_is_damaged(run: Run, phantoms: Path, tmp_path: Path) -> None:
+    tune = ("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY,
+            "--set=finetune.epochs=1", "--set=budget.confirm.top=0")  # fmt: skip
+    assert run(*tune).code == 0
+    database = tmp_path / "runs" / "studies.db"
+    for number, statement in enumerate(SPOILT_SEARCH):
+        damaged = changed(database, tmp_path / f"{number}.db", statement)
+        line = told(run("best", "XR_WRIST", f"--storage={damaged}"), str(damaged), "damaged")
+        assert ".recover | sqlite3" in line
+    told(run(*tune, f"--storage={tmp_path / '1.db'}"), "damaged", "'recipe' is missing")
 
 
 def test_other_data_than_was_searched(run: Run, release: Path, copy: Path) -> None:
