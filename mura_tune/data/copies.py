@@ -15,20 +15,40 @@ from mura_tune.data.mapped import MAPPED, let_go
 
 SIDE = 16  # pixels a side of what every picture is compared with every other at
 LIKE = 0.95  # correlation there from which a pair is looked at more closely
-CLOSER = (16, 32, 48)  # pixels a side of the closer looks: each starts where the last one ended
-# Correlation of details from which two pictures are one; fewer pixels have to agree better. Of 344
-# real radiographs at 224 px, copies that were turned, shrunk by a third and saved as JPEG of
-# quality 50 reach 0.95 and more, halved ones 0.907; different pictures 0.642 at most (0.796 at 32
-# px), the more uniform phantoms 0.918 among 1,475 (0.941 at 32 px). Five pairs under two patients'
-# names reach 0.967 to 0.990: each is, to the eye, one picture, cut a little differently.
-ALIKE = 0.93
-_GOING_ON = 0.85  # at a look that is not the last one
-_STRICTER = {32: 0.95}  # where the pictures have no more pixels than that
-_STRICTEST = 0.995  # below
+KEPT = 48  # pixels a side of what who scans pictures holds of each in memory
+USUAL = 224  # pixels a side of the pictures that the looks were measured on
+
+
+class Look(NamedTuple):
+    """A closer look at a pair: pixels a side, and how well its details have to agree there.
+
+    Details are what is finer than a `share`th of a side.
+    """
+
+    side: int
+    needed: float
+    share: int = 8
+
+
+# Each look starts where the last one ended. Different pictures that agree in all but the finest
+# details were measured too. Of 344 real radiographs at 224 px, pairs that are one picture to the
+# eye, cut or saved differently, agree by 0.93 and more at the look at 48 px and by 0.868 at the
+# last; different ones by 0.796 at 48 px. Of 9,921 phantoms at 256 px, whose bones are drawn by one
+# hand, 13 pairs of different ones reach 0.93 to 0.956 at 48 px, and 0.854 at most at the last look.
+# Below 96 px some of those are taken for one picture: fewer pixels do not tell them from copies.
+_FIRST = (Look(16, 0.85), Look(32, 0.85))
+_LOOKS = (
+    (144, (*_FIRST, Look(KEPT, 0.93), Look(96, 0.8, 16), Look(144, 0.86, 16))),
+    (96, (*_FIRST, Look(KEPT, 0.93), Look(96, 0.9, 16))),
+    (KEPT, (*_FIRST, Look(KEPT, 0.93))),
+    (32, (_FIRST[0], Look(32, 0.95))),
+)
+_STRICTEST = 0.995  # where there are fewer pixels than that
 _BLOCK, _OTHERS = 128, 1024  # pictures compared at once, and with how many: 4 MB of correlations
-_PAIRS = 256  # pairs looked at more closely at once
+_PAIRS = 32  # pairs looked at more closely at once: 40 MB at the last look
 
 Pixels = NDArray[np.uint8]
+Reader = Callable[[int], Pixels]
 Progress = Callable[[int], object]
 
 
@@ -53,17 +73,22 @@ def digest(image: Pixels) -> str:
 
 
 def pairs(
-    pixels_nss: Pixels, rows: NDArray[np.int64], seen: Progress = lambda count: None
+    pixels_nss: Pixels,
+    rows: NDArray[np.int64],
+    seen: Progress = lambda count: None,
+    whole: Reader | None = None,
 ) -> Iterator[Pair]:
     """Yield every two of the pictures in `rows` that are one, whatever their way to be held.
 
     Which pairs deserve a closer look, SIDE pixels a side tell: the correlation of one with a turn
     or mirror image of the other is LIKE or more. Such a pair is a copy if, laid over one another
-    at more pixels, what is finer than an eighth of a side correlates by ALIKE or more. Below 32
-    pixels a side only such as agree in every detail are.
+    at more and more pixels, their details correlate, finer and finer ones. Below 32 pixels a side
+    only such as agree in every detail are.
 
     Args:
         seen: told how many more pictures have been compared with all before them.
+        whole: gives the picture of a row at USUAL pixels a side, where `pixels_nss` has them at
+            KEPT only; the few pairs that agree there are looked at in it.
     """
     small = _shrunk(pixels_nss, rows, SIDE)
     for column in range(0, len(small), _OTHERS):
@@ -78,7 +103,7 @@ def pairs(
             for first in range(0, len(near), _PAIRS):
                 chosen = slice(first, first + _PAIRS)
                 yield from _confirmed(
-                    pixels_nss, rows[near[chosen] + (start, column)], ways[chosen]
+                    pixels_nss, rows[near[chosen] + (start, column)], ways[chosen], whole
                 )
         seen(len(plain))
 
@@ -103,39 +128,49 @@ def groups(pixels_nss: Pixels) -> NDArray[np.int64]:
 
 
 def _confirmed(
-    pixels_nss: Pixels, rows: NDArray[np.int64], ways: NDArray[np.int64]
+    pixels_nss: Pixels, rows: NDArray[np.int64], ways: NDArray[np.int64], whole: Reader | None
 ) -> Iterator[Pair]:
     """Those pairs of row numbers (K, 2), held in the given ways (K,), that closer looks confirm."""
     maps = registration.identity(len(rows))
     size = pixels_nss.shape[1]
-    sides = [side for side in CLOSER if side <= size] or [size]
-    for side in sides:
-        ones = [*map(_held, _shrunk(pixels_nss, rows[:, 0], side), ways)]
+    for look in _looks(size if whole is None else _LOOKS[0][0]):
+        reader = whole if whole and look.side > size else pixels_nss.__getitem__
+        ones = [*map(_held, _resized(reader, rows[:, 0], look.side), ways)]
         held = np.stack(ones).astype(np.float32)
-        others = _shrunk(pixels_nss, rows[:, 1], side).astype(np.float32)
+        others = _resized(reader, rows[:, 1], look.side).astype(np.float32)
         maps = registration.lay(held, others, maps)
-        found = registration.agreement(held, others, maps)
-        same = found >= (_needed(side) if side == sides[-1] else _GOING_ON)
+        found = registration.agreement(held, others, maps, look.share)
+        same = found >= look.needed
         rows, ways, maps, found = rows[same], ways[same], maps[same], found[same]
+        let_go(pixels_nss)
         if not len(rows):
             return
     for (one, other), correlation in zip(rows, found, strict=True):
         yield Pair(int(one), int(other), float(correlation))
 
 
-def _needed(side: int) -> float:
-    return ALIKE if side == CLOSER[-1] else _STRICTER.get(side, _STRICTEST)
+def _looks(size: int) -> tuple[Look, ...]:
+    """Those that pictures of `size` pixels a side are confirmed by."""
+    return next((looks for least, looks in _LOOKS if size >= least), (Look(size, _STRICTEST),))
 
 
 def _shrunk(pixels_nss: Pixels, rows: NDArray[np.int64], side: int) -> Pixels:
-    """Those rows at (side, side), read one by one: the pixels may exceed memory."""
+    """Those rows at (side, side), read some at a time: the pixels may exceed memory."""
     shrunk = np.empty((len(rows), side, side), np.uint8)
-    for number, row in enumerate(rows):
-        image = Image.fromarray(np.asarray(pixels_nss[row]))
-        shrunk[number] = np.asarray(image.resize((side, side), Image.Resampling.BOX))
-        if number % MAPPED == MAPPED - 1:
-            let_go(pixels_nss)
+    for start in range(0, len(rows), MAPPED):
+        some = slice(start, start + MAPPED)
+        shrunk[some] = _resized(pixels_nss.__getitem__, rows[some], side)
+        let_go(pixels_nss)
     return shrunk
+
+
+def _resized(reader: Reader, rows: NDArray[np.int64], side: int) -> Pixels:
+    """The pictures of those rows at (side, side)."""
+    resized = np.empty((len(rows), side, side), np.uint8)
+    for number, row in enumerate(rows):
+        image = Image.fromarray(np.asarray(reader(int(row))))
+        resized[number] = np.asarray(image.resize((side, side), Image.Resampling.BOX))
+    return resized
 
 
 def _turned(pictures_nss: Pixels) -> Iterator[Pixels]:

@@ -14,7 +14,7 @@ from mura_tune import files
 from mura_tune.data import copies
 from mura_tune.data.records import Digests
 
-RULE = 3  # raise it whenever `copies.pairs` finds other pairs in the same pixels
+RULE = 4  # raise it whenever `copies.pairs` finds other pairs in the same pixels
 _SLOW = 3.0  # seconds until a bar shows
 
 
@@ -27,12 +27,18 @@ class NearCopy(NamedTuple):
 
 
 def find(
-    pixels_nss: NDArray[np.uint8], pixel_sha: Digests, name: str, *, progress: bool = True
+    pixels_nss: NDArray[np.uint8],
+    pixel_sha: Digests,
+    name: str,
+    *,
+    progress: bool = True,
+    whole: copies.Reader | None = None,
 ) -> tuple[NearCopy, ...]:
     """Return every two different pictures that are one; `pixel_sha` is aligned with the pixels.
 
-    All are compared with all at 16 pixels a side, and it takes a millisecond for each pair that is
-    like enough there to be laid over one another; `name` says whose bar it is.
+    All are compared with all at 16 pixels a side, and it takes milliseconds for each pair that is
+    like enough there to be laid over one another; `name` says whose bar it is. `whole` reads the
+    picture of a row, see `copies.pairs`.
     """
     _, rows = np.unique(pixel_sha.packed, return_index=True)
     rows = np.sort(rows)  # in the order of the file that they are read from
@@ -42,7 +48,7 @@ def find(
     ) as bar:
         return tuple(
             NearCopy(pixel_sha[pair.one], pixel_sha[pair.other], round(pair.correlation, 4))
-            for pair in copies.pairs(pixels_nss, rows, bar.update)
+            for pair in copies.pairs(pixels_nss, rows, bar.update, whole)
         )
 
 

@@ -41,16 +41,16 @@ def lay(ones_nss: Floats, others_nss: Floats, maps: Floats) -> Floats:
     return maps
 
 
-def agreement(ones_nss: Floats, others_nss: Floats, maps: Floats) -> Floats:
-    """Correlation (N,) of what is finer than an eighth of a side, where `maps` lay them.
+def agreement(ones_nss: Floats, others_nss: Floats, maps: Floats, share: int = 8) -> Floats:
+    """Correlation (N,) of what is finer than a `share`th of a side, where `maps` lay them.
 
     0 where one covers less than half of the other.
     """
     side = ones_nss.shape[1]
     grey, _, _, inside = _sampled(_standard(others_nss), maps, _grid(side))
     mask = inside.reshape(ones_nss.shape)
-    ones = _fine(_standard(ones_nss)) * mask
-    others = _fine(grey.reshape(ones_nss.shape)) * mask
+    ones = _fine(_standard(ones_nss), share) * mask
+    others = _fine(grey.reshape(ones_nss.shape), share) * mask
     covered = mask.mean((1, 2))
     products = [_centred(a, mask) for a in (ones, others)]
     between = (products[0] * products[1]).sum((1, 2))
@@ -94,10 +94,10 @@ def _standard(pictures_nss: Floats) -> Floats:
     return standard
 
 
-def _fine(pictures_nss: Floats) -> Floats:
-    """Each picture without its blurred self (means over squares of an eighth of a side)."""
+def _fine(pictures_nss: Floats, share: int) -> Floats:
+    """Each picture without its blurred self (means over squares of a `share`th of a side)."""
     side = pictures_nss.shape[1]
-    width = side // 8 + 1 - (side // 8) % 2  # odd
+    width = side // share + 1 - (side // share) % 2  # odd
     padded = np.pad(pictures_nss, ((0, 0), *[(width // 2, width // 2)] * 2), mode="edge")
     sums = np.pad(padded, ((0, 0), (1, 0), (1, 0))).astype(np.float64).cumsum(1).cumsum(2)
     corners = sums[:, width:, width:] - sums[:, :-width, width:] - sums[:, width:, :-width]

@@ -42,7 +42,7 @@ def usable_threads() -> int:
 
 def scan(dataset: Dataset, *, threads: int | None = None, progress: bool = True) -> Scan:
     """Read every image once, storing nothing."""
-    side = max(copies.CLOSER)
+    side = copies.KEPT
 
     def one(path: str) -> tuple[Record, NDArray[np.uint8] | None]:
         record, grey = images.examine(dataset.root / path)
@@ -51,17 +51,25 @@ def scan(dataset: Dataset, *, threads: int | None = None, progress: bool = True)
     paths = list(dataset.frame["path"])
     found = Records()
     small: dict[str, NDArray[np.uint8]] = {}
+    path_of: dict[str, str] = {}
     reads = in_order(one, paths, threads, result_bytes=side * side)
     with bar(dataset, len(paths), progress) as shown:
         for path, (record, square) in zip(paths, reads, strict=True):
             found.add(path, record)
             if square is not None:
-                small[record.pixel_sha] = square
+                small[record.pixel_sha], path_of[record.pixel_sha] = square, path
             shown.update()
     if not small:
         return Scan(found, ())
-    pictures = np.stack([*small.values()])
-    return Scan(found, near.find(pictures, Digests.of([*small]), dataset.name, progress=progress))
+    pictures, files = np.stack([*small.values()]), [*path_of.values()]
+    alike = near.find(
+        pictures,
+        Digests.of([*small]),
+        dataset.name,
+        progress=progress,
+        whole=lambda row: images.square(images.read(dataset.root / files[row]), copies.USUAL),
+    )
+    return Scan(found, alike)
 
 
 def in_order(

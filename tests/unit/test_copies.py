@@ -1,5 +1,6 @@
 """One picture is known again, however it is held, saved and cut; two like ones are told apart."""
 
+import contextlib
 import tracemalloc
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mura_tune.data import copies, registration
+from mura_tune.data import copies, phantom, registration
 from mura_tune.data.images import read, square
+from mura_tune.errors import UnreadableImage
 
 
 def pairs(pictures: list[NDArray[np.uint8]], size: int) -> list[tuple[int, int]]:
@@ -54,6 +56,44 @@ def test_a_cut_copy_is_known_and_like_pictures_are_not(greys: list[NDArray[np.ui
         patch.setattr(registration, "agreement", lambda *given: (looked.append(1), real(*given))[1])
         assert pairs(greys, 32) == []
     assert looked
+
+
+def test_bones_drawn_by_one_hand_are_not_one_picture(tmp_path: Path) -> None:
+    """At 48 px these two, of two patients of the demo, agree as well as copies do."""
+    studies = [
+        next(s for s in phantom.studies(split, "XR_FOREARM", count, 0) if s.patient == patient)
+        for split, count, patient in (("train", 300, 311), ("valid", 75, 50_507))
+    ]
+    greys = [phantom.draw(study, 1, size=256)[0] for study in studies]
+    copy = Image.fromarray(np.ascontiguousarray(np.rot90(greys[0])[:, ::-1]))
+    copy.resize((copy.width * 2 // 3, copy.height * 2 // 3)).save(tmp_path / "a.jpg", quality=60)
+    pictures = [*greys, read(tmp_path / "a.jpg")]
+    assert pairs(pictures, 224) == [(0, 2)]
+    # A scan holds few pixels of each, and looks into the files of those that agree in them.
+    small, usual = (
+        np.stack([square(np.ascontiguousarray(picture), size) for picture in pictures])
+        for size in (copies.KEPT, copies.USUAL)
+    )
+    assert len(list(copies.pairs(small, np.arange(3)))) > 1
+    found = copies.pairs(small, np.arange(3), whole=usual.__getitem__)
+    assert [(pair.one, pair.other) for pair in found] == [(0, 2)]
+
+
+def test_the_pairs_of_the_real_radiographs_stay_the_same(real: Path) -> None:
+    """28 at the usual size, five of them under the names of two patients."""
+    pictures, patients = [], []
+    for file in sorted(real.rglob("*.png")):
+        with contextlib.suppress(UnreadableImage):
+            pictures.append(read(file))
+            patients.append(file.parts[-3])
+    found = pairs(pictures, 224)
+    assert len(found) == 28
+    crossing = {(patients[one], patients[other]) for one, other in found} - {
+        (patient, patient) for patient in patients
+    }
+    assert {frozenset(int(name[-5:]) for name in pair) for pair in crossing} == {
+        frozenset(pair) for pair in ((297, 274), (23, 58), (107, 287), (214, 219), (150, 183))
+    }
 
 
 def test_pairs_cross_the_blocks_and_take_no_memory_for_each_picture() -> None:
