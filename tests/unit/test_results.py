@@ -1,11 +1,14 @@
 """Who wins a search: only what ran for it counts, and nobody wins before the runs are done."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from conftest import Ran
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna_dashboard import get_note
 from test_notes import COMMANDS, STUDY, finished, study_of
@@ -202,3 +205,15 @@ def test_a_run_fills_its_slot_only() -> None:
     assert fills(run, slot)
     assert not fills(rerun(study, int(slot.attrs["of"]), identity=OTHER), slot)
     assert not fills(rerun(study, int(slot.attrs["of"]), augment=0.75), slot)
+
+
+def test_finalize_releases_nobody_before_the_confirmation_is_done(
+    run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = searched()
+    half = best(study, confirming(rerun(study, 0), ended(rerun(study, 2), "killed")))
+    monkeypatch.setattr("mura_tune.cli.release.best_of", lambda *_: half)
+    ran = run("finalize", "XR_A", f"--data={tmp_path}")
+    assert ran.code == 2
+    assert "mura: study XR_A: no winner yet" in ran.err
+    assert len(ran.err.splitlines()) == 1
