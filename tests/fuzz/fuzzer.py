@@ -49,7 +49,9 @@ PYTHON = re.compile(
     r"out of memory"
 )
 # Lines that a verb promises beside its answer, and before a refusal.
-PROMISED = re.compile(r"left out |.*: no answer: |.*no longer there|warning: ")
+PROMISED = re.compile(
+    r"left out |warning: |.*: no answer: |.*no longer there|.*when pictures were read otherwise"
+)
 # Paths that a study has not.
 NO_PATHS = (
     *("", "task", "base", "search", "final", "budget", "head", "x.y.z", "search.", "search.low"),
