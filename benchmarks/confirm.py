@@ -23,7 +23,8 @@ from mura_tune.learning.tasks import ABNORMALITY, study_scores
 from mura_tune.learning.training import fit, predict
 from mura_tune.recipe import Recipe, apply
 from mura_tune.tuning.results import best
-from mura_tune.tuning.storage import load_study, open_storage, url_of
+from mura_tune.tuning.storage import load_study, open_storage
+from mura_tune.tuning.urls import url_of
 
 FINALS = (1001, 1002, 1003)  # seeds that neither search nor confirmation used
 

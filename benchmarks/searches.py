@@ -24,7 +24,7 @@ from mura_tune.learning.training import fit
 from mura_tune.tuning import search
 from mura_tune.tuning.results import Best, best_in
 from mura_tune.tuning.search import How, Job
-from mura_tune.tuning.storage import url_of
+from mura_tune.tuning.urls import url_of
 
 CPU = torch.device("cpu")
 SIBLING, AREA = "XR_HUMERUS", "XR_FOREARM"

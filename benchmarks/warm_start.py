@@ -16,7 +16,8 @@ import numpy as np
 from searches import AREA, SIBLING, asked, phantoms, run, study, trained_start
 
 from mura_tune.tuning.manage import copy
-from mura_tune.tuning.storage import load_study, open_storage, url_of
+from mura_tune.tuning.storage import load_study, open_storage
+from mura_tune.tuning.urls import url_of
 
 
 def scores(file: Path) -> list[float]:

@@ -29,12 +29,14 @@ from mura_tune import config
 from mura_tune.data import phantom
 from mura_tune.data.dataset import open_dataset
 from mura_tune.data.prepare import prepare
+from mura_tune.names import CONFIRMS
 from mura_tune.tuning.plans import confirm_slots
 from mura_tune.tuning.results import counts
 from mura_tune.tuning.search import Job
 from mura_tune.tuning.slots import DONE, slot_of, was_cut
-from mura_tune.tuning.storage import CONFIRMS, open_storage, url_of
+from mura_tune.tuning.storage import open_storage
 from mura_tune.tuning.stored import CONFIG, IDENTITY, has_recipe
+from mura_tune.tuning.urls import url_of
 
 STUDY = "XR_WRIST"
 KINDS = ("SQLite", "PostgreSQL")

@@ -25,7 +25,7 @@ from mura_tune.data.dataset import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.learning.models import build
 from mura_tune.release import bundle
-from mura_tune.tuning.storage import url_of
+from mura_tune.tuning.urls import url_of
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real-xrays"
 CPU = torch.device("cpu")

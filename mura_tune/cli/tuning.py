@@ -72,7 +72,8 @@ def tune(
     from mura_tune.tuning import workers as crews
     from mura_tune.tuning.chronicle import Chronicle
     from mura_tune.tuning.search import How, Job, start
-    from mura_tune.tuning.storage import admit, database, load_study, open_storage
+    from mura_tune.tuning.storage import admit, load_study, open_storage
+    from mura_tune.tuning.urls import database
     from mura_tune.tuning.watch import Watch, both
 
     if area == "all" and name:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 from optuna.storages import RDBStorage
 
+from mura_tune.names import CONFIRMS
 from mura_tune.tuning import plots
 from mura_tune.tuning.damage import legible
 from mura_tune.tuning.notes import write_study_note
 from mura_tune.tuning.outages import PATIENCE, Outage
 from mura_tune.tuning.results import confirmation
 from mura_tune.tuning.search import Ended, Event, Job
-from mura_tune.tuning.storage import CONFIRMS, load_study, open_storage
+from mura_tune.tuning.storage import load_study, open_storage
 
 PAUSE = 15.0  # seconds between two notes of a study: a note costs a few writes
 

@@ -21,14 +21,14 @@ from sqlalchemy.orm import Session
 from mura_tune import files
 from mura_tune.errors import InputError
 from mura_tune.lines import cell
-from mura_tune.names import checked_search
+from mura_tune.names import CONFIRMS, checked_search
 from mura_tune.tuning.damage import legible
 from mura_tune.tuning.locks import Alive, lock_of
 from mura_tune.tuning.slots import was_cut
 from mura_tune.tuning.sqlite_file import require_write
-from mura_tune.tuning.storage import CONFIRMS, database, has_study, load_study, using
+from mura_tune.tuning.storage import has_study, load_study, using
 from mura_tune.tuning.stored import dev_score_of, has_score, is_foreign
-from mura_tune.tuning.urls import file_of
+from mura_tune.tuning.urls import database, file_of
 
 COLUMNS = (
     "study", "trial", "slot", "role", "state", "dev_score", "low", "high", "studies", "epochs",

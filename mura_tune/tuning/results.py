@@ -17,11 +17,12 @@ from mura_tune.errors import InputError
 from mura_tune.learning.metrics import Estimate, Measure, Studies
 from mura_tune.learning.paired import fold_difference
 from mura_tune.learning.tasks import task_of
+from mura_tune.names import CONFIRMS
 from mura_tune.recipe import Recipe
 from mura_tune.tuning.damage import legible, of_study
 from mura_tune.tuning.plans import BASELINE, confirm_slots, searched
 from mura_tune.tuning.slots import failed_by_itself, fills, was_cut
-from mura_tune.tuning.storage import CONFIRMS, database, load_study, open_storage
+from mura_tune.tuning.storage import load_study, open_storage
 from mura_tune.tuning.stored import (
     COMPARABLE,
     CONFIG,
@@ -34,6 +35,7 @@ from mura_tune.tuning.stored import (
     recipe_of,
     scores_of,
 )
+from mura_tune.tuning.urls import database
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mura_tune.errors import MuraError
 from mura_tune.learning.prefix import Store
 from mura_tune.learning.sources import Features, Source, pixels
 from mura_tune.learning.tasks import TASKS
-from mura_tune.names import checked_search
+from mura_tune.names import CONFIRMS, checked_search
 from mura_tune.tuning import space as spaces
 from mura_tune.tuning.artifacts import Keeper, keep_of
 from mura_tune.tuning.draws import Rounded
@@ -34,7 +34,7 @@ from mura_tune.tuning.plans import WarmStart, confirm_slots, search_slots, searc
 from mura_tune.tuning.results import confirmation
 from mura_tune.tuning.resume import as_begun, same_or_refuse
 from mura_tune.tuning.slots import Plan, Slot, next_slot, standing
-from mura_tune.tuning.storage import CONFIRMS, GRACE, open_storage
+from mura_tune.tuning.storage import GRACE, open_storage
 from mura_tune.tuning.stored import comparable_of, has_recipe, identity_of
 from mura_tune.tuning.trial import (
     Keep,

@@ -18,15 +18,12 @@ from optuna.storages._rdb.models import BaseModel
 from mura_tune import names
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
-from mura_tune.names import CONFIRMS as CONFIRMS  # as: other modules have the name from here
+from mura_tune.names import CONFIRMS
 from mura_tune.tuning.damage import damaged, legible
 from mura_tune.tuning.locks import lock_of
 from mura_tune.tuning.outages import WaitingStorage
 from mura_tune.tuning.sqlite_file import check_disk, connect, may_write, require_read, require_write
-from mura_tune.tuning.urls import TIMEOUT as TIMEOUT
-from mura_tune.tuning.urls import database as database
-from mura_tune.tuning.urls import file_of
-from mura_tune.tuning.urls import url_of as url_of
+from mura_tune.tuning.urls import TIMEOUT, database, file_of
 
 GRACE = 300  # seconds a running trial may be silent before its slot is given to another worker
 

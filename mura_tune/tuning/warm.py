@@ -9,10 +9,10 @@ from optuna.storages import BaseStorage
 
 from mura_tune.config import StudyConfig
 from mura_tune.errors import InputError
+from mura_tune.names import CONFIRMS
 from mura_tune.tuning.plans import WarmStart
 from mura_tune.tuning.results import choose, confirmation
 from mura_tune.tuning.space import Space, fits
-from mura_tune.tuning.storage import CONFIRMS
 from mura_tune.tuning.stored import COMPARABLE, facts
 
 AUTO, NONE = "auto", "none"

@@ -10,9 +10,9 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from mura_tune.learning.memory import Epoch
+from mura_tune.names import CONFIRMS
 from mura_tune.tuning.search import Ended, Event
 from mura_tune.tuning.slots import DONE, was_cut
-from mura_tune.tuning.storage import CONFIRMS
 from mura_tune.tuning.stored import dev_score_of, is_foreign
 from mura_tune.tuning.words import trial_line
 

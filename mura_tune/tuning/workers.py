@@ -26,7 +26,7 @@ from mura_tune.errors import MuraError
 from mura_tune.tuning import search
 from mura_tune.tuning.member import PATIENCE, member
 from mura_tune.tuning.search import Ended, Event, How, Job
-from mura_tune.tuning.storage import TIMEOUT
+from mura_tune.tuning.urls import TIMEOUT
 
 # Imported once for all; the last two are what Optuna imports when it opens a database.
 PRELOAD = ["mura_tune.tuning.workers", "timm", "alembic.command", "optuna.storages._rdb.models"]

@@ -134,7 +134,8 @@ def test_nothing_to_finalize(run: Run, phantoms: Path, tmp_path: Path) -> None:
 def test_a_study_without_a_finished_trial(run: Run, phantoms: Path, tmp_path: Path) -> None:
     import optuna
 
-    from mura_tune.tuning.storage import open_storage, url_of
+    from mura_tune.tuning.storage import open_storage
+    from mura_tune.tuning.urls import url_of
 
     storage = open_storage(url_of(str(tmp_path / "runs" / "studies.db")), create=True)
     optuna.create_study(storage=storage, study_name="XR_WRIST", direction="maximize")

@@ -34,8 +34,9 @@ from mura_tune.tuning.artifacts import Allowance, Keeper, keep_of
 from mura_tune.tuning.draws import Rounded
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.resume import same_or_refuse
-from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.storage import open_storage
 from mura_tune.tuning.stored import keep_recipe, keep_scores
+from mura_tune.tuning.urls import url_of
 
 LONG = r"\d\.\d{7,}"  # nobody knows an AUC to seven digits
 LOADED = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"

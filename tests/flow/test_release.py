@@ -17,7 +17,7 @@ from mura_tune.data.prepare import prepare
 from mura_tune.release import bundle
 from mura_tune.release.finalize import finalize
 from mura_tune.tuning.results import best_in
-from mura_tune.tuning.storage import url_of
+from mura_tune.tuning.urls import url_of
 
 Run = Callable[..., Ran]
 VOID = {"meta", "img", "br"}

@@ -20,7 +20,7 @@ from mura_tune.learning.batches import to_input
 from mura_tune.learning.ensemble import Ensemble
 from mura_tune.learning.gradcam import gradcam
 from mura_tune.release import bundle
-from mura_tune.tuning.storage import url_of
+from mura_tune.tuning.urls import url_of
 
 Run = Callable[..., Ran]
 

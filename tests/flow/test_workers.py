@@ -33,7 +33,8 @@ from mura_tune.tuning import trial as trial_module
 from mura_tune.tuning.locks import lock_of
 from mura_tune.tuning.search import How, Job
 from mura_tune.tuning.slots import DONE
-from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.storage import open_storage
+from mura_tune.tuning.urls import url_of
 from mura_tune.tuning.workers import PRELOAD, Stop, _serve_forks
 
 SIMULTANEOUS = 16

@@ -14,8 +14,9 @@ from mura_tune.errors import InputError
 from mura_tune.learning.metrics import auc
 from mura_tune.tuning import manage, words
 from mura_tune.tuning.results import best_in, confirmation
-from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.storage import open_storage
 from mura_tune.tuning.stored import DEV, SEARCH, facts, recipe_of, scores_of
+from mura_tune.tuning.urls import url_of
 
 CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 

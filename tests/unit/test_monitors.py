@@ -18,7 +18,8 @@ from mura_tune.learning.models import build
 from mura_tune.learning.monitors import F1, KAPPA, MONITORS
 from mura_tune.learning.tasks import study_scores, task_of
 from mura_tune.learning.training import fit, predict
-from mura_tune.tuning.storage import load_study, open_storage, url_of
+from mura_tune.tuning.storage import load_study, open_storage
+from mura_tune.tuning.urls import url_of
 
 
 def studies(n: int = 60, seed: int = 0) -> Studies:

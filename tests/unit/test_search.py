@@ -24,9 +24,10 @@ from mura_tune.tuning import results, search, space
 from mura_tune.tuning.locks import Alive, lock_of
 from mura_tune.tuning.plans import WarmStart
 from mura_tune.tuning.search import How, Job
-from mura_tune.tuning.storage import database, open_storage, url_of
+from mura_tune.tuning.storage import open_storage
 from mura_tune.tuning.stored import COMPARABLE, CONFIG, facts, keep_fact, recipe_of
 from mura_tune.tuning.trial import Progress
+from mura_tune.tuning.urls import database, url_of
 
 CPU = torch.device("cpu")
 

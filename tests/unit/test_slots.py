@@ -15,8 +15,9 @@ from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
 from mura_tune.tuning.plans import WarmStart, confirm_slots, search_slots, searched
 from mura_tune.tuning.slots import Rerun, Slot, next_slot, standing
-from mura_tune.tuning.storage import open_storage, url_of
+from mura_tune.tuning.storage import open_storage
 from mura_tune.tuning.stored import SCORES, as_attrs, recipe_of
+from mura_tune.tuning.urls import url_of
 
 SPACE = {"augment": FloatDistribution(0.0, 1.0)}
 PLAN = [Slot(0), Slot(1), Slot(2)]
