@@ -26,6 +26,17 @@ def locked(handle: IO[Any]) -> bool:
     return True
 
 
+def is_at(handle: IO[Any], path: Path) -> bool:
+    """Whether an open file is still the one at `path`.
+
+    Asked once its lock is held: whoever held that before may have removed the file.
+    """
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file at `path`, waiting for whoever holds it."""
@@ -33,7 +44,7 @@ def exclusive(path: Path) -> Iterator[None]:
         with path.open("a") as handle:
             if not locked(handle):
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_at(handle, path):
+            if is_at(handle, path):
                 yield
                 return
 
@@ -47,7 +58,7 @@ def sole(path: Path, busy: str) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        if not locked(handle) or not _is_at(handle, path):
+        if not locked(handle) or not is_at(handle, path):
             raise InputError(busy)
         try:
             yield
@@ -99,16 +110,6 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def share(path: Path) -> None:
-    """Give a file that a library made for its owner alone the mode of any new file."""
-    handle, name = _new_beside(path)
-    try:
-        path.chmod(stat.S_IMODE(os.fstat(handle).st_mode))
-    finally:
-        os.close(handle)
-        _remove(name)
-
-
 def sync(folder: Path) -> None:
     """Bring a folder's own entries to the disk: a rename in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
@@ -147,14 +148,6 @@ def writable(path: Path) -> None:
         name.unlink()
     except OSError as error:
         raise explain(OSError(error.errno, error.strerror, str(path))) or error from None
-
-
-def _is_at(handle: IO[Any], path: Path) -> bool:
-    """Whether an open file is still the one at `path`; who held its lock may have removed it."""
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _new_beside(path: Path) -> tuple[int, Path]:

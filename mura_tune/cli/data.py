@@ -35,22 +35,19 @@ def phantom(
 
     from mura_tune.data import phantom as phantoms
     from mura_tune.errors import InputError
-    from mura_tune.files import writable
 
     if sheet:  # before anything is drawn
         if sheet.suffix.lower() not in phantoms.SHEETS:
             raise InputError(f"{sheet}: a contact sheet ends in {', '.join(phantoms.SHEETS)}")
-        writable(sheet)
+        files.writable(sheet)
 
     def bar(items: Any) -> Any:
         return tqdm(items, desc="phantoms", unit="study", disable=None)
 
     chosen = areas or phantoms.AREAS
-    with files.naming(out):
-        phantoms.write(out, areas=chosen, patients=patients, seed=seed, size=size, progress=bar)
+    phantoms.write(out, areas=chosen, patients=patients, seed=seed, size=size, progress=bar)
     if sheet:
-        with files.naming(sheet):
-            phantoms.contact_sheet(out, sheet)
+        phantoms.contact_sheet(out, sheet)
     areas_drawn = "1 area" if len(chosen) == 1 else f"{len(chosen)} areas"
     click.echo(f"{out}: radiographs of {areas_drawn} in MURA's layout")
     if sheet:

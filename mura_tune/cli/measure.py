@@ -161,13 +161,14 @@ def report(
     kind = kind_of(loaded.manifest)
     test = kind.measure(loaded.net, prepared, "test", kind.stored(loaded.manifest))
     html = kind.report(loaded.net, loaded.manifest, prepared, test=test, cases=cases)
+    content = html.encode("utf-8", "backslashreplace")
     if out:
-        files.replace(out, html.encode("utf-8", "backslashreplace"))
+        files.replace(out, content)
     else:
         bundle.add(folder, {bundle.REPORT: html})
         index.write(folder.parent, console.note)
     place = str(out or folder / bundle.REPORT)
-    plain = {"report": place, "bytes": len(html.encode("utf-8", "backslashreplace"))}
+    plain = {"report": place, "bytes": len(content)}
     console.report(as_json, lambda: plain, lambda: place)
 
 

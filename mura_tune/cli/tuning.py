@@ -108,15 +108,8 @@ def tune(
     finals = {job.name: command("mura", "finalize", job.name, *places) for job in jobs}
     again = {
         job.name: command(
-            "mura",
-            "tune",
-            job.prepared.area,
-            "--study",
-            job.name,
-            "--trials",
-            wanted[job.name],
-            *places,
-            *sets,
+            *("mura", "tune", job.prepared.area, "--study", job.name),
+            *("--trials", wanted[job.name], *places, *sets),
         )
         for job in jobs
     }

@@ -175,10 +175,8 @@ def _save(root: Path, study: Study, *, seed: int, size: int) -> list[str]:
     for view in range(1, study.views + 1):
         image, kind, box = draw(study, view, seed=seed, size=size)
         path = f"{study.folder}/image{view}.png"
-        try:
+        with files.naming(root / path):  # a full disk does not say which file it is about
             Image.fromarray(image).save(root / path, compress_level=1)
-        except OSError as error:  # a full disk does not say which file it is about
-            raise OSError(error.errno, error.strerror, str(root / path)) from error
         if box:
             rows.append(",".join(map(str, (path, kind, *box))))
     return rows

@@ -21,6 +21,7 @@ from typing import IO, Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import mura_tune
+from mura_tune import files
 from mura_tune.errors import InputError, MuraError
 from mura_tune.lines import printable
 from mura_tune.release.sums import sha256
@@ -257,7 +258,7 @@ def _append(path: Path, most: int, growth: _Growth, bar: Any) -> bool:
     address, limits = growth.address, growth.limits
     have = path.stat().st_size if path.is_file() else 0
     clock = _Clock(min(limits.answer, growth.until - time.monotonic()), limits.timeout)
-    with _opened(address, clock, have) as response, _named(path):
+    with _opened(address, clock, have) as response, files.naming(path):
         start = _start(response, have)
         growth.begin(start, have)
         length = _length(response)
@@ -279,15 +280,6 @@ def _append(path: Path, most: int, growth: _Growth, bar: Any) -> bool:
                         "was used"
                     )
             return total is None or file.tell() >= total
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Give errors of writing the file's name, which the system leaves out."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _start(response: Any, have: int) -> int:

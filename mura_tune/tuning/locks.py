@@ -170,11 +170,7 @@ class _FileLock(_Held):
 
     def _keep(self, handle: IO[str]) -> None:
         """Hold it, unless the file was removed between opening and locking: nobody else sees it."""
-        try:
-            there = os.path.samestat(os.fstat(handle.fileno()), self.path.stat())
-        except FileNotFoundError:
-            there = False
-        if there:
+        if files.is_at(handle, self.path):
             self._handle = handle
         else:
             handle.close()

@@ -29,13 +29,6 @@ def test_a_new_file_has_the_mode_that_the_umask_asks(tmp_path: Path, umask: int)
     assert mode(tmp_path / "a") == 0o666 & ~umask
 
 
-def test_what_a_library_kept_to_its_owner_is_shared(tmp_path: Path, umask: int) -> None:
-    (tmp_path / "a").touch(mode=0o600)
-    files.share(tmp_path / "a")
-    assert mode(tmp_path / "a") == 0o666 & ~umask
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
 def test_a_private_file_stays_private(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"1")
