@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import timm
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from mura_tune import config, manifest
+from mura_tune import config, manifest, sums
 from mura_tune.config import Holdout
 from mura_tune.errors import InputError
 from mura_tune.learning.weights import (
@@ -24,9 +22,11 @@ from mura_tune.learning.weights import (
     read_weights,
     renamed,
 )
+from mura_tune.manifest import NAME as MANIFEST
+from mura_tune.manifest import WEIGHTS
+from mura_tune.sums import SUMS, sha256
 
 IMAGENET, NONE = "imagenet", "none"
-_WEIGHTS, _MANIFEST, _SUMS = "model.safetensors", "bundle.json", "SHA256SUMS"  # of a release
 TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev parts
 DIGITS = 16  # hex digits of a picture's sha256 that are kept there: 64 bits
 
@@ -81,11 +81,10 @@ def digest(source: str) -> str | None:
     if source in (IMAGENET, NONE):
         return None
     path = Path(source)
-    path = path / _WEIGHTS if path.is_dir() else path
+    path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights")
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return sha256(path)
 
 
 def origin(source: str) -> Origin | None:
@@ -96,16 +95,16 @@ def origin(source: str) -> Origin | None:
     folder = Path(source)
     if source in (IMAGENET, NONE) or not folder.is_dir():
         return None
-    values, sums = _told(folder)
+    values, listed = _told(folder)
     if "study" not in values:
         return None
     pictures = None
     if (folder / TRAINED_ON).is_file():
-        _vouched(folder, TRAINED_ON, sums)
+        sums.check_file(folder, TRAINED_ON, listed)
         pictures = frozenset((folder / TRAINED_ON).read_text(encoding="utf-8").split())
     return Origin(
         areas=frozenset(values.get("areas", [values["area"]])),
-        split=config.from_dict(values["study"]["config"], str(folder / _MANIFEST)).split,
+        split=config.from_dict(values["study"]["config"], str(folder / MANIFEST)).split,
         pictures=pictures,
     )
 
@@ -143,35 +142,28 @@ def unreachable(arch: str, why: str) -> InputError:
 
 def _weights_of(folder: Path, arch: str) -> Path:
     """The weights of a release: of this network, and vouched for by its sums."""
-    values, sums = _told(folder)
+    values, listed = _told(folder)
     theirs, members = values["arch"], values["members"]
     if theirs != arch:
         raise InputError(f"{folder}: a release of {theirs}, not of {arch}; "
                          f"write arch: {theirs}, or name another start")  # fmt: skip
-    if members != [_WEIGHTS]:
+    if members != [WEIGHTS]:
         raise InputError(f"{folder}: a release of several networks; "
                          f"name the file of one, such as {folder / members[0]}")  # fmt: skip
-    _vouched(folder, _WEIGHTS, sums)
-    return folder / _WEIGHTS
+    sums.check_file(folder, WEIGHTS, listed)
+    return folder / WEIGHTS
 
 
-def _told(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """A release's manifest, as its sums have it, and the lines of these."""
-    if not (folder / _MANIFEST).is_file() or not (folder / _SUMS).is_file():
+def _told(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """A release's manifest, as its sums have it, and these: digests by name."""
+    if not (folder / MANIFEST).is_file() or not (folder / SUMS).is_file():
         raise InputError(
-            f"{folder}: no whole release ({_MANIFEST} or {_SUMS} is missing); "
+            f"{folder}: no whole release ({MANIFEST} or {SUMS} is missing); "
             "name a file of weights or a release's folder"
         )
-    sums = (folder / _SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    _vouched(folder, _MANIFEST, sums)
-    return manifest.read(folder / _MANIFEST), sums
-
-
-def _vouched(folder: Path, name: str, sums: Collection[str]) -> None:
-    """Raise InputError unless a file of a release is as its sums have it."""
-    if f"{digest(str(folder / name))}  {name}" not in sums:
-        raise InputError(f"{folder / name}: not as released (its sha256 is not in {_SUMS}); "
-                         "fetch the release again")  # fmt: skip
+    listed = sums.read(folder)
+    sums.check_file(folder, MANIFEST, listed)
+    return manifest.read(folder / MANIFEST), listed
 
 
 def _fitted(body: Any, name: str, given: Tensor, wanted: Tensor) -> Tensor:

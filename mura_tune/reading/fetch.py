@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
+from mura_tune.manifest import NAME as MANIFEST
 from mura_tune.reading.download import (
     GONE,
     Limits,
@@ -23,9 +24,8 @@ from mura_tune.reading.download import (
     download_small,
     normalised,
 )
-from mura_tune.release.sums import SUMS, parse, sha256
+from mura_tune.sums import SUMS, parse, sha256
 
-MANIFEST = "bundle.json"  # as `release.bundle` names it, whose import would load torch
 STALE = 7 * 86_400.0  # seconds after which what was cut off is not expected to go on
 LONGEST = 255  # bytes of a file's name, on the file systems that are in use
 _DIGEST = re.compile("[0-9a-f]{64}")

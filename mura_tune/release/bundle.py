@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from mura_tune import manifest as manifests
+from mura_tune import sums
 from mura_tune.data.images import PREPROCESSING, changed_since
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
@@ -20,7 +21,7 @@ from mura_tune.learning.ensemble import Model, joined, members_of
 from mura_tune.learning.models import Network, restore
 from mura_tune.learning.tasks import TASKS
 from mura_tune.learning.weights import separate
-from mura_tune.release import golden, sums
+from mura_tune.release import golden
 from mura_tune.release.folder import recover, replacing
 from mura_tune.release.timm_config import timm_config
 from mura_tune.strict import shown
@@ -87,10 +88,9 @@ def add(folder: Path, texts: Mapping[str, str]) -> None:
     """Put texts into a release, new or in place of what they were, and vouch for them.
 
     Raises:
-        InputError: the release is not whole; see `verify`.
+        InputError: the release is not whole; see `sums.check`.
     """
-    verify(folder)
-    content = {name: (folder / name).read_bytes() for name in sums.check(folder, [MANIFEST])}
+    content = {name: (folder / name).read_bytes() for name in sums.check(folder)}
     content |= {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
     _write(folder, content)
 
@@ -121,7 +121,7 @@ def verify(folder: Path) -> dict[str, Any]:
     recover(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no release there; make one with 'make finalize'")
-    listed = sums.check(folder, [MANIFEST])
+    listed = sums.check(folder)
     values = manifests.read(folder / MANIFEST)
     for name in values["members"]:
         if name not in listed:
@@ -140,11 +140,6 @@ def load(folder: Path, device: torch.device) -> Bundle:
     manifests.require(values, folder / MANIFEST, *manifests.ANSWER[values["task"]])
     net = joined([_network(values, folder / name) for name in values["members"]])
     return Bundle(folder, values, net.to(device).eval())
-
-
-def uncalibrated(threshold: Mapping[str, Any]) -> dict[str, Any]:
-    """What schema 2 adds to a threshold; see `manifest.uncalibrated`."""
-    return manifests.uncalibrated(threshold)
 
 
 def _check_preprocessing(stored: Mapping[str, Any], source: Path) -> None:

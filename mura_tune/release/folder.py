@@ -16,10 +16,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from mura_tune import files, plain
+from mura_tune import files, plain, sums
 from mura_tune.errors import InputError
 from mura_tune.manifest import NAME as MANIFEST
-from mura_tune.release import sums
 
 # What file browsers leave behind: nobody's work.
 _NUISANCES = re.compile(r"\.DS_Store|\._.*|\.directory|[Tt]humbs\.db|[Dd]esktop\.ini")

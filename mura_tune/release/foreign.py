@@ -14,9 +14,10 @@ from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.models import Network, build, outline
 from mura_tune.learning.weights import check_finite, check_keys, read_checkpoint, renamed
-from mura_tune.release.bundle import Bundle, preprocessing, uncalibrated
+from mura_tune.manifest import uncalibrated
+from mura_tune.release.bundle import Bundle, preprocessing
 from mura_tune.release.exports import RGB_MEAN, RGB_STD
-from mura_tune.release.sums import sha256
+from mura_tune.sums import sha256
 
 NAME = re.compile(r"(XR_[A-Za-z0-9]+)_FINAL")
 # What the file itself does not say: torchvision's DenseNet-121 at 224 px with one logit.

@@ -9,12 +9,11 @@ from urllib.parse import quote
 
 from matplotlib.axes import Axes
 
-from mura_tune import files
+from mura_tune import files, sums
 from mura_tune import manifest as manifests
 from mura_tune.errors import InputError, explain
 from mura_tune.learning.recognition import NAMES
 from mura_tune.learning.tasks import PART
-from mura_tune.release import sums
 from mura_tune.release.bundle import MANIFEST, REPORT, SCHEMA
 from mura_tune.release.page import WARNING, cell, markdown, plain, shell, table, words
 from mura_tune.release.svg import BLUE, chart
@@ -141,10 +140,7 @@ def _releases(folder: Path, say: Callable[[str], None]) -> list[Release]:
 
 def _vouched(place: Path) -> dict[str, Any]:
     """What a release's bundle.json says, as its sums have it; the rest is not looked at here."""
-    listed = sums.parse((place / sums.SUMS).read_bytes(), place / sums.SUMS)
-    if listed.get(MANIFEST) != sums.sha256(place / MANIFEST):
-        raise InputError(f"{place / MANIFEST}: not as released (its sha256 differs from "
-                         f"{sums.SUMS}); fetch the release again")  # fmt: skip
+    sums.check_file(place, MANIFEST, sums.read(place))
     return manifests.read(place / MANIFEST)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from mura_tune import config, manifest, recipe
 from mura_tune.release import bundle, golden
-from mura_tune.release.sums import SUMS, sha256
+from mura_tune.sums import SUMS, sha256
 
 
 @dataclass(frozen=True)

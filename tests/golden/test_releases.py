@@ -10,11 +10,11 @@ from conftest import CPU, Ran
 from PIL import Image
 from safetensors.torch import save_file
 
+from mura_tune import sums
 from mura_tune.learning.models import Network, build
 from mura_tune.learning.weights import separate
 from mura_tune.manifest import missing
 from mura_tune.reading.predict import Predictor
-from mura_tune.release import sums
 from mura_tune.release.inspection import inspect
 
 STORED = Path(__file__).parent

@@ -11,17 +11,19 @@ import pytest
 import timm
 import torch
 
+from mura_tune import sums
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
 from mura_tune.learning.models import build
+from mura_tune.manifest import uncalibrated
 from mura_tune.reading import places
-from mura_tune.release import bundle, golden, sums
+from mura_tune.release import bundle, golden
 from mura_tune.release.inspection import inspect
 
 PREPROCESSING = {"size": 32, "mean": MEAN, "std": STD}
 MANIFEST = {
     "area": "XR_TEST", "arch": "cnn", "outputs": 1, "preprocessing": PREPROCESSING,
-    "recipe_digest": "0" * 12, **bundle.uncalibrated({"value": 0.3, "chosen": "for a test"}),
+    "recipe_digest": "0" * 12, **uncalibrated({"value": 0.3, "chosen": "for a test"}),
 }  # fmt: skip
 CPU = torch.device("cpu")
 

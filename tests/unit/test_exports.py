@@ -30,6 +30,7 @@ from mura_tune.learning.ensemble import Ensemble
 from mura_tune.learning.heads import output_layers
 from mura_tune.learning.models import build
 from mura_tune.learning.tasks import MULTITASK, PART, Task
+from mura_tune.manifest import uncalibrated
 from mura_tune.reading.predict import Predictor
 from mura_tune.release import bundle, exports, foreign
 from mura_tune.release.calibrate import Calibration
@@ -55,7 +56,7 @@ def release(folder: Path, arch: str, size: int, views: Tensor) -> bundle.Bundle:
     manifest = {
         "area": "XR_TEST", "arch": arch, "outputs": 1, "recipe_digest": "0123456789ab",
         "preprocessing": bundle.preprocessing(size),
-        **bundle.uncalibrated({"value": 0.37, "chosen": "for a test"}),
+        **uncalibrated({"value": 0.37, "chosen": "for a test"}),
         "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
     }  # fmt: skip
     bundle.save(folder / "XR_TEST", net, manifest, {})
@@ -193,7 +194,7 @@ def of_areas(folder: Path, task: Task) -> bundle.Bundle:
     names = ["XR_A", "XR_B", "XR_C"]
     net = task.network(replace(load("router", QUICK).recipe, seed=1), 3)
     found = Routing(1.7, 0.5, 0.0, 0.0, 0.0).to_json() if task is PART else {
-        **bundle.uncalibrated({"value": 0.37, "chosen": "for a test"}),
+        **uncalibrated({"value": 0.37, "chosen": "for a test"}),
         "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
     }  # fmt: skip
     manifest = {

@@ -17,6 +17,7 @@ from mura_tune.data.images import read, square
 from mura_tune.data.prepare import prepare
 from mura_tune.errors import InputError
 from mura_tune.learning.models import build
+from mura_tune.manifest import uncalibrated
 from mura_tune.release import bundle, external
 
 Run = Callable[..., Ran]
@@ -58,7 +59,7 @@ def release(phantoms: Path, tmp_path: Path) -> Path:
     manifest = {
         "area": "XR_WRIST", "arch": "cnn", "outputs": 1, "recipe_digest": "",
         "preprocessing": bundle.preprocessing(32),
-        **bundle.uncalibrated({"value": 0.5, "chosen": "for a test"}),
+        **uncalibrated({"value": 0.5, "chosen": "for a test"}),
     }  # fmt: skip
     texts = {external.TRAINED_ON: external.trained_on(prepared)}
     bundle.save(tmp_path / "XR_WRIST", build("cnn", seed=1), manifest, texts)

@@ -25,12 +25,11 @@ from conftest import Ran
 from PIL import Image
 from serving import Answer, raw_server
 
-from mura_tune import files
+from mura_tune import files, sums
 from mura_tune.errors import InputError, MuraError
 from mura_tune.reading.download import Limits, Redirects, normalised
 from mura_tune.reading.fetch import fetch, is_fetched
 from mura_tune.reading.places import place
-from mura_tune.release import sums
 
 IMPATIENT = Limits(timeout=5, tries=2, pause=0.01)
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from mura_tune import manifest
+from mura_tune import manifest, sums
 from mura_tune.errors import InputError
 from mura_tune.learning import starts
-from mura_tune.release import sums
 
 STORED = Path(__file__).parents[1] / "golden" / "release-2" / "bundle.json"
 GONE = object()

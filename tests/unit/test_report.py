@@ -12,11 +12,11 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from mura_tune import config
+from mura_tune import config, sums
 from mura_tune.learning.batches import Split, to_input
 from mura_tune.learning.gradcam import gradcam
 from mura_tune.learning.models import build
-from mura_tune.release import gallery, index, origins, page, sums, svg
+from mura_tune.release import gallery, index, origins, page, svg
 from mura_tune.release.calibrate import choose
 from mura_tune.release.card import model_card
 from mura_tune.release.evaluate import Measured, measured

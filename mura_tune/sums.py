@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from mura_tune.errors import InputError
+from mura_tune.manifest import NAME as MANIFEST
 
 SUMS = "SHA256SUMS"
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -44,31 +45,41 @@ def parse(content: bytes, source: object) -> dict[str, str]:
     return listed
 
 
-def check(folder: Path, needed: Iterable[str]) -> dict[str, str]:
-    """Hold every file of `folder` against its SHA256SUMS; gives what `parse` gives.
-
-    Hidden files, such as a file browser's notes, belong to nobody.
-
-    Args:
-        needed: names without which it is no release.
+def read(folder: Path) -> dict[str, str]:
+    """Digest by name, as the SHA256SUMS of a release's folder has it; see `parse`.
 
     Raises:
-        InputError: a file that is missing, changed or listed nowhere, by its name.
+        InputError: there is none, or it is damaged.
     """
     path = folder / SUMS
     if not path.is_file():
         raise InputError(f"{path}: missing, so nothing vouches for this release; fetch it again")
-    listed = parse(path.read_bytes(), path)
-    for name in needed:
-        if name not in listed:
-            raise InputError(f"{path}: does not list {name}; fetch the release again")
-    for name, digest in listed.items():
-        file = folder / name
-        if not file.is_file():
-            raise InputError(f"{file}: listed in {SUMS} and missing; fetch the release again")
-        if sha256(file) != digest:
-            raise InputError(f"{file}: not as released (its sha256 differs from {SUMS}); "
-                             "fetch the release again")  # fmt: skip
+    return parse(path.read_bytes(), path)
+
+
+def check_file(folder: Path, name: str, listed: Mapping[str, str]) -> None:
+    """Raise InputError unless a file of a release is as it was `listed`."""
+    file = folder / name
+    if name not in listed:
+        raise InputError(f"{folder / SUMS}: does not list {name}; fetch the release again")
+    if not file.is_file():
+        raise InputError(f"{file}: listed in {SUMS} and missing; fetch the release again")
+    if sha256(file) != listed[name]:
+        raise InputError(f"{file}: not as released (its sha256 differs from {SUMS}); "
+                         "fetch the release again")  # fmt: skip
+
+
+def check(folder: Path) -> dict[str, str]:
+    """Hold every file of `folder` against its SHA256SUMS; gives what `parse` gives.
+
+    Hidden files, such as a file browser's notes, belong to nobody.
+
+    Raises:
+        InputError: a file that is missing, changed or listed nowhere, by its name.
+    """
+    listed = read(folder)
+    for name in dict.fromkeys((MANIFEST, *listed)):
+        check_file(folder, name, listed)
     for file in sorted(folder.iterdir()):
         if file.name not in listed and file.name != SUMS and not file.name.startswith("."):
             raise InputError(f"{file}: not listed in {SUMS}, so no part of this release; move it "
