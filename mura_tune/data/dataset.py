@@ -14,6 +14,7 @@ from mura_tune.data import image_table
 from mura_tune.data.frame import GET_MURA, Rows, validated
 from mura_tune.data.image_table import full_name, lines_of
 from mura_tune.errors import InputError
+from mura_tune.lines import printable
 from mura_tune.names import checked_search
 
 KINDS = (
@@ -96,8 +97,11 @@ def open_dataset(path: Path, *, index_only: bool = False) -> Dataset:
 
 
 def name_of(path: Path) -> str:
-    """The name of a dataset: of its folder as it is, such as MURA-v1.1, or of its table."""
-    return path.resolve().stem if _is_table(path) else path.resolve().name
+    """The name of a dataset, for people: of its folder, such as MURA-v1.1, or of its table.
+
+    What does not print in it, such as bytes that are not UTF-8, becomes a backslash escape.
+    """
+    return printable(path.resolve().stem if _is_table(path) else path.resolve().name)
 
 
 def _is_table(path: Path) -> bool:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from mura_tune import manifest as manifests
-from mura_tune import sums
+from mura_tune import plain, sums
 from mura_tune.data.images import PREPROCESSING, changed_since
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import MEAN, STD
@@ -46,18 +46,20 @@ def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[s
         texts: further files by name, such as MODEL_CARD.md.
 
     Raises:
-        InputError: something else stands in the place; see `folder.check_place`.
+        InputError: something else stands in the place; see `folder.check_place`. Or the manifest is
+            one that no reader would take: what stands in the place is the better release.
     """
     names = names_of(net)
     whole = {"schema": SCHEMA, **manifest, "members": names}
     whole["golden"] = golden.answer(net, manifest["preprocessing"]["size"])
     text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
+    manifests.parse(plain.from_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
     content = {
         name: to_safetensors(separate(member.body.state_dict()), metadata={"format": "pt"})
         for name, member in zip(names, members_of(net), strict=True)
     }
-    for name, plain in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
-        content[name] = plain.encode("utf-8", "backslashreplace")
+    for name, written in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
+        content[name] = written.encode("utf-8", "backslashreplace")
     _write(folder, content)
 
 

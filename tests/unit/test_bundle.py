@@ -83,6 +83,14 @@ def test_a_full_disk_leaves_the_old_release_and_no_part_of_the_new(folder: Path)
     bundle.save(folder, build("cnn", seed=4), MANIFEST, {})
 
 
+def test_what_no_reader_would_take_replaces_no_release(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    unreadable = MANIFEST | {"created": os.fsdecode(b"f\xe9vrier")}
+    with pytest.raises(InputError, match="created is"):
+        bundle.save(folder, build("cnn", seed=4), unreadable, {})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def refusal(folder: Path) -> str:
     with pytest.raises(InputError) as refused:
         bundle.load(folder, CPU)

@@ -1,5 +1,6 @@
 """dataset: MURA's CSVs as they circulate, and tables, become one index."""
 
+import os
 import sys
 import tracemalloc
 from pathlib import Path
@@ -188,6 +189,7 @@ def test_a_version_is_part_of_a_folders_name_and_csv_of_no_tables(
 ) -> None:
     assert name_of(tmp_path / "MURA-v1.1") == "MURA-v1.1"
     assert name_of(tmp_path / "ward.v2.csv") == "ward.v2"
+    assert name_of(tmp_path / os.fsdecode(b"R\xf6ntgen")) == r"R\xf6ntgen"  # not UTF-8
     monkeypatch.chdir(tmp_path)
     assert name_of(Path()) == tmp_path.name
 
