@@ -34,27 +34,20 @@ class PartHead(nn.Module):
         return torch.cat((self.abnormal(torch.cat((x_nc, seen), 1)), part_nk), 1)
 
 
-def start_at(classifier: nn.Module, logits_k: Tensor) -> None:
-    """Let a fresh classifier answer every picture with `logits_k` (K,): no weights, these biases.
+def start_at_zero(classifier: nn.Module, outputs: int) -> None:
+    """Let a fresh classifier answer every picture with `outputs` logits of 0.
 
     What a library draws instead need not be near any prior: timm's EfficientNets take their one
     logit's weights from U(-1, 1), which gives logits of +-10. A classifier is linear in what it is
     given, so weights of 0 learn as well as random ones; the backbone follows a step later.
 
     Raises:
-        InputError: a classifier without layers of K outputs, or one without biases where a logit
-            is not 0.
+        InputError: a classifier without layers of so many outputs.
     """
-    layers = output_layers(classifier, len(logits_k))
-    own = isinstance(classifier, PartHead)
-    shares = [logits_k[:1], logits_k[1:]] if own else [logits_k] * len(layers)
-    for layer, logits in zip(layers, shares, strict=True):
+    for layer in output_layers(classifier, outputs):
         nn.init.zeros_(layer.weight)
         if layer.bias is not None:
-            with torch.no_grad():
-                layer.bias.copy_(logits)
-        elif bool(logits.any()):
-            raise InputError(f"{type(classifier).__name__} has no bias to start at a prior")
+            nn.init.zeros_(layer.bias)
 
 
 Output = nn.Linear | nn.Conv2d  # DPN, DLA and some ResNetV2 classify by a convolution

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
-from mura_tune.learning.heads import PartHead, start_at
+from mura_tune.learning.heads import PartHead, start_at_zero
 from mura_tune.learning.losses import Loss, binary
 from mura_tune.learning.metrics import ACCURACY, AUC, Measure, Studies, by_study
 from mura_tune.learning.models import Network, build
@@ -63,7 +63,7 @@ class Task:
             outputs=outputs, seed=recipe.seed, head=self.head,
         )  # fmt: skip
         if recipe.head_init == "zero":
-            start_at(net.body.get_classifier(), torch.zeros(outputs))
+            start_at_zero(net.body.get_classifier(), outputs)
         return net
 
 

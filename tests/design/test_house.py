@@ -17,6 +17,7 @@ FLOORS = ("ground", "data", "learning", "tuning", "release", "reading", "top")
 GROUND = {"__init__", "areas", "axes", "errors", "strict", "recipe", "config", "console", "files",
           "lines", "manifest", "names", "plain", "sums"}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
+MAP = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
 LONGEST = 450  # longer, and a module has two nouns
 
 
@@ -64,6 +65,14 @@ def test_an_import_that_goes_up_is_caught() -> None:
 def test_only_tuning_imports_optuna(path: Path) -> None:
     roots = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
     assert "tuning" in path.parts or not roots & {"optuna", "optuna_dashboard"}
+
+
+@pytest.mark.parametrize("floor", FLOORS[:-1])
+def test_the_map_names_every_module_once(floor: str) -> None:
+    (row,) = (line for line in MAP.splitlines() if line.startswith(f"| {floor} |"))
+    modules = {path.stem for path in MODULES if path.parent.name == floor}
+    wanted = GROUND if floor == "ground" else modules
+    assert sorted(re.findall(r"`(\w+)`", row)) == sorted(wanted - {"__init__"})
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
