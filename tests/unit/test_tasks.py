@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mura_tune.config import load
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
-from mura_tune.learning.heads import PartHead, start_at
+from mura_tune.learning.heads import PartHead, start_at_zero
 from mura_tune.learning.metrics import sigmoid
 from mura_tune.learning.tasks import ABNORMALITY, MULTITASK, PART, Task
 from mura_tune.release import chain, routing
@@ -85,13 +85,12 @@ def test_every_head_starts_at_the_prior(arch: str, task: Task) -> None:
         assert logits[:, 0].tolist() == [0, 0]
 
 
-def test_a_head_starts_at_any_prior_and_learns() -> None:
+def test_a_head_starts_at_zero_and_learns() -> None:
     torch.manual_seed(0)
     x = torch.randn(64, 8)
     for head, k in ((nn.Linear(8, 3), 3), (PartHead(8, 4), 4), (nn.Sequential(nn.Linear(8, 1)), 1)):
-        prior = torch.arange(k) - 1.5
-        start_at(head, prior)
-        assert torch.equal(head(x), prior.expand(64, k))
+        start_at_zero(head, k)
+        assert torch.equal(head(x), torch.zeros(64, k))
         wanted = x[:, :1].expand(64, k)
         rates = torch.optim.Adam(head.parameters(), lr=0.05)
         for _ in range(200):
@@ -100,10 +99,9 @@ def test_a_head_starts_at_any_prior_and_learns() -> None:
             loss.backward()
             rates.step()
         assert float(loss.detach()) < 0.01
-    with pytest.raises(InputError, match="no bias to start at a prior"):
-        start_at(nn.Linear(8, 1, bias=False), torch.ones(1))
+    start_at_zero(nn.Linear(8, 1, bias=False), 1)
     with pytest.raises(InputError, match="no linear layer of 2 outputs"):
-        start_at(nn.Linear(8, 1), torch.zeros(2))
+        start_at_zero(nn.Linear(8, 1), 2)
 
 
 def test_the_part_that_a_network_sees_feeds_its_abnormality_logit() -> None:
