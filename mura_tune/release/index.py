@@ -14,6 +14,7 @@ from mura_tune import manifest as manifests
 from mura_tune.errors import InputError, explain
 from mura_tune.learning.recognition import NAMES
 from mura_tune.learning.tasks import PART
+from mura_tune.lines import visible
 from mura_tune.release.bundle import MANIFEST, REPORT, SCHEMA
 from mura_tune.release.page import WARNING, cell, markdown, plain, shell, table, words
 from mura_tune.release.svg import BLUE, chart
@@ -55,8 +56,8 @@ def write(folder: Path, say: Callable[[str], None]) -> None:
     """
     found = _releases(folder, say)
     if found:
-        files.replace(folder / "index.html", index_html(found).encode())
-        files.replace(folder / "RESULTS.md", results_md(found).encode())
+        files.replace(folder / "index.html", index_html(found).encode("utf-8", "backslashreplace"))
+        files.replace(folder / "RESULTS.md", results_md(found).encode("utf-8", "backslashreplace"))
 
 
 def index_html(releases: Sequence[Release]) -> str:
@@ -91,7 +92,7 @@ def _forest(figure: tuple[str, str], releases: Sequence[Release]) -> str:
         for y, (_, one) in enumerate(there):
             axes.plot([one["low"], one["high"]], [y, y], c=BLUE, lw=1.4)
             axes.plot(one["value"], y, "o", c=BLUE, ms=5)
-        axes.set_yticks(range(len(there)), [folder for folder, _ in there])
+        axes.set_yticks(range(len(there)), [visible(folder) for folder, _ in there])
         axes.set_ylim(len(there) - 0.5, -0.5)
 
     return chart(f"{name} on test, with 95 %", name, "", draw, height=1.1 + 0.24 * len(there))
@@ -107,7 +108,7 @@ def results_md(releases: Sequence[Release]) -> str:
             lines += [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
             for folder, m in some:
                 test = m["metrics"]["test"]
-                link = f"[{markdown(folder)}]({quote(folder)}/{REPORT})"
+                link = f"[{markdown(folder)}]({_url(folder)}/{REPORT})"
                 cells = (link, markdown(_model(m)), _studies(m),
                          *(words(test[key]) for key in keys))  # fmt: skip
                 lines.append(f"| {' | '.join(cells)} |")
@@ -161,8 +162,13 @@ def _by_figures(group: Sequence[Release]) -> list[tuple[Mapping[str, str], list[
 
 
 def _link(folder: str, manifest: Mapping[str, Any]) -> str:
-    there = f'<a href="{quote(folder)}/{REPORT}">{plain(folder)}</a>'
+    there = f'<a href="{_url(folder)}/{REPORT}">{plain(folder)}</a>'
     return f"{there}<br><small>{plain(_model(manifest))}</small>"
+
+
+def _url(folder: str) -> str:
+    """A folder's name in a link, to the byte."""
+    return quote(folder, errors="surrogateescape")
 
 
 def _studies(manifest: Mapping[str, Any]) -> str:

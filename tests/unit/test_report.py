@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -197,6 +198,17 @@ def test_an_index_survives_its_neighbours(tmp_path: Path) -> None:
     assert "<img" not in results
     assert "[XR_WRIST](XR_WRIST/report.html)" in results
     assert "\\|x](a%24%5Cfrac%7B%24b%20%3Cimg" in results
+
+
+def test_an_index_links_folders_of_any_name(tmp_path: Path) -> None:
+    for name in (b"R\xf6", b"a\x1bb"):
+        put(tmp_path / os.fsdecode(name), json.dumps(stored()))
+    index.write(tmp_path, lambda line: None)
+    page_text, results = ((tmp_path / one).read_text() for one in ("index.html", "RESULTS.md"))
+    for text in (page_text, results):
+        assert "R%F6/report.html" in text
+        assert "a%1Bb/report.html" in text
+    assert "[R\\\\xf6](" in results
 
 
 def test_text_in_markdown_is_shown_as_it_is() -> None:
