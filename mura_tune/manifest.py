@@ -18,7 +18,7 @@ from mura_tune.areas import TASKS
 from mura_tune.errors import InputError
 from mura_tune.names import checked
 from mura_tune.recipe import SIZES
-from mura_tune.strict import check
+from mura_tune.strict import check, dotted
 
 NAME = "bundle.json"
 SCHEMA = 2  # the one that is written; 1 had one threshold and no calibration
@@ -204,19 +204,19 @@ class Fields:
         check(isinstance(value, Mapping), where or "it", value, "a mapping of names to values")
         for key in self._required:
             if key not in value:
-                raise ValueError(f"{_join(where, key)} is missing")
+                raise ValueError(f"{dotted(where, key)} is missing")
         for key, test in self._all.items():
             if key in value:
-                test(value[key], _join(where, key))
+                test(value[key], dotted(where, key))
 
     def missing(self, value: Mapping[str, Any], where: str) -> Iterator[str]:
         """Paths of usual fields that are absent, here and below."""
         for key, test in self._all.items():
             if key not in value:
                 if key in self._usual:
-                    yield _join(where, key)
+                    yield dotted(where, key)
             elif isinstance(test, Fields):
-                yield from test.missing(value[key], _join(where, key))
+                yield from test.missing(value[key], dotted(where, key))
 
 
 def record(**required: Check) -> Fields:
@@ -230,10 +230,6 @@ def estimate(value: Any, where: str) -> None:
     ends = (value["low"], value["high"])
     if value["value"] is not None:
         check(None not in ends, where, value, "a value with both ends")
-
-
-def _join(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
 
 
 def _within(path: str, top: str) -> bool:

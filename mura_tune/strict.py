@@ -41,16 +41,16 @@ def build(cls: type, raw: Any, where: str) -> Any:
     hints = types_of(cls)
     for name in raw:
         if name not in fields:
-            raise ValueError(f"unknown key {_join(where, name)}{nearest(str(name), list(fields))}")
+            raise ValueError(f"unknown key {dotted(where, name)}{nearest(str(name), list(fields))}")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in raw:
-            raise ValueError(f"{_join(where, name)} is missing")
-    values = {name: convert(hints[name], raw[name], _join(where, name)) for name in raw}
+            raise ValueError(f"{dotted(where, name)} is missing")
+    values = {name: convert(hints[name], raw[name], dotted(where, name)) for name in raw}
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(_join(where, error)) from None
+        raise ValueError(dotted(where, error)) from None
 
 
 @functools.cache
@@ -78,7 +78,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:
         return _alternative(inner, value, where)
     if origin is not None:
         check(isinstance(value, Mapping), where, value, "a mapping of names to values")
-        return {str(k): convert(inner[1], v, _join(where, k)) for k, v in value.items()}
+        return {str(k): convert(inner[1], v, dotted(where, k)) for k, v in value.items()}
     check(_is(kind, value), where, value, f"{NAMES[kind]}{hint(kind, value)}")
     return kind(value)
 
@@ -133,5 +133,6 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {match[0]}?" if match else f"; known: {', '.join(sorted(known))}"
 
 
-def _join(where: str, name: object) -> str:
+def dotted(where: str, name: object) -> str:
+    """The dotted path of a key below the path `where`, which may be empty."""
     return f"{where}.{name}" if where else str(name)

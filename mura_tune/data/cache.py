@@ -2,7 +2,7 @@
 
 `FOLDER/AREA-SIZE/` holds `pixels-DIGEST.npy`, named by the contents they were made from, with
 `copies-DIGEST.json` beside them (see `near`), and for each dataset a `manifest-IDENTITY.json`,
-which is written last and says what each file held (see `manifest`). A dataset is a folder or a
+which is written last and says what each file held (see `inventory`). A dataset is a folder or a
 table at its place on the disk; two with equal contents share their pixels.
 
 A file whose size and times are unchanged is trusted; a changed one is read and hashed, and decoded
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.data import images, manifest, mapped, near
+from mura_tune.data import images, inventory, mapped, near
 from mura_tune.data.dataset import Dataset, Finding
 from mura_tune.data.images import PREPROCESSING, Record
 from mura_tune.data.records import Digests, Records
@@ -232,9 +232,9 @@ def _rebuild(
         temporary.unlink(missing_ok=True)
     place = str((dataset.table or dataset.root).resolve())
     about = _about(size) | {"dataset": place, "pixels": name, "crc32": crc}
-    manifest.write(file, about, records)
+    inventory.write(file, about, records)
     for other, store in others.items():  # this dataset before it was moved here
-        gone = not Path(str(manifest.head(other, {})["dataset"])).exists()
+        gone = not Path(str(inventory.head(other, {})["dataset"])).exists()
         if gone and store.records.paths == paths:
             other.unlink()
     return _Stored(records, pixels, name)
@@ -292,7 +292,7 @@ def _cache(dataset: Dataset, stored: _Stored, left_out: tuple[Finding, ...], hom
 def _open(file: Path, size: int, paths: Iterable[str]) -> _Stored | None:
     """Return what a manifest and its pixels hold; None unless whole and of this version."""
     try:
-        head, records = manifest.read(file, _about(size), paths)
+        head, records = inventory.read(file, _about(size), paths)
         name, crc = Path(str(head["pixels"])).name, head["crc32"]
     except (OSError, ValueError, KeyError):
         return None
@@ -316,7 +316,7 @@ def _sweep(home: Path, size: int) -> None:
     named = set()
     for file in home.glob("manifest*.json"):
         try:
-            named.add(str(manifest.head(file, _about(size))["pixels"]))
+            named.add(str(inventory.head(file, _about(size))["pixels"]))
         except (ValueError, KeyError):
             file.unlink()
     for file in home.glob("pixels-*.npy"):

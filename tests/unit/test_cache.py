@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mura_tune.data import cache, images, manifest, mapped, scan
+from mura_tune.data import cache, images, inventory, mapped, scan
 from mura_tune.data.dataset import Dataset, from_mura
 from mura_tune.data.frame import COLUMNS
 from mura_tune.errors import InputError, UnreadableImage
@@ -411,7 +411,7 @@ def test_a_failure_before_the_manifest_leaves_the_old_cache(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifest, "write", stop)
+        patch.setattr(inventory, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             build(dataset, runs)
     assert manifest_of(runs).read_bytes() == kept

@@ -1,4 +1,4 @@
-"""The file that says what each image of a cache held, read and written an image at a time.
+"""What each image of a cache held: a file that is read and written an image at a time.
 
 It is one JSON document, laid out by lines so that it never has to be in memory as a whole: the
 head, a line for each image, and the end, which holds a checksum of the lines before it and without

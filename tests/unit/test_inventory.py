@@ -1,0 +1,113 @@
+"""inventory: one JSON document, written and read an image at a time, whole or not at all."""
+
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_records import KINDS, records, sha
+
+from mura_tune.data import inventory
+from mura_tune.data.images import Record
+
+ABOUT = {"preprocessing": 1, "size": 16}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    inventory.write(tmp_path / "manifest.json", ABOUT | {"pixels": "x.npy"}, records())
+    return tmp_path / "manifest.json"
+
+
+def test_what_was_written_is_read(file: Path) -> None:
+    head, found = inventory.read(file, ABOUT, [])
+    assert head == ABOUT | {"pixels": "x.npy"}
+    assert dict(found) == KINDS
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_it_is_a_json_document(file: Path) -> None:
+    told = json.loads(file.read_text())
+    assert told["pixels"] == "x.npy"
+    assert [path for path, *_ in told["images"]] == [*KINDS]
+
+
+def test_paths_that_are_known_are_held_once(file: Path) -> None:
+    known = ["".join([*path]) for path in KINDS]  # equal strings, not the same
+    _, found = inventory.read(file, ABOUT, known)
+    assert all(one is other for one, other in zip(found, known, strict=True))
+    _, found = inventory.read(file, ABOUT, ["z.png", *known[1:3]])  # others, and fewer
+    assert list(found) == [*KINDS]
+
+
+def line(number: int, change: Callable[[str], str]) -> Callable[[str], str]:
+    def changed(text: str) -> str:
+        lines = text.splitlines(keepends=True)
+        lines[number] = change(lines[number])
+        return "".join(lines)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[:-1],
+        lambda text: text[: len(text) // 2],
+        lambda text: "".join(text.splitlines(keepends=True)[:-1]),
+        lambda text: "".join(text.splitlines(keepends=True)[:3]),
+        lambda text: text.removesuffix("\n") + "," + text,
+        lambda text: json.dumps(json.loads(text), indent=0),  # as it was laid out before
+        lambda text: json.dumps(json.loads(text)),
+        lambda text: json.dumps(json.loads(text)["images"]),
+        line(0, lambda head: "[]\n"),
+        line(0, lambda head: head.replace('"size": 16', '"size": 8')),
+        line(0, lambda head: head.replace('"preprocessing": 1, ', "")),
+        line(2, lambda row: "\n"),
+        line(2, lambda row: "{}\n"),
+        line(2, lambda row: '["b.png"],\n'),
+        line(1, lambda row: row.replace("1234", '"1234"')),
+        line(1, lambda row: row.replace(sha("file a"), sha("file a")[1:])),
+        line(1, lambda row: row.replace(sha("pixels a"), "")),
+    ],
+)
+def test_what_is_not_whole_is_no_manifest(file: Path, damage: Callable[[str], str]) -> None:
+    before = file.read_text()
+    file.write_text(damage(before))
+    assert file.read_text() != before
+    with pytest.raises(ValueError, match=r"manifest\.json: not a whole manifest"):
+        inventory.read(file, ABOUT, KINDS)
+
+
+def test_a_byte_that_changes_is_noticed_wherever_it_is(file: Path) -> None:
+    whole = file.read_bytes()
+    for at in range(0, len(whole), 7):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match=r"manifest\.json: not a whole manifest"):
+            inventory.read(file, ABOUT, KINDS)
+
+
+def test_the_head_alone_is_read_without_the_records(file: Path) -> None:
+    assert inventory.head(file, ABOUT) == ABOUT | {"pixels": "x.npy"}
+    with pytest.raises(ValueError, match="about something else"):
+        inventory.head(file, ABOUT | {"size": 8})
+
+
+def test_reading_takes_the_records_alone(tmp_path: Path) -> None:
+    rows = 3000
+    paths = [f"train/XR_A/patient{i:05d}/study1/image1.png" for i in range(rows)]
+    many = records(**{path: Record(10**6, 10**18, sha(path), sha(path), "") for path in paths})
+    file = tmp_path / "manifest.json"
+    tracemalloc.start()
+    inventory.write(file, ABOUT, many)
+    _, writing = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    _, found = inventory.read(file, ABOUT, [*KINDS, *paths])
+    _, reading = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == rows + 4
+    assert writing < 200_000  # buffers, whatever the number of rows
+    assert reading - before < 200_000 + 110 * rows  # parsed as a whole it is above 1,300
