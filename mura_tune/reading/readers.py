@@ -156,6 +156,11 @@ class Chain:
         self.told += self.missing.values()
         bundles = [self.router.bundle, *(one.bundle for one in opened.values())]
         self.sizes = {_size(one) for one in bundles}
+        self.source = _of_router(self.router)
+        self.releases = {  # by area, as the column names them
+            area: f"{one.bundle.manifest['area']} {_of_release(one, threshold)}"
+            for area, one in self.predictors.items()
+        }
 
     def decode(self, one: Asked, contents: Sequence[bytes]) -> Views:
         return _decode(one, contents, self.sizes)
@@ -171,21 +176,20 @@ class Chain:
         for (one, _), at, who in zip(studies, found, asked, strict=True):
             row = _row(
                 self.columns, one, area=at.area, confidence=at.confidence, abstain=at.abstain,
-                router=_of_router(self.router), release="",
+                router=self.source, release="",
                 error="" if at.abstain else self.missing.get(at.area, ""),
             )  # fmt: skip
             if who:
-                row = {**row, **_told(told[one.name]), "release": self._named(who)}
+                row = {**row, **_told(told[one.name]), "release": self.releases[at.area]}
             yield row
 
     def failed(self, one: Asked, why: str) -> Row:
-        return _row(self.columns, one, error=why, release="", router=_of_router(self.router))
+        return _row(self.columns, one, error=why, release="", router=self.source)
 
     def sources(self, row: Row) -> dict[str, str]:
         answered = row["probability"] is not None
-        predictor = self.predictors.get(row["area"]) if answered else None
-        release = self._named(predictor) if predictor else ""
-        return {"router": _of_router(self.router), "release": release}
+        release = self.releases.get(row["area"], "") if answered else ""
+        return {"router": self.source, "release": release}
 
     def agrees(self, row: Row) -> bool:
         if row["confidence"] is None or row["area"] not in self.router.areas:
@@ -194,9 +198,6 @@ class Chain:
             return row["abstain"] is True and row["probability"] is None
         predictor = self.predictors.get(row["area"])
         return predictor is not None and _agrees(predictor, row, self.threshold)
-
-    def _named(self, predictor: Predictor) -> str:
-        return f"{predictor.bundle.manifest['area']} {_of_release(predictor, self.threshold)}"
 
 
 def _agrees(predictor: Predictor, row: Row, threshold: float | None) -> bool:

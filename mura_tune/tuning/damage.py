@@ -25,7 +25,6 @@ T = TypeVar("T")
 # What content that is not as we or Optuna stored it raises when it is read.
 _UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB)
-_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 ROOM = 1_000_000  # bytes: with less of them free, a disk counts as full
 _CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 
@@ -95,14 +94,14 @@ def refusal(url: str | None, error: BaseException) -> InputError:
     """
     name = _named(url)
     inner, reason = _innermost(error), reason_of(error)
-    code = getattr(inner, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind
+    code = _kind(inner)
     if code == sqlite3.SQLITE_NOTADB:
         return InputError(
             f"{name}: not a usable SQLite database: {reason}; name another file, or put back a copy"
         )
     if code in _DAMAGE or reason.startswith(("Could not decode", "no such ")):
         return damaged(url, reason)
-    if code in _LOCKED:
+    if is_locked(inner):
         return InputError(
             f"{name}: another program holds it locked ({reason}) for over {TIMEOUT} s; end that "
             "program (a database browser, a backup), and the same command goes on"
@@ -138,6 +137,19 @@ def damaged(url: str | None, why: str) -> InputError:
 def reason_of(error: BaseException) -> str:
     """What the database's driver said, in one line."""
     return printable(_innermost(error))[:300]
+
+
+def is_locked(error: BaseException | None) -> bool:
+    """Whether SQLite, whose own error this is, says that another program has the database."""
+    return _kind(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _kind(error: BaseException | None) -> int:
+    """SQLite's code for an error of its own: the low byte, what is above only refines it.
+
+    0 where there is none, as in errors that Python's driver found.
+    """
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _is_full(url: str | None, code: int) -> bool:

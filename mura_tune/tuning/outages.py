@@ -21,7 +21,7 @@ from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalErr
 
 from mura_tune import console
 from mura_tune.errors import InputError
-from mura_tune.tuning.damage import decoded, reason_of, refusal
+from mura_tune.tuning.damage import decoded, is_locked, reason_of, refusal
 from mura_tune.tuning.urls import database
 
 PATIENCE = 300.0  # seconds that a search waits for its database, beside SQLite's own 60
@@ -156,8 +156,7 @@ def passes(error: BaseException | None) -> bool:
     if error.connection_invalidated:
         return True
     if isinstance(error.orig, sqlite3.Error):
-        code = getattr(error.orig, "sqlite_errorcode", 0)  # none where Python found the error
-        return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # the low byte: kind
+        return is_locked(error.orig)
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     state = getattr(error.orig, "sqlstate", None) or ""
