@@ -37,8 +37,25 @@ def escape(character: str) -> str:
 
 
 def command(*words: object) -> str:
-    """A line that a POSIX shell reads as these words, whatever characters stand in them."""
-    return shlex.join(str(word) for word in words)
+    """A printable line that bash and zsh read as these words, whatever bytes stand in them.
+
+    Words of characters that print are quoted as every POSIX shell reads them.
+    """
+    return " ".join(_quoted(str(word)) for word in words)
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    return f"$'{''.join(map(_in_quotes, word))}'"
+
+
+def _in_quotes(character: str) -> str:
+    """A character between `$'` and `'`: as its bytes, if it does not print or ends the quotes."""
+    if character.isprintable() and character not in "\\'":
+        return character
+    escaped = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", escaped))
 
 
 def cell(text: str) -> str:

@@ -1,12 +1,16 @@
 """Text for people: whatever stands in a name, a line is a line, a word a word, a cell text."""
 
+import ast
 import shlex
+import subprocess
+import sys
 
 import pytest
 
 from mura_tune.lines import LONGEST, cell, command, from_cell, printable
 
-ODD = ["a b", "it's", 'a"b', "$(touch x)", "`x`", "a\\b", "ä ö", "-rf", "*", "a;b", "#x", "%41", ""]
+ODD = ["a b", "it's", 'a"b', "$(touch x)", "`x`", "a\\b", "ä ö", "-rf", "*", "a;b", "#x", "%41", "",
+       "R\udcf6ntgen", "a\n b", "it's\t\\x", "left \u202e right", "\x1bb"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -32,7 +36,15 @@ def test_a_very_long_line_keeps_both_ends() -> None:
 
 
 def test_a_command_is_read_back_word_by_word() -> None:
-    assert shlex.split(command("mura", *ODD, 7)) == ["mura", *ODD, "7"]
+    line = command(sys.executable, "-c", "import sys; print(ascii(sys.argv[1:]))", *ODD, 7)
+    assert line == printable(line)  # so it can be shown as it is
+    read = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
+    assert ast.literal_eval(read) == [*ODD, "7"]
+
+
+def test_words_that_print_are_quoted_for_every_shell() -> None:
+    words = ["it's", "a b", "$x", "", "é手"]
+    assert shlex.split(command(*words)) == words
 
 
 CELLS = ["=1+1", "+1", "-1", "@x", "'=1", "''", "'x", "a", ""]
