@@ -1,4 +1,4 @@
-"""bundle.json, a release's manifest, as checked values: nothing else of this program parses one.
+"""bundle.json, a release's manifest, as checked values: nobody else takes a value from one.
 
 What stands there is checked whole, whoever reads it and for whatever: types, bounds, and what
 belongs together. A key that this version does not know is passed over. What an older version did

@@ -54,6 +54,7 @@ def check_place(folder: Path) -> None:
         if name != sums.SUMS and not (path.is_file() and sums.sha256(path) == listed[name]):
             raise InputError(f"{folder / name}: changed since it was released, and replacing the "
                              f"release would remove it; {_WAY_OUT}")  # fmt: skip
+    # Not by `manifest.read`: what a later version released is ours too, and what this one refuses.
     manifest = plain.from_json((place / MANIFEST).read_bytes(), folder / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
         raise InputError(f"{folder / MANIFEST}: not a release's, so the folder is not replaced; "
