@@ -18,7 +18,7 @@ MONITORS = ("auc", "f1", "kappa")
 SAMPLINGS = ("natural", "balanced")
 OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
-HEAD_INITS = ("random", "zero")
+HEAD_INITS = ("random", "small")
 SIZES = range(16, 1024 + 1)  # pixels a side
 CHOICES = {
     "loss": LOSSES, "sampling": SAMPLINGS, "optimiser": OPTIMISERS, "schedule": SCHEDULES,
@@ -78,7 +78,7 @@ class Recipe:
     monitor: str = "auc"  # of MONITORS: the dev score that picks the epoch and the trial
     consistency: float = 0.0  # weight of what class-activation maps disagree by when views turn
     aux_weight: float = 0.0  # of the body part's loss in the multi-task loss
-    head_init: str = "random"  # of HEAD_INITS: the classifier's first weights, timm's own or zero
+    head_init: str = "random"  # of HEAD_INITS: the classifier's first weights
 
     def __post_init__(self) -> None:
         check(bool(self.arch), "arch", self.arch, "the name of a network")

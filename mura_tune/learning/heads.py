@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mura_tune.errors import InputError
 
+LARGER = 1.5  # times torch's own weights: above it a layer was drawn by another rule
 EMBEDDING = 16  # numbers that stand for a body part
 
 
@@ -34,20 +35,28 @@ class PartHead(nn.Module):
         return torch.cat((self.abnormal(torch.cat((x_nc, seen), 1)), part_nk), 1)
 
 
-def start_at_zero(classifier: nn.Module, outputs: int) -> None:
-    """Let a fresh classifier answer every picture with `outputs` logits of 0.
+def start_small(classifier: nn.Module, outputs: int) -> None:
+    """Let a fresh classifier begin near its prior: with weights as small as torch draws them.
 
-    What a library draws instead need not be near any prior: timm's EfficientNets take their one
-    logit's weights from U(-1, 1), which gives logits of +-10. A classifier is linear in what it is
-    given, so weights of 0 learn as well as random ones; the backbone follows a step later.
+    Torch draws weights from U(-1, 1) / sqrt(inputs), so that logits are about as large as features.
+    A library may draw far larger ones: timm's EfficientNets take those of one logit from U(-1, 1),
+    which gives logits of +-10. Such a layer is scaled down, and its biases are zeroed; a layer that
+    is small already stays as it was drawn, to the bit. Weights of zero would start at the prior
+    exactly, but a network without weights from elsewhere then learns later: its first stages get no
+    gradient before the head has left zero.
 
     Raises:
         InputError: a classifier without layers of so many outputs.
     """
-    for layer in output_layers(classifier, outputs):
-        nn.init.zeros_(layer.weight)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        for layer in output_layers(classifier, outputs):
+            usual = (3 * layer.weight[0].numel()) ** -0.5  # the deviation of torch's own draw
+            drawn = float(layer.weight.square().mean().sqrt())
+            if drawn <= LARGER * usual:
+                continue
+            layer.weight.mul_(usual / drawn)
+            if layer.bias is not None:
+                layer.bias.zero_()
 
 
 Output = nn.Linear | nn.Conv2d  # DPN, DLA and some ResNetV2 classify by a convolution

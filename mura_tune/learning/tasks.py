@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
-from mura_tune.learning.heads import PartHead, start_at_zero
+from mura_tune.learning.heads import PartHead, start_small
 from mura_tune.learning.losses import Loss, binary
 from mura_tune.learning.metrics import ACCURACY, AUC, Measure, Studies, by_study
 from mura_tune.learning.models import Network, build
@@ -62,8 +62,8 @@ class Task:
             recipe.arch, size=recipe.size, pretrained=recipe.pretrained,
             outputs=outputs, seed=recipe.seed, head=self.head,
         )  # fmt: skip
-        if recipe.head_init == "zero":
-            start_at_zero(net.body.get_classifier(), outputs)
+        if recipe.head_init == "small":
+            start_small(net.body.get_classifier(), outputs)
         return net
 
 

@@ -38,7 +38,7 @@ def test_pixels_are_prepared_as_ever(tmp_path: Path) -> None:
 
 
 def test_recipes_keep_their_names() -> None:
-    """The shipped default starts heads at zero; what earlier versions ran is named as it was."""
+    """The shipped default starts heads small; what earlier versions ran is named as it was."""
     recipe = load("default").recipe
     assert recipe.digest == STORED["digest"]
     assert replace(recipe, head_init="random").digest == STORED["digest_of_random_heads"]

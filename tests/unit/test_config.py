@@ -57,7 +57,7 @@ def test_an_area_without_a_file_uses_the_default() -> None:
         ("warmup=1.0", "recipe.warmup is 1.0; it must be 0 or more, below 1"),
         ("plateau_patience=0", "recipe.plateau_patience is 0; it must be 1 or more"),
         ("plateau_factor=1.0", "recipe.plateau_factor is 1.0; it must be inside 0 to 1"),
-        ("head_init=one", "recipe.head_init is 'one'; it must be one of random, zero"),
+        ("head_init=one", "recipe.head_init is 'one'; it must be one of random, small"),
         ("split.dev=1.5", "it must be between 0 and 0.9"),
         ("arch", "write PATH=VALUE"),
         ("size=0224", "recipe.size is '0224'; it must be a whole number: write 224"),

@@ -363,7 +363,7 @@ def test_an_axis_of_whole_numbers_goes_on_as_an_earlier_version_began_it(
 def test_a_search_older_than_a_field_goes_on_as_it_began(
     prepared: Prepared, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its trials started at random heads; those of today start at zero, and would not compare."""
+    """Its trials started at random heads; those of today start small, and would not compare."""
     old = study_of("budget.trials=1", "head_init=random")
     before = tune(old, prepared, url)
     for key in (COMPARABLE, CONFIG):
@@ -379,7 +379,7 @@ def test_a_search_older_than_a_field_goes_on_as_it_began(
 
     search.start(Job("new", study_of(), prepared), How(url))
     assert caplog.text == ""
-    with pytest.raises(InputError, match=r"recipe\.head_init zero -> random"):
+    with pytest.raises(InputError, match=r"recipe\.head_init small -> random"):
         search.start(Job("new", study_of("head_init=random"), prepared), How(url))
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mura_tune.config import load
 from mura_tune.errors import InputError
 from mura_tune.learning.batches import Split
-from mura_tune.learning.heads import PartHead, start_at_zero
+from mura_tune.learning.heads import PartHead, start_small
 from mura_tune.learning.metrics import sigmoid
+from mura_tune.learning.models import Network
 from mura_tune.learning.tasks import ABNORMALITY, MULTITASK, PART, Task
 from mura_tune.release import chain, routing
 
@@ -57,51 +58,51 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def first_logits(arch: str, task: Task, areas: int) -> Tensor:
-    """What a network that nobody trained says of two noisy pictures."""
+def network(arch: str, task: Task, areas: int, *sets: str) -> Network:
+    """A network that nobody trained, as a trial begins with it."""
     size = 240 if arch.startswith("crossvit") else 64
-    recipe = load("XR_WRIST", [f"arch={arch}", f"size={size}", "pretrained=none"]).recipe
-    x = torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
-    return task.network(recipe, areas)(x)
+    given = [f"arch={arch}", f"size={size}", "pretrained=none", *sets]
+    return task.network(load("XR_WRIST", given).recipe, areas)
+
+
+def first_logits(arch: str, task: Task, areas: int) -> Tensor:
+    """What it says in its first step, of eight pictures of noise."""
+    net, side = network(arch, task, areas).train(), 240 if arch.startswith("crossvit") else 64
+    x = torch.randn(8, 1, side, side, generator=torch.Generator().manual_seed(0))
+    return net(x)
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_every_network_starts_at_the_prior(arch: str) -> None:
-    """The first loss is that of one half for every picture; its head has a gradient to leave by."""
-    logits = first_logits(arch, ABNORMALITY, 1)
-    labels = torch.tensor([[1.0], [0.0]])
-    loss = F.binary_cross_entropy_with_logits(logits, labels)
-    assert float(loss.detach()) == pytest.approx(math.log(2), abs=1e-4)
-    assert torch.autograd.grad(loss, logits)[0].abs().min() > 0.1
+def test_every_network_starts_near_the_prior(arch: str) -> None:
+    """The first loss is about that of one half for every picture."""
+    logits = first_logits(arch, ABNORMALITY, 1).detach()
+    labels = torch.tensor([[1.0], [0.0]] * 4)
+    assert float(F.binary_cross_entropy_with_logits(logits, labels)) < math.log(2) + 0.2
 
 
 @pytest.mark.parametrize("arch", ["test_efficientnet", "hybrid-test_resnet", "cnn"])
 @pytest.mark.parametrize("task", [PART, MULTITASK], ids=["router", "multitask"])
-def test_every_head_starts_at_the_prior(arch: str, task: Task) -> None:
+def test_every_head_starts_near_the_prior(arch: str, task: Task) -> None:
     logits = first_logits(arch, task, 3).detach()
-    areas = F.cross_entropy(logits[:, -3:], torch.tensor([0, 2]))
-    assert float(areas) == pytest.approx(math.log(3))
+    areas = F.cross_entropy(logits[:, -3:], torch.tensor([0, 2] * 4))
+    assert float(areas) < math.log(3) + 0.4
     if task is MULTITASK:
-        assert logits[:, 0].tolist() == [0, 0]
+        assert float(logits[:, 0].abs().max()) < 1.5
 
 
-def test_a_head_starts_at_zero_and_learns() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(64, 8)
-    for head, k in ((nn.Linear(8, 3), 3), (PartHead(8, 4), 4), (nn.Sequential(nn.Linear(8, 1)), 1)):
-        start_at_zero(head, k)
-        assert torch.equal(head(x), torch.zeros(64, k))
-        wanted = x[:, :1].expand(64, k)
-        rates = torch.optim.Adam(head.parameters(), lr=0.05)
-        for _ in range(200):
-            rates.zero_grad()
-            loss = (head(x) - wanted).square().mean()
-            loss.backward()
-            rates.step()
-        assert float(loss.detach()) < 0.01
-    start_at_zero(nn.Linear(8, 1, bias=False), 1)
+@pytest.mark.parametrize("arch", ["cnn", "test_resnet", "densenet121"])
+def test_a_head_that_is_small_stays_as_it_was_drawn(arch: str) -> None:
+    """So what earlier recipes trained trains alike."""
+    small, drawn = (
+        network(arch, ABNORMALITY, 1, f"head_init={init}").body.state_dict()
+        for init in ("small", "random")
+    )
+    assert all(torch.equal(small[name], drawn[name]) for name in drawn)
+
+
+def test_a_head_without_layers_of_its_outputs_is_refused() -> None:
     with pytest.raises(InputError, match="no linear layer of 2 outputs"):
-        start_at_zero(nn.Linear(8, 1), 2)
+        start_small(nn.Linear(8, 1), 2)
 
 
 def test_the_part_that_a_network_sees_feeds_its_abnormality_logit() -> None:
