@@ -76,7 +76,7 @@ def tune(
     from mura_tune.tuning.urls import database
     from mura_tune.tuning.watch import Watch, both
 
-    if area == "all" and name:
+    if area == "all" and name is not None:
         raise InputError("--study: names one study, and AREA is all; leave one out")
     budget = (f"budget.trials={trials}",) if trials else ()
     crew = crews.Crew(workers, tuple(device_of(d) for d in devices.split(",")))
@@ -93,9 +93,9 @@ def tune(
         for one in (areas_of(data) if area == "all" else [area])
     }
     for one in studies:  # before anything is decoded
-        admit(url, name or one, "--study" if name else "AREA")
+        admit(url, one if name is None else name, "AREA" if name is None else "--study")
     for one, study in studies.items():
-        job = Job(name or one, study, prepared_of(one, study, data, runs, strict))
+        job = Job(one if name is None else name, study, prepared_of(one, study, data, runs, strict))
         since |= start(job, how, allow_space_change=allow_space_change)
         jobs.append(job)
     opened = {job.name: load_study(open_storage(url), job.name, url) for job in jobs}
