@@ -133,9 +133,23 @@ def within(root: Path, *names: str) -> Path:
     return root.joinpath(*names)
 
 
+def outside_releases(path: Path) -> None:
+    """Raise InputError if `path` lies in a release, which would no longer be as it was released."""
+    from mura_tune.manifest import NAME  # here, since hashlib would slow `mura --help`
+    from mura_tune.sums import SUMS
+
+    for folder in Path(os.path.realpath(path)).parents:
+        if (folder / NAME).is_file() and (folder / SUMS).is_file():
+            raise InputError(
+                f"{path}: in the folder of a release, which would no longer be as it was "
+                "released; name another place"
+            )
+
+
 def writable(path: Path) -> None:
-    """Raise InputError, before any work, if a file could not be written as `path`."""
+    """Raise InputError, before any work, if a file could not or must not be written as `path`."""
     try:
+        outside_releases(path)
         if path.is_dir():
             raise InputError(f"{path}: a folder, not a file; name a file")
         if path.exists() and not path.is_file():

@@ -40,6 +40,7 @@ def phantom(
         if sheet.suffix.lower() not in phantoms.SHEETS:
             raise InputError(f"{sheet}: a contact sheet ends in {', '.join(phantoms.SHEETS)}")
         files.writable(sheet)
+    files.writable(out / phantoms.NOTE)
 
     def bar(items: Any) -> Any:
         return tqdm(items, desc="phantoms", unit="study", disable=None)

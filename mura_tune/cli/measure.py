@@ -145,16 +145,14 @@ def report(
     from mura_tune.errors import InputError
     from mura_tune.reading.fetch import is_fetched
     from mura_tune.release import bundle, index
-    from mura_tune.release.folder import check_outside, check_place
+    from mura_tune.release.folder import check_place
     from mura_tune.release.kinds import kind_of
 
     folder = release_at(release, base_url)
     if not out and is_fetched(folder):
         raise InputError(f"{release}: fetched, and stays as it was fetched; name a file for the "
                          "page by --out report.html")  # fmt: skip
-    if out:
-        check_outside(out)
-    elif folder.is_dir():
+    if not out and folder.is_dir():
         check_place(folder)
     files.writable(out or folder.parent / f".{folder.name}.new")
     loaded, prepared = _with_data(folder, data, runs, device, strict)

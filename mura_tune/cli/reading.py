@@ -156,11 +156,14 @@ def explain(
     the map is right) or come (insertion, high if it is right), each beside that of a random order.
     """
     from mura_tune.areas import ROUTER
+    from mura_tune.errors import InputError
     from mura_tune.reading.explain import drawable
     from mura_tune.reading.explain import explain as look
     from mura_tune.reading.route import Router, routed
 
     drawable(out)
+    if out.resolve() in [image.resolve() for image in images]:
+        raise InputError(f"{out}: is one of the images; name another place")
     if area == "auto":
         _only_auto(release)
         find = shelf(releases, base_url, console.note)

@@ -34,6 +34,7 @@ ABNORMAL = {  # MURA v1.1: share of abnormal studies in train and in valid
     "XR_SHOULDER": {"train": 1457 / 2821, "valid": 95 / 194},
     "XR_WRIST": {"train": 1326 / 3460, "valid": 97 / 237},
 }
+NOTE = "phantom.json"  # says what was drawn
 SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # what a contact sheet may be
 VIEWS = (0.2, 0.4, 0.4)  # shares of studies with one, two and three views
 BLOCK, TWICE = 10, 2  # of ten patients in a row two come twice; one is also in the area before
@@ -75,7 +76,7 @@ def write(
         return
 
     root.mkdir(parents=True, exist_ok=True)
-    files.replace(root / "phantom.json", f"{json.dumps(arguments)}\n".encode())
+    files.replace(root / NOTE, f"{json.dumps(arguments)}\n".encode())
     lesions = ["path,kind,x0,y0,x1,y1"]
     pool = ThreadPoolExecutor(max_workers=2)
     try:
@@ -148,7 +149,7 @@ def _is_complete(
     root: Path, arguments: dict[str, Any], tables: dict[str, list[str]], plan: list[Study]
 ) -> bool:
     """Whether this very phantom is there; raises if `root` holds another dataset."""
-    note, there = root / "phantom.json", [file for file in tables if (root / file).exists()]
+    note, there = root / NOTE, [file for file in tables if (root / file).exists()]
     if note.exists():
         try:
             other = json.loads(note.read_bytes())

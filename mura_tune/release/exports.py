@@ -32,7 +32,6 @@ from mura_tune.learning.weights import separate
 from mura_tune.lines import printable
 from mura_tune.release.bundle import Bundle
 from mura_tune.release.calibrate import Chosen
-from mura_tune.release.folder import check_outside
 from mura_tune.release.routing import Routing
 
 # ImageNet's means and deviations, by which other programs normalise three channels. Their means
@@ -55,7 +54,6 @@ def export(bundle: Bundle, kind: str, out: Path | None = None) -> tuple[Path, st
     """
     suffix, write = KINDS[kind]
     path = out or Path(f"{bundle.manifest['area']}{suffix}")
-    check_outside(path)
     writable(path)
     content, told = write(bundle)
     try:

@@ -30,8 +30,10 @@ def check_place(folder: Path) -> None:
 
     Raises:
         InputError: there is a file, a folder that is no release, or one that also holds what its
-            SHA256SUMS does not list, or a file that was changed since.
+            SHA256SUMS does not list, or a file that was changed since; or the place lies in the
+            folder of another release.
     """
+    files.outside_releases(folder)
     place = folder.resolve()
     if not os.path.lexists(place):
         return
@@ -59,14 +61,6 @@ def check_place(folder: Path) -> None:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
         raise InputError(f"{folder / MANIFEST}: not a release's, so the folder is not replaced; "
                          f"{_WAY_OUT}")  # fmt: skip
-
-
-def check_outside(file: Path) -> None:
-    """Raise InputError if `file` would lie in a release's folder, which then were not whole."""
-    parent = file.resolve().parent
-    if (parent / MANIFEST).is_file() and (parent / sums.SUMS).is_file():
-        raise InputError(f"{file}: in the folder of a release, which would no longer be as it was "
-                         "released; name another place")  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -142,9 +142,16 @@ def test_a_study_without_a_finished_trial(run: Run, phantoms: Path, tmp_path: Pa
     told(run("finalize", "XR_WRIST", f"--data={phantoms}"), "no finished trial", "make tune")
 
 
+def test_a_map_is_not_drawn_over_its_radiograph(run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "view.png"
+    image.write_bytes(b"a radiograph")
+    told(run("explain", "--release=any", f"--image={image}", f"--out={image}"), str(image))
+    assert image.read_bytes() == b"a radiograph"
+
+
 def test_a_name_that_no_search_may_have(run: Run, phantoms: Path, tmp_path: Path) -> None:
     tune = ("tune", "XR_WRIST", f"--data={phantoms}", *TINY)
-    for name in ("../../up", "a/b", "x" * 300, "XR_WRIST.confirm", "#1", "a\nb"):
+    for name in ("", "../../up", "a/b", "x" * 300, "XR_WRIST.confirm", "#1", "a\nb"):
         told(run(*tune, f"--study={name}"), "--study is ")
     assert not (tmp_path / "runs").exists()
 
@@ -270,7 +277,7 @@ def test_places_that_cannot_be_written_are_told_before_anything_is_drawn_or_deco
     (tmp_path / "file").write_text("a file")
     inside = tmp_path / "file" / "below"
     told(run("phantom", inside, "--patients=1"), str(inside))
-    told(run("phantom", tmp_path / "file"), "file", "exists already")
+    told(run("phantom", tmp_path / "file"), "file", "is a file, not a folder")
     told(run("cache", "XR_WRIST", f"--data={phantoms}", f"--runs={inside}"), str(inside), "--runs")
     out = tmp_path / "phantoms"
     for sheet, words in ((inside, "a contact sheet ends in .png"),

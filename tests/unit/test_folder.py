@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mura_tune import sums
+from mura_tune import files, sums
 from mura_tune.errors import InputError
-from mura_tune.release.folder import check_outside, check_place, recover, replacing
+from mura_tune.release.folder import check_place, recover, replacing
 
 # Writes a release anew and is killed at the step `at` of those that change the disk.
 KILLED = """
@@ -210,5 +210,9 @@ def test_a_release_that_an_earlier_version_moved_aside_is_put_back(tmp_path: Pat
 def test_a_file_is_not_written_into_a_release(tmp_path: Path) -> None:
     place = write(tmp_path / "XR_WRIST")
     with pytest.raises(InputError, match="in the folder of a release"):
-        check_outside(place / "page.html")
-    check_outside(tmp_path / "page.html")
+        files.writable(place / "map.png")
+    with pytest.raises(InputError, match="in the folder of a release"):
+        files.writable(place / "phantom" / "phantom.json")
+    with pytest.raises(InputError, match="in the folder of a release"):
+        check_place(place / "XR_HAND")
+    files.writable(tmp_path / "map.png")
