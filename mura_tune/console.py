@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -80,11 +81,19 @@ def _fail(line: str, code: int) -> NoReturn:
 
 def _prepare_streams() -> None:
     """Closed streams swallow what is written; open ones show any name, by escapes if need be."""
+    codecs.register_error("escapes", _escapes)
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="escapes")
+
+
+def _escapes(error: UnicodeError) -> tuple[str, int]:
+    """What stands in the output for characters that its encoding lacks; the rest goes on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(escape, error.object[error.start : error.end])), error.end
 
 
 def _nowhere() -> TextIO:

@@ -82,6 +82,21 @@ def test_a_report_shows_names_as_escapes(capfd: pytest.CaptureFixture[str]) -> N
     assert (code, out) == (0, "a\\x1b\n  b\\xff\n")
 
 
+def test_a_byte_of_a_name_is_the_same_escape_wherever_it_is_printed() -> None:
+    code = """if True:
+        import click, sys
+        from mura_tune import console
+        show = click.Command("show", params=[click.Argument(["name"])])
+        show.callback = lambda name: click.echo(name)
+        console.run(show, "mura", sys.argv[1:])
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", code, b"R\xf6ntgen"], capture_output=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert (told.stdout, told.stderr) == (b"R\\xf6ntgen\n", b"")
+
+
 def commands() -> list[str]:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return list(scripts["scripts"].values())
