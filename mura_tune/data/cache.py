@@ -31,7 +31,7 @@ from mura_tune.data.images import PREPROCESSING, Record
 from mura_tune.data.records import Digests, Records
 from mura_tune.data.scan import bar, in_order
 from mura_tune.errors import InputError
-from mura_tune.files import exclusive
+from mura_tune.files import exclusive, outside_releases
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -349,6 +349,7 @@ def _bytes(text: str) -> bytes:
 
 def _lock(home: Path) -> contextlib.AbstractContextManager[None]:
     """The folder's lock, so that of several processes one builds and the others open."""
+    outside_releases(home)
     home.mkdir(parents=True, exist_ok=True)
     return exclusive(home / "lock")
 

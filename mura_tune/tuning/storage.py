@@ -15,7 +15,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import BaseModel
 
-from mura_tune import names
+from mura_tune import files, names
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
 from mura_tune.names import CONFIRMS
@@ -119,6 +119,7 @@ def _check_file(path: Path, *, create: bool, write: bool) -> None:
     if not path.exists() and not create:
         raise InputError(f"{path}: {_NONE}")
     if not path.exists():
+        files.outside_releases(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         check_disk(path)
         path.open("ab").close()  # or say why it cannot be made

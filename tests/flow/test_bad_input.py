@@ -236,6 +236,19 @@ def test_an_image_that_cannot_be_read_is_no_answer(
     told(run("infer", f"--release={release}", f"--image={good}", f"--image={bad}"), str(bad))
 
 
+def test_a_search_and_its_cache_stay_out_of_a_release(
+    run: Run, release: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    before = sorted(release.iterdir())
+    own = f"--runs={tmp_path / 'runs'}"
+    tune = ("tune", "XR_WRIST", f"--data={phantoms}", *TINY)
+    told(run(*tune, f"--runs={release}"), "in the folder of a release")
+    told(run(*tune, own, f"--storage={release / 'x.db'}"), "in the folder of a release")
+    told(run("cache", "XR_WRIST", f"--data={phantoms}", f"--runs={release / 'a'}"),
+         "in the folder of a release")  # fmt: skip
+    assert sorted(release.iterdir()) == before
+
+
 def test_another_area_than_the_release_is_for(run: Run, release: Path, phantoms: Path) -> None:
     image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
     told(run("infer", "--area=XR_HAND", f"--release={release}", f"--image={image}"),
