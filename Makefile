@@ -35,7 +35,7 @@ DEMO := $(RUNS)/demo
 DEMO_AREA := XR_WRIST
 DEMO_AREAS := XR_FOREARM XR_HUMERUS $(DEMO_AREA)
 DEMO_NET := --set arch=cnn --set size=96
-DEMO_START := --set pretrained=none --set augment=0.25 --set head.epochs=0 --set finetune.epochs=1 --set finetune.lr=1.0e-3 --set finetune.depth=5 --set budget.confirm.top=0 --set final.head.epochs=0 --set final.finetune.epochs=8
+DEMO_START := --set pretrained=none --set augment=0.25 --set head.epochs=0 --set finetune.epochs=1 --set finetune.lr=1.0e-3 --set finetune.depth=5 --set budget.confirm.top=0 --set final.head.epochs=0 --set final.finetune.epochs=10
 DEMO_SETS := --set $(call quoted,pretrained=$(DEMO)/releases/ALL) --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
 IN = $(call quoted,$(DEMO)$(1))
 demo: setup  ## The whole way on synthetic radiographs: a start, search, release, evaluation, prediction
@@ -48,6 +48,7 @@ demo: setup  ## The whole way on synthetic radiographs: a start, search, release
 	study=$$(find $(call IN,/phantom/valid/$(DEMO_AREA)) -name '*positive' | sort | tail -n 1); \
 	  views=("$$study"/*.png); \
 	  $(BIN)/mura infer --area $(DEMO_AREA) --releases $(call IN,/releases) "$${views[@]/#/--image=}"
+	@rm -f $(call IN,/answers.csv)  # of an earlier demo's release, perhaps
 	$(BIN)/mura infer $(call IN,/phantom/valid/$(DEMO_AREA)) --area $(DEMO_AREA) --releases $(call IN,/releases) --out $(call IN,/answers.csv)
 	@echo
 	@echo $(call quoted,The radiographs   $(DEMO)/phantom (a contact sheet: $(DEMO)/phantom.png))
