@@ -98,7 +98,12 @@ def _answer_all(
     for name in gone:
         say(f"{name}: no longer there; its row is left out")
         del rows[name]
-    answered = {n: row for n, row in rows.items() if not row["error"] and reader.agrees(row)}
+    views = {study.name: len(study.images) for study in studies}
+    answered = {
+        name: row
+        for name, row in rows.items()
+        if not row["error"] and row["views"] == views.get(name) and reader.agrees(row)
+    }
     before, written = 0, time.monotonic()
     unreadable: list[str] = []
     unreleased: list[str] = []

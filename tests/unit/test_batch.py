@@ -247,14 +247,14 @@ def test_a_value_that_no_answer_has_is_refused_by_its_row(
     assert out.read_text() == text
 
 
-def test_a_verdict_that_does_not_follow_from_its_number_is_drawn_again(
-    predictor: Predictor, tmp_path: Path
+@pytest.mark.parametrize("edit", [{"abnormal": None}, {"abstain": True}, {"views": 7}])
+def test_a_row_that_does_not_follow_from_its_study_is_drawn_again(
+    predictor: Predictor, tmp_path: Path, edit: dict[str, object]
 ) -> None:
     root, out = at(tmp_path / "s", "a/1.png", "b/1.png"), tmp_path / "out.json"
     answers(predictor, root, out)
     whole = json.loads(out.read_text())
-    rows = [{**whole[0], "abnormal": not whole[0]["abnormal"]}, whole[1]]
-    out.write_text(json.dumps(rows))
+    out.write_text(json.dumps([{**whole[0], **edit}, whole[1]]))
     assert answers(predictor, root, out).answered == 1
     assert json.loads(out.read_text()) == whole
 
