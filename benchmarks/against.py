@@ -18,11 +18,22 @@ from pathlib import Path
 from measure import REPO, arguments, interleaved, opened, ratio, spread
 
 SETS = [
-    "arch=cnn", "size=64", "pretrained=none", "head.epochs=0", "finetune.epochs=4", "seed=7",
-    "finetune.lr=1.0e-3", "final.head.epochs=0", "final.finetune.epochs=2", "batch=32",
-    "budget.confirm.top=1", "budget.confirm.seeds=1", "budget.pruner.name=none",
-    "search.finetune.depth=null", "finetune.depth=5",
-]  # fmt: skip
+    "arch=cnn",
+    "size=64",
+    "pretrained=none",
+    "head.epochs=0",
+    "finetune.epochs=4",
+    "seed=7",
+    "finetune.lr=1.0e-3",
+    "final.head.epochs=0",
+    "final.finetune.epochs=2",
+    "batch=32",
+    "budget.confirm.top=1",
+    "budget.confirm.seeds=1",
+    "budget.pruner.name=none",
+    "search.finetune.depth=null",
+    "finetune.depth=5",
+]
 
 
 class Checkout:
@@ -37,9 +48,13 @@ class Checkout:
         command = [sys.executable, "-c", "from mura_tune.cli import main; main()"]
         started = time.perf_counter()
         ran = subprocess.run(
-            [*command, *map(str, words)], capture_output=True, text=True, check=False,
-            cwd=self.folder, env={**os.environ, "PYTHONPATH": str(self.code)},
-        )  # fmt: skip
+            [*command, *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(self.code)},
+        )
         if ran.returncode:
             raise SystemExit(f"{self.code.name}: mura {words[0]} failed:\n{ran.stderr}")
         return time.perf_counter() - started
@@ -49,8 +64,9 @@ class Checkout:
         for path in self.folder.glob("runs/studies.db*"):
             path.unlink()
         sets = [word for item in SETS for word in ("--set", item)]
-        return self.mura("tune", "XR_WRIST", "--data", data, "--trials", trials,
-                         "--feature-gb", 0, *sets)  # fmt: skip
+        return self.mura(
+            "tune", "XR_WRIST", "--data", data, "--trials", trials, "--feature-gb", 0, *sets
+        )
 
     def infer(self, studies: Path) -> float:
         """Seconds of reading a folder of studies into a new table."""
@@ -76,8 +92,9 @@ def main() -> None:
 def measure(rounds: int, quick: bool, commit: str, code: Path, folder: Path) -> None:
     now, then = Checkout(REPO, folder / "now"), Checkout(code, folder / "then")
     data = folder / "phantoms"
-    then.mura("phantom", data, "--area", "XR_WRIST", "--patients", 30 if quick else 400,
-              "--size", 256)  # fmt: skip
+    then.mura(
+        "phantom", data, "--area", "XR_WRIST", "--patients", 30 if quick else 400, "--size", 256
+    )
     for checkout in (now, then):
         checkout.search(data, 1)
         checkout.mura("finalize", "XR_WRIST", "--data", data)
@@ -91,8 +108,10 @@ def measure(rounds: int, quick: bool, commit: str, code: Path, folder: Path) -> 
     for question, (times, run) in questions.items():
         print(question)
         seen = interleaved(times, {"now": lambda r=run: r(now), commit: lambda r=run: r(then)})
-        print(f"{question}: {spread(seen['now'])} s, {commit} {spread(seen[commit])} s; "
-              f"now / {commit} {ratio(seen['now'], seen[commit])}")  # fmt: skip
+        print(
+            f"{question}: {spread(seen['now'])} s, {commit} {spread(seen[commit])} s; "
+            f"now / {commit} {ratio(seen['now'], seen[commit])}"
+        )
 
 
 if __name__ == "__main__":

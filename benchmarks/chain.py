@@ -35,11 +35,26 @@ def main() -> None:
     given = opened(parser)
     if given.quick:
         given.patients, given.size, given.epochs = 40, 32, 2
-    short = ("--no-artifacts", "--feature-gb", 0, "--trials", 1, *sets(
-        "arch=cnn", f"size={given.size}", "head.epochs=0", "finetune.epochs=1",
-        "finetune.depth=99", "augment=0.25", "budget.confirm.top=0",
-        "split.dev=0.2", "split.folds=0", "final.head.epochs=0", "final.patience=0",
-    ))  # fmt: skip
+    short = (
+        "--no-artifacts",
+        "--feature-gb",
+        0,
+        "--trials",
+        1,
+        *sets(
+            "arch=cnn",
+            f"size={given.size}",
+            "head.epochs=0",
+            "finetune.epochs=1",
+            "finetune.depth=99",
+            "augment=0.25",
+            "budget.confirm.top=0",
+            "split.dev=0.2",
+            "split.folds=0",
+            "final.head.epochs=0",
+            "final.patience=0",
+        ),
+    )
     started, cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         areas = [word for area in (FIRST, *OTHERS) for word in ("--area", area)]
@@ -49,8 +64,9 @@ def main() -> None:
             *((area, f"releases/{FIRST}", "1.0e-3", given.epochs // 2) for area in OTHERS),
             ("router", "none", "1.0e-3", max(1, given.epochs // 5)),
         ):
-            begun = sets(f"pretrained={start}", f"finetune.lr={lr}",
-                         f"final.finetune.epochs={epochs}")  # fmt: skip
+            begun = sets(
+                f"pretrained={start}", f"finetune.lr={lr}", f"final.finetune.epochs={epochs}"
+            )
             run("tune", study, *DATA, *short, *begun)
             run("finalize", study, *DATA)
         run("evaluate", "--release", "releases/router", *DATA)
@@ -58,8 +74,10 @@ def main() -> None:
         study = min(Path("phantoms", "valid", FIRST).glob("*/*_positive"))
         views = [word for view in sorted(study.iterdir()) for word in ("--image", view)]
         run("infer", "--area", "auto", *views)
-    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes, "
-          f"{(time.process_time() - cpu) / 60:.1f} of CPU time")  # fmt: skip
+    print(
+        f"\n{(time.perf_counter() - started) / 60:.1f} minutes, "
+        f"{(time.process_time() - cpu) / 60:.1f} of CPU time"
+    )
 
 
 def sets(*values: str) -> list[str]:

@@ -62,9 +62,15 @@ def main() -> None:
             gains.append(ends[1] - ends[0])
             again = {c.trial: c.mean for c in confirmed.confirmed}
             optimism.append(believed.best.score - again[believed.best.number])
-            picked = (f"trial {b.best.number:>2}  {score:.3f}  {end:.3f}" for b, score, end in zip(
-                (believed, confirmed), (believed.best.score, again[confirmed.best.number]), ends,
-                strict=True))  # fmt: skip
+            picked = (
+                f"trial {b.best.number:>2}  {score:.3f}  {end:.3f}"
+                for b, score, end in zip(
+                    (believed, confirmed),
+                    (believed.best.score, again[confirmed.best.number]),
+                    ends,
+                    strict=True,
+                )
+            )
             print(f"{seed:>4}  {'   '.join(picked)}", flush=True)
     for what, values in (
         ("test AUC, confirmed minus believed", gains),

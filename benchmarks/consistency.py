@@ -58,11 +58,21 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=1.0)
     given = opened(parser)
     patients, epochs = (24, 2) if given.quick else (240, 10)
-    values = {"arch": "cnn", "size": SIZE, "pretrained": "none", "head.epochs": 0, "augment": 0.25,
-              "finetune.epochs": epochs, "finetune.lr": 1e-3, "finetune.depth": 9}  # fmt: skip
+    values = {
+        "arch": "cnn",
+        "size": SIZE,
+        "pretrained": "none",
+        "head.epochs": 0,
+        "augment": 0.25,
+        "finetune.epochs": epochs,
+        "finetune.lr": 1e-3,
+        "finetune.depth": 9,
+    }
     base = apply(config.load(AREA).recipe, values, "benchmark")
-    print(f"phantom wrists of {patients} patients, small CNN at {SIZE} px, {epochs} epochs, "
-          f"{given.rounds} seeds: median (range)")  # fmt: skip
+    print(
+        f"phantom wrists of {patients} patients, small CNN at {SIZE} px, {epochs} epochs, "
+        f"{given.rounds} seeds: median (range)"
+    )
     seen: dict[float, list[tuple[float, ...]]] = {0.0: [], given.weight: []}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name, "phantoms")

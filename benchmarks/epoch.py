@@ -42,11 +42,16 @@ def recipe(arch: str, size: int, batch: int, depth: int, epochs: int) -> Recipe:
     return apply(
         load("default").recipe,
         {
-            "arch": arch, "size": size, "pretrained": "none", "batch": batch, "head.epochs": 0,
-            "finetune.epochs": epochs, "finetune.depth": depth,
+            "arch": arch,
+            "size": size,
+            "pretrained": "none",
+            "batch": batch,
+            "head.epochs": 0,
+            "finetune.epochs": epochs,
+            "finetune.depth": depth,
         },
         "benchmark",
-    )  # fmt: skip
+    )
 
 
 def bare(net: Network, given: Recipe, train: Split) -> float:
@@ -126,10 +131,12 @@ def case(arch: str, size: int, rounds: int, quick: bool) -> None:
             seen = interleaved(rounds, contenders)
             for who, seconds in seen.items():
                 per = [s / epochs / len(train) * 1000 for s in seconds]
-                print(f"  {name}, {who}: {spread(per, '.3f')} ms/image; peer / this "
-                      f"{ratio(seen['peer'], seconds)}, pixels / this "
-                      f"{ratio(seen['pixels'], seconds)}, this / bare "
-                      f"{ratio(seconds, seen['bare'])}")  # fmt: skip
+                print(
+                    f"  {name}, {who}: {spread(per, '.3f')} ms/image; peer / this "
+                    f"{ratio(seen['peer'], seconds)}, pixels / this "
+                    f"{ratio(seen['pixels'], seconds)}, this / bare "
+                    f"{ratio(seconds, seen['bare'])}"
+                )
 
 
 if __name__ == "__main__":

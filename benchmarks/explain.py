@@ -33,9 +33,13 @@ from mura_tune.recipe import apply
 AREA, PATIENTS, EPOCHS, RANDOM = "XR_WRIST", 300, 16, 10
 CPU = torch.device("cpu")
 RECIPE = {
-    "arch": "cnn", "pretrained": "none", "head.epochs": 0, "finetune.depth": 5,
-    "finetune.lr": 4.5e-4, "augment": 0.25,
-}  # fmt: skip
+    "arch": "cnn",
+    "pretrained": "none",
+    "head.epochs": 0,
+    "finetune.depth": 5,
+    "finetune.lr": 4.5e-4,
+    "augment": 0.25,
+}
 
 
 def boxes(root: Path, split: Split, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,8 +68,10 @@ class Shares:
     others: float
 
     def describe(self, box: float) -> str:
-        return (f"{self.own / box:.2f} x chance ({self.own:.1%} of the top tenth is in the box); "
-                f"in other views' boxes {self.others / box:.2f}")  # fmt: skip
+        return (
+            f"{self.own / box:.2f} x chance ({self.own:.1%} of the top tenth is in the box); "
+            f"in other views' boxes {self.others / box:.2f}"
+        )
 
 
 def shares(net: Network, split: Split, rows: np.ndarray, masks: np.ndarray) -> Shares:
@@ -105,8 +111,10 @@ def main() -> None:
         net = build("cnn", seed=recipe.seed)
         best = fit(net, train, dev, recipe, ABNORMALITY).best
         score = ABNORMALITY.score(predict(net, test), test)
-        print(f"small network at {size} px, {len(train)} images, {recipe.epochs} epochs: study AUC "
-              f"dev {best.score:.3f}, test {score:.3f}")  # fmt: skip
+        print(
+            f"small network at {size} px, {len(train)} images, {recipe.epochs} epochs: study AUC "
+            f"dev {best.score:.3f}, test {score:.3f}"
+        )
         print(f"{len(rows)} views with a lesion; its box takes {masks.mean():.1%} of a view")
         box = float(masks.mean())
         print(f"trained: {shares(net, test, rows, masks).describe(box)}")

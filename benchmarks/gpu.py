@@ -75,8 +75,10 @@ def variants(arch: str, size: int, batches: list[int], device: torch.device, rou
             },
         )
         for name, rate in seen.items():
-            print(f"{arch}, {size} px, batch {batch}, {name}: {spread(rate, '.0f')} images/s; "
-                  f"this / eager {ratio(rate, seen['eager'])}")  # fmt: skip
+            print(
+                f"{arch}, {size} px, batch {batch}, {name}: {spread(rate, '.0f')} images/s; "
+                f"this / eager {ratio(rate, seen['eager'])}"
+            )
 
 
 def against_bare(
@@ -102,9 +104,11 @@ def against_bare(
                 contenders["features"] = lambda run=run, features=features: run(features)
             seen = interleaved(rounds, contenders)
         for name, seconds in seen.items():
-            print(f"{arch}, {size} px, batch {batch}, depth {told}, {name}: "
-                  f"{spread([n / s for s in seconds], '.0f')} images/s; bare / this "
-                  f"{ratio(seen['bare'], seconds)}")  # fmt: skip
+            print(
+                f"{arch}, {size} px, batch {batch}, depth {told}, {name}: "
+                f"{spread([n / s for s in seconds], '.0f')} images/s; bare / this "
+                f"{ratio(seen['bare'], seconds)}"
+            )
 
 
 def shared(
@@ -126,11 +130,13 @@ def shared(
     def rate(processes: int) -> float:
         running = [
             subprocess.Popen(
-                [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 text=True,
             )
             for _ in range(processes)
-        ]  # fmt: skip
+        ]
         try:
             for process in running:
                 assert process.stdout is not None
@@ -147,8 +153,10 @@ def shared(
 
     seen = interleaved(rounds, {str(c): lambda c=c: rate(c) for c in counts})
     for count, rates in seen.items():
-        print(f"{arch}, {size} px, batch {batch}, {count} process(es): {spread(rates, '.0f')} "
-              f"images/s together; this / one {ratio(rates, seen['1'])}")  # fmt: skip
+        print(
+            f"{arch}, {size} px, batch {batch}, {count} process(es): {spread(rates, '.0f')} "
+            f"images/s together; this / one {ratio(rates, seen['1'])}"
+        )
 
 
 def main() -> None:

@@ -100,19 +100,24 @@ def many_studies(data: Path, arch: str, size: int, rounds: int, folder: Path) ->
     )
     print(f"{len(asked)} studies, {len(images)} images:")
     for name, values in seen.items():
-        print(f"{name}: {spread(values, '.1f')} images/s; this / each "
-              f"{ratio(values, seen['each'])}")  # fmt: skip
+        print(
+            f"{name}: {spread(values, '.1f')} images/s; this / each {ratio(values, seen['each'])}"
+        )
 
 
 def release(folder: Path, arch: str, size: int) -> None:
     """A network with drawn weights, released as it is."""
     manifest = {
-        "area": "XR_WRIST", "arch": arch, "outputs": 1, "recipe_digest": "none",
+        "area": "XR_WRIST",
+        "arch": arch,
+        "outputs": 1,
+        "recipe_digest": "none",
         "preprocessing": bundle.preprocessing(size),
-        "calibration": {"temperature": 1.0, "offset": 0.0}, "recommended": "max_youden",
+        "calibration": {"temperature": 1.0, "offset": 0.0},
+        "recommended": "max_youden",
         "operating_points": {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}},
         "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
-    }  # fmt: skip
+    }
     bundle.save(folder, build(arch, size=size), manifest, {})
 
 

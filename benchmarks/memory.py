@@ -74,8 +74,10 @@ def measured(work: str, root: Path, folder: Path) -> tuple[float, float]:
     """Seconds of the work itself, and the whole process's peak in MiB."""
     ran = subprocess.run(
         [sys.executable, "-c", IMPORTS + WORK[work] + REPORT, str(root), str(folder)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if ran.returncode:
         raise SystemExit(f"{work} failed:\n{ran.stderr}")
     seconds, peak = ran.stdout.split()[-2:]
@@ -117,8 +119,10 @@ def main() -> None:
             root = linked(folder / "phantoms", folder / f"rows{rows}", rows)
             for work in ("index", "build", "reopen", "trial"):
                 seconds, peak = measured(work, root, folder / f"cache{rows}")
-                print(f"{rows:6d} rows, {work}: {seconds:.2f} s, peak {peak:.0f} MiB, "
-                      f"over torch {peak - base:.0f} MiB")  # fmt: skip
+                print(
+                    f"{rows:6d} rows, {work}: {seconds:.2f} s, peak {peak:.0f} MiB, "
+                    f"over torch {peak - base:.0f} MiB"
+                )
 
 
 if __name__ == "__main__":

@@ -26,9 +26,17 @@ from mura_tune.learning.training import fit, predict
 
 CPU = torch.device("cpu")
 ARCHES = (
-    "cnn", "resnet18", "resnet50", "densenet121", "densenet169", "efficientnet_b0",
-    "convnext_atto", "vit_tiny_patch16_224", "hybrid", "hybrid-resnet18",
-)  # fmt: skip
+    "cnn",
+    "resnet18",
+    "resnet50",
+    "densenet121",
+    "densenet169",
+    "efficientnet_b0",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+    "hybrid",
+    "hybrid-resnet18",
+)
 AREAS = ("XR_HAND", "XR_SHOULDER", "XR_WRIST")
 
 
@@ -40,11 +48,20 @@ def main() -> None:
     given = opened(parser)
     if given.quick:
         given.patients, given.size, given.epochs = 40, 32, 1
-    sets = [f"size={given.size}", "pretrained=none", "head.epochs=0", "finetune.lr=1.0e-3",
-            f"finetune.epochs={given.epochs}", "finetune.depth=99", "augment=0.25",
-            "split.folds=0"]  # fmt: skip
-    print(f"{given.epochs} epochs at {given.size} px from random weights, all stages; the score by "
-          "study with its 95 % interval by patient")  # fmt: skip
+    sets = [
+        f"size={given.size}",
+        "pretrained=none",
+        "head.epochs=0",
+        "finetune.lr=1.0e-3",
+        f"finetune.epochs={given.epochs}",
+        "finetune.depth=99",
+        "augment=0.25",
+        "split.folds=0",
+    ]
+    print(
+        f"{given.epochs} epochs at {given.size} px from random weights, all stages; the score by "
+        "study with its 95 % interval by patient"
+    )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         phantom.write(root / "phantoms", areas=AREAS, patients=given.patients, size=256)
@@ -91,8 +108,10 @@ class Table:
         ]
         name = arch if area.startswith("XR_") else f"{area}, {arch}"
         millions = sum(p.numel() for p in net.parameters()) / 1e6
-        print(f"{name:22} {millions:8.2f} {len(net.stages):6} {seconds:8.1f}  {task.monitor:15} "
-              f"{found[0]:22} {found[1]}")  # fmt: skip
+        print(
+            f"{name:22} {millions:8.2f} {len(net.stages):6} {seconds:8.1f}  {task.monitor:15} "
+            f"{found[0]:22} {found[1]}"
+        )
 
 
 if __name__ == "__main__":

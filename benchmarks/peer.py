@@ -57,18 +57,25 @@ def training_transform(size: int, strength: float) -> transforms.Compose:
         steps += [
             transforms.RandomHorizontalFlip(),
             transforms.RandomAffine(
-                30 * strength, (0.06 * strength, 0.06 * strength),
-                (1 / (1 + 0.25 * strength), 1 + 0.25 * strength), 8.5 * strength,
+                30 * strength,
+                (0.06 * strength, 0.06 * strength),
+                (1 / (1 + 0.25 * strength), 1 + 0.25 * strength),
+                8.5 * strength,
             ),
             transforms.ColorJitter(0.2 * strength, 0.6 * strength),
-        ]  # fmt: skip
+        ]
     return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
 
 
 def loader(
-    part: Part, size: int, batch: int, *, strength: float | None = None, workers: int = 2,
+    part: Part,
+    size: int,
+    batch: int,
+    *,
+    strength: float | None = None,
+    workers: int = 2,
     mode: str = "L",
-) -> DataLoader[tuple[Tensor, int]]:  # fmt: skip
+) -> DataLoader[tuple[Tensor, int]]:
     """Shuffled and augmented where `strength` is given, else in order for evaluation.
 
     Args:
@@ -102,8 +109,9 @@ def train(
     criterion = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(float(weight)))
     optimiser = torch.optim.AdamW(
         [p for p in net.parameters() if p.requires_grad],
-        lr=recipe.finetune.lr, weight_decay=recipe.weight_decay,
-    )  # fmt: skip
+        lr=recipe.finetune.lr,
+        weight_decay=recipe.weight_decay,
+    )
     batches = loader(
         train_part, recipe.size, recipe.batch, strength=recipe.augment, workers=workers
     )

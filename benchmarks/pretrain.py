@@ -32,8 +32,15 @@ from mura_tune.learning.training import fit, predict
 from mura_tune.recipe import Recipe
 
 LARGE, SMALL = "XR_WRIST", ("XR_FOREARM", "XR_HUMERUS")
-SETS = ("arch=cnn", "pretrained=none", "head.epochs=0", "finetune.lr=1.0e-3", "finetune.depth=99",
-        "augment=0.25", "split.folds=0")  # fmt: skip
+SETS = (
+    "arch=cnn",
+    "pretrained=none",
+    "head.epochs=0",
+    "finetune.lr=1.0e-3",
+    "finetune.depth=99",
+    "augment=0.25",
+    "split.folds=0",
+)
 START_LR = 1e-3
 CPU = torch.device("cpu")
 
@@ -66,10 +73,12 @@ def main() -> None:
             for area in (ALL, *SMALL)
         }
         longer = replace(study.recipe.finetune, epochs=given.start_epochs, lr=START_LR)
-        print(f"small CNN at {given.size} px; the start: {given.start_epochs} epochs on "
-              f"{len(parts[ALL][0])} images of {', '.join((LARGE, *SMALL))}; an area's model: "
-              f"{given.epochs} epochs on "
-              + ", ".join(f"{len(parts[area][0])} of {area}" for area in SMALL))  # fmt: skip
+        print(
+            f"small CNN at {given.size} px; the start: {given.start_epochs} epochs on "
+            f"{len(parts[ALL][0])} images of {', '.join((LARGE, *SMALL))}; an area's model: "
+            f"{given.epochs} epochs on "
+            + ", ".join(f"{len(parts[area][0])} of {area}" for area in SMALL)
+        )
         found: dict[str, tuple[list[Studies], list[Studies]]] = {area: ([], []) for area in SMALL}
         for seed in range(given.seeds):
             recipe = replace(study.recipe, seed=seed)
@@ -81,9 +90,11 @@ def main() -> None:
         told = auc_difference(with_start, alone)
         gains = [AUC.of(a) - AUC.of(b) for a, b in zip(with_start, alone, strict=True)]
         means = [np.mean([AUC.of(run) for run in runs]) for runs in (alone, with_start)]
-        print(f"{area}: mean test AUC {means[0]:.3f} from random weights, {means[1]:.3f} with the "
-              f"start, n = {told.studies};\n  difference {told.value:+.3f} [{told.low:+.3f}, "
-              f"{told.high:+.3f}] by patient, {spread(gains, '+.3f')} by seed")  # fmt: skip
+        print(
+            f"{area}: mean test AUC {means[0]:.3f} from random weights, {means[1]:.3f} with the "
+            f"start, n = {told.studies};\n  difference {told.value:+.3f} [{told.low:+.3f}, "
+            f"{told.high:+.3f}] by patient, {spread(gains, '+.3f')} by seed"
+        )
 
 
 def fewer(dataset: Dataset, patients: int) -> Dataset:
@@ -103,8 +114,10 @@ def started(recipe: Recipe, parts: list[Split], folder: Path) -> Path:
     net = build(recipe.arch, size=recipe.size, seed=recipe.seed)
     result = fit(net, train, dev, recipe, ABNORMALITY)
     own = AUC.estimate(study_scores(result.logits, dev))
-    print(f"  seed {recipe.seed} the start itself: dev AUC {own.brief()}, "
-          f"n = {own.studies}, all areas")  # fmt: skip
+    print(
+        f"  seed {recipe.seed} the start itself: dev AUC {own.brief()}, "
+        f"n = {own.studies}, all areas"
+    )
     torch.save(result.weights, file := folder / f"start-{recipe.seed}.pt")
     return file
 

@@ -53,15 +53,21 @@ def recipes(arch: str, size: int, epochs: int, trials: int, levels: int) -> list
         apply(
             base,
             {
-                "arch": arch, "size": size, "pretrained": "none", "batch": 16, "head.epochs": 0,
-                "finetune.epochs": epochs, "finetune.depth": DEPTHS[i % len(DEPTHS)],
-                "finetune.lr": 3e-4 * 10 ** (i % 5 / 4), "class_weight": 2.0 ** (i % 3 - 1),
+                "arch": arch,
+                "size": size,
+                "pretrained": "none",
+                "batch": 16,
+                "head.epochs": 0,
+                "finetune.epochs": epochs,
+                "finetune.depth": DEPTHS[i % len(DEPTHS)],
+                "finetune.lr": 3e-4 * 10 ** (i % 5 / 4),
+                "class_weight": 2.0 ** (i % 3 - 1),
                 "augment": LEVELS[i // 2 % levels],
             },
             "benchmark",
         )
         for i in range(trials)
-    ]  # fmt: skip
+    ]
 
 
 def phantom_data(folder: Path, patients: int) -> Path:
@@ -114,8 +120,10 @@ def material(arch: str, size: int, folder: Path, quick: bool, every: int = 1) ->
     if real and every > 1:
         root = thinned(root, folder / root.name, every)
     prepared, files = parts(root, "XR_MIXED" if real else "XR_WRIST", size, folder / "cache")
-    told = (f"{len(files['train'].files)} train and {len(files['dev'].files)} dev images of "
-            f"{'real radiographs' if real else '512-pixel phantoms'}")  # fmt: skip
+    told = (
+        f"{len(files['train'].files)} train and {len(files['dev'].files)} dev images of "
+        f"{'real radiographs' if real else '512-pixel phantoms'}"
+    )
     return Material(root, prepared, files, told)
 
 
@@ -156,16 +164,21 @@ def case(arch: str, asked: argparse.Namespace) -> None:
         trials = recipes(arch, 32 if quick else CASES[arch], epochs, count, levels)
         given = material(arch, trials[0].size, Path(folder), quick, asked.every)
         files = given.files
-        print(f"{arch} at {trials[0].size} px: {count} trials of {epochs} epochs, {given.told}, "
-              f"{levels} level(s) of strength")  # fmt: skip
+        print(
+            f"{arch} at {trials[0].size} px: {count} trials of {epochs} epochs, {given.told}, "
+            f"{levels} level(s) of strength"
+        )
         scores: dict[str, list[str]] = {"peer": [], "ours": []}
 
         def theirs(workers: int = 2) -> float:
             started = time.perf_counter()
             score = peer.search(
-                trials, files["train"], files["dev"], workers=workers,
+                trials,
+                files["train"],
+                files["dev"],
+                workers=workers,
                 pruner=optuna.pruners.NopPruner(),
-            )  # fmt: skip
+            )
             scores["peer"].append(f"{score:.3f}")
             return time.perf_counter() - started
 

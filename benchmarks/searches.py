@@ -30,10 +30,17 @@ CPU = torch.device("cpu")
 SIBLING, AREA = "XR_HUMERUS", "XR_FOREARM"
 SIZE = 96
 SETS = (
-    "arch=cnn", f"size={SIZE}", "head.epochs=1", "finetune.epochs=3", "split.folds=0",
-    "final.head.epochs=1", "final.finetune.epochs=7", "budget.random=6",
-    "budget.pruner.startup=4", "budget.pruner.min_trials=3",
-)  # fmt: skip
+    "arch=cnn",
+    f"size={SIZE}",
+    "head.epochs=1",
+    "finetune.epochs=3",
+    "split.folds=0",
+    "final.head.epochs=1",
+    "final.finetune.epochs=7",
+    "budget.random=6",
+    "budget.pruner.startup=4",
+    "budget.pruner.min_trials=3",
+)
 
 
 def asked(doc: str | None) -> tuple[int, int, int]:

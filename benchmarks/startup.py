@@ -23,10 +23,16 @@ with torch.inference_mode():
     net(torch.zeros(1, 1, 224, 224))
 """
 SMALL = [
-    "arch=resnet18", "pretrained=none", "size=224", "head.epochs=0", "finetune.epochs=1",
-    "final.head.epochs=0", "final.finetune.epochs=1", "search.finetune.depth.high=0",
+    "arch=resnet18",
+    "pretrained=none",
+    "size=224",
+    "head.epochs=0",
+    "finetune.epochs=1",
+    "final.head.epochs=0",
+    "final.finetune.epochs=1",
+    "search.finetune.depth.high=0",
     "finetune.depth=0",
-]  # fmt: skip
+]
 
 
 def call(*words: object) -> float:
@@ -63,8 +69,10 @@ def main() -> None:
         },
     )
     for name, values in light.items():
-        print(f"{name}: {spread(values, '.3f')} s; this / import click "
-              f"{ratio(values, light['import click'])}")  # fmt: skip
+        print(
+            f"{name}: {spread(values, '.3f')} s; this / import click "
+            f"{ratio(values, light['import click'])}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         release, image = released(Path(folder))
         heavy = interleaved(
@@ -75,8 +83,10 @@ def main() -> None:
             },
         )
     for name, values in heavy.items():
-        print(f"{name}: {spread(values)} s; this / forward "
-              f"{ratio(values, heavy['torch, timm, one forward'])}")  # fmt: skip
+        print(
+            f"{name}: {spread(values)} s; this / forward "
+            f"{ratio(values, heavy['torch, timm, one forward'])}"
+        )
 
 
 if __name__ == "__main__":

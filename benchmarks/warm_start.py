@@ -52,10 +52,15 @@ def main() -> None:
             goal = max(without)
             counts = first(without, goal), first(having, goal)
             saved.append(counts[0] - counts[1])
-            print(f"{seed:>4}  {goal:.3f}           {counts[0]:>4} {counts[1]:>4}  {saved[-1]:>+4}"
-                  f"   {goal:.3f} {max(having):.3f}", flush=True)  # fmt: skip
-    print(f"trials saved of {trials}: mean {np.mean(saved):+.1f}, median {np.median(saved):+.0f}, "
-          f"range {min(saved):+d} to {max(saved):+d}")  # fmt: skip
+            print(
+                f"{seed:>4}  {goal:.3f}           {counts[0]:>4} {counts[1]:>4}  {saved[-1]:>+4}"
+                f"   {goal:.3f} {max(having):.3f}",
+                flush=True,
+            )
+    print(
+        f"trials saved of {trials}: mean {np.mean(saved):+.1f}, median {np.median(saved):+.0f}, "
+        f"range {min(saved):+d} to {max(saved):+d}"
+    )
 
 
 if __name__ == "__main__":

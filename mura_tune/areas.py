@@ -9,8 +9,14 @@ from mura_tune.recipe import Recipe
 from mura_tune.strict import check
 
 AREAS = (
-    "XR_ELBOW", "XR_FINGER", "XR_FOREARM", "XR_HAND", "XR_HUMERUS", "XR_SHOULDER", "XR_WRIST",
-)  # fmt: skip
+    "XR_ELBOW",
+    "XR_FINGER",
+    "XR_FOREARM",
+    "XR_HAND",
+    "XR_HUMERUS",
+    "XR_SHOULDER",
+    "XR_WRIST",
+)
 # Areas that stand for every area of a dataset at once, and the files of their studies.
 ALL, ROUTER, MULTITASK = "ALL", "router", "multitask"
 WHOLE = {ALL: "pooled", ROUTER: "router", MULTITASK: "multitask"}

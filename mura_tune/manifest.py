@@ -51,8 +51,10 @@ def parse(raw: Any, source: object) -> dict[str, Any]:
         schema = raw.get("schema")
         whole(1)(schema, "schema")
         if schema > SCHEMA:
-            raise InputError(f"{source}: schema {schema}; this version reads 1 and {SCHEMA}, use "
-                             "the one that made it")  # fmt: skip
+            raise InputError(
+                f"{source}: schema {schema}; this version reads 1 and {SCHEMA}, use "
+                "the one that made it"
+            )
         values = dict(raw)
         if schema == 1:
             record(threshold=_THRESHOLD)(values, "")
@@ -73,8 +75,10 @@ def require(manifest: Mapping[str, Any], source: object, *paths: str) -> None:
     lacking = [one for one in missing(manifest) if any(_within(one, path) for path in paths)]
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        raise InputError(f"{source}: lacks {lacking[0]}{more}, which an older version did not "
-                         "store; run 'mura finalize' again")  # fmt: skip
+        raise InputError(
+            f"{source}: lacks {lacking[0]}{more}, which an older version did not "
+            "store; run 'mura finalize' again"
+        )
 
 
 def missing(manifest: Mapping[str, Any]) -> tuple[str, ...]:
@@ -108,8 +112,12 @@ def whole(low: int = 0, high: int = _LARGEST) -> Check:
     """A whole number within bounds."""
 
     def test(value: Any, where: str) -> None:
-        check(type(value) is int and low <= value <= high, where, value,
-              f"a whole number from {low} to {high}")  # fmt: skip
+        check(
+            type(value) is int and low <= value <= high,
+            where,
+            value,
+            f"a whole number from {low} to {high}",
+        )
 
     return test
 
@@ -247,8 +255,12 @@ def _check_agreement(values: Mapping[str, Any], task: str) -> None:
         check(
             outputs == wanted, "outputs", outputs, f"{wanted}: what {len(areas or ())} areas take"
         )
-    check(len(set(values["members"])) == len(values["members"]), "members", values["members"],
-          "files that differ")  # fmt: skip
+    check(
+        len(set(values["members"])) == len(values["members"]),
+        "members",
+        values["members"],
+        "files that differ",
+    )
     golden = values.get("golden")
     if golden is not None:
         fits = len(golden) == 3 and all(len(row) == outputs for row in golden)
@@ -271,8 +283,12 @@ def _check_story(values: Mapping[str, Any]) -> None:
     training = values.get("training")
     if training:
         numbers = [epoch["number"] for epoch in training["epochs"]]
-        check(training["best_epoch"] in numbers, "training.best_epoch", training["best_epoch"],
-              "the number of one of the epochs")  # fmt: skip
+        check(
+            training["best_epoch"] in numbers,
+            "training.best_epoch",
+            training["best_epoch"],
+            "the number of one of the epochs",
+        )
     if "seeds" in values:
         released = [run for run in values["seeds"]["runs"] if run["released"]]
         check(bool(released), "seeds.runs", len(values["seeds"]["runs"]), "one released or more")
@@ -280,8 +296,12 @@ def _check_story(values: Mapping[str, Any]) -> None:
     if counts:
         check("train" in counts, "data.counts", [*counts], "counts of train and others")
         for part, own in counts.items():
-            check(set(own) == set(counts["train"]), f"data.counts.{part}", [*own],
-                  f"counts of {', '.join(counts['train'])}")  # fmt: skip
+            check(
+                set(own) == set(counts["train"]),
+                f"data.counts.{part}",
+                [*own],
+                f"counts of {', '.join(counts['train'])}",
+            )
 
 
 _SHARE = number(0, 1)
@@ -320,13 +340,20 @@ _MEASURED = Fields(
 _BOTH = Fields({"body_part": record(**_RECOGNISED)})
 _ROUTED = Fields({**_PART, **_RECOGNISED, "abstain": _DOUBT})
 _EPOCH = record(
-    number=whole(1), phase=whole(), depth=whole(), loss=number(-1e30, 1e30), score=number(-1, 1),
+    number=whole(1),
+    phase=whole(),
+    depth=whole(),
+    loss=number(-1e30, 1e30),
+    score=number(-1, 1),
     seconds=number(0),
-)  # fmt: skip
+)
 _RUN = record(
-    seed=whole(0, 2**32), best_epoch=whole(1), released=flag, dev_score=estimate,
+    seed=whole(0, 2**32),
+    best_epoch=whole(1),
+    released=flag,
+    dev_score=estimate,
     test_score=estimate,
-)  # fmt: skip
+)
 _RANGE = record(**dict.fromkeys(("mean", "low", "high"), number(-1, 1)), sd=number(0))
 _CORE: Table = {
     "schema": whole(),

@@ -21,9 +21,13 @@ SCHEDULES = ("cosine", "plateau", "constant")
 HEAD_INITS = ("random", "small")
 SIZES = range(16, 1024 + 1)  # pixels a side
 CHOICES = {
-    "loss": LOSSES, "sampling": SAMPLINGS, "optimiser": OPTIMISERS, "schedule": SCHEDULES,
-    "monitor": MONITORS, "head_init": HEAD_INITS,
-}  # fmt: skip
+    "loss": LOSSES,
+    "sampling": SAMPLINGS,
+    "optimiser": OPTIMISERS,
+    "schedule": SCHEDULES,
+    "monitor": MONITORS,
+    "head_init": HEAD_INITS,
+}
 # Fields whose legal values depend on one another: a search is refused if it could combine
 # values of these that no recipe may have together.
 COUPLED = ("schedule", "plateau_patience", "patience")
@@ -84,8 +88,12 @@ class Recipe:
         check(bool(self.arch), "arch", self.arch, "the name of a network")
         within = f"between {SIZES[0]} and {SIZES[-1]} pixels"
         check(self.size in SIZES, "size", self.size, within)
-        check(2 <= self.batch <= MOST, "batch", self.batch,
-              f"2 or more (BatchNorm needs two images), at most {MOST}")  # fmt: skip
+        check(
+            2 <= self.batch <= MOST,
+            "batch",
+            self.batch,
+            f"2 or more (BatchNorm needs two images), at most {MOST}",
+        )
         check(0 <= self.augment <= 1, "augment", self.augment, "between 0 and 1")
         check(0 < self.class_weight < math.inf, "class_weight", self.class_weight, "above 0")
         check(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
@@ -98,14 +106,22 @@ class Recipe:
         check(0 <= self.focal_gamma < math.inf, "focal_gamma", self.focal_gamma, "0 or more")
         check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0, at most 1")
         check(0 <= self.warmup < 1, "warmup", self.warmup, "0 or more, below 1")
-        check(1 <= self.plateau_patience <= MOST, "plateau_patience", self.plateau_patience,
-              f"1 or more, at most {MOST}")  # fmt: skip
+        check(
+            1 <= self.plateau_patience <= MOST,
+            "plateau_patience",
+            self.plateau_patience,
+            f"1 or more, at most {MOST}",
+        )
         check(0 < self.plateau_factor < 1, "plateau_factor", self.plateau_factor, "inside 0 to 1")
         check(0 <= self.consistency < math.inf, "consistency", self.consistency, "0 or more")
         if self.schedule == "plateau" and self.patience > 0:
             wanted = f"below patience ({self.patience}): the run would stop before its rate falls"
-            check(self.plateau_patience < self.patience, "plateau_patience", self.plateau_patience,
-                  wanted)  # fmt: skip
+            check(
+                self.plateau_patience < self.patience,
+                "plateau_patience",
+                self.plateau_patience,
+                wanted,
+            )
         total = self.head.epochs + self.finetune.epochs
         check(total > 0, "head.epochs + finetune.epochs", total, "1 or more")
 

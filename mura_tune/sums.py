@@ -65,8 +65,9 @@ def check_file(folder: Path, name: str, listed: Mapping[str, str]) -> None:
     if not file.is_file():
         raise InputError(f"{file}: listed in {SUMS} and missing; fetch the release again")
     if sha256(file) != listed[name]:
-        raise InputError(f"{file}: not as released (its sha256 differs from {SUMS}); "
-                         "fetch the release again")  # fmt: skip
+        raise InputError(
+            f"{file}: not as released (its sha256 differs from {SUMS}); fetch the release again"
+        )
 
 
 def check(folder: Path) -> dict[str, str]:
@@ -82,8 +83,10 @@ def check(folder: Path) -> dict[str, str]:
         check_file(folder, name, listed)
     for file in sorted(folder.iterdir()):
         if file.name not in listed and file.name != SUMS and not file.name.startswith("."):
-            raise InputError(f"{file}: not listed in {SUMS}, so no part of this release; move it "
-                             "elsewhere, or fetch the release again")  # fmt: skip
+            raise InputError(
+                f"{file}: not listed in {SUMS}, so no part of this release; move it "
+                "elsewhere, or fetch the release again"
+            )
     return listed
 
 

@@ -44,10 +44,16 @@ KINDS = ("SQLite", "PostgreSQL")
 SETS = [
     f"--set={item}"
     for item in (
-        "arch=cnn", "size=32", "pretrained=none", "finetune.epochs=3", "batch=16",
-        "split.dev=0.3", "split.seed=1", "budget.pruner.startup=4",
+        "arch=cnn",
+        "size=32",
+        "pretrained=none",
+        "finetune.epochs=3",
+        "batch=16",
+        "split.dev=0.3",
+        "split.seed=1",
+        "budget.pruner.startup=4",
     )
-]  # fmt: skip
+]
 GRACE = 5  # seconds
 LULL = 0.3  # seconds from a trial's end to the next kill, on average
 LAST = 0.8  # of all trials have ended when the last kill is due
@@ -105,9 +111,13 @@ def storm(
     with opened(url) as storage:
         search, again = (trials_of(storage, name) for name in (STUDY, STUDY + CONFIRMS))
     return Survived(
-        killed["worker"], killed["command"], time.monotonic() - began, counts(search),
-        counts(again), wrong + amiss(url, trials),
-    )  # fmt: skip
+        killed["worker"],
+        killed["command"],
+        time.monotonic() - began,
+        counts(search),
+        counts(again),
+        wrong + amiss(url, trials),
+    )
 
 
 def amiss(url: str, trials: int, name: str = STUDY) -> list[str]:
@@ -205,18 +215,40 @@ def crowd(number: int, job: Job, urls: Sequence[str]) -> dict[str, list[str]]:
 
 def small(*sets: str) -> config.StudyConfig:
     """A search of two trials that take a fraction of a second."""
-    return config.load(STUDY, ["arch=cnn", "size=32", "pretrained=none", "head.epochs=0",
-                               "finetune.epochs=1", "batch=16", "split.dev=0.3", "split.seed=1",
-                               "budget.trials=2", "budget.confirm.top=0", *sets])  # fmt: skip
+    return config.load(
+        STUDY,
+        [
+            "arch=cnn",
+            "size=32",
+            "pretrained=none",
+            "head.epochs=0",
+            "finetune.epochs=1",
+            "batch=16",
+            "split.dev=0.3",
+            "split.seed=1",
+            "budget.trials=2",
+            "budget.confirm.top=0",
+            *sets,
+        ],
+    )
 
 
 def arguments(
     url: str, data: Path, runs: Path, trials: int, workers: int, grace: int = GRACE
 ) -> list[str]:
     """Of `mura`, for a search that a storm may hit."""
-    return ["tune", STUDY, f"--data={data}", f"--runs={runs}", f"--storage={url}",
-            f"--trials={trials}", f"--workers={workers}", f"--grace={grace}", "--no-artifacts",
-            *SETS]  # fmt: skip
+    return [
+        "tune",
+        STUDY,
+        f"--data={data}",
+        f"--runs={runs}",
+        f"--storage={url}",
+        f"--trials={trials}",
+        f"--workers={workers}",
+        f"--grace={grace}",
+        "--no-artifacts",
+        *SETS,
+    ]
 
 
 def main() -> None:
@@ -234,37 +266,59 @@ def main() -> None:
     try:
         phantom.write(folder / "phantoms", areas=(STUDY,), patients=40, size=96)
         with postgres.server(programs) as server:
-            print(f"{asked.kills} times kill -9, of workers or of the command that started them, "
-                  f"while {asked.workers}\nworkers search {asked.trials} trials and confirm the "
-                  "best; what was cut off was run again\n")  # fmt: skip
+            print(
+                f"{asked.kills} times kill -9, of workers or of the command that started them, "
+                f"while {asked.workers}\nworkers search {asked.trials} trials and confirm the "
+                "best; what was cut off was run again\n"
+            )
             _line("storage", "seed", "workers", "commands", "seconds", "trials", "confirmation")
             for seed, kind in _each(asked.seeds):
                 runs, url = _place(folder, f"storm-{kind}-{seed}", kind, server)
                 args = arguments(url, folder / "phantoms", runs, asked.trials, asked.workers)
-                found = storm(Shell, args, url, runs / "log", trials=asked.trials,
-                              kills=asked.kills, seed=seed)  # fmt: skip
-                _line(kind, seed, found.workers_killed, found.commands_killed,
-                      f"{found.seconds:.0f}", _words(found.search), _words(found.confirmation),
-                      *found.wrong)  # fmt: skip
+                found = storm(
+                    Shell,
+                    args,
+                    url,
+                    runs / "log",
+                    trials=asked.trials,
+                    kills=asked.kills,
+                    seed=seed,
+                )
+                _line(
+                    kind,
+                    seed,
+                    found.workers_killed,
+                    found.commands_killed,
+                    f"{found.seconds:.0f}",
+                    _words(found.search),
+                    _words(found.confirmation),
+                    *found.wrong,
+                )
                 wrong += found.wrong
             dataset = open_dataset(folder / "phantoms")
             prepared = prepare(dataset, STUDY, 32, small().split, folder / "cache")
             job = Job(STUDY, small(), prepared)
-            print(f"\n{asked.starts} processes at one moment on a database that none has seen, "
-                  f"{asked.crowds} times\n")  # fmt: skip
+            print(
+                f"\n{asked.starts} processes at one moment on a database that none has seen, "
+                f"{asked.crowds} times\n"
+            )
             for kind in KINDS:
-                places = [_place(folder, f"crowd-{kind}-{n}", kind, server)
-                          for n in range(asked.crowds)]  # fmt: skip
+                places = [
+                    _place(folder, f"crowd-{kind}-{n}", kind, server) for n in range(asked.crowds)
+                ]
                 crowded = crowd(asked.starts, job, [url for _, url in places])
                 told = [line for lines in crowded.values() for line in lines]
                 print(f"{kind:10}  " + ("; ".join(told) or "each time one study, two trials"))
                 wrong += told
     finally:
         shutil.rmtree(folder)
-    print("\nSomething is wrong." if wrong else
-          "\nNothing is wrong: each count is exact, no two trials share a slot, none is running, "
-          "each has\nits recipe and each finished one its interval, the confirmation is complete, "
-          "no process is left.")  # fmt: skip
+    print(
+        "\nSomething is wrong."
+        if wrong
+        else "\nNothing is wrong: each count is exact, no two trials share a slot, none is "
+        "running, each has\nits recipe and each finished one its interval, the "
+        "confirmation is complete, no process is left."
+    )
     sys.exit(bool(wrong))
 
 
@@ -278,10 +332,13 @@ def _place(folder: Path, name: str, kind: str, server: postgres.Server) -> tuple
     return folder / name, url_of(str(folder / name / "s.db")) if kind == "SQLite" else server.url()
 
 
-def _line(kind: str, seed: object, workers: object, commands: object, seconds: str,
-          *rest: str) -> None:  # fmt: skip
-    print(f"{kind:10}  {seed!s:4}  {workers!s:7}  {commands!s:8}  {seconds:>7}  "
-          + "; ".join(rest), flush=True)  # fmt: skip
+def _line(
+    kind: str, seed: object, workers: object, commands: object, seconds: str, *rest: str
+) -> None:
+    print(
+        f"{kind:10}  {seed!s:4}  {workers!s:7}  {commands!s:8}  {seconds:>7}  " + "; ".join(rest),
+        flush=True,
+    )
 
 
 def _words(ended: dict[str, int]) -> str:

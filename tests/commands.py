@@ -74,8 +74,11 @@ class Shell(Command):
         with log.open("a") as said:
             self._process = subprocess.Popen(
                 [Path(sys.executable).with_name("mura"), *args],
-                stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
         self.pid = self._process.pid
 
     def code(self) -> int | None:
@@ -84,8 +87,11 @@ class Shell(Command):
     def workers(self) -> list[int]:
         # Of the command's children one is the fork server; those of that one are the workers.
         session = self._session()
-        return [pid for pid, (parent, _) in session.items()
-                if parent in session and self.pid not in (pid, parent)]  # fmt: skip
+        return [
+            pid
+            for pid, (parent, _) in session.items()
+            if parent in session and self.pid not in (pid, parent)
+        ]
 
     def left(self) -> list[int]:
         return list(self._session())
@@ -119,8 +125,11 @@ class Forked(Command):
 
     def workers(self) -> list[int]:
         server = vars(forkserver._forkserver)["_forkserver_pid"]
-        return [pid for pid, (parent, _) in processes().items()
-                if parent == server and pid not in self._commands]  # fmt: skip
+        return [
+            pid
+            for pid, (parent, _) in processes().items()
+            if parent == server and pid not in self._commands
+        ]
 
     def left(self) -> list[int]:
         return [pid for pid in (self.pid, *self.workers()) if pid in processes()]

@@ -33,11 +33,17 @@ CPU = torch.device("cpu")
 TINY = [
     f"--set={item}"
     for item in (
-        "arch=cnn", "size=32", "pretrained=none", "finetune.epochs=2",
-        "final.finetune.epochs=2", "final.head.epochs=1", "batch=16", "split.dev=0.3",
+        "arch=cnn",
+        "size=32",
+        "pretrained=none",
+        "finetune.epochs=2",
+        "final.finetune.epochs=2",
+        "final.head.epochs=1",
+        "batch=16",
+        "split.dev=0.3",
         "split.seed=1",
     )
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)

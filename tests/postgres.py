@@ -19,8 +19,14 @@ from sqlalchemy.engine import make_url
 
 USER = "postgres"  # Debian's; the server refuses to run as root
 # A crash of the machine may lose what is written here, and nothing else can reach it.
-SETTINGS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300",
-            "listen_addresses=", "autovacuum=off")  # fmt: skip
+SETTINGS = (
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "max_connections=300",
+    "listen_addresses=",
+    "autovacuum=off",
+)
 
 # Ends with whoever started it, however that ends: then nothing holds the other end of its stdin.
 KEEPER = '"$@" & read -r line; kill -QUIT $!; wait; rm -rf "$0"'
@@ -30,8 +36,10 @@ def binaries() -> Path | None:
     """The folder of the newest `initdb` and `postgres`; None where there is none."""
     if on_path := shutil.which("initdb"):
         return Path(on_path).resolve().parent
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"),
-                   key=lambda path: float(path.parent.parent.name))  # fmt: skip
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+        key=lambda path: float(path.parent.parent.name),
+    )
     return found[-1].parent if found else None
 
 
@@ -84,18 +92,44 @@ def server(programs: Path) -> Iterator[Server]:
     log = folder / "log"
     try:
         subprocess.run(
-            [programs / "initdb", "--pgdata", folder / "data", "--username", USER, "--no-sync",
-             "--auth=trust", "--encoding=UTF8", "--locale=C"],
-            check=True, capture_output=True, cwd=folder, **who,
-        )  # fmt: skip
+            [
+                programs / "initdb",
+                "--pgdata",
+                folder / "data",
+                "--username",
+                USER,
+                "--no-sync",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+            ],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            **who,
+        )
         settings = [word for one in SETTINGS for word in ("-c", one)]
         with log.open("w") as told:
             process = subprocess.Popen(
-                ["sh", "-c", KEEPER, folder, programs / "postgres", "-D", folder / "data",
-                 "-k", folder, *settings],
-                stdin=subprocess.PIPE, stdout=told, stderr=told, cwd=folder,
-                start_new_session=True, **who,
-            )  # fmt: skip
+                [
+                    "sh",
+                    "-c",
+                    KEEPER,
+                    folder,
+                    programs / "postgres",
+                    "-D",
+                    folder / "data",
+                    "-k",
+                    folder,
+                    *settings,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=told,
+                stderr=told,
+                cwd=folder,
+                start_new_session=True,
+                **who,
+            )
         with process:  # closes its stdin, and waits
             yield _ready(Server(folder), log)
     finally:

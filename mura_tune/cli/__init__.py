@@ -42,9 +42,24 @@ def mura() -> None:
 
 
 for verb in (
-    phantom, check, cache, tune, best, ablate, show, dashboard, study, finalize, evaluate, compare,
-    report, verify, export, infer, explain,
-):  # fmt: skip
+    phantom,
+    check,
+    cache,
+    tune,
+    best,
+    ablate,
+    show,
+    dashboard,
+    study,
+    finalize,
+    evaluate,
+    compare,
+    report,
+    verify,
+    export,
+    infer,
+    explain,
+):
     mura.add_command(verb)
 
 

@@ -77,8 +77,10 @@ def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
     console.report(as_json, found.to_json, found.summary)
     useless = [f for f in found.findings if f.kind in ("unreadable", "blank")]
     if strict and useless:
-        raise InputError(f"{data}: {len(useless)} unreadable or blank image(s), {useless[0].path} "
-                         "first; replace them, or leave --strict out")  # fmt: skip
+        raise InputError(
+            f"{data}: {len(useless)} unreadable or blank image(s), {useless[0].path} "
+            "first; replace them, or leave --strict out"
+        )
 
 
 @click.command(short_help="Decode an area's images once (tune does it by itself).")

@@ -13,11 +13,18 @@ from mura_tune.cli.options import base_url_option, json_option, release_at, rele
 @click.command(short_help="Write a release as one file for other programs.")
 @release_option
 @base_url_option
-@click.option("--to", "kind", required=True,
-              type=click.Choice(["pt", "joblib", "onnx", "safetensors"]),
-              help="pt: model_state for three ImageNet-normalised channels.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path),
-              help="The file to write.  [default: AREA_FINAL_best.pt, AREA.onnx, …]")  # fmt: skip
+@click.option(
+    "--to",
+    "kind",
+    required=True,
+    type=click.Choice(["pt", "joblib", "onnx", "safetensors"]),
+    help="pt: model_state for three ImageNet-normalised channels.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The file to write.  [default: AREA_FINAL_best.pt, AREA.onnx, …]",
+)
 @json_option
 def export(release: str, base_url: str | None, kind: str, out: Path | None, as_json: bool) -> None:
     """Write a release as one file for other programs, its calibration folded in.

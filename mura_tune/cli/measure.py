@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Measure a release on studies that no search has read.")
 @click.option("--release", help="Its folder, its URL, or its name under BASE_URL.")
-@click.option("--routed", is_flag=True,
-              help="Measure the router and every area's release as one.")  # fmt: skip
+@click.option("--routed", is_flag=True, help="Measure the router and every area's release as one.")
 @base_url_option
 @data_option
 @runs_option
@@ -41,14 +40,25 @@ if TYPE_CHECKING:
 @device_option
 @strict_option
 @click.option(
-    "--layout", type=click.Choice(["mura", "folders"]), default="mura", show_default=True,
+    "--layout",
+    type=click.Choice(["mura", "folders"]),
+    default="mura",
+    show_default=True,
     help="folders: an external set, {train,val,test}/{fractured,not fractured}.",
-)  # fmt: skip
+)
 @json_option
 def evaluate(
-    release: str | None, routed: bool, base_url: str | None, data: Path, runs: Path,
-    releases: Path, device: str, strict: bool, layout: str, as_json: bool,
-) -> None:  # fmt: skip
+    release: str | None,
+    routed: bool,
+    base_url: str | None,
+    data: Path,
+    runs: Path,
+    releases: Path,
+    device: str,
+    strict: bool,
+    layout: str,
+    as_json: bool,
+) -> None:
     """Measure a release on the published `valid` studies, which no search has read.
 
     --routed measures what `infer --area auto` does: the AUC over all areas where each study is
@@ -92,9 +102,15 @@ def evaluate(
 @strict_option
 @json_option
 def compare(
-    first: str, second: str, base_url: str | None, data: Path, runs: Path, device: str,
-    strict: bool, as_json: bool,
-) -> None:  # fmt: skip
+    first: str,
+    second: str,
+    base_url: str | None,
+    data: Path,
+    runs: Path,
+    device: str,
+    strict: bool,
+    as_json: bool,
+) -> None:
     """Say by how much the release FIRST beats SECOND on the same test studies, and how surely.
 
     Each is a folder, a URL, or a name under BASE_URL.
@@ -109,9 +125,10 @@ def compare(
         kinds.append(kind)
         areas.append(loaded.manifest["area"])
         if kind.compare is not kinds[0].compare:
-            raise InputError(f"{first} is for {areas[0]} and {second} for {areas[1]}: one tells "
-                             "areas apart and one what is abnormal; name two of one kind"
-                             )  # fmt: skip
+            raise InputError(
+                f"{first} is for {areas[0]} and {second} for {areas[1]}: one tells "
+                "areas apart and one what is abnormal; name two of one kind"
+            )
         chosen = kind.stored(loaded.manifest)
         measured.append(kind.measure(loaded.net, prepared, "test", chosen))
     area = " and ".join(dict.fromkeys(areas))
@@ -126,15 +143,30 @@ def compare(
 @runs_option
 @device_option
 @strict_option
-@click.option("--cases", type=click.IntRange(0, 24), default=6, show_default=True,
-              help="Studies shown of each kind of error; 0: no radiographs.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path),
-              help="Write the page there, and leave the release as it is.")  # fmt: skip
+@click.option(
+    "--cases",
+    type=click.IntRange(0, 24),
+    default=6,
+    show_default=True,
+    help="Studies shown of each kind of error; 0: no radiographs.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the page there, and leave the release as it is.",
+)
 @json_option
 def report(
-    release: str, base_url: str | None, data: Path, runs: Path, device: str, strict: bool,
-    cases: int, out: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    release: str,
+    base_url: str | None,
+    data: Path,
+    runs: Path,
+    device: str,
+    strict: bool,
+    cases: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """Write a release's report.html again, and index.html and RESULTS.md beside the releases.
 
     `finalize` writes them too. A release that was fetched stays as it is: name the page by --out.
@@ -150,8 +182,10 @@ def report(
 
     folder = release_at(release, base_url)
     if not out and is_fetched(folder):
-        raise InputError(f"{release}: fetched, and stays as it was fetched; name a file for the "
-                         "page by --out report.html")  # fmt: skip
+        raise InputError(
+            f"{release}: fetched, and stays as it was fetched; name a file for the "
+            "page by --out report.html"
+        )
     if not out and folder.is_dir():
         check_place(folder)
     files.writable(out or folder.parent / f".{folder.name}.new")
@@ -211,8 +245,10 @@ def _require_kind(release: Bundle, *, router: bool) -> None:
 
     if (release.manifest["task"] == PART.name) != router:
         wanted = "a router" if router else "a release that tells what is abnormal"
-        raise InputError(f"{release.folder}: of task {release.manifest['task']}, where {wanted} "
-                         "is needed; put the right release there")  # fmt: skip
+        raise InputError(
+            f"{release.folder}: of task {release.manifest['task']}, where {wanted} "
+            "is needed; put the right release there"
+        )
 
 
 def _with_data(
@@ -237,8 +273,11 @@ def _with_data(
 @click.command(short_help="Check a release: every byte, and what it answers.")
 @click.argument("release")
 @base_url_option
-@click.option("--data", type=click.Path(path_type=Path),
-              help="Also check that it was made with this dataset and its split.")  # fmt: skip
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Also check that it was made with this dataset and its split.",
+)
 @runs_option
 @json_option
 def verify(

@@ -36,34 +36,47 @@ class Number(click.FloatRange):
 
 def _path(flag: str, env: str, default: str, what: str) -> Callable[[F], F]:
     return click.option(
-        flag, envvar=env, default=default, show_default=True, show_envvar=True,
-        type=click.Path(path_type=Path), help=what,
-    )  # fmt: skip
+        flag,
+        envvar=env,
+        default=default,
+        show_default=True,
+        show_envvar=True,
+        type=click.Path(path_type=Path),
+        help=what,
+    )
 
 
 data_option = _path("--data", "MURA_DATA", "data/MURA-v1.1", "Dataset: a folder, or a table .csv.")
 runs_option = _path("--runs", "MURA_RUNS", "runs", "Where studies and the cache are written.")
 releases_option = _path("--releases", "MURA_RELEASES", "releases", "Where releases are written.")
 base_url_option = click.option(
-    "--base-url", envvar="MURA_BASE_URL", show_envvar=True,
+    "--base-url",
+    envvar="MURA_BASE_URL",
+    show_envvar=True,
     help="Where releases that are not here are fetched from, by name, into the user's cache.  "
     "[default: base_url in ~/.config/mura-tune/config.yaml]",
-)  # fmt: skip
+)
 release_option = click.option(
     "--release", required=True, help="Its folder, its URL, or its name under BASE_URL."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 storage_option = click.option(
-    "--storage", envvar="MURA_STORAGE", show_envvar=True, default=None,
+    "--storage",
+    envvar="MURA_STORAGE",
+    show_envvar=True,
+    default=None,
     help="Study database: a file on a local disk, or postgresql+psycopg://USER@HOST/DB. Other "
     "disks are refused unless MURA_LOCAL_DISKS names their kind, such as 9p.  "
     "[default: RUNS/studies.db]",
-)  # fmt: skip
+)
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE",
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
     help="Change one value of the study, such as finetune.lr=3.0e-4 or budget.pruner.name=none; "
     "stored with it. Repeat for more.",
-)  # fmt: skip
+)
 device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, … or auto."
 )

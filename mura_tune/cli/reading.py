@@ -30,23 +30,37 @@ if TYPE_CHECKING:
 
 
 images_option = click.option(
-    "--image", "images", multiple=True, required=True, type=click.Path(path_type=Path),
+    "--image",
+    "images",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
     help="A view of the study; repeat for more.",
-)  # fmt: skip
+)
 area_option = click.option("--area", help="What the study shows, such as XR_WRIST.")
 release_option = click.option(
     "--release",
     help="The release's folder or its URL, or a checkpoint AREA_FINAL_best.pt.  "
     "[default: RELEASES/AREA, else BASE_URL/AREA]",
-)  # fmt: skip
+)
 
 
 @click.command(short_help="Give a study's probability of being abnormal.")
 @click.argument("studies", required=False, type=click.Path(path_type=Path))
-@click.option("--image", "images", multiple=True, type=click.Path(path_type=Path),
-              help="A view of one study; repeat for more.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), default="answers.csv", show_default=True,
-              help="For STUDIES: the .csv or .json to write, or to go on with.")  # fmt: skip
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A view of one study; repeat for more.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="answers.csv",
+    show_default=True,
+    help="For STUDIES: the .csv or .json to write, or to go on with.",
+)
 @area_option
 @release_option
 @releases_option
@@ -55,10 +69,17 @@ release_option = click.option(
 @device_option
 @json_option
 def infer(
-    studies: Path | None, images: tuple[Path, ...], out: Path, area: str | None,
-    release: str | None, releases: Path, base_url: str | None, threshold: float | None,
-    device: str, as_json: bool,
-) -> None:  # fmt: skip
+    studies: Path | None,
+    images: tuple[Path, ...],
+    out: Path,
+    area: str | None,
+    release: str | None,
+    releases: Path,
+    base_url: str | None,
+    threshold: float | None,
+    device: str,
+    as_json: bool,
+) -> None:
     """Give a study's probability of being abnormal, from all of its views.
 
     One study by its --image files; or STUDIES, a folder whose folders with images are studies, or a
@@ -110,9 +131,12 @@ def infer(
 
 
 def _reader(
-    folder: Path | None, area: str | None, find: Callable[[str], Path], device: torch.device,
+    folder: Path | None,
+    area: str | None,
+    find: Callable[[str], Path],
+    device: torch.device,
     threshold: float | None,
-) -> Reader:  # fmt: skip
+) -> Reader:
     """What answers many studies: a release, a router, or (no folder) the one after the other."""
     from mura_tune.areas import ROUTER
     from mura_tune.reading.readers import Chain, Parts, Single
@@ -137,16 +161,31 @@ def _reader(
 @release_option
 @releases_option
 @base_url_option
-@click.option("--out", default="explanation.png", show_default=True,
-              type=click.Path(path_type=Path), help="The picture to write.")  # fmt: skip
-@click.option("--deletion", is_flag=True,
-              help="Also measure how the probability falls without the map's pixels.")  # fmt: skip
+@click.option(
+    "--out",
+    default="explanation.png",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The picture to write.",
+)
+@click.option(
+    "--deletion",
+    is_flag=True,
+    help="Also measure how the probability falls without the map's pixels.",
+)
 @device_option
 @json_option
 def explain(
-    images: tuple[Path, ...], area: str | None, release: str | None, releases: Path,
-    base_url: str | None, out: Path, deletion: bool, device: str, as_json: bool,
-) -> None:  # fmt: skip
+    images: tuple[Path, ...],
+    area: str | None,
+    release: str | None,
+    releases: Path,
+    base_url: str | None,
+    out: Path,
+    deletion: bool,
+    device: str,
+    as_json: bool,
+) -> None:
     """Draw where each view of a study speaks for abnormal: Grad-CAM beside the radiograph.
 
     AREA `auto` asks the router which area it is, as `infer` does, and explains with that area's
@@ -177,12 +216,18 @@ def explain(
             console.note(fallback)
     else:
         folder = place(release, area, releases, base_url, console.note)
-    reader = Router(folder, device_of(device)) if area == ROUTER else _predictor(
-        folder, area, device_of(device))  # fmt: skip
+    reader = (
+        Router(folder, device_of(device))
+        if area == ROUTER
+        else _predictor(folder, area, device_of(device))
+    )
     found = look(reader, images, deletion=deletion)
     found.save(out)
-    console.report(as_json, lambda: found.to_json() | {"out": str(out)},
-                   lambda: f"{found.describe()}\n{out}: each view beside its map")  # fmt: skip
+    console.report(
+        as_json,
+        lambda: found.to_json() | {"out": str(out)},
+        lambda: f"{found.describe()}\n{out}: each view beside its map",
+    )
 
 
 def _only_auto(release: str | None) -> None:

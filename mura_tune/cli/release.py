@@ -30,15 +30,28 @@ from mura_tune.cli.options import (
 @releases_option
 @storage_option
 @device_option
-@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True,
-              help="Train so many; release the best on dev, and tell their spread.")  # fmt: skip
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Train so many; release the best on dev, and tell their spread.",
+)
 @click.option("--ensemble", is_flag=True, help="Release the mean of all seeds instead.")
 @strict_option
 @json_option
 def finalize(
-    area: str | None, data: Path, runs: Path, releases: Path, storage: str | None, device: str,
-    seeds: int, ensemble: bool, strict: bool, as_json: bool,
-) -> None:  # fmt: skip
+    area: str | None,
+    data: Path,
+    runs: Path,
+    releases: Path,
+    storage: str | None,
+    device: str,
+    seeds: int,
+    ensemble: bool,
+    strict: bool,
+    as_json: bool,
+) -> None:
     """Train the best recipe of a study at length and write its release.
 
     Killed, the same line goes on from the last whole epoch (RUNS/finals holds it until then).
@@ -74,11 +87,19 @@ def finalize(
                 kept = Checkpoints(finals, prepared, console.note)
                 total = final_recipe(found).epochs * seeds
                 with Epochs(f"finalize {name}", total, found.monitor) as epochs:
-                    made.append(release(
-                        found, prepared, folder, device_of(device), seeds=seeds,
-                        released=everyone if ensemble else strongest, on_epoch=epochs.epoch,
-                        memory=kept.of, dataset=name_of(data),
-                    ))  # fmt: skip
+                    made.append(
+                        release(
+                            found,
+                            prepared,
+                            folder,
+                            device_of(device),
+                            seeds=seeds,
+                            released=everyone if ensemble else strongest,
+                            on_epoch=epochs.epoch,
+                            memory=kept.of,
+                            dataset=name_of(data),
+                        )
+                    )
                 held.append(kept)
             except MuraError as error:
                 if area:

@@ -35,27 +35,68 @@ from mura_tune.lines import command
 @storage_option
 @study_option
 @click.option("--trials", type=click.IntRange(1), help="How many in total, finished or pruned.")
-@click.option("--workers", type=click.IntRange(1, 1000), default=1, show_default=True,
-              help="Processes that search at once; they share the CPU cores.")  # fmt: skip
-@click.option("--devices", "--device", default="auto", show_default=True,
-              help="Where workers train, in turn: cpu, cuda, or cuda:0,cuda:1.")  # fmt: skip
-@click.option("--warm-start", default="auto", show_default=True, metavar="auto|none|STUDY,STUDY",
-              help="Try the confirmed winners of these studies early.")  # fmt: skip
-@click.option("--allow-space-change", is_flag=True,
-              help="Go on with other ranges than the study was started with.")  # fmt: skip
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Processes that search at once; they share the CPU cores.",
+)
+@click.option(
+    "--devices",
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where workers train, in turn: cpu, cuda, or cuda:0,cuda:1.",
+)
+@click.option(
+    "--warm-start",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|STUDY,STUDY",
+    help="Try the confirmed winners of these studies early.",
+)
+@click.option(
+    "--allow-space-change",
+    is_flag=True,
+    help="Go on with other ranges than the study was started with.",
+)
 @click.option("--no-artifacts", is_flag=True, help="No pictures of trials for the dashboard.")
-@click.option("--feature-gb", type=Number(0), default=20.0, show_default=True,
-              help="Disk for what frozen stages compute, shared by trials; 0 = none.")  # fmt: skip
-@click.option("--grace", type=click.IntRange(2, 10**6), default=300, show_default=True,
-              help="Seconds a worker may be silent before its trial is run again.")  # fmt: skip
+@click.option(
+    "--feature-gb",
+    type=Number(0),
+    default=20.0,
+    show_default=True,
+    help="Disk for what frozen stages compute, shared by trials; 0 = none.",
+)
+@click.option(
+    "--grace",
+    type=click.IntRange(2, 10**6),
+    default=300,
+    show_default=True,
+    help="Seconds a worker may be silent before its trial is run again.",
+)
 @set_option
 @strict_option
 @json_option
 def tune(
-    area: str, data: Path, runs: Path, storage: str | None, name: str | None, trials: int | None,
-    workers: int, devices: str, warm_start: str, allow_space_change: bool, no_artifacts: bool,
-    feature_gb: float, grace: int, overrides: tuple[str, ...], strict: bool, as_json: bool,
-) -> None:  # fmt: skip
+    area: str,
+    data: Path,
+    runs: Path,
+    storage: str | None,
+    name: str | None,
+    trials: int | None,
+    workers: int,
+    devices: str,
+    warm_start: str,
+    allow_space_change: bool,
+    no_artifacts: bool,
+    feature_gb: float,
+    grace: int,
+    overrides: tuple[str, ...],
+    strict: bool,
+    as_json: bool,
+) -> None:
     """Search the recipe of AREA: until there are N trials, however often this is called.
 
     AREA is an area of the dataset, or `ALL` (capitals): one model for all areas together. `all`
@@ -82,10 +123,13 @@ def tune(
     crew = crews.Crew(workers, tuple(device_of(d) for d in devices.split(",")))
     url = url_of(storage, runs)
     how = How(
-        url, grace, warm_start,
+        url,
+        grace,
+        warm_start,
         artifacts=None if no_artifacts else runs / "artifacts",
-        features=runs / "features" if feature_gb else None, feature_bytes=int(feature_gb * 10**9),
-    )  # fmt: skip
+        features=runs / "features" if feature_gb else None,
+        feature_bytes=int(feature_gb * 10**9),
+    )
     jobs: list[Job] = []
     since: dict[str, int] = {}
     studies = {
@@ -145,16 +189,27 @@ def best(area: str, runs: Path, storage: str | None, as_json: bool) -> None:
 @click.argument("area")
 @data_option
 @runs_option
-@click.option("--seeds", type=click.IntRange(2, 100), default=3, show_default=True,
-              help="Runs on either side.")  # fmt: skip
+@click.option(
+    "--seeds",
+    type=click.IntRange(2, 100),
+    default=3,
+    show_default=True,
+    help="Runs on either side.",
+)
 @device_option
 @set_option
 @strict_option
 @json_option
 def ablate(
-    area: str, data: Path, runs: Path, seeds: int, device: str, overrides: tuple[str, ...],
-    strict: bool, as_json: bool,
-) -> None:  # fmt: skip
+    area: str,
+    data: Path,
+    runs: Path,
+    seeds: int,
+    device: str,
+    overrides: tuple[str, ...],
+    strict: bool,
+    as_json: bool,
+) -> None:
     """Train AREA (multitask) with and without its second task's loss: is it worth it?
 
     The study file's recipe runs as it is and with aux_weight 0, on the same seeds and epochs; the
@@ -192,14 +247,26 @@ def show(area: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.command(short_help="Look at the searches in the browser.")
 @runs_option
 @storage_option
-@click.option("--host", "hosts", multiple=True, default=("127.0.0.1",), show_default=True,
-              metavar="HOST", help="Name or address of this machine to listen on; 0.0.0.0 listens "
-              "on every network. Only requests that name it are answered: with 127.0.0.1 also "
-              "localhost; with 0.0.0.0 any IP address, localhost and this machine's name. Repeat "
-              "it with each other NAME or NAME:PORT that browsers use, as behind a tunnel or a "
-              "proxy.")  # fmt: skip
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
-              help="0 picks a free one.")  # fmt: skip
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    default=("127.0.0.1",),
+    show_default=True,
+    metavar="HOST",
+    help="Name or address of this machine to listen on; 0.0.0.0 listens "
+    "on every network. Only requests that name it are answered: with 127.0.0.1 also "
+    "localhost; with 0.0.0.0 any IP address, localhost and this machine's name. Repeat "
+    "it with each other NAME or NAME:PORT that browsers use, as behind a tunnel or a "
+    "proxy.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="0 picks a free one.",
+)
 @click.option("--writable", is_flag=True, help="Let the browser rename and delete studies.")
 def dashboard(
     runs: Path, storage: str | None, hosts: tuple[str, ...], port: int, writable: bool
@@ -211,6 +278,12 @@ def dashboard(
     if writable:
         console.note(f"warning: {board.warning(host)}")
     board.serve(
-        url_of(storage, runs), host, port, lambda url: click.echo(f"studies at {url}"),
-        names=names, artifacts=runs / "artifacts", writable=writable, report=console.note,
-    )  # fmt: skip
+        url_of(storage, runs),
+        host,
+        port,
+        lambda url: click.echo(f"studies at {url}"),
+        names=names,
+        artifacts=runs / "artifacts",
+        writable=writable,
+        report=console.note,
+    )

@@ -18,9 +18,19 @@ from mura_tune.lines import printable
 from mura_tune.names import checked_search
 
 KINDS = (
-    "unreadable", "blank", "hidden", "header", "label conflict", "unlabelled", "no images",
-    "two labels", "two splits", "two patients", "near-copy", "not taken",
-)  # fmt: skip
+    "unreadable",
+    "blank",
+    "hidden",
+    "header",
+    "label conflict",
+    "unlabelled",
+    "no images",
+    "two labels",
+    "two splits",
+    "two patients",
+    "near-copy",
+    "not taken",
+)
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _WORDS = ("normal", "abnormal")
 _ROW = "FOLDER/{split}/XR_AREA/PATIENT/STUDY"

@@ -20,9 +20,11 @@ _COLOUR = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV")
 _NATIVE, _SWAPPED = ("L", "B") if sys.byteorder == "little" else ("B", "L")
 # How Pillow is told to unpack 16-bit channels, of which it keeps the high byte; told the other
 # order of bytes, it keeps the low one.
-_LOW = {f"{mode};16{high}": f"{mode};16{low}"
-        for mode in ("RGB", "RGBX", "RGBA")
-        for high, low in (("L", "B"), ("B", "L"), ("N", _SWAPPED))}  # fmt: skip
+_LOW = {
+    f"{mode};16{high}": f"{mode};16{low}"
+    for mode in ("RGB", "RGBX", "RGBA")
+    for high, low in (("L", "B"), ("B", "L"), ("N", _SWAPPED))
+}
 _PPM = "ppm"  # Pillow's decoder where white is not 255
 _TEXT = 1 << 22  # pixels that are read from text: some seconds
 _STRIP = 1 << 20  # pixels that are widened at a time

@@ -126,8 +126,10 @@ def _implant(scene: Scene, plain: float, rng: Rng) -> list[Stroke]:
     if form == "nail":
         s0, s1 = held(half * (4 + 5 * plain))
         bolt = s0 + 0.9 * (s1 - s0)
-        return [(s0, middle, s1, middle, 0.55 * unit),
-                (bolt, middle - half, bolt, middle + half, 0.2 * unit)]  # fmt: skip
+        return [
+            (s0, middle, s1, middle, 0.55 * unit),
+            (bolt, middle - half, bolt, middle + half, 0.2 * unit),
+        ]
     strokes = []
     for _ in range(int(rng.integers(1, 4)) if form == "wires" else 1):
         lean = rng.uniform(0.15, 0.5) * (1 if rng.random() < 0.5 else -1)

@@ -120,8 +120,17 @@ def pose(area: str, size: int, view: int, body: Rng, exam: Rng, shot: Rng) -> Sc
     def put(bone: Bone) -> Placed:
         return _place(bone, to_pixels @ matrices[bone.name], angle, scale * stout)
 
-    scene = Scene((width, height), scale, angle, {site.bone: put(BY_NAME[site.bone])}, site.bone,
-                  share, side, young, fat)  # fmt: skip
+    scene = Scene(
+        (width, height),
+        scale,
+        angle,
+        {site.bone: put(BY_NAME[site.bone])},
+        site.bone,
+        share,
+        side,
+        young,
+        fat,
+    )
     inside = np.array([[0.26], [0.74]]) * scene.size
     to_pixels = _moving(*(np.clip(scene.point, *inside) - scene.point).tolist()) @ to_pixels
     near = (

@@ -15,8 +15,15 @@ from mura_tune.data.images import Record
 _SHA = 32  # bytes of a sha256
 # size, mtime_ns, ctime_ns, file_sha, pixel_sha
 _PACKED = struct.Struct(f"<qqq{_SHA}s{_SHA}s")
-_COLUMNS = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("ctime_ns", "<i8"),
-                     ("file_sha", f"S{_SHA}"), ("pixel_sha", f"S{_SHA}")])  # fmt: skip
+_COLUMNS = np.dtype(
+    [
+        ("size", "<i8"),
+        ("mtime_ns", "<i8"),
+        ("ctime_ns", "<i8"),
+        ("file_sha", f"S{_SHA}"),
+        ("pixel_sha", f"S{_SHA}"),
+    ]
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,26 +32,38 @@ class Ablation:
         """The difference as lines for people."""
         d = self.difference
         pairs = zip(self.seeds, self.with_it, self.without, strict=True)
-        return "\n".join([
-            f"dev, {d.studies} studies of {d.patients} patients; the same recipe, epochs and seeds",
-            *(f"  seed {seed}: study AUC {ours:.3f} with aux_weight {self.weight:g}, "
-              f"{theirs:.3f} with 0" for seed, ours, theirs in pairs),
-            f"  with minus without {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], "
-            f"paired by patient, mean of {len(self.seeds)} seeds",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                f"dev, {d.studies} studies of {d.patients} patients; "
+                "the same recipe, epochs and seeds",
+                *(
+                    f"  seed {seed}: study AUC {ours:.3f} with aux_weight {self.weight:g}, "
+                    f"{theirs:.3f} with 0"
+                    for seed, ours, theirs in pairs
+                ),
+                f"  with minus without {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], "
+                f"paired by patient, mean of {len(self.seeds)} seeds",
+            ]
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "split": "dev", "aux_weight": self.weight, "seeds": list(self.seeds),
-            "with": list(self.with_it), "without": list(self.without),
+            "split": "dev",
+            "aux_weight": self.weight,
+            "seeds": list(self.seeds),
+            "with": list(self.with_it),
+            "without": list(self.without),
             "difference": self.difference.to_json(),
-        }  # fmt: skip
+        }
 
 
 def ablate(
-    prepared: Prepared, recipe: Recipe, seeds: int, device: torch.device,
+    prepared: Prepared,
+    recipe: Recipe,
+    seeds: int,
+    device: torch.device,
     on_epoch: Callable[[Epoch], None],
-) -> Ablation:  # fmt: skip
+) -> Ablation:
     """Train a multi-task recipe `seeds` times as it is and as often with `aux_weight` 0.
 
     Dev also chose each run's epoch, on both sides alike. Test is not read.

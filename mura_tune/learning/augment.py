@@ -82,6 +82,9 @@ def _warp(x_nchw: Tensor, v: Tensor, flip: Tensor) -> Tensor:
     fill(0, cos * flip, shear * cos - sin, v[:, 3] * SHIFT)
     fill(1, sin * flip, shear * sin + cos, v[:, 4] * SHIFT)
     return F.grid_sample(
-        x_nchw, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros",
+        x_nchw,
+        grid.permute(0, 2, 3, 1),
+        mode="bilinear",
+        padding_mode="zeros",
         align_corners=False,
-    )  # fmt: skip
+    )

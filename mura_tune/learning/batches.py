@@ -94,8 +94,10 @@ class Split:
             if len(getattr(self, what)) != n:
                 raise ValueError(f"{what} has {len(getattr(self, what))} rows, pixels {n}")
         if self.pixels.dtype != torch.uint8 or len(self.pixels.shape) != 3:
-            raise ValueError(f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}; "
-                             "they must be uint8 (N, S, S)")  # fmt: skip
+            raise ValueError(
+                f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}; "
+                "they must be uint8 (N, S, S)"
+            )
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -49,8 +49,12 @@ def at_threshold(
 def counts(studies: Studies, threshold: float) -> dict[str, int]:
     """Studies by label and call: true and false positives and negatives."""
     called, abnormal = studies.scores >= threshold, studies.labels == 1
-    pairs = {"tp": called & abnormal, "fp": called & ~abnormal,
-             "fn": ~called & abnormal, "tn": ~called & ~abnormal}  # fmt: skip
+    pairs = {
+        "tp": called & abnormal,
+        "fp": called & ~abnormal,
+        "fn": ~called & abnormal,
+        "tn": ~called & ~abnormal,
+    }
     return {name: int(rows.sum()) for name, rows in pairs.items()}
 
 

@@ -43,9 +43,14 @@ STEPS: dict[type, Callable[[Any], list[Step]]] = {
     EfficientNet: lambda b: [b.conv_stem, b.bn1, *b.blocks, b.conv_head, b.bn2],
     ConvNeXt: lambda b: [b.stem, *b.stages, b.norm_pre],
     VisionTransformer: lambda b: [
-        b.patch_embed, b._pos_embed, b.patch_drop, b.norm_pre, *b.blocks, b.norm
+        b.patch_embed,
+        b._pos_embed,
+        b.patch_drop,
+        b.norm_pre,
+        *b.blocks,
+        b.norm,
     ],
-}  # fmt: skip
+}
 
 
 class Network(nn.Module):
@@ -209,8 +214,10 @@ def _create(
 ) -> nn.Module:
     if arch in OWN:
         if download:
-            raise InputError(f"pretrained: imagenet: {arch} has no ImageNet weights; "
-                             "write pretrained: none or name a file")  # fmt: skip
+            raise InputError(
+                f"pretrained: imagenet: {arch} has no ImageNet weights; "
+                "write pretrained: none or name a file"
+            )
         return OWN[arch](num_classes=outputs, in_chans=channels)
     kind, _, stem = arch.partition("-")
     if kind == HYBRID:
@@ -290,16 +297,19 @@ def _require_patches(body: nn.Module, arch: str, size: int) -> None:
     side = side if isinstance(side, int) else side[0]  # a number in XCiT, else a pair
     if size % side and not getattr(patches, "dynamic_img_pad", False):
         near = [value for value in (size - size % side, size - size % side + side) if value]
-        raise InputError(f"size {size}: {arch} reads patches of {side} px, which do not divide it; "
-                         f"choose {' or '.join(map(str, near))}")  # fmt: skip
+        raise InputError(
+            f"size {size}: {arch} reads patches of {side} px, which do not divide it; "
+            f"choose {' or '.join(map(str, near))}"
+        )
 
 
 def _unfit(arch: str, size: int | None, error: Exception) -> InputError:
     reason = printable(str(error).partition("\n")[0]).rstrip(". ") or "it does not say why"
     about = timm.get_pretrained_cfg(arch)
     own = f", such as {about.input_size[-1]}" if about is not None else ""
-    return InputError(f"size {size}: {arch} takes no images of {size} px ({reason}); "
-                      f"choose another size{own}")  # fmt: skip
+    return InputError(
+        f"size {size}: {arch} takes no images of {size} px ({reason}); choose another size{own}"
+    )
 
 
 def _stages(body: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

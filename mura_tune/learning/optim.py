@@ -35,8 +35,10 @@ def optimiser(net: Network, recipe: Recipe, phase: int) -> torch.optim.Optimizer
             groups.setdefault(rate, []).append(parameter)
     return OPTIMISERS[recipe.optimiser](
         [{"params": params, "lr": rate} for rate, params in groups.items()],
-        lr=recipe.phases[phase].lr, weight_decay=recipe.weight_decay, fused=True,
-    )  # fmt: skip
+        lr=recipe.phases[phase].lr,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
 
 
 class Schedule:

@@ -29,8 +29,9 @@ def auc_difference(
     Raises:
         ValueError: a side without a run, or runs over different studies.
     """
-    return fold_difference([[run] for run in ours], [[run] for run in theirs],
-                           draws=draws, seed=seed)  # fmt: skip
+    return fold_difference(
+        [[run] for run in ours], [[run] for run in theirs], draws=draws, seed=seed
+    )
 
 
 def fold_difference(

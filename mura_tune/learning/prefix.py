@@ -156,9 +156,12 @@ class _Writer:
         """Lock the temporary file and reserve its size; else give up."""
         size = self.rows * math.prod(rows.shape[1:]) * rows.element_size()
         self.told = {
-            "bytes": size, "dtype": str(rows.dtype).removeprefix("torch."),
-            "row": list(rows.shape[1:]), "channels_last": channels_last, "about": self.about,
-        }  # fmt: skip
+            "bytes": size,
+            "dtype": str(rows.dtype).removeprefix("torch."),
+            "row": list(rows.shape[1:]),
+            "channels_last": channels_last,
+            "about": self.about,
+        }
         with exclusive(self.store.folder / "lock"):
             if faster := self.store._find(self.key):
                 faster[0].close()

@@ -16,8 +16,10 @@ from mura_tune.learning.metrics import DRAWS, Estimate, Floats, Studies, all_ove
 from mura_tune.learning.parts import Parts, study_logits
 
 NAMES = {
-    "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro-F1",
-}  # fmt: skip
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro-F1",
+}
 
 
 @dataclass(frozen=True, eq=False)

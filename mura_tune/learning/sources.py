@@ -49,11 +49,16 @@ def pixels(net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -
     return Feed(
         forward=net,
         train=lambda epoch: training_batches(
-            train, size=recipe.batch, seed=recipe.seed, epoch=epoch, strength=recipe.augment,
-            device=device, sampling=recipe.sampling,
+            train,
+            size=recipe.batch,
+            seed=recipe.seed,
+            epoch=epoch,
+            strength=recipe.augment,
+            device=device,
+            sampling=recipe.sampling,
         ),
         dev=lambda: plain_batches(dev, evaluation_batch(device), device),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +123,24 @@ class Features:
             return plain
         device = next(net.parameters()).device
         about = {
-            "arch": recipe.arch, "depth": depth, "weights": cut.digest,
-            "views": VIEWS, "precision": str(precision(device)).removeprefix("torch."),
-            "device": _device_name(device), "torch": torch.__version__, "timm": timm.__version__,
-        }  # fmt: skip
+            "arch": recipe.arch,
+            "depth": depth,
+            "weights": cut.digest,
+            "views": VIEWS,
+            "precision": str(precision(device)).removeprefix("torch."),
+            "device": _device_name(device),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+        }
         at_once = evaluation_batch(device)
         of_dev = about | {"pixels": dev.fingerprint, "batch": at_once}
         of_train = about | {
-            "pixels": train.fingerprint, "batch": recipe.batch, "seed": recipe.seed,
-            "strength": recipe.augment, "sampling": recipe.sampling,
-        }  # fmt: skip
+            "pixels": train.fingerprint,
+            "batch": recipe.batch,
+            "seed": recipe.seed,
+            "strength": recipe.augment,
+            "sampling": recipe.sampling,
+        }
 
         def features(batches: Iterable[Tensor]) -> Iterator[Tensor]:
             return (cut.frozen(x) for x in batches)
@@ -137,9 +150,11 @@ class Features:
             sizes = [len(batch) for batch in in_batches(rows, recipe.batch)]
             order = torch.from_numpy(rows).to(device)
             kept = self.store.batches(
-                of_train | {"epoch": epoch, "rows": _sha256(rows)}, sizes, device,
+                of_train | {"epoch": epoch, "rows": _sha256(rows)},
+                sizes,
+                device,
                 lambda: features(x for x, _ in plain.train(epoch)),
-            )  # fmt: skip
+            )
             return zip(kept, torch.split(order, sizes), strict=True)
 
         def dev_batches() -> Iterator[Tensor]:

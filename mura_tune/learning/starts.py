@@ -115,8 +115,10 @@ def require_imagenet(arch: str) -> None:
 
     source = timm.get_pretrained_cfg(arch)
     if source is None or not source.has_weights:
-        raise InputError(f"pretrained: imagenet: timm has no weights for {arch}; "
-                         "write pretrained: none or name a file")  # fmt: skip
+        raise InputError(
+            f"pretrained: imagenet: timm has no weights for {arch}; "
+            "write pretrained: none or name a file"
+        )
     cached = source.hf_hub_id and any(
         isinstance(try_to_load_from_cache(source.hf_hub_id, name), str)
         for name in ("model.safetensors", "pytorch_model.bin")
@@ -145,11 +147,15 @@ def _weights_of(folder: Path, arch: str) -> Path:
     values, listed = _told(folder)
     theirs, members = values["arch"], values["members"]
     if theirs != arch:
-        raise InputError(f"{folder}: a release of {theirs}, not of {arch}; "
-                         f"write arch: {theirs}, or name another start")  # fmt: skip
+        raise InputError(
+            f"{folder}: a release of {theirs}, not of {arch}; "
+            f"write arch: {theirs}, or name another start"
+        )
     if members != [WEIGHTS]:
-        raise InputError(f"{folder}: a release of several networks; "
-                         f"name the file of one, such as {folder / members[0]}")  # fmt: skip
+        raise InputError(
+            f"{folder}: a release of several networks; "
+            f"name the file of one, such as {folder / members[0]}"
+        )
     sums.check_file(folder, WEIGHTS, listed)
     return folder / WEIGHTS
 

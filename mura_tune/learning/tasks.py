@@ -59,9 +59,13 @@ class Task:
         """A fresh network for this task on so many areas; InputError as `models.build`."""
         outputs = self.outputs(areas)
         net = build(
-            recipe.arch, size=recipe.size, pretrained=recipe.pretrained,
-            outputs=outputs, seed=recipe.seed, head=self.head,
-        )  # fmt: skip
+            recipe.arch,
+            size=recipe.size,
+            pretrained=recipe.pretrained,
+            outputs=outputs,
+            seed=recipe.seed,
+            head=self.head,
+        )
         if recipe.head_init == "small":
             start_small(net.body.get_classifier(), outputs)
         return net

@@ -108,8 +108,9 @@ def _answer_all(
     unreadable: list[str] = []
     unreleased: list[str] = []
     try:
-        with tqdm(total=len(studies), unit="study", desc=out.name,
-                  disable=not sys.stderr.isatty()) as bar:  # fmt: skip
+        with tqdm(
+            total=len(studies), unit="study", desc=out.name, disable=not sys.stderr.isatty()
+        ) as bar:
             for batch, loaded in _loaded(studies, partial(_load, reader, answered)):
                 pairs = list(zip(batch, loaded, strict=True))
                 good = [(study, one.views) for study, one in pairs if one.views is not None]
@@ -172,9 +173,10 @@ def _same_or_refuse(reader: Reader, rows: Iterable[Row], out: Path) -> None:
         now = reader.sources(row)
         if any(row[key] != source for key, source in now.items()):
             then = ", ".join(row[key] for key in now if row[key])
-            raise InputError(f"{out}: its rows are by {then}, and these would be by "
-                             f"{', '.join(s for s in now.values() if s)}; choose another --out"
-                             )  # fmt: skip
+            raise InputError(
+                f"{out}: its rows are by {then}, and these would be by "
+                f"{', '.join(s for s in now.values() if s)}; choose another --out"
+            )
 
 
 def _loaded(

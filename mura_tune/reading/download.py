@@ -332,9 +332,14 @@ class Redirects(urllib.request.HTTPRedirectHandler):
     """Follows a server to another http(s) address, but not from an encrypted one to a plain one."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str,
-        headers: http.client.HTTPMessage, newurl: str,
-    ) -> urllib.request.Request | None:  # fmt: skip
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
         try:
             parts = _split(newurl)
         except ValueError:
@@ -348,9 +353,13 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     def http_error_302(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str,
+        self,
+        req: urllib.request.Request,
+        fp: Any,
+        code: int,
+        msg: str,
         headers: http.client.HTTPMessage,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         try:
             return super().http_error_302(req, fp, code, msg, headers)
         except BaseException:

@@ -16,9 +16,12 @@ from mura_tune.plain import from_yaml
 
 
 def place(
-    release: str | None, area: str | None, releases: Path, base_url: str | None,
+    release: str | None,
+    area: str | None,
+    releases: Path,
+    base_url: str | None,
     say: Callable[[str], None],
-) -> Path:  # fmt: skip
+) -> Path:
     """The folder to load: `release` if it is given, else the one named `area`.
 
     What exists on this disk is taken first. Another name is looked for under `base_url`, or under

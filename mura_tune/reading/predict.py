@@ -44,15 +44,19 @@ class Prediction:
     def brief(self) -> str:
         """The answer alone, as short as a title."""
         word = "abstain" if self.abstain else ("abnormal" if self.abnormal else "not abnormal")
-        return (f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} "
-                f"(threshold {self.threshold:.3f})")  # fmt: skip
+        return (
+            f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} "
+            f"(threshold {self.threshold:.3f})"
+        )
 
     def describe(self) -> str:
         """The answer as lines for people."""
         word = "abnormal" if self.abnormal else "not abnormal"
         doubt = "; in the band of doubt: abstain" if self.abstain else ""
-        lines = [f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} at "
-                 f"{self.threshold:.3f} ({self.operating_point}){doubt}"]  # fmt: skip
+        lines = [
+            f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} at "
+            f"{self.threshold:.3f} ({self.operating_point}){doubt}"
+        ]
         if self.part:
             lines.append(f"  looks like {self.part}")
         return "\n".join([*lines, *(f"  {value:.3f}  {image}" for image, value in self.views)])
@@ -79,8 +83,10 @@ def logits_of(
     x_nchw = to_input(torch.from_numpy(pixels_nss), device)
     logits_nk: NDArray[np.float32] = release.net(x_nchw).float().cpu().numpy()
     if not np.isfinite(logits_nk).all():
-        raise InputError(f"{release.folder}: its network answers {logits_nk.max()} to a picture; "
-                         "its weights are damaged: fetch or make the release again")  # fmt: skip
+        raise InputError(
+            f"{release.folder}: its network answers {logits_nk.max()} to a picture; "
+            "its weights are damaged: fetch or make the release again"
+        )
     return logits_nk
 
 
@@ -101,15 +107,19 @@ class Predictor:
         self.bundle = opened
         self.device = device
         if self.bundle.manifest.get("task") == PART.name:
-            raise InputError(f"{folder}: a router, which says nothing about disease; ask it by "
-                             f"--area {ROUTER}, or through it by --area auto")  # fmt: skip
+            raise InputError(
+                f"{folder}: a router, which says nothing about disease; ask it by "
+                f"--area {ROUTER}, or through it by --area auto"
+            )
         self.chosen = Chosen.from_json(self.bundle.manifest)
         both = self.bundle.manifest.get("task") == MULTITASK.name
         self.parts: tuple[str, ...] = tuple(self.bundle.manifest["areas"]) if both else ()
         self.area = str(self.bundle.manifest["area"])
         if area and area not in (self.area, *self.bundle.manifest.get("areas", ())):
-            raise InputError(f"{folder}: a release for {self.area}, not for {area}; "
-                             f"name the one for {area} with --release")  # fmt: skip
+            raise InputError(
+                f"{folder}: a release for {self.area}, not for {area}; "
+                f"name the one for {area} with --release"
+            )
 
     def study(self, images: Sequence[Path], threshold: float | None = None) -> Prediction:
         """Read one study from the files of its views.

@@ -62,8 +62,15 @@ class Single:
         self.predictor, self.threshold = predictor, threshold
         part = ("area",) if predictor.parts else ()
         self.columns = (
-            "study", "views", *part, "probability", "abnormal", "abstain", "error", "release",
-        )  # fmt: skip
+            "study",
+            "views",
+            *part,
+            "probability",
+            "abnormal",
+            "abstain",
+            "error",
+            "release",
+        )
         self.source = _of_release(predictor, threshold)
 
     def decode(self, one: Asked, contents: Sequence[bytes]) -> Views:
@@ -72,8 +79,7 @@ class Single:
     def rows(self, studies: Sequence[Read]) -> Iterator[Row]:
         told = _answers(self.predictor, studies, self.threshold)
         for (one, _), answer in zip(studies, told, strict=True):
-            yield _row(self.columns, one, release=self.source, **_told(answer),
-                       area=answer.part)  # fmt: skip
+            yield _row(self.columns, one, release=self.source, **_told(answer), area=answer.part)
 
     def failed(self, one: Asked, why: str) -> Row:
         return _row(self.columns, one, error=why, release=self.source)
@@ -89,8 +95,14 @@ class Parts:
     """A router alone: the area of every study."""
 
     columns: tuple[str, ...] = (
-        "study", "views", "area", "confidence", "abstain", "error", "release",
-    )  # fmt: skip
+        "study",
+        "views",
+        "area",
+        "confidence",
+        "abstain",
+        "error",
+        "release",
+    )
 
     def __init__(self, router: Router) -> None:
         self.router = router
@@ -102,9 +114,13 @@ class Parts:
     def rows(self, studies: Sequence[Read]) -> Iterator[Row]:
         for (one, _), found in zip(studies, _routes(self.router, studies), strict=True):
             yield _row(
-                self.columns, one, area=found.area, confidence=found.confidence,
-                abstain=found.abstain, release=self.source,
-            )  # fmt: skip
+                self.columns,
+                one,
+                area=found.area,
+                confidence=found.confidence,
+                abstain=found.abstain,
+                release=self.source,
+            )
 
     def failed(self, one: Asked, why: str) -> Row:
         return _row(self.columns, one, error=why, release=self.source)
@@ -131,9 +147,17 @@ class Chain:
     """
 
     columns: tuple[str, ...] = (
-        "study", "views", "area", "confidence", "probability", "abnormal", "abstain", "error",
-        "release", "router",
-    )  # fmt: skip
+        "study",
+        "views",
+        "area",
+        "confidence",
+        "probability",
+        "abnormal",
+        "abstain",
+        "error",
+        "release",
+        "router",
+    )
 
     def __init__(
         self, find: Callable[[str], Path], device: torch.device, threshold: float | None = None
@@ -175,10 +199,15 @@ class Chain:
             told |= {one.name: a for (one, _), a in zip(mine, answers, strict=True)}
         for (one, _), at, who in zip(studies, found, asked, strict=True):
             row = _row(
-                self.columns, one, area=at.area, confidence=at.confidence, abstain=at.abstain,
-                router=self.source, release="",
+                self.columns,
+                one,
+                area=at.area,
+                confidence=at.confidence,
+                abstain=at.abstain,
+                router=self.source,
+                release="",
                 error="" if at.abstain else self.missing.get(at.area, ""),
-            )  # fmt: skip
+            )
             if who:
                 row = {**row, **_told(told[one.name]), "release": self.releases[at.area]}
             yield row
@@ -244,8 +273,11 @@ def _row(columns: Sequence[str], one: Asked, **told: object) -> Row:
 
 
 def _told(answer: Prediction) -> dict[str, object]:
-    return {"probability": answer.probability, "abnormal": answer.abnormal,
-            "abstain": answer.abstain}  # fmt: skip
+    return {
+        "probability": answer.probability,
+        "abnormal": answer.abnormal,
+        "abstain": answer.abstain,
+    }
 
 
 def _size(bundle: Bundle) -> int:

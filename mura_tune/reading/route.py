@@ -49,8 +49,10 @@ class Route:
         """The area as lines for people."""
         head = f"{self.area}: confidence {self.confidence:.3f}"
         if self.abstain:
-            head = (f"abstain: {self.area} has a confidence of {self.confidence:.3f}, below "
-                    f"{self.least:.3f}, which was chosen on dev; name the --area")  # fmt: skip
+            head = (
+                f"abstain: {self.area} has a confidence of {self.confidence:.3f}, below "
+                f"{self.least:.3f}, which was chosen on dev; name the --area"
+            )
         return "\n".join([head, *(f"  {p:.3f}  {area}  {image}" for image, area, p in self.views)])
 
     def to_json(self) -> dict[str, Any]:
@@ -67,13 +69,16 @@ class Router:
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         if not folder.exists():
-            raise InputError(f"{folder}: no router to ask for the area; name the --area, or make "
-                             f"one: mura tune {ROUTER} && mura finalize {ROUTER}")  # fmt: skip
+            raise InputError(
+                f"{folder}: no router to ask for the area; name the --area, or make "
+                f"one: mura tune {ROUTER} && mura finalize {ROUTER}"
+            )
         self.bundle = bundle.load(folder, device)
         if self.bundle.manifest.get("task") != PART.name:
             area = self.bundle.manifest["area"]
-            raise InputError(f"{folder}: no router, but a release for {area}; "
-                             f"make one: mura tune {ROUTER}")  # fmt: skip
+            raise InputError(
+                f"{folder}: no router, but a release for {area}; make one: mura tune {ROUTER}"
+            )
         self.routing = Routing.from_json(self.bundle.manifest)
         self.areas: tuple[str, ...] = tuple(self.bundle.manifest["areas"])
         self.device = device
@@ -147,9 +152,11 @@ def routed(
 
 
 def chained(
-    find: Callable[[str], Path], images: Sequence[Path], device: torch.device,
+    find: Callable[[str], Path],
+    images: Sequence[Path],
+    device: torch.device,
     threshold: float | None = None,
-) -> Chained:  # fmt: skip
+) -> Chained:
     """Route a study by the router, then ask the release of its area.
 
     Args:

@@ -53,8 +53,9 @@ def _refuse_one_name_for_two(source: Path, studies: list[Asked]) -> None:
     for study in studies:
         other = first.setdefault(study.name, study)
         if other is not study:
-            places = [str(one.images[0].parent if one.images else one.problem) for one in
-                      (other, study)]  # fmt: skip
+            places = [
+                str(one.images[0].parent if one.images else one.problem) for one in (other, study)
+            ]
             raise InputError(
                 f"{source}: two studies would be named {study.name}: in {places[0]} and in "
                 f"{places[1]}; rename a folder"

@@ -75,9 +75,14 @@ def preprocessing(size: int) -> dict[str, Any]:
     A release without `decoding` was made by its version 1; see `images.changed_since`.
     """
     return {
-        "size": size, "channels": 1, "resize": "bilinear, to a square", "mean": MEAN, "std": STD,
-        "range": [0, 1], "decoding": PREPROCESSING,
-    }  # fmt: skip
+        "size": size,
+        "channels": 1,
+        "resize": "bilinear, to a square",
+        "mean": MEAN,
+        "std": STD,
+        "range": [0, 1],
+        "decoding": PREPROCESSING,
+    }
 
 
 def changes(manifest: Mapping[str, Any]) -> str:
@@ -150,8 +155,10 @@ def _check_preprocessing(stored: Mapping[str, Any], source: Path) -> None:
     known["decoding"] = min(PREPROCESSING, stored.get("decoding", 1))
     for key, value in stored.items():
         if json.dumps(value) != json.dumps(known.get(key)):  # as text, where 1 is not true
-            raise InputError(f"{source}: preprocessing.{key} is {shown(value)}, which this version "
-                             "does not do; use the one that made it")  # fmt: skip
+            raise InputError(
+                f"{source}: preprocessing.{key} is {shown(value)}, which this version "
+                "does not do; use the one that made it"
+            )
 
 
 def _network(manifest: Mapping[str, Any], path: Path) -> Network:

@@ -78,8 +78,10 @@ class Band:
         wanted = f"an error of {DOUBT_ERROR:.2f} or less on dev"
         if self.error <= DOUBT_ERROR:
             return f"smallest band around the recommended threshold that leaves {wanted}"
-        return (f"band that leaves the least error, {self.error:.3f}, on dev; {wanted} is out of "
-                f"reach without abstaining from more than {DOUBT_MOST:.0%} of it")  # fmt: skip
+        return (
+            f"band that leaves the least error, {self.error:.3f}, on dev; {wanted} is out of "
+            f"reach without abstaining from more than {DOUBT_MOST:.0%} of it"
+        )
 
     def holds(self, score: float) -> bool:
         return self.low <= score < self.high
@@ -131,8 +133,10 @@ class Chosen:
 def check_finite(logits: NDArray[Any]) -> None:
     """Refuse answers that are no numbers: compared with a threshold they would all be normal."""
     if not np.isfinite(logits).all():
-        raise InputError("the network answers a picture with what is no finite number; its weights "
-                         "are damaged: fetch or make the release again")  # fmt: skip
+        raise InputError(
+            "the network answers a picture with what is no finite number; its weights "
+            "are damaged: fetch or make the release again"
+        )
 
 
 def choose(logits_nk: Tensor, dev: Split) -> Chosen:
@@ -179,8 +183,9 @@ def fit(logits_nk: Tensor, dev: Split) -> Calibration:
     # slope and level at the middle of the logits hardly depend on each other: a grid that closes in
     centre, reach = np.array([0.0, 0.0]), np.array([np.log(20.0), 6.0])
     for _ in range(14):
-        slopes, levels = np.meshgrid(*(np.linspace(c - r, c + r, 13) for c, r in
-                                       zip(centre, reach, strict=True)))  # fmt: skip
+        slopes, levels = np.meshgrid(
+            *(np.linspace(c - r, c + r, 13) for c, r in zip(centre, reach, strict=True))
+        )
         slopes = np.minimum(slopes, np.log(spread / COLDEST))
         at = int(np.argmin(loss(np.exp(slopes.ravel()), levels.ravel())))
         centre, reach = np.array([slopes.ravel()[at], levels.ravel()[at]]), reach / 3

@@ -149,15 +149,17 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         digest=code(manifest["recipe_digest"]),
         trial=manifest["study"]["trial"],
         study=code(manifest["study"]["name"]),
-        infer=command("mura", "infer", "--release", folder, "--image", "view1.png", "--image",
-                      "view2.png"),
-        explain=command("mura", "explain", "--release", folder, "--image", "view1.png",
-                        "--deletion"),
+        infer=command(
+            "mura", "infer", "--release", folder, "--image", "view1.png", "--image", "view2.png"
+        ),
+        explain=command(
+            "mura", "explain", "--release", folder, "--image", "view1.png", "--deletion"
+        ),
         verdict=_sentence(manifest["study"].get("verdict", "")),
         seeds=f"{seeds} " if (seeds := describe(manifest)) else "",
         weights=", ".join(code(name) for name in manifest.get("members", [WEIGHTS])),
         version=manifest["versions"]["mura-tune"],
-    )  # fmt: skip
+    )
 
 
 def _network(manifest: Mapping[str, Any]) -> str:

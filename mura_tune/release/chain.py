@@ -38,8 +38,10 @@ def release_for(find: Callable[[str], Path], area: str) -> tuple[Path, str | Non
     for name in (ALL, MULTITASK):
         if (folder := find(name)).is_dir():
             return folder, f"{own}: no release for {area}; {name} answers in its place"
-    raise InputError(f"{own}: no release for {area}, and none for {ALL} or {MULTITASK} in its "
-                     f"place; make one: mura finalize {area}")  # fmt: skip
+    raise InputError(
+        f"{own}: no release for {area}, and none for {ALL} or {MULTITASK} in its "
+        f"place; make one: mura finalize {area}"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +70,18 @@ class Routes:
         n, c = self.known.studies, self.cost
         rest = n - self.abstained
         answered = self.answered.brief() if self.answered else "undefined"
-        return "\n".join([
-            *self.fallbacks,
-            f"{SPLIT_NAMES['test']}, {n} studies of {self.known.patients} patients, all areas",
-            f"  AUC, area known    {self.known.brief()}",
-            f"  AUC, area routed   {self.routed.brief()}",
-            f"  routed minus known {c.value:+.3f} [{c.low:+.3f}, {c.high:+.3f}], paired by patient",
-            f"  {self.wrong} studies sent to another area's release",
-            f"  {self.abstained} abstained from; AUC of the other {rest}: {answered}",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                *self.fallbacks,
+                f"{SPLIT_NAMES['test']}, {n} studies of {self.known.patients} patients, all areas",
+                f"  AUC, area known    {self.known.brief()}",
+                f"  AUC, area routed   {self.routed.brief()}",
+                f"  routed minus known {c.value:+.3f} [{c.low:+.3f}, {c.high:+.3f}], "
+                "paired by patient",
+                f"  {self.wrong} studies sent to another area's release",
+                f"  {self.abstained} abstained from; AUC of the other {rest}: {answered}",
+            ]
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -138,10 +143,14 @@ def _scores(answering: Bundle, split_at: Callable[[int], Split], names: Names) -
     wanted = set(names)
     rows = np.flatnonzero([name in wanted for name in split.studies])
     part = replace(
-        split, pixels=split.pixels[rows.tolist()], labels=split.labels[rows.tolist()],
-        studies=split.studies[rows], patients=split.patients[rows], paths=split.paths[rows],
+        split,
+        pixels=split.pixels[rows.tolist()],
+        labels=split.labels[rows.tolist()],
+        studies=split.studies[rows],
+        patients=split.patients[rows],
+        paths=split.paths[rows],
         parts=split.parts[rows.tolist()],
-    )  # fmt: skip
+    )
     calibration = Chosen.from_json(answering.manifest).calibration
     return calibration.studies(predict(answering.net, part), part).scores
 

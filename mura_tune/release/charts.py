@@ -26,8 +26,15 @@ def roc_chart(test: Measured) -> str:
         normal, abnormal = found["fp"] + found["tn"], found["tp"] + found["fn"]
         point = (found["fp"] / max(normal, 1), found["tp"] / max(abnormal, 1))
         axes.plot(*point, "o", mfc=PAPER, mec=RED, mew=1.6, ms=7)
-        axes.text(0.97, 0.05, f"AUC {test.figures['auc'].brief()}\nring: operating point",
-                  ha="right", va="bottom", size=8.5, c=INK)  # fmt: skip
+        axes.text(
+            0.97,
+            0.05,
+            f"AUC {test.figures['auc'].brief()}\nring: operating point",
+            ha="right",
+            va="bottom",
+            size=8.5,
+            c=INK,
+        )
         _unit(axes)
 
     return chart(_title("ROC", test), "1 - specificity", "sensitivity", draw)
@@ -58,8 +65,15 @@ def calibration_chart(test: Measured) -> str:
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], c=GUIDE, lw=1, ls="--")
         raw, bins = reliability(test.raw), reliability(test.studies)
-        axes.plot([b.score for b in raw], [b.abnormal for b in raw], "o", c=PALE, mfc=PAPER, ms=4,
-                  label="before calibration")  # fmt: skip
+        axes.plot(
+            [b.score for b in raw],
+            [b.abnormal for b in raw],
+            "o",
+            c=PALE,
+            mfc=PAPER,
+            ms=4,
+            label="before calibration",
+        )
         x, y = [b.score for b in bins], [b.abnormal for b in bins]
         ends = [wilson(b.abnormal, b.studies) for b in bins]
         axes.vlines(x, [low for low, _ in ends], [high for _, high in ends], color=BLUE, lw=1)
@@ -79,8 +93,16 @@ def score_chart(test: Measured) -> str:
         edges = np.linspace(0, 1, 21)
         for label, name, colour, way in ((1, "abnormal", RED, 1), (0, "normal", BLUE, -1)):
             heights, _ = np.histogram(studies.scores[studies.labels == label], edges)
-            axes.bar(edges[:-1], way * heights, width=0.05, align="edge", color=colour, ec=PAPER,
-                     lw=0.5, label=f"{name}, {heights.sum()}")  # fmt: skip
+            axes.bar(
+                edges[:-1],
+                way * heights,
+                width=0.05,
+                align="edge",
+                color=colour,
+                ec=PAPER,
+                lw=0.5,
+                label=f"{name}, {heights.sum()}",
+            )
         axes.axhline(0, c=INK, lw=0.8)
         axes.axvline(test.chosen.threshold, c=INK, lw=1.2, ls=":", label="threshold")
         axes.set_xlim(0, 1)
@@ -88,9 +110,11 @@ def score_chart(test: Measured) -> str:
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
 
     return chart(
-        _title("Probabilities", test), "calibrated probability of abnormal",
-        "studies, normal ones down", draw,
-    )  # fmt: skip
+        _title("Probabilities", test),
+        "calibrated probability of abnormal",
+        "studies, normal ones down",
+        draw,
+    )
 
 
 def _title(what: str, test: Measured) -> str:

@@ -32,8 +32,10 @@ def alone(release: Path, finals: Path) -> Iterator[None]:
     Raises:
         InputError: another process does, or the release would take the place of something else.
     """
-    busy = (f"{release}: another 'mura finalize' is making it; wait for that one, or stop it (what "
-            "it has trained is kept) and run this again")  # fmt: skip
+    busy = (
+        f"{release}: another 'mura finalize' is making it; wait for that one, or stop it (what "
+        "it has trained is kept) and run this again"
+    )
     with (
         files.sole(release.with_name(f".{release.name}.lock"), busy),
         files.sole(finals.with_name(f".{finals.name}.lock"), busy),
@@ -56,10 +58,12 @@ class Checkpoints:
     def of(self, recipe: Recipe) -> Memory:
         """The memory of the run of `recipe`."""
         run = {
-            "recipe": recipe.digest, "dataset": self._prepared.fingerprint,
-            "split": self._prepared.split_hash, "mura-tune": mura_tune.__version__,
+            "recipe": recipe.digest,
+            "dataset": self._prepared.fingerprint,
+            "split": self._prepared.split_hash,
+            "mura-tune": mura_tune.__version__,
             "torch": str(torch.__version__),  # a plain text: nothing else is read back
-        }  # fmt: skip
+        }
         return Checkpoint(self._folder / f"seed-{recipe.seed}.pt", run, self._say)
 
     def clear(self) -> None:

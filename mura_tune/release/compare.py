@@ -48,9 +48,11 @@ class Comparison:
     def describe(self) -> str:
         """The differences as lines for people."""
         first = next(iter(self.differences.values()))
-        head = (f"{self.area}: {self.names[0]} minus {self.names[1]}, "
-                f"{SPLIT_NAMES[self.ours.part]}, {first.studies} studies of "
-                f"{first.patients} patients")  # fmt: skip
+        head = (
+            f"{self.area}: {self.names[0]} minus {self.names[1]}, "
+            f"{SPLIT_NAMES[self.ours.part]}, {first.studies} studies of "
+            f"{first.patients} patients"
+        )
         wide = max(18, *(len(name) for name in self.labels.values()))
         rows = (
             f"  {self.labels[key]:<{wide}} {difference.value:+.3f} "
@@ -62,8 +64,10 @@ class Comparison:
 
     def _other(self) -> Iterator[str]:
         if told := self.delong:
-            yield (f"  DeLong, as if every study were a patient's only one: {told.value:+.3f} "
-                   f"[{told.low:+.3f}, {told.high:+.3f}], p = {told.p:.3g}")  # fmt: skip
+            yield (
+                f"  DeLong, as if every study were a patient's only one: {told.value:+.3f} "
+                f"[{told.low:+.3f}, {told.high:+.3f}], p = {told.p:.3g}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -93,8 +97,9 @@ def compare(area: str, names: tuple[str, str], ours: Measured, theirs: Measured)
         labels |= {f"part {key}": f"body part: {name}" for key, name in told.items()}
         differences |= {f"part {key}": gap for key, gap in gaps.items()}
         values |= {f"part {key}": pair for key, pair in pairs.items()}
-    return Comparison(area, names, ours, theirs, labels, differences, values,
-                      delong(ours.studies, theirs.studies))  # fmt: skip
+    return Comparison(
+        area, names, ours, theirs, labels, differences, values, delong(ours.studies, theirs.studies)
+    )
 
 
 def compare_routers(area: str, names: tuple[str, str], ours: Routed, theirs: Routed) -> Comparison:
@@ -102,8 +107,9 @@ def compare_routers(area: str, names: tuple[str, str], ours: Routed, theirs: Rou
     mine, other = ours.seen.studies, theirs.seen.studies
     _same_studies(names, mine.names, other.names)
     studies = Studies(mine.names, mine.patients, mine.parts, ours.confidence)
-    return Comparison(area, names, ours, theirs,
-                      *_recognition(studies, ours.seen, theirs.seen), None)  # fmt: skip
+    return Comparison(
+        area, names, ours, theirs, *_recognition(studies, ours.seen, theirs.seen), None
+    )
 
 
 def _same_studies(names: tuple[str, str], ours: Any, theirs: Any) -> None:

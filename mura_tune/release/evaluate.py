@@ -24,14 +24,21 @@ if TYPE_CHECKING:  # inference names the parts, and needs no table of studies
     from mura_tune.data.prepare import Prepared
 
 SPLIT_NAMES = {
-    "dev": "dev (patients held out of train)", "test": "test (published valid)",
+    "dev": "dev (patients held out of train)",
+    "test": "test (published valid)",
     "external": "external set (a study is a picture with its copies)",
-}  # fmt: skip
+}
 NAMES = {
-    "auc": "AUC", "average_precision": "Average precision", "sensitivity": "Sensitivity",
-    "specificity": "Specificity", "ppv": "PPV", "npv": "NPV", "accuracy": "Accuracy", "f1": "F1",
+    "auc": "AUC",
+    "average_precision": "Average precision",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "accuracy": "Accuracy",
+    "f1": "F1",
     "kappa": "Cohen's kappa",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, eq=False)

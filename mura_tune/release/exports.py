@@ -142,8 +142,10 @@ def three_channels(weight: Tensor) -> Tensor:
 def _pt(bundle: Bundle) -> tuple[bytes, str]:
     arch, size = bundle.manifest["arch"], bundle.manifest["preprocessing"]["size"]
     if TASKS[_task(bundle)].head:
-        raise InputError(f"{bundle.folder}: a pt holds {arch} with a linear classifier, and the "
-                         "multi-task head is none; export it --to onnx or safetensors")  # fmt: skip
+        raise InputError(
+            f"{bundle.folder}: a pt holds {arch} with a linear classifier, and the "
+            "multi-task head is none; export it --to onnx or safetensors"
+        )
     weights = _in_three_channels(bundle, _only(bundle))
     file = io.BytesIO()
     torch.save({"model_state": weights, **_about(bundle)}, file)
@@ -151,8 +153,10 @@ def _pt(bundle: Bundle) -> tuple[bytes, str]:
     names = f"torchvision's names of {arch}" if same else f"the names of timm's {arch}"
     if arch == "cnn" or arch.startswith("hybrid"):
         names = f"names of our own {arch}, which no other library has"
-    return file.getvalue(), (f"model_state with {names}; RGB squashed to {size} x {size}, "
-                             f"ImageNet's normalisation, {_outputs(bundle)}")  # fmt: skip
+    return file.getvalue(), (
+        f"model_state with {names}; RGB squashed to {size} x {size}, "
+        f"ImageNet's normalisation, {_outputs(bundle)}"
+    )
 
 
 def _in_three_channels(bundle: Bundle, body: nn.Module) -> dict[str, Tensor]:
@@ -239,10 +243,14 @@ def _onnx(bundle: Bundle) -> tuple[bytes, str]:
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                net, (levels,), dynamo=True, verbose=False, input_names=["levels"],
+                net,
+                (levels,),
+                dynamo=True,
+                verbose=False,
+                input_names=["levels"],
                 output_names=list(ANSWERS[task]),
                 dynamic_shapes={"levels": {0: torch.export.Dim("views")}},
-            )  # fmt: skip
+            )
         except MemoryError:
             raise
         except Exception as error:  # the exporter's own kinds, and torch's insides' beneath them
@@ -260,11 +268,15 @@ def _onnx(bundle: Bundle) -> tuple[bytes, str]:
     if not worst <= TOLERANCE:
         raise MuraError(f"{bundle.folder}: ONNX differs from torch by {worst:.1e}; not written")
     areas = ", ".join(bundle.manifest.get("areas", ()))
-    told = {"probability": "probability (views, 1) of abnormal",
-            "areas": f"areas (views, K), a logit of each of {areas}: softmax their mean over a "
-                     "study's views"}  # fmt: skip
-    return content, (f"levels (views, 1, {size}, {size}), grey from 0 to 1, to "
-                     + " and ".join(told[name] for name in ANSWERS[task]))  # fmt: skip
+    told = {
+        "probability": "probability (views, 1) of abnormal",
+        "areas": f"areas (views, K), a logit of each of {areas}: softmax their mean over a "
+        "study's views",
+    }
+    return content, (
+        f"levels (views, 1, {size}, {size}), grey from 0 to 1, to "
+        + " and ".join(told[name] for name in ANSWERS[task])
+    )
 
 
 @torch.inference_mode()
@@ -286,8 +298,10 @@ def _only(bundle: Bundle) -> nn.Module:
     """The one network of a release, calibrated; InputError where it has several."""
     bodies = calibrated(bundle)
     if len(bodies) > 1:
-        raise InputError(f"{bundle.folder}: the mean of {len(bodies)} networks is no single one; "
-                         "export it --to onnx, or finalize one seed")  # fmt: skip
+        raise InputError(
+            f"{bundle.folder}: the mean of {len(bodies)} networks is no single one; "
+            "export it --to onnx, or finalize one seed"
+        )
     return bodies[0]
 
 

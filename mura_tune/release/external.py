@@ -52,24 +52,32 @@ class External:
             named = ", ".join(f"{finding.path}: {finding.detail}" for finding in others[:3])
             lines.append(f"not taken: {len(others)} ({named}{more})")
         if self.seen is None:
-            lines.append(f"whether {self.name} overlaps with what the release was trained on is "
-                         "not known: it is older than that list")  # fmt: skip
+            lines.append(
+                f"whether {self.name} overlaps with what the release was trained on is "
+                "not known: it is older than that list"
+            )
         elif self.seen:
             more = ", …" if len(self.seen) > 3 else ""
-            lines.append(f"warning: the release was trained on {len(self.seen)} of these pictures "
-                         f"({', '.join(self.seen[:3])}{more}); the figures flatter it")  # fmt: skip
+            lines.append(
+                f"warning: the release was trained on {len(self.seen)} of these pictures "
+                f"({', '.join(self.seen[:3])}{more}); the figures flatter it"
+            )
         n = len(self.measured.studies.labels)
-        lines.append(f"{self.name}: {self.measured.images} images of {n} pictures; "
-                     f"{self.copies} are copies of another")  # fmt: skip
+        lines.append(
+            f"{self.name}: {self.measured.images} images of {n} pictures; "
+            f"{self.copies} are copies of another"
+        )
         return "\n".join([*lines, self.measured.describe()])
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "name": self.name, "area": self.area, "copies": self.copies,
+            "name": self.name,
+            "area": self.area,
+            "copies": self.copies,
             "trained_on": None if self.seen is None else list(self.seen),
             "left_out": [asdict(finding) for finding in self.left_out],
             **self.measured.to_json(),
-        }  # fmt: skip
+        }
 
 
 def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -> External:
@@ -84,8 +92,10 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
     """
     manifest = bundle.manifest
     if manifest.get("task") == PART.name:
-        raise InputError(f"{bundle.folder}: a router, and an external set has no areas to tell "
-                         "apart; name a release that tells what is abnormal")  # fmt: skip
+        raise InputError(
+            f"{bundle.folder}: a router, and an external set has no areas to tell "
+            "apart; name a release that tells what is abnormal"
+        )
     dataset = from_folders(root, manifest["area"])
     cached = cache.build(dataset, manifest["preprocessing"]["size"], folder, strict=strict)
     frame = cached.frame.assign(first=copies.groups(cached.pixels))
@@ -135,6 +145,8 @@ def _seen(release: Path, dataset: Dataset, kept: pd.DataFrame) -> tuple[str, ...
     return tuple(
         path
         for path in kept["path"]
-        if any(copies.digest(turned)[:DIGITS] in known
-               for turned in copies.orientations(read(dataset.root / path)))
-    )  # fmt: skip
+        if any(
+            copies.digest(turned)[:DIGITS] in known
+            for turned in copies.orientations(read(dataset.root / path))
+        )
+    )

@@ -51,11 +51,14 @@ class Release:
             else ("--release", self.folder)
         )
         lines = (
-            str(self.folder), describe(self.manifest), self.dev.describe(), self.test.describe(),
+            str(self.folder),
+            describe(self.manifest),
+            self.dev.describe(),
+            self.test.describe(),
             f"read: {self.folder / bundle.CARD} and {self.folder / bundle.REPORT}",
-            "next: " + command("mura", "infer", *use, "--image", "VIEW1.png", "--image",
-                               "VIEW2.png"),
-        )  # fmt: skip
+            "next: "
+            + command("mura", "infer", *use, "--image", "VIEW1.png", "--image", "VIEW2.png"),
+        )
         return "\n".join(line for line in lines if line)
 
 
@@ -122,8 +125,10 @@ def finalize(
     manifest["members"] = bundle.names_of(model)
     page = kind.report(model, manifest, prepared, test=test)
     texts = {
-        bundle.CARD: kind.card(manifest), bundle.REPORT: page, TRAINED_ON: trained_on(prepared),
-    }  # fmt: skip
+        bundle.CARD: kind.card(manifest),
+        bundle.REPORT: page,
+        TRAINED_ON: trained_on(prepared),
+    }
     bundle.save(folder, model, manifest, texts)
     return Release(folder, manifest, dev, test)
 
@@ -159,15 +164,19 @@ def _manifest(
         "recipe_digest": recipe.digest,
         "start_sha256": best.starts.get(recipe.pretrained),
         "study": {
-            "name": best.study, "monitor": best.monitor, "trial": best.best.number,
+            "name": best.study,
+            "monitor": best.monitor,
+            "trial": best.best.number,
             "params": best.best.params,
-            "dev_score": best.best.score, "dev_interval": list(best.best.interval),
+            "dev_score": best.best.score,
+            "dev_interval": list(best.best.interval),
             "dev_studies": best.best.studies,
             "baseline_dev_score": best.baseline.score if best.baseline else None,
             "confirmed": [dataclasses.asdict(c) for c in best.confirmed],
             "verdict": verdict(best),
             "history": [dataclasses.asdict(point) for point in best.history],
-            "trials": best.counts, "config": config.to_dict(best.config),
+            "trials": best.counts,
+            "config": config.to_dict(best.config),
         },
         "training": {
             "best_epoch": result.best.number,
@@ -184,8 +193,10 @@ def _manifest(
             ],
         },
         "versions": {
-            "mura-tune": mura_tune.__version__, "torch": torch.__version__,
-            "python": platform.python_version(), "numpy": np.__version__,
+            "mura-tune": mura_tune.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
+    }

@@ -43,24 +43,30 @@ def check_place(folder: Path) -> None:
     if not names:
         return
     if sums.SUMS not in names or MANIFEST not in names:
-        raise InputError(f"{folder}: holds {_several(names)} and is no release of this program "
-                         f"({MANIFEST} with {sums.SUMS}), so it is not replaced; {_WAY_OUT}"
-                         )  # fmt: skip
+        raise InputError(
+            f"{folder}: holds {_several(names)} and is no release of this program "
+            f"({MANIFEST} with {sums.SUMS}), so it is not replaced; {_WAY_OUT}"
+        )
     listed = sums.parse((place / sums.SUMS).read_bytes(), folder / sums.SUMS)
     foreign = [name for name in names if name not in listed and name != sums.SUMS]
     if foreign:
-        raise InputError(f"{folder}: holds {_several(foreign)} beside a release, which replacing "
-                         f"it would remove; {_WAY_OUT}")  # fmt: skip
+        raise InputError(
+            f"{folder}: holds {_several(foreign)} beside a release, which replacing "
+            f"it would remove; {_WAY_OUT}"
+        )
     for name in names:
         path = place / name
         if name != sums.SUMS and not (path.is_file() and sums.sha256(path) == listed[name]):
-            raise InputError(f"{folder / name}: changed since it was released, and replacing the "
-                             f"release would remove it; {_WAY_OUT}")  # fmt: skip
+            raise InputError(
+                f"{folder / name}: changed since it was released, and replacing the "
+                f"release would remove it; {_WAY_OUT}"
+            )
     # Not by `manifest.read`: what a later version released is ours too, and what this one refuses.
     manifest = plain.from_json((place / MANIFEST).read_bytes(), folder / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
-        raise InputError(f"{folder / MANIFEST}: not a release's, so the folder is not replaced; "
-                         f"{_WAY_OUT}")  # fmt: skip
+        raise InputError(
+            f"{folder / MANIFEST}: not a release's, so the folder is not replaced; {_WAY_OUT}"
+        )
 
 
 @contextlib.contextmanager
@@ -114,9 +120,10 @@ def recover(folder: Path) -> bool:
             if aside[-1].parent != place.parent:
                 aside[-1].parent.rmdir()
         except OSError as error:
-            raise InputError(f"{folder}: a call that was killed left this release as {aside[-1]}, "
-                             f"and it cannot be put back here ({error.strerror}); move it back"
-                             ) from None  # fmt: skip
+            raise InputError(
+                f"{folder}: a call that was killed left this release as {aside[-1]}, "
+                f"and it cannot be put back here ({error.strerror}); move it back"
+            ) from None
         files.sync(place.parent)
     return True
 

@@ -77,8 +77,10 @@ def gallery(
         found = len(chosen(test, kind, len(test.studies.labels)))
         count = f"{len(rows[kind])} of {found}" if found else "none"
         figures = "".join(_study(split, test, row, views[row], maps, picture) for row in rows[kind])
-        parts.append(f"<h3>{html.escape(kind.title)} <small>{count}</small></h3>"
-                     f'<div class="cases">{figures}</div>')  # fmt: skip
+        parts.append(
+            f"<h3>{html.escape(kind.title)} <small>{count}</small></h3>"
+            f'<div class="cases">{figures}</div>'
+        )
     return "\n".join(parts)
 
 
@@ -137,8 +139,10 @@ def _study(
             f'<div class="pair">{_pair(path, score, maps.get(index), picture(path))}{told}</div>'
         )
     name = html.escape(str(test.studies.names[row]))
-    return (f"<figure><figcaption><b>P = {test.studies.scores[row]:.3f}</b> {name}</figcaption>"
-            f'<div class="views">{pairs}</div></figure>')  # fmt: skip
+    return (
+        f"<figure><figcaption><b>P = {test.studies.scores[row]:.3f}</b> {name}</figcaption>"
+        f'<div class="views">{pairs}</div></figure>'
+    )
 
 
 def _pair(path: str, score: float, found: _Map | None, picture: NDArray[np.uint8]) -> str:

@@ -35,13 +35,17 @@ def check(net: Model, manifest: Mapping[str, Any], source: object) -> float | No
     stored = torch.tensor(manifest["golden"], dtype=torch.float64)
     found = torch.tensor(answer(net, manifest["preprocessing"]["size"]), dtype=torch.float64)
     if stored.shape != found.shape:
-        raise InputError(f"{source}: golden holds logits {tuple(stored.shape)}, and the network "
-                         f"gives {tuple(found.shape)}; fetch the release again")  # fmt: skip
+        raise InputError(
+            f"{source}: golden holds logits {tuple(stored.shape)}, and the network "
+            f"gives {tuple(found.shape)}; fetch the release again"
+        )
     apart = float((found - stored).abs().max())
     if not bool(((found - stored).abs() <= TOLERANCE * stored.abs().clamp_min(1)).all()):
-        raise InputError(f"{source}: here the network's logits differ by {apart:.2g} from those "
-                         "stored with it: another version of a library computes something else; "
-                         "install those that bundle.json names under versions")  # fmt: skip
+        raise InputError(
+            f"{source}: here the network's logits differ by {apart:.2g} from those "
+            "stored with it: another version of a library computes something else; "
+            "install those that bundle.json names under versions"
+        )
     return apart
 
 

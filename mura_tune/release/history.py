@@ -30,8 +30,9 @@ def loss_curve(epochs: Sequence[Mapping[str, Any]]) -> str:
     """Training loss of each epoch of both phases."""
 
     def draw(axes: Axes) -> None:
-        axes.plot([e["number"] for e in epochs], [e["loss"] for e in epochs], "o-", c=INK, lw=1.4,
-                  ms=3)  # fmt: skip
+        axes.plot(
+            [e["number"] for e in epochs], [e["loss"] for e in epochs], "o-", c=INK, lw=1.4, ms=3
+        )
         axes.margins(y=0.16)
         _phases(axes, epochs)
 
@@ -50,16 +51,38 @@ def search_chart(study: Mapping[str, Any]) -> str:
         if baseline is not None:
             axes.axhline(baseline, c=INK, lw=1, ls=":", label="baseline (default recipe)")
         for some, marker, colour, name in (
-            (pruned, "x", PALE, "pruned, last score"), (finished, "o", BLUE, "finished"),
-        ):  # fmt: skip
+            (pruned, "x", PALE, "pruned, last score"),
+            (finished, "o", BLUE, "finished"),
+        ):
             if some:
-                axes.plot([t["number"] for t in some], [t["score"] for t in some], marker,
-                          c=colour, ms=5, label=name)  # fmt: skip
+                axes.plot(
+                    [t["number"] for t in some],
+                    [t["score"] for t in some],
+                    marker,
+                    c=colour,
+                    ms=5,
+                    label=name,
+                )
         best = np.maximum.accumulate([t["score"] for t in finished])
-        axes.step([t["number"] for t in finished], best, where="post", c=BLUE, lw=1, alpha=0.6,
-                  label="best so far")  # fmt: skip
-        axes.plot(study["trial"], study["dev_score"], "o", mfc="none", mec=RED, mew=1.8, ms=10,
-                  label="released")  # fmt: skip
+        axes.step(
+            [t["number"] for t in finished],
+            best,
+            where="post",
+            c=BLUE,
+            lw=1,
+            alpha=0.6,
+            label="best so far",
+        )
+        axes.plot(
+            study["trial"],
+            study["dev_score"],
+            "o",
+            mfc="none",
+            mec=RED,
+            mew=1.8,
+            ms=10,
+            label="released",
+        )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(-0.5, most + 0.5)
         axes.margins(y=0.1)
@@ -82,5 +105,14 @@ def _phases(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
             axes.axvspan(start, end, color=BAND, lw=0)
         name = "head" if depth == 0 else f"head and {depth} stage{'s' if depth > 1 else ''}"
         turned = 90 if depth == 0 else 0  # it may last for one epoch
-        axes.text(start, 0.99, f" {name}", size=7.5, c=PALE, ha="left", va="top", rotation=turned,
-                  transform=axes.get_xaxis_transform())  # fmt: skip
+        axes.text(
+            start,
+            0.99,
+            f" {name}",
+            size=7.5,
+            c=PALE,
+            ha="left",
+            va="top",
+            rotation=turned,
+            transform=axes.get_xaxis_transform(),
+        )

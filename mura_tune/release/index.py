@@ -23,14 +23,20 @@ from mura_tune.release.svg import BLUE, chart
 PUBLISHED = {
     "MURA's hidden test set": (
         ("DenseNet-169, 320 px (Rajpurkar et al. 2018)", "207", "0.929", "0.705", "0.815", "0.887"),
-        ("three radiologists, one by one (Rajpurkar et al. 2018)", "207", "", "0.731 to 0.778", "",
-         ""),
+        (
+            "three radiologists, one by one (Rajpurkar et al. 2018)",
+            "207",
+            "",
+            "0.731 to 0.778",
+            "",
+            "",
+        ),
         ("best of the public leaderboard", "207", "", "0.843", "", ""),
     ),
     "MURA's published valid part": (
         ("public code, ensembles of two networks", "1,199", "", "0.66 to 0.68", "", ""),
     ),
-}  # fmt: skip
+}
 _NOTE = (
     "Others' figures are over all areas, as they were published, without intervals. The hidden "
     "test set and the published valid part differ a lot (hand: kappa 0.85 and 0.55), and figures "
@@ -38,8 +44,7 @@ _NOTE = (
 )
 
 
-KEYS = {"auc": "AUC", "kappa": "kappa", "sensitivity": "sensitivity",
-        "specificity": "specificity"}  # fmt: skip
+KEYS = {"auc": "AUC", "kappa": "kappa", "sensitivity": "sensitivity", "specificity": "specificity"}
 _HOW = (
     "Test, by study, with 95 % intervals from 2,000 resamplings of whole patients; each at its "
     "own operating point, which was chosen on dev."
@@ -109,14 +114,24 @@ def results_md(releases: Sequence[Release]) -> str:
             for folder, m in some:
                 test = m["metrics"]["test"]
                 link = f"[{markdown(folder)}]({_url(folder)}/{REPORT})"
-                cells = (link, markdown(_model(m)), _studies(m),
-                         *(words(test[key]) for key in keys))  # fmt: skip
+                cells = (
+                    link,
+                    markdown(_model(m)),
+                    _studies(m),
+                    *(words(test[key]) for key in keys),
+                )
                 lines.append(f"| {' | '.join(cells)} |")
             lines.append("")
     for name, others in PUBLISHED.items():
         rows = [f"| {' | '.join(row)} |" for row in others]
-        lines += [f"## For orientation: {name}", "", f"| {' | '.join(_OTHERS)} |",
-                  "| --- " * len(_OTHERS) + "|", *rows, ""]  # fmt: skip
+        lines += [
+            f"## For orientation: {name}",
+            "",
+            f"| {' | '.join(_OTHERS)} |",
+            "| --- " * len(_OTHERS) + "|",
+            *rows,
+            "",
+        ]
     return "\n".join([*lines, _NOTE, ""])
 
 

@@ -53,9 +53,10 @@ class Inspection:
             f"  {data if self.data else 'data not checked (--data names some)'}",
         ]
         if self.lacks:
-            lines.append(f"  answers, but {self._unusable()}: an older version made it, without "
-                         f"{', '.join(self.lacks[:3])}{', …' if len(self.lacks) > 3 else ''}"
-                         )  # fmt: skip
+            lines.append(
+                f"  answers, but {self._unusable()}: an older version made it, without "
+                f"{', '.join(self.lacks[:3])}{', …' if len(self.lacks) > 3 else ''}"
+            )
         if self.changes:
             lines.append(f"  {self.changes}")
         return "\n".join(lines)

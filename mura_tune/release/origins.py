@@ -73,10 +73,15 @@ def _seeds(manifest: Manifest) -> str:
     measure = plain(manifest["seeds"]["measure"])
     head = ("", f"dev {measure}, by study", f"test {measure}, by study", "epoch kept", "")
     rows = [
-        [f"seed {one['seed']}", cell(one["dev_score"]), cell(one["test_score"]),
-         str(one["best_epoch"]), "released" if one["released"] else ""]
+        [
+            f"seed {one['seed']}",
+            cell(one["dev_score"]),
+            cell(one["test_score"]),
+            str(one["best_epoch"]),
+            "released" if one["released"] else "",
+        ]
         for one in manifest["seeds"]["runs"]
-    ]  # fmt: skip
+    ]
     curves = "The curves below are the first released one's."
     return f"<p>{plain(describe(manifest))} {curves}</p>{table(head, rows, wide=True)}"
 
@@ -95,9 +100,13 @@ def _data(manifest: Manifest) -> str:
         ("part", *map(plain, names)),
         [[plain(part), *(str(counts[part][n]) for n in names)] for part in counts],
     )
-    rows = [[f"<span class='path'>{plain(f['path'])}</span><br>"
-             f"<small class='path'>{plain(f['kind'])}: {plain(f['detail'])}</small>"]
-            for f in left_out]  # fmt: skip
+    rows = [
+        [
+            f"<span class='path'>{plain(f['path'])}</span><br>"
+            f"<small class='path'>{plain(f['kind'])}: {plain(f['detail'])}</small>"
+        ]
+        for f in left_out
+    ]
     images = "1 image was" if len(rows) == 1 else f"{len(rows)} images were"
     gone = (
         f"<details><summary>{images} left out: by name, and why</summary>"
@@ -105,8 +114,10 @@ def _data(manifest: Manifest) -> str:
         if rows
         else "<p>No image was left out.</p>"
     )
-    return (f"{told}<p>Data set: {set_name(manifest)}. A patient is in one part only, over all "
-            f"areas; test was published as <code>valid</code>.</p>{gone}")  # fmt: skip
+    return (
+        f"{told}<p>Data set: {set_name(manifest)}. A patient is in one part only, over all "
+        f"areas; test was published as <code>valid</code>.</p>{gone}"
+    )
 
 
 def _recipe(manifest: Manifest) -> str:
@@ -154,12 +165,14 @@ def _reproduce(manifest: Manifest) -> str:
     sets = "".join(f" \\\n  {command('--set', one)}" for one in overrides(area, study))
     pairs = ", ".join(f"{key} {value}" for key, value in manifest["versions"].items())
     folder = f"releases/{as_file(name)}"
-    commands = "\n".join([
-        command("mura", "tune", area, *named, "--trials", trials, "--data", "DATA") + sets,
-        command("mura", "finalize", name, "--data", "DATA") + _runs(manifest),
-        command("mura", "evaluate", "--release", folder, "--data", "DATA"),
-        command("mura", "verify", folder),
-    ])  # fmt: skip
+    commands = "\n".join(
+        [
+            command("mura", "tune", area, *named, "--trials", trials, "--data", "DATA") + sets,
+            command("mura", "finalize", name, "--data", "DATA") + _runs(manifest),
+            command("mura", "evaluate", "--release", folder, "--data", "DATA"),
+            command("mura", "verify", folder),
+        ]
+    )
     return (
         f"<pre>{plain(commands)}</pre><p>With the same data: fingerprint <code>"
         f"{plain(data['fingerprint'][:16])}</code>, split <code>{plain(data['split_hash'][:16])}"

@@ -59,8 +59,10 @@ def body_part(dev: Mapping[str, Any], test: Mapping[str, Any]) -> Iterator[tuple
         return
     on_dev, on_test = dev["body_part"], test["body_part"]
     figures = figures_html(on_dev, on_test, (dev["studies"], test["studies"]))
-    note = ("<p class='note'>Its second task, by study, logits averaged over views. The part that "
-            "it predicts feeds its answer; the true one is never told.</p>")  # fmt: skip
+    note = (
+        "<p class='note'>Its second task, by study, logits averaged over views. The part that "
+        "it predicts feeds its answer; the true one is never told.</p>"
+    )
     yield "Body part", figures + note + confusion_html(on_test)
 
 

@@ -40,8 +40,10 @@ def report(
         InputError: a release of an older version, which has too little to report.
     """
     if missing(manifest):
-        raise InputError(f"{manifest['area']}: released by an older version, without what a report "
-                         f"shows ({missing(manifest)[0]}); run 'mura finalize' again")  # fmt: skip
+        raise InputError(
+            f"{manifest['area']}: released by an older version, without what a report "
+            f"shows ({missing(manifest)[0]}); run 'mura finalize' again"
+        )
     parts = [
         ("Results", _results(manifest, test)),
         ("Operating points and doubt", _points(manifest, test)),
@@ -70,9 +72,11 @@ metal, plaster and letters: a model can learn those instead of the disease.</p>
 def _head(manifest: Manifest, test: Measured) -> str:
     area, figures = html.escape(manifest["area"]), test.figures
     keys = [
-        ("AUC", figures["auc"]), ("Cohen's kappa", figures["kappa"]),
-        ("sensitivity", figures["sensitivity"]), ("specificity", figures["specificity"]),
-    ]  # fmt: skip
+        ("AUC", figures["auc"]),
+        ("Cohen's kappa", figures["kappa"]),
+        ("sensitivity", figures["sensitivity"]),
+        ("specificity", figures["specificity"]),
+    ]
     boxes = "".join(
         f"<div><span>{name}</span><b>{e.value:.3f}</b><span>95 %: {e.low:.3f} to {e.high:.3f}"
         "</span></div>"
@@ -102,11 +106,15 @@ def _network(manifest: Manifest) -> str:
 def _results(manifest: Manifest, test: Measured) -> str:
     dev, now = manifest["metrics"]["dev"], test.to_json()
     head = (
-        "", f"test, by study<br>n = {now['studies']}", f"test, by image<br>n = {now['images']}",
+        "",
+        f"test, by study<br>n = {now['studies']}",
+        f"test, by image<br>n = {now['images']}",
         f"dev, by study<br>n = {dev['studies']}",
-    )  # fmt: skip
-    rows = [[shown, cell(now[key]), cell(now["by_image"][key]), cell(dev[key])]
-            for key, shown in NAMES.items()]  # fmt: skip
+    )
+    rows = [
+        [shown, cell(now[key]), cell(now["by_image"][key]), cell(dev[key])]
+        for key, shown in NAMES.items()
+    ]
     for key, name in (("ece", "Calibration error"), ("brier", "Brier score")):
         for when, how in (("before", "before"), ("after", "calibrated")):
             cells = [cell(part["calibration"][when][key]) for part in (now, dev)]
@@ -126,13 +134,19 @@ def _areas(now: Mapping[str, Any], dev: Mapping[str, Any]) -> str:
         return ""
     before = dev.get("auc_by_area", {})
     rows = [
-        [plain(area), f"{auc['studies']}", cell(auc),
-         cell(before[area]) if area in before else "one class only" if before else ""]
+        [
+            plain(area),
+            f"{auc['studies']}",
+            cell(auc),
+            cell(before[area]) if area in before else "one class only" if before else "",
+        ]
         for area, auc in now["auc_by_area"].items()
-    ]  # fmt: skip
+    ]
     head = ("AUC within an area", "test studies", "test, by study", "dev, by study")
-    return (table(head, rows) + "<p class='note'>The AUC over all areas also credits knowing which "
-            "area is abnormal more often; within one it does not.</p>")  # fmt: skip
+    return (
+        table(head, rows) + "<p class='note'>The AUC over all areas also credits knowing which "
+        "area is abnormal more often; within one it does not.</p>"
+    )
 
 
 def _points(manifest: Manifest, test: Measured) -> str:
@@ -142,8 +156,9 @@ def _points(manifest: Manifest, test: Measured) -> str:
         mark = " (recommended)" if name == manifest["recommended"] else ""
         rule = html.escape(manifest["operating_points"][name]["chosen"])
         figures = [cell(point[key]) for key in ("sensitivity", "specificity", "ppv", "npv")]
-        rows.append([f"{plain(name)}{mark}<br><small>{rule}</small>", f"{point['threshold']:.3f}",
-                     *figures])  # fmt: skip
+        rows.append(
+            [f"{plain(name)}{mark}<br><small>{rule}</small>", f"{point['threshold']:.3f}", *figures]
+        )
     head = ("", "threshold", "sensitivity", "specificity", "PPV", "NPV")
     left = now["abstain"]
     answered = (
@@ -160,15 +175,19 @@ def _points(manifest: Manifest, test: Measured) -> str:
         else f"No band of doubt: {band['error_without']:.3f} of dev's answers are wrong without "
         f"one. On test {without}."
     )
-    return (f'{table(head, rows, wide=True)}<div class="columns"><div><h3>Calls on test at '
-            f'{now["threshold"]:.3f}</h3>{_matrix(now["confusion"])}</div><div><h3>Doubt</h3><p>'
-            f"{doubt}</p><p>{_order(manifest)}</p></div></div>")  # fmt: skip
+    return (
+        f'{table(head, rows, wide=True)}<div class="columns"><div><h3>Calls on test at '
+        f"{now['threshold']:.3f}</h3>{_matrix(now['confusion'])}</div><div><h3>Doubt</h3><p>"
+        f"{doubt}</p><p>{_order(manifest)}</p></div></div>"
+    )
 
 
 def _order(manifest: Manifest) -> str:
     offset, temperature = (manifest["calibration"][key] for key in ("offset", "temperature"))
-    return (f"A study's probability: (a view's logit {shifted(offset)}) / {temperature:.4g}, the "
-            "sigmoid, the mean over its views; both numbers were fitted on dev.")  # fmt: skip
+    return (
+        f"A study's probability: (a view's logit {shifted(offset)}) / {temperature:.4g}, the "
+        "sigmoid, the mean over its views; both numbers were fitted on dev."
+    )
 
 
 def _matrix(found: Mapping[str, int]) -> str:
@@ -185,10 +204,16 @@ def _matrix(found: Mapping[str, int]) -> str:
 
 
 def _curves(test: Measured) -> str:
-    note = ("<p class='note'>Calibration: a bin's line is its 95 % interval, its studies "
-            "taken for independent.</p>")  # fmt: skip
-    drawn = (charts.roc_chart, charts.precision_recall_chart, charts.calibration_chart,
-             charts.score_chart)  # fmt: skip
+    note = (
+        "<p class='note'>Calibration: a bin's line is its 95 % interval, its studies "
+        "taken for independent.</p>"
+    )
+    drawn = (
+        charts.roc_chart,
+        charts.precision_recall_chart,
+        charts.calibration_chart,
+        charts.score_chart,
+    )
     return (
         f'<div class="charts two">{"".join(f"<div>{draw(test)}</div>" for draw in drawn)}</div>'
         f"{note}"

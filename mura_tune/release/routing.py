@@ -46,8 +46,10 @@ class Routing:
     @property
     def rule(self) -> str:
         """How the confidence was chosen, in words."""
-        return (f"least confidence that leaves an error of {ERROR:.2f} or less on dev, with "
-                f"{LEAST:.0%} to {MOST:.0%} of it below")  # fmt: skip
+        return (
+            f"least confidence that leaves an error of {ERROR:.2f} or less on dev, with "
+            f"{LEAST:.0%} to {MOST:.0%} of it below"
+        )
 
     def confidences(self, logits_mk: Floats) -> Floats:
         """Probabilities of the areas, (M, K), from the mean logits of each study's views.
@@ -103,12 +105,14 @@ class Routed:
         n, answered = len(self.seen.called), "none is answered"
         if told["error"] is not None:
             answered = f"of the others {wrong(told['error'], n - told['studies'])}"
-        return "\n".join([
-            f"{SPLIT_NAMES[self.part]}, {n} studies, {self.images} images",
-            *self.seen.lines(),
-            f"  {told['studies']} studies below a confidence of "
-            f"{self.chosen.confidence:.3f}; {answered}",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                f"{SPLIT_NAMES[self.part]}, {n} studies, {self.images} images",
+                *self.seen.lines(),
+                f"  {told['studies']} studies below a confidence of "
+                f"{self.chosen.confidence:.3f}; {answered}",
+            ]
+        )
 
     def brief(self) -> str:
         """Studies and accuracy in a line."""
@@ -146,9 +150,12 @@ def choose(logits_nk: Tensor, dev: Split) -> Routing:
     if keep + 1 < n:  # halfway to the next, so that it is stable
         least = (least + confidence[order][keep + 1]) / 2
     return Routing(
-        temperature=temperature, confidence=float(least), share=1 - (keep + 1) / n,
-        error=float(error[keep]), error_without=float((~right).mean()),
-    )  # fmt: skip
+        temperature=temperature,
+        confidence=float(least),
+        share=1 - (keep + 1) / n,
+        error=float(error[keep]),
+        error_without=float((~right).mean()),
+    )
 
 
 def measured(logits_nk: Tensor, split: Split, chosen: Routing) -> Routed:

@@ -134,15 +134,21 @@ trained on {set_name(manifest)}; released {plain(manifest["created"][:10])}, rec
     left = now["studies"] - told["studies"]
     rest = f"; of the others {wrong(told['error'], left)}" if left else ""
     parts = [
-        ("Results", figures_html(dev, now, (dev["studies"], now["studies"]))
-         + "<p class='note'>By study, logits averaged over views; "
-         "95 % intervals from 2,000 resamplings of whole patients. Dev chose the trial, the epoch "
-         "and the confidence: believe test.</p>"),
+        (
+            "Results",
+            figures_html(dev, now, (dev["studies"], now["studies"]))
+            + "<p class='note'>By study, logits averaged over views; "
+            "95 % intervals from 2,000 resamplings of whole patients. Dev chose the trial, the "
+            "epoch and the confidence: believe test.</p>",
+        ),
         ("What was taken for what", confusion_html(now)),
-        ("Doubt", f"<p>Below a confidence of {limit:.3f} it abstains: from {told['studies']} of "
-         f"{now['studies']} test studies{rest} (without abstaining "
-         f"{wrong(told['error_without'], now['studies'])}). "
-         f"The {plain(manifest['abstain']['chosen'])}.</p>"),
+        (
+            "Doubt",
+            f"<p>Below a confidence of {limit:.3f} it abstains: from {told['studies']} of "
+            f"{now['studies']} test studies{rest} (without abstaining "
+            f"{wrong(told['error_without'], now['studies'])}). "
+            f"The {plain(manifest['abstain']['chosen'])}.</p>",
+        ),
         ("Training and search", training_section(manifest)),
-    ]  # fmt: skip
+    ]
     return shell(f"{name}: release report", intro + sections([*parts, *sections_of(manifest)]))

@@ -48,8 +48,10 @@ def everyone(runs: Sequence[Run]) -> Sequence[Run]:
 
 def spread(runs: Sequence[Run], released: Sequence[Run], test: Split) -> dict[str, Any]:
     """What bundle.json says of several runs; called once the release is fixed, as it reads test."""
-    scores = {"dev": [run.score(run.dev) for run in runs],
-              "test": [run.score(test) for run in runs]}  # fmt: skip
+    scores = {
+        "dev": [run.score(run.dev) for run in runs],
+        "test": [run.score(test) for run in runs],
+    }
     measure = runs[0].measure.name
     told = [
         {
@@ -71,9 +73,11 @@ def spread(runs: Sequence[Run], released: Sequence[Run], test: Split) -> dict[st
 
 def _range(values: Sequence[float]) -> dict[str, float]:
     return {
-        "mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)),
-        "low": min(values), "high": max(values),
-    }  # fmt: skip
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)),
+        "low": min(values),
+        "high": max(values),
+    }
 
 
 def describe(manifest: Mapping[str, Any]) -> str:

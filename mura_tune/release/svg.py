@@ -15,8 +15,16 @@ from matplotlib.figure import Figure
 BLUE, RED, INK, PALE, GRID = "#1f5fa8", "#c8402f", "#22262b", "#6b727c", "#e6e8eb"
 GUIDE, BAND, PAPER = "#c4c8ce", "#f0ece2", "#ffffff"
 # What is drawn in these follows the page, which may be dark.
-_NAMES = {BLUE: "blue", RED: "red", INK: "ink", PALE: "pale", GRID: "grid", GUIDE: "guide",
-          BAND: "band", PAPER: "paper"}  # fmt: skip
+_NAMES = {
+    BLUE: "blue",
+    RED: "red",
+    INK: "ink",
+    PALE: "pale",
+    GRID: "grid",
+    GUIDE: "guide",
+    BAND: "band",
+    PAPER: "paper",
+}
 INCHES = (4.3, 3.3)
 
 
@@ -69,8 +77,10 @@ def _inline(figure: Figure, title: str) -> str:
     label = html.escape(title, quote=True)
     return re.sub(
         r'<svg[^>]*viewBox="([^"]*)"[^>]*>',
-        rf'<svg viewBox="\1" role="img" aria-label="{label}">', text, count=1,
-    )  # fmt: skip
+        rf'<svg viewBox="\1" role="img" aria-label="{label}">',
+        text,
+        count=1,
+    )
 
 
 def _font(found: re.Match[str]) -> str:

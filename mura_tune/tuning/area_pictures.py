@@ -25,9 +25,15 @@ class AreaCharts:
         figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
         self._canvas = FigureCanvasAgg(figure)
         grid = figure.add_gridspec(
-            1, 2, left=0.062, right=0.99, top=0.89, bottom=0.13, wspace=0.32,
+            1,
+            2,
+            left=0.062,
+            right=0.99,
+            top=0.89,
+            bottom=0.13,
+            wspace=0.32,
             width_ratios=(1, 1.4),
-        )  # fmt: skip
+        )
         halves = grid[0].subgridspec(2, 1, hspace=0.12, height_ratios=(1.5, 1))
         self._scores, self._losses, self._matrix = (
             figure.add_subplot(place) for place in (halves[0], halves[1], grid[1])
@@ -81,13 +87,30 @@ def _matrix(
     axes.set_yticks(range(k), short, size=size)
     for row, column in np.ndindex(k, k):
         share = table_kk[row, column] / max(1, table_kk[row].sum())
-        axes.axhspan(row - 0.48, row + 0.48, (column + 0.02) / k, (column + 0.98) / k, lw=0,
-                     color=BLUE if row == column else RED, alpha=0.05 + 0.85 * share)  # fmt: skip
+        axes.axhspan(
+            row - 0.48,
+            row + 0.48,
+            (column + 0.02) / k,
+            (column + 0.98) / k,
+            lw=0,
+            color=BLUE if row == column else RED,
+            alpha=0.05 + 0.85 * share,
+        )
         if table_kk[row, column]:
             colour = "white" if share > 0.45 else INK
-            axes.text(column, row, str(table_kk[row, column]), ha="center", va="center",
-                      size=min(14, 70 / k), c=colour)  # fmt: skip
+            axes.text(
+                column,
+                row,
+                str(table_kk[row, column]),
+                ha="center",
+                va="center",
+                size=min(14, 70 / k),
+                c=colour,
+            )
         elif k <= 8:
             axes.text(column, row, "0", ha="center", va="center", size=8, c=PALE)
-    title(axes, f"{accuracy.value:.3f} of {accuracy.studies} studies recognised, 95 % "
-                f"[{accuracy.low:.3f}, {accuracy.high:.3f}]")  # fmt: skip
+    title(
+        axes,
+        f"{accuracy.value:.3f} of {accuracy.studies} studies recognised, 95 % "
+        f"[{accuracy.low:.3f}, {accuracy.high:.3f}]",
+    )

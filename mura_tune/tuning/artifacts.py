@@ -130,9 +130,10 @@ class Keeper:
         """Store a file with a trial; where the dashboard serves it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         artifact = upload_artifact(
-            artifact_store=FileSystemArtifactStore(self.folder), file_path=str(path),
+            artifact_store=FileSystemArtifactStore(self.folder),
+            file_path=str(path),
             study_or_trial=trial,
-        )  # fmt: skip
+        )
         return str(get_artifact_path(trial, artifact))
 
 

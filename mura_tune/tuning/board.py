@@ -17,9 +17,12 @@ from mura_tune.tuning.storage import open_storage
 
 
 def app(
-    url: str, artifacts: Path | None = None, *, writable: bool = False,
+    url: str,
+    artifacts: Path | None = None,
+    *,
+    writable: bool = False,
     report: Callable[[str], None] = print,
-) -> App:  # fmt: skip
+) -> App:
     """The dashboard of a storage, read-only unless `writable`.
 
     Args:

@@ -125,8 +125,9 @@ def damaged(url: str | None, why: str) -> InputError:
     path = file_of(url) if url else None
     name = _named(url)
     if path is None:
-        return InputError(f"{name}: damaged, or changed by another program ({why}); put back a "
-                          "copy")  # fmt: skip
+        return InputError(
+            f"{name}: damaged, or changed by another program ({why}); put back a copy"
+        )
     rescue = f"{command('sqlite3', path, '.recover')} | sqlite3 rescued.db"
     return InputError(
         f"{name}: damaged, or changed by another program ({why}); put back a copy, or copy out "

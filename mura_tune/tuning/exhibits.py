@@ -106,15 +106,22 @@ class Areas:
             for row, chances in enumerate(softmax(table.logits)):
                 called, part = int(chances.argmax()), int(table.parts[row])
                 right, sure = called == part, float(chances[called])
-                cells = (str(table.names[row]), str(table.patients[row]), dev.areas[part],
-                         dev.areas[called], f"{sure:.4f}")  # fmt: skip
+                cells = (
+                    str(table.names[row]),
+                    str(table.patients[row]),
+                    dev.areas[part],
+                    dev.areas[called],
+                    f"{sure:.4f}",
+                )
                 found.append((right, sure if right else -sure, cells))
         yield from (cells for _, _, cells in sorted(found))
 
 
 EXHIBITS: Mapping[str, Callable[[], Exhibit]] = {
-    Abnormal.task: Abnormal, Both.task: Both, Areas.task: Areas,
-}  # fmt: skip
+    Abnormal.task: Abnormal,
+    Both.task: Both,
+    Areas.task: Areas,
+}
 
 
 def monitor_of(trial: optuna.Trial, task: str) -> str:

@@ -74,8 +74,10 @@ def area_sheet(fits: Fits) -> Image.Image:
     told.sort(key=lambda one: -one[0])
     wrong = [one for one in told if one[1] != one[2]]
     right = [one for one in reversed(told) if one[1] == one[2]]
-    titles = (f"Taken for another area: {len(wrong)} of {len(told)}{_most(len(wrong))}",
-              f"Recognised: {len(right)} of {len(told)}, the least sure")  # fmt: skip
+    titles = (
+        f"Taken for another area: {len(wrong)} of {len(told)}{_most(len(wrong))}",
+        f"Recognised: {len(right)} of {len(told)}, the least sure",
+    )
     rows = [
         Row(title, colour, [_called(*one) for one in some[:ACROSS]])
         for title, colour, some in zip(titles, (RED, BLUE), (wrong, right), strict=True)
@@ -139,8 +141,11 @@ def _tile(picture: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, study
     picture.paste(large, (x, y))
     y += TILE + 6
     folder = "/".join(PurePosixPath(study.files[0]).parts[:-1][-2:])
-    lines = ((study.caption, INK, _font(13, bold=True)),
-             (folder, INK, _font(11)), (_names(study.files), PALE, _font(11)))  # fmt: skip
+    lines = (
+        (study.caption, INK, _font(13, bold=True)),
+        (folder, INK, _font(11)),
+        (_names(study.files), PALE, _font(11)),
+    )
     for text, colour, font in lines:
         draw.text((x, y), _fitted(text, font), colour, font)
         y += LINE

@@ -109,8 +109,10 @@ def known_hosts(app: App, hosts: Hosts) -> App:
     def guarded(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         host = str(environ.get("HTTP_HOST", ""))
         if not hosts.accept(host):
-            reason = (f"not served by this name, but as {hosts.describe()}; to be reached by "
-                      "another, start it with a second --host NAME:PORT")  # fmt: skip
+            reason = (
+                f"not served by this name, but as {hosts.describe()}; to be reached by "
+                "another, start it with a second --host NAME:PORT"
+            )
             return _refusal(start_response, "403 Forbidden", reason)
         origin = environ.get("HTTP_ORIGIN")
         if origin is not None and not _reads(environ) and _netloc(origin) != host.lower():

@@ -31,16 +31,35 @@ from mura_tune.tuning.stored import dev_score_of, has_score, is_foreign
 from mura_tune.tuning.urls import database, file_of
 
 COLUMNS = (
-    "study", "trial", "slot", "role", "state", "dev_score", "low", "high", "studies", "epochs",
-    "best_epoch", "seconds", "reason", "from", "of", "digest", "started", "ended",
-)  # fmt: skip
+    "study",
+    "trial",
+    "slot",
+    "role",
+    "state",
+    "dev_score",
+    "low",
+    "high",
+    "studies",
+    "epochs",
+    "best_epoch",
+    "seconds",
+    "reason",
+    "from",
+    "of",
+    "digest",
+    "started",
+    "ended",
+)
 _TABLES = models.BaseModel.metadata.tables
 _TRIALS = _TABLES["trials"]
 _OF_STUDIES = ("study_directions", "study_user_attributes", "study_system_attributes")
 _OF_TRIALS = (
-    "trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes",
+    "trial_params",
+    "trial_values",
+    "trial_intermediate_values",
+    "trial_user_attributes",
     "trial_system_attributes",
-)  # fmt: skip
+)
 _Rows = Sequence[Mapping[str, Any]]
 
 
@@ -62,8 +81,10 @@ def copy(url: str, name: str, new: str, to: str) -> int:
     with using(to, create=True) as target, legible(to, f"study {new}"), lock_of(to, new):
         for end in ("", CONFIRMS):
             if has_study(target, new + end):
-                raise InputError(f"{database(to)}: study {new + end} exists; name another, or "
-                                 f"remove it by 'mura study delete {new}'")  # fmt: skip
+                raise InputError(
+                    f"{database(to)}: study {new + end} exists; name another, or "
+                    f"remove it by 'mura study delete {new}'"
+                )
         with target.engine.begin() as connection:
             for end, rows in parts.items():
                 _write(connection, new + end, rows if _same(url, to) else _without_pictures(rows))
@@ -120,8 +141,9 @@ def delete(url: str, name: str, artifacts: Path) -> int:
         for study in studies:
             running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             if any(alive.lives(trial.user_attrs.get("worker")) for trial in running):
-                raise InputError(f"study {study.study_name}: a worker runs a trial of it; "
-                                 "stop that first")  # fmt: skip
+                raise InputError(
+                    f"study {study.study_name}: a worker runs a trial of it; stop that first"
+                )
         gone = sum(len(study.get_trials(deepcopy=False)) for study in studies)
         ids = [study._study_id for study in studies]
         _remove_pictures(storage.engine, ids, artifacts)
@@ -158,11 +180,23 @@ def _row(study: str, trial: FrozenTrial) -> dict[str, Any]:
         "state": _state(trial),
         "dev_score": trial.value,
         **{key: interval.get(key) for key in ("low", "high", "studies")},
-        **{key: kept.get(key) for key in ("slot", "role", "epochs", "best_epoch", "seconds",
-                                          "reason", "from", "of", "digest")},
+        **{
+            key: kept.get(key)
+            for key in (
+                "slot",
+                "role",
+                "epochs",
+                "best_epoch",
+                "seconds",
+                "reason",
+                "from",
+                "of",
+                "digest",
+            )
+        },
         "started": trial.datetime_start,
         "ended": trial.datetime_complete,
-    }  # fmt: skip
+    }
 
 
 def _read(storage: RDBStorage, name: str, url: str) -> dict[str, _Rows]:

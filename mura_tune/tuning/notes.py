@@ -93,17 +93,25 @@ def write_study_note(
     """
     comparable = facts(study)[COMPARABLE]
     trials = study.get_trials(deepcopy=False)
-    body = "\n".join([
-        *_found(trials, study, confirming),
-        "", "#### What is searched", "",
-        *_axes(comparable["space"], dict(_flat(comparable["recipe"]))),
-        "", "#### On which data", "",
-        *_data(comparable, parts),
-        "", "#### Commands", "",
-        *_head(["to", "run"]),
-        _row(["go on with the search", f"`{resume}`"]),
-        _row(["release the winner", f"`{finalize}`"]),
-    ])  # fmt: skip
+    body = "\n".join(
+        [
+            *_found(trials, study, confirming),
+            "",
+            "#### What is searched",
+            "",
+            *_axes(comparable["space"], dict(_flat(comparable["recipe"]))),
+            "",
+            "#### On which data",
+            "",
+            *_data(comparable, parts),
+            "",
+            "#### Commands",
+            "",
+            *_head(["to", "run"]),
+            _row(["go on with the search", f"`{resume}`"]),
+            _row(["release the winner", f"`{finalize}`"]),
+        ]
+    )
     if get_note(study) != body:  # saving it again would discard what a person is writing there
         save_note(study, body)
 
@@ -130,12 +138,20 @@ def _found(
     yield from _head([*head, "mean over new seeds", "each seed"] if again else head)
     for number, name in _places(found).items():
         score = dev_score_of(trials[number])
-        row = [name, number, f"{score['value']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}",
-               score["studies"]]  # fmt: skip
+        row = [
+            name,
+            number,
+            f"{score['value']:.3f}",
+            f"{score['low']:.3f} to {score['high']:.3f}",
+            score["studies"],
+        ]
         if again:
             seeds = again.get(number)
-            row += [f"**{seeds.mean:.3f}**", ", ".join(f"{s:.3f}" for s in seeds.scores)] if (
-                seeds) else ["", ""]  # fmt: skip
+            row += (
+                [f"**{seeds.mean:.3f}**", ", ".join(f"{s:.3f}" for s in seeds.scores)]
+                if (seeds)
+                else ["", ""]
+            )
         yield _row(row)
     yield ""
     state = "are confirmed" if again else "are not confirmed with new seeds (yet)"
@@ -145,8 +161,10 @@ def _found(
     for number, reason in found.unconfirmed.items():
         yield f"Trial {number} could not be confirmed: {reason}."
     if found.foreign:
-        yield (f"Left out: {numbers('trial', found.foreign)}, of another program, without recipe "
-               "or scores.")  # fmt: skip
+        yield (
+            f"Left out: {numbers('trial', found.foreign)}, of another program, without recipe "
+            "or scores."
+        )
 
 
 def _places(found: Best) -> dict[int, str]:

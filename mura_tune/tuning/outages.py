@@ -139,13 +139,27 @@ def _waiting(name: str) -> Callable[..., Any]:
 
 # A new trial that is stored twice leaves one that nobody runs, which `slots` takes for lost.
 for _name in (
-    "_create_new_trial", "_get_best_trial_id", "_get_stale_trial_ids", "_get_trials",
-    "_set_trial_param", "create_new_study", "delete_study", "get_all_studies",
-    "get_study_directions", "get_study_id_from_name", "get_study_name_from_id",
-    "get_study_system_attrs", "get_study_user_attrs", "get_trial",
-    "get_trial_id_from_study_id_trial_number", "set_study_system_attr", "set_study_user_attr",
-    "set_trial_intermediate_value", "set_trial_system_attr", "set_trial_user_attr",
-):  # fmt: skip
+    "_create_new_trial",
+    "_get_best_trial_id",
+    "_get_stale_trial_ids",
+    "_get_trials",
+    "_set_trial_param",
+    "create_new_study",
+    "delete_study",
+    "get_all_studies",
+    "get_study_directions",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "set_study_system_attr",
+    "set_study_user_attr",
+    "set_trial_intermediate_value",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+):
     setattr(WaitingStorage, _name, _waiting(_name))
 
 

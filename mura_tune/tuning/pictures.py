@@ -23,8 +23,14 @@ Fits = Sequence[tuple[Fit, Split]]  # a fit and its dev split: one pair, or one 
 BLUE, RED, INK, PALE = "#1f5fa8", "#c8402f", "#333333", "#7b818b"
 DPI = 100
 INCHES = (10.6, 3.8)  # 1060 pixels: what a note has beside the list of trials, at 1400
-RING: dict[str, Any] = {"marker": "o", "mfc": "white", "mec": RED, "mew": 1.8, "ms": 8,
-                        "clip_on": False}  # fmt: skip
+RING: dict[str, Any] = {
+    "marker": "o",
+    "mfc": "white",
+    "mec": RED,
+    "mew": 1.8,
+    "ms": 8,
+    "clip_on": False,
+}
 
 
 class Charts:
@@ -37,9 +43,15 @@ class Charts:
         figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
         self._canvas = FigureCanvasAgg(figure)
         grid = figure.add_gridspec(
-            1, 3, left=0.062, right=0.99, top=0.89, bottom=0.13, wspace=0.27,
+            1,
+            3,
+            left=0.062,
+            right=0.99,
+            top=0.89,
+            bottom=0.13,
+            wspace=0.27,
             width_ratios=(1.25, 1, 0.95),
-        )  # fmt: skip
+        )
         halves = grid[0].subgridspec(2, 1, hspace=0.12, height_ratios=(1.5, 1))
         self._scores, self._losses, self._roc, self._matrix = (
             figure.add_subplot(place) for place in (halves[0], halves[1], grid[1], grid[2])
@@ -148,8 +160,15 @@ def _phases(scores: Axes, losses: Axes, epochs: Sequence[Epoch]) -> None:
                 axes.axvspan(start, end, color="#f1ede3", lw=0)
         name = "head" if depth == 0 else f"head + {depth} stage{'s' if depth > 1 else ''}"
         if len(name) <= (end - start) / len(epochs) * 40:  # characters as wide as the chart
-            scores.text((start + end) / 2, 0.02, name, c=PALE, size=8.5, ha="center",
-                        transform=scores.get_xaxis_transform())  # fmt: skip
+            scores.text(
+                (start + end) / 2,
+                0.02,
+                name,
+                c=PALE,
+                size=8.5,
+                ha="center",
+                transform=scores.get_xaxis_transform(),
+            )
 
 
 def _roc(axes: Axes, studies: Studies, auc: Estimate, threshold: float, folds: int) -> None:
@@ -160,9 +179,16 @@ def _roc(axes: Axes, studies: Studies, auc: Estimate, threshold: float, folds: i
     (tn, fp), (fn, tp) = confusion(studies, threshold)
     axes.plot(fp / (fp + tn), tp / (tp + fn), **RING)
     over = "" if folds == 1 else f"mean of {folds} folds\n"
-    axes.text(0.97, 0.05, f"AUC {auc.value:.3f}\n{over}95 % [{auc.low:.3f}, {auc.high:.3f}]\n"
-              f"{auc.studies} studies\n{auc.patients} patients",
-              ha="right", size=10.5, c=INK, linespacing=1.4)  # fmt: skip
+    axes.text(
+        0.97,
+        0.05,
+        f"AUC {auc.value:.3f}\n{over}95 % [{auc.low:.3f}, {auc.high:.3f}]\n"
+        f"{auc.studies} studies\n{auc.patients} patients",
+        ha="right",
+        size=10.5,
+        c=INK,
+        linespacing=1.4,
+    )
     part = "dev" if folds == 1 else "folds pooled"
     title(axes, f"ROC, {part} (ring: at {threshold:.3f})")
 
@@ -172,8 +198,15 @@ def _matrix(axes: Axes, studies: Studies, threshold: float) -> None:
     shares = table / table.sum(1, keepdims=True)
     for row, column in np.ndindex(2, 2):
         share, right = shares[row, column], row == column
-        axes.axhspan(row - 0.49, row + 0.49, column / 2 + 0.004, column / 2 + 0.496, lw=0,
-                     color=BLUE if right else RED, alpha=0.06 + 0.84 * share)  # fmt: skip
+        axes.axhspan(
+            row - 0.49,
+            row + 0.49,
+            column / 2 + 0.004,
+            column / 2 + 0.496,
+            lw=0,
+            color=BLUE if right else RED,
+            alpha=0.06 + 0.84 * share,
+        )
         colour = "white" if share > 0.45 else INK
         for lower, text, size in ((-0.05, str(table[row, column]), 20), (0.2, f"{share:.0%}", 10)):
             axes.text(column, row + lower, text, ha="center", va="center", size=size, c=colour)

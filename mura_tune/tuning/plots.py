@@ -70,16 +70,28 @@ def importance(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor
     names = sorted(shares[0], key=lambda name: np.mean([s[name] for s in shares]))
     values = np.array([[s[name] for name in names] for s in shares])
     bars = {
-        "type": "bar", "orientation": "h", "y": names, "x": _plain(values.mean(0)),
-        "marker": {"color": BLUE}, "width": 0.6,
+        "type": "bar",
+        "orientation": "h",
+        "y": names,
+        "x": _plain(values.mean(0)),
+        "marker": {"color": BLUE},
+        "width": 0.6,
         "error_x": {"type": "data", "array": _plain(values.std(0)), "color": "#333", "width": 5},
         "hovertemplate": "%{y}: %{x:.2f}<extra></extra>",
-    }  # fmt: skip
+    }
     title = "What matters: fANOVA importance"
     small = f"{len(finished)} finished trials; bars ± standard deviation over {len(shares)} forests"
-    return Figure([bars], _layout(title, small, f"share of the variance of dev {monitor}", "",
-                                  xaxis={"rangemode": "tozero"},
-                                  yaxis={"automargin": True, "ticksuffix": " "}))  # fmt: skip
+    return Figure(
+        [bars],
+        _layout(
+            title,
+            small,
+            f"share of the variance of dev {monitor}",
+            "",
+            xaxis={"rangemode": "tozero"},
+            yaxis={"automargin": True, "ticksuffix": " "},
+        ),
+    )
 
 
 def _forests(finished: Sequence[FrozenTrial]) -> list[dict[str, float]]:
@@ -108,7 +120,10 @@ def scores(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) ->
     so_far = np.maximum.accumulate([_value(t) for t in finished])
     traces = [
         {
-            "type": "scatter", "mode": "lines", "name": "best so far", "hoverinfo": "skip",
+            "type": "scatter",
+            "mode": "lines",
+            "name": "best so far",
+            "hoverinfo": "skip",
             "x": [*(t.number for t in finished), trials[-1].number],
             "y": _plain([*so_far, so_far[-1]]),
             "line": {"shape": "hv", "color": "#d5d8dc", "width": 2},
@@ -117,7 +132,7 @@ def scores(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) ->
         _dots("finished", others, BLUE, "circle", 8),
         _dots("baseline", baseline, AMBER, "diamond", 12),
         _dots(f"best: trial {best.number}", [best], RED, "star", 15),
-    ]  # fmt: skip
+    ]
     small = f"{dev_score_of(best)['studies']} dev studies; intervals by resampling patients"
     layout = _layout(f"Dev {monitor} with its 95 % interval", small, "trial", f"dev {monitor}")
     layout |= {"showlegend": True, "legend": {"orientation": "h", "y": -0.17, "yanchor": "top"}}
@@ -130,25 +145,34 @@ def _dots(
     """Trials with their intervals."""
     intervals = [dev_score_of(t) for t in trials]
     return {
-        "type": "scatter", "mode": "markers", "name": name,
-        "x": [t.number for t in trials], "y": _plain(i["value"] for i in intervals),
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [t.number for t in trials],
+        "y": _plain(i["value"] for i in intervals),
         "error_y": {
-            "type": "data", "symmetric": False, "thickness": 1.2, "width": 0,
+            "type": "data",
+            "symmetric": False,
+            "thickness": 1.2,
+            "width": 0,
             "array": _plain(i["high"] - i["value"] for i in intervals),
             "arrayminus": _plain(i["value"] - i["low"] for i in intervals),
         },
         "marker": {"color": colour, "symbol": symbol, "size": size},
         "hovertemplate": "trial %{x}: %{y:.3f}<extra></extra>",
-    }  # fmt: skip
+    }
 
 
 def _ticks(pruned: Sequence[FrozenTrial]) -> dict[str, Any]:
     return {
-        "type": "scatter", "mode": "markers", "name": "pruned, last score",
-        "x": [t.number for t in pruned], "y": _plain(t.value for t in pruned),
+        "type": "scatter",
+        "mode": "markers",
+        "name": "pruned, last score",
+        "x": [t.number for t in pruned],
+        "y": _plain(t.value for t in pruned),
         "marker": {"symbol": "line-ew", "size": 9, "line": {"color": GREY, "width": 2}},
         "hovertemplate": "trial %{x}, pruned: %{y:.3f}<extra></extra>",
-    }  # fmt: skip
+    }
 
 
 def seconds(trials: Sequence[FrozenTrial]) -> Figure | None:
@@ -162,16 +186,26 @@ def seconds(trials: Sequence[FrozenTrial]) -> Figure | None:
     ]
     depths = [recipe_of(t).finetune.depth for t in timed]
     dots = {
-        "type": "scatter", "mode": "markers", "x": [t.number for t in timed], "y": _plain(each),
+        "type": "scatter",
+        "mode": "markers",
+        "x": [t.number for t in timed],
+        "y": _plain(each),
         "customdata": depths,
         "marker": {
-            "size": 11, "color": depths, "colorscale": "Viridis", "reversescale": True,
+            "size": 11,
+            "color": depths,
+            "colorscale": "Viridis",
+            "reversescale": True,
             "line": {"color": "white", "width": 1},
-            "colorbar": {"title": {"text": "stages trained", "side": "right"}, "thickness": 14,
-                         "dtick": 1, "outlinewidth": 0},
+            "colorbar": {
+                "title": {"text": "stages trained", "side": "right"},
+                "thickness": 14,
+                "dtick": 1,
+                "outlinewidth": 0,
+            },
         },
         "hovertemplate": "trial %{x}, %{customdata} stages: %{y:.3g} s<extra></extra>",
-    }  # fmt: skip
+    }
     wide = max(each) > 20 * min(each) > 0
     axis = {"type": "log"} if wide else {"rangemode": "tozero"}
     small = "seconds of a trial over its epochs; colour: stages that fine-tuning trains"
@@ -184,12 +218,20 @@ def _layout(title: str, small: str, x: str, y: str, **axes: Mapping[str, Any]) -
     grid = {"gridcolor": "#e6e8eb", "zeroline": False, "linecolor": "#b8bcc2", "automargin": True}
     names = {axis: {"text": text, "standoff": 8} for axis, text in (("xaxis", x), ("yaxis", y))}
     return {
-        "title": {"text": f"<b>{title}</b><br><span style='font-size:13px'>{small}</span>",
-                  "x": 0.02, "xanchor": "left", "font": {"size": 17}},
-        "font": {"size": 13, "color": "#333"}, "paper_bgcolor": "white", "plot_bgcolor": "white",
-        "margin": {"l": 65, "r": 20, "t": 75, "b": 60}, "autosize": True, "showlegend": False,
+        "title": {
+            "text": f"<b>{title}</b><br><span style='font-size:13px'>{small}</span>",
+            "x": 0.02,
+            "xanchor": "left",
+            "font": {"size": 17},
+        },
+        "font": {"size": 13, "color": "#333"},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 65, "r": 20, "t": 75, "b": 60},
+        "autosize": True,
+        "showlegend": False,
         **{axis: {**grid, "title": names[axis], **axes.get(axis, {})} for axis in names},
-    }  # fmt: skip
+    }
 
 
 def _value(trial: FrozenTrial) -> float:

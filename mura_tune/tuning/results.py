@@ -171,8 +171,10 @@ def choose(study: optuna.Study, confirming: optuna.Study | None = None) -> Choic
             f"study {name}: no finished trial among {len(trials)}; run 'make tune AREA={name}'"
         )
     if COMPARABLE not in stored:
-        raise InputError(f"study {name}: another program, or an early version of this one, made "
-                         "it; tune again in a database of its own with --storage FILE")  # fmt: skip
+        raise InputError(
+            f"study {name}: another program, or an early version of this one, made "
+            "it; tune again in a database of its own with --storage FILE"
+        )
     resolved = config.from_dict(stored[CONFIG], f"study {name}")
     again = confirming.get_trials(deepcopy=False) if confirming else []
     identity = identity_of(study)
@@ -283,8 +285,13 @@ def _has_finished(storage: optuna.storages.BaseStorage, name: str) -> bool:
     return any(t.state == TrialState.COMPLETE and not is_foreign(t) for t in trials)
 
 
-_STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running",
-           "WAITING": "waiting"}  # fmt: skip
+_STATES = {
+    "COMPLETE": "finished",
+    "PRUNED": "pruned",
+    "FAIL": "failed",
+    "RUNNING": "running",
+    "WAITING": "waiting",
+}
 CUT_OFF, FOREIGN = "cut off", "foreign"
 
 

@@ -115,8 +115,10 @@ def _start(
     opened: optuna.Study, now: Mapping[str, Any], prepared: Prepared, study: StudyConfig
 ) -> None:
     if opened.get_trials(deepcopy=False) or opened.direction != StudyDirection.MAXIMIZE:
-        raise InputError(f"study {opened.study_name} was made by something else; "
-                         "start one of its own with --study NAME")  # fmt: skip
+        raise InputError(
+            f"study {opened.study_name} was made by something else; "
+            "start one of its own with --study NAME"
+        )
     views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
     keep_fact(opened, DEV, [_dev_studies(view, study.task) for view in views])
     keep_fact(opened, COMPARABLE, now)

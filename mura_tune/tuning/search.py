@@ -103,8 +103,13 @@ def start(job: Job, how: How, *, allow_space_change: bool = False) -> dict[str, 
             storage=storage, study_name=job.name, direction="maximize", load_if_exists=True
         )
         space = spaces.as_started(space, comparable_of(opened))
-        same_or_refuse(opened, job.study, spaces.space_to_json(space), job.prepared,
-                       allow_space_change=allow_space_change)  # fmt: skip
+        same_or_refuse(
+            opened,
+            job.study,
+            spaces.space_to_json(space),
+            job.prepared,
+            allow_space_change=allow_space_change,
+        )
     if how.warm_start != AUTO:  # or refuse what is named
         warm_starts(storage, job.name, job.study, space, how.warm_start)
     again = confirmation(storage, job.name)
@@ -159,9 +164,10 @@ def pruner(study: StudyConfig) -> optuna.pruners.BasePruner:
     steps = study.split.folds or recipe.epochs
     first = 1 if study.split.folds else max(recipe.head.epochs, recipe.epochs // 4) + 1
     common = {
-        "n_startup_trials": given.startup, "n_warmup_steps": first,
+        "n_startup_trials": given.startup,
+        "n_warmup_steps": first,
         "n_min_trials": given.min_trials,
-    }  # fmt: skip
+    }
     match given.name:
         case "median":
             return optuna.pruners.MedianPruner(**common)
@@ -228,9 +234,15 @@ class _Course:
             number = len(study.get_trials(deepcopy=False))
             study.sampler = _sampler(self.job.study.budget, number)
             objective = Objective(
-                study.study_name, self.job.study, self.space, self._material,
-                self._let_go, self.tell, self.keep, self._source(study),
-            )  # fmt: skip
+                study.study_name,
+                self.job.study,
+                self.space,
+                self._material,
+                self._let_go,
+                self.tell,
+                self.keep,
+                self._source(study),
+            )
             self._optimise(study, _Run(objective, self.alive.name, slot))
         finally:
             self.lock.release()
@@ -277,9 +289,12 @@ class _Course:
         if self._confirming is None:
             with self.lock:
                 self._confirming = optuna.create_study(
-                    storage=self.storage, study_name=self.job.name + CONFIRMS,
-                    direction="maximize", load_if_exists=True, pruner=optuna.pruners.NopPruner(),
-                )  # fmt: skip
+                    storage=self.storage,
+                    study_name=self.job.name + CONFIRMS,
+                    direction="maximize",
+                    load_if_exists=True,
+                    pruner=optuna.pruners.NopPruner(),
+                )
         return self._confirming, lambda now: slots
 
     def _source(self, study: optuna.Study) -> Source:

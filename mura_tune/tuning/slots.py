@@ -25,11 +25,22 @@ OUTAGE = "outage"  # the database or the disk failed, and not the trial
 CUT = ("killed", "interrupted", "silent", "superseded", OUTAGE)
 # What an earlier version stored as a trial's own failure, by the error's name.
 OUTAGES = (
-    "StorageInternalError", "OperationalError", "InterfaceError", "DBAPIError", "DatabaseError",
-    "PendingRollbackError", "OSError", "PermissionError", "FileNotFoundError", "FileExistsError",
-    "NotADirectoryError", "BlockingIOError", "TimeoutError", "BrokenPipeError",
+    "StorageInternalError",
+    "OperationalError",
+    "InterfaceError",
+    "DBAPIError",
+    "DatabaseError",
+    "PendingRollbackError",
+    "OSError",
+    "PermissionError",
+    "FileNotFoundError",
+    "FileExistsError",
+    "NotADirectoryError",
+    "BlockingIOError",
+    "TimeoutError",
+    "BrokenPipeError",
     "ConnectionResetError",
-)  # fmt: skip
+)
 SAME_FAILURES = 5  # in a row: then something is wrong with more than a trial
 
 

@@ -36,8 +36,10 @@ def space_of(study: StudyConfig) -> dict[str, BaseDistribution]:
     space = {path: _distribution(path, axis, study) for path, axis in study.search.items()}
     for path, value in defaults(study.recipe, space).items():
         if not _holds(space[path], value):
-            raise InputError(f"search.{path} does not contain the recipe's own value {value!r}; "
-                             "widen the axis or change recipe." + path)  # fmt: skip
+            raise InputError(
+                f"search.{path} does not contain the recipe's own value {value!r}; "
+                "widen the axis or change recipe." + path
+            )
     return space
 
 

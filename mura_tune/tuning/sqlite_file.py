@@ -110,8 +110,10 @@ def connect(path: Path) -> sqlite3.Connection:
 def _connect_reading(path: Path, option: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro&{option}",
-        uri=True, timeout=TIMEOUT, check_same_thread=False,
-    )  # fmt: skip
+        uri=True,
+        timeout=TIMEOUT,
+        check_same_thread=False,
+    )
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except BaseException:

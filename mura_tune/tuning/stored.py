@@ -82,8 +82,10 @@ def recipe_of(trial: optuna.Trial | FrozenTrial, study: str = "study") -> Recipe
         InputError: it has none: another program, or an early version of this one, made it.
     """
     if not has_recipe(trial):
-        raise InputError(f"{study} trial {trial.number} has no recipe: something else made it; "
-                         "start a study of its own with --study NAME")  # fmt: skip
+        raise InputError(
+            f"{study} trial {trial.number} has no recipe: something else made it; "
+            "start a study of its own with --study NAME"
+        )
     return _parsed(json.dumps(_attrs(trial)[RECIPE]), f"{study} trial {trial.number}")
 
 

@@ -142,8 +142,9 @@ class Objective:
                 _report(trial, mean, number + 1)
         runs = [task.table(result.logits, dev) for result, dev in fits]
         interval = fold_mean(runs, measure=task.measure)
-        trial.set_user_attr("best_epoch", [f.best.number for f, _ in fits] if not alone
-                            else fits[0][0].best.number)  # fmt: skip
+        trial.set_user_attr(
+            "best_epoch", [f.best.number for f, _ in fits] if not alone else fits[0][0].best.number
+        )
         trial.set_user_attr("dev_score", _rounded(interval))
         if recipe.monitor != "auc":  # it is stored whatever decides
             trial.set_user_attr("dev_auc", _rounded(fold_mean(runs, measure=AUC)))

@@ -124,6 +124,10 @@ def both(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
 def _bar(total: int, title: str, unit: str) -> tqdm[NoReturn]:
     """A bar in a terminal; elsewhere nothing, so that logs hold plain lines only."""
     return tqdm(
-        total=total, desc=title, unit=unit, disable=not sys.stderr.isatty(), bar_format=_FORM,
+        total=total,
+        desc=title,
+        unit=unit,
+        disable=not sys.stderr.isatty(),
+        bar_format=_FORM,
         dynamic_ncols=True,
-    )  # fmt: skip
+    )

@@ -23,8 +23,10 @@ def describe(found: Best) -> str:
     lines += _confirmation(found)
     if found.foreign:
         verb = "is" if len(found.foreign) == 1 else "are"
-        lines.append(f"{numbers('trial', found.foreign)} {verb} another program's, without recipe "
-                     "or scores, and left out of account")  # fmt: skip
+        lines.append(
+            f"{numbers('trial', found.foreign)} {verb} another program's, without recipe "
+            "or scores, and left out of account"
+        )
     lines.append(verdict(found))
     return "\n".join(lines)
 
@@ -49,19 +51,25 @@ def _confirmation(found: Best) -> list[str]:
 def verdict(found: Best) -> str:
     """Whether the winner beats the baseline, by how much, and over which scores."""
     if found.pending:
-        return (f"no winner yet: the confirmation is not done ({numbers('trial', found.pending)} "
-                "to go); the same 'mura tune' goes on with it")  # fmt: skip
+        return (
+            f"no winner yet: the confirmation is not done ({numbers('trial', found.pending)} "
+            "to go); the same 'mura tune' goes on with it"
+        )
     if found.baseline is None:
         return "no baseline finished: nothing to compare the winner with"
     if found.best.number == found.baseline.number:
         return "the baseline itself is the winner: the search found nothing better"
     d = found.difference
     assert d is not None  # there is a baseline, and another won
-    text = (f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] dev {found.monitor}, paired by patient, "
-            f"{_compared(found)}")  # fmt: skip
+    text = (
+        f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] dev {found.monitor}, paired by patient, "
+        f"{_compared(found)}"
+    )
     if found.rarer < FEW:
-        return (f"{found.rarer} dev patients of one class are too few to say whether the winner "
-                f"beats the baseline: {text}")  # fmt: skip
+        return (
+            f"{found.rarer} dev patients of one class are too few to say whether the winner "
+            f"beats the baseline: {text}"
+        )
     if d.low > 0:
         return f"the winner beats the baseline: {text}"
     if d.high < 0:

@@ -147,9 +147,10 @@ class _Crew:
         ours, theirs = self._context.Pipe()
         device = self.crew.devices[place % len(self.crew.devices)]
         process = self._context.Process(
-            target=member, name=f"worker {place + 1}",
+            target=member,
+            name=f"worker {place + 1}",
             args=(theirs, self.jobs, self.since, self.how, device, self.crew.threads),
-        )  # fmt: skip
+        )
         _serve_forks()
         process.start()
         theirs.close()
@@ -181,8 +182,10 @@ class _Crew:
         self.deaths += 1
         how = _died(process.exitcode)
         if self.deaths >= DEATHS * self.crew.workers:
-            self.error = MuraError(f"workers keep dying ({how}) before a trial ends; if memory is "
-                                   "short, fewer --workers may help")  # fmt: skip
+            self.error = MuraError(
+                f"workers keep dying ({how}) before a trial ends; if memory is "
+                "short, fewer --workers may help"
+            )
             return
         self.say(f"{process.name} {how}; another takes its place, and its trial is run again")
         self._hire(place)

@@ -14,8 +14,22 @@ from mura_tune.cli import mura
 
 PACKAGE = Path(__file__).parents[2] / "mura_tune"
 FLOORS = ("ground", "data", "learning", "tuning", "release", "reading", "top")
-GROUND = {"__init__", "areas", "axes", "errors", "strict", "recipe", "config", "console", "files",
-          "lines", "manifest", "names", "plain", "sums"}  # fmt: skip
+GROUND = {
+    "__init__",
+    "areas",
+    "axes",
+    "errors",
+    "strict",
+    "recipe",
+    "config",
+    "console",
+    "files",
+    "lines",
+    "manifest",
+    "names",
+    "plain",
+    "sums",
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAP = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
 LONGEST = 450  # longer, and a module has two nouns
@@ -83,11 +97,32 @@ def test_modules_are_small_and_say_what_they_are(path: Path) -> None:
     assert ast.get_docstring(ast.parse(source)), "the first line says the module's one idea"
 
 
+def test_the_formatter_is_obeyed() -> None:
+    marker = "# fmt" + ":"
+    sources = [path for path in PACKAGE.parent.glob("*/**/*.py") if ".venv" not in path.parts]
+    assert [path.name for path in sources if marker in path.read_text(encoding="utf-8")] == []
+
+
 def test_verbs_are_the_documented_ones() -> None:
     assert sorted(mura.commands) == [
-        "ablate", "best", "cache", "check", "compare", "dashboard", "evaluate", "explain",
-        "export", "finalize", "infer", "phantom", "report", "show", "study", "tune", "verify",
-    ]  # fmt: skip
+        "ablate",
+        "best",
+        "cache",
+        "check",
+        "compare",
+        "dashboard",
+        "evaluate",
+        "explain",
+        "export",
+        "finalize",
+        "infer",
+        "phantom",
+        "report",
+        "show",
+        "study",
+        "tune",
+        "verify",
+    ]
 
 
 def test_every_verb_and_option_is_explained() -> None:

@@ -56,8 +56,12 @@ def test_a_csv_missing(run: Run, copy: Path) -> None:
 
 
 def test_an_area_that_is_not_there(run: Run, phantoms: Path) -> None:
-    told(run("tune", "XR_WRISTT", f"--data={phantoms}", *TINY), "XR_WRISTT", "XR_HAND, XR_WRIST",
-         "did you mean XR_WRIST")  # fmt: skip
+    told(
+        run("tune", "XR_WRISTT", f"--data={phantoms}", *TINY),
+        "XR_WRISTT",
+        "XR_HAND, XR_WRIST",
+        "did you mean XR_WRIST",
+    )
 
 
 def test_one_class_only_in_a_split(run: Run, copy: Path) -> None:
@@ -84,10 +88,17 @@ def test_a_bad_value(run: Run, phantoms: Path, override: str, words: tuple[str, 
     told(run("tune", "XR_WRIST", f"--data={phantoms}", *TINY, f"--set={override}"), *words)
 
 
-@pytest.mark.parametrize("option", [
-    "--workers=1000000000", "--grace=1" + "0" * 30, "--feature-gb=nan", "--feature-gb=inf",
-    "--trials=1000000000", "--trials=nan",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--workers=1000000000",
+        "--grace=1" + "0" * 30,
+        "--feature-gb=nan",
+        "--feature-gb=inf",
+        "--trials=1000000000",
+        "--trials=nan",
+    ],
+)
 def test_a_number_out_of_bounds(run: Run, option: str) -> None:
     told(run("tune", "XR_WRIST", *TINY, option), option.partition("=")[0].strip("-"))
 
@@ -100,15 +111,20 @@ def test_a_number_out_of_bounds(run: Run, option: str) -> None:
         ("XR_WRIST", ["arch=densenet121", "size=16"], ("takes no images of 16 px",)),
         ("XR_WRIST", ["arch=cnn", "size=31"], ("cnn takes no images of 31 px",)),
         ("XR_WRIST", ["arch=vit_tiny_patch16_224", "consistency=0.5"], ("has no feature map",)),
-        ("XR_WRIST", ["search.consistency={choices: [0.0, 0.5]}", "arch=vit_tiny_patch16_224"],
-         ("search can draw consistency 0.5", "has no feature map")),
-        ("XR_WRIST", ["search.arch={choices: [resnet18, densenet121]}", "arch=resnet18",
-                      "size=16"],
-         ("search can draw arch densenet121", "takes no images of 16 px")),
+        (
+            "XR_WRIST",
+            ["search.consistency={choices: [0.0, 0.5]}", "arch=vit_tiny_patch16_224"],
+            ("search can draw consistency 0.5", "has no feature map"),
+        ),
+        (
+            "XR_WRIST",
+            ["search.arch={choices: [resnet18, densenet121]}", "arch=resnet18", "size=16"],
+            ("search can draw arch densenet121", "takes no images of 16 px"),
+        ),
         ("all", ["final.arch=resnet81"], ("final makes it arch resnet81", "near it")),
         ("multitask", ["arch=levit_128s"], ("has no single classifier to train",)),
     ],
-)  # fmt: skip
+)
 def test_a_network_that_cannot_be_is_refused_before_anything_is_decoded(
     run: Run, phantoms: Path, tmp_path: Path, area: str, given: list[str], words: tuple[str, ...]
 ) -> None:
@@ -179,8 +195,15 @@ def changed(database: Path, copy: Path, statement: str) -> Path:
 
 
 def test_a_search_whose_record_is_damaged(run: Run, phantoms: Path, tmp_path: Path) -> None:
-    tune = ("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY,
-            "--set=finetune.epochs=1", "--set=budget.confirm.top=0")  # fmt: skip
+    tune = (
+        "tune",
+        "XR_WRIST",
+        f"--data={phantoms}",
+        "--trials=1",
+        *TINY,
+        "--set=finetune.epochs=1",
+        "--set=budget.confirm.top=0",
+    )
     assert run(*tune).code == 0
     database = tmp_path / "runs" / "studies.db"
     for number, statement in enumerate(SPOILT_SEARCH):
@@ -206,8 +229,9 @@ def test_a_release_with_one_byte_changed(run: Run, release: Path, phantoms: Path
     image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
     for args in (
         ("infer", f"--release={release}", f"--image={image}"),
-        ("evaluate", f"--release={release}", f"--data={phantoms}"), ("verify", release),
-    ):  # fmt: skip
+        ("evaluate", f"--release={release}", f"--data={phantoms}"),
+        ("verify", release),
+    ):
         told(run(*args), "model.safetensors", "not as released")
 
 
@@ -244,15 +268,19 @@ def test_a_search_and_its_cache_stay_out_of_a_release(
     tune = ("tune", "XR_WRIST", f"--data={phantoms}", *TINY)
     told(run(*tune, f"--runs={release}"), "in the folder of a release")
     told(run(*tune, own, f"--storage={release / 'x.db'}"), "in the folder of a release")
-    told(run("cache", "XR_WRIST", f"--data={phantoms}", f"--runs={release / 'a'}"),
-         "in the folder of a release")  # fmt: skip
+    told(
+        run("cache", "XR_WRIST", f"--data={phantoms}", f"--runs={release / 'a'}"),
+        "in the folder of a release",
+    )
     assert sorted(release.iterdir()) == before
 
 
 def test_another_area_than_the_release_is_for(run: Run, release: Path, phantoms: Path) -> None:
     image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
-    told(run("infer", "--area=XR_HAND", f"--release={release}", f"--image={image}"),
-         "for XR_WRIST, not for XR_HAND")  # fmt: skip
+    told(
+        run("infer", "--area=XR_HAND", f"--release={release}", f"--image={image}"),
+        "for XR_WRIST, not for XR_HAND",
+    )
     told(run("infer", "--area=XR_HAND", f"--image={image}"), "XR_HAND: no release there")
 
 
@@ -293,8 +321,10 @@ def test_places_that_cannot_be_written_are_told_before_anything_is_drawn_or_deco
     told(run("phantom", tmp_path / "file"), "file", "is a file, not a folder")
     told(run("cache", "XR_WRIST", f"--data={phantoms}", f"--runs={inside}"), str(inside), "--runs")
     out = tmp_path / "phantoms"
-    for sheet, words in ((inside, "a contact sheet ends in .png"),
-                         (inside / "s.png", "a file, not a folder")):  # fmt: skip
+    for sheet, words in (
+        (inside, "a contact sheet ends in .png"),
+        (inside / "s.png", "a file, not a folder"),
+    ):
         told(run("phantom", out, f"--sheet={sheet}"), str(sheet), words)
     assert not out.exists()
 
@@ -330,13 +360,24 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_done(phantoms: Path, tmp_pa
     def no_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" \
-           "from mura_tune.cli import main; main()"  # fmt: skip
+    code = (
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from mura_tune.cli import main; main()"
+    )
     ran = subprocess.run(
-        [sys.executable, "-c", code, "cache", "XR_WRIST", f"--data={phantoms}",
-         f"--runs={tmp_path / 'runs'}"],
-        capture_output=True, text=True, preexec_fn=no_room,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            code,
+            "cache",
+            "XR_WRIST",
+            f"--data={phantoms}",
+            f"--runs={tmp_path / 'runs'}",
+        ],
+        capture_output=True,
+        text=True,
+        preexec_fn=no_room,
+    )
     told(Ran(ran.returncode, ran.stdout, ran.stderr), "disk full", "MB", "--runs")
     assert not list((tmp_path / "runs").rglob("*.npy"))
     assert not list((tmp_path / "runs").rglob("manifest*.json"))

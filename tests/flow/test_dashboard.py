@@ -222,9 +222,12 @@ def test_a_writable_board_takes_edits(address: str, studies: str) -> None:
     headers = {"Content-Type": "application/json"}
 
     def edit(where: str) -> int:
-        request = urllib.request.Request(f"{where}api/studies/{study._study_id}/note",
-                                         method="PUT", headers=headers,
-                                         data=json.dumps(body).encode())  # fmt: skip
+        request = urllib.request.Request(
+            f"{where}api/studies/{study._study_id}/note",
+            method="PUT",
+            headers=headers,
+            data=json.dumps(body).encode(),
+        )
         with urllib.request.urlopen(request) as answer:
             return int(answer.status)
 
@@ -273,10 +276,14 @@ def test_a_port_that_is_taken_is_told(address: str, studies: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "port", "reason"),
-    [("", 0, "--host '': not a name"), ("192.0.2.1", 0, "--host '192.0.2.1': not a name"),
-     ("h" * 70, 0, "--host 'hhh"), ("127.0.0.1", 99999, "--port 99999: not a port"),
-     ("127.0.0.1", -1, "--port -1: not a port")],
-)  # fmt: skip
+    [
+        ("", 0, "--host '': not a name"),
+        ("192.0.2.1", 0, "--host '192.0.2.1': not a name"),
+        ("h" * 70, 0, "--host 'hhh"),
+        ("127.0.0.1", 99999, "--port 99999: not a port"),
+        ("127.0.0.1", -1, "--port -1: not a port"),
+    ],
+)
 def test_a_host_or_port_that_is_none_is_told(
     studies: str, host: str, port: int, reason: str
 ) -> None:
@@ -307,9 +314,16 @@ def answer_to(address: str, *lines: str) -> tuple[int, dict[str, str], bytes]:
 
 
 PATHS = (
-    "/", "/dashboard", "/api/studies", "/favicon.ico", "/static/bundle.js", "/csv/1",
-    "/artifacts/1/ab", "/nowhere", "/incompatible-rdb-schema",
-)  # fmt: skip
+    "/",
+    "/dashboard",
+    "/api/studies",
+    "/favicon.ico",
+    "/static/bundle.js",
+    "/csv/1",
+    "/artifacts/1/ab",
+    "/nowhere",
+    "/incompatible-rdb-schema",
+)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -329,12 +343,19 @@ def test_every_answer_is_for_this_page_only(address: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/api/studies/1?after=x", 400), ("/api/studies/1?after=", 400),
-     ("/api/studies/1?after=-1", 400), ("/api/studies/1?after=1", 200),
-     ("/api/studies/99999999999999999999", 404), ("/csv/99999999999999999999", 404),
-     ("/artifacts/1/99999999999999999999/ab", 404), ("/api/studies/1/plot/contour", 404),
-     ("/csv/1?trial_ids=x", 400), ("/api/studies/7/param_importances", 404)],
-)  # fmt: skip
+    [
+        ("/api/studies/1?after=x", 400),
+        ("/api/studies/1?after=", 400),
+        ("/api/studies/1?after=-1", 400),
+        ("/api/studies/1?after=1", 200),
+        ("/api/studies/99999999999999999999", 404),
+        ("/csv/99999999999999999999", 404),
+        ("/artifacts/1/99999999999999999999/ab", 404),
+        ("/api/studies/1/plot/contour", 404),
+        ("/csv/1?trial_ids=x", 400),
+        ("/api/studies/7/param_importances", 404),
+    ],
+)
 def test_a_question_without_an_answer_is_no_traceback(
     address: str, path: str, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:

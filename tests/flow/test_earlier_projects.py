@@ -24,10 +24,16 @@ from mura_tune.release.routing import Routing
 Run = Callable[..., Ran]
 README = Path(__file__).parents[2] / "README.md"
 QUICK = [
-    *TINY, "--set=head.epochs=0", "--set=finetune.epochs=1", "--set=final.head.epochs=0",
-    "--set=final.finetune.epochs=1", "--set=budget.confirm.top=0", "--trials=1", "--no-artifacts",
+    *TINY,
+    "--set=head.epochs=0",
+    "--set=finetune.epochs=1",
+    "--set=final.head.epochs=0",
+    "--set=final.finetune.epochs=1",
+    "--set=budget.confirm.top=0",
+    "--trials=1",
+    "--no-artifacts",
     "--feature-gb=0",
-]  # fmt: skip
+]
 ROWS = [line for line in README.read_text(encoding="utf-8").splitlines() if "--image A.png" in line]
 LINES = [line for row in ROWS for line in re.findall(r"`(mura tune.*?)`", row) if row[0] == "|"]
 AREAS = ["XR_HAND", "XR_WRIST"]
@@ -105,8 +111,14 @@ def test_one_model_for_all_areas(
     assert list(told["auc_by_area"]) == AREAS
     assert f"of any of {', '.join(AREAS)}" in (releases / "ALL" / "MODEL_CARD.md").read_text()
     assert "AUC within an area" in (releases / "ALL" / "report.html").read_text()
-    from_it = ["tune", "XR_WRIST", f"--data={data}", *QUICK, "--set=arch=resnet18",
-               f"--set=pretrained={releases / 'ALL'}"]  # fmt: skip
+    from_it = [
+        "tune",
+        "XR_WRIST",
+        f"--data={data}",
+        *QUICK,
+        "--set=arch=resnet18",
+        f"--set=pretrained={releases / 'ALL'}",
+    ]
     refused(run(*from_it, "--set=split.seed=2"), "patients that would judge it")
     assert run(*from_it).code == 0
 
@@ -121,9 +133,12 @@ def test_a_model_for_every_area(
 
 
 def test_the_body_part_first_then_its_own_model(
-    run: Run, capfd: pytest.CaptureFixture[str], phantoms: Path, tmp_path: Path,
+    run: Run,
+    capfd: pytest.CaptureFixture[str],
+    phantoms: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     data, releases = phantoms, tmp_path / "releases"
     router = releases / "router"
     *_, answer = follow(run, LINES[2], data, capfd)
@@ -149,8 +164,9 @@ def test_the_body_part_first_then_its_own_model(
         with monkeypatch.context() as patched:
             patched.setattr(route, "Routing", _Stored(least))
             assert word in run("infer", "--area=auto", *views).out
-    drawn = run("explain", "--area=router", *views, f"--out={tmp_path / 'a.png'}", "--deletion",
-                "--json")  # fmt: skip
+    drawn = run(
+        "explain", "--area=router", *views, f"--out={tmp_path / 'a.png'}", "--deletion", "--json"
+    )
     seen = json.loads(drawn.out)
     assert (seen["area"] in AREAS, len(seen["views"])) == (True, 2)
     assert all(0 <= view["deletion"] <= 1 for view in seen["views"])

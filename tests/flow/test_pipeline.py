@@ -118,8 +118,10 @@ def test_a_study_finalizes_from_the_stored_recipe(run: Run, phantoms: Path, tmp_
     assert run("finalize", "mine", f"--data={phantoms}").code == 0
     manifest = verify(tmp_path / "releases" / "mine")
     assert (manifest["area"], manifest["arch"], manifest["recipe"]["size"]) == (
-        "XR_WRIST", "cnn", 32,
-    )  # fmt: skip
+        "XR_WRIST",
+        "cnn",
+        32,
+    )
 
 
 def test_old_scripts_read_three_lines(
@@ -147,9 +149,11 @@ def test_old_scripts_read_three_lines(
 def test_every_report_is_one_json_document(run: Run, phantoms: Path) -> None:
     data = f"--data={phantoms}"
     for args in (
-        ("check", data), ("check", data, "--index-only"), ("show", "XR_ELBOW"),
+        ("check", data),
+        ("check", data, "--index-only"),
+        ("show", "XR_ELBOW"),
         ("cache", "XR_HAND", data, *TINY),
-    ):  # fmt: skip
+    ):
         ran = run(*args, "--json")
         assert ran.code == 0, ran.err
         assert isinstance(json.loads(ran.out), dict)

@@ -13,8 +13,17 @@ from pathlib import Path
 from conftest import Ran
 
 # A network and sizes that a CPU can afford; the split seed gives dev 37 studies.
-CALL = [f"--set={s}" for s in ("arch=cnn", "size=64", "pretrained=none", "split.seed=2",
-                               "head.epochs=0", "finetune.epochs=2")]  # fmt: skip
+CALL = [
+    f"--set={s}"
+    for s in (
+        "arch=cnn",
+        "size=64",
+        "pretrained=none",
+        "split.seed=2",
+        "head.epochs=0",
+        "finetune.epochs=2",
+    )
+]
 
 
 def states(tmp_path: Path) -> list[str]:
@@ -35,9 +44,11 @@ def test_a_search_stopped_half_way_ends_at_the_exact_total(
     environment = os.environ | {"MURA_RUNS": str(tmp_path / "runs")}
     code = "from mura_tune.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-u", "-c", code, *args, "--trials=4"], env=environment,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-u", "-c", code, *args, "--trials=4"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("trial   1"):
@@ -77,10 +88,16 @@ def test_real_radiographs_become_a_release(
     assert len([f for f in left_out if f["kind"] == "unreadable"]) == 2
     # One picture under two patients' names, cut differently, on both sides of a split. Nothing else
     # is taken for a copy: these are, to the eye.
-    near = {tuple(re.findall(r"patient\d+", f["path"] + f["detail"]))
-            for f in left_out if f["kind"] == "near-copy"}  # fmt: skip
-    assert near == {("patient00107", "patient00287"), ("patient00219", "patient00214"),
-                    ("patient00297", "patient00274")}  # fmt: skip
+    near = {
+        tuple(re.findall(r"patient\d+", f["path"] + f["detail"]))
+        for f in left_out
+        if f["kind"] == "near-copy"
+    }
+    assert near == {
+        ("patient00107", "patient00287"),
+        ("patient00219", "patient00214"),
+        ("patient00297", "patient00274"),
+    }
     assert "near-copy: left out of train" in (release / "report.html").read_text()
 
     truncated = real / "train/XR_MIXED/patient00314/study1_negative/image99.png"

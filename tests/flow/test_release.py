@@ -95,8 +95,15 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     assert [trial["number"] for trial in manifest["study"]["history"]] == [0, 1]
 
     card = (release / "MODEL_CARD.md").read_text(encoding="utf-8")
-    for heading in ("Intended use", "Figures", "Calibration", "Training data", "Known shortcuts",
-                    "Limits", "Licence and citation"):  # fmt: skip
+    for heading in (
+        "Intended use",
+        "Figures",
+        "Calibration",
+        "Training data",
+        "Known shortcuts",
+        "Limits",
+        "Licence and citation",
+    ):
         assert f"## {heading}" in card
     assert "**Not a medical device." in card
     assert f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]" in card
@@ -169,8 +176,16 @@ def test_permuting_the_test_labels_changes_nothing_that_was_chosen(
     assert plain["metrics"]["test"]["auc"]["value"] == pytest.approx(
         1 - other["metrics"]["test"]["auc"]["value"]
     )
-    chosen = ("calibration", "operating_points", "recommended", "threshold", "abstain", "training",
-              "recipe", "study")  # fmt: skip
+    chosen = (
+        "calibration",
+        "operating_points",
+        "recommended",
+        "threshold",
+        "abstain",
+        "training",
+        "recipe",
+        "study",
+    )
     for key in chosen:
         stored = [json.dumps(m[key]) for m in (plain, other)]
         stored = [re.sub(r'"seconds": [^,}]*', "", text) for text in stored]

@@ -118,8 +118,9 @@ def test_a_stopped_finalize_goes_on_to_the_same_release(
     (release / "notes.txt").unlink()
     release.rmdir()
     url = url_of(str(tmp_path / "runs" / "studies.db"))
-    optuna.copy_study(from_study_name="XR_WRIST", from_storage=url, to_storage=url,
-                      to_study_name="../up")  # fmt: skip
+    optuna.copy_study(
+        from_study_name="XR_WRIST", from_storage=url, to_storage=url, to_study_name="../up"
+    )
     outside = sorted(path.name for path in tmp_path.iterdir())
     assert run("finalize", "../up", f"--data={tmp_path / 'nowhere'}").code == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == outside

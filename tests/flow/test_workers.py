@@ -345,8 +345,9 @@ def _holders(lock: Path) -> list[int]:
     """Processes that hold a lock on a file (proc(5), /proc/locks; `->` marks those that wait)."""
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     inode = str(lock.stat().st_ino)
-    return [int(words[4]) for words in lines
-            if words[1] == "FLOCK" and words[5].split(":")[-1] == inode]  # fmt: skip
+    return [
+        int(words[4]) for words in lines if words[1] == "FLOCK" and words[5].split(":")[-1] == inode
+    ]
 
 
 def test_another_number_of_workers_goes_on_to_the_exact_total(

@@ -131,8 +131,9 @@ def test_a_blank_picture_is_a_finding_of_its_own(faulty: Path, tmp_path: Path) -
 
 
 def test_pictures_under_two_patients_are_named(faulty: Path) -> None:
-    picture = np.kron(np.random.default_rng(7).integers(0, 255, (8, 8), np.uint8),
-                      np.ones((9, 12), np.uint8))  # fmt: skip
+    picture = np.kron(
+        np.random.default_rng(7).integers(0, 255, (8, 8), np.uint8), np.ones((9, 12), np.uint8)
+    )
     names = [f"train/XR_A/p{n}/study1_{word}" for n, word in ((1, "negative"), (2, "positive"))]
     names.append("valid/XR_B/p4/study1_negative")
     files = [f"{name}/image1.png" for name in names]

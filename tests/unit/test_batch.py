@@ -139,9 +139,11 @@ def test_a_table_names_studies_or_leaves_it_to_the_folders(folder: Path, tmp_pat
     table.write_text("path\npatient01/study1/image0.png\n")
     assert [one.name for one in studies_in(table)] == ["patient01/study1"]
     for text, said in (
-        ("image\nx\n", "no column path"), ("path,study\nx\n", "some.csv:2: 1 cells"),
-        ("path\n", "no image there"), ("study,path\na,\n", "the path is empty"),
-    ):  # fmt: skip
+        ("image\nx\n", "no column path"),
+        ("path,study\nx\n", "some.csv:2: 1 cells"),
+        ("path\n", "no image there"),
+        ("study,path\na,\n", "the path is empty"),
+    ):
         table.write_text(text)
         with pytest.raises(InputError, match=said):
             studies_in(table)
@@ -294,8 +296,9 @@ def test_every_file_is_a_view_or_named(tmp_path: Path) -> None:
     (root / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf")
     (root / "a" / ".DS_Store").write_bytes(b"\0")
     said: list[str] = []
-    studies = {one.name: [path.name for path in one.images] for one in
-               studies_in(root, said.append)}  # fmt: skip
+    studies = {
+        one.name: [path.name for path in one.images] for one in studies_in(root, said.append)
+    }
     assert studies == {"a": ["1.png", "2.gif", "3.jfif", "4"], "b": ["1.dcm"], "c": ["x.heic"]}
     (line,) = said
     assert "README and 1 more" in line

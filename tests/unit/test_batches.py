@@ -30,13 +30,23 @@ def prepared(tmp_path: Path) -> Any:
     pixels = np.random.default_rng(0).integers(0, 256, (N, SIDE, SIDE), dtype=np.uint8)
     np.save(tmp_path / "pixels.npy", pixels)
     names = [f"s{i:02d}" for i in range(N)]
-    frame = pd.DataFrame({"study": names, "patient": names, "path": names, "label": range(N),
-                          "area": "XR_A", "row": np.arange(N)[::-1]})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "study": names,
+            "patient": names,
+            "path": names,
+            "label": range(N),
+            "area": "XR_A",
+            "row": np.arange(N)[::-1],
+        }
+    )
     rows = {"dev": np.arange(0, N, 3), "train": np.flatnonzero(np.arange(N) % 3)}
     return SimpleNamespace(
-        pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r"), frame=frame, rows=rows.__getitem__,
+        pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r"),
+        frame=frame,
+        rows=rows.__getitem__,
         areas=("XR_A",),
-    )  # fmt: skip
+    )
 
 
 def train(split: Split, **values: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -57,8 +67,11 @@ def test_a_part_within_the_budget_lies_on_the_device(prepared: Any) -> None:
 
 def test_the_names_of_a_part_are_those_of_the_frame(prepared: Any) -> None:
     part = split_of(prepared, "dev", CPU)
-    for names, column in ((part.studies, "study"), (part.patients, "patient"),
-                          (part.paths, "path")):  # fmt: skip
+    for names, column in (
+        (part.studies, "study"),
+        (part.patients, "patient"),
+        (part.paths, "path"),
+    ):
         assert names[1] is prepared.frame[column][3]
 
 

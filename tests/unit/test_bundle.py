@@ -22,9 +22,13 @@ from mura_tune.release.inspection import inspect
 
 PREPROCESSING = {"size": 32, "mean": MEAN, "std": STD}
 MANIFEST = {
-    "area": "XR_TEST", "arch": "cnn", "outputs": 1, "preprocessing": PREPROCESSING,
-    "recipe_digest": "0" * 12, **uncalibrated({"value": 0.3, "chosen": "for a test"}),
-}  # fmt: skip
+    "area": "XR_TEST",
+    "arch": "cnn",
+    "outputs": 1,
+    "preprocessing": PREPROCESSING,
+    "recipe_digest": "0" * 12,
+    **uncalibrated({"value": 0.3, "chosen": "for a test"}),
+}
 CPU = torch.device("cpu")
 
 
@@ -42,8 +46,11 @@ def test_what_was_saved_comes_back(folder: Path) -> None:
     assert not loaded.net.training
     assert loaded.manifest["area"] == "XR_TEST"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "MODEL_CARD.md", "SHA256SUMS", "bundle.json", "model.safetensors",
-    ]  # fmt: skip
+        "MODEL_CARD.md",
+        "SHA256SUMS",
+        "bundle.json",
+        "model.safetensors",
+    ]
     assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]  # no draft left
 
 
@@ -140,8 +147,9 @@ def test_notes_of_a_file_browser_belong_to_nobody(folder: Path) -> None:
     bundle.load(folder, CPU)
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", "..", ".x", "a\\b", "C:x", "a\tb",
-                                  "SHA256SUMS", ""])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/x", "a/b", "..", ".x", "a\\b", "C:x", "a\tb", "SHA256SUMS", ""]
+)
 def test_a_name_that_leaves_the_folder_is_no_line_of_sums(name: str) -> None:
     with pytest.raises(InputError, match="there: line 1 is damaged"):
         sums.parse(f"{'0' * 64}  {name}\n".encode(), "there")

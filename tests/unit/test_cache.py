@@ -373,17 +373,23 @@ def test_a_manifest_of_an_earlier_layout_is_built_again(
 
 def test_the_fingerprint_and_the_names_of_pixels_never_change(tmp_path: Path) -> None:
     """Studies and releases tell by them what they were made from."""
-    rows = [(f"train/{name}.png", "XR_A", f"p{i}", f"XR_A/p{i}/s", i % 2, "train")
-            for i, name in enumerate("bca")]  # fmt: skip
+    rows = [
+        (f"train/{name}.png", "XR_A", f"p{i}", f"XR_A/p{i}/s", i % 2, "train")
+        for i, name in enumerate("bca")
+    ]
     dataset = Dataset(tmp_path, pd.DataFrame(rows, columns=list(COLUMNS)), "XR_A")
     (tmp_path / "train").mkdir()
     for path in dataset.frame["path"]:
         uncompressed(tmp_path / path, (8, 8), len(path))
     built = build(dataset, tmp_path / "runs")
-    shas = {path: hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
-            for path in dataset.frame["path"]}  # fmt: skip
-    lines = [f"{path}\t{shas[path]}\t{study}\t{label}\t{split}"
-             for path, _, _, study, label, split in sorted(rows)]  # fmt: skip
+    shas = {
+        path: hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
+        for path in dataset.frame["path"]
+    }
+    lines = [
+        f"{path}\t{shas[path]}\t{study}\t{label}\t{split}"
+        for path, _, _, study, label, split in sorted(rows)
+    ]
     assert built.fingerprint == hashlib.sha256("\n".join(lines).encode()).hexdigest()
     name = "\n".join([str(images.PREPROCESSING), "16", *shas.values()])
     assert built.file.name == f"pixels-{hashlib.sha256(name.encode()).hexdigest()[:16]}.npy"

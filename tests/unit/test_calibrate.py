@@ -27,9 +27,13 @@ def part(n: int, seed: int, views: int = 1, signal: float = 1.5) -> tuple[torch.
     logits = 3 * (true[study] + 0.3 * rng.normal(size=n * views) * (views > 1))
     names = np.array([f"s{i:05}" for i in study])
     split = Split(
-        name="dev", pixels=torch.zeros(n * views, 1, 1, dtype=torch.uint8),
-        labels=torch.from_numpy(labels[study]), studies=names, patients=names, paths=names,
-    )  # fmt: skip
+        name="dev",
+        pixels=torch.zeros(n * views, 1, 1, dtype=torch.uint8),
+        labels=torch.from_numpy(labels[study]),
+        studies=names,
+        patients=names,
+        paths=names,
+    )
     return torch.from_numpy(logits)[:, None], split
 
 

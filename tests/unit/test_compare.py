@@ -22,10 +22,13 @@ def model(noise: float, n: int = 120, first: int = 0) -> Measured:
     logits = 2 * labels - 1 + hard + noise * np.random.default_rng(3).normal(size=n)
     names = np.array([f"s{i + first:04}" for i in range(n)])
     split = Split(
-        name="test", pixels=torch.zeros(n, 1, 1, dtype=torch.uint8),
-        labels=torch.from_numpy(labels), studies=names,
-        patients=np.array([f"p{i // 2}" for i in range(n)]), paths=names,
-    )  # fmt: skip
+        name="test",
+        pixels=torch.zeros(n, 1, 1, dtype=torch.uint8),
+        labels=torch.from_numpy(labels),
+        studies=names,
+        patients=np.array([f"p{i // 2}" for i in range(n)]),
+        paths=names,
+    )
     logits_nk = torch.from_numpy(logits)[:, None]
     return measured(logits_nk, split, choose(logits_nk, split))
 
@@ -62,11 +65,15 @@ def router(sure: float, seed: int, studies: int = 90) -> Routed:
     parts = np.arange(studies) % 3
     names = np.array([f"s{i:03}" for i in range(studies)])
     split = Split(
-        name="test", pixels=torch.zeros(studies, 1, 1, dtype=torch.uint8),
-        labels=torch.zeros(studies, dtype=torch.int64), studies=names,
-        patients=np.array([f"p{i // 2}" for i in range(studies)]), paths=names,
-        areas=("XR_A", "XR_B", "XR_C"), parts=torch.from_numpy(parts),
-    )  # fmt: skip
+        name="test",
+        pixels=torch.zeros(studies, 1, 1, dtype=torch.uint8),
+        labels=torch.zeros(studies, dtype=torch.int64),
+        studies=names,
+        patients=np.array([f"p{i // 2}" for i in range(studies)]),
+        paths=names,
+        areas=("XR_A", "XR_B", "XR_C"),
+        parts=torch.from_numpy(parts),
+    )
     logits = rng.normal(size=(studies, 3))
     logits[np.arange(studies), parts] += sure
     logits_nk = torch.from_numpy(logits)

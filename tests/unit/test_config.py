@@ -117,20 +117,35 @@ def test_a_bad_value_is_refused_with_its_key(override: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["schedule=plateau", "patience=2"],
-         "recipe.plateau_patience is 2; it must be below patience (2)"),
-        (["schedule=plateau", "plateau_patience=6"],  # final has patience 6
-         "final.plateau_patience is 6; it must be below patience (6)"),
-        (["search.schedule={choices: [cosine, plateau]}", "patience=4",
-          "search.plateau_patience={low: 1, high: 4}"],
-         "search can draw schedule plateau, plateau_patience 4: plateau_patience is 4"),
-        (["search.schedule={choices: [cosine, plateau]}", "search.patience={low: 0, high: 5}"],
-         "search can draw schedule plateau, patience 1: plateau_patience is 2"),
-        (["search.schedule={choices: [cosine, plateau]}",
-          "search.plateau_patience={low: 1, high: 6}"],
-         "final, with schedule plateau, plateau_patience 6 drawn: plateau_patience is 6"),
+        (
+            ["schedule=plateau", "patience=2"],
+            "recipe.plateau_patience is 2; it must be below patience (2)",
+        ),
+        (
+            ["schedule=plateau", "plateau_patience=6"],  # final has patience 6
+            "final.plateau_patience is 6; it must be below patience (6)",
+        ),
+        (
+            [
+                "search.schedule={choices: [cosine, plateau]}",
+                "patience=4",
+                "search.plateau_patience={low: 1, high: 4}",
+            ],
+            "search can draw schedule plateau, plateau_patience 4: plateau_patience is 4",
+        ),
+        (
+            ["search.schedule={choices: [cosine, plateau]}", "search.patience={low: 0, high: 5}"],
+            "search can draw schedule plateau, patience 1: plateau_patience is 2",
+        ),
+        (
+            [
+                "search.schedule={choices: [cosine, plateau]}",
+                "search.plateau_patience={low: 1, high: 6}",
+            ],
+            "final, with schedule plateau, plateau_patience 6 drawn: plateau_patience is 6",
+        ),
     ],
-)  # fmt: skip
+)
 def test_values_that_cannot_go_together_are_refused(overrides: list[str], told: str) -> None:
     with pytest.raises(InputError) as refused:
         config.load("XR_ELBOW", overrides)
@@ -165,9 +180,15 @@ def test_every_recipe_field_stands_in_the_default_file() -> None:
 def test_set_changes_one_value_of_any_section() -> None:
     study = config.load(
         "XR_ELBOW",
-        ["size=96", "recipe.batch=8", "budget.trials=3", "search.finetune.lr.high=0.5",
-         "search.augment=null", "final.finetune.epochs=4"],
-    )  # fmt: skip
+        [
+            "size=96",
+            "recipe.batch=8",
+            "budget.trials=3",
+            "search.finetune.lr.high=0.5",
+            "search.augment=null",
+            "final.finetune.epochs=4",
+        ],
+    )
     assert (study.recipe.size, study.recipe.batch, study.budget.trials) == (96, 8, 3)
     assert study.search["finetune.lr"].high == 0.5
     assert study.search["finetune.lr"].low == config.load("XR_ELBOW").search["finetune.lr"].low
@@ -241,23 +262,41 @@ def test_numbers_are_read_as_they_are_written_elsewhere() -> None:
     [
         (["search.augment={low: 0, high: 1}"], "augment", Axis(low=0.0, high=1.0)),
         (["search.augment.low=0.5"], "augment", Axis(low=0.5, high=1.0, step=0.25)),
-        (["search.augment={low: 0, high: 1, step: 0.5}"], "augment",
-         Axis(low=0.0, high=1.0, step=0.5)),
-        (["search.class_weight={low: 1, high: 4}"], "class_weight",
-         Axis(low=1.0, high=4.0, log=True)),
+        (
+            ["search.augment={low: 0, high: 1, step: 0.5}"],
+            "augment",
+            Axis(low=0.0, high=1.0, step=0.5),
+        ),
+        (
+            ["search.class_weight={low: 1, high: 4}"],
+            "class_weight",
+            Axis(low=1.0, high=4.0, log=True),
+        ),
         (["search.augment={choices: [0, 0.5]}"], "augment", Axis(choices=(0.0, 0.5))),
         (["search.augment.choices=[0.5]"], "augment", Axis(choices=(0.5,))),
-        (["search.augment={low: null, high: null, step: null, choices: [0.5]}"], "augment",
-         Axis(choices=(0.5,))),
-        (["search.augment={choices: [0.5]}", "search.augment={low: 0.0, high: 1.0}"], "augment",
-         Axis(low=0.0, high=1.0)),
-        (["search.finetune.depth={low: 1, high: 4, step: 2}"], "finetune.depth",
-         Axis(low=1, high=4, step=2)),
-        (["search.augment=null", "search.augment={low: 0, high: 1}"], "augment",
-         Axis(low=0.0, high=1.0)),
+        (
+            ["search.augment={low: null, high: null, step: null, choices: [0.5]}"],
+            "augment",
+            Axis(choices=(0.5,)),
+        ),
+        (
+            ["search.augment={choices: [0.5]}", "search.augment={low: 0.0, high: 1.0}"],
+            "augment",
+            Axis(low=0.0, high=1.0),
+        ),
+        (
+            ["search.finetune.depth={low: 1, high: 4, step: 2}"],
+            "finetune.depth",
+            Axis(low=1, high=4, step=2),
+        ),
+        (
+            ["search.augment=null", "search.augment={low: 0, high: 1}"],
+            "augment",
+            Axis(low=0.0, high=1.0),
+        ),
         (["search.augment.log=null"], "augment", Axis(low=0.0, high=1.0, step=0.25)),
     ],
-)  # fmt: skip
+)
 def test_an_axis_over_another_one(overrides: list[str], path: str, axis: Axis) -> None:
     own = config.load("XR_ELBOW", overrides).search[path]
     assert own == axis
@@ -271,18 +310,34 @@ def test_wide_axes_cost_nothing() -> None:
     study = config.load("XR_ELBOW", [f"search.patience={wide}", f"search.plateau_patience={wide}"])
     assert len(study.search["patience"].values) == 1_000_000
     with pytest.raises(InputError, match="can draw schedule plateau, patience 1: "):
-        config.load("XR_ELBOW", [
-            "plateau_patience=1", "search.schedule={choices: [plateau, cosine]}",
-            f"search.patience={wide}", f"search.plateau_patience={wide}",
-        ])  # fmt: skip
+        config.load(
+            "XR_ELBOW",
+            [
+                "plateau_patience=1",
+                "search.schedule={choices: [plateau, cosine]}",
+                f"search.patience={wide}",
+                f"search.plateau_patience={wide}",
+            ],
+        )
 
 
 def test_the_digest_follows_every_field() -> None:
     recipe = config.load("XR_ELBOW").recipe
-    changed = [config.load("XR_ELBOW", [s]).recipe for s in (
-        "seed=1", "finetune.lr=3.0e-4", "loss=focal", "focal_gamma=1.0", "optimiser=sgd",
-        "schedule=constant", "warmup=0.1", "sampling=balanced", "monitor=f1", "consistency=0.1",
-    )]  # fmt: skip
+    changed = [
+        config.load("XR_ELBOW", [s]).recipe
+        for s in (
+            "seed=1",
+            "finetune.lr=3.0e-4",
+            "loss=focal",
+            "focal_gamma=1.0",
+            "optimiser=sgd",
+            "schedule=constant",
+            "warmup=0.1",
+            "sampling=balanced",
+            "monitor=f1",
+            "consistency=0.1",
+        )
+    ]
     assert len({recipe.digest, *(r.digest for r in changed)}) == 11
     assert recipe.digest == config.load("XR_HAND").recipe.digest
 

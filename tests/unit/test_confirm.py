@@ -70,9 +70,11 @@ def test_a_confirmation_keeps_its_values_under_a_narrowed_space(
     baseline = searched.trials[0].params["finetune.lr"]
     away = ("high", (low * high) ** 0.5) if baseline == low else ("low", (low * high) ** 0.5)
     narrow = study_of(
-        "budget.trials=2", "budget.confirm.top=2", "budget.confirm.seeds=1",
+        "budget.trials=2",
+        "budget.confirm.top=2",
+        "budget.confirm.seeds=1",
         f"search.finetune.lr.{away[0]}={away[1]}",
-    )  # fmt: skip
+    )
     tune(narrow, prepared, url, allow_space_change=True)
     again = confirmation(open_storage(url), "s").trials
     assert len(again) == 2
@@ -125,7 +127,7 @@ def test_a_siblings_winner_is_tried_first(prepared: Prepared, url: str) -> None:
 )
 def test_a_named_sibling_that_cannot_help_is_refused(
     prepared: Prepared, url: str, phantoms: Path, tmp_path: Path, sibling: str, told: str
-) -> None:  # fmt: skip
+) -> None:
     if sibling == "unconfirmed":
         tune(study_of("budget.trials=1"), prepared, url, name=sibling)
     if sibling == "larger":
@@ -149,8 +151,9 @@ def test_folds_cover_every_patient_but_tests_once(prepared: Prepared) -> None:
 
 
 def test_with_folds_a_trial_is_their_mean(prepared: Prepared, url: str) -> None:
-    study = study_of("split.folds=2", "budget.trials=2", "budget.confirm.top=1",
-                     "budget.confirm.seeds=1")  # fmt: skip
+    study = study_of(
+        "split.folds=2", "budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1"
+    )
     searched = tune(study, prepared, url)
     parts = facts(searched)[DEV]
     for trial in searched.trials:
@@ -167,8 +170,9 @@ def test_with_folds_a_trial_is_their_mean(prepared: Prepared, url: str) -> None:
 
 
 def test_bad_folds_are_pruned_after_one(prepared: Prepared, url: str) -> None:
-    study = study_of("split.folds=2", "budget.trials=7", "budget.pruner.startup=2",
-                     "budget.pruner.min_trials=1")  # fmt: skip
+    study = study_of(
+        "split.folds=2", "budget.trials=7", "budget.pruner.startup=2", "budget.pruner.min_trials=1"
+    )
     pruned = [t for t in tune(study, prepared, url).trials if t.state.name == "PRUNED"]
     assert pruned
     assert all(t.user_attrs["epochs"] == 1 for t in pruned)
@@ -176,7 +180,7 @@ def test_bad_folds_are_pruned_after_one(prepared: Prepared, url: str) -> None:
 
 def test_a_study_can_be_copied_exported_and_deleted(
     prepared: Prepared, url: str, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     tune(
         study_of("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1"), prepared, url
     )

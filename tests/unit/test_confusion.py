@@ -38,10 +38,11 @@ def test_figures_at_a_threshold_equal_sklearn() -> None:
     assert found["specificity"].value == pytest.approx(1 - called[s.labels == 0].mean())
     assert all(e.low < e.value < e.high and e.studies == 101 for e in found.values())
     assert confusion.counts(s, 0.5) == {
-        "tp": int((called & s.labels).sum()), "fp": int((called & (1 - s.labels)).sum()),
+        "tp": int((called & s.labels).sum()),
+        "fp": int((called & (1 - s.labels)).sum()),
         "fn": int(((1 - called) & s.labels).sum()),
         "tn": int(((1 - called) & (1 - s.labels)).sum()),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(("threshold", "whole"), [(0.0, "sensitivity"), (1.0, "specificity")])

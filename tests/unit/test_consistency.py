@@ -93,9 +93,10 @@ def test_disagreement_knows_equal_unrelated_and_opposite_maps() -> None:
 def test_a_map_that_turns_with_its_view_agrees_and_one_that_stays_does_not() -> None:
     moves = torch.cat([turn(25), turn(-20, -1)])
     smooth = torch.nn.functional.interpolate(
-        torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1)), size=28,
+        torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1)),
+        size=28,
         mode="bicubic",
-    )  # fmt: skip
+    )
     turned = consistency.compare(smooth, consistency.move(smooth, moves), moves)
     stayed = consistency.compare(smooth, smooth, moves)
     assert turned < 0.05 < 0.5 < stayed
@@ -145,9 +146,11 @@ def test_features_are_not_shared_where_views_are_turned(tmp_path: Path, depth: i
 
 @pytest.mark.parametrize(
     ("arch", "size", "told"),
-    [("vit_tiny_patch16_224", 224, "VisionTransformer has no feature map (its features"),
-     ("cnn", 32, "at 32 px the last feature map of SmallCNN has a single place")],
-)  # fmt: skip
+    [
+        ("vit_tiny_patch16_224", 224, "VisionTransformer has no feature map (its features"),
+        ("cnn", 32, "at 32 px the last feature map of SmallCNN has a single place"),
+    ],
+)
 def test_a_network_without_a_map_is_refused(arch: str, size: int, told: str) -> None:
     given = recipe(arch=arch, size=size, consistency=0.5)
     train = split(4, side=size)

@@ -91,9 +91,12 @@ def test_a_byte_of_a_name_is_the_same_escape_wherever_it_is_printed() -> None:
         console.run(show, "mura", sys.argv[1:])
     """
     told = subprocess.run(
-        [sys.executable, "-c", code, b"R\xf6ntgen"], capture_output=True, timeout=60, check=False,
+        [sys.executable, "-c", code, b"R\xf6ntgen"],
+        capture_output=True,
+        timeout=60,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
-    )  # fmt: skip
+    )
     assert (told.stdout, told.stderr) == (b"R\\xf6ntgen\n", b"")
 
 
@@ -104,9 +107,13 @@ def commands() -> list[str]:
 
 def started(code: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("target", commands())
@@ -157,8 +164,12 @@ def words_of(target: str, *variables: str) -> list[list[str]]:
     """What `make TARGET` would run, each command as the words that a shell makes of it."""
     dry = subprocess.run(
         ["make", "-n", "-o", ".venv/.ready", target, *variables],
-        capture_output=True, text=True, cwd=ROOT, check=True, env={"PATH": os.environ["PATH"]},
-    ).stdout.replace(".venv/bin/mura ", "said ")  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+        env={"PATH": os.environ["PATH"]},
+    ).stdout.replace(".venv/bin/mura ", "said ")
     said = "import sys, json; print(json.dumps(sys.argv[1:]))"
     script = f"said() {{ {sys.executable} -c '{said}' \"$@\"; }}\n{dry}"
     ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)

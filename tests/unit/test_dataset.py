@@ -99,9 +99,12 @@ def test_a_row_costs_its_names_and_little_more(tmp_path: Path) -> None:
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(dataset.frame) == count + 1
-    names = sum(map(sys.getsizeof, (
-        name for column in ("path", "patient", "study") for name in dataset.frame[column]
-    )))  # fmt: skip
+    names = sum(
+        map(
+            sys.getsizeof,
+            (name for column in ("path", "patient", "study") for name in dataset.frame[column]),
+        )
+    )
     assert kept < names + 100 * count
     assert peak < names + 200 * count
 

@@ -39,8 +39,9 @@ def test_the_variance_has_its_closed_form_for_a_yes_or_no_score() -> None:
     labels = np.array([1] * 20 + [0] * 30)
     scores = np.array([1] * 16 + [0] * 4 + [0] * 21 + [1] * 9, dtype=float)
     names = np.array([f"s{i}" for i in range(50)])
-    found = delong(Studies(names, names, labels, scores),
-                   Studies(names, names, labels, np.zeros(50)))  # fmt: skip
+    found = delong(
+        Studies(names, names, labels, scores), Studies(names, names, labels, np.zeros(50))
+    )
     assert found.value == pytest.approx((0.8 + 0.7) / 2 - 0.5)
     expected = math.sqrt((0.8 * 0.2 / 19 + 0.7 * 0.3 / 29) / 4)
     assert found.error == pytest.approx(expected)

@@ -54,11 +54,14 @@ def release(folder: Path, arch: str, size: int, views: Tensor) -> bundle.Bundle:
             layer.weight.mul_(2 / logits.std())
             layer.bias.copy_((layer.bias - logits.mean()) * 2 / logits.std())
     manifest = {
-        "area": "XR_TEST", "arch": arch, "outputs": 1, "recipe_digest": "0123456789ab",
+        "area": "XR_TEST",
+        "arch": arch,
+        "outputs": 1,
+        "recipe_digest": "0123456789ab",
         "preprocessing": bundle.preprocessing(size),
         **uncalibrated({"value": 0.37, "chosen": "for a test"}),
         "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
-    }  # fmt: skip
+    }
     bundle.save(folder / "XR_TEST", net, manifest, {})
     return bundle.load(folder / "XR_TEST", CPU)
 
@@ -91,11 +94,13 @@ def test_scripts_that_know_torchvision_read_our_densenet(real: Path, tmp_path: P
     model.classifier = torch.nn.Linear(1024, 1)
     model.load_state_dict(torch.load(path, weights_only=True)["model_state"])
     model.eval()
-    prepare = transforms.Compose([
-        transforms.Resize((224, 224)),
-        transforms.ToTensor(),
-        transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-    ])  # fmt: skip
+    prepare = transforms.Compose(
+        [
+            transforms.Resize((224, 224)),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
     batch = torch.stack([prepare(Image.open(image).convert("RGB")) for image in images])
     with torch.inference_mode():
         theirs = torch.sigmoid(model(batch))[:, 0].tolist()
@@ -107,10 +112,15 @@ def test_scripts_that_know_torchvision_read_our_densenet(real: Path, tmp_path: P
 
 @pytest.mark.parametrize(
     ("arch", "size", "names"),
-    [("cnn", 32, "names of our own cnn"), ("vit_tiny_patch16_224", 32, "names of timm's vit"),
-     ("hybrid-resnet18", 32, "names of our own hybrid"), ("resnet18", 32, "torchvision's names"),
-     ("test_byobnet", 64, "timm's test_byob"), ("repvgg_a0", 32, "names of timm's repvgg")],
-)  # fmt: skip
+    [
+        ("cnn", 32, "names of our own cnn"),
+        ("vit_tiny_patch16_224", 32, "names of timm's vit"),
+        ("hybrid-resnet18", 32, "names of our own hybrid"),
+        ("resnet18", 32, "torchvision's names"),
+        ("test_byobnet", 64, "timm's test_byob"),
+        ("repvgg_a0", 32, "names of timm's repvgg"),
+    ],
+)
 def test_a_pt_of_any_network_comes_back_to_the_same_probability(
     arch: str, size: int, names: str, tmp_path: Path
 ) -> None:
@@ -193,14 +203,24 @@ def of_areas(folder: Path, task: Task) -> bundle.Bundle:
     """A release of a task that tells three areas apart, calibrated as such are."""
     names = ["XR_A", "XR_B", "XR_C"]
     net = task.network(replace(load("router", QUICK).recipe, seed=1), 3)
-    found = Routing(1.7, 0.5, 0.0, 0.0, 0.0).to_json() if task is PART else {
-        **uncalibrated({"value": 0.37, "chosen": "for a test"}),
-        "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
-    }  # fmt: skip
+    found = (
+        Routing(1.7, 0.5, 0.0, 0.0, 0.0).to_json()
+        if task is PART
+        else {
+            **uncalibrated({"value": 0.37, "chosen": "for a test"}),
+            "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
+        }
+    )
     manifest = {
-        "area": "every", "arch": "cnn", "outputs": task.outputs(3), "recipe_digest": "0" * 12,
-        "preprocessing": bundle.preprocessing(32), "task": task.name, "areas": names, **found,
-    }  # fmt: skip
+        "area": "every",
+        "arch": "cnn",
+        "outputs": task.outputs(3),
+        "recipe_digest": "0" * 12,
+        "preprocessing": bundle.preprocessing(32),
+        "task": task.name,
+        "areas": names,
+        **found,
+    }
     bundle.save(folder / "every", net, manifest, {})
     return bundle.load(folder / "every", CPU)
 
@@ -312,8 +332,9 @@ def changed(state: dict[str, Tensor], how: str) -> dict[str, Tensor]:
             "classifier.bias": torch.zeros(7),
         }
     if how == "a changed key":
-        return {k.replace("transition2.norm.bias", "transition2.norm.b"): v
-                for k, v in state.items()}  # fmt: skip
+        return {
+            k.replace("transition2.norm.bias", "transition2.norm.b"): v for k, v in state.items()
+        }
     return {f"net_{k}": v for k, v in state.items()}
 
 
@@ -342,8 +363,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_tensor(
 
 def checkpoint(folder: Path, **changes: Any) -> Path:
     """A small one of the form that earlier projects wrote, in three channels."""
-    state = {name: value.clone() for name, value in
-             build("cnn", size=32, channels=3).body.state_dict().items()}  # fmt: skip
+    state = {
+        name: value.clone()
+        for name, value in build("cnn", size=32, channels=3).body.state_dict().items()
+    }
     plain = {"model_state": state, "arch": "cnn", "size": 32, "threshold": 0.4} | changes
     torch.save(plain, folder / "XR_WRIST_FINAL_best.pt")
     return folder / "XR_WRIST_FINAL_best.pt"

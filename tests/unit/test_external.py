@@ -27,8 +27,10 @@ Run = Callable[..., Ran]
 def wrists(phantoms: Path) -> dict[int, list[Path]]:
     """Radiographs of the published valid part by label."""
     found = sorted(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
-    return {label: [p for p in found if p.parent.name.endswith(("_negative", "_positive")[label])]
-            for label in (0, 1)}  # fmt: skip
+    return {
+        label: [p for p in found if p.parent.name.endswith(("_negative", "_positive")[label])]
+        for label in (0, 1)
+    }
 
 
 @pytest.fixture
@@ -57,10 +59,13 @@ def release(phantoms: Path, tmp_path: Path) -> Path:
         tmp_path / "cache",
     )
     manifest = {
-        "area": "XR_WRIST", "arch": "cnn", "outputs": 1, "recipe_digest": "",
+        "area": "XR_WRIST",
+        "arch": "cnn",
+        "outputs": 1,
+        "recipe_digest": "",
         "preprocessing": bundle.preprocessing(32),
         **uncalibrated({"value": 0.5, "chosen": "for a test"}),
-    }  # fmt: skip
+    }
     texts = {external.TRAINED_ON: external.trained_on(prepared)}
     bundle.save(tmp_path / "XR_WRIST", build("cnn", seed=1), manifest, texts)
     return tmp_path / "XR_WRIST"
@@ -120,8 +125,10 @@ def test_a_picture_under_both_labels_is_left_out_by_name(
     (outside / "test/not fractured/again.png").write_bytes(content)
     found = external.measure(bundle.load(release, CPU), outside, tmp_path / "cache")
     assert [f.path for f in found.left_out] == [
-        "test/fractured/0-turned.png", "test/not fractured/again.png", "train/fractured/0.png",
-    ]  # fmt: skip
+        "test/fractured/0-turned.png",
+        "test/not fractured/again.png",
+        "train/fractured/0.png",
+    ]
     assert found.measured.images == 14
 
 
@@ -160,7 +167,9 @@ def test_folders_below_a_label_are_measured_links_too(outside: Path, tmp_path: P
     assert len(found.frame) == 16
     assert "train/fractured/2021/left/0.png" in set(found.frame["path"])
     assert {(note.kind, note.path) for note in found.notes} <= {
-        ("not taken", "test/fractured"), ("not taken", "train/fractured/again")}  # fmt: skip
+        ("not taken", "test/fractured"),
+        ("not taken", "train/fractured/again"),
+    }
     assert len(found.notes) == 1
     (inner / "normal").mkdir()
     with pytest.raises(InputError, match="left/normal: names another label than fractured"):
@@ -177,8 +186,10 @@ def test_files_that_are_not_taken_are_counted_and_named(
         (outside / "test" / "fractured" / name).write_bytes(b"\x00")
     found = external.measure(bundle.load(release, CPU), outside, tmp_path / "cache")
     assert [f.path for f in found.left_out] == [
-        "LICENSE", "test/unsorted.png", "test/fractured/boxes.txt",
-    ]  # fmt: skip
+        "LICENSE",
+        "test/unsorted.png",
+        "test/fractured/boxes.txt",
+    ]
     assert "not taken: 3 (LICENSE: beside the folders of labels" in found.describe()
     assert found.measured.images == 16
 

@@ -218,11 +218,13 @@ def test_a_damaged_release_is_not_used_offline(server: Server, get: Get, said: l
 
 @pytest.mark.parametrize(
     ("listing", "reason"),
-    [(b"", "lists no bundle.json"),
-     (b"0" * 64 + b"  model.safetensors\n", "lists no bundle.json"),
-     (b"<html>Log in to the hotel's network</html>\n", "line 1 is damaged"),
-     (b"0" * 64 + b"  bundle.json\n" + b"0" * 64 + b"  " + b"x" * 300 + b"\n", "300 letters")],
-)  # fmt: skip
+    [
+        (b"", "lists no bundle.json"),
+        (b"0" * 64 + b"  model.safetensors\n", "lists no bundle.json"),
+        (b"<html>Log in to the hotel's network</html>\n", "line 1 is damaged"),
+        (b"0" * 64 + b"  bundle.json\n" + b"0" * 64 + b"  " + b"x" * 300 + b"\n", "300 letters"),
+    ],
+)
 def test_a_list_that_is_no_releases_replaces_none(
     server: Server, served: Path, get: Get, listing: bytes, reason: str
 ) -> None:
@@ -261,15 +263,17 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
-    [(endless(b"X"), "timed out"),
-     (endless(b"X", OK), "timed out"),
-     (endless(b"HTTP/1.1 100 Continue\r\n\r\n"), "timed out"),
-     (endless(b"1\r\nx\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"), "timed out"),
-     (endless(b"0", OK + b"Content-Length: 60000\r\n\r\n"), "timed out"),
-     (endless(b"X: y\r\n" * 50, OK, 0), "got more than 100 headers"),
-     (endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 900, pause=0), "an answer without end"),
-     (endless(b"x" * 2**16, b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", 0), "without end")],
-)  # fmt: skip
+    [
+        (endless(b"X"), "timed out"),
+        (endless(b"X", OK), "timed out"),
+        (endless(b"HTTP/1.1 100 Continue\r\n\r\n"), "timed out"),
+        (endless(b"1\r\nx\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"), "timed out"),
+        (endless(b"0", OK + b"Content-Length: 60000\r\n\r\n"), "timed out"),
+        (endless(b"X: y\r\n" * 50, OK, 0), "got more than 100 headers"),
+        (endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 900, pause=0), "an answer without end"),
+        (endless(b"x" * 2**16, b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", 0), "without end"),
+    ],
+)
 def test_an_answer_that_never_ends_is_left(get: Get, answer: Answer, reason: str) -> None:
     with raw_server(answer) as url, pytest.raises(MuraError, match=reason):
         get(url, Limits(timeout=5, answer=0.3))
@@ -290,11 +294,13 @@ def sending(served: Path, answer: Answer, name: str = "model.safetensors") -> An
 
 @pytest.mark.parametrize(
     ("first", "limits"),
-    [(OK + b"\r\n", Limits(timeout=5, rate=1000, window=0.3)),
-     (OK + b"Content-Length: 50000\r\n\r\n", Limits(timeout=5, rate=1000, window=0.3)),
-     (OK + b"\r\n", Limits(timeout=5, rate=1, whole=0.3)),
-     (OK, Limits(timeout=5, answer=0.1, window=0.3, pause=0, tries=99))],
-)  # fmt: skip
+    [
+        (OK + b"\r\n", Limits(timeout=5, rate=1000, window=0.3)),
+        (OK + b"Content-Length: 50000\r\n\r\n", Limits(timeout=5, rate=1000, window=0.3)),
+        (OK + b"\r\n", Limits(timeout=5, rate=1, whole=0.3)),
+        (OK, Limits(timeout=5, answer=0.1, window=0.3, pause=0, tries=99)),
+    ],
+)
 def test_a_file_that_trickles_is_given_up(
     served: Path, get: Get, first: bytes, limits: Limits
 ) -> None:
@@ -330,14 +336,16 @@ def test_a_length_that_is_none_of_a_file(served: Path, get: Get, length: str) ->
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
-    [(b"\x1b[2J\x07 hello\r\n\r\n", r"no answer in HTTP: \\x1b\[2J\\x07 hello"),
-     (b"", "closed connection without response"),
-     (b"HTTP/1.1 302 Found\r\nLocation: ftp://h/x\r\n\r\n", "sent on to an address"),
-     (b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n", "HTTP 302"),
-     (b"HTTP/1.1 302 Found\r\nLocation: http://u:secret@h/\r\n\r\n", "sent on to an address"),
-     (b"HTTP/1.1 302 Found\r\nLocation: http://%s/\r\n\r\n" % (b"x" * 64), "sent on to an add"),
-     (b"HTTP/1.1 302 Found\r\nLocation: http://h:99999/\r\n\r\n", "sent on to an address")],
-)  # fmt: skip
+    [
+        (b"\x1b[2J\x07 hello\r\n\r\n", r"no answer in HTTP: \\x1b\[2J\\x07 hello"),
+        (b"", "closed connection without response"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ftp://h/x\r\n\r\n", "sent on to an address"),
+        (b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n", "HTTP 302"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://u:secret@h/\r\n\r\n", "sent on to an address"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://%s/\r\n\r\n" % (b"x" * 64), "sent on to an add"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://h:99999/\r\n\r\n", "sent on to an address"),
+    ],
+)
 def test_an_answer_that_cannot_be_used_is_one_plain_line(
     get: Get, answer: bytes, reason: str
 ) -> None:
@@ -398,8 +406,10 @@ def test_what_was_fetched_before_a_cut_is_not_fetched_again(
     server.cut = 20_000
     with pytest.raises(MuraError):
         get(server.url, Limits(timeout=5, tries=0, pause=0))
-    assert not any(p.is_dir() and not p.name.startswith(".") for p in
-                   (get(server.url).parent / "nothing").glob("*"))  # fmt: skip
+    assert not any(
+        p.is_dir() and not p.name.startswith(".")
+        for p in (get(server.url).parent / "nothing").glob("*")
+    )
     starts = [start for name, start in server.asked if name == "model.safetensors"]
     assert starts == [0, 20_000, 40_000]
 
@@ -476,11 +486,24 @@ def test_a_listed_path_that_climbs_out_is_refused(
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://host/x", "file:///etc/passwd", "http://", "http://host/x?y=1", "http://[::1/x",
-     "http://host/a b", "http://host/x#sha256=12", "http://host/x#main", "http://host:x/y",
-     "http://host:99999/x", f"http://{'h' * 64}/x", "http://a..b/x", "http://host/\udcff",
-     "http://host/\x1b[2J", f"http://host/x#sha256={'²' * 64}"],
-)  # fmt: skip
+    [
+        "ftp://host/x",
+        "file:///etc/passwd",
+        "http://",
+        "http://host/x?y=1",
+        "http://[::1/x",
+        "http://host/a b",
+        "http://host/x#sha256=12",
+        "http://host/x#main",
+        "http://host:x/y",
+        "http://host:99999/x",
+        f"http://{'h' * 64}/x",
+        "http://a..b/x",
+        "http://host/\udcff",
+        "http://host/\x1b[2J",
+        f"http://host/x#sha256={'²' * 64}",
+    ],
+)
 def test_an_address_that_is_none_is_refused_before_anyone_is_asked(get: Get, url: str) -> None:
     with pytest.raises(InputError, match=r"not the address|after #"):
         get(url)
@@ -488,10 +511,16 @@ def test_an_address_that_is_none_is_refused_before_anyone_is_asked(get: Get, url
 
 @pytest.mark.parametrize(
     "url",
-    ["http://user:secret@host/x", "HTTPS://secret@host/x", "http://u:secret@[::1/x",
-     "http:u:secret@host/x", "http://u:sec/ret@host/x", "http://u:secret@host/x#main",
-     "ftp://u:secret@host/x"],
-)  # fmt: skip
+    [
+        "http://user:secret@host/x",
+        "HTTPS://secret@host/x",
+        "http://u:secret@[::1/x",
+        "http:u:secret@host/x",
+        "http://u:sec/ret@host/x",
+        "http://u:secret@host/x#main",
+        "ftp://u:secret@host/x",
+    ],
+)
 def test_a_password_in_an_address_is_refused_and_never_printed(tmp_path: Path, url: str) -> None:
     with pytest.raises(InputError) as raised:
         place(url, None, tmp_path, None, print)
@@ -501,11 +530,15 @@ def test_a_password_in_an_address_is_refused_and_never_printed(tmp_path: Path, u
 
 @pytest.mark.parametrize(
     ("url", "plain"),
-    [("http://host/x/", "http://host/x"), ("HTTPS://Host:8443/x", "https://Host:8443/x"),
-     ("http://host/Röntgen", "http://host/R%C3%B6ntgen"), ("http://host/a%20b", "http://host/a%20b"),
-     ("http://röntgen.example:81/x", "http://xn--rntgen-wxa.example:81/x"),
-     ("http://[::1]:81/@v1/a+b(c)~", "http://[::1]:81/@v1/a+b(c)~")],
-)  # fmt: skip
+    [
+        ("http://host/x/", "http://host/x"),
+        ("HTTPS://Host:8443/x", "https://Host:8443/x"),
+        ("http://host/Röntgen", "http://host/R%C3%B6ntgen"),
+        ("http://host/a%20b", "http://host/a%20b"),
+        ("http://röntgen.example:81/x", "http://xn--rntgen-wxa.example:81/x"),
+        ("http://[::1]:81/@v1/a+b(c)~", "http://[::1]:81/@v1/a+b(c)~"),
+    ],
+)
 def test_an_address_is_written_as_http_knows_it(url: str, plain: str) -> None:
     assert normalised(url) == plain
 
@@ -593,26 +626,36 @@ def test_a_release_is_a_folder_here_or_a_name_under_the_base_address(
 
 def test_two_processes_make_one_download(server: Server, served: Path, tmp_path: Path) -> None:
     server.pause = 0.02
-    code = ("import sys; from mura_tune.reading.fetch import fetch; "
-            "print(fetch(sys.argv[1], print))")  # fmt: skip
+    code = "import sys; from mura_tune.reading.fetch import fetch; print(fetch(sys.argv[1], print))"
     both = [
-        subprocess.Popen([sys.executable, "-c", code, server.url], stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+        subprocess.Popen(
+            [sys.executable, "-c", code, server.url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ.copy(),
+        )
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     ends = [process.communicate(timeout=60) for process in both]
     assert [process.returncode for process in both] == [0, 0], ends
     assert len({out for out, _ in ends}) == 1
     assert_whole(Path(ends[0][0].strip()), served)
     assert sorted(name for name, _ in server.asked) == [
-        "SHA256SUMS", "SHA256SUMS", "bundle.json", "model.safetensors",
-    ]  # fmt: skip
+        "SHA256SUMS",
+        "SHA256SUMS",
+        "bundle.json",
+        "model.safetensors",
+    ]
 
 
 def test_infer_takes_an_address_a_base_address_and_the_config_file(
-    server: Server, release: Path, run: Callable[..., Ran], tmp_path: Path,
+    server: Server,
+    release: Path,
+    run: Callable[..., Ran],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     image = tmp_path / "view.png"
     Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (150, 1))).save(image)
     local = json.loads(run("infer", f"--release={release}", f"--image={image}", "--json").out)
@@ -622,8 +665,10 @@ def test_infer_takes_an_address_a_base_address_and_the_config_file(
     away = run("verify", f"{server.url}#sha256={digest}")
     assert f"sha256={digest}" in away.out, away.err
     written = tmp_path / "written.pt"
-    assert run("export", "--release=XR_TEST", f"--base-url={base}", "--to=pt",
-               f"--out={written}").code == 0  # fmt: skip
+    assert (
+        run("export", "--release=XR_TEST", f"--base-url={base}", "--to=pt", f"--out={written}").code
+        == 0
+    )
     assert written.is_file()
     missing = run("infer", "--area=XR_TEST", f"--image={image}")
     assert missing.code == 2

@@ -45,8 +45,9 @@ def train(
     net.body.fc.register_forward_hook(
         lambda module, _, out: F.dropout(out, 0.1, training=module.training)
     )
-    return fit(net, TRAIN, DEV, RECIPE, ABNORMALITY, on_epoch=on_epoch, source=source,
-               memory=memory)  # fmt: skip
+    return fit(
+        net, TRAIN, DEV, RECIPE, ABNORMALITY, on_epoch=on_epoch, source=source, memory=memory
+    )
 
 
 def end(epoch: int, cut: Callable[[], None]) -> Callable[[Epoch], None]:

@@ -103,13 +103,17 @@ def edited_release(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("occupy", "named"),
     [
-        (notes, "notes.txt"), (radiographs, "patient1"), (one_file, "a file"),
-        (summed, "no release"), (summed_with_a_bundle, "bundle.json"),
-        (release_with_notes, "notes.txt"), (release_with_a_folder, "cases"),
+        (notes, "notes.txt"),
+        (radiographs, "patient1"),
+        (one_file, "a file"),
+        (summed, "no release"),
+        (summed_with_a_bundle, "bundle.json"),
+        (release_with_notes, "notes.txt"),
+        (release_with_a_folder, "cases"),
         (release_with_something_hidden, ".git"),
         (edited_release, "model.safetensors: changed since it was released"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_release_of_ours_is_neither_replaced_nor_removed(
     tmp_path: Path, occupy: Callable[[Path], None], named: str
 ) -> None:

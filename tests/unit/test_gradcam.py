@@ -89,5 +89,6 @@ def test_a_map_that_is_right_deletes_and_inserts_better_than_one_that_is_wrong()
     assert good.deletion < bad.deletion - 0.3
     assert good.insertion > max(good.random_insertion, bad.insertion)
     assert (good.random_deletion, good.random_insertion) == (
-        bad.random_deletion, bad.random_insertion,
-    )  # fmt: skip
+        bad.random_deletion,
+        bad.random_insertion,
+    )

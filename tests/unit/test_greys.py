@@ -29,8 +29,15 @@ def png(pixels_hwc: NDArray[np.uint16], kind: int, *, interlaced: bool = False) 
     head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, int(interlaced))
     passes = [pixels_hwc]
     if interlaced:
-        starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
-                  (0, 1, 2, 2), (1, 0, 2, 1))  # fmt: skip
+        starts = (
+            (0, 0, 8, 8),
+            (0, 4, 8, 8),
+            (4, 0, 8, 4),
+            (0, 2, 4, 4),
+            (2, 0, 4, 2),
+            (0, 1, 2, 2),
+            (1, 0, 2, 1),
+        )
         passes = [pixels_hwc[y::down, x::across] for y, x, down, across in starts]
     lines = b"".join(b"\0" + row.astype(">u2").tobytes() for one in passes for row in one)
     chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
@@ -48,10 +55,17 @@ def tiff(pixels_hwc: NDArray[np.uint16], photometric: int, order: str, *, packed
     strip = zlib.compress(strip) if packed else strip
     extra = [(338, 3, [2])] if (channels, photometric) == (4, 2) else []
     tags = [
-        (256, 3, [width]), (257, 3, [height]), (258, 3, [16] * channels),
-        (259, 3, [8 if packed else 1]), (262, 3, [photometric]), (273, 4, [0]),
-        (277, 3, [channels]), (278, 3, [height]), (279, 4, [len(strip)]), *extra,
-    ]  # fmt: skip
+        (256, 3, [width]),
+        (257, 3, [height]),
+        (258, 3, [16] * channels),
+        (259, 3, [8 if packed else 1]),
+        (262, 3, [photometric]),
+        (273, 4, [0]),
+        (277, 3, [channels]),
+        (278, 3, [height]),
+        (279, 4, [len(strip)]),
+        *extra,
+    ]
     end = 8 + 2 + 12 * len(tags) + 4
     depths = struct.pack(f"{order}{channels}H", *[16] * channels)
     entries = b""
@@ -150,17 +164,25 @@ def test_a_portable_map_of_text_is_read_and_not_for_minutes() -> None:
 @pytest.mark.parametrize(
     ("orientation", "stored_as"),
     [
-        (1, None), (2, TURN.FLIP_LEFT_RIGHT), (3, TURN.ROTATE_180), (4, TURN.FLIP_TOP_BOTTOM),
-        (5, TURN.TRANSPOSE), (6, TURN.ROTATE_90), (7, TURN.TRANSVERSE), (8, TURN.ROTATE_270),
-        (0, None), (9, None),
+        (1, None),
+        (2, TURN.FLIP_LEFT_RIGHT),
+        (3, TURN.ROTATE_180),
+        (4, TURN.FLIP_TOP_BOTTOM),
+        (5, TURN.TRANSPOSE),
+        (6, TURN.ROTATE_90),
+        (7, TURN.TRANSVERSE),
+        (8, TURN.ROTATE_270),
+        (0, None),
+        (9, None),
     ],
-)  # fmt: skip
+)
 def test_the_exif_orientation_is_applied(
     form: str, orientation: int, stored_as: TURN | None
 ) -> None:
     """A photograph is stored as its sensor saw it, and EXIF says how to turn it back."""
-    upright = Image.fromarray(np.kron([[0, 80], [160, 255], [40, 200]], np.ones((16, 16)))
-                              .astype(np.uint8))  # fmt: skip
+    upright = Image.fromarray(
+        np.kron([[0, 80], [160, 255], [40, 200]], np.ones((16, 16))).astype(np.uint8)
+    )
     stored = upright if stored_as is None else upright.transpose(stored_as)
     exif = Image.Exif()
     exif[0x0112] = orientation

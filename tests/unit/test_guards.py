@@ -18,10 +18,13 @@ def ask(
     """Status and headers of an answer."""
     started: list[tuple[str, dict[str, str]]] = []
     request: dict[str, Any] = {
-        "REQUEST_METHOD": method, "PATH_INFO": path.partition("?")[0],
-        "QUERY_STRING": path.partition("?")[2], "HTTP_HOST": f"127.0.0.1:{PORT}",
-        "wsgi.input": io.BytesIO(), **environ,
-    }  # fmt: skip
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path.partition("?")[0],
+        "QUERY_STRING": path.partition("?")[2],
+        "HTTP_HOST": f"127.0.0.1:{PORT}",
+        "wsgi.input": io.BytesIO(),
+        **environ,
+    }
     list(app(request, lambda status, headers, *_: started.append((status, dict(headers)))))
     return started[-1]
 
@@ -75,10 +78,15 @@ def test_a_page_is_served_by_its_own_names_only(
 
 @pytest.mark.parametrize(
     ("method", "origin", "accepted"),
-    [("GET", "http://elsewhere", True), ("DELETE", "http://elsewhere", False),
-     ("POST", "null", False), ("POST", "http://[", False), ("POST", "http://127.0.0.1:8080", True),
-     ("PUT", None, True)],
-)  # fmt: skip
+    [
+        ("GET", "http://elsewhere", True),
+        ("DELETE", "http://elsewhere", False),
+        ("POST", "null", False),
+        ("POST", "http://[", False),
+        ("POST", "http://127.0.0.1:8080", True),
+        ("PUT", None, True),
+    ],
+)
 def test_other_sites_change_nothing(method: str, origin: str | None, accepted: bool) -> None:
     guarded = guards.known_hosts(page, hosts_of("127.0.0.1", "127.0.0.1", PORT))
     sent = {} if origin is None else {"HTTP_ORIGIN": origin}

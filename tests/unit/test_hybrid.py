@@ -21,8 +21,12 @@ def test_stem_stages_come_first_then_a_stage_an_encoder_layer() -> None:
     net = build("hybrid-resnet18")
     *stem, first, last = net.stages
     assert [stage[0].split(".")[1] for stage in stem] == [
-        "conv1", "layer1", "layer2", "layer3", "layer4",
-    ]  # fmt: skip
+        "conv1",
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+    ]
     assert {name.split(".")[0] for name in first} == {"embed", "encoder"}
     assert {name.split(".")[0] for name in last} == {"encoder", "norm", "pool"}
     assert net.head == ("fc.weight", "fc.bias")

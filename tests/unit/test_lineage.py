@@ -27,9 +27,15 @@ def prepared(area: str, split: Holdout, owner: str = "") -> Prepared:
     """A view each of 200 patients, every fifth in valid; the pictures are `owner`'s."""
     names = [f"patient{n:03d}" for n in range(200)]
     frame = pd.DataFrame(
-        {"path": names, "area": area, "patient": names, "study": names, "label": 0,
-         "split": ["valid" if n % 5 == 0 else "train" for n in range(200)]}
-    )  # fmt: skip
+        {
+            "path": names,
+            "area": area,
+            "patient": names,
+            "study": names,
+            "label": 0,
+            "split": ["valid" if n % 5 == 0 else "train" for n in range(200)],
+        }
+    )
     shas = [hashlib.sha256(f"{owner} {area} {name}".encode()).hexdigest() for name in names]
     frame = frame.assign(part=splits.assign(frame, split.dev, split.seed), row=range(200))
     pixels = np.empty((0, 32, 32), np.uint8)
@@ -41,9 +47,13 @@ def released(folder: Path, of: Prepared, split: Holdout, listed: bool = True) ->
     study = config.load(of.area, ["arch=cnn", "size=32", "pretrained=none"])
     study = dataclasses.replace(study, split=split)
     manifest = {
-        "area": of.area, "arch": "cnn", "outputs": 1, "areas": of.areas,
-        "preprocessing": {"size": 32}, "study": {"config": config.to_dict(study)},
-    }  # fmt: skip
+        "area": of.area,
+        "arch": "cnn",
+        "outputs": 1,
+        "areas": of.areas,
+        "preprocessing": {"size": 32},
+        "study": {"config": config.to_dict(study)},
+    }
     texts = {TRAINED_ON: trained_on(of)} if listed else {}
     bundle.save(folder / of.area, build("cnn"), manifest, texts)
     return str(folder / of.area)
@@ -67,12 +77,16 @@ def test_a_start_that_was_divided_alike_may_be_used(
 
 @pytest.mark.parametrize(
     "split",
-    [Holdout(dev=0.2, seed=1, folds=0), Holdout(dev=0.3, seed=0, folds=0),
-     Holdout(dev=0.2, seed=0, folds=3)],
+    [
+        Holdout(dev=0.2, seed=1, folds=0),
+        Holdout(dev=0.3, seed=0, folds=0),
+        Holdout(dev=0.2, seed=0, folds=3),
+    ],
     ids=["seed", "larger", "folds"],
-)  # fmt: skip
-@pytest.mark.parametrize(("area", "listed"), [("XR_WRIST", True), ("XR_ELBOW", True),
-                                              ("XR_WRIST", False)])  # fmt: skip
+)
+@pytest.mark.parametrize(
+    ("area", "listed"), [("XR_WRIST", True), ("XR_ELBOW", True), ("XR_WRIST", False)]
+)
 def test_a_start_that_was_divided_otherwise_is_refused(
     tmp_path: Path, area: str, listed: bool, split: Holdout
 ) -> None:
@@ -98,8 +112,10 @@ def test_another_datasets_release_may_be_divided_anyhow(tmp_path: Path) -> None:
 def test_a_start_that_has_seen_a_test_picture_is_refused(tmp_path: Path) -> None:
     theirs, own = prepared("XR_WRIST", USUAL, owner="theirs"), prepared("XR_WRIST", USUAL)
     leaked = own.pictures[own.rows("test")[0]]
-    shas = [leaked if part == "train" else sha
-            for sha, part in zip(theirs.pictures, theirs.frame["part"], strict=True)]  # fmt: skip
+    shas = [
+        leaked if part == "train" else sha
+        for sha, part in zip(theirs.pictures, theirs.frame["part"], strict=True)
+    ]
     theirs = dataclasses.replace(theirs, pixel_sha=Digests.of(shas))
     start = released(tmp_path, theirs, USUAL)
     with pytest.raises(InputError, match="trained on 1 of the 40 test pictures"):

@@ -9,8 +9,26 @@ import pytest
 
 from mura_tune.lines import LONGEST, cell, command, from_cell, printable
 
-ODD = ["a b", "it's", 'a"b', "$(touch x)", "`x`", "a\\b", "ä ö", "-rf", "*", "a;b", "#x", "%41", "",
-       "R\udcf6ntgen", "a\n b", "it's\t\\x", "left \u202e right", "\x1bb"]  # fmt: skip
+ODD = [
+    "a b",
+    "it's",
+    'a"b',
+    "$(touch x)",
+    "`x`",
+    "a\\b",
+    "ä ö",
+    "-rf",
+    "*",
+    "a;b",
+    "#x",
+    "%41",
+    "",
+    "R\udcf6ntgen",
+    "a\n b",
+    "it's\t\\x",
+    "left \u202e right",
+    "\x1bb",
+]
 
 
 @pytest.mark.parametrize(

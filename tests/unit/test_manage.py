@@ -180,8 +180,11 @@ def test_pictures_that_a_copy_shows_too_outlive_one_of_them(url: str, tmp_path: 
     with using(url) as storage:
         study = load_study(storage, "s", url)
         for owner in (study, study.ask()):
-            upload_artifact(artifact_store=FileSystemArtifactStore(folder), file_path=str(picture),
-                            study_or_trial=owner)  # fmt: skip
+            upload_artifact(
+                artifact_store=FileSystemArtifactStore(folder),
+                file_path=str(picture),
+                study_or_trial=owner,
+            )
     other = url_of_file(tmp_path / "other.db")
     for to in (url, other):
         manage.copy(url, "s", "t", to)
@@ -219,8 +222,9 @@ def test_without_anybody_to_ask_delete_says_what_to_do(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     asked = run("study", "delete", "s")
     assert (asked.code, asked.err.splitlines()[-1]) == (
-        2, "mura: study delete: nobody answers, nothing deleted; --yes deletes without asking"
-    )  # fmt: skip
+        2,
+        "mura: study delete: nobody answers, nothing deleted; --yes deletes without asking",
+    )
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     assert run("study", "delete", "s").code == 0
     assert studies(url) == ["s", "s.confirm"]

@@ -49,17 +49,24 @@ def refusal(values: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "new", "named"),
     [
-        ("schema", True, "schema is True"), ("schema", 3, "schema 3; this version reads 1 and 2"),
-        ("schema", GONE, "schema is None"), ("area", 1e308, "area is 1e+308"),
-        ("area", "../victim", "area is '../victim'"), ("area", [], "area is []"),
-        ("areas", 5, "areas is 5"), ("areas", ["XR_HAND", "XR_HAND"], "names that differ"),
-        ("task", "diagnosis", "task is 'diagnosis'"), ("arch", None, "arch is None"),
-        ("outputs", 10_000_000, "outputs is 10000000"), ("outputs", 10**12, "outputs is"),
+        ("schema", True, "schema is True"),
+        ("schema", 3, "schema 3; this version reads 1 and 2"),
+        ("schema", GONE, "schema is None"),
+        ("area", 1e308, "area is 1e+308"),
+        ("area", "../victim", "area is '../victim'"),
+        ("area", [], "area is []"),
+        ("areas", 5, "areas is 5"),
+        ("areas", ["XR_HAND", "XR_HAND"], "names that differ"),
+        ("task", "diagnosis", "task is 'diagnosis'"),
+        ("arch", None, "arch is None"),
+        ("outputs", 10_000_000, "outputs is 10000000"),
+        ("outputs", 10**12, "outputs is"),
         ("outputs", True, "outputs is True"),
         ("preprocessing", "x", "preprocessing is 'x'"),
         ("preprocessing.size", 3000, "preprocessing.size is 3000"),
         ("preprocessing.size", 32.0, "preprocessing.size is 32.0"),
-        ("members", ["../model.safetensors"], "members[0]"), ("members", [], "members is []"),
+        ("members", ["../model.safetensors"], "members[0]"),
+        ("members", [], "members is []"),
         ("members", ["bundle.json"], "members[0]"),
         ("members", ["a.safetensors", "a.safetensors"], "files that differ"),
         ("calibration.temperature", 0, "calibration.temperature is 0"),
@@ -68,13 +75,16 @@ def refusal(values: Any) -> str:
         ("operating_points.max_youden.threshold", 1.5, "threshold is 1.5"),
         ("operating_points.max_youden.threshold", [], "threshold is []"),
         ("operating_points", {}, "operating_points is {}"),
-        ("recommended", "x", "recommended is 'x'"), ("recommended", [], "recommended is []"),
+        ("recommended", "x", "recommended is 'x'"),
+        ("recommended", [], "recommended is []"),
         ("threshold.value", 0.9, "that of max_youden"),
         ("abstain.low", float("nan"), "abstain.low is nan"),
         ("abstain.low", 0.9, "at most abstain.high"),
         ("golden", [[float("inf")]] * 3, "golden[0][0] is inf"),
-        ("golden", [[0.0]], "3 rows of 1 logits"), ("golden", 5, "golden is 5"),
-        ("study.config", [], "study.config is []"), ("study", 1, "study is 1"),
+        ("golden", [[0.0]], "3 rows of 1 logits"),
+        ("golden", 5, "golden is 5"),
+        ("study.config", [], "study.config is []"),
+        ("study", 1, "study is 1"),
         ("study.history.0.score", "x", "study.history[0].score is 'x'"),
         ("training.best_epoch", 99, "one of the epochs"),
         ("training.epochs", [], "training.epochs is []"),
@@ -82,10 +92,12 @@ def refusal(values: Any) -> str:
         ("metrics.test.auc", {"value": 0.5, "low": None, "high": None}, "both ends"),
         ("metrics.test.auc.value", GONE, "metrics.test.auc.value is missing"),
         ("metrics.test", GONE, "metrics.test is missing"),
-        ("data.counts.dev", {}, "data.counts.dev"), ("data.fingerprint", 5, "data.fingerprint is"),
-        ("versions", "1", "versions is '1'"), ("created", "\ud800", "created is"),
+        ("data.counts.dev", {}, "data.counts.dev"),
+        ("data.fingerprint", 5, "data.fingerprint is"),
+        ("versions", "1", "versions is '1'"),
+        ("created", "\ud800", "created is"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused_by_its_key(
     values: dict[str, Any], path: str, new: object, named: str
 ) -> None:
@@ -131,8 +143,9 @@ def test_what_an_older_version_did_not_store_is_missed_only_where_it_is_needed(
 def test_outputs_fit_the_areas_of_the_task(values: dict[str, Any]) -> None:
     both = values | {"task": "multitask", "areas": ["XR_HAND", "XR_WRIST"]}
     assert "outputs is 1; it must be 3" in refusal(changed(both, ("metrics",), GONE) | {})
-    assert "outputs is 4; it must be 3" in refusal(changed(both, ("metrics",), GONE)
-                                                   | {"outputs": 4})  # fmt: skip
+    assert "outputs is 4; it must be 3" in refusal(
+        changed(both, ("metrics",), GONE) | {"outputs": 4}
+    )
 
 
 @pytest.mark.parametrize(("path", "new"), [("study", 5), ("study.config", []), ("areas", 5)])
@@ -159,8 +172,24 @@ def paths(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 def test_mutations_end_in_values_or_in_one_line(values: dict[str, Any]) -> None:
     generator = random.Random(0)
-    nasty = [None, True, 0, -1, 1e308, 10**30, float("nan"), float("inf"), "", "../x", "\ud800",
-             [], [[]], {}, {"x": 1}, GONE]  # fmt: skip
+    nasty = [
+        None,
+        True,
+        0,
+        -1,
+        1e308,
+        10**30,
+        float("nan"),
+        float("inf"),
+        "",
+        "../x",
+        "\ud800",
+        [],
+        [[]],
+        {},
+        {"x": 1},
+        GONE,
+    ]
     accepted = 0
     places = list(paths(values))
     for _ in range(400):

@@ -67,8 +67,9 @@ def test_intervals_resample_patients_and_not_rows() -> None:
     assert weights.shape == (50, 200)
     assert (weights[:, 0::2] == weights[:, 1::2]).all()  # both studies of a patient together
     assert (weights[:, 0::2].sum(1) == 100).all()
-    copied = Studies(*(np.repeat(getattr(s, f), 4) for f in ("names", "patients", "labels",
-                                                              "scores")))  # fmt: skip
+    copied = Studies(
+        *(np.repeat(getattr(s, f), 4) for f in ("names", "patients", "labels", "scores"))
+    )
     once, four = metrics.auc_interval(s), metrics.auc_interval(copied)
     assert four.high - four.low == pytest.approx(once.high - once.low, rel=1e-9)
     assert once.low < once.value < once.high
@@ -156,8 +157,12 @@ def test_an_undefined_value_says_so_and_is_null_in_json() -> None:
     found = metrics.Estimate(float("nan"), float("nan"), float("nan"), 5, 5)
     assert str(found) == "undefined (n = 5 studies)"
     assert found.to_json() == {
-        "value": None, "low": None, "high": None, "studies": 5, "patients": 5,
-    }  # fmt: skip
+        "value": None,
+        "low": None,
+        "high": None,
+        "studies": 5,
+        "patients": 5,
+    }
 
 
 def test_one_abnormal_patient_proves_nothing() -> None:

@@ -9,10 +9,16 @@ from mura_tune.learning.models import Network, build, stage_count, trained_names
 
 # Stages, and a side that is small and not what the network was made for.
 ARCHES = {
-    "cnn": (5, 32), "resnet18": (5, 32), "resnet50": (5, 32), "densenet121": (5, 32),
-    "densenet169": (5, 32), "efficientnet_b0": (8, 32), "vit_tiny_patch16_224": (13, 32),
-    "convnext_atto": (5, 32), "hybrid-resnet18": (7, 32),
-}  # fmt: skip
+    "cnn": (5, 32),
+    "resnet18": (5, 32),
+    "resnet50": (5, 32),
+    "densenet121": (5, 32),
+    "densenet169": (5, 32),
+    "efficientnet_b0": (8, 32),
+    "vit_tiny_patch16_224": (13, 32),
+    "convnext_atto": (5, 32),
+    "hybrid-resnet18": (7, 32),
+}
 
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

@@ -75,8 +75,13 @@ def test_the_monitor_picks_the_epoch_and_leaves_the_training_alone(name: str) ->
     found = fit(net, TRAIN, DEV, given, task_of("abnormality", name))
     assert found.best.score == max(epoch.score for epoch in found.epochs)
     assert MONITORS[name].of(study_scores(predict(net, DEV), DEV)) == found.best.score
-    plain = fit(build("cnn", seed=0), TRAIN, DEV, recipe(
-        **{"finetune.epochs": 5, "finetune.lr": 3e-3}), task_of("abnormality"))  # fmt: skip
+    plain = fit(
+        build("cnn", seed=0),
+        TRAIN,
+        DEV,
+        recipe(**{"finetune.epochs": 5, "finetune.lr": 3e-3}),
+        task_of("abnormality"),
+    )
     assert [epoch.loss for epoch in found.epochs] == [epoch.loss for epoch in plain.epochs]
 
 

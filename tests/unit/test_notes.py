@@ -38,10 +38,18 @@ def study_of(trials: int, name: str = "XR_A", **changes: object) -> optuna.Study
     study = optuna.create_study(direction="maximize", study_name=name)
     plain = config.to_dict(STUDY)
     keep_fact(study, CONFIG, plain)
-    keep_fact(study, COMPARABLE, {
-        "area": "XR_A", "recipe": plain["recipe"], "space": space.space_to_json(AXES),
-        "split": plain["split"] | changes, "dataset": "a1" * 32, "split_hash": "b2" * 32,
-    })  # fmt: skip
+    keep_fact(
+        study,
+        COMPARABLE,
+        {
+            "area": "XR_A",
+            "recipe": plain["recipe"],
+            "space": space.space_to_json(AXES),
+            "split": plain["split"] | changes,
+            "dataset": "a1" * 32,
+            "split_hash": "b2" * 32,
+        },
+    )
     dev = pooled([pair()])
     rows = [int(row) for row in range(len(dev.labels))]
     keep_fact(study, DEV, [{"labels": dev.labels.tolist(), "patients": rows}])
@@ -55,11 +63,13 @@ def finished(dev: Studies, sure: int, **attrs: object) -> optuna.trial.FrozenTri
     better = Studies(dev.names, dev.patients, dev.labels, scores)
     auc = auc_interval(better)
     return create_trial(
-        state=TrialState.COMPLETE, value=auc.value, distributions=AXES,
+        state=TrialState.COMPLETE,
+        value=auc.value,
+        distributions=AXES,
         params=space.defaults(STUDY.recipe, AXES),
         user_attrs={"dev_score": auc.to_json(), **attrs},
         system_attrs={SCORES: packed([better]), **as_attrs(STUDY.recipe)},
-    )  # fmt: skip
+    )
 
 
 def test_a_study_without_a_trial_has_a_note() -> None:
@@ -135,8 +145,9 @@ def test_a_trials_note_has_its_score_cost_and_recipe() -> None:
     auc = auc_interval(pooled([(fit, dev)]))
     trial.set_user_attr("dev_score", auc.to_json())
     keep_recipe(trial, replace(STUDY.recipe, augment=0.123456789))
-    text = notes.trial_note(trial, [fit], {"charts.png": "/artifacts/0/0/x"}, "",
-                            "study AUC", "Of dev.")  # fmt: skip
+    text = notes.trial_note(
+        trial, [fit], {"charts.png": "/artifacts/0/0/x"}, "", "study AUC", "Of dev."
+    )
     assert f"**{auc.value:.3f}**" in text
     assert f"{auc.low:.3f} to {auc.high:.3f}" in text
     assert "![charts.png](/artifacts/0/0/x)" in text

@@ -64,9 +64,12 @@ def test_densenets_last_norm_learns_with_its_last_block() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind", "momentum"),
-    [("adamw", torch.optim.AdamW, None), ("adam", torch.optim.Adam, None),
-     ("sgd", torch.optim.SGD, 0.9)],
-)  # fmt: skip
+    [
+        ("adamw", torch.optim.AdamW, None),
+        ("adam", torch.optim.Adam, None),
+        ("sgd", torch.optim.SGD, 0.9),
+    ],
+)
 def test_the_optimiser_is_the_one_named(name: str, kind: type, momentum: float | None) -> None:
     made = optim.optimiser(build("cnn"), recipe(optimiser=name, weight_decay=0.03), 0)
     assert type(made) is kind
@@ -105,12 +108,21 @@ def test_a_run_without_progress_falls_and_then_stops(monkeypatch: pytest.MonkeyP
     seen: list[float] = []
     real = optim.Schedule.waited
     monkeypatch.setattr(
-        optim.Schedule, "waited",
+        optim.Schedule,
+        "waited",
         lambda self, epochs: (real(self, epochs), seen.append(self.factor()))[0],
-    )  # fmt: skip
-    given = recipe(schedule="plateau", plateau_patience=2, patience=5, **{
-        "head.epochs": 0, "finetune.epochs": 20, "finetune.lr": 1e-12, "finetune.depth": 0,
-    })  # fmt: skip
+    )
+    given = recipe(
+        schedule="plateau",
+        plateau_patience=2,
+        patience=5,
+        **{
+            "head.epochs": 0,
+            "finetune.epochs": 20,
+            "finetune.lr": 1e-12,
+            "finetune.depth": 0,
+        },
+    )
     _, epochs = run(given)
     assert len(epochs) == 6
     assert seen == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -137,9 +149,15 @@ def trained(*values: tuple[str, object]) -> tuple[tuple[float, ...], dict[str, t
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("loss", "focal"), ("optimiser", "adam"), ("optimiser", "sgd"), ("layer_decay", 0.7),
-     ("schedule", "constant"), ("warmup", 0.5)],
-)  # fmt: skip
+    [
+        ("loss", "focal"),
+        ("optimiser", "adam"),
+        ("optimiser", "sgd"),
+        ("layer_decay", 0.7),
+        ("schedule", "constant"),
+        ("warmup", 0.5),
+    ],
+)
 def test_each_choice_trains_otherwise_and_the_same_again(name: str, value: object) -> None:
     (plain, _), (one, weights) = trained(), trained((name, value))
     again, weights_again = trained.__wrapped__((name, value))

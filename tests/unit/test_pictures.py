@@ -23,8 +23,14 @@ def pair(seed: int = 0, studies: int = 30, name: str = "s", epochs: int = 4) -> 
     labels = np.arange(n) // 2 % 2
     names = np.array([f"{name}{i // 2:03d}" for i in range(n)])
     paths = np.array([f"train/XR_A/p{i // 2}/study1/image{i % 2}.png" for i in range(n)])
-    split = Split("dev", torch.from_numpy(rng.integers(0, 255, (n, 32, 32), dtype=np.uint8)),
-                  torch.from_numpy(labels), names, names, paths)  # fmt: skip
+    split = Split(
+        "dev",
+        torch.from_numpy(rng.integers(0, 255, (n, 32, 32), dtype=np.uint8)),
+        torch.from_numpy(labels),
+        names,
+        names,
+        paths,
+    )
     logits = torch.from_numpy(rng.normal(labels * 1.2 - 0.6, 1)).float()[:, None]
     ran = tuple(
         Epoch(i + 1, 1 if i == 0 else 2, 0 if i == 0 else 3, 1 / (i + 1), 0.5 + i / 10, 1.0)
@@ -35,8 +41,12 @@ def pair(seed: int = 0, studies: int = 30, name: str = "s", epochs: int = 4) -> 
 
 def pooled(fits: Fits) -> Studies:
     runs = [study_scores(fit.logits, dev) for fit, dev in fits]
-    return Studies(*(np.concatenate([getattr(run, f.name) for run in runs])
-                     for f in dataclasses.fields(Studies)))  # fmt: skip
+    return Studies(
+        *(
+            np.concatenate([getattr(run, f.name) for run in runs])
+            for f in dataclasses.fields(Studies)
+        )
+    )
 
 
 def test_the_roc_is_sklearns_with_ties_as_one_step() -> None:

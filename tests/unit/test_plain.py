@@ -26,16 +26,35 @@ def test_plain_values_come_back() -> None:
 
 
 NO_YAML = {
-    "tag": "a: !!int x", "own tag": "!x 5", "no tag": "! 5", "timestamp": "!!timestamp 2020-13-45",
-    "binary": "!!binary aGVsbG8=", "set": "!!set {a, b}", "python": "!!python/object:x.Y {}",
-    "anchor": "a: &x 1", "alias": "[*x]", "laughs": "a: &a [x, x]\nb: [*a, *a]",
-    "twice": "size: 64\nsize: 224", "list as a name": "? [1]\n: 2",
-    "two documents": "--- 1\n--- 2", "nan": ".nan", "inf": "[-.inf]", "beyond": "1e999",
-    "digits": "9" * 101, "open": "[", "tab": "\ta", "deep lists": "[" * 5000,
-    "deep mappings": "{a: " * 100, "deep blocks": "- " * 100, "escape": "\x1b[31m",
-    "null": "a\0", "UTF-16": "base: x".encode("utf-16"), "latin-1": b"a: \xe9",
-    "surrogate": "a\udcff", "long": " " * (plain.YAML_BYTES + 1),
-}  # fmt: skip
+    "tag": "a: !!int x",
+    "own tag": "!x 5",
+    "no tag": "! 5",
+    "timestamp": "!!timestamp 2020-13-45",
+    "binary": "!!binary aGVsbG8=",
+    "set": "!!set {a, b}",
+    "python": "!!python/object:x.Y {}",
+    "anchor": "a: &x 1",
+    "alias": "[*x]",
+    "laughs": "a: &a [x, x]\nb: [*a, *a]",
+    "twice": "size: 64\nsize: 224",
+    "list as a name": "? [1]\n: 2",
+    "two documents": "--- 1\n--- 2",
+    "nan": ".nan",
+    "inf": "[-.inf]",
+    "beyond": "1e999",
+    "digits": "9" * 101,
+    "open": "[",
+    "tab": "\ta",
+    "deep lists": "[" * 5000,
+    "deep mappings": "{a: " * 100,
+    "deep blocks": "- " * 100,
+    "escape": "\x1b[31m",
+    "null": "a\0",
+    "UTF-16": "base: x".encode("utf-16"),
+    "latin-1": b"a: \xe9",
+    "surrogate": "a\udcff",
+    "long": " " * (plain.YAML_BYTES + 1),
+}
 
 
 @pytest.mark.parametrize("text", NO_YAML.values(), ids=NO_YAML)
@@ -48,14 +67,31 @@ def test_what_is_no_plain_yaml_is_refused_by_name(text: str | bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("", None), ("~", None), ("a:", {"a": None}), ("''", ""), ("yes", True), ("Off", False),
-        ("1_000", 1000), ("-0", 0), ("1e-3", 0.001), ("1.0e-3", 0.001), (".5", 0.5), ("+1.", 1.0),
-        ("'5'", "5"), ("0224", "0224"), ("1:30", "1:30"), ("0x10", "0x10"), ("nan", "nan"),
-        ("2026-01-01", "2026-01-01"), ("5: 1", {"5": 1}), ("<<: {a: 1}", {"<<": {"a": 1}}),
-        ("{a: [1, {b: c}]}", {"a": [1, {"b": "c"}]}), (b"\xef\xbb\xbfa: \xc3\xa9", {"a": "é"}),
+        ("", None),
+        ("~", None),
+        ("a:", {"a": None}),
+        ("''", ""),
+        ("yes", True),
+        ("Off", False),
+        ("1_000", 1000),
+        ("-0", 0),
+        ("1e-3", 0.001),
+        ("1.0e-3", 0.001),
+        (".5", 0.5),
+        ("+1.", 1.0),
+        ("'5'", "5"),
+        ("0224", "0224"),
+        ("1:30", "1:30"),
+        ("0x10", "0x10"),
+        ("nan", "nan"),
+        ("2026-01-01", "2026-01-01"),
+        ("5: 1", {"5": 1}),
+        ("<<: {a: 1}", {"<<": {"a": 1}}),
+        ("{a: [1, {b: c}]}", {"a": [1, {"b": "c"}]}),
+        (b"\xef\xbb\xbfa: \xc3\xa9", {"a": "é"}),
         ("k: |\n  two\n  lines\n", {"k": "two\nlines\n"}),
     ],
-)  # fmt: skip
+)
 def test_what_yaml_stands_for(text: str | bytes, value: object) -> None:
     read = plain.from_yaml(text, "x.yaml")
     assert read == value

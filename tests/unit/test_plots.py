@@ -18,8 +18,10 @@ from mura_tune.tuning import plots
 from mura_tune.tuning.plans import BASELINE
 from mura_tune.tuning.stored import as_attrs
 
-AXES = {"finetune.lr": FloatDistribution(1e-5, 1e-2, log=True),
-        "finetune.depth": IntDistribution(0, 5)}  # fmt: skip
+AXES = {
+    "finetune.lr": FloatDistribution(1e-5, 1e-2, log=True),
+    "finetune.depth": IntDistribution(0, 5),
+}
 
 
 def study_of(trials: int, pruned: int = 0, spread: float = 1.0) -> optuna.Study:
@@ -32,16 +34,22 @@ def study_of(trials: int, pruned: int = 0, spread: float = 1.0) -> optuna.Study:
         value = 0.6 + spread * (0.05 * depth + rng.gauss(0, 0.005))
         deep = changed(load("default").recipe, {"finetune.depth": depth})
         attrs: dict[str, Any] = {
-            "epochs": 8, "seconds": rng.uniform(9, 20) + 8, "artifact_seconds": 8.0,
+            "epochs": 8,
+            "seconds": rng.uniform(9, 20) + 8,
+            "artifact_seconds": 8.0,
             "dev_score": {"value": value, "low": value - 0.08, "high": value + 0.05, "studies": 63},
-        }  # fmt: skip
-        study.add_trial(create_trial(
-            state=TrialState.PRUNED if number >= trials - pruned else TrialState.COMPLETE,
-            value=value, distributions=AXES, intermediate_values={1: value},
-            params={"finetune.lr": 10 ** rng.uniform(-5, -2), "finetune.depth": depth},
-            system_attrs=dict(as_attrs(deep)),
-            user_attrs=attrs | ({"role": BASELINE} if number == 0 else {}),
-        ))  # fmt: skip
+        }
+        study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED if number >= trials - pruned else TrialState.COMPLETE,
+                value=value,
+                distributions=AXES,
+                intermediate_values={1: value},
+                params={"finetune.lr": 10 ** rng.uniform(-5, -2), "finetune.depth": depth},
+                system_attrs=dict(as_attrs(deep)),
+                user_attrs=attrs | ({"role": BASELINE} if number == 0 else {}),
+            )
+        )
     return study
 
 

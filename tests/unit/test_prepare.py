@@ -75,8 +75,9 @@ def test_copies_under_two_patients_leave_the_train_part_of_the_fold_that_holds_o
     one_picture = [set(paths[0:3]), set(paths[3:6]), set(paths[6:9])]
     gone = 0
     for view in folds_of(prepared, holdout):
-        parts = {part: {view.frame["path"][row] for row in view.rows(part)}
-                 for part in ("train", "dev")}  # fmt: skip
+        parts = {
+            part: {view.frame["path"][row] for row in view.rows(part)} for part in ("train", "dev")
+        }
         for copies in one_picture:
             assert not (copies & parts["train"] and copies & parts["dev"])
         gone += len(view.left_out)

@@ -68,17 +68,24 @@ def release(folder: Path, seed: int, size: int, asked: list[Asked], task: Task |
     points = {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}}
     band = {"low": 0.4, "high": 0.6, "share": 0.0, "error": 0.0, "error_without": 0.0}
     told: dict[str, Any] = {
-        "calibration": {"temperature": 0.5, "offset": 0.01}, "operating_points": points,
-        "recommended": "max_youden", "abstain": band,
-    }  # fmt: skip
+        "calibration": {"temperature": 0.5, "offset": 0.01},
+        "operating_points": points,
+        "recommended": "max_youden",
+        "abstain": band,
+    }
     if task is PART:
         sure = float(np.quantile(softmax(logits.double().numpy()).max(1), 0.3))
         told = Routing(1.0, sure, 0.3, 0.0, 0.0).to_json()
     manifest = {
-        "area": folder.name, "arch": "cnn", "outputs": outputs, "recipe_digest": f"{seed:012}",
-        "preprocessing": bundle.preprocessing(size), "task": task.name if task else "abnormality",
-        "areas": [folder.name] if folder.name in AREAS else AREAS, **told,
-    }  # fmt: skip
+        "area": folder.name,
+        "arch": "cnn",
+        "outputs": outputs,
+        "recipe_digest": f"{seed:012}",
+        "preprocessing": bundle.preprocessing(size),
+        "task": task.name if task else "abnormality",
+        "areas": [folder.name] if folder.name in AREAS else AREAS,
+        **told,
+    }
     bundle.save(folder, net, manifest, {})
     return folder
 
@@ -195,8 +202,9 @@ def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
     assert Chosen.from_json(predictor.bundle.manifest).threshold == 0.5
     answer_all(Single(predictor), asked[:5], tmp_path / "studies", out.with_name("both.csv"), print)
     for row, one in zip(rows_of(out.with_name("both.csv")), asked[:5], strict=True):
-        x = torch.cat([to_input(torch.from_numpy(square(read(p), 32))[None], CPU)
-                       for p in one.images])  # fmt: skip
+        x = torch.cat(
+            [to_input(torch.from_numpy(square(read(p), 32))[None], CPU) for p in one.images]
+        )
         with torch.inference_mode():
             logits = predictor.bundle.net(x)
         assert row["area"] == AREAS[int(logits[:, 1:].mean(0).argmax())]
@@ -206,9 +214,12 @@ def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
 
 
 def test_a_router_and_what_it_names_come_from_a_server(
-    asked: list[Asked], releases: Path, run: Callable[..., Ran], tmp_path: Path,
+    asked: list[Asked],
+    releases: Path,
+    run: Callable[..., Ran],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")

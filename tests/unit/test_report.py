@@ -30,9 +30,11 @@ FIGURES = {
 
 def manifest(name: str) -> dict[str, object]:
     return {
-        "arch": "cnn", "preprocessing": {"size": 64}, "data": {"name": name},
+        "arch": "cnn",
+        "preprocessing": {"size": 64},
+        "data": {"name": name},
         "metrics": {"test": {"studies": 9, **FIGURES}},
-    }  # fmt: skip
+    }
 
 
 def test_a_chart_names_no_address_no_font_and_nothing_twice() -> None:
@@ -82,10 +84,13 @@ def test_part() -> tuple[Split, Measured]:
     names = np.array([f"s{i // 4:02}<" for i in range(n)])
     labels = labels[::4].repeat_interleave(4)
     split = Split(
-        name="test", pixels=torch.from_numpy(rng.integers(0, 255, (n, 64, 64), dtype=np.uint8)),
+        name="test",
+        pixels=torch.from_numpy(rng.integers(0, 255, (n, 64, 64), dtype=np.uint8)),
         labels=labels,
-        studies=names, patients=names, paths=np.array([f"i{i}.png" for i in range(n)]),
-    )  # fmt: skip
+        studies=names,
+        patients=names,
+        paths=np.array([f"i{i}.png" for i in range(n)]),
+    )
     logits = torch.from_numpy(rng.normal(size=(n, 1)))
     return split, measured(logits, split, choose(logits, split))
 
@@ -120,9 +125,13 @@ def test_the_gallery_escapes_names_and_shows_views_with_and_without_a_map(
     assert "s00<" not in found
     size = 160  # of timm's test transformer
     wide = Split(
-        "test", torch.zeros(40, size, size, dtype=torch.uint8), split.labels, split.studies,
-        split.patients, split.paths,
-    )  # fmt: skip
+        "test",
+        torch.zeros(40, size, size, dtype=torch.uint8),
+        split.labels,
+        split.studies,
+        split.patients,
+        split.paths,
+    )
     bare = gallery.gallery(build("test_vit"), wide, test, 1, picture)
     assert bare.count("<img") == bare.count("<figure>") * gallery.MOST_VIEWS
 
@@ -141,9 +150,17 @@ def test_a_view_that_says_little_has_a_faint_map(test_part: tuple[Split, Measure
 
 
 def test_the_commands_of_a_page_give_the_study_that_was_searched() -> None:
-    sets = ["arch=cnn", "size=96", "finetune.lr=2.0e-5", "split.folds=3", "search.augment=null",
-            "search.class_weight.high=2", "search.optimiser={choices: [adam, sgd]}",
-            "final.patience=0", "budget.pruner.name=none"]  # fmt: skip
+    sets = [
+        "arch=cnn",
+        "size=96",
+        "finetune.lr=2.0e-5",
+        "split.folds=3",
+        "search.augment=null",
+        "search.class_weight.high=2",
+        "search.optimiser={choices: [adam, sgd]}",
+        "final.patience=0",
+        "budget.pruner.name=none",
+    ]
     for area in ("XR_HUMERUS", "XR_MIXED", "ALL"):
         assert origins.overrides(area, config.to_dict(config.load(area))) == []
         study = config.load(area, [*sets, "budget.trials=3"])
@@ -249,17 +266,23 @@ def test_commands_of_a_page_and_a_card_can_be_pasted() -> None:
 
 def test_a_card_is_no_html_whatever_it_tells() -> None:
     values = stored(name=HOSTILE)
-    values["data"] |= {"name": HOSTILE, "left_out": [
-        {"kind": "unreadable", "path": f"{HOSTILE}\n# x", "detail": ""},
-    ]}  # fmt: skip
+    values["data"] |= {
+        "name": HOSTILE,
+        "left_out": [
+            {"kind": "unreadable", "path": f"{HOSTILE}\n# x", "detail": ""},
+        ],
+    }
     outside = re.sub(r"```.*?```|(`+) .*? \1|`[^`]*`", "", model_card(values), flags=re.DOTALL)
     assert "<img" not in outside
     assert "\n# x" not in outside
 
 
 def test_results_stand_under_the_set_they_were_measured_on() -> None:
-    releases = [("A", manifest("MURA-v1.1")), ("B", manifest("phantoms")),
-                ("C", manifest("MURA-v1.1"))]  # fmt: skip
+    releases = [
+        ("A", manifest("MURA-v1.1")),
+        ("B", manifest("phantoms")),
+        ("C", manifest("MURA-v1.1")),
+    ]
     found = index.results_md(releases)
     sections = found.split("\n## ")[1:]
     assert [s.splitlines()[0] for s in sections] == [

@@ -44,9 +44,16 @@ def searched(trials: int = 3, seeds: int = 1, identity: str | None = OWN) -> opt
         # Optuna's own order of events: a confirmation begins later.
         one.datetime_start -= timedelta(minutes=10 - number)
         study.add_trial(one)
-    plain = config.to_dict(replace(STUDY, budget=replace(
-        STUDY.budget, trials=trials, confirm=replace(STUDY.budget.confirm, top=2, seeds=seeds)
-    )))  # fmt: skip
+    plain = config.to_dict(
+        replace(
+            STUDY,
+            budget=replace(
+                STUDY.budget,
+                trials=trials,
+                confirm=replace(STUDY.budget.confirm, top=2, seeds=seeds),
+            ),
+        )
+    )
     keep_fact(study, CONFIG, plain)
     if identity:
         keep_fact(study, IDENTITY, identity)
@@ -59,8 +66,9 @@ def rerun(
     """A confirmation of a trial, with the seed after the trial's."""
     trial = study.trials[number]
     recipe = replace(recipe_of(trial), seed=recipe_of(trial).seed + 1, **changes)
-    run = finished(pooled([pair()]), sure, of=number, slot=f"{number}:{recipe.seed}",
-                   role="confirmation")  # fmt: skip
+    run = finished(
+        pooled([pair()]), sure, of=number, slot=f"{number}:{recipe.seed}", role="confirmation"
+    )
     run.system_attrs = {SCORES: run.system_attrs[SCORES], **as_attrs(recipe, identity)}
     return run
 
@@ -68,9 +76,10 @@ def rerun(
 def ended(run: FrozenTrial, reason: str) -> FrozenTrial:
     """The same, failed."""
     return create_trial(
-        state=TrialState.FAIL, system_attrs=run.system_attrs,
+        state=TrialState.FAIL,
+        system_attrs=run.system_attrs,
         user_attrs={**run.user_attrs, "reason": reason},
-    )  # fmt: skip
+    )
 
 
 def confirming(*runs: FrozenTrial) -> optuna.Study:
@@ -116,8 +125,9 @@ def test_runs_without_a_trial_to_confirm_are_passed_over() -> None:
     study = searched()
     stranger = rerun(study, 1)
     del stranger.user_attrs["of"]
-    assert best(study, confirming(stranger, rerun(study, 1), *[
-        rerun(study, n) for n in (1, 2)])).confirmed  # fmt: skip
+    assert best(
+        study, confirming(stranger, rerun(study, 1), *[rerun(study, n) for n in (1, 2)])
+    ).confirmed
 
 
 def test_words_say_which_scores_were_compared() -> None:
@@ -131,8 +141,9 @@ def test_words_say_which_scores_were_compared() -> None:
     told = words.describe(found)
     assert "over new seeds" not in told
     assert "trial   0  not confirmed: out of memory" in told
-    assert told.endswith("by one seed each, the winner's picked as best: the baseline is not "
-                         "confirmed")  # fmt: skip
+    assert told.endswith(
+        "by one seed each, the winner's picked as best: the baseline is not confirmed"
+    )
     notes.write_study_note(study, confirming(failed, *all_three[1:]), **COMMANDS)
     assert "Trial 0 could not be confirmed: out of memory." in get_note(study)
 
@@ -169,9 +180,13 @@ def test_a_winner_is_found_without_an_interval(monkeypatch: pytest.MonkeyPatch) 
     storage: Any = study._storage
     copied = optuna.create_study(storage=storage, study_name="XR_A.confirm", direction="maximize")
     copied.add_trials(runs.trials)
-    (start,) = warm.warm_starts(storage, "B", STUDY, {
-        name: study.trials[2].distributions[name] for name in study.trials[2].params
-    }, "auto")  # fmt: skip
+    (start,) = warm.warm_starts(
+        storage,
+        "B",
+        STUDY,
+        {name: study.trials[2].distributions[name] for name in study.trials[2].params},
+        "auto",
+    )
     assert start.source == "XR_A trial 2"
 
 

@@ -54,8 +54,10 @@ def test_balanced_has_as_many_views_and_half_of_them_are_abnormal() -> None:
 def test_each_study_of_a_class_and_each_of_its_views_are_as_likely() -> None:
     rows = np.concatenate([drawn(epoch) for epoch in range(1, 801)])
     of_study = Counter(TRAIN.studies[rows].tolist())
-    for names, each in (([f"s{i:02d}" for i in range(9)], 12000 / 9),
-                        (["s09", "s10", "s11"], 4000)):  # fmt: skip
+    for names, each in (
+        ([f"s{i:02d}" for i in range(9)], 12000 / 9),
+        (["s09", "s10", "s11"], 4000),
+    ):
         assert all(of_study[name] == pytest.approx(each, rel=0.12) for name in names)
     views = Counter(rows[TRAIN.studies[rows] == "s08"].tolist())
     assert len(views) == 6
@@ -71,17 +73,27 @@ def test_it_depends_on_seed_and_epoch_alone() -> None:
 def test_a_view_that_comes_twice_is_augmented_anew() -> None:
     order = order_of(TRAIN, sampling="balanced", seed=0, epoch=1)
     twice = next(row for row, count in Counter(order.rows.tolist()).items() if count > 1)
-    x = torch.cat([x for x, _ in training_batches(
-        TRAIN, size=8, seed=0, epoch=1, strength=1.0, device=CPU, sampling="balanced"
-    )])  # fmt: skip
+    x = torch.cat(
+        [
+            x
+            for x, _ in training_batches(
+                TRAIN, size=8, seed=0, epoch=1, strength=1.0, device=CPU, sampling="balanced"
+            )
+        ]
+    )
     first, second = np.flatnonzero(order.rows == twice)[:2]
     assert not torch.equal(x[first], x[second])
 
 
 def test_batches_hold_the_rows_that_were_drawn() -> None:
-    x = torch.cat([x for x, _ in training_batches(
-        TRAIN, size=8, seed=0, epoch=5, strength=0.0, device=CPU, sampling="balanced"
-    )])  # fmt: skip
+    x = torch.cat(
+        [
+            x
+            for x, _ in training_batches(
+                TRAIN, size=8, seed=0, epoch=5, strength=0.0, device=CPU, sampling="balanced"
+            )
+        ]
+    )
     brightness = ((x[:, 0, 0, 0] * 0.226 + 0.449) * 255 / 8).round().int().tolist()
     assert brightness == drawn(5).tolist()
     assert [len(rows) for rows in in_batches(drawn(5), 8)] == [8, 8, 7, 7]

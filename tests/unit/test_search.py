@@ -33,8 +33,16 @@ CPU = torch.device("cpu")
 
 
 def study_of(*overrides: str) -> StudyConfig:
-    tiny = ["arch=cnn", "size=32", "pretrained=none", "batch=16", "head.epochs=0",
-            "finetune.epochs=1", "budget.trials=3", "budget.confirm.top=0"]  # fmt: skip
+    tiny = [
+        "arch=cnn",
+        "size=32",
+        "pretrained=none",
+        "batch=16",
+        "head.epochs=0",
+        "finetune.epochs=1",
+        "budget.trials=3",
+        "budget.confirm.top=0",
+    ]
     return config.load("XR_WRIST", [*tiny, *overrides])
 
 
@@ -185,8 +193,12 @@ def test_five_failures_alike_stop_the_study(prepared: Prepared, url: str) -> Non
 
 
 def test_a_bad_trial_is_pruned(prepared: Prepared, url: str) -> None:
-    study = study_of("budget.trials=8", "finetune.epochs=4", "budget.pruner.startup=2",
-                     "budget.pruner.min_trials=1")  # fmt: skip
+    study = study_of(
+        "budget.trials=8",
+        "finetune.epochs=4",
+        "budget.pruner.startup=2",
+        "budget.pruner.min_trials=1",
+    )
     after = tune(study, prepared, url)
     pruned = [t for t in after.trials if t.state == TrialState.PRUNED]
     assert pruned
@@ -337,21 +349,32 @@ def test_an_axis_of_whole_numbers_goes_on_as_an_earlier_version_began_it(
 ) -> None:
     """It read `class_weight: {low: 1, high: 4}`, a float's range, as four whole numbers, and left
     the default's step on a range that had none."""
-    study = study_of("search.class_weight={low: 1, high: 4, log: true}",
-                     "search.augment={low: 0, high: 1}", "budget.trials=2")  # fmt: skip
+    study = study_of(
+        "search.class_weight={low: 1, high: 4, log: true}",
+        "search.augment={low: 0, high: 1}",
+        "budget.trials=2",
+    )
     now = space.space_of(study)
     assert now["class_weight"] == FloatDistribution(1.0, 4.0, log=True)
     assert now["augment"] == FloatDistribution(0.0, 1.0)
-    was = {"class_weight": IntDistribution(1, 4, log=True),
-           "augment": FloatDistribution(0.0, 1.0, step=0.25)}  # fmt: skip
+    was = {
+        "class_weight": IntDistribution(1, 4, log=True),
+        "augment": FloatDistribution(0.0, 1.0, step=0.25),
+    }
 
     search.start(Job("s", study, prepared), How(url))
     before = optuna.load_study(study_name="s", storage=open_storage(url))
     stored = facts(before)[COMPARABLE]
     recipe = {k: v for k, v in stored["recipe"].items() if k != "head_init"}
-    keep_fact(before, COMPARABLE, {
-        **stored, "recipe": recipe, "space": stored["space"] | space.space_to_json(was),
-    })  # fmt: skip
+    keep_fact(
+        before,
+        COMPARABLE,
+        {
+            **stored,
+            "recipe": recipe,
+            "space": stored["space"] | space.space_to_json(was),
+        },
+    )
     for trial in tune(study, prepared, url).trials:
         assert trial.state == TrialState.COMPLETE
         assert {path: trial.distributions[path] for path in was} == was
@@ -457,14 +480,19 @@ def test_a_least_depth_beyond_the_stages_is_refused() -> None:
 
 
 def test_a_step_ends_at_or_below_high_without_a_warning() -> None:
-    study = study_of("search.augment.step=0.125", "search.augment.high=0.8",
-                     "search.finetune.depth={low: 0, high: 5, step: 2}")  # fmt: skip
+    study = study_of(
+        "search.augment.step=0.125",
+        "search.augment.high=0.8",
+        "search.finetune.depth={low: 0, high: 5, step: 2}",
+    )
     axes = space.space_of(study)
     assert axes["augment"] == FloatDistribution(0.0, 0.75, step=0.125)
     assert axes["finetune.depth"] == IntDistribution(0, 4, step=2)
 
 
 def test_high_all_is_the_number_of_stages() -> None:
-    depths = {arch: space.space_of(study_of(f"arch={arch}"))["finetune.depth"].high
-              for arch in ("cnn", "efficientnet_b0")}  # fmt: skip
+    depths = {
+        arch: space.space_of(study_of(f"arch={arch}"))["finetune.depth"].high
+        for arch in ("cnn", "efficientnet_b0")
+    }
     assert depths == {"cnn": 5, "efficientnet_b0": 8}

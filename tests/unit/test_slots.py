@@ -41,11 +41,14 @@ def add(
     value = 0.5 if state in (TrialState.COMPLETE, TrialState.PRUNED) else None
     study.add_trial(
         create_trial(
-            state=state, value=value, params={"augment": 0.25}, distributions=SPACE,
+            state=state,
+            value=value,
+            params={"augment": 0.25},
+            distributions=SPACE,
             user_attrs={"slot": slot, **attrs},
             system_attrs=dict(as_attrs(recipe, search)) if recipe else {},
         )
-    )  # fmt: skip
+    )
     return study.get_trials()[-1]
 
 
@@ -237,6 +240,6 @@ def test_the_best_and_the_baseline_are_confirmed_with_new_seeds(study: optuna.St
     assert [s.rerun.recipe.seed for s in slots] == [1] * 4 + [2] * 4
     assert searched(study_of(5), study.get_trials())
     assert not searched(study_of(6), study.get_trials())
-    assert confirm_slots(
-        config.load("XR_WRIST", ["budget.confirm.top=0"]), study.get_trials()
-    ) == []  # fmt: skip
+    assert (
+        confirm_slots(config.load("XR_WRIST", ["budget.confirm.top=0"]), study.get_trials()) == []
+    )

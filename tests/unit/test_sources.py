@@ -23,8 +23,15 @@ CPU = torch.device("cpu")
 
 
 def recipe(**values: object) -> Recipe:
-    small = {"arch": "cnn", "size": 32, "pretrained": "none", "batch": 10, "head.epochs": 1,
-             "finetune.epochs": 2, "finetune.lr": 1e-3}  # fmt: skip
+    small = {
+        "arch": "cnn",
+        "size": 32,
+        "pretrained": "none",
+        "batch": 10,
+        "head.epochs": 1,
+        "finetune.epochs": 2,
+        "finetune.lr": 1e-3,
+    }
     return apply(load("default").recipe, small | values, "test")
 
 
@@ -146,9 +153,15 @@ def test_a_tiny_budget_changes_nothing_but_time(tmp_path: Path, budget: int) -> 
 
 @pytest.mark.parametrize(
     ("arch", "side"),
-    [("cnn", 32), ("resnet18", 32), ("densenet121", 32), ("efficientnet_b0", 32),
-     ("convnext_atto", 32), ("vit_tiny_patch16_224", 224)],
-)  # fmt: skip
+    [
+        ("cnn", 32),
+        ("resnet18", 32),
+        ("densenet121", 32),
+        ("efficientnet_b0", 32),
+        ("convnext_atto", 32),
+        ("vit_tiny_patch16_224", 224),
+    ],
+)
 def test_the_halves_make_the_whole_at_every_depth(arch: str, side: int) -> None:
     net = build(arch)
     x = torch.rand(2, 1, side, side)

@@ -163,8 +163,14 @@ def test_near_copies_are_left_out_of_the_split_before() -> None:
         ("h", 0, "train", "5"),  # the pixels of e, and a near-copy of i in test: the first counts
         ("i", 0, "test", "7"),
     )
-    alike = [("1", "2", 0.95), ("3", "2", 0.97), ("1", "3", 0.99), ("5", "4", 0.96),
-             ("6", "f", 0.96), ("7", "5", 0.94)]  # fmt: skip
+    alike = [
+        ("1", "2", 0.95),
+        ("3", "2", 0.97),
+        ("1", "3", 0.99),
+        ("5", "4", 0.96),
+        ("6", "f", 0.96),
+        ("7", "5", 0.94),
+    ]
     near = [NearCopy(one * 64, other * 64, found) for one, other, found in alike]
     found = splits.leaks(frame, shas(frame), near)
     assert "".join(f.path for f in found if f.kind == "near-copy") == "acde"

@@ -277,9 +277,24 @@ def test_a_local_disk_is_believed(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["nfs4", "cifs", "9p", "drvfs", "fuse.sshfs", "fuse.drive", "fuse.rclone", "fuse", "virtiofs",
-     "fuse.gcsfuse", "fuse.juicefs", "fuse.grpcfuse", "fakeowner", "vboxsf", "unheard-of"],
-)  # fmt: skip
+    [
+        "nfs4",
+        "cifs",
+        "9p",
+        "drvfs",
+        "fuse.sshfs",
+        "fuse.drive",
+        "fuse.rclone",
+        "fuse",
+        "virtiofs",
+        "fuse.gcsfuse",
+        "fuse.juicefs",
+        "fuse.grpcfuse",
+        "fakeowner",
+        "vboxsf",
+        "unheard-of",
+    ],
+)
 def test_every_other_disk_may_be_a_networks(kind: str) -> None:
     mounts = f"/dev/a / ext4 rw 0 0\nserver:/x /home/me\\040too {kind} rw 0 0\n"
     assert network_disk(Path("/home/me too/runs"), mounts) == kind

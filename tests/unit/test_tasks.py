@@ -52,10 +52,23 @@ def test_a_studys_area_is_that_of_its_mean_logits() -> None:
 # One of each family whose classifier a library draws in a way of its own, as small as it comes; for
 # the first five timm's rule is U(-1, 1) for one logit.
 FAMILIES = (
-    "efficientnet_lite0", "mobilenetv3_small_050", "mnasnet_small", "tinynet_e", "ghostnet_050",
-    "test_efficientnet", "test_vit", "test_convnext", "test_nfnet", "test_byobnet", "test_resnet",
-    "dla46x_c", "crossvit_tiny_240", "repvit_m0_9", "hybrid-test_resnet", "cnn",
-)  # fmt: skip
+    "efficientnet_lite0",
+    "mobilenetv3_small_050",
+    "mnasnet_small",
+    "tinynet_e",
+    "ghostnet_050",
+    "test_efficientnet",
+    "test_vit",
+    "test_convnext",
+    "test_nfnet",
+    "test_byobnet",
+    "test_resnet",
+    "dla46x_c",
+    "crossvit_tiny_240",
+    "repvit_m0_9",
+    "hybrid-test_resnet",
+    "cnn",
+)
 
 
 def network(arch: str, task: Task, areas: int, *sets: str) -> Network:
@@ -204,10 +217,13 @@ class _Says(nn.Module):
 def release(logits_mk: Tensor, **told: Any) -> Any:
     band = {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0}
     manifest = {
-        "preprocessing": {"size": 16}, "calibration": {"temperature": 1.0, "offset": 0.0},
-        "operating_points": {"max_youden": {"threshold": 0.5}}, "recommended": "max_youden",
-        "abstain": band, **told,
-    }  # fmt: skip
+        "preprocessing": {"size": 16},
+        "calibration": {"temperature": 1.0, "offset": 0.0},
+        "operating_points": {"max_youden": {"threshold": 0.5}},
+        "recommended": "max_youden",
+        "abstain": band,
+        **told,
+    }
     return SimpleNamespace(manifest=manifest, net=_Says(logits_mk))
 
 

@@ -95,8 +95,16 @@ def test_the_best_epoch_is_kept_as_a_clone_and_restored() -> None:
 
 
 def test_patience_ends_a_phase_and_not_the_run() -> None:
-    given = recipe(**{"head.epochs": 5, "finetune.epochs": 9, "patience": 2, "head.lr": 1e-9,
-                      "finetune.lr": 1e-9, "finetune.depth": 0})  # fmt: skip
+    given = recipe(
+        **{
+            "head.epochs": 5,
+            "finetune.epochs": 9,
+            "patience": 2,
+            "head.lr": 1e-9,
+            "finetune.lr": 1e-9,
+            "finetune.depth": 0,
+        }
+    )
     _, seen = run(given)
     assert [e.phase for e in seen] == [1, 1, 1, 2, 2]
 
@@ -141,8 +149,9 @@ def test_predict_keeps_order_and_mode() -> None:
     assert net.training
     assert logits.shape == (40, 1)
     assert logits.dtype == torch.float32
-    part = Split("dev", DEV.pixels[7:9], DEV.labels[7:9], DEV.studies[7:9], DEV.patients[7:9],
-                 DEV.paths[7:9])  # fmt: skip
+    part = Split(
+        "dev", DEV.pixels[7:9], DEV.labels[7:9], DEV.studies[7:9], DEV.patients[7:9], DEV.paths[7:9]
+    )
     assert torch.allclose(predict(net, part), logits[7:9], atol=1e-5)
 
 

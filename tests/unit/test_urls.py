@@ -9,8 +9,25 @@ from sqlalchemy.engine import make_url
 from mura_tune.errors import InputError
 from mura_tune.tuning.urls import database, file_of, url_of, url_of_file
 
-ODD = ("a b", "a%20b", "p%41", "q?1", "x#1", "a&b=c;d", "back\\slash", "it's \"so\"", "{x}", "é",
-       "a:b@c", "file:x", "a+b", "~", "$(x)", "my sqlite:", "line\nbreak")  # fmt: skip
+ODD = (
+    "a b",
+    "a%20b",
+    "p%41",
+    "q?1",
+    "x#1",
+    "a&b=c;d",
+    "back\\slash",
+    'it\'s "so"',
+    "{x}",
+    "é",
+    "a:b@c",
+    "file:x",
+    "a+b",
+    "~",
+    "$(x)",
+    "my sqlite:",
+    "line\nbreak",
+)
 
 
 @pytest.mark.parametrize("name", ODD)
