@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mura_tune import console, files
+from mura_tune import console
 from mura_tune.cli.options import (
     data_option,
     json_option,
@@ -33,6 +33,7 @@ def phantom(
     """Draw synthetic radiographs in MURA's layout into the folder OUT."""
     from tqdm import tqdm
 
+    from mura_tune import files
     from mura_tune.data import phantom as phantoms
     from mura_tune.errors import InputError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mura_tune import console, files
+from mura_tune import console
 from mura_tune.cli.options import (
     Number,
     base_url_option,
@@ -19,7 +19,6 @@ from mura_tune.cli.options import (
     releases_option,
     tell_changes,
 )
-from mura_tune.reading.places import place, shelf
 
 if TYPE_CHECKING:
     import torch
@@ -92,8 +91,10 @@ def infer(
     where that is missing, the one for ALL or multitask); where the router is not sure it abstains.
     AREA `router` gives the area alone.
     """
+    from mura_tune import files
     from mura_tune.areas import ROUTER
     from mura_tune.errors import InputError
+    from mura_tune.reading.places import place, shelf
 
     if bool(studies) == bool(images):
         raise click.UsageError("name the study's views by --image, or a folder or table of STUDIES")
@@ -198,6 +199,7 @@ def explain(
     from mura_tune.errors import InputError
     from mura_tune.reading.explain import drawable
     from mura_tune.reading.explain import explain as look
+    from mura_tune.reading.places import place, shelf
     from mura_tune.reading.route import Router, routed
 
     drawable(out)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from mura_tune import files
 from mura_tune.cli.options import runs_option, storage_option, url_of
 from mura_tune.errors import InputError
 
@@ -42,6 +41,7 @@ def copy(name: str, new: str, to: str | None, runs: Path, storage: str | None) -
 @storage_option
 def export(name: str, out: Path | None, runs: Path, storage: str | None) -> None:
     """Print every trial of NAME, and of its confirmation, as CSV."""
+    from mura_tune import files
     from mura_tune.tuning import manage
 
     if out:
