@@ -249,5 +249,5 @@ def _orientation(image: Image.Image) -> int:
     try:
         exif.load(image.info["exif"])
         return int(exif.get(_ORIENTATION, 1))
-    except Exception:
+    except Exception:  # Pillow names no kind for tags that it cannot read
         return 1
