@@ -392,6 +392,7 @@ def _connection(
 ) -> http.client.HTTPConnection:
     """A connection whose answers keep to the clock, from their first byte to their last."""
     connection = kind(host, **options)
+    # Typed as a class; http.client only calls it.
     connection.response_class = functools.partial(_Response, clock)  # type: ignore[assignment]
     return connection
 

@@ -190,7 +190,7 @@ def reported(app: App, report: Callable[[str], None]) -> App:
     def served(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:
             return app(environ, start_response)
-        except Exception as error:
+        except Exception as error:  # optuna-dashboard's own failures have any kind
             report(f"{environ.get('PATH_INFO')}: {explain(error) or error}")
             reason = "this could not be answered; the terminal of the dashboard says why"
             return _refusal(start_response, "500 Internal Server Error", reason, sys.exc_info())

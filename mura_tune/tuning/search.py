@@ -329,7 +329,7 @@ class _Run:
                 trial.set_user_attr("reason", "superseded")
                 raise MuraError(f"trial {trial.number} is not what slot {self.slot.key} runs")
             return self.objective(trial)
-        except Exception as error:
+        except Exception as error:  # nothing is hidden: it is raised again
             if is_of_surroundings(error):
                 self.trouble = error
             raise

@@ -102,7 +102,7 @@ class Server(WSGIServer):
             self.finish_request(request, client_address)
         except OSError:  # a client that left or fell silent is no news
             pass
-        except Exception as error:
+        except Exception as error:  # in a thread of its own, which would print a traceback
             self.report(f"a request could not be answered: {error}")
         finally:
             with self._lock:
