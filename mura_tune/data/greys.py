@@ -91,7 +91,8 @@ def _check_single(image: ImageFile) -> None:
 
 def _reduced(image: ImageFile, page: int) -> bool:
     image.seek(page)
-    return bool(image.tag_v2.get(_SUBFILE, 0) & _REDUCED)  # type: ignore[attr-defined] - a TIFF
+    # Only a TIFF has tags, and only a TIFF comes here.
+    return bool(image.tag_v2.get(_SUBFILE, 0) & _REDUCED)  # type: ignore[attr-defined]
 
 
 def _rawmode(image: ImageFile) -> str:
