@@ -16,15 +16,15 @@ import numpy as np
 from searches import AREA, CPU, asked, phantoms, run, study, trained_start
 
 from mura_tune.data.prepare import Prepared
-from mura_tune.learning.batches import split_of
-from mura_tune.learning.metrics import auc
-from mura_tune.learning.models import build
-from mura_tune.learning.tasks import ABNORMALITY, study_scores
-from mura_tune.learning.training import fit, predict
+from mura_tune.database.storage import load_study, open_storage
+from mura_tune.database.urls import url_of
+from mura_tune.metrics.estimates import auc
+from mura_tune.networks.network import build
 from mura_tune.recipe import Recipe, apply
-from mura_tune.tuning.results import best
-from mura_tune.tuning.storage import load_study, open_storage
-from mura_tune.tuning.urls import url_of
+from mura_tune.search.results import best
+from mura_tune.training.batches import split_of
+from mura_tune.training.fit import fit, predict
+from mura_tune.training.tasks import ABNORMALITY, study_scores
 
 FINALS = (1001, 1002, 1003)  # seeds that neither search nor confirmation used
 

@@ -17,16 +17,16 @@ import torch
 from measure import arguments, opened, spread
 
 from mura_tune import config
-from mura_tune.data import phantom
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
-from mura_tune.learning import consistency
-from mura_tune.learning.batches import Split, split_of, to_input
-from mura_tune.learning.metrics import auc
-from mura_tune.learning.models import Network, build
-from mura_tune.learning.tasks import ABNORMALITY, study_scores
-from mura_tune.learning.training import fit, predict
+from mura_tune.metrics.estimates import auc
+from mura_tune.networks.network import Network, build
+from mura_tune.phantoms import dataset
 from mura_tune.recipe import apply
+from mura_tune.training import consistency
+from mura_tune.training.batches import Split, split_of, to_input
+from mura_tune.training.fit import fit, predict
+from mura_tune.training.tasks import ABNORMALITY, study_scores
 
 AREA, SIZE, CPU = "XR_WRIST", 128, torch.device("cpu")  # a last map of 4 x 4 places
 ANGLES = (-30, -15, 15, 30)
@@ -76,7 +76,7 @@ def main() -> None:
     seen: dict[float, list[tuple[float, ...]]] = {0.0: [], given.weight: []}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name, "phantoms")
-        phantom.write(root, areas=(AREA,), patients=patients, size=256)
+        dataset.write(root, areas=(AREA,), patients=patients, size=256)
         prepared = prepare(open_dataset(root), AREA, SIZE, config.load(AREA).split, Path(name, "c"))
         train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))
         print(f"test: {len(set(test.studies))} studies")

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from measure import arguments, opened
 
-from mura_tune.learning.confusion import at_threshold, confusion
-from mura_tune.learning.metrics import (
+from mura_tune.metrics.comparison import auc_difference
+from mura_tune.metrics.estimates import (
     DRAWS,
     Estimate,
     Floats,
@@ -26,7 +26,7 @@ from mura_tune.learning.metrics import (
     auc_interval,
     weighted_auc,
 )
-from mura_tune.learning.paired import auc_difference
+from mura_tune.metrics.operating_points import at_threshold, confusion
 
 REPEATS, SIZES, POPULATION = 400, (50, 170), 400_000  # MURA's valid areas have 129 to 207 patients
 EFFECT, SPREAD, CUT = 1.6, 0.6, 0.8  # of the label; of a patient, a study and a view each

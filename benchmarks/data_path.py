@@ -19,8 +19,8 @@ import torch
 from measure import arguments, interleaved, opened, ratio, spread
 from search import parts, phantom_data
 
-from mura_tune.learning.batches import Split, plain_batches, split_of, training_batches
-from mura_tune.learning.device import evaluation_batch
+from mura_tune.networks.device import evaluation_batch
+from mura_tune.training.batches import Split, plain_batches, split_of, training_batches
 
 CPU = torch.device("cpu")
 BATCH, STRENGTH, PASSES = 32, 0.5, 10  # one of ours is too short to time

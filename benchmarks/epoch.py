@@ -21,13 +21,13 @@ from measure import arguments, interleaved, opened, ratio, spread
 from search import CASES, CPU, material
 
 from mura_tune.config import load
-from mura_tune.learning.batches import Split, split_of
-from mura_tune.learning.models import Network, build
-from mura_tune.learning.prefix import Store
-from mura_tune.learning.sources import Features, Source, pixels
-from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import fit
+from mura_tune.networks.network import Network, build
 from mura_tune.recipe import Recipe, apply
+from mura_tune.training.batches import Split, split_of
+from mura_tune.training.feature_cache import Store
+from mura_tune.training.feeds import Features, Source, pixels
+from mura_tune.training.fit import fit
+from mura_tune.training.tasks import ABNORMALITY
 
 
 def split(n: int, size: int, device: torch.device, seed: int = 0) -> Split:

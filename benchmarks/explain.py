@@ -20,15 +20,15 @@ from measure import arguments, opened
 from PIL import Image
 
 from mura_tune import config
-from mura_tune.data import phantom
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
-from mura_tune.learning.batches import Split, split_of, to_input
-from mura_tune.learning.gradcam import gradcam
-from mura_tune.learning.models import Network, build
-from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import fit, predict
+from mura_tune.networks.gradcam import gradcam
+from mura_tune.networks.network import Network, build
+from mura_tune.phantoms import dataset
 from mura_tune.recipe import apply
+from mura_tune.training.batches import Split, split_of, to_input
+from mura_tune.training.fit import fit, predict
+from mura_tune.training.tasks import ABNORMALITY
 
 AREA, PATIENTS, EPOCHS, RANDOM = "XR_WRIST", 300, 16, 10
 CPU = torch.device("cpu")
@@ -100,7 +100,7 @@ def main() -> None:
     patients, epochs = (40, 1) if quick else (PATIENTS, EPOCHS)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "phantom"
-        phantom.write(root, areas=(AREA,), patients=patients, size=256)
+        dataset.write(root, areas=(AREA,), patients=patients, size=256)
         study = config.load(AREA)
         prepared = prepare(open_dataset(root), AREA, size, study.split, Path(folder) / "cache")
         train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))

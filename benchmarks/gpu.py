@@ -21,12 +21,12 @@ import torch
 from epoch import bare, recipe, split, wait
 from measure import arguments, interleaved, opened, ratio, spread
 
-from mura_tune.learning.device import device_of, precision
-from mura_tune.learning.models import build
-from mura_tune.learning.prefix import Store
-from mura_tune.learning.sources import Features, Source, pixels
-from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import fit
+from mura_tune.networks.device import device_of, precision
+from mura_tune.networks.network import build
+from mura_tune.training.feature_cache import Store
+from mura_tune.training.feeds import Features, Source, pixels
+from mura_tune.training.fit import fit
+from mura_tune.training.tasks import ABNORMALITY
 
 
 def steps_per_second(

@@ -21,15 +21,15 @@ import torch
 from measure import arguments, interleaved, opened, ratio, spread
 from search import parts, phantom_data
 
-from mura_tune.data.images import read, square
-from mura_tune.learning.batches import split_of, to_input
-from mura_tune.learning.models import build
-from mura_tune.learning.training import predict
+from mura_tune.imaging.images import read, square
+from mura_tune.networks.network import build
 from mura_tune.reading.batch import answer_all
-from mura_tune.reading.predict import Predictor
+from mura_tune.reading.predictor import Predictor
 from mura_tune.reading.readers import Single
 from mura_tune.reading.studies import studies_in
-from mura_tune.release import bundle
+from mura_tune.release import release as release_io
+from mura_tune.training.batches import split_of, to_input
+from mura_tune.training.fit import predict
 
 CPU = torch.device("cpu")
 
@@ -112,13 +112,13 @@ def release(folder: Path, arch: str, size: int) -> None:
         "arch": arch,
         "outputs": 1,
         "recipe_digest": "none",
-        "preprocessing": bundle.preprocessing(size),
+        "preprocessing": release_io.preprocessing(size),
         "calibration": {"temperature": 1.0, "offset": 0.0},
         "recommended": "max_youden",
         "operating_points": {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}},
         "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
     }
-    bundle.save(folder, build(arch, size=size), manifest, {})
+    release_io.save(folder, build(arch, size=size), manifest, {})
 
 
 if __name__ == "__main__":

@@ -21,17 +21,17 @@ from measure import arguments, opened
 IMPORTS = """
 import resource, sys, time
 from pathlib import Path
-import mura_tune.learning, torch
+import mura_tune, torch
 from mura_tune.config import load
 from mura_tune.data import cache
-from mura_tune.data.dataset import open_dataset
-from mura_tune.learning.batches import split_of
-from mura_tune.learning.models import build
-from mura_tune.learning.paired import fold_mean
-from mura_tune.learning.prefix import Store
-from mura_tune.learning.sources import Features
-from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import fit
+from mura_tune.data.index import open_dataset
+from mura_tune.training.batches import split_of
+from mura_tune.networks.network import build
+from mura_tune.metrics.comparison import fold_mean
+from mura_tune.training.feature_cache import Store
+from mura_tune.training.feeds import Features
+from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.fit import fit
 from mura_tune.recipe import apply
 
 root, work = Path(sys.argv[1]), Path(sys.argv[2])
@@ -110,9 +110,9 @@ def main() -> None:
     sizes = (200, 400) if given.quick else (2_000, 10_000, 40_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        from mura_tune.data import phantom
+        from mura_tune.phantoms import dataset
 
-        phantom.write(folder / "phantoms", areas=("XR_WRIST",), patients=20, size=96)
+        dataset.write(folder / "phantoms", areas=("XR_WRIST",), patients=20, size=96)
         base = measured("nothing", folder, folder)[1]
         print(f"a process that imports all and does nothing: {base:.0f} MiB")
         for rows in sizes:

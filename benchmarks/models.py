@@ -17,12 +17,12 @@ from measure import REAL, arguments, opened
 
 from mura_tune import config
 from mura_tune.areas import ALL, MULTITASK, ROUTER
-from mura_tune.data import phantom
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
-from mura_tune.learning.batches import split_of
-from mura_tune.learning.tasks import task_of
-from mura_tune.learning.training import fit, predict
+from mura_tune.phantoms import dataset
+from mura_tune.training.batches import split_of
+from mura_tune.training.fit import fit, predict
+from mura_tune.training.tasks import task_of
 
 CPU = torch.device("cpu")
 ARCHES = (
@@ -64,7 +64,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        phantom.write(root / "phantoms", areas=AREAS, patients=given.patients, size=256)
+        dataset.write(root / "phantoms", areas=AREAS, patients=given.patients, size=256)
         table = Table(root, sets)
         table.head("phantom wrists", root / "phantoms", "XR_WRIST")
         for arch in ARCHES:

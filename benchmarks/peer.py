@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from mura_tune.learning.batches import MEAN, STD
-from mura_tune.learning.models import Network, build
+from mura_tune.networks.network import Network, build
 from mura_tune.recipe import Recipe
+from mura_tune.training.batches import MEAN, STD
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Radiographs(Dataset[tuple[Tensor, int]]):
 
 
 def training_transform(size: int, strength: float) -> transforms.Compose:
-    """Ranges as `learning.augment` has them at `strength`."""
+    """Ranges as `training.augment` has them at `strength`."""
     steps = [transforms.Resize((size, size))]
     if strength:
         steps += [

@@ -20,16 +20,16 @@ from measure import arguments, opened, spread
 
 from mura_tune import config
 from mura_tune.areas import ALL
-from mura_tune.data import phantom
-from mura_tune.data.dataset import Dataset, open_dataset
+from mura_tune.data.index import Dataset, open_dataset
 from mura_tune.data.prepare import prepare
-from mura_tune.learning.batches import Split, split_of
-from mura_tune.learning.metrics import AUC, Studies
-from mura_tune.learning.models import build
-from mura_tune.learning.paired import auc_difference
-from mura_tune.learning.tasks import ABNORMALITY, study_scores
-from mura_tune.learning.training import fit, predict
+from mura_tune.metrics.comparison import auc_difference
+from mura_tune.metrics.estimates import AUC, Studies
+from mura_tune.networks.network import build
+from mura_tune.phantoms import dataset as phantom_set
 from mura_tune.recipe import Recipe
+from mura_tune.training.batches import Split, split_of
+from mura_tune.training.fit import fit, predict
+from mura_tune.training.tasks import ABNORMALITY, study_scores
 
 LARGE, SMALL = "XR_WRIST", ("XR_FOREARM", "XR_HUMERUS")
 SETS = (
@@ -61,7 +61,9 @@ def main() -> None:
     study = config.load(ALL, sets)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        phantom.write(folder / "phantoms", areas=(LARGE, *SMALL), patients=given.patients, size=256)
+        phantom_set.write(
+            folder / "phantoms", areas=(LARGE, *SMALL), patients=given.patients, size=256
+        )
         dataset = fewer(open_dataset(folder / "phantoms"), given.few)
         parts = {
             area: [

@@ -28,17 +28,17 @@ import torch
 from measure import REAL, arguments, interleaved, opened, ratio, spread
 
 from mura_tune.config import load
-from mura_tune.data import phantom
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
-from mura_tune.learning.batches import split_of
-from mura_tune.learning.metrics import auc_interval
-from mura_tune.learning.models import build
-from mura_tune.learning.prefix import Store
-from mura_tune.learning.sources import Features, Source, pixels
-from mura_tune.learning.tasks import ABNORMALITY, study_scores
-from mura_tune.learning.training import Fit, fit
+from mura_tune.metrics.estimates import auc_interval
+from mura_tune.networks.network import build
+from mura_tune.phantoms import dataset as phantom_set
 from mura_tune.recipe import Recipe, apply
+from mura_tune.training.batches import split_of
+from mura_tune.training.feature_cache import Store
+from mura_tune.training.feeds import Features, Source, pixels
+from mura_tune.training.fit import Fit, fit
+from mura_tune.training.tasks import ABNORMALITY, study_scores
 
 CPU = torch.device("cpu")
 DEPTHS = (0, 1, 2, 99, 0, 1, 2, 99, 0, 1)
@@ -72,7 +72,7 @@ def recipes(arch: str, size: int, epochs: int, trials: int, levels: int) -> list
 
 def phantom_data(folder: Path, patients: int) -> Path:
     """512-pixel phantoms, written once."""
-    phantom.write(folder, areas=("XR_WRIST",), patients=patients, size=512)
+    phantom_set.write(folder, areas=("XR_WRIST",), patients=patients, size=512)
     return folder
 
 

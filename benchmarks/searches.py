@@ -13,18 +13,18 @@ from measure import arguments, opened
 from safetensors.torch import save_file
 
 from mura_tune import config
-from mura_tune.config import StudyConfig
-from mura_tune.data import phantom
-from mura_tune.data.dataset import open_dataset
+from mura_tune.config import SearchConfig
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
-from mura_tune.learning.batches import split_of
-from mura_tune.learning.models import build
-from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import fit
-from mura_tune.tuning import search
-from mura_tune.tuning.results import Best, best_in
-from mura_tune.tuning.search import How, Job
-from mura_tune.tuning.urls import url_of
+from mura_tune.database.urls import url_of
+from mura_tune.networks.network import build
+from mura_tune.phantoms import dataset as phantom_set
+from mura_tune.search import search
+from mura_tune.search.results import Best, best_in
+from mura_tune.search.search import WorkerSettings, Job
+from mura_tune.training.batches import split_of
+from mura_tune.training.fit import fit
+from mura_tune.training.tasks import ABNORMALITY
 
 CPU = torch.device("cpu")
 SIBLING, AREA = "XR_HUMERUS", "XR_FOREARM"
@@ -56,7 +56,7 @@ def asked(doc: str | None) -> tuple[int, int, int]:
 def phantoms(folder: Path, patients: int) -> dict[str, Prepared]:
     """Synthetic upper arms and forearms, drawn and cached at the size of the study."""
     root = folder / "phantoms"
-    phantom.write(root, areas=(SIBLING, AREA), patients=patients, size=256)
+    phantom_set.write(root, areas=(SIBLING, AREA), patients=patients, size=256)
     dataset = open_dataset(root)
     return {
         area: prepare(dataset, area, SIZE, study(area, 0, 1).split, folder / "cache")
@@ -67,7 +67,7 @@ def phantoms(folder: Path, patients: int) -> dict[str, Prepared]:
 def trained_start(folder: Path, patients: int = 600, epochs: int = 14) -> Path:
     """Weights of the small CNN after `epochs` on phantom wrists, as a file."""
     root = folder / "wrists"
-    phantom.write(root, areas=("XR_WRIST",), patients=patients, size=256, seed=7)
+    phantom_set.write(root, areas=("XR_WRIST",), patients=patients, size=256, seed=7)
     whole = ("head.epochs=0", f"finetune.epochs={epochs}", "finetune.lr=1.0e-3", "finetune.depth=9")
     of = study("XR_WRIST", 0, 1, "pretrained=none", "augment=0.25", *whole)
     prepared = prepare(open_dataset(root), "XR_WRIST", SIZE, of.split, folder / "cache")
@@ -80,16 +80,16 @@ def trained_start(folder: Path, patients: int = 600, epochs: int = 14) -> Path:
     return file
 
 
-def study(area: str, seed: int, trials: int, *more: str) -> StudyConfig:
+def study(area: str, seed: int, trials: int, *more: str) -> SearchConfig:
     """The study of an area at one seed: of the sampler and of the training alike."""
     return config.load(
         area, [*SETS, f"budget.trials={trials}", f"budget.seed={seed}", f"seed={100 * seed}", *more]
     )
 
 
-def run(url: Path, prepared: Prepared, of: StudyConfig, warm_start: str = "none") -> Best:
+def run(url: Path, prepared: Prepared, of: SearchConfig, warm_start: str = "none") -> Best:
     """One search in this process, up to its end."""
-    how = How(url_of(str(url)), warm_start=warm_start)
+    how = WorkerSettings(url_of(str(url)), warm_start=warm_start)
     job = Job(prepared.area, of, prepared)
     since = search.start(job, how)
     search.work([job], since, how, CPU, lambda event: None, lambda: False)

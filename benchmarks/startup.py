@@ -17,7 +17,7 @@ from measure import arguments, interleaved, opened, ratio, spread
 
 MURA = Path(sys.executable).with_name("mura")
 FORWARD = """
-import mura_tune.learning, torch, timm
+import mura_tune, torch, timm
 net = timm.create_model("resnet18", in_chans=1, num_classes=1).eval()
 with torch.inference_mode():
     net(torch.zeros(1, 1, 224, 224))

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from searches import AREA, SIBLING, asked, phantoms, run, study, trained_start
 
-from mura_tune.tuning.manage import copy
-from mura_tune.tuning.storage import load_study, open_storage
-from mura_tune.tuning.urls import url_of
+from mura_tune.database.storage import load_study, open_storage
+from mura_tune.database.urls import url_of
+from mura_tune.search.manage import copy
 
 
 def scores(file: Path) -> list[float]:

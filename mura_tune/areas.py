@@ -21,7 +21,7 @@ AREAS = (
 ALL, ROUTER, MULTITASK = "ALL", "router", "multitask"
 WHOLE = {ALL: "pooled", ROUTER: "router", MULTITASK: "multitask"}
 
-TASKS = ("abnormality", "part", "multitask")  # what they do says mura_tune.learning.tasks
+TASKS = ("abnormality", "part", "multitask")  # what they do says mura_tune.training.tasks
 _BINARY = ("abnormality", "multitask")
 # Recipe fields that say something about some tasks alone, and their value in the others.
 _OWN: Mapping[str, tuple[tuple[str, ...], Any]] = {

@@ -19,9 +19,8 @@ from mura_tune.axes import Axis, Value, axis_over, typed_axis
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
 from mura_tune.names import checked
-from mura_tune.plain import YAML_BYTES, from_yaml
 from mura_tune.recipe import COUPLED, Recipe, changed, type_of
-from mura_tune.strict import build, check, shown
+from mura_tune.strict import YAML_BYTES, build, check, from_yaml, shown
 
 PRUNERS = ("median", "percentile", "hyperband", "none")
 # Bounds of what is counted out in memory or trained one after the other: a budget with some digits
@@ -39,7 +38,7 @@ def studies_folder() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruner:
-    """When a trial is given up: see `mura_tune.tuning.search.pruner`."""
+    """When a trial is given up: see `mura_tune.search.search.pruner`."""
 
     name: str
     startup: int  # trials that finish before any is pruned
@@ -101,7 +100,7 @@ class Holdout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig:
+class SearchConfig:
     """One resolved study. Every task but abnormality needs an area of `WHOLE`.
 
     The values of an axis have its recipe field's type, whatever type they were written in.
@@ -167,10 +166,10 @@ def _worst(path: str, axis: Axis) -> Iterable[Any]:
     return dict.fromkeys(ascending)
 
 
-SECTIONS = tuple(f.name for f in dataclasses.fields(StudyConfig))
+SECTIONS = tuple(f.name for f in dataclasses.fields(SearchConfig))
 
 
-def load(area: str, overrides: Sequence[str] = (), folder: Path | None = None) -> StudyConfig:
+def load(area: str, overrides: Sequence[str] = (), folder: Path | None = None) -> SearchConfig:
     """The study of an area: its file, or default.yaml where it has none, then each `path=value`.
 
     An area is one that the dataset names, or one of `WHOLE`.
@@ -196,7 +195,7 @@ def load(area: str, overrides: Sequence[str] = (), folder: Path | None = None) -
     return study
 
 
-def to_dict(study: StudyConfig) -> dict[str, Any]:
+def to_dict(study: SearchConfig) -> dict[str, Any]:
     """The study as plain values, such that `from_dict` gives it back."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(study)))  # tuples as lists
     plain["search"] = {
@@ -206,14 +205,14 @@ def to_dict(study: StudyConfig) -> dict[str, Any]:
     return plain
 
 
-def from_dict(raw: Mapping[str, Any], source: str) -> StudyConfig:
+def from_dict(raw: Mapping[str, Any], source: str) -> SearchConfig:
     """The study that `to_dict` wrote; `source` says where it was stored."""
     return _study(raw, source)
 
 
-def _study(raw: Any, source: str) -> StudyConfig:
+def _study(raw: Any, source: str) -> SearchConfig:
     try:
-        study: StudyConfig = build(StudyConfig, raw, "")
+        study: SearchConfig = build(SearchConfig, raw, "")
     except ValueError as error:
         raise InputError(f"{source}: {error}") from None
     return study

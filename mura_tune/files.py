@@ -16,6 +16,8 @@ from mura_tune.lines import printable
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
+RELEASE_FILES = ("bundle.json", "SHA256SUMS")  # what stands in the folder of every release
+
 
 def locked(handle: IO[Any]) -> bool:
     """Lock an open file until it is closed or its process ends; False if somebody has it."""
@@ -135,11 +137,8 @@ def within(root: Path, *names: str) -> Path:
 
 def outside_releases(path: Path) -> None:
     """Raise InputError if `path` lies in a release, which would no longer be as it was released."""
-    from mura_tune.manifest import NAME  # here, since hashlib would slow `mura --help`
-    from mura_tune.sums import SUMS
-
     for folder in Path(os.path.realpath(path)).parents:
-        if (folder / NAME).is_file() and (folder / SUMS).is_file():
+        if all((folder / name).is_file() for name in RELEASE_FILES):
             raise InputError(
                 f"{path}: in the folder of a release, which would no longer be as it was "
                 "released; name another place"

@@ -20,7 +20,7 @@ def mura() -> None:
 def mura_infer() -> None:
     """The `mura-infer` command."""
     _prepare("mura-infer")
-    from mura_tune.cli_infer import main
+    from mura_tune.cli.mura_infer import main
 
     main()
 

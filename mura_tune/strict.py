@@ -1,16 +1,23 @@
-"""Dataclasses from plain values, strictly: every refusal names the key and the way out."""
+"""Dataclasses from plain values, strictly: every refusal names the key and the way out.
+
+Plain values (text, numbers, lists, mappings) from text, strictly: nothing else, no surprise.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import functools
+import json
 import math
+import re
 import reprlib
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from mura_tune.errors import InputError
 
 NAMES: Mapping[type, str] = {
     int: "a whole number",
@@ -136,3 +143,197 @@ def nearest(name: str, known: list[str]) -> str:
 def dotted(where: str, name: object) -> str:
     """The dotted path of a key below the path `where`, which may be empty."""
     return f"{where}.{name}" if where else str(name)
+
+
+DEEPEST = 64  # levels of lists and mappings; nothing of ours has more than eight
+DIGITS = 100  # of a whole number
+JSON_BYTES = 64 * 2**20  # largest document that is read; a bundle.json has some 20 kB
+YAML_BYTES = 2**20  # largest file that a person writes; a study has some 3 kB
+
+# What stands for a number, a truth or nothing where YAML has no quotes. As PyYAML reads them, but
+# `1e-3` is a number, as in JSON and YAML 1.2, and `0224` and `1:30` are text, not 148 and 90.
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
+_FLOAT = re.compile(
+    r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?"
+    r"|[-+]?[0-9]+[eE][-+]?[0-9]+"
+)
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_WORDS: dict[str, bool | None] = {
+    word: value
+    for words, value in (
+        ("~ null", None),
+        ("true yes on", True),
+        ("false no off", False),
+    )
+    for plain in words.split()
+    for word in (plain, plain.capitalize(), plain.upper())
+} | {"": None}
+
+
+def from_json(text: str | bytes, source: object, *, most: int = JSON_BYTES) -> Any:
+    """The value of one JSON document in UTF-8.
+
+    Raises:
+        InputError: not JSON, a name that stands twice, a number that is not finite or has over
+            100 digits, more than 64 levels, or more than `most` bytes. `source` opens the message.
+    """
+    if len(text) > most:
+        raise InputError(f"{source}: not valid JSON: larger than {most // 2**20} MiB")
+    try:
+        decoded = text if isinstance(text, str) else text.decode("utf-8")
+        value = json.loads(
+            decoded,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_int=_whole,
+            parse_float=_finite_number,
+        )
+    except RecursionError:
+        raise InputError(f"{source}: not valid JSON: nested too deeply") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: not valid JSON: not UTF-8") from None
+    except ValueError as error:  # JSONDecodeError among them
+        raise InputError(f"{source}: not valid JSON: {error}") from None
+    if _depth(value) > DEEPEST:
+        raise InputError(f"{source}: not valid JSON: more than {DEEPEST} levels deep")
+    return value
+
+
+def from_yaml(text: str | bytes, source: object) -> Any:
+    """The value of one YAML document in UTF-8; None for an empty one.
+
+    Names are text. Values are text, numbers, true, false and null, in lists and mappings; tags,
+    anchors and aliases are refused, and so every document is as large as its text.
+
+    Raises:
+        InputError: not YAML, a name that stands twice, a number that is not finite or has over
+            100 digits, more than 64 levels, or more than 1 MiB. `source` opens the message.
+    """
+    import yaml
+
+    if len(text) > YAML_BYTES:
+        raise InputError(f"{source}: not valid YAML: larger than {YAML_BYTES // 2**20} MiB")
+    try:
+        decoded = text.encode() if isinstance(text, str) else text
+        decoded.decode("utf-8")
+    except UnicodeError:
+        raise InputError(f"{source}: not valid YAML: not UTF-8; save it as UTF-8") from None
+    try:
+        return _Document(decoded).value()
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).replace(' in "<byte string>"', "").split())
+        raise InputError(f"{source}: not valid YAML: {reason}") from None
+    except ValueError as error:
+        raise InputError(f"{source}: not valid YAML: {error}") from None
+
+
+class _Document:
+    """A YAML document as a stream of events, from which plain values alone are made."""
+
+    def __init__(self, text: bytes) -> None:
+        import yaml  # what only prints help does without it
+
+        self._yaml = yaml
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C reads ten times as fast
+        self._events: Iterator[Any] = iter(yaml.parse(text, Loader=loader))
+
+    def value(self) -> Any:
+        """The one document's value. Raises ValueError for what is no plain value."""
+        value, documents = None, 0
+        for event in self._events:
+            if isinstance(event, self._yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise ValueError(f"{_line(event)}: another document begins; write one")
+                value = self._value(next(self._events), 0)
+        return value
+
+    def _value(self, event: Any, depth: int) -> Any:
+        if isinstance(event, self._yaml.AliasEvent) or event.anchor is not None:
+            raise ValueError(
+                f"{_line(event)}: anchors (&) and aliases (*) are not read; "
+                "write the value out, or put it in quotes"
+            )
+        if event.tag is not None:
+            raise ValueError(
+                f"{_line(event)}: tags (!) are not read; leave it out, or put the value in quotes"
+            )
+        if isinstance(event, self._yaml.ScalarEvent):
+            return _scalar(event.value) if event.implicit[0] else event.value
+        if depth == DEEPEST:
+            raise ValueError(f"{_line(event)}: more than {DEEPEST} levels deep")
+        if isinstance(event, self._yaml.SequenceStartEvent):
+            return [self._value(one, depth + 1) for one in self._until("SequenceEndEvent")]
+        return self._mapping(depth + 1)
+
+    def _mapping(self, depth: int) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for event in self._until("MappingEndEvent"):
+            if not isinstance(event, self._yaml.ScalarEvent):
+                raise ValueError(f"{_line(event)}: a name must be text")
+            self._value(event, depth)  # refuses a tag or an anchor
+            name = event.value
+            if name in mapping:
+                raise ValueError(f"{_line(event)}: {name[:80]!r} stands twice in one mapping")
+            mapping[name] = self._value(next(self._events), depth)
+        return mapping
+
+    def _until(self, end: str) -> Iterator[Any]:
+        """Events up to the end of the list or mapping that has begun."""
+        for event in self._events:
+            if isinstance(event, getattr(self._yaml, end)):
+                return
+            yield event
+
+
+def _line(event: Any) -> str:
+    return f"line {event.start_mark.line + 1}"
+
+
+def _scalar(text: str) -> Any:
+    """What a scalar without quotes stands for."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _WHOLE.fullmatch(text):
+        return _whole(text)
+    if _FLOAT.fullmatch(text):
+        return _finite_number(text.replace("_", ""))
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError(f"{text} is not a finite number")
+    return text
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in mapping:
+            raise ValueError(f"{name!r} stands twice in one object")
+        mapping[name] = value
+    return mapping
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a finite number")
+
+
+def _whole(text: str) -> int:
+    if len(text) > DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits")
+    return int(text)
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is beyond the largest number")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and mappings, counted without recursion."""
+    deepest, level = 0, [value]
+    while level:
+        inner = [v for v in level if isinstance(v, (list, dict))]
+        deepest += bool(inner)
+        level = [w for v in inner for w in (v.values() if isinstance(v, dict) else v)]
+    return deepest

@@ -26,17 +26,16 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune import config
-from mura_tune.data import phantom
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
+from mura_tune.database.storage import open_storage
+from mura_tune.database.urls import url_of
 from mura_tune.names import CONFIRMS
-from mura_tune.tuning.plans import confirm_slots
-from mura_tune.tuning.results import counts
-from mura_tune.tuning.search import Job
-from mura_tune.tuning.slots import DONE, slot_of, was_cut
-from mura_tune.tuning.storage import open_storage
-from mura_tune.tuning.stored import CONFIG, IDENTITY, has_recipe
-from mura_tune.tuning.urls import url_of
+from mura_tune.phantoms import dataset as phantom_set
+from mura_tune.search.records import CONFIG, IDENTITY, has_recipe
+from mura_tune.search.results import counts
+from mura_tune.search.search import Job
+from mura_tune.search.slots import DONE, confirm_slots, slot_of, was_cut
 
 STUDY = "XR_WRIST"
 KINDS = ("SQLite", "PostgreSQL")
@@ -213,7 +212,7 @@ def crowd(number: int, job: Job, urls: Sequence[str]) -> dict[str, list[str]]:
     return wrong
 
 
-def small(*sets: str) -> config.StudyConfig:
+def small(*sets: str) -> config.SearchConfig:
     """A search of two trials that take a fraction of a second."""
     return config.load(
         STUDY,
@@ -264,7 +263,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     wrong: list[str] = []
     try:
-        phantom.write(folder / "phantoms", areas=(STUDY,), patients=40, size=96)
+        phantom_set.write(folder / "phantoms", areas=(STUDY,), patients=40, size=96)
         with postgres.server(programs) as server:
             print(
                 f"{asked.kills} times kill -9, of workers or of the command that started them, "

@@ -20,9 +20,9 @@ import torch
 
 from mura_tune import console
 from mura_tune.cli import mura
-from mura_tune.tuning import search
-from mura_tune.tuning.search import How, Job
-from mura_tune.tuning.workers import PRELOAD
+from mura_tune.search import search
+from mura_tune.search.pool import PRELOAD
+from mura_tune.search.search import WorkerSettings, Job
 
 
 class Command(ABC):
@@ -113,7 +113,7 @@ class Forked(Command):
         self.log = log
         log.touch()
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*PRELOAD, "mura_tune.tuning.chronicle"])
+        context.set_forkserver_preload([*PRELOAD, "mura_tune.dashboard.updates"])
         self._process: BaseProcess = context.Process(target=_command, args=(args, log))
         self._process.start()
         assert self._process.pid
@@ -161,7 +161,7 @@ def start_together(number: int, job: Job, urls: Sequence[str], seconds: float) -
 def _start(barrier: Barrier, job: Job, urls: Sequence[str]) -> None:
     torch.set_num_threads(1)
     for url in urls:
-        how = How(url, warm_start="none")
+        how = WorkerSettings(url, warm_start="none")
         barrier.wait(120)
         since = search.start(job, how)
         search.work([job], since, how, torch.device("cpu"), lambda event: None, lambda: False)

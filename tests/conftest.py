@@ -20,12 +20,12 @@ import torch  # isort: skip
 
 from mura_tune import config, console
 from mura_tune.cli import mura
-from mura_tune.data import phantom
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
-from mura_tune.learning.models import build
-from mura_tune.release import bundle
-from mura_tune.tuning.urls import url_of
+from mura_tune.database.urls import url_of
+from mura_tune.networks.network import build
+from mura_tune.phantoms import dataset
+from mura_tune.release import release as release_io
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real-xrays"
 CPU = torch.device("cpu")
@@ -59,7 +59,7 @@ class Ran:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic wrists and hands, small: 40 training patients an area. Tests only read them."""
     root = tmp_path_factory.mktemp("data") / "phantoms"
-    phantom.write(root, areas=("XR_HAND", "XR_WRIST"), patients=40, size=96)
+    dataset.write(root, areas=("XR_HAND", "XR_WRIST"), patients=40, size=96)
     return root
 
 
@@ -129,7 +129,7 @@ def manifest_of(arch: str = "cnn", size: int = 32) -> dict[str, Any]:
         "arch": arch,
         "outputs": 1,
         "recipe_digest": "0" * 12,
-        "preprocessing": bundle.preprocessing(size),
+        "preprocessing": release_io.preprocessing(size),
         "calibration": {"temperature": 0.5, "offset": 0.01},
         "operating_points": points,
         "recommended": "max_youden",
@@ -142,7 +142,7 @@ def release(tmp_path: Path) -> Path:
     """A release that nobody trained: releases/XR_TEST, the small network at 32 px."""
     folder = tmp_path / "releases" / "XR_TEST"
     net = build("cnn", size=32, seed=3)
-    bundle.save(folder, net, manifest_of(), {bundle.CARD: "# XR_TEST\n"})
+    release_io.save(folder, net, manifest_of(), {release_io.CARD: "# XR_TEST\n"})
     return folder
 
 

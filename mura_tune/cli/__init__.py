@@ -6,12 +6,11 @@ import click
 
 from mura_tune import __version__, console
 from mura_tune.cli.data import cache, check, phantom
-from mura_tune.cli.exports import export
-from mura_tune.cli.measure import compare, evaluate, report, verify
+from mura_tune.cli.evaluate import compare, evaluate, report, verify
 from mura_tune.cli.reading import explain, infer
-from mura_tune.cli.release import finalize
-from mura_tune.cli.studies import study
-from mura_tune.cli.tuning import ablate, best, dashboard, show, tune
+from mura_tune.cli.release import export, finalize
+from mura_tune.cli.search import ablate, best, dashboard, show, tune
+from mura_tune.cli.study import study
 
 
 class Verbs(click.Group):

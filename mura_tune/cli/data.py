@@ -34,8 +34,8 @@ def phantom(
     from tqdm import tqdm
 
     from mura_tune import files
-    from mura_tune.data import phantom as phantoms
     from mura_tune.errors import InputError
+    from mura_tune.phantoms import dataset as phantoms
 
     if sheet:  # before anything is drawn
         if sheet.suffix.lower() not in phantoms.SHEETS:
@@ -65,7 +65,7 @@ def phantom(
 def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
     """Count what a dataset holds and name what is wrong with it."""
     from mura_tune.data.audit import audit
-    from mura_tune.data.dataset import open_dataset
+    from mura_tune.data.index import open_dataset
     from mura_tune.data.scan import scan
     from mura_tune.errors import InputError
 

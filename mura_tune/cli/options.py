@@ -14,10 +14,10 @@ from mura_tune import console
 if TYPE_CHECKING:
     import torch
 
-    from mura_tune.config import StudyConfig
+    from mura_tune.config import SearchConfig
     from mura_tune.data.prepare import Prepared
-    from mura_tune.release.bundle import Bundle
-    from mura_tune.tuning.results import Best
+    from mura_tune.release.release import Bundle
+    from mura_tune.search.results import Best
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,15 +86,15 @@ strict_option = click.option(
 study_option = click.option("--study", "name", default=None, help="Study name.  [default: AREA]")
 
 
-def study_of(area: str, overrides: tuple[str, ...]) -> StudyConfig:
+def study_of(area: str, overrides: tuple[str, ...]) -> SearchConfig:
     from mura_tune import config
 
     return config.load(area, overrides)
 
 
-def trainable_of(area: str, overrides: tuple[str, ...]) -> StudyConfig:
+def trainable_of(area: str, overrides: tuple[str, ...]) -> SearchConfig:
     """The study of an area, refused before anything is decoded if a network of it cannot be."""
-    from mura_tune.tuning.networks import check_networks
+    from mura_tune.search.preflight import check_networks
 
     study = study_of(area, overrides)
     check_networks(study)
@@ -103,14 +103,14 @@ def trainable_of(area: str, overrides: tuple[str, ...]) -> StudyConfig:
 
 def areas_of(data: Path) -> list[str]:
     """Every area of a dataset, those with the fewest images first."""
-    from mura_tune.data.dataset import open_dataset
+    from mura_tune.data.index import open_dataset
 
     images = open_dataset(data).frame.groupby("area").size()
     return [str(area) for area in images.sort_values(kind="stable").index]
 
 
-def prepared_of(area: str, study: StudyConfig, data: Path, runs: Path, strict: bool) -> Prepared:
-    from mura_tune.data.dataset import open_dataset
+def prepared_of(area: str, study: SearchConfig, data: Path, runs: Path, strict: bool) -> Prepared:
+    from mura_tune.data.index import open_dataset
     from mura_tune.data.prepare import prepare
 
     prepared = prepare(
@@ -123,14 +123,14 @@ def prepared_of(area: str, study: StudyConfig, data: Path, runs: Path, strict: b
 
 def release_at(name: str, base_url: str | None) -> Path:
     """The folder of a release by its folder, URL or name, fetched into the cache if need be."""
-    from mura_tune.reading.places import place
+    from mura_tune.reading.locate import place
 
     return place(name, None, Path(), base_url, console.note)
 
 
 def tell_changes(release: Bundle) -> None:
     """Say which pictures are read otherwise since a release was made; nothing for a new one."""
-    from mura_tune.release.bundle import changes
+    from mura_tune.release.release import changes
 
     if told := changes(release.manifest):
         console.note(f"{release.folder}: {told}")
@@ -138,18 +138,18 @@ def tell_changes(release: Bundle) -> None:
 
 def url_of(storage: str | None, runs: Path) -> str:
     """The URL of the database that `--storage` names, or of the one in RUNS."""
-    from mura_tune.tuning.urls import url_of, url_of_file
+    from mura_tune.database.urls import url_of, url_of_file
 
     return url_of(storage) if storage else url_of_file(runs / "studies.db")
 
 
 def best_of(name: str, url: str) -> Best:
-    from mura_tune.tuning.results import best_in
+    from mura_tune.search.results import best_in
 
     return best_in(url, name)
 
 
 def device_of(name: str) -> torch.device:
-    from mura_tune.learning.device import device_of
+    from mura_tune.networks.device import device_of
 
     return device_of(name)

@@ -23,9 +23,9 @@ from mura_tune.cli.options import (
 if TYPE_CHECKING:
     import torch
 
-    from mura_tune.reading.predict import Prediction, Predictor
+    from mura_tune.reading.predictor import Prediction, Predictor
     from mura_tune.reading.readers import Reader
-    from mura_tune.reading.route import Chained, Route
+    from mura_tune.reading.router import Chained, Route
 
 
 images_option = click.option(
@@ -94,7 +94,7 @@ def infer(
     from mura_tune import files
     from mura_tune.areas import ROUTER
     from mura_tune.errors import InputError
-    from mura_tune.reading.places import place, shelf
+    from mura_tune.reading.locate import place, shelf
 
     if bool(studies) == bool(images):
         raise click.UsageError("name the study's views by --image, or a folder or table of STUDIES")
@@ -117,11 +117,11 @@ def infer(
         return
     found: Chained | Route | Prediction
     if folder is None:
-        from mura_tune.reading.route import chained
+        from mura_tune.reading.router import chained
 
         found = chained(find, images, device_of(device), threshold)
     elif area == ROUTER:
-        from mura_tune.reading.route import Router
+        from mura_tune.reading.router import Router
 
         router = Router(folder, device_of(device))
         tell_changes(router.bundle)
@@ -141,7 +141,7 @@ def _reader(
     """What answers many studies: a release, a router, or (no folder) the one after the other."""
     from mura_tune.areas import ROUTER
     from mura_tune.reading.readers import Chain, Parts, Single
-    from mura_tune.reading.route import Router
+    from mura_tune.reading.router import Router
 
     if folder is None:
         chain = Chain(find, device, threshold)
@@ -199,8 +199,8 @@ def explain(
     from mura_tune.errors import InputError
     from mura_tune.reading.explain import drawable
     from mura_tune.reading.explain import explain as look
-    from mura_tune.reading.places import place, shelf
-    from mura_tune.reading.route import Router, routed
+    from mura_tune.reading.locate import place, shelf
+    from mura_tune.reading.router import Router, routed
 
     drawable(out)
     if out.resolve() in [image.resolve() for image in images]:
@@ -240,7 +240,7 @@ def _only_auto(release: str | None) -> None:
 
 
 def _predictor(folder: Path, area: str | None, device: torch.device) -> Predictor:
-    from mura_tune.reading.predict import Predictor
+    from mura_tune.reading.predictor import Predictor
 
     predictor = Predictor(folder, device, area)
     tell_changes(predictor.bundle)

@@ -1,4 +1,7 @@
-"""The verb that makes a release."""
+"""The verb that makes a release.
+
+The verb that writes a release for other programs.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,15 @@ import click
 
 from mura_tune import console
 from mura_tune.cli.options import (
+    base_url_option,
     best_of,
     data_option,
     device_of,
     device_option,
     json_option,
     prepared_of,
+    release_at,
+    release_option,
     releases_option,
     runs_option,
     storage_option,
@@ -60,15 +66,15 @@ def finalize(
     from theirs.
     """
     from mura_tune import files, names
-    from mura_tune.data.dataset import name_of
+    from mura_tune.dashboard.progress import Epochs
+    from mura_tune.data.index import name_of
     from mura_tune.errors import InputError, MuraError
-    from mura_tune.release import index
+    from mura_tune.evaluation.runs import everyone, strongest
     from mura_tune.release.checkpoint import Checkpoints, alone
     from mura_tune.release.finalize import final_recipe, summary
     from mura_tune.release.finalize import finalize as release
-    from mura_tune.release.seeds import everyone, strongest
-    from mura_tune.tuning.results import finished_studies
-    from mura_tune.tuning.watch import Epochs
+    from mura_tune.report import index
+    from mura_tune.search.results import finished_studies
 
     if ensemble and seeds == 1:
         raise click.UsageError("--ensemble averages several networks: add --seeds 3")
@@ -116,3 +122,38 @@ def finalize(
     index.write(releases, console.note)
     if failed:
         raise InputError(f"no release for {', '.join(failed)}; the reasons stand above")
+
+
+@click.command(short_help="Write a release as one file for other programs.")
+@release_option
+@base_url_option
+@click.option(
+    "--to",
+    "kind",
+    required=True,
+    type=click.Choice(["pt", "joblib", "onnx", "safetensors"]),
+    help="pt: model_state for three ImageNet-normalised channels.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The file to write.  [default: AREA_FINAL_best.pt, AREA.onnx, …]",
+)
+@json_option
+def export(release: str, base_url: str | None, kind: str, out: Path | None, as_json: bool) -> None:
+    """Write a release as one file for other programs, its calibration folded in.
+
+    The sigmoid of what it gives is the calibrated probability of one view; onnx gives the
+    probability itself. A study's is the mean over its views. A router's and a multi-task release's
+    areas are logits: a study's probabilities are the softmax of their mean over its views.
+    """
+    import torch
+
+    from mura_tune.release import exports
+    from mura_tune.release import release as release_io
+
+    path, told = exports.export(
+        release_io.load(release_at(release, base_url), torch.device("cpu")), kind, out
+    )
+    plain = {"file": str(path), "kind": kind, "use": told}
+    console.report(as_json, lambda: plain, lambda: f"{path}\n  {told}")

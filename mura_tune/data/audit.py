@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from mura_tune.data.dataset import KINDS, Dataset, Finding
-from mura_tune.data.images import Record
-from mura_tune.data.near import NearCopy
+from mura_tune.data.duplicates import NearCopy
+from mura_tune.data.index import KINDS, Dataset, Finding
+from mura_tune.imaging.images import Record
 from mura_tune.lines import printable
 
 NAMED = 5  # findings of a kind that a summary names

@@ -25,13 +25,16 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.data import images, inventory, mapped, near
-from mura_tune.data.dataset import Dataset, Finding
-from mura_tune.data.images import PREPROCESSING, Record
+from mura_tune.data import duplicates
+from mura_tune.data import pixels as mapped_pixels
+from mura_tune.data import records as file_records
+from mura_tune.data.index import Dataset, Finding
 from mura_tune.data.records import Digests, Records
 from mura_tune.data.scan import bar, in_order
 from mura_tune.errors import InputError
 from mura_tune.files import exclusive, outside_releases
+from mura_tune.imaging import images
+from mura_tune.imaging.images import PREPROCESSING, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -227,14 +230,14 @@ def _rebuild(
         pixels = _pixels(home / name, len(readable), size, crc)
         if pixels is None:  # else another dataset has the same, and a process may have them mapped
             temporary.replace(home / name)
-            pixels = mapped.open_pixels(home / name)
+            pixels = mapped_pixels.open_pixels(home / name)
     finally:
         temporary.unlink(missing_ok=True)
     place = str((dataset.table or dataset.root).resolve())
     about = _about(size) | {"dataset": place, "pixels": name, "crc32": crc}
-    inventory.write(file, about, records)
+    file_records.write(file, about, records)
     for other, store in others.items():  # this dataset before it was moved here
-        gone = not Path(str(inventory.head(other, {})["dataset"])).exists()
+        gone = not Path(str(file_records.head(other, {})["dataset"])).exists()
         if gone and store.records.paths == paths:
             other.unlink()
     return _Stored(records, pixels, name)
@@ -292,7 +295,7 @@ def _cache(dataset: Dataset, stored: _Stored, left_out: tuple[Finding, ...], hom
 def _open(file: Path, size: int, paths: Iterable[str]) -> _Stored | None:
     """Return what a manifest and its pixels hold; None unless whole and of this version."""
     try:
-        head, records = inventory.read(file, _about(size), paths)
+        head, records = file_records.read(file, _about(size), paths)
         name, crc = Path(str(head["pixels"])).name, head["crc32"]
     except (OSError, ValueError, KeyError):
         return None
@@ -303,12 +306,12 @@ def _open(file: Path, size: int, paths: Iterable[str]) -> _Stored | None:
 def _pixels(file: Path, count: int, size: int, crc: int | str) -> NDArray[np.uint8] | None:
     """Map the pixels of a file; None unless they have this shape and this checksum."""
     try:
-        pixels = mapped.open_pixels(file)
+        pixels = mapped_pixels.open_pixels(file)
     except (OSError, ValueError, EOFError):
         return None
     if pixels.dtype != np.uint8 or pixels.shape != (count, size, size):
         return None
-    return pixels if mapped.checksum(pixels, file) == crc else None
+    return pixels if mapped_pixels.checksum(pixels, file) == crc else None
 
 
 def _sweep(home: Path, size: int) -> None:
@@ -316,13 +319,13 @@ def _sweep(home: Path, size: int) -> None:
     named = set()
     for file in home.glob("manifest*.json"):
         try:
-            named.add(str(inventory.head(file, _about(size))["pixels"]))
+            named.add(str(file_records.head(file, _about(size))["pixels"]))
         except (ValueError, KeyError):
             file.unlink()
     for file in home.glob("pixels-*.npy"):
-        if file.name not in named and mapped.is_in_use(file):
+        if file.name not in named and mapped_pixels.is_in_use(file):
             named.add(file.name)
-    stay = {*named, *map(near.file_of, named)}
+    stay = {*named, *map(duplicates.file_of, named)}
     for file in [*home.glob("pixels-*.npy"), *home.glob("copies-*.json"), *home.glob("*.tmp")]:
         if file.name not in stay:
             file.unlink()

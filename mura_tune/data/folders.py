@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mura_tune.data import walk
-from mura_tune.data.dataset import Dataset, Finding
-from mura_tune.data.frame import COLUMNS
+from mura_tune.data import listing
+from mura_tune.data.index import COLUMNS, Dataset, Finding
 from mura_tune.errors import InputError
 
 PARTS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -53,7 +52,7 @@ def from_folders(root: Path, area: str) -> Dataset:
         notes += _loose(part, root)
         for folder in _inner(part):
             label = _label(folder, root)
-            for inside in walk.folders(folder, visited):
+            for inside in listing.folders(folder, visited):
                 notes += _not_taken(inside, folder, root)
                 for file in inside.pictures:
                     path = file.relative_to(root).as_posix()
@@ -101,12 +100,12 @@ def _words(name: str) -> str:
 def _loose(folder: Path, root: Path) -> Iterator[Finding]:
     """Yield what lies beside the folders of labels, or beside the parts."""
     for file in sorted(folder.iterdir()):
-        hidden = file.name.startswith(".") or file.name.lower() in walk.SYSTEM
+        hidden = file.name.startswith(".") or file.name.lower() in listing.SYSTEM
         if not hidden and not file.is_dir():
             yield Finding("not taken", file.relative_to(root).as_posix(), _NO_LABEL)
 
 
-def _not_taken(inside: walk.Folder, labelled: Path, root: Path) -> Iterator[Finding]:
+def _not_taken(inside: listing.Folder, labelled: Path, root: Path) -> Iterator[Finding]:
     """Yield the files of a folder that are not measured. Raises InputError for a doubtful one."""
     if inside.problem:
         raise InputError(inside.problem)

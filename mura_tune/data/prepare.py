@@ -12,9 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mura_tune.config import Holdout
-from mura_tune.data import cache, mapped, near, splits
-from mura_tune.data.dataset import Dataset, Finding
-from mura_tune.data.near import NearCopy
+from mura_tune.data import cache, duplicates, splits
+from mura_tune.data import pixels as mapped_pixels
+from mura_tune.data.duplicates import NearCopy
+from mura_tune.data.index import Dataset, Finding
 from mura_tune.data.records import Digests
 
 
@@ -51,7 +52,7 @@ class Prepared:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if isinstance(state["pixels"], Path):
-            state["pixels"] = mapped.open_pixels(state["pixels"])
+            state["pixels"] = mapped_pixels.open_pixels(state["pixels"])
         self.__dict__.update(state)
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -107,7 +108,7 @@ def prepare(
         part=cached.frame["path"].map(part_of), row=np.arange(len(cached.frame))
     )
     with cache.writing(cached.file.parent, area, size, needed=1):
-        alike = near.kept(cached.file, cached.pixels, cached.pixel_sha, area)
+        alike = duplicates.kept(cached.file, cached.pixels, cached.pixel_sha, area)
     kept, copies = _parted(frame, cached.pixel_sha, alike)
     splits.check_classes(kept, "part", area)
     crossing = [found.path for found in copies if found.kind == "near-copy"]

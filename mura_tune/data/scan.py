@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mura_tune.data import copies, images, near
-from mura_tune.data.dataset import Dataset
-from mura_tune.data.images import Record
-from mura_tune.data.near import NearCopy
+from mura_tune.data import duplicates
+from mura_tune.data.duplicates import NearCopy
+from mura_tune.data.index import Dataset
 from mura_tune.data.records import Digests, Records
+from mura_tune.imaging import images
+from mura_tune.imaging.images import Record
 
 AHEAD = 32  # images in flight per thread: those after a slow one are read meanwhile
 IN_FLIGHT = 64 << 20  # bytes of results that wait for their turn; `images` bounds what makes them
@@ -42,7 +43,7 @@ def usable_threads() -> int:
 
 def scan(dataset: Dataset, *, threads: int | None = None, progress: bool = True) -> Scan:
     """Read every image once, storing nothing."""
-    side = copies.KEPT
+    side = duplicates.KEPT
 
     def one(path: str) -> tuple[Record, NDArray[np.uint8] | None]:
         record, grey = images.examine(dataset.root / path)
@@ -62,12 +63,12 @@ def scan(dataset: Dataset, *, threads: int | None = None, progress: bool = True)
     if not small:
         return Scan(found, ())
     pictures, files = np.stack([*small.values()]), [*path_of.values()]
-    alike = near.find(
+    alike = duplicates.find(
         pictures,
         Digests.of([*small]),
         dataset.name,
         progress=progress,
-        whole=lambda row: images.square(images.read(dataset.root / files[row]), copies.USUAL),
+        whole=lambda row: images.square(images.read(dataset.root / files[row]), duplicates.USUAL),
     )
     return Scan(found, alike)
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from mura_tune.data.dataset import Finding
-from mura_tune.data.near import NearCopy
+from mura_tune.data.duplicates import NearCopy
+from mura_tune.data.index import Finding
 from mura_tune.data.records import Digests
 from mura_tune.errors import InputError
 

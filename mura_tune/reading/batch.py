@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from mura_tune import files
-from mura_tune.data.images import load
 from mura_tune.errors import InputError, UnreadableImage, explain
+from mura_tune.imaging.images import load
 from mura_tune.lines import visible
-from mura_tune.reading import table
+from mura_tune.reading import answers as answer_rows
+from mura_tune.reading.answers import PROVENANCE, Row
 from mura_tune.reading.readers import Reader, Views
 from mura_tune.reading.studies import Asked
-from mura_tune.reading.table import PROVENANCE, Row
 
 IMAGES = 32  # in a batch: more gain nothing on a CPU, and a study is not divided
 EVERY = 5.0  # seconds between two writings of the table
@@ -91,7 +91,7 @@ def _answer_all(
     from tqdm import tqdm
 
     columns = (*reader.columns, *PROVENANCE)
-    rows = table.read(out, columns)
+    rows = answer_rows.read(out, columns)
     _same_or_refuse(reader, rows.values(), out)
     names = {study.name for study in studies}
     gone = tuple(n for n, row in rows.items() if n not in names and row["source"] == source)
@@ -129,10 +129,10 @@ def _answer_all(
                         (unreadable if failed else unreleased).append(study.name)
                 bar.update(len(batch))
                 if time.monotonic() - written > EVERY:
-                    table.write(out, rows.values(), columns)
+                    answer_rows.write(out, rows.values(), columns)
                     written = time.monotonic()
     finally:  # stopped or not, what is answered stays
-        table.write(out, rows.values(), columns)
+        answer_rows.write(out, rows.values(), columns)
     done = len(studies) - before - len(unreadable) - len(unreleased)
     return Summary(out, before, done, tuple(unreadable), tuple(unreleased), gone)
 

@@ -24,7 +24,7 @@ import mura_tune
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
 from mura_tune.lines import printable
-from mura_tune.sums import sha256
+from mura_tune.release_format.checksums import sha256
 
 CHUNK = 2**18
 GONE = (401, 403, 404, 410)  # statuses that asking again does not change

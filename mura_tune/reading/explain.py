@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from mura_tune import files
-from mura_tune.data.images import read, square
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import to_input
-from mura_tune.learning.gradcam import Faith, faith, gradcam, scaled
+from mura_tune.imaging.images import read, square
 from mura_tune.lines import visible
-from mura_tune.reading.predict import Prediction, Predictor
-from mura_tune.reading.route import Route, Router
-from mura_tune.release.overlay import COLOURS, overlay
+from mura_tune.networks.gradcam import Faith, faith, gradcam, scaled
+from mura_tune.reading.predictor import Prediction, Predictor
+from mura_tune.reading.router import Route, Router
+from mura_tune.report.cases import COLOURS, overlay
+from mura_tune.training.batches import to_input
 
 _CAPTION = (
     "Bright: where the network's last feature map speaks for {what}. It outlines nothing, and may "

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
-from mura_tune.manifest import NAME as MANIFEST
 from mura_tune.reading.download import (
     GONE,
     Limits,
@@ -24,7 +23,8 @@ from mura_tune.reading.download import (
     download_small,
     normalised,
 )
-from mura_tune.sums import SUMS, parse, sha256
+from mura_tune.release_format.checksums import SUMS, parse, sha256
+from mura_tune.release_format.manifest import NAME as MANIFEST
 
 STALE = 7 * 86_400.0  # seconds after which what was cut off is not expected to go on
 LONGEST = 255  # bytes of a file's name, on the file systems that are in use

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from mura_tune.areas import ROUTER
-from mura_tune.data.images import decode, square
 from mura_tune.errors import InputError
-from mura_tune.reading.predict import Prediction, Predictor
-from mura_tune.reading.route import Route, Router
+from mura_tune.imaging.images import decode, square
+from mura_tune.reading.answers import Row
+from mura_tune.reading.predictor import Prediction, Predictor
+from mura_tune.reading.router import Route, Router
 from mura_tune.reading.studies import Asked
-from mura_tune.reading.table import Row
-from mura_tune.release.bundle import Bundle
-from mura_tune.release.chain import release_for
+from mura_tune.release.release import Bundle
+from mura_tune.release.two_stage import release_for
 
 Views = Mapping[int, NDArray[np.uint8]]  # a study's views (V, S, S), by their side S
 Read = tuple[Asked, Views]

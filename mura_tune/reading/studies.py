@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mura_tune.data import image_table, walk
+from mura_tune.data import listing
 from mura_tune.errors import InputError
 from mura_tune.lines import visible
 
@@ -64,7 +64,7 @@ def _refuse_one_name_for_two(source: Path, studies: list[Asked]) -> None:
 
 def _folders(root: Path, say: Callable[[str], None]) -> Iterator[Asked]:
     documents: list[Path] = []
-    for folder in walk.folders(root):
+    for folder in listing.folders(root):
         if folder.again:
             say(f"{folder.path}: a link to a folder that is read already; left out")
         elif folder.problem:
@@ -85,8 +85,8 @@ def _name(folder: Path, root: Path) -> str:
 
 def _rows(table: Path) -> list[Asked]:
     """The studies of a table, in the order in which they are first named."""
-    rows = image_table.read(table, ("path",))
-    image_table.refuse_twice(table, rows, in_one_study=True)
+    rows = listing.read(table, ("path",))
+    listing.refuse_twice(table, rows, in_one_study=True)
     views: dict[str, list[Path]] = {}
     for row in rows:
         views.setdefault(row.study_name, []).append(table.parent / row.path)

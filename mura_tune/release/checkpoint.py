@@ -17,9 +17,9 @@ import torch
 import mura_tune
 from mura_tune import files
 from mura_tune.data.prepare import Prepared
-from mura_tune.learning.memory import Epoch, Memory, State
 from mura_tune.recipe import Recipe
-from mura_tune.release.folder import check_place, recover
+from mura_tune.release_format.folder import check_place, recover
+from mura_tune.training.fit import Epoch, Memory, State
 
 DIGEST = 32  # bytes of sha256 that open a file
 UNUSABLE = (ValueError, KeyError, IndexError, TypeError, RuntimeError, pickle.UnpicklingError)

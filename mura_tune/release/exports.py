@@ -22,17 +22,16 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError, MuraError
+from mura_tune.evaluation.calibration import Chosen
+from mura_tune.evaluation.routing import Routing
 from mura_tune.files import replace, writable
-from mura_tune.learning.batches import MEAN, STD
-from mura_tune.learning.ensemble import members_of
-from mura_tune.learning.heads import output_layers
-from mura_tune.learning.models import build
-from mura_tune.learning.tasks import ABNORMALITY, MULTITASK, PART, TASKS
-from mura_tune.learning.weights import separate
 from mura_tune.lines import printable
-from mura_tune.release.bundle import Bundle
-from mura_tune.release.calibrate import Chosen
-from mura_tune.release.routing import Routing
+from mura_tune.networks.heads import output_layers
+from mura_tune.networks.network import build, members_of
+from mura_tune.networks.weights import separate
+from mura_tune.release.release import Bundle
+from mura_tune.training.batches import MEAN, STD
+from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, TASKS
 
 # ImageNet's means and deviations, by which other programs normalise three channels. Their means
 # average to MEAN; that is what makes `three_channels` exact.

@@ -10,19 +10,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mura_tune.data import cache, copies
-from mura_tune.data.dataset import Dataset, Finding
+from mura_tune.data import cache, duplicates
 from mura_tune.data.folders import from_folders
-from mura_tune.data.images import read
+from mura_tune.data.index import Dataset, Finding
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import Split
-from mura_tune.learning.starts import DIGITS, TRAINED_ON
-from mura_tune.learning.tasks import PART
-from mura_tune.learning.training import predict
-from mura_tune.release.bundle import Bundle
-from mura_tune.release.calibrate import Chosen
-from mura_tune.release.evaluate import Measured, measured
+from mura_tune.evaluation.calibration import Chosen
+from mura_tune.evaluation.evaluate import Measured, measured
+from mura_tune.imaging.images import read
+from mura_tune.networks.starts import DIGITS, TRAINED_ON
+from mura_tune.release.release import Bundle
+from mura_tune.training.batches import Split
+from mura_tune.training.fit import predict
+from mura_tune.training.tasks import PART
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
         )
     dataset = from_folders(root, manifest["area"])
     cached = cache.build(dataset, manifest["preprocessing"]["size"], folder, strict=strict)
-    frame = cached.frame.assign(first=copies.groups(cached.pixels))
+    frame = cached.frame.assign(first=duplicates.groups(cached.pixels))
     both = frame.groupby("first")["label"].transform("nunique") > 1
     left_out = tuple(
         Finding("two labels", path, f"the picture of {frame['path'][first]}, under another label")
@@ -146,7 +146,7 @@ def _seen(release: Path, dataset: Dataset, kept: pd.DataFrame) -> tuple[str, ...
         path
         for path in kept["path"]
         if any(
-            copies.digest(turned)[:DIGITS] in known
-            for turned in copies.orientations(read(dataset.root / path))
+            duplicates.digest(turned)[:DIGITS] in known
+            for turned in duplicates.orientations(read(dataset.root / path))
         )
     )

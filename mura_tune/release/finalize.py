@@ -17,20 +17,19 @@ import mura_tune
 from mura_tune import config
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import split_of
-from mura_tune.learning.ensemble import joined
-from mura_tune.learning.memory import Epoch, Memory
-from mura_tune.learning.starts import TRAINED_ON, digest
-from mura_tune.learning.tasks import PART, TASKS, task_of
-from mura_tune.learning.training import FORGETFUL, fit
+from mura_tune.evaluation.runs import Run, describe, spread, strongest
 from mura_tune.lines import command, printable
+from mura_tune.networks.network import joined
+from mura_tune.networks.starts import TRAINED_ON, digest
 from mura_tune.recipe import Recipe, apply
-from mura_tune.release import bundle
+from mura_tune.release import release
 from mura_tune.release.external import trained_on
 from mura_tune.release.kinds import Figures, kind_of
-from mura_tune.release.seeds import Run, describe, spread, strongest
-from mura_tune.tuning.results import Best
-from mura_tune.tuning.words import verdict
+from mura_tune.search.results import Best
+from mura_tune.search.verdict import verdict
+from mura_tune.training.batches import split_of
+from mura_tune.training.fit import FORGETFUL, Epoch, Memory, fit
+from mura_tune.training.tasks import PART, TASKS, task_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +54,7 @@ class Release:
             describe(self.manifest),
             self.dev.describe(),
             self.test.describe(),
-            f"read: {self.folder / bundle.CARD} and {self.folder / bundle.REPORT}",
+            f"read: {self.folder / release.CARD} and {self.folder / release.REPORT}",
             "next: "
             + command("mura", "infer", *use, "--image", "VIEW1.png", "--image", "VIEW2.png"),
         )
@@ -122,14 +121,14 @@ def finalize(
     if seeds > 1:
         manifest["seeds"] = spread(runs, members, split_of(prepared, "test", device))
     manifest["data"]["name"] = dataset
-    manifest["members"] = bundle.names_of(model)
+    manifest["members"] = release.names_of(model)
     page = kind.report(model, manifest, prepared, test=test)
     texts = {
-        bundle.CARD: kind.card(manifest),
-        bundle.REPORT: page,
+        release.CARD: kind.card(manifest),
+        release.REPORT: page,
         TRAINED_ON: trained_on(prepared),
     }
-    bundle.save(folder, model, manifest, texts)
+    release.save(folder, model, manifest, texts)
     return Release(folder, manifest, dev, test)
 
 
@@ -158,7 +157,7 @@ def _manifest(
         "areas": prepared.areas,
         "arch": recipe.arch,
         "outputs": TASKS[best.config.task].outputs(len(prepared.areas)),
-        "preprocessing": bundle.preprocessing(recipe.size),
+        "preprocessing": release.preprocessing(recipe.size),
         **dev.chosen.to_json(),
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import to_input
-from mura_tune.learning.ensemble import Model
+from mura_tune.networks.network import Model
+from mura_tune.training.batches import to_input
 
 TOLERANCE = 1e-4  # of a logit, and of its size where that is above 1: what rounding may differ by
 

@@ -9,17 +9,17 @@ from typing import Any
 from torch import Tensor
 
 from mura_tune.data.prepare import Prepared
-from mura_tune.learning.batches import Split, split_of
-from mura_tune.learning.ensemble import Model
-from mura_tune.learning.metrics import Studies
-from mura_tune.learning.recognition import recognised
-from mura_tune.learning.tasks import MULTITASK, PART, routed_right
-from mura_tune.learning.training import predict
-from mura_tune.release import calibrate, evaluate, routing
-from mura_tune.release.card import model_card
-from mura_tune.release.compare import Comparison, compare, compare_routers
-from mura_tune.release.report import report
-from mura_tune.release.routing_page import routing_card, routing_report
+from mura_tune.evaluation import calibration, evaluate, routing
+from mura_tune.evaluation.compare import Comparison, compare, compare_routers
+from mura_tune.metrics.estimates import Studies
+from mura_tune.networks.network import Model
+from mura_tune.report.abnormality import report
+from mura_tune.report.card import model_card
+from mura_tune.report.router import routing_card, routing_report
+from mura_tune.training.batches import Split, split_of
+from mura_tune.training.fit import predict
+from mura_tune.training.recognition import recognised
+from mura_tune.training.tasks import MULTITASK, PART, routed_right
 
 Manifest = Mapping[str, Any]
 Figures = evaluate.Measured | routing.Routed
@@ -60,8 +60,8 @@ class Kind:
 
 BINARY = Kind(
     output="logit of one view, uncalibrated; see calibration for a study's probability",
-    choose=calibrate.choose,
-    stored=calibrate.Chosen.from_json,
+    choose=calibration.choose,
+    stored=calibration.Chosen.from_json,
     measured=evaluate.measured,
     studies=lambda chosen, logits, split: chosen.calibration.studies(logits, split),
     card=model_card,

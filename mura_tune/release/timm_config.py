@@ -8,8 +8,8 @@ from typing import Any
 
 import timm
 
-from mura_tune.learning.ensemble import Ensemble, Model
-from mura_tune.learning.tasks import ABNORMALITY, TASKS
+from mura_tune.networks.network import Ensemble, Model
+from mura_tune.training.tasks import ABNORMALITY, TASKS
 
 CONFIG = "config.json"
 

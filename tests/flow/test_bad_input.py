@@ -15,7 +15,7 @@ import pytest
 from conftest import TINY, Ran
 from PIL import Image
 
-from mura_tune.data import phantom
+from mura_tune.phantoms import dataset
 
 Run = Callable[..., Ran]
 
@@ -150,8 +150,8 @@ def test_nothing_to_finalize(run: Run, phantoms: Path, tmp_path: Path) -> None:
 def test_a_study_without_a_finished_trial(run: Run, phantoms: Path, tmp_path: Path) -> None:
     import optuna
 
-    from mura_tune.tuning.storage import open_storage
-    from mura_tune.tuning.urls import url_of
+    from mura_tune.database.storage import open_storage
+    from mura_tune.database.urls import url_of
 
     storage = open_storage(url_of(str(tmp_path / "runs" / "studies.db")), create=True)
     optuna.create_study(storage=storage, study_name="XR_WRIST", direction="maximize")
@@ -286,7 +286,7 @@ def test_another_area_than_the_release_is_for(run: Run, release: Path, phantoms:
 
 def test_bad_images_in_a_dataset_are_named_and_left_out(run: Run, tmp_path: Path) -> None:
     root = tmp_path / "damaged-v1.1"
-    phantom.write(root, areas=("XR_WRIST",), patients=60, size=64)
+    dataset.write(root, areas=("XR_WRIST",), patients=60, size=64)
     images = sorted(root.glob("train/XR_WRIST/*/*/*.png"))
     for path, how in zip(images[::10], SPOILT, strict=False):
         spoil(path, how)
@@ -340,7 +340,7 @@ def test_a_table_that_names_an_area_outside_is_refused_before_anything_is_writte
 
 
 def test_deep_images_are_scaled_and_cut_outs_keep_their_ground(tmp_path: Path) -> None:
-    from mura_tune.data.images import read
+    from mura_tune.imaging.images import read
 
     ramp = np.linspace(0, 65535, 256 * 16).astype(np.uint16).reshape(64, 64)
     Image.fromarray(ramp).save(tmp_path / "deep.png")

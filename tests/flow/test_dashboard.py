@@ -21,22 +21,23 @@ from browser import browser_page
 from conftest import CPU, TINY, Ran
 
 from mura_tune import config
-from mura_tune.data.dataset import open_dataset
+from mura_tune.dashboard import app, notes, plots, server
+from mura_tune.dashboard.artifacts import Allowance, TrialArtifacts
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.database.storage import open_storage
+from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import split_of
-from mura_tune.learning.metrics import auc_interval
-from mura_tune.learning.models import build
-from mura_tune.learning.tasks import ABNORMALITY, study_scores
-from mura_tune.learning.training import fit
-from mura_tune.tuning import board, notes, plots, server, space
-from mura_tune.tuning.artifacts import Allowance, Keeper, keep_of
-from mura_tune.tuning.draws import Rounded
-from mura_tune.tuning.plans import BASELINE
-from mura_tune.tuning.resume import same_or_refuse
-from mura_tune.tuning.storage import open_storage
-from mura_tune.tuning.stored import keep_recipe, keep_scores
-from mura_tune.tuning.urls import url_of
+from mura_tune.metrics.estimates import auc_interval
+from mura_tune.networks.network import build
+from mura_tune.search import space
+from mura_tune.search.comparable import same_or_refuse
+from mura_tune.search.records import keep_recipe, keep_scores
+from mura_tune.search.slots import BASELINE
+from mura_tune.search.space import Rounded
+from mura_tune.training.batches import split_of
+from mura_tune.training.fit import fit
+from mura_tune.training.tasks import ABNORMALITY, study_scores
 
 LONG = r"\d\.\d{7,}"  # nobody knows an AUC to seven digits
 LOADED = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
@@ -51,7 +52,7 @@ def served(url: str, **options: Any) -> str:
         ready.set()
 
     threading.Thread(
-        target=board.serve, args=(url, "127.0.0.1", 0, tell), kwargs=options, daemon=True
+        target=app.serve, args=(url, "127.0.0.1", 0, tell), kwargs=options, daemon=True
     ).start()
     assert ready.wait(30)
     return found[0]
@@ -87,7 +88,7 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
         storage=open_storage(url, create=True), study_name="XR_WRIST", direction="maximize"
     )
     same_or_refuse(opened, study, space.space_to_json(axes), prepared)
-    search(opened, study, prepared, Keeper(folder, Allowance(share=1.0, trained=600)))
+    search(opened, study, prepared, TrialArtifacts(folder, Allowance(share=1.0, trained=600)))
     commands = {"resume": "make tune AREA=XR_WRIST", "finalize": "make finalize AREA=XR_WRIST"}
     notes.write_study_note(opened, **commands)
     plots.refresh(opened)
@@ -95,7 +96,7 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
 
 
 def search(
-    opened: optuna.Study, study: config.StudyConfig, prepared: Prepared, keeper: Keeper
+    opened: optuna.Study, study: config.SearchConfig, prepared: Prepared, keeper: TrialArtifacts
 ) -> None:
     """Nine trials, trained for real."""
     axes = space.space_of(study)
@@ -113,7 +114,7 @@ def search(
             trial.set_user_attr(name, value)
         keep_recipe(trial, recipe)
         keep_scores(trial, [studies])
-        keep_of(keeper, "abnormality")(trial, [(result, dev)], studies)
+        keeper("abnormality")(trial, [(result, dev)], studies)
         trial.set_user_attr("seconds", time.perf_counter() - started)
         return result.best.score
 
@@ -235,8 +236,8 @@ def test_a_writable_board_takes_edits(address: str, studies: str) -> None:
         edit(address)
     refused.value.close()
     assert edit(served(url, writable=True)) == 204
-    assert "deletes" in board.warning("127.0.0.1")
-    assert "whoever reaches 0.0.0.0" in board.warning("0.0.0.0")
+    assert "deletes" in app.warning("127.0.0.1")
+    assert "whoever reaches 0.0.0.0" in app.warning("0.0.0.0")
 
 
 def test_eight_workers_write_while_a_page_polls(tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ def test_eight_workers_write_while_a_page_polls(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_told(address: str, studies: str) -> None:
     port = port_of(address)
     with pytest.raises(InputError, match=f"--port {port}: .*choose another"):
-        board.serve(studies, "127.0.0.1", port, print)
+        app.serve(studies, "127.0.0.1", port, print)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def test_a_host_or_port_that_is_none_is_told(
     studies: str, host: str, port: int, reason: str
 ) -> None:
     with pytest.raises(InputError, match=reason):
-        board.serve(studies, host, port, print)
+        app.serve(studies, host, port, print)
 
 
 def test_the_command_takes_a_port_and_several_hosts(run: Callable[..., Ran]) -> None:
@@ -394,5 +395,5 @@ def test_an_empty_file_is_no_database_and_stays_empty(tmp_path: Path) -> None:
     empty = tmp_path / "studies.db"
     empty.touch()
     with pytest.raises(InputError, match="no studies yet"):
-        board.serve(url_of(str(empty)), "127.0.0.1", 0, print)
+        app.serve(url_of(str(empty)), "127.0.0.1", 0, print)
     assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("studies.db", 0)]

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Ran
 
-from mura_tune.data import phantom
-from mura_tune.release.bundle import verify
+from mura_tune.phantoms import dataset
+from mura_tune.release.release import verify
 
 Run = Callable[..., Ran]
 
 
 def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path) -> None:
     other_phantoms = tmp_path / "other"
-    phantom.write(other_phantoms, areas=("XR_WRIST",), patients=40, size=64, seed=5)
+    dataset.write(other_phantoms, areas=("XR_WRIST",), patients=40, size=64, seed=5)
     data = f"--data={phantoms}"
     tuned = run("tune", "XR_WRIST", data, "--trials=2", *TINY, "--json")
     assert tuned.code == 0, tuned.err
@@ -70,17 +70,17 @@ def test_an_answer_is_the_score_that_evaluation_counted(
     """Inference reads the file itself; evaluation read the cache: one preprocessing, one number."""
     import torch
 
-    from mura_tune.data.dataset import open_dataset
+    from mura_tune.data.index import open_dataset
     from mura_tune.data.prepare import prepare
-    from mura_tune.learning.batches import split_of
-    from mura_tune.learning.training import predict
-    from mura_tune.reading.predict import Predictor
-    from mura_tune.release import bundle
+    from mura_tune.reading.predictor import Predictor
+    from mura_tune.release import release as release_io
+    from mura_tune.training.batches import split_of
+    from mura_tune.training.fit import predict
 
     assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
     assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0
     release = tmp_path / "releases" / "XR_WRIST"
-    loaded = bundle.load(release, torch.device("cpu"))
+    loaded = release_io.load(release, torch.device("cpu"))
     from mura_tune.config import from_dict
 
     split = from_dict(loaded.manifest["study"]["config"], "test").split
@@ -99,7 +99,7 @@ def test_finalize_without_an_area_releases_every_finished_study(
     for area in ("XR_HAND", "XR_WRIST"):
         assert run("tune", area, f"--data={phantoms}", "--trials=1", *TINY).code == 0
     other = tmp_path / "other"
-    phantom.write(other, areas=("XR_HAND",), patients=40, size=64, seed=5)
+    dataset.write(other, areas=("XR_HAND",), patients=40, size=64, seed=5)
     assert run("tune", "XR_HAND", "--study=A", f"--data={other}", "--trials=1", *TINY).code == 0
     done = run("finalize", f"--data={phantoms}")
     assert done.code == 2
@@ -128,7 +128,7 @@ def test_old_scripts_read_three_lines(
     run: Run, phantoms: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from mura_tune import console
-    from mura_tune.cli_infer import infer
+    from mura_tune.cli.mura_infer import infer
 
     assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
     assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0

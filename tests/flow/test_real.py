@@ -29,8 +29,8 @@ CALL = [
 def states(tmp_path: Path) -> list[str]:
     import optuna
 
-    from mura_tune.tuning.storage import open_storage
-    from mura_tune.tuning.urls import url_of
+    from mura_tune.database.storage import open_storage
+    from mura_tune.database.urls import url_of
 
     storage = open_storage(url_of(str(tmp_path / "runs" / "studies.db")))
     trials = optuna.load_study(study_name="XR_MIXED", storage=storage).get_trials()

@@ -12,12 +12,12 @@ from browser import browser_page
 from conftest import CPU, TINY, Ran
 from serving import server
 
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
-from mura_tune.release import bundle
+from mura_tune.database.urls import url_of
+from mura_tune.release import release as release_io
 from mura_tune.release.finalize import finalize
-from mura_tune.tuning.results import best_in
-from mura_tune.tuning.urls import url_of
+from mura_tune.search.results import best_in
 
 Run = Callable[..., Ran]
 VOID = {"meta", "img", "br"}
@@ -89,7 +89,7 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     for heading in ("Results", "Curves", "Cases", "Data", "Recipe", "How to reproduce it"):
         assert f">{heading}</h2>" in text
     assert text.count("<svg") == 7
-    manifest = bundle.verify(release)
+    manifest = release_io.verify(release)
     auc = manifest["metrics"]["test"]["auc"]
     assert f"{auc['value']:.3f} <i>[{auc['low']:.3f}, {auc['high']:.3f}]</i>" in text
     assert [trial["number"] for trial in manifest["study"]["history"]] == [0, 1]
@@ -120,7 +120,7 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     bare = (release / "report.html").read_text(encoding="utf-8")
     assert json.loads(again.out)["bytes"] == len(bare.encode())
     assert Page(bare).images == 0
-    assert bundle.verify(release) == manifest
+    assert release_io.verify(release) == manifest
 
     with server(releases) as base:
         address = f"{base}/XR_WRIST"
@@ -194,5 +194,5 @@ def test_permuting_the_test_labels_changes_nothing_that_was_chosen(
     picked = [[one["released"] for one in m["seeds"]["runs"]] for m in (plain, other)]
     assert sorted(picked[0]) == [False, True]
     assert picked[0] == picked[1]
-    weights = [(one.folder / bundle.WEIGHTS).read_bytes() for one in made]
+    weights = [(one.folder / release_io.WEIGHTS).read_bytes() for one in made]
     assert weights[0] == weights[1]

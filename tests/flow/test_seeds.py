@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from conftest import CPU, TINY, Ran
 
 from mura_tune.cli import mura
-from mura_tune.data.images import read, square
+from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
-from mura_tune.learning import training
-from mura_tune.learning.batches import to_input
-from mura_tune.learning.ensemble import Ensemble
-from mura_tune.learning.gradcam import gradcam
-from mura_tune.release import bundle
-from mura_tune.tuning.urls import url_of
+from mura_tune.imaging.images import read, square
+from mura_tune.networks.gradcam import gradcam
+from mura_tune.networks.network import Ensemble
+from mura_tune.release import release as release_io
+from mura_tune.training import fit
+from mura_tune.training.batches import to_input
 
 Run = Callable[..., Ran]
 
@@ -37,7 +37,7 @@ def test_the_best_on_dev_is_released_and_all_are_told(run: Run, tuned: str, tmp_
     made = run("finalize", "XR_WRIST", tuned, "--seeds=3")
     assert made.code == 0, made.err
     release = tmp_path / "releases" / "XR_WRIST"
-    manifest = bundle.verify(release)
+    manifest = release_io.verify(release)
     found = manifest["seeds"]
     first = manifest["study"]["config"]["recipe"]["seed"]
     assert [one["seed"] for one in found["runs"]] == [first, first + 1, first + 2]
@@ -51,7 +51,10 @@ def test_the_best_on_dev_is_released_and_all_are_told(run: Run, tuned: str, tmp_
         values = [one[f"{part}_score"]["value"] for one in found["runs"]]
         assert found[f"{part}_score"]["sd"] == pytest.approx(np.std(values, ddof=1))
     sentence = f"Trained with 3 seeds: dev AUC {min(on_dev):.3f} to {max(on_dev):.3f}"
-    for text in (made.out, *((release / n).read_text() for n in (bundle.CARD, bundle.REPORT))):
+    for text in (
+        made.out,
+        *((release / n).read_text() for n in (release_io.CARD, release_io.REPORT)),
+    ):
         assert sentence in text
     assert not (tmp_path / "runs" / "finals" / "XR_WRIST").exists()
 
@@ -64,10 +67,10 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
     made = run("finalize", "XR_WRIST", tuned, "--seeds=2", "--ensemble", "--json")
     assert made.code == 0, made.err
     release = tmp_path / "releases" / "XR_WRIST"
-    loaded = bundle.load(release, CPU)
+    loaded = release_io.load(release, CPU)
     assert loaded.manifest["members"] == ["model-0.safetensors", "model-1.safetensors"]
     assert all(one["released"] for one in loaded.manifest["seeds"]["runs"])
-    assert "The mean of the logits of 2 `cnn` networks" in (release / bundle.CARD).read_text()
+    assert "The mean of the logits of 2 `cnn` networks" in (release / release_io.CARD).read_text()
 
     image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
     x_1chw = to_input(torch.from_numpy(square(read(image), 32))[None], CPU)
@@ -83,7 +86,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
     again = run("evaluate", f"--release={release}", tuned, "--json")
     assert json.loads(again.out)["auc"] == json.loads(made.out)[0]["metrics"]["test"]["auc"]
     assert gradcam(loaded.net, x_1chw).shape == (1, 32, 32)
-    bundle.add(release, {bundle.REPORT: "<p></p>"})
+    release_io.add(release, {release_io.REPORT: "<p></p>"})
     (release / "model-1.safetensors").write_bytes(b"")
     refused = run("verify", release)
     assert refused.code == 2
@@ -97,7 +100,7 @@ def test_a_stopped_finalize_goes_on_to_the_same_release(
     release, finals = (tmp_path / name / "XR_WRIST" for name in ("releases", "runs/finals"))
     trained: list[int] = []
     meanwhile: list[BaseException | None] = []
-    real = training._train_epoch
+    real = fit._train_epoch
 
     def counted(*args: Any) -> float:
         if len(trained) == 4:  # a second one, while this one trains: it touches nothing
@@ -108,7 +111,7 @@ def test_a_stopped_finalize_goes_on_to_the_same_release(
         trained.append(1)
         return real(*args)
 
-    monkeypatch.setattr(training, "_train_epoch", counted)
+    monkeypatch.setattr(fit, "_train_epoch", counted)
     release.mkdir(parents=True)
     (release / "notes.txt").write_text("years of work")
     refused = run(*call)

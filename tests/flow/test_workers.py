@@ -25,17 +25,17 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
-from mura_tune.learning.training import fit
-from mura_tune.tuning import search
-from mura_tune.tuning import trial as trial_module
-from mura_tune.tuning.locks import lock_of
-from mura_tune.tuning.search import How, Job
-from mura_tune.tuning.slots import DONE
-from mura_tune.tuning.storage import open_storage
-from mura_tune.tuning.urls import url_of
-from mura_tune.tuning.workers import PRELOAD, Stop, _serve_forks
+from mura_tune.database.locks import lock_of
+from mura_tune.database.storage import open_storage
+from mura_tune.database.urls import url_of
+from mura_tune.search import search
+from mura_tune.search import trial as trial_module
+from mura_tune.search.pool import PRELOAD, Stop, _serve_forks
+from mura_tune.search.search import WorkerSettings, Job
+from mura_tune.search.slots import DONE
+from mura_tune.training.fit import fit
 
 SIMULTANEOUS = 16
 QUICK = ["--set=budget.confirm.top=1", "--set=budget.confirm.seeds=1"]  # added to chaos.SETS
@@ -209,7 +209,7 @@ def test_ctrl_c_while_a_trials_end_is_stored_is_ctrl_c(
             raise KeyboardInterrupt
         return write(storage, trial_id, state, values)
 
-    job, how = Job(STUDY, small(), prepared), How(sqlite, warm_start="none")
+    job, how = Job(STUDY, small(), prepared), WorkerSettings(sqlite, warm_start="none")
     since = search.start(job, how)
     monkeypatch.setattr(RDBStorage, "set_trial_state_values", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -241,7 +241,7 @@ def test_ctrl_c_while_workers_still_import_is_no_crash(tmp_path: Path) -> None:
         "time.sleep(2)\n"
     )
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, "mura_tune.tuning.chronicle"])
+    context.set_forkserver_preload([*PRELOAD, "mura_tune.dashboard.updates"])
     command = context.Process(target=_crew_of_one, args=(tmp_path,))
     command.start()
     assert command.pid
@@ -311,7 +311,7 @@ def test_a_trial_that_was_given_away_ends_quietly(
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     monkeypatch.setattr(RDBStorage, "set_trial_user_attr", late)
-    job, how = Job(STUDY, small(), prepared), How(sqlite, warm_start="none")
+    job, how = Job(STUDY, small(), prepared), WorkerSettings(sqlite, warm_start="none")
     since = search.start(job, how)
     search.work([job], since, how, CPU, lambda event: None, lambda: False)
     assert lost(sqlite) == ["silent"]
@@ -432,7 +432,7 @@ def test_connections_that_are_cut_while_trials_run_change_nothing(
             postgres.disconnect(url)
 
     study = small("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1")
-    job, how = Job(STUDY, study, prepared), How(url, warm_start="none")
+    job, how = Job(STUDY, study, prepared), WorkerSettings(url, warm_start="none")
     since = search.start(job, how)
     search.work([job], since, how, CPU, tell, lambda: False)
     assert cut >= 3
@@ -470,7 +470,7 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing(
         if name.startswith(("create_new", "set_")):
             monkeypatch.setattr(RDBStorage, name, fragile(getattr(RDBStorage, name)))
     study = small("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1")
-    job, how = Job(STUDY, study, prepared), How(sqlite, warm_start="none")
+    job, how = Job(STUDY, study, prepared), WorkerSettings(sqlite, warm_start="none")
     ended = False
     while not ended:
         writes = 0

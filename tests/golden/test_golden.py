@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from mura_tune.config import load
-from mura_tune.data import images, splits
-from mura_tune.learning.augment import augment, draws
-from mura_tune.learning.models import build
+from mura_tune.data import splits
+from mura_tune.imaging import images
+from mura_tune.networks.network import build
+from mura_tune.training.augment import augment, draws
 
 STORED = json.loads((Path(__file__).parent / "stored.json").read_text())
 

@@ -10,12 +10,12 @@ from conftest import CPU, Ran
 from PIL import Image
 from safetensors.torch import save_file
 
-from mura_tune import sums
-from mura_tune.learning.models import Network, build
-from mura_tune.learning.weights import separate
-from mura_tune.manifest import missing
-from mura_tune.reading.predict import Predictor
-from mura_tune.release.inspection import inspect
+from mura_tune.networks.network import Network, build
+from mura_tune.networks.weights import separate
+from mura_tune.reading.predictor import Predictor
+from mura_tune.release.verify import inspect
+from mura_tune.release_format import checksums
+from mura_tune.release_format.manifest import missing
 
 STORED = Path(__file__).parent
 
@@ -54,7 +54,7 @@ def test_a_release_of_an_earlier_version_answers_as_it_did(
     text = (STORED / f"release-{schema}" / "bundle.json").read_text()
     (folder / "bundle.json").write_text(text)
     save_file(separate(filled().body.state_dict()), folder / "model.safetensors")
-    sums.write(folder)
+    checksums.write(folder)
     levels = np.arange(40 * 30).reshape(40, 30) * 7 % 256
     Image.fromarray(levels.astype(np.uint8)).save(tmp_path / "view.png")
     predictor = Predictor(folder, CPU)

@@ -17,21 +17,20 @@ from test_pictures import pair, pooled
 from torch import nn
 
 from mura_tune.config import load
-from mura_tune.learning.batches import Split
-from mura_tune.learning.metrics import ACCURACY, auc_interval
-from mura_tune.learning.parts import study_logits
-from mura_tune.learning.tasks import MULTITASK, PART, Task, routed_right
-from mura_tune.learning.training import Fit
-from mura_tune.tuning import artifacts, gallery
-from mura_tune.tuning.area_pictures import matrix
-from mura_tune.tuning.artifacts import Allowance, Keeper, keep_of
-from mura_tune.tuning.pictures import Charts, Fits
-from mura_tune.tuning.stored import keep_recipe
+from mura_tune.dashboard import artifacts, error_sheet
+from mura_tune.dashboard.artifacts import Allowance, TrialArtifacts
+from mura_tune.dashboard.trial_pictures import Charts, Fits, matrix
+from mura_tune.metrics.estimates import ACCURACY, auc_interval
+from mura_tune.search.records import keep_recipe
+from mura_tune.training.batches import Split
+from mura_tune.training.fit import Fit
+from mura_tune.training.recognition import study_logits
+from mura_tune.training.tasks import MULTITASK, PART, Task, routed_right
 
 RICH = {"share": 1.0, "expected": {"table": 0.0, "pictures": 0.0}, "trained": 60.0}
 
 
-def kept(keeper: Keeper, fits: Fits) -> optuna.Study:
+def kept(keeper: TrialArtifacts, fits: Fits) -> optuna.Study:
     """A study of one trial that was kept."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
@@ -40,7 +39,7 @@ def kept(keeper: Keeper, fits: Fits) -> optuna.Study:
         trial.suggest_float("finetune.lr", 1e-5, 1e-2, log=True)
         keep_recipe(trial, load("default").recipe)
         trial.set_user_attr("dev_score", auc_interval(pooled(fits)).to_json())
-        keep_of(keeper, "abnormality")(trial, fits, pooled(fits))
+        keeper("abnormality")(trial, fits, pooled(fits))
         return 0.5
 
     study.optimize(objective, n_trials=1)
@@ -60,7 +59,7 @@ def note_of(study: optuna.Study) -> str:
 @pytest.mark.parametrize("folds", [1, 3])
 def test_a_trial_keeps_pictures_scores_and_a_note(tmp_path: Path, folds: int) -> None:
     fits = [pair(seed, name=f"fold{seed}-") for seed in range(folds)]
-    study = kept(Keeper(tmp_path / "new", Allowance(**RICH)), fits)
+    study = kept(TrialArtifacts(tmp_path / "new", Allowance(**RICH)), fits)
     files = files_of(study, tmp_path / "new")
     assert set(files) == {"charts.png", "worst-errors.png", "dev-scores.csv"}
     for name in ("charts.png", "worst-errors.png"):
@@ -96,7 +95,7 @@ def test_a_trial_that_tells_areas_apart_shows_what_it_took_for_what(
     trial.set_user_attr("dev_score", task.measure.estimate(table).to_json())
     if task is MULTITASK:
         trial.set_user_attr("dev_part", accuracy)
-    keep_of(Keeper(tmp_path, Allowance(**RICH)), task.name)(trial, [(fit, dev)], table)
+    TrialArtifacts(tmp_path, Allowance(**RICH))(task.name)(trial, [(fit, dev)], table)
     study.tell(trial, 0.5)
     files = files_of(study, tmp_path)
     areas = {"areas.png"} if task is MULTITASK else set()
@@ -122,13 +121,13 @@ def test_the_sheet_of_a_router_shows_its_surest_error_first() -> None:
     fit, dev = of_areas(PART)
     fit.logits[2:4] = torch.tensor([[9.0, 0, 0], [12.0, 0, 0]])  # of the second area
     dev.pixels[3] = 200
-    place = gallery.MARGIN + gallery.TILE // 2
-    assert gallery.area_sheet([(fit, dev)]).getpixel((place, place + 32)) == (200, 200, 200)
+    place = error_sheet.MARGIN + error_sheet.TILE // 2
+    assert error_sheet.area_sheet([(fit, dev)]).getpixel((place, place + 32)) == (200, 200, 200)
 
 
 def test_the_table_has_every_dev_study_the_worst_first(tmp_path: Path) -> None:
     fits = [pair(0), pair(1, name="t")]
-    study = kept(Keeper(tmp_path, Allowance(**RICH)), fits)
+    study = kept(TrialArtifacts(tmp_path, Allowance(**RICH)), fits)
     text = files_of(study, tmp_path)["dev-scores.csv"].read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
     studies = pooled(fits)
@@ -140,7 +139,9 @@ def test_the_table_has_every_dev_study_the_worst_first(tmp_path: Path) -> None:
 
 
 def test_pictures_wait_until_there_is_room_for_them(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path, Allowance(share=0.05, expected={"table": 0.01, "pictures": 0.4}))
+    keeper = TrialArtifacts(
+        tmp_path, Allowance(share=0.05, expected={"table": 0.01, "pictures": 0.4})
+    )
     study = kept(keeper, [pair(epochs=4)])  # four seconds of training: a fifth of a second
     assert set(files_of(study, tmp_path)) == {"dev-scores.csv"}
     assert "Pictures: left out, to keep within 5% of the time trained." in note_of(study)
@@ -149,7 +150,7 @@ def test_pictures_wait_until_there_is_room_for_them(tmp_path: Path) -> None:
 
 
 def test_a_trial_too_short_for_a_note_leaves_nothing(tmp_path: Path) -> None:
-    study = kept(Keeper(tmp_path, Allowance(share=0)), [pair()])
+    study = kept(TrialArtifacts(tmp_path, Allowance(share=0)), [pair()])
     assert files_of(study, tmp_path) == {}
     assert note_of(study) == ""
 
@@ -182,7 +183,7 @@ def test_a_picture_that_fails_costs_the_picture_and_not_the_trial(
 
     monkeypatch.setattr(Charts, "draw", full)
     with caplog.at_level(logging.WARNING):
-        study = kept(Keeper(tmp_path, Allowance(**RICH)), [pair()])
+        study = kept(TrialArtifacts(tmp_path, Allowance(**RICH)), [pair()])
     assert study.trials[0].value == 0.5
     assert "No space left on device" in note_of(study)
     assert "No space left on device" in caplog.text
@@ -197,4 +198,4 @@ def test_a_lost_trial_is_told_to_the_worker(
 
     monkeypatch.setattr(artifacts, "upload_artifact", lost)
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        kept(Keeper(tmp_path, Allowance(**RICH)), [pair()])
+        kept(TrialArtifacts(tmp_path, Allowance(**RICH)), [pair()])

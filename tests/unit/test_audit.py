@@ -13,7 +13,7 @@ from PIL import Image
 
 from mura_tune.data import cache, scan
 from mura_tune.data.audit import audit
-from mura_tune.data.dataset import from_mura, from_table
+from mura_tune.data.index import from_mura, from_table
 
 # MURA v1.1: train then valid: studies -/+, images -/+, patients
 MURA = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mura_tune.learning.augment import DRAWS, augment, draws
+from mura_tune.training.augment import DRAWS, augment, draws
 
 
 def batch(n: int = 11, side: int = 33) -> torch.Tensor:

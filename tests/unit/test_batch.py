@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mura_tune.errors import InputError
-from mura_tune.learning.models import build
+from mura_tune.networks.network import build
 from mura_tune.reading.batch import Summary, answer_all
-from mura_tune.reading.predict import Predictor
+from mura_tune.reading.predictor import Predictor
 from mura_tune.reading.readers import Single
 from mura_tune.reading.studies import studies_in
-from mura_tune.release import bundle
+from mura_tune.release import release as release_io
 
 
 @pytest.fixture
@@ -117,7 +117,9 @@ def test_rows_of_another_release_or_threshold_are_left_alone(
         answer_all(Single(predictor, 0.25), asked, folder, out, print)
     other = tmp_path / "other"
     manifest = dict(predictor.bundle.manifest)
-    bundle.save(other, build("cnn", size=32, seed=4), manifest, {})  # the same recipe's second seed
+    release_io.save(
+        other, build("cnn", size=32, seed=4), manifest, {}
+    )  # the same recipe's second seed
     with pytest.raises(InputError, match="choose another --out"):
         answer_all(Single(Predictor(other, CPU)), asked, folder, out, print)
     assert out.read_bytes() == before
@@ -369,10 +371,10 @@ def test_it_loads_neither_the_search_nor_tables_of_studies() -> None:
             if name.split(".")[0] in heavy | {"mura_tune"}:
                 del sys.modules[name]
         sys.modules.update(dict.fromkeys(heavy))  # an import of None fails
-        for name in ("reading.batch", "reading.fetch", "cli_infer"):
+        for name in ("reading.batch", "reading.fetch", "cli.mura_infer"):
             importlib.import_module(f"mura_tune.{name}")
         with pytest.raises(ImportError):
-            importlib.import_module("mura_tune.tuning.search")
+            importlib.import_module("mura_tune.search.search")
     finally:
         sys.modules.clear()
         sys.modules.update(before)

@@ -9,16 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
-from mura_tune.learning import batches, device
-from mura_tune.learning.batches import (
+from mura_tune.networks import device
+from mura_tune.training import batches
+from mura_tune.training.batches import (
     OnDisk,
     Split,
+    order_of,
     plain_batches,
     split_of,
     to_input,
     training_batches,
 )
-from mura_tune.learning.sampling import order_of
 
 CPU = torch.device("cpu")
 N, SIDE = 37, 24

@@ -11,14 +11,14 @@ import pytest
 import timm
 import torch
 
-from mura_tune import sums
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import MEAN, STD
-from mura_tune.learning.models import build
-from mura_tune.manifest import uncalibrated
-from mura_tune.reading import places
-from mura_tune.release import bundle, golden
-from mura_tune.release.inspection import inspect
+from mura_tune.networks.network import build
+from mura_tune.reading import locate
+from mura_tune.release import golden, release
+from mura_tune.release.verify import inspect
+from mura_tune.release_format import checksums
+from mura_tune.release_format.manifest import uncalibrated
+from mura_tune.training.batches import MEAN, STD
 
 PREPROCESSING = {"size": 32, "mean": MEAN, "std": STD}
 MANIFEST = {
@@ -34,12 +34,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    bundle.save(tmp_path / "XR_TEST", build("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
+    release.save(tmp_path / "XR_TEST", build("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
     return tmp_path / "XR_TEST"
 
 
 def test_what_was_saved_comes_back(folder: Path) -> None:
-    loaded = bundle.load(folder, CPU)
+    loaded = release.load(folder, CPU)
     expected = build("cnn", seed=3).body.state_dict()
     got = loaded.net.body.state_dict()
     assert all(torch.equal(got[name], expected[name]) for name in expected)
@@ -61,9 +61,9 @@ def test_every_file_of_a_release_has_the_mode_that_the_umask_asks_for(
     before = os.umask(mask)
     try:
         folder = tmp_path / "releases" / "XR_TEST"
-        bundle.save(folder, build("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
+        release.save(folder, build("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
         written = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
-        bundle.add(folder, {"report.html": "<p></p>"})
+        release.add(folder, {"report.html": "<p></p>"})
     finally:
         os.umask(before)
     assert written == dict.fromkeys(written, 0o666 & ~mask)
@@ -81,26 +81,26 @@ def test_a_full_disk_leaves_the_old_release_and_no_part_of_the_new(folder: Path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(InputError, match=r"XR_TEST: no room .* takes 1\.4 MB"):
-            bundle.save(folder, build("cnn", seed=4), MANIFEST, {})
+            release.save(folder, build("cnn", seed=4), MANIFEST, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["XR_TEST"]
-    bundle.save(folder, build("cnn", seed=4), MANIFEST, {})
+    release.save(folder, build("cnn", seed=4), MANIFEST, {})
 
 
 def test_what_no_reader_would_take_replaces_no_release(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     unreadable = MANIFEST | {"created": os.fsdecode(b"f\xe9vrier")}
     with pytest.raises(InputError, match="created is"):
-        bundle.save(folder, build("cnn", seed=4), unreadable, {})
+        release.save(folder, build("cnn", seed=4), unreadable, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def refusal(folder: Path) -> str:
     with pytest.raises(InputError) as refused:
-        bundle.load(folder, CPU)
+        release.load(folder, CPU)
     return str(refused.value)
 
 
@@ -130,7 +130,7 @@ def test_a_thousand_flips_and_cuts_are_refused_by_the_name_of_the_file(folder: P
         path.unlink()
         assert name in refusal(folder)
         path.write_bytes(whole)
-    bundle.load(folder, CPU)
+    release.load(folder, CPU)
 
 
 def test_sums_that_lose_a_whole_line_are_refused_too(folder: Path) -> None:
@@ -144,7 +144,7 @@ def test_sums_that_lose_a_whole_line_are_refused_too(folder: Path) -> None:
 
 def test_notes_of_a_file_browser_belong_to_nobody(folder: Path) -> None:
     (folder / ".DS_Store").write_bytes(b"x")
-    bundle.load(folder, CPU)
+    release.load(folder, CPU)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_notes_of_a_file_browser_belong_to_nobody(folder: Path) -> None:
 )
 def test_a_name_that_leaves_the_folder_is_no_line_of_sums(name: str) -> None:
     with pytest.raises(InputError, match="there: line 1 is damaged"):
-        sums.parse(f"{'0' * 64}  {name}\n".encode(), "there")
+        checksums.parse(f"{'0' * 64}  {name}\n".encode(), "there")
 
 
 def rewritten(folder: Path, **values: object) -> None:
@@ -164,11 +164,11 @@ def rewritten(folder: Path, **values: object) -> None:
 def replaced(folder: Path, text: str) -> None:
     (folder / "bundle.json").write_text(text)
     (folder / "SHA256SUMS").unlink()
-    sums.write(folder)
+    checksums.write(folder)
 
 
 def test_the_stored_answer_is_held_against_what_the_network_says_here(folder: Path) -> None:
-    loaded = bundle.load(folder, CPU)
+    loaded = release.load(folder, CPU)
     assert len(loaded.manifest["golden"]) == 3
     assert golden.check(loaded.net, loaded.manifest, folder) == 0
     with torch.no_grad():
@@ -216,7 +216,7 @@ def test_what_is_needed_for_an_answer_and_absent_is_refused_when_it_is_loaded(
 def test_a_failed_write_leaves_the_old_release_and_no_draft(folder: Path) -> None:
     before = (folder / "bundle.json").read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        bundle.save(folder, build("cnn"), {**MANIFEST, "x": float("nan")}, {})
+        release.save(folder, build("cnn"), {**MANIFEST, "x": float("nan")}, {})
     assert (folder / "bundle.json").read_bytes() == before
     assert [file.name for file in folder.parent.iterdir()] == ["XR_TEST"]
 
@@ -226,50 +226,50 @@ def test_a_release_that_a_killed_call_had_moved_aside_is_found_again(folder: Pat
         place = folder.parent / aside
         place.parent.mkdir(exist_ok=True)
         folder.rename(place)
-        assert bundle.load(folder, CPU).manifest["area"] == "XR_TEST"
+        assert release.load(folder, CPU).manifest["area"] == "XR_TEST"
         place.parent.mkdir(exist_ok=True)
         folder.rename(place)
-        assert places.place(None, "XR_TEST", folder.parent, "http://127.0.0.1:9", print) == folder
+        assert locate.place(None, "XR_TEST", folder.parent, "http://127.0.0.1:9", print) == folder
         assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]
 
 
 def test_a_new_release_takes_the_place_of_the_old(folder: Path) -> None:
-    bundle.save(folder, build("cnn", seed=4), {**MANIFEST, "area": "XR_NEW"}, {})
-    assert bundle.load(folder, CPU).manifest["area"] == "XR_NEW"
+    release.save(folder, build("cnn", seed=4), {**MANIFEST, "area": "XR_NEW"}, {})
+    assert release.load(folder, CPU).manifest["area"] == "XR_NEW"
     assert not (folder / "MODEL_CARD.md").exists()
     assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]
 
 
 def test_weights_of_another_network_are_refused_by_tensor(tmp_path: Path) -> None:
-    bundle.save(tmp_path / "r", build("resnet18"), MANIFEST, {})
+    release.save(tmp_path / "r", build("resnet18"), MANIFEST, {})
     with pytest.raises(InputError, match="does not fit cnn: missing tensor stem"):
-        bundle.load(tmp_path / "r", CPU)
+        release.load(tmp_path / "r", CPU)
 
 
 def test_a_text_is_added_to_a_whole_release_and_vouched_for(folder: Path) -> None:
     weights = (folder / "model.safetensors").read_bytes()
-    bundle.add(folder, {"report.html": "<p>one</p>", "MODEL_CARD.md": "# new\n"})
-    bundle.add(folder, {"report.html": "<p>two</p>"})
-    bundle.load(folder, CPU)
+    release.add(folder, {"report.html": "<p>one</p>", "MODEL_CARD.md": "# new\n"})
+    release.add(folder, {"report.html": "<p>two</p>"})
+    release.load(folder, CPU)
     assert (folder / "report.html").read_text() == "<p>two</p>"
     assert (folder / "MODEL_CARD.md").read_text() == "# new\n"
     assert (folder / "model.safetensors").read_bytes() == weights
     assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]
     (folder / "report.html").write_text("<p>three</p>")
     with pytest.raises(InputError, match=r"report\.html: not as released"):
-        bundle.load(folder, CPU)
+        release.load(folder, CPU)
     with pytest.raises(InputError, match=r"report\.html"):
-        bundle.add(folder, {"MODEL_CARD.md": "# vouches for nothing that is damaged"})
+        release.add(folder, {"MODEL_CARD.md": "# vouches for nothing that is damaged"})
 
 
 def test_a_release_of_schema_1_answers_as_it_did(folder: Path) -> None:
-    from mura_tune.release.calibrate import Calibration, Chosen
+    from mura_tune.evaluation.calibration import Calibration, Chosen
 
     core = ("area", "arch", "outputs", "preprocessing", "recipe_digest")
     old = {key: MANIFEST[key] for key in core}
     old |= {"schema": 1, "threshold": {"value": 0.3, "chosen": "largest Youden index"}}
     replaced(folder, json.dumps(old))
-    chosen = Chosen.from_json(bundle.load(folder, CPU).manifest)
+    chosen = Chosen.from_json(release.load(folder, CPU).manifest)
     assert chosen.calibration == Calibration(temperature=1.0, offset=0.0)
     assert (chosen.threshold, chosen.recommended) == (0.3, "max_youden")
     assert not chosen.band.holds(0.3)
@@ -285,7 +285,7 @@ def test_plain_timm_loads_a_release_offline(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     net = build(arch, size=size, outputs=outputs, seed=7).eval()
     about = {"arch": arch, "outputs": outputs, "preprocessing": PREPROCESSING | {"size": size}}
-    bundle.save(tmp_path / "XR_TEST", net, MANIFEST | about, {})
+    release.save(tmp_path / "XR_TEST", net, MANIFEST | about, {})
     theirs = timm.create_model(f"local-dir:{tmp_path / 'XR_TEST'}", pretrained=True).eval()
     x = torch.randn(20, 1, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

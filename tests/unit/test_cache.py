@@ -17,10 +17,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mura_tune.data import cache, images, inventory, mapped, scan
-from mura_tune.data.dataset import Dataset, from_mura
-from mura_tune.data.frame import COLUMNS
+from mura_tune.data import cache, records, scan
+from mura_tune.data import pixels as mapped_pixels
+from mura_tune.data.index import COLUMNS, Dataset, from_mura
 from mura_tune.errors import InputError, UnreadableImage
+from mura_tune.imaging import images
 
 REPO = Path(__file__).parents[2]
 SIZE = 16
@@ -242,7 +243,7 @@ def test_pixels_that_a_process_uses_are_not_deleted(dataset: Dataset, runs: Path
     old = np.array(before.pixels)
     paint(dataset.root / dataset.frame["path"][4], 999)
     build(dataset, runs)
-    np.testing.assert_array_equal(mapped.open_pixels(before.file), old)
+    np.testing.assert_array_equal(mapped_pixels.open_pixels(before.file), old)
 
 
 def test_a_link_to_a_dataset_is_that_dataset(
@@ -417,7 +418,7 @@ def test_a_failure_before_the_manifest_leaves_the_old_cache(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(inventory, "write", stop)
+        patch.setattr(records, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             build(dataset, runs)
     assert manifest_of(runs).read_bytes() == kept
@@ -435,7 +436,7 @@ sys.path.insert(0, {tests!r})
 from test_cache import build, make
 from mura_tune.errors import InputError
 import pandas as pd
-from mura_tune.data.dataset import Dataset
+from mura_tune.data.index import Dataset
 dataset = Dataset(Path({root!r}), pd.read_json({frame!r}, orient="split"), "XR_A")
 {before}
 try:
@@ -474,7 +475,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(dataset: Dataset, ru
 
 def test_a_kill_at_any_moment_leaves_whole_or_absent(dataset: Dataset, runs: Path) -> None:
     slow = (
-        "from mura_tune.data import images; import time; old = images.square\n"
+        "from mura_tune.imaging import images; import time; old = images.square\n"
         "images.square = lambda *a: (time.sleep(0.1), old(*a))[1]"
     )
     process = child(dataset, runs, slow)

@@ -11,11 +11,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import f1_score
 
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import Split
-from mura_tune.learning.metrics import Studies, sigmoid
-from mura_tune.release import calibrate
-from mura_tune.release.calibrate import Band, Calibration, Chosen, choose, fit
-from mura_tune.release.routing import Routing
+from mura_tune.evaluation import calibration as calibrations
+from mura_tune.evaluation.calibration import Band, Calibration, Chosen, choose, fit
+from mura_tune.evaluation.routing import Routing
+from mura_tune.metrics.estimates import Studies, sigmoid
+from mura_tune.training.batches import Split
 
 
 def part(n: int, seed: int, views: int = 1, signal: float = 1.5) -> tuple[torch.Tensor, Split]:
@@ -100,7 +100,7 @@ def test_the_offset_undoes_what_weighted_classes_do_to_the_base_rate() -> None:
 def test_logits_that_hardly_differ_are_not_blown_up() -> None:
     logits, dev = part(60, 0)
     found = fit(logits * 1e-4, dev)
-    assert found.temperature == pytest.approx(calibrate.COLDEST, rel=1e-6)
+    assert found.temperature == pytest.approx(calibrations.COLDEST, rel=1e-6)
     assert np.ptp(found.studies(logits * 1e-4, dev).scores) < 0.01
 
 
@@ -137,7 +137,7 @@ def test_operating_points_are_the_best_of_all_cuts() -> None:
         return float(called[s.labels == 1].mean()), float(1 - called[s.labels == 0].mean())
 
     cuts = [0.0, *s.scores, 1.0]
-    assert list(chosen.points) == list(calibrate.RULES)
+    assert list(chosen.points) == list(calibrations.RULES)
     best = max(sum(rates(cut)) for cut in cuts)
     assert sum(rates(chosen.points["max_youden"])) == pytest.approx(best)
     best_f1 = max(f1_score(s.labels, s.scores >= cut) for cut in cuts)
@@ -158,18 +158,18 @@ def test_the_band_takes_what_is_nearest_until_the_rest_is_right_enough() -> None
     assert band.low < cut < band.high
     assert band.share == pytest.approx(inside.mean())
     assert band.error == pytest.approx(wrong[~inside].mean())
-    assert band.error <= calibrate.DOUBT_ERROR < band.error_without
-    assert 0 < band.share <= calibrate.DOUBT_MOST
+    assert band.error <= calibrations.DOUBT_ERROR < band.error_without
+    assert 0 < band.share <= calibrations.DOUBT_MOST
 
 
 def test_a_sure_model_needs_no_band_and_a_bad_one_takes_half_at_most() -> None:
     names = np.array([f"p{i}" for i in range(40)])
     labels = np.repeat([0, 1], 20)
-    sure = calibrate._band(Studies(names, names, labels, labels * 0.8 + 0.1), 0.5)
+    sure = calibrations._band(Studies(names, names, labels, labels * 0.8 + 0.1), 0.5)
     assert (sure.low, sure.high, sure.share) == (0.5, 0.5, 0.0)
     assert not sure.holds(0.5)
     noise = np.random.default_rng(0).random(40)
-    bad = calibrate._band(Studies(names, names, labels, noise), 0.5)
+    bad = calibrations._band(Studies(names, names, labels, noise), 0.5)
     assert bad.share <= 0.5
     assert bad.error <= bad.error_without
 

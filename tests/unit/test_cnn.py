@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mura_tune.learning.cnn import SmallCNN
+from mura_tune.networks.cnn import SmallCNN
 
 
 @pytest.mark.parametrize("cell", [(3, 3), (2, 4)])

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import Split
-from mura_tune.learning.delong import delong
-from mura_tune.release import routing
-from mura_tune.release.calibrate import choose
-from mura_tune.release.compare import compare, compare_routers
-from mura_tune.release.evaluate import Measured, measured
-from mura_tune.release.routing import Routed
+from mura_tune.evaluation import routing
+from mura_tune.evaluation.calibration import choose
+from mura_tune.evaluation.compare import compare, compare_routers
+from mura_tune.evaluation.evaluate import Measured, measured
+from mura_tune.evaluation.routing import Routed
+from mura_tune.metrics.comparison import delong
+from mura_tune.training.batches import Split
 
 NAMES = ("one", "two")
 

@@ -12,8 +12,8 @@ from mura_tune import areas, config
 from mura_tune.areas import AREAS, WHOLE
 from mura_tune.axes import Axis
 from mura_tune.errors import InputError
-from mura_tune.learning.tasks import TASKS
 from mura_tune.recipe import DEFAULTS, Recipe, apply, from_dict, type_of
+from mura_tune.training.tasks import TASKS
 
 
 @pytest.mark.parametrize("area", AREAS)

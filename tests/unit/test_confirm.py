@@ -8,15 +8,15 @@ import optuna
 import pytest
 from test_search import study_of, tune
 
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, folds_of, prepare
+from mura_tune.database.storage import open_storage
+from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
-from mura_tune.learning.metrics import auc
-from mura_tune.tuning import manage, words
-from mura_tune.tuning.results import best_in, confirmation
-from mura_tune.tuning.storage import open_storage
-from mura_tune.tuning.stored import DEV, SEARCH, facts, recipe_of, scores_of
-from mura_tune.tuning.urls import url_of
+from mura_tune.metrics.estimates import auc
+from mura_tune.search import manage, verdict
+from mura_tune.search.records import DEV, SEARCH, facts, recipe_of, scores_of
+from mura_tune.search.results import best_in, confirmation
 
 CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 
@@ -94,7 +94,7 @@ def test_without_confirmation_the_search_score_decides(prepared: Prepared, url: 
     found = best_in(url, "s")
     assert found.confirmed == ()
     assert found.best.score == max(t.value for t in searched.trials)
-    assert "picked as best" in words.describe(found) or found.best.number == 0
+    assert "picked as best" in verdict.describe(found) or found.best.number == 0
 
 
 def test_stored_scores_give_the_trials_auc_to_the_bit(prepared: Prepared, url: str) -> None:

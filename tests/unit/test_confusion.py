@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score, precision_score
 
-from mura_tune.learning import confusion
-from mura_tune.learning.confusion import FIGURES, at_threshold
-from mura_tune.learning.metrics import Studies, sigmoid
+from mura_tune.metrics import operating_points
+from mura_tune.metrics.estimates import Studies, sigmoid
+from mura_tune.metrics.operating_points import FIGURES, at_threshold
 
 
 def studies(n: int, seed: int, labels: np.ndarray | None = None) -> Studies:
@@ -37,7 +37,7 @@ def test_figures_at_a_threshold_equal_sklearn() -> None:
     assert found["sensitivity"].value == pytest.approx(called[s.labels == 1].mean())
     assert found["specificity"].value == pytest.approx(1 - called[s.labels == 0].mean())
     assert all(e.low < e.value < e.high and e.studies == 101 for e in found.values())
-    assert confusion.counts(s, 0.5) == {
+    assert operating_points.counts(s, 0.5) == {
         "tp": int((called & s.labels).sum()),
         "fp": int((called & (1 - s.labels)).sum()),
         "fn": int(((1 - called) & s.labels).sum()),
@@ -82,8 +82,8 @@ def test_f1_and_kappa_rise_with_sensitivity_and_specificity(name: str) -> None:
     steps = np.linspace(0, 1, 21)
     for share, fixed in itertools.product((0.05, 0.4, 0.95), steps):
         for values in (
-            [confusion._composed(name, share, x, float(fixed)) for x in steps],
-            [confusion._composed(name, share, float(fixed), x) for x in steps],
+            [operating_points._composed(name, share, x, float(fixed)) for x in steps],
+            [operating_points._composed(name, share, float(fixed), x) for x in steps],
         ):
             assert (np.diff(values) >= -1e-12).all()
 

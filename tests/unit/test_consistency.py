@@ -8,13 +8,13 @@ import torch
 from test_training import DEV, TRAIN, recipe, split
 
 from mura_tune.errors import InputError
-from mura_tune.learning import consistency
-from mura_tune.learning.batches import to_input
-from mura_tune.learning.models import build
-from mura_tune.learning.prefix import Store
-from mura_tune.learning.sources import Features
-from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import fit
+from mura_tune.networks.network import build
+from mura_tune.training import consistency
+from mura_tune.training.batches import to_input
+from mura_tune.training.feature_cache import Store
+from mura_tune.training.feeds import Features
+from mura_tune.training.fit import fit
+from mura_tune.training.tasks import ABNORMALITY
 
 CPU = torch.device("cpu")
 X = to_input(split(6, side=96).pixels, CPU)

@@ -9,14 +9,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mura_tune.data import copies, phantom, registration
-from mura_tune.data.images import read, square
+from mura_tune.data import duplicates
 from mura_tune.errors import UnreadableImage
+from mura_tune.imaging import registration
+from mura_tune.imaging.images import read, square
+from mura_tune.phantoms import dataset
 
 
 def pairs(pictures: list[NDArray[np.uint8]], size: int) -> list[tuple[int, int]]:
     stack = np.stack([square(np.ascontiguousarray(picture), size) for picture in pictures])
-    return sorted((p.one, p.other) for p in copies.pairs(stack, np.arange(len(stack))))
+    return sorted((p.one, p.other) for p in duplicates.pairs(stack, np.arange(len(stack))))
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +63,10 @@ def test_a_cut_copy_is_known_and_like_pictures_are_not(greys: list[NDArray[np.ui
 def test_bones_drawn_by_one_hand_are_not_one_picture(tmp_path: Path) -> None:
     """At 48 px these two, of two patients of the demo, agree as well as copies do."""
     studies = [
-        next(s for s in phantom.studies(split, "XR_FOREARM", count, 0) if s.patient == patient)
+        next(s for s in dataset.studies(split, "XR_FOREARM", count, 0) if s.patient == patient)
         for split, count, patient in (("train", 300, 311), ("valid", 75, 50_507))
     ]
-    greys = [phantom.draw(study, 1, size=256)[0] for study in studies]
+    greys = [dataset.draw(study, 1, size=256)[0] for study in studies]
     copy = Image.fromarray(np.ascontiguousarray(np.rot90(greys[0])[:, ::-1]))
     copy.resize((copy.width * 2 // 3, copy.height * 2 // 3)).save(tmp_path / "a.jpg", quality=60)
     pictures = [*greys, read(tmp_path / "a.jpg")]
@@ -72,10 +74,10 @@ def test_bones_drawn_by_one_hand_are_not_one_picture(tmp_path: Path) -> None:
     # A scan holds few pixels of each, and looks into the files of those that agree in them.
     small, usual = (
         np.stack([square(np.ascontiguousarray(picture), size) for picture in pictures])
-        for size in (copies.KEPT, copies.USUAL)
+        for size in (duplicates.KEPT, duplicates.USUAL)
     )
-    assert len(list(copies.pairs(small, np.arange(3)))) > 1
-    found = copies.pairs(small, np.arange(3), whole=usual.__getitem__)
+    assert len(list(duplicates.pairs(small, np.arange(3)))) > 1
+    found = duplicates.pairs(small, np.arange(3), whole=usual.__getitem__)
     assert [(pair.one, pair.other) for pair in found] == [(0, 2)]
 
 
@@ -105,7 +107,7 @@ def test_pairs_cross_the_blocks_and_take_no_memory_for_each_picture() -> None:
     for count in (3_000, 5_000):
         rows = np.arange(5_000)[-count:]
         tracemalloc.start()
-        found = {(pair.one, pair.other) for pair in copies.pairs(pictures, rows)}
+        found = {(pair.one, pair.other) for pair in duplicates.pairs(pictures, rows)}
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert found == {(300 * i, 4_990 + i) for i in range(10)}

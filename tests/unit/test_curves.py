@@ -5,14 +5,14 @@ import pytest
 from sklearn.metrics import auc as area
 from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve
 
-from mura_tune.learning.calibration_error import brier, expected_calibration_error, reliability
-from mura_tune.learning.curves import (
+from mura_tune.metrics.calibration_error import brier, expected_calibration_error, reliability
+from mura_tune.metrics.curves import (
     average_precision,
     precision_recall,
     roc,
     weighted_average_precision,
 )
-from mura_tune.learning.metrics import Studies, auc, sigmoid
+from mura_tune.metrics.estimates import Studies, auc, sigmoid
 
 
 def studies(n: int, seed: int, ties: bool = False, stretch: float = 1.0) -> Studies:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mura_tune.data.dataset import (
+from mura_tune.data.index import (
+    COLUMNS,
     Dataset,
     Finding,
     from_mura,
@@ -16,7 +17,6 @@ from mura_tune.data.dataset import (
     name_of,
     open_dataset,
 )
-from mura_tune.data.frame import COLUMNS
 from mura_tune.errors import InputError
 
 TRAIN = [

@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mura_tune.learning.delong import delong, placements
-from mura_tune.learning.metrics import Studies, auc
-from mura_tune.learning.paired import auc_difference
+from mura_tune.metrics.comparison import auc_difference, delong, placements
+from mura_tune.metrics.estimates import Studies, auc
 
 
 def pair(n: int, seed: int, ties: bool = False) -> tuple[Studies, Studies]:

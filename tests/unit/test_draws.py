@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from mura_tune.tuning.draws import Rounded, rounded
+from mura_tune.search.space import Rounded, rounded
 
 AXIS = FloatDistribution(1e-5, 1e-2, log=True)
 

@@ -21,26 +21,26 @@ from PIL import Image
 from torch import Tensor
 
 from mura_tune import console
-from mura_tune.cli_infer import infer
+from mura_tune.cli.mura_infer import infer
 from mura_tune.config import load
-from mura_tune.data import phantom
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import MEAN, STD
-from mura_tune.learning.ensemble import Ensemble
-from mura_tune.learning.heads import output_layers
-from mura_tune.learning.models import build
-from mura_tune.learning.tasks import MULTITASK, PART, Task
-from mura_tune.manifest import uncalibrated
-from mura_tune.reading.predict import Predictor
-from mura_tune.release import bundle, exports, foreign
-from mura_tune.release.calibrate import Calibration
-from mura_tune.release.routing import Routing
+from mura_tune.evaluation.calibration import Calibration
+from mura_tune.evaluation.routing import Routing
+from mura_tune.networks.heads import output_layers
+from mura_tune.networks.network import Ensemble, build
+from mura_tune.phantoms import dataset
+from mura_tune.reading.predictor import Predictor
+from mura_tune.release import exports, legacy
+from mura_tune.release import release as release_io
+from mura_tune.release_format.manifest import uncalibrated
+from mura_tune.training.batches import MEAN, STD
+from mura_tune.training.tasks import MULTITASK, PART, Task
 
 QUICK = ["arch=cnn", "size=32", "pretrained=none"]
 FITTED = Calibration(temperature=1.7, offset=0.4)
 
 
-def release(folder: Path, arch: str, size: int, views: Tensor) -> bundle.Bundle:
+def release(folder: Path, arch: str, size: int, views: Tensor) -> release_io.Bundle:
     """A random network whose logits of these views (N, 1, S, S) spread as a trained one's do."""
     net = build(arch, size=size, seed=1)
     with torch.no_grad():  # BatchNorm's first statistics would leave deep networks with one answer
@@ -58,12 +58,12 @@ def release(folder: Path, arch: str, size: int, views: Tensor) -> bundle.Bundle:
         "arch": arch,
         "outputs": 1,
         "recipe_digest": "0123456789ab",
-        "preprocessing": bundle.preprocessing(size),
+        "preprocessing": release_io.preprocessing(size),
         **uncalibrated({"value": 0.37, "chosen": "for a test"}),
         "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
     }
-    bundle.save(folder / "XR_TEST", net, manifest, {})
-    return bundle.load(folder / "XR_TEST", CPU)
+    release_io.save(folder / "XR_TEST", net, manifest, {})
+    return release_io.load(folder / "XR_TEST", CPU)
 
 
 def noise(size: int, n: int = 4) -> Tensor:
@@ -71,7 +71,7 @@ def noise(size: int, n: int = 4) -> Tensor:
     return (levels - MEAN) / STD
 
 
-def expected(opened: bundle.Bundle, x: Tensor) -> Tensor:
+def expected(opened: release_io.Bundle, x: Tensor) -> Tensor:
     with torch.inference_mode():
         return torch.sigmoid((opened.net(x) + FITTED.offset) / FITTED.temperature)
 
@@ -80,7 +80,7 @@ def test_scripts_that_know_torchvision_read_our_densenet(real: Path, tmp_path: P
     """Written from the format's description alone: 224 px squash, ImageNet, one logit."""
     from torchvision import models, transforms
 
-    from mura_tune.data.images import read, square
+    from mura_tune.imaging.images import read, square
 
     images = sorted(real.glob("valid/*/*/*/*.png"))[:8]
     assert len(images) == 8
@@ -126,7 +126,7 @@ def test_a_pt_of_any_network_comes_back_to_the_same_probability(
 ) -> None:
     opened = release(tmp_path, arch, size, noise(size))
     path, told = exports.export(opened, "pt", tmp_path / "some.pt")
-    again = foreign.load(path, CPU)
+    again = legacy.load(path, CPU)
     assert names in told
     assert (again.manifest["area"], again.manifest["threshold"]["value"]) == ("XR_TEST", 0.37)
     with torch.inference_mode():
@@ -165,7 +165,7 @@ def test_joblib_and_safetensors_hold_the_calibrated_arrays_alone(tmp_path: Path)
 def test_an_ensemble_is_no_single_network(tmp_path: Path) -> None:
     opened = release(tmp_path, "cnn", 32, noise(32))
     both = Ensemble([build("cnn", seed=1), build("cnn", seed=2)]).eval()
-    several = bundle.Bundle(opened.folder, opened.manifest, both)
+    several = release_io.Bundle(opened.folder, opened.manifest, both)
     for kind in ("pt", "joblib", "safetensors"):
         with pytest.raises(InputError, match="mean of 2 networks is no single one"):
             exports.export(several, kind, tmp_path / "a")
@@ -199,7 +199,7 @@ def test_onnx_answers_as_torch_does_for_any_number_of_views(
     assert exports.apart(path.read_bytes(), uncalibrated, x * STD + MEAN) > exports.TOLERANCE
 
 
-def of_areas(folder: Path, task: Task) -> bundle.Bundle:
+def of_areas(folder: Path, task: Task) -> release_io.Bundle:
     """A release of a task that tells three areas apart, calibrated as such are."""
     names = ["XR_A", "XR_B", "XR_C"]
     net = task.network(replace(load("router", QUICK).recipe, seed=1), 3)
@@ -216,13 +216,13 @@ def of_areas(folder: Path, task: Task) -> bundle.Bundle:
         "arch": "cnn",
         "outputs": task.outputs(3),
         "recipe_digest": "0" * 12,
-        "preprocessing": bundle.preprocessing(32),
+        "preprocessing": release_io.preprocessing(32),
         "task": task.name,
         "areas": names,
         **found,
     }
-    bundle.save(folder / "every", net, manifest, {})
-    return bundle.load(folder / "every", CPU)
+    release_io.save(folder / "every", net, manifest, {})
+    return release_io.load(folder / "every", CPU)
 
 
 @pytest.mark.parametrize("task", [PART, MULTITASK], ids=["router", "multitask"])
@@ -278,7 +278,7 @@ def test_a_pt_holds_a_router_and_no_head_that_is_not_linear(tmp_path: Path) -> N
     bias = opened.net.body.fc.bias / 1.7
     assert torch.allclose(state["model_state"]["fc.bias"], bias)
     with pytest.raises(InputError, match="tells areas apart"):
-        foreign.load(path, CPU)
+        legacy.load(path, CPU)
 
 
 def test_without_its_extra_onnx_is_refused_by_name(
@@ -292,7 +292,7 @@ def test_without_its_extra_onnx_is_refused_by_name(
 
 @pytest.fixture
 def view(tmp_path: Path) -> Path:
-    phantom.write(tmp_path / "phantoms", areas=("XR_WRIST",), patients=4, size=64)
+    dataset.write(tmp_path / "phantoms", areas=("XR_WRIST",), patients=4, size=64)
     return next(iter(sorted((tmp_path / "phantoms").rglob("*.png"))))
 
 
@@ -374,7 +374,7 @@ def checkpoint(folder: Path, **changes: Any) -> Path:
 
 def test_a_checkpoint_as_a_script_leaves_it_is_read(tmp_path: Path) -> None:
     x = noise(32)
-    plain = foreign.load(checkpoint(tmp_path), CPU)
+    plain = legacy.load(checkpoint(tmp_path), CPU)
     state = torch.load(tmp_path / "XR_WRIST_FINAL_best.pt", weights_only=True)["model_state"]
     theirs = build("cnn", size=32, channels=3).body.eval()
     theirs.load_state_dict(state)
@@ -388,7 +388,7 @@ def test_a_checkpoint_as_a_script_leaves_it_is_read(tmp_path: Path) -> None:
     )
     with torch.inference_mode():
         expected = theirs((levels - mean) / deviation)
-        for opened in (plain, foreign.load(other, CPU)):
+        for opened in (plain, legacy.load(other, CPU)):
             assert torch.allclose(opened.net(x), expected, atol=1e-5)
             assert opened.manifest["threshold"]["value"] == 0.4
 
@@ -409,7 +409,7 @@ def test_what_a_checkpoint_asks_for_is_bounded(
 ) -> None:
     path = checkpoint(tmp_path, **change)
     with pytest.raises(InputError, match=told) as refused:
-        foreign.load(path, CPU)
+        legacy.load(path, CPU)
     assert str(path) in str(refused.value)
     assert len(str(refused.value)) < 500
 
@@ -418,7 +418,7 @@ def test_a_checkpoint_with_a_nan_answers_nothing(tmp_path: Path) -> None:
     state = torch.load(checkpoint(tmp_path), weights_only=True)["model_state"]
     state["fc.bias"][0] = math.nan
     with pytest.raises(InputError, match=r"not every number in tensor fc\.bias is finite"):
-        foreign.load(checkpoint(tmp_path, model_state=state), CPU)
+        legacy.load(checkpoint(tmp_path, model_state=state), CPU)
 
 
 def test_a_pt_that_would_answer_otherwise_is_not_written(tmp_path: Path) -> None:

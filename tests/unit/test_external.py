@@ -10,15 +10,16 @@ from conftest import CPU, Ran
 from PIL import Image
 
 from mura_tune.config import Holdout
-from mura_tune.data import copies
-from mura_tune.data.dataset import open_dataset
+from mura_tune.data import duplicates
 from mura_tune.data.folders import from_folders
-from mura_tune.data.images import read, square
+from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
 from mura_tune.errors import InputError
-from mura_tune.learning.models import build
-from mura_tune.manifest import uncalibrated
-from mura_tune.release import bundle, external
+from mura_tune.imaging.images import read, square
+from mura_tune.networks.network import build
+from mura_tune.release import external
+from mura_tune.release import release as release_io
+from mura_tune.release_format.manifest import uncalibrated
 
 Run = Callable[..., Ran]
 
@@ -43,7 +44,7 @@ def outside(wrists: dict[int, list[Path]], tmp_path: Path) -> Path:
         for number, path in enumerate(wrists[label][:4]):
             grey = read(path)
             Image.fromarray(grey).save(root / "train" / word / f"{number}.png")
-            turned = np.ascontiguousarray(list(copies.orientations(grey))[number + 2])
+            turned = np.ascontiguousarray(list(duplicates.orientations(grey))[number + 2])
             copy = root / "test" / word / f"{number}-turned.{('png', 'jpg')[number % 2]}"
             Image.fromarray(turned).save(copy)
     return root
@@ -63,11 +64,11 @@ def release(phantoms: Path, tmp_path: Path) -> Path:
         "arch": "cnn",
         "outputs": 1,
         "recipe_digest": "",
-        "preprocessing": bundle.preprocessing(32),
+        "preprocessing": release_io.preprocessing(32),
         **uncalibrated({"value": 0.5, "chosen": "for a test"}),
     }
     texts = {external.TRAINED_ON: external.trained_on(prepared)}
-    bundle.save(tmp_path / "XR_WRIST", build("cnn", seed=1), manifest, texts)
+    release_io.save(tmp_path / "XR_WRIST", build("cnn", seed=1), manifest, texts)
     return tmp_path / "XR_WRIST"
 
 
@@ -76,22 +77,22 @@ def test_copies_are_found_however_they_are_held_and_saved(
 ) -> None:
     greys = [read(path) for path in wrists[0][:6]]
     held = [*greys]
-    for turned in copies.orientations(greys[2]):
+    for turned in duplicates.orientations(greys[2]):
         height, width = turned.shape
         small = Image.fromarray(np.ascontiguousarray(turned)).resize((width // 2, height // 2))
         small.save(tmp_path / "a.jpg", quality=60)
         held.append(read(tmp_path / "a.jpg"))
-    found = copies.groups(np.stack([square(image, 48) for image in held]))
+    found = duplicates.groups(np.stack([square(image, 48) for image in held]))
     assert found.tolist() == [0, 1, 2, 3, 4, 5] + [2] * 8
     blank = np.zeros((2, 32, 32), np.uint8)
-    assert copies.groups(blank).tolist() == [0, 1]  # nothing to tell them by
+    assert duplicates.groups(blank).tolist() == [0, 1]  # nothing to tell them by
 
 
 def test_eight_orientations_are_all_there_are() -> None:
     image = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    digests = {copies.digest(np.ascontiguousarray(o)) for o in copies.orientations(image)}
+    digests = {duplicates.digest(np.ascontiguousarray(o)) for o in duplicates.orientations(image)}
     assert len(digests) == 8
-    assert digests == {copies.digest(o) for o in copies.orientations(image[::-1].T)}
+    assert digests == {duplicates.digest(o) for o in duplicates.orientations(image[::-1].T)}
 
 
 def test_an_external_set_is_counted_by_picture_and_by_image(
@@ -123,7 +124,7 @@ def test_a_picture_under_both_labels_is_left_out_by_name(
 ) -> None:
     content = (outside / "train/fractured/0.png").read_bytes()
     (outside / "test/not fractured/again.png").write_bytes(content)
-    found = external.measure(bundle.load(release, CPU), outside, tmp_path / "cache")
+    found = external.measure(release_io.load(release, CPU), outside, tmp_path / "cache")
     assert [f.path for f in found.left_out] == [
         "test/fractured/0-turned.png",
         "test/not fractured/again.png",
@@ -184,7 +185,7 @@ def test_files_that_are_not_taken_are_counted_and_named(
     (outside / "test" / "fractured" / "boxes.txt").write_text("0 1 2 3")
     for name in (".DS_Store", "Thumbs.db"):
         (outside / "test" / "fractured" / name).write_bytes(b"\x00")
-    found = external.measure(bundle.load(release, CPU), outside, tmp_path / "cache")
+    found = external.measure(release_io.load(release, CPU), outside, tmp_path / "cache")
     assert [f.path for f in found.left_out] == [
         "LICENSE",
         "test/unsorted.png",
@@ -206,7 +207,7 @@ def test_a_set_in_a_folder_of_its_own_name_is_one_level_deeper(
 def test_a_release_without_the_list_says_that_it_does_not_know(
     outside: Path, release: Path, tmp_path: Path
 ) -> None:
-    opened = bundle.load(release, CPU)
+    opened = release_io.load(release, CPU)
     (release / external.TRAINED_ON).unlink()
     found = external.measure(opened, outside, tmp_path / "cache")
     assert found.seen is None

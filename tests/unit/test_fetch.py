@@ -25,11 +25,12 @@ from conftest import Ran
 from PIL import Image
 from serving import Answer, raw_server
 
-from mura_tune import files, sums
+from mura_tune import files
 from mura_tune.errors import InputError, MuraError
 from mura_tune.reading.download import Limits, Redirects, normalised
 from mura_tune.reading.fetch import fetch, is_fetched
-from mura_tune.reading.places import place
+from mura_tune.reading.locate import place
+from mura_tune.release_format import checksums
 
 IMPATIENT = Limits(timeout=5, tries=2, pause=0.01)
 
@@ -80,11 +81,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(416)
             return
         rest = content[start:]
-        time.sleep(server.silence if name != sums.SUMS else 0)
+        time.sleep(server.silence if name != checksums.SUMS else 0)
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        extra = server.claim if name != sums.SUMS else 0
+        extra = server.claim if name != checksums.SUMS else 0
         self.send_header("Content-Length", str(len(rest) + extra))
         self.end_headers()
         for at in range(0, min(len(rest), server.cut), 4096):
@@ -107,7 +108,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rng = np.random.default_rng(0)
     (folder / "bundle.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(rng.bytes(50_000))
-    sums.write(folder)
+    checksums.write(folder)
     return folder
 
 
@@ -159,7 +160,7 @@ def test_a_new_release_at_the_address_is_noticed(server: Server, served: Path, g
     old = get(server.url)
     (served / "bundle.json").write_text('{"new": true}')
     (served / "SHA256SUMS").unlink()
-    sums.write(served)
+    checksums.write(served)
     assert_whole(get(server.url), served)
     assert (old / "bundle.json").read_text() == "{}"
 
@@ -167,7 +168,7 @@ def test_a_new_release_at_the_address_is_noticed(server: Server, served: Path, g
 def test_a_pinned_release_asks_nobody_once_it_is_there(
     server: Server, served: Path, get: Get
 ) -> None:
-    digest = sums.sha256(served / "SHA256SUMS")
+    digest = checksums.sha256(served / "SHA256SUMS")
     with pytest.raises(InputError, match="not the one asked for"):
         get(f"{server.url}#sha256={'0' * 64}")
     folder = get(f"{server.url}#sha256={digest}")
@@ -179,7 +180,7 @@ def test_a_pinned_release_asks_nobody_once_it_is_there(
 def test_a_damaged_release_in_the_cache_is_fetched_again(
     server: Server, served: Path, get: Get, tmp_path: Path
 ) -> None:
-    pinned = f"{server.url}#sha256={sums.sha256(served / sums.SUMS)}"
+    pinned = f"{server.url}#sha256={checksums.sha256(served / checksums.SUMS)}"
     folder = get(pinned)
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
@@ -189,7 +190,7 @@ def test_a_damaged_release_in_the_cache_is_fetched_again(
         assert_whole(get(url), served)
         assert [name for name, _ in server.asked] == ["SHA256SUMS", "model.safetensors"]
     (folder / "bundle.json").unlink()
-    (folder / sums.SUMS).write_bytes(b"")
+    (folder / checksums.SUMS).write_bytes(b"")
     assert_whole(get(pinned), served)
     assert_whole(get(server.url), served)
 
@@ -199,9 +200,9 @@ def test_a_cache_folder_of_another_release_is_not_taken_for_the_pinned_one(
 ) -> None:
     folder = get(server.url)
     (served / "bundle.json").write_text('{"other": true}')
-    (served / sums.SUMS).unlink()
-    sums.write(served)
-    wanted = sums.sha256(served / sums.SUMS)
+    (served / checksums.SUMS).unlink()
+    checksums.write(served)
+    wanted = checksums.sha256(served / checksums.SUMS)
     shutil.copytree(folder, folder.with_name(wanted))  # whole, but not what its name says
     assert_whole(get(f"{server.url}#sha256={wanted}"), served)
 
@@ -229,7 +230,7 @@ def test_a_list_that_is_no_releases_replaces_none(
     server: Server, served: Path, get: Get, listing: bytes, reason: str
 ) -> None:
     folder = get(server.url)
-    (served / sums.SUMS).write_bytes(listing)
+    (served / checksums.SUMS).write_bytes(listing)
     with pytest.raises(InputError, match=reason):
         get(server.url)
     server.status = 503
@@ -375,7 +376,7 @@ def test_a_server_that_cuts(server: Server, served: Path, get: Get, ranges: bool
 def test_a_list_that_was_cut_between_two_lines_is_no_release(
     server: Server, served: Path, get: Get, tmp_path: Path
 ) -> None:
-    listing = (served / sums.SUMS).read_bytes()
+    listing = (served / checksums.SUMS).read_bytes()
     server.cut = listing.index(b"\n") + 1
     with pytest.raises(MuraError, match=r"out of reach \(the connection was cut\)"):
         get(server.url)
@@ -421,7 +422,7 @@ def test_a_server_that_lies_about_length(
 ) -> None:
     (served / "bundle.json").write_bytes(b"x" * 500)
     (served / "SHA256SUMS").unlink()
-    sums.write(served)
+    checksums.write(served)
     server.claim = claim
     if whole:
         assert_whole(get(server.url), served)
@@ -460,7 +461,7 @@ def test_a_slow_server_is_waited_for_and_a_silent_one_is_not(
     assert_whole(get(server.url, Limits(timeout=0.5, tries=1, pause=0)), served)
     (served / "bundle.json").write_text("new")
     (served / "SHA256SUMS").unlink()
-    sums.write(served)
+    checksums.write(served)
     server.pause, server.silence = 0, 0.4
     with pytest.raises(MuraError, match="timed out"):
         get(server.url, Limits(timeout=0.1, tries=1, pause=0))

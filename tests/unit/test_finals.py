@@ -13,15 +13,14 @@ import torch.nn.functional as F
 from test_training import recipe, split
 from torch import Tensor
 
-from mura_tune.learning.batches import Split
-from mura_tune.learning.memory import Epoch
-from mura_tune.learning.models import Network, build
-from mura_tune.learning.sources import Feed, Source, pixels
-from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import FORGETFUL, Fit, Memory, fit, ignore
+from mura_tune.networks.network import Network, build
 from mura_tune.recipe import Recipe
 from mura_tune.release.checkpoint import Checkpoint
-from mura_tune.tuning.workers import PRELOAD
+from mura_tune.search.pool import PRELOAD
+from mura_tune.training.batches import Split
+from mura_tune.training.feeds import Feed, Source, pixels
+from mura_tune.training.fit import FORGETFUL, Epoch, Fit, Memory, fit, ignore
+from mura_tune.training.tasks import ABNORMALITY
 
 TRAIN, DEV = split(20), split(12, "dev", 1)
 RECIPE = recipe(**{"batch": 8, "head.epochs": 2, "finetune.epochs": 3, "augment": 0.5})
@@ -142,7 +141,7 @@ def doomed(path: Path, at: int) -> None:
 
 def test_killed_processes(whole: Fit, kept: Checkpoint, said: list[str]) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, "mura_tune.tuning.chronicle"])  # as others do
+    context.set_forkserver_preload([*PRELOAD, "mura_tune.dashboard.updates"])  # as others do
     for at in (1, 4):
         process = context.Process(target=doomed, args=(kept.path, at))
         process.start()

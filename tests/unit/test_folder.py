@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from mura_tune import files, sums
+from mura_tune import files
 from mura_tune.errors import InputError
-from mura_tune.release.folder import check_place, recover, replacing
+from mura_tune.release_format import checksums
+from mura_tune.release_format.folder import check_place, recover, replacing
 
 # Writes a release anew and is killed at the step `at` of those that change the disk.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mura_tune.release.folder import replacing
+from mura_tune.release_format.folder import replacing
 at, place, step = int(sys.argv[1]), Path(sys.argv[2]), 0
 def deadly(change):
     def call(*args, **options):
@@ -44,7 +45,7 @@ def write(folder: Path, made: str = "old") -> Path:
 
 def made(folder: Path) -> str:
     """Which release stands there, whole."""
-    sums.check(folder)
+    checksums.check(folder)
     return str(json.loads((folder / "bundle.json").read_text())["made"])
 
 
@@ -75,13 +76,13 @@ def one_file(folder: Path) -> None:
 def summed(folder: Path) -> None:
     """Somebody else's files, with sums of their own."""
     notes(folder)
-    sums.write(folder)
+    checksums.write(folder)
 
 
 def summed_with_a_bundle(folder: Path) -> None:
     notes(folder)
     (folder / "bundle.json").write_text("[]")
-    sums.write(folder)
+    checksums.write(folder)
 
 
 def release_with_notes(folder: Path) -> None:

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from mura_tune.errors import InputError
-from mura_tune.learning.gradcam import faith, gradcam, scaled
-from mura_tune.learning.models import build
+from mura_tune.networks.gradcam import faith, gradcam, scaled
+from mura_tune.networks.network import build
 
 X = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mura_tune.data import images
 from mura_tune.errors import UnreadableImage
+from mura_tune.imaging import images
 
 RAMP = np.tile(np.linspace(0, 4095, 40).round().astype(np.uint16), (30, 1))  # 12 bits
 EIGHT = ((RAMP.astype(np.int64) * 255 + 2047) // 4095).astype(np.uint8)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mura_tune.learning.gradcam import gradcam
-from mura_tune.learning.hybrid import AttentionPool, Embed, Hybrid
-from mura_tune.learning.models import build
-from mura_tune.learning.sources import halves
+from mura_tune.networks.gradcam import gradcam
+from mura_tune.networks.hybrid import AttentionPool, Embed, Hybrid
+from mura_tune.networks.network import build
+from mura_tune.training.feeds import halves
 
 
 def test_hybrid_alone_has_a_densenet121_stem() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mura_tune.data import image_table
-from mura_tune.data.dataset import from_table
+from mura_tune.data import listing
+from mura_tune.data.index import from_table
 from mura_tune.errors import InputError
 from mura_tune.reading.studies import studies_in
 
@@ -124,4 +124,4 @@ def test_what_is_no_table_of_images_is_one_line(table: Path, content: bytes, wor
 def test_a_folder_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "x.csv").mkdir()
     with pytest.raises(InputError, match=r"x\.csv: a folder or device, not a table"):
-        image_table.read(tmp_path / "x.csv", ["path"])
+        listing.read(tmp_path / "x.csv", ["path"])

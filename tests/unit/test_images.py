@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mura_tune.data import greys, images
 from mura_tune.errors import BlankImage, InputError, UnreadableImage
+from mura_tune.imaging import grey_levels, images
 
 REAL = Path(__file__).parents[3] / "shared" / "real-xrays"
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -194,7 +194,7 @@ def test_too_little_memory_is_not_the_fault_of_an_image(
     if where == "load":
         monkeypatch.setattr(Path, "read_bytes", full)
     else:
-        monkeypatch.setattr(greys, "read", full)
+        monkeypatch.setattr(grey_levels, "read", full)
     with pytest.raises(InputError, match=r"image1\.png: not enough memory") as refusal:
         images.examine(file)
     assert not isinstance(refusal.value, UnreadableImage)

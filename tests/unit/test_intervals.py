@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
-from mura_tune.learning.intervals import exact, interval, pooled, t_quantile, wilson
+from mura_tune.metrics.estimates import exact, interval, pooled, t_quantile, wilson
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 8, 12, 30, 100, 1000])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mura_tune.data import images
 from mura_tune.errors import UnreadableImage
+from mura_tune.imaging import images
 
 CODINGS: dict[str, dict[str, object]] = {
     "baseline": {},

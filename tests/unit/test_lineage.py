@@ -14,11 +14,11 @@ from mura_tune.data import splits
 from mura_tune.data.prepare import Prepared
 from mura_tune.data.records import Digests
 from mura_tune.errors import InputError
-from mura_tune.learning.models import build
-from mura_tune.learning.starts import DIGITS, TRAINED_ON
-from mura_tune.release import bundle
+from mura_tune.networks.network import build
+from mura_tune.networks.starts import DIGITS, TRAINED_ON
+from mura_tune.release import release
 from mura_tune.release.external import trained_on
-from mura_tune.tuning.lineage import clean_or_refuse
+from mura_tune.search.comparable import clean_or_refuse
 
 USUAL = Holdout(dev=0.2, seed=0, folds=0)
 
@@ -55,7 +55,7 @@ def released(folder: Path, of: Prepared, split: Holdout, listed: bool = True) ->
         "study": {"config": config.to_dict(study)},
     }
     texts = {TRAINED_ON: trained_on(of)} if listed else {}
-    bundle.save(folder / of.area, build("cnn"), manifest, texts)
+    release.save(folder / of.area, build("cnn"), manifest, texts)
     return str(folder / of.area)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mura_tune.tuning.locks import Alive, lock_of
-from mura_tune.tuning.urls import url_of_file
+from mura_tune.database.locks import Alive, lock_of
+from mura_tune.database.urls import url_of_file
 
 
 def test_a_name_from_before_the_rule_stays_in_the_folder(tmp_path: Path, url: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_training import recipe, split
 
-from mura_tune.learning import losses
+from mura_tune.training import losses
 
 LOGITS = torch.tensor([-90.0, -2.0, -0.5, 0.0, 0.7, 3.0, 90.0]).view(-1, 1)
 LABELS = torch.tensor([0, 1, 0, 1, 0, 1, 1])

@@ -14,12 +14,12 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from mura_tune.database.locks import Alive
+from mura_tune.database.storage import load_study, using
+from mura_tune.database.urls import url_of_file
 from mura_tune.errors import InputError
-from mura_tune.tuning import manage
-from mura_tune.tuning.locks import Alive
-from mura_tune.tuning.storage import load_study, using
-from mura_tune.tuning.stored import COMPARABLE, facts, keep_fact
-from mura_tune.tuning.urls import url_of_file
+from mura_tune.search import manage
+from mura_tune.search.records import COMPARABLE, facts, keep_fact
 
 
 def trial(number: int, state: TrialState = TrialState.COMPLETE, **attrs: Any) -> FrozenTrial:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mura_tune import manifest, sums
 from mura_tune.errors import InputError
-from mura_tune.learning import starts
+from mura_tune.networks import starts
+from mura_tune.release_format import checksums, manifest
 
 STORED = Path(__file__).parents[1] / "golden" / "release-2" / "bundle.json"
 GONE = object()
@@ -154,7 +154,7 @@ def test_a_start_reads_it_as_strictly(
 ) -> None:
     text = json.dumps(changed(values, tuple(path.split(".")), new))
     (tmp_path / "bundle.json").write_text(text)
-    sums.write(tmp_path)
+    checksums.write(tmp_path)
     with pytest.raises(InputError, match=path):
         starts.origin(str(tmp_path))
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mura_tune.learning import metrics
-from mura_tune.learning.metrics import Studies
+from mura_tune.metrics import estimates
+from mura_tune.metrics.estimates import Studies
 
 
 def studies(n: int, seed: int, ties: bool = False, signal: float = 1.0) -> Studies:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n)
     labels[:2] = 0, 1
-    scores = metrics.sigmoid(rng.normal(size=n) + signal * labels)
+    scores = estimates.sigmoid(rng.normal(size=n) + signal * labels)
     if ties:
         scores = scores.round(1)
     patients = np.array([f"p{i // 2}" for i in range(n)])
@@ -25,7 +25,7 @@ def studies(n: int, seed: int, ties: bool = False, signal: float = 1.0) -> Studi
 @pytest.mark.parametrize("seed", range(5))
 def test_auc_equals_sklearn(seed: int, ties: bool) -> None:
     s = studies(57, seed, ties)
-    assert metrics.auc(s.scores, s.labels) == pytest.approx(
+    assert estimates.auc(s.scores, s.labels) == pytest.approx(
         roc_auc_score(s.labels, s.scores), abs=1e-12
     )
 
@@ -40,7 +40,7 @@ def test_auc_equals_sklearn(seed: int, ties: bool) -> None:
     ],
 )
 def test_auc_closed_forms(scores: list[float], labels: list[int], expected: float) -> None:
-    assert metrics.auc(np.array(scores), np.array(labels)) == expected
+    assert estimates.auc(np.array(scores), np.array(labels)) == expected
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_auc_closed_forms(scores: list[float], labels: list[int], expected: floa
 )
 def test_auc_refuses_what_has_none(scores: list[float], labels: list[int], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        metrics.auc(np.array(scores), np.array(labels))
+        estimates.auc(np.array(scores), np.array(labels))
 
 
 def test_a_study_scores_the_mean_probability_of_its_views() -> None:
     names = np.array(["b", "a", "b"])
-    found = metrics.by_study(np.array([0.0, 2.0, 1.0]), np.array([1, 0, 1]), names, names)
+    found = estimates.by_study(np.array([0.0, 2.0, 1.0]), np.array([1, 0, 1]), names, names)
     assert found.names.tolist() == ["a", "b"]
     assert found.labels.tolist() == [0, 1]
     expected = [1 / (1 + np.exp(-2)), (0.5 + 1 / (1 + np.exp(-1))) / 2]
@@ -63,14 +63,14 @@ def test_a_study_scores_the_mean_probability_of_its_views() -> None:
 
 def test_intervals_resample_patients_and_not_rows() -> None:
     s = studies(200, 0)
-    (weights,) = metrics.cluster_weights(s.patients, 50, 0)
+    (weights,) = estimates.cluster_weights(s.patients, 50, 0)
     assert weights.shape == (50, 200)
     assert (weights[:, 0::2] == weights[:, 1::2]).all()  # both studies of a patient together
     assert (weights[:, 0::2].sum(1) == 100).all()
     copied = Studies(
         *(np.repeat(getattr(s, f), 4) for f in ("names", "patients", "labels", "scores"))
     )
-    once, four = metrics.auc_interval(s), metrics.auc_interval(copied)
+    once, four = estimates.auc_interval(s), estimates.auc_interval(copied)
     assert four.high - four.low == pytest.approx(once.high - once.low, rel=1e-9)
     assert once.low < once.value < once.high
 
@@ -79,23 +79,23 @@ def test_intervals_resample_patients_and_not_rows() -> None:
 def test_draws_taken_in_parts_are_the_draws_taken_at_once(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "AT_ONCE", at_once)
+    monkeypatch.setattr(estimates, "AT_ONCE", at_once)
     s = studies(90, 3)
     _, patient = np.unique(s.patients, return_inverse=True)
     drawn = np.random.default_rng(5).multinomial(45, np.full(45, 1 / 45), size=60)
     weights = drawn[:, patient].astype(np.float64)
 
-    def auc(w: metrics.Floats) -> metrics.Floats:
-        return metrics.weighted_auc(s.scores, s.labels, w)
+    def auc(w: estimates.Floats) -> estimates.Floats:
+        return estimates.weighted_auc(s.scores, s.labels, w)
 
-    def both(w: metrics.Floats) -> dict[str, metrics.Floats]:
+    def both(w: estimates.Floats) -> dict[str, estimates.Floats]:
         return {"auc": auc(w), "brier": w @ (s.scores - s.labels) ** 2 / w.sum(1)}
 
-    blocks = [*metrics.cluster_weights(s.patients, 60, 5)]
+    blocks = [*estimates.cluster_weights(s.patients, 60, 5)]
     assert len(blocks) == {1: 60, 90 * 7: 9}.get(at_once, 1)
     assert np.array_equal(np.concatenate(blocks), weights)
-    assert np.array_equal(metrics.over_draws(auc, s.patients, 60, 5), auc(weights))
-    found, expected = metrics.all_over_draws(both, s.patients, 60, 5), both(weights)
+    assert np.array_equal(estimates.over_draws(auc, s.patients, 60, 5), auc(weights))
+    found, expected = estimates.all_over_draws(both, s.patients, 60, 5), both(weights)
     assert np.array_equal(found["auc"], expected["auc"])
     np.testing.assert_allclose(found["brier"], expected["brier"], rtol=0, atol=1e-12)
 
@@ -104,10 +104,10 @@ def test_an_interval_takes_a_byte_a_patient_and_draw() -> None:
     names = np.array([f"p{i}" for i in range(3000)], dtype=object)
     s = studies(3000, 0)
     tracemalloc.start()
-    metrics.auc_interval(Studies(names, names, s.labels, s.scores), draws=1000)
+    estimates.auc_interval(Studies(names, names, s.labels, s.scores), draws=1000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 1000 * 3000 + 10 * 8 * metrics.AT_ONCE  # 24 MB each if all weights were floats
+    assert peak < 1000 * 3000 + 10 * 8 * estimates.AT_ONCE  # 24 MB each if all weights were floats
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -116,9 +116,9 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     covered = 0
     for _ in range(150):
         labels = np.repeat([0, 1], 60)
-        scores = metrics.sigmoid(rng.normal(size=120) + labels)
+        scores = estimates.sigmoid(rng.normal(size=120) + labels)
         names = np.array([f"p{i}" for i in range(120)])
-        found = metrics.auc_interval(Studies(names, names, labels, scores), draws=400)
+        found = estimates.auc_interval(Studies(names, names, labels, scores), draws=400)
         covered += found.low <= 0.76025 <= found.high
     assert 0.89 <= covered / 150 <= 0.99
 
@@ -126,7 +126,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_perfect_separation_of_few_patients_is_not_certain() -> None:
     names = np.array([f"p{i}" for i in range(30)])
     labels = np.array([0] * 8 + [1] * 22)
-    found = metrics.auc_interval(Studies(names, names, labels, labels * 0.5 + 0.1))
+    found = estimates.auc_interval(Studies(names, names, labels, labels * 0.5 + 0.1))
     assert (found.value, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(0.025 ** (1 / 8))
 
@@ -140,21 +140,21 @@ def test_youden_is_the_best_of_all_cuts(ties: bool) -> None:
         return float(called[s.labels == 1].mean() - called[s.labels == 0].mean())
 
     every = [index(cut) for cut in np.linspace(0, 1, 2001)]
-    assert index(metrics.youden(s)) == pytest.approx(max(every))
+    assert index(estimates.youden(s)) == pytest.approx(max(every))
 
 
 def test_an_image_row_counts_its_studies_and_images_apart() -> None:
     s = studies(40, 0)
-    views = metrics.Views(s.patients, s.patients, s.labels, s.scores)
-    found = metrics.auc_interval(views)
+    views = estimates.Views(s.patients, s.patients, s.labels, s.scores)
+    found = estimates.auc_interval(views)
     assert (found.images, found.studies, found.patients) == (40, 20, 20)
     assert str(found).endswith("(n = 40 images of 20 studies)")
     assert found.to_json()["images"] == 40
-    assert "images" not in metrics.auc_interval(s).to_json()
+    assert "images" not in estimates.auc_interval(s).to_json()
 
 
 def test_an_undefined_value_says_so_and_is_null_in_json() -> None:
-    found = metrics.Estimate(float("nan"), float("nan"), float("nan"), 5, 5)
+    found = estimates.Estimate(float("nan"), float("nan"), float("nan"), 5, 5)
     assert str(found) == "undefined (n = 5 studies)"
     assert found.to_json() == {
         "value": None,
@@ -168,5 +168,5 @@ def test_an_undefined_value_says_so_and_is_null_in_json() -> None:
 def test_one_abnormal_patient_proves_nothing() -> None:
     names = np.array([f"p{i}" for i in range(30)])
     labels = np.array([1] + [0] * 29)
-    found = metrics.auc_interval(Studies(names, names, labels, np.linspace(0.9, 0.1, 30)))
+    found = estimates.auc_interval(Studies(names, names, labels, np.linspace(0.9, 0.1, 30)))
     assert (found.low, found.high) == (0.0, 1.0)

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from mura_tune.errors import InputError
-from mura_tune.learning.models import Network, build, stage_count, trained_names
+from mura_tune.networks.network import Network, build, stage_count, trained_names
 
 # Stages, and a side that is small and not what the network was made for.
 ARCHES = {

@@ -12,14 +12,14 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 from test_training import DEV, TRAIN, recipe
 
 from mura_tune import config
+from mura_tune.database.storage import load_study, open_storage
+from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
-from mura_tune.learning.metrics import Studies, cluster_weights
-from mura_tune.learning.models import build
-from mura_tune.learning.monitors import F1, KAPPA, MONITORS
-from mura_tune.learning.tasks import study_scores, task_of
-from mura_tune.learning.training import fit, predict
-from mura_tune.tuning.storage import load_study, open_storage
-from mura_tune.tuning.urls import url_of
+from mura_tune.metrics.estimates import Studies, cluster_weights
+from mura_tune.metrics.operating_points import F1, KAPPA, MONITORS
+from mura_tune.networks.network import build
+from mura_tune.training.fit import fit, predict
+from mura_tune.training.tasks import study_scores, task_of
 
 
 def studies(n: int = 60, seed: int = 0) -> Studies:

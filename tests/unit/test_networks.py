@@ -8,10 +8,10 @@ from conftest import manifest_of
 
 from mura_tune import config
 from mura_tune.errors import InputError
-from mura_tune.learning.gradcam import gradcam
-from mura_tune.learning.models import build
-from mura_tune.release import bundle
-from mura_tune.tuning.networks import check_networks
+from mura_tune.networks.gradcam import gradcam
+from mura_tune.networks.network import build
+from mura_tune.release import release
+from mura_tune.search.preflight import check_networks
 
 CPU = torch.device("cpu")
 
@@ -26,9 +26,9 @@ def test_a_network_with_modules_under_two_names_is_released(tmp_path: Path) -> N
     net = build("coat_lite_tiny", size=64, seed=3).eval()
     x = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     manifest = manifest_of("coat_lite_tiny", 64)
-    bundle.save(tmp_path / "XR_TEST", net, manifest, {})
+    release.save(tmp_path / "XR_TEST", net, manifest, {})
     with torch.inference_mode():
-        assert torch.allclose(bundle.load(tmp_path / "XR_TEST", CPU).net(x), net(x), atol=1e-5)
+        assert torch.allclose(release.load(tmp_path / "XR_TEST", CPU).net(x), net(x), atol=1e-5)
 
 
 def test_a_network_with_several_maps_is_searched_and_not_explained() -> None:
@@ -70,7 +70,7 @@ def test_a_step_after_training_that_fails_refuses_the_search(
     def fail(*args: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(f"mura_tune.tuning.networks.{step}", fail)
+    monkeypatch.setattr(f"mura_tune.search.preflight.{step}", fail)
     told = rf"arch test_resnet: {told} \(RuntimeError\); choose another arch"
     with pytest.raises(InputError, match=told):
         check("test_resnet", 96 + 32 * (step == "gradcam"))  # a recipe is tried once a process

@@ -11,11 +11,11 @@ from optuna_dashboard import get_note
 from test_pictures import pair, pooled
 
 from mura_tune import config
-from mura_tune.learning.metrics import AUC, Studies, auc_interval
-from mura_tune.learning.monitors import F1
-from mura_tune.tuning import notes, space
-from mura_tune.tuning.plans import BASELINE
-from mura_tune.tuning.stored import (
+from mura_tune.dashboard import notes
+from mura_tune.metrics.estimates import AUC, Studies, auc_interval
+from mura_tune.metrics.operating_points import F1
+from mura_tune.search import space
+from mura_tune.search.records import (
     COMPARABLE,
     CONFIG,
     DEV,
@@ -25,6 +25,7 @@ from mura_tune.tuning.stored import (
     keep_recipe,
     packed,
 )
+from mura_tune.search.slots import BASELINE
 
 STUDY = config.load("default", ["arch=cnn", "pretrained=none"])
 AXES = space.space_of(STUDY)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_training import recipe, run
 
-from mura_tune.learning import optim
-from mura_tune.learning.models import build
+from mura_tune.networks.network import build
 from mura_tune.recipe import Recipe
+from mura_tune.training import optim
 
 STEPS = 40
 

@@ -16,12 +16,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import OperationalError
 
+from mura_tune.database import sqlite_file
+from mura_tune.database.locks import Alive, lock_of
+from mura_tune.database.outages import Outage, Patience
+from mura_tune.database.storage import open_storage
+from mura_tune.database.urls import database, url_of
 from mura_tune.errors import InputError, explain
-from mura_tune.tuning import sqlite_file
-from mura_tune.tuning.locks import Alive, lock_of
-from mura_tune.tuning.outages import Outage, Patience
-from mura_tune.tuning.storage import open_storage
-from mura_tune.tuning.urls import database, url_of
 
 LOCKED = "another program holds it locked .* end that program"
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mura_tune.learning.metrics import Studies, auc, auc_interval
-from mura_tune.learning.paired import auc_difference, fold_difference, fold_mean
+from mura_tune.metrics.comparison import auc_difference, fold_difference, fold_mean
+from mura_tune.metrics.estimates import Studies, auc, auc_interval
 
 
 def studies(noise: float, seed: int, n: int = 200) -> Studies:

@@ -20,16 +20,16 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from mura_tune.data import phantom
-from mura_tune.data.dataset import from_mura
-from mura_tune.data.phantom import ABNORMAL, AREAS, Study, draw, studies
+from mura_tune.data.index import from_mura
 from mura_tune.errors import InputError
+from mura_tune.phantoms import dataset
+from mura_tune.phantoms.dataset import ABNORMAL, AREAS, Study, draw, studies
 
 TABLES = [
     f"{s}_{k}.csv" for s, k in product(("train", "valid"), ("image_paths", "labeled_studies"))
 ]
-small = partial(phantom.write, areas=("XR_HAND", "XR_WRIST"), patients=4, size=64)
-tiny = partial(phantom.write, areas=("XR_WRIST",), patients=1, size=64)
+small = partial(dataset.write, areas=("XR_HAND", "XR_WRIST"), patients=4, size=64)
+tiny = partial(dataset.write, areas=("XR_WRIST",), patients=1, size=64)
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -46,7 +46,7 @@ def harmed(area: str) -> dict[str, Study]:
     """An abnormal study of each kind."""
     abnormal = [study for study in studies("train", area, 60, 0) if study.abnormal]
     found: dict[str, Study] = {}
-    while len(found) < len(phantom.KINDS):
+    while len(found) < len(dataset.KINDS):
         study = abnormal.pop(0)
         found.setdefault(draw(study, 1, size=64)[1], study)
     return found
@@ -142,7 +142,7 @@ def test_size_is_a_radiographs(area: str) -> None:
         assert 40_000 < saved.tell() < 200_000
 
 
-@pytest.mark.parametrize("kind", phantom.KINDS)
+@pytest.mark.parametrize("kind", dataset.KINDS)
 @pytest.mark.parametrize("area", AREAS)
 def test_every_view_has_its_box_and_the_image_differs_there(area: str, kind: str) -> None:
     study = harmed(area)[kind]
@@ -252,7 +252,7 @@ def test_bad_arguments_are_named(
 
 def test_contact_sheet_has_a_row_for_each_area(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "docs" / "sheet.png"
-    phantom.contact_sheet(root, out)
+    dataset.contact_sheet(root, out)
     with Image.open(out) as sheet:
         assert sheet.width == 1200
         assert sheet.height > 2 * 176
@@ -288,5 +288,5 @@ def test_arguments_are_noted(root: Path) -> None:
         "patients": 4,
         "seed": 0,
         "size": 64,
-        "look": phantom.LOOK,
+        "look": dataset.LOOK,
     }

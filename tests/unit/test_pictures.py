@@ -7,13 +7,12 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
-from mura_tune.learning.batches import Split
-from mura_tune.learning.memory import Epoch
-from mura_tune.learning.metrics import Studies, auc_interval, youden
-from mura_tune.learning.tasks import study_scores
-from mura_tune.learning.training import Fit
-from mura_tune.tuning import gallery
-from mura_tune.tuning.pictures import Charts, Fits, confusion, roc
+from mura_tune.dashboard import error_sheet
+from mura_tune.dashboard.trial_pictures import Charts, Fits, confusion, roc
+from mura_tune.metrics.estimates import Studies, auc_interval, youden
+from mura_tune.training.batches import Split
+from mura_tune.training.fit import Epoch, Fit
+from mura_tune.training.tasks import study_scores
 
 
 def pair(seed: int = 0, studies: int = 30, name: str = "s", epochs: int = 4) -> tuple[Fit, Split]:
@@ -90,8 +89,8 @@ def test_the_worst_are_the_most_confident_errors() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
     scores = np.array([0.9, 0.2, 0.6, 0.1, 0.8, 0.4])
     studies = Studies(np.array(list("abcdef")), np.array(list("abcdef")), labels, scores)
-    assert list(gallery.worst(studies, 0.5, 0)) == [0, 2]
-    assert list(gallery.worst(studies, 0.5, 1)) == [3, 5]
+    assert list(error_sheet.worst(studies, 0.5, 0)) == [0, 2]
+    assert list(error_sheet.worst(studies, 0.5, 1)) == [3, 5]
 
 
 def test_the_sheet_shows_the_worst_view_of_the_worst_study_first() -> None:
@@ -99,20 +98,23 @@ def test_the_sheet_shows_the_worst_view_of_the_worst_study_first() -> None:
     fit.logits[2:4, 0] = torch.tensor([-9.0, -12.0])  # abnormal, and sure that it is normal
     dev.pixels[3] = 200
     assert isinstance(dev.pixels, torch.Tensor)
-    sheet = gallery.sheet([(fit, dev)], pooled([(fit, dev)]), 0.5)
-    x, y = gallery.MARGIN + gallery.TILE // 2, gallery.MARGIN + 32 + gallery.TILE // 2
+    sheet = error_sheet.sheet([(fit, dev)], pooled([(fit, dev)]), 0.5)
+    x, y = (
+        error_sheet.MARGIN + error_sheet.TILE // 2,
+        error_sheet.MARGIN + 32 + error_sheet.TILE // 2,
+    )
     assert sheet.getpixel((x, y)) == (200, 200, 200)
 
 
 def test_the_sheet_finds_a_study_in_its_fold() -> None:
     fits = [pair(1), pair(2, name="t")]
-    assert gallery.sheet(fits, pooled(fits), 0.5).width <= 1060
+    assert error_sheet.sheet(fits, pooled(fits), 0.5).width <= 1060
 
 
 def test_a_trial_without_errors_has_a_sheet_of_two_titles() -> None:
     fit, dev = pair()
     fit.logits[:, 0] = dev.labels * 10.0 - 5
-    assert gallery.sheet([(fit, dev)], pooled([(fit, dev)]), 0.5).height < gallery.TILE
+    assert error_sheet.sheet([(fit, dev)], pooled([(fit, dev)]), 0.5).height < error_sheet.TILE
 
 
 @pytest.mark.parametrize(
@@ -124,12 +126,12 @@ def test_a_trial_without_errors_has_a_sheet_of_two_titles() -> None:
     ],
 )
 def test_file_names_are_shortened_by_whole_names(files: list[str], told: str) -> None:
-    assert gallery._names(files) == told
+    assert error_sheet._names(files) == told
 
 
 def test_a_long_name_keeps_its_end() -> None:
-    font = gallery._font(11)
-    text = gallery._fitted("x" * 200 + "_0042.png", font)
+    font = error_sheet._font(11)
+    text = error_sheet._fitted("x" * 200 + "_0042.png", font)
     assert text.startswith("…")
     assert text.endswith("_0042.png")
-    assert font.getlength(text) <= gallery.TILE
+    assert font.getlength(text) <= error_sheet.TILE

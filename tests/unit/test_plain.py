@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mura_tune import plain
+from mura_tune import strict
 from mura_tune.errors import InputError
 
 REFUSED = ["", "{", "[1,]", "nan", "NaN", "[Infinity]", "-Infinity", "1e999", '{"a": 1, "a": 2}']
@@ -15,14 +15,14 @@ REFUSED += [b"\xff\xfe{}", b'"\xed\xa0\x80"']
 @pytest.mark.parametrize("text", REFUSED, ids=range(len(REFUSED)))
 def test_what_is_no_plain_json_is_refused_by_name(text: str | bytes) -> None:
     with pytest.raises(InputError, match=r"^x\.json: not valid JSON: .") as refusal:
-        plain.from_json(text, "x.json")
+        strict.from_json(text, "x.json")
     assert "\n" not in str(refusal.value)
 
 
 def test_plain_values_come_back() -> None:
     value = {"a": [1, 2.5, "é", None, True, {"b": []}], "n": 10**99}
-    assert plain.from_json(json.dumps(value), "x") == value
-    assert plain.from_json(json.dumps(value).encode(), "x") == value
+    assert strict.from_json(json.dumps(value), "x") == value
+    assert strict.from_json(json.dumps(value).encode(), "x") == value
 
 
 NO_YAML = {
@@ -53,14 +53,14 @@ NO_YAML = {
     "UTF-16": "base: x".encode("utf-16"),
     "latin-1": b"a: \xe9",
     "surrogate": "a\udcff",
-    "long": " " * (plain.YAML_BYTES + 1),
+    "long": " " * (strict.YAML_BYTES + 1),
 }
 
 
 @pytest.mark.parametrize("text", NO_YAML.values(), ids=NO_YAML)
 def test_what_is_no_plain_yaml_is_refused_by_name(text: str | bytes) -> None:
     with pytest.raises(InputError, match=r"^x\.yaml: not valid YAML: .") as refusal:
-        plain.from_yaml(text, "x.yaml")
+        strict.from_yaml(text, "x.yaml")
     assert "\n" not in str(refusal.value)
 
 
@@ -93,6 +93,6 @@ def test_what_is_no_plain_yaml_is_refused_by_name(text: str | bytes) -> None:
     ],
 )
 def test_what_yaml_stands_for(text: str | bytes, value: object) -> None:
-    read = plain.from_yaml(text, "x.yaml")
+    read = strict.from_yaml(text, "x.yaml")
     assert read == value
     assert type(read) is type(value)

@@ -13,10 +13,10 @@ from optuna.trial import TrialState, create_trial
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
 from mura_tune.config import load
+from mura_tune.dashboard import plots
 from mura_tune.recipe import changed
-from mura_tune.tuning import plots
-from mura_tune.tuning.plans import BASELINE
-from mura_tune.tuning.stored import as_attrs
+from mura_tune.search.records import as_attrs
+from mura_tune.search.slots import BASELINE
 
 AXES = {
     "finetune.lr": FloatDistribution(1e-5, 1e-2, log=True),

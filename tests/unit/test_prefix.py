@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mura_tune.errors import InputError
-from mura_tune.learning.prefix import Store
+from mura_tune.training.feature_cache import Store
 
 CPU = torch.device("cpu")
 SIZES = [3, 3, 2]
@@ -83,7 +83,7 @@ def test_who_meets_a_writer_computes_and_does_not_wait(tmp_path: Path) -> None:
 WRITER = """
 import sys, time, torch
 from pathlib import Path
-from mura_tune.learning.prefix import Store
+from mura_tune.training.feature_cache import Store
 def compute():
     generator = torch.Generator().manual_seed(0)
     for number, n in enumerate([3, 3, 2]):

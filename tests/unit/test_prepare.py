@@ -10,11 +10,11 @@ from conftest import CPU
 from PIL import Image
 
 from mura_tune import config
-from mura_tune.data import cache, near
-from mura_tune.data.dataset import Finding, open_dataset
-from mura_tune.data.images import read, square
+from mura_tune.data import cache, duplicates
+from mura_tune.data.index import Finding, open_dataset
 from mura_tune.data.prepare import Prepared, folds_of, prepare
-from mura_tune.learning.batches import split_of
+from mura_tune.imaging.images import read, square
+from mura_tune.training.batches import split_of
 
 
 def resaved(source: Path, target: Path) -> None:
@@ -93,8 +93,8 @@ def test_near_copies_are_found_once_for_the_same_pixels(
     resaved(valid[1], train[2])
     found = prepared_of(root).left_out
     counted = []
-    real = near.find
-    monkeypatch.setattr(near, "find", lambda *a, **k: (counted.append(1), real(*a, **k))[1])
+    real = duplicates.find
+    monkeypatch.setattr(duplicates, "find", lambda *a, **k: (counted.append(1), real(*a, **k))[1])
 
     def again() -> tuple[tuple[Finding, ...], int]:
         counted.clear()
@@ -108,4 +108,4 @@ def test_near_copies_are_found_once_for_the_same_pixels(
     shutil.copyfile(train[0], train[2])  # other pixels: found anew, and what was found before goes
     assert again() == ((), 1)
     assert not stored.exists()
-    assert len([*stored.parent.glob(cache.near.file_of("pixels-*.npy"))]) == 1
+    assert len([*stored.parent.glob(duplicates.file_of("pixels-*.npy"))]) == 1

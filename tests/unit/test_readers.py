@@ -15,20 +15,20 @@ from PIL import Image
 from serving import server
 from torch import Tensor
 
-from mura_tune.data.images import read, square
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import to_input
-from mura_tune.learning.models import build
-from mura_tune.learning.parts import softmax
-from mura_tune.learning.tasks import MULTITASK, PART, Task
+from mura_tune.evaluation.calibration import Chosen
+from mura_tune.evaluation.routing import Routing
+from mura_tune.imaging.images import read, square
+from mura_tune.networks.network import build
 from mura_tune.reading.batch import answer_all
-from mura_tune.reading.predict import Predictor
+from mura_tune.reading.predictor import Predictor
 from mura_tune.reading.readers import Chain, Parts, Single
-from mura_tune.reading.route import Router, chained
+from mura_tune.reading.router import Router, chained
 from mura_tune.reading.studies import Asked, studies_in
-from mura_tune.release import bundle
-from mura_tune.release.calibrate import Chosen
-from mura_tune.release.routing import Routing
+from mura_tune.release import release as release_io
+from mura_tune.training.batches import to_input
+from mura_tune.training.recognition import softmax
+from mura_tune.training.tasks import MULTITASK, PART, Task
 
 AREAS = ["XR_A", "XR_B", "XR_C"]
 
@@ -81,12 +81,12 @@ def release(folder: Path, seed: int, size: int, asked: list[Asked], task: Task |
         "arch": "cnn",
         "outputs": outputs,
         "recipe_digest": f"{seed:012}",
-        "preprocessing": bundle.preprocessing(size),
+        "preprocessing": release_io.preprocessing(size),
         "task": task.name if task else "abnormality",
         "areas": [folder.name] if folder.name in AREAS else AREAS,
         **told,
     }
-    bundle.save(folder, net, manifest, {})
+    release_io.save(folder, net, manifest, {})
     return folder
 
 

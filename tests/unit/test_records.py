@@ -6,8 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mura_tune.data.images import Record
 from mura_tune.data.records import Digests, Records
+from mura_tune.imaging.images import Record
 
 ZEROS_AT_THE_ENDS = "00" + "ab" * 30 + "00"
 

@@ -13,15 +13,17 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from mura_tune import config, sums
-from mura_tune.learning.batches import Split, to_input
-from mura_tune.learning.gradcam import gradcam
-from mura_tune.learning.models import build
-from mura_tune.release import gallery, index, origins, page, svg
-from mura_tune.release.calibrate import choose
-from mura_tune.release.card import model_card
-from mura_tune.release.evaluate import Measured, measured
-from mura_tune.release.overlay import overlay
+from mura_tune import config
+from mura_tune.evaluation.calibration import choose
+from mura_tune.evaluation.evaluate import Measured, measured
+from mura_tune.networks.gradcam import gradcam
+from mura_tune.networks.network import build
+from mura_tune.release_format import checksums
+from mura_tune.report import cases as case_gallery
+from mura_tune.report import charts, index, page, provenance
+from mura_tune.report.card import model_card
+from mura_tune.report.cases import overlay
+from mura_tune.training.batches import Split, to_input
 
 FIGURES = {
     key: {"value": 0.8, "low": 0.7, "high": 0.9} for key in (*index.KEYS, "average_precision")
@@ -41,8 +43,8 @@ def test_a_chart_names_no_address_no_font_and_nothing_twice() -> None:
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], "o-", label="a < b")
 
-    found = svg.chart("One & two", "x", "y", draw)
-    other = svg.chart("Another", "x", "y", draw)
+    found = charts.chart("One & two", "x", "y", draw)
+    other = charts.chart("Another", "x", "y", draw)
     assert found.startswith("<svg viewBox=")
     assert 'aria-label="One &amp; two"' in found
     assert "a &lt; b" in found
@@ -99,8 +101,8 @@ def test_the_gallery_shows_the_surest_first(test_part: tuple[Split, Measured]) -
     _, test = test_part
     studies, cut = test.studies, test.chosen.threshold
     shown = []
-    for kind in gallery.KINDS:
-        rows = gallery.chosen(test, kind, 99)
+    for kind in case_gallery.KINDS:
+        rows = case_gallery.chosen(test, kind, 99)
         assert all(studies.labels[rows] == kind.label)
         assert all((studies.scores[rows] >= cut) == kind.called)
         distance = np.abs(studies.scores[rows] - cut)
@@ -118,9 +120,9 @@ def test_the_gallery_escapes_names_and_shows_views_with_and_without_a_map(
     test_part: tuple[Split, Measured],
 ) -> None:
     split, test = test_part
-    found = gallery.gallery(build("cnn"), split, test, 2, picture)
+    found = case_gallery.gallery(build("cnn"), split, test, 2, picture)
     cases = found.count("<figure>")
-    assert found.count("<img") == cases * gallery.MOST_VIEWS * 2
+    assert found.count("<img") == cases * case_gallery.MOST_VIEWS * 2
     assert found.count("view 3 of 4:") == cases
     assert "s00<" not in found
     size = 160  # of timm's test transformer
@@ -132,14 +134,14 @@ def test_the_gallery_escapes_names_and_shows_views_with_and_without_a_map(
         split.patients,
         split.paths,
     )
-    bare = gallery.gallery(build("test_vit"), wide, test, 1, picture)
-    assert bare.count("<img") == bare.count("<figure>") * gallery.MOST_VIEWS
+    bare = case_gallery.gallery(build("test_vit"), wide, test, 1, picture)
+    assert bare.count("<img") == bare.count("<figure>") * case_gallery.MOST_VIEWS
 
 
 def test_a_view_that_says_little_has_a_faint_map(test_part: tuple[Split, Measured]) -> None:
     split, test = test_part
     rows = [np.arange(12)]
-    maps = gallery._maps(build("cnn", seed=1), split, test, rows)
+    maps = case_gallery._maps(build("cnn", seed=1), split, test, rows)
     raw = gradcam(build("cnn", seed=1), to_input(split.pixels[:12], torch.device("cpu")))
     most = raw.amax((1, 2)).numpy()
     usual = np.median(most[test.views.scores[:12] >= test.chosen.threshold])
@@ -162,9 +164,9 @@ def test_the_commands_of_a_page_give_the_study_that_was_searched() -> None:
         "budget.pruner.name=none",
     ]
     for area in ("XR_HUMERUS", "XR_MIXED", "ALL"):
-        assert origins.overrides(area, config.to_dict(config.load(area))) == []
+        assert provenance.overrides(area, config.to_dict(config.load(area))) == []
         study = config.load(area, [*sets, "budget.trials=3"])
-        again = origins.overrides(area, config.to_dict(study))
+        again = provenance.overrides(area, config.to_dict(study))
         assert config.load(area, [*again, "budget.trials=3"]) == study
 
 
@@ -183,7 +185,7 @@ def put(folder: Path, text: str) -> None:
     """A neighbour of which the index reads the manifest alone."""
     folder.mkdir(parents=True)
     (folder / "bundle.json").write_text(text)
-    sums.write(folder)
+    checksums.write(folder)
 
 
 def test_an_index_survives_its_neighbours(tmp_path: Path) -> None:
@@ -236,7 +238,7 @@ def test_text_in_markdown_is_shown_as_it_is() -> None:
 
 
 def test_a_chart_takes_a_dollar_sign_for_one() -> None:
-    found = svg.chart(HOSTILE, HOSTILE, "y", lambda axes: axes.plot([1], [1], label=HOSTILE))
+    found = charts.chart(HOSTILE, HOSTILE, "y", lambda axes: axes.plot([1], [1], label=HOSTILE))
     assert found.count("a$\\frac{$b &lt;img") >= 3
     assert "<img" not in found
 
@@ -244,16 +246,16 @@ def test_a_chart_takes_a_dollar_sign_for_one() -> None:
 def test_the_interval_of_a_search_is_told_with_the_studies_it_was_measured_on() -> None:
     folds = stored()
     folds["study"]["config"]["split"]["folds"] = 3
-    assert "n = 10" in origins.training_section(stored())
-    assert "n = " not in origins.training_section(folds)  # an earlier release does not say it
+    assert "n = 10" in provenance.training_section(stored())
+    assert "n = " not in provenance.training_section(folds)  # an earlier release does not say it
     folds["study"]["dev_studies"] = 178
-    assert "n = 178" in origins.training_section(folds)
+    assert "n = 178" in provenance.training_section(folds)
 
 
 def test_commands_of_a_page_and_a_card_can_be_pasted() -> None:
     name = "left wrist (2)"
     values = stored(name=name)
-    (_, text) = origins.sections_of(values)[-1]
+    (_, text) = provenance.sections_of(values)[-1]
     block = html.unescape(re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)[0])
     tune, final, evaluated, verified = block.replace("\\\n", "").splitlines()
     assert shlex.split(tune)[2:5] == ["XR_WRIST", "--study", name]

@@ -15,12 +15,10 @@ from test_notes import COMMANDS, STUDY, finished, study_of
 from test_pictures import pair, pooled
 
 from mura_tune import config
+from mura_tune.dashboard import notes
 from mura_tune.errors import InputError
-from mura_tune.tuning import notes, results, warm, words
-from mura_tune.tuning.plans import confirm_slots
-from mura_tune.tuning.results import best, choose
-from mura_tune.tuning.slots import fills, standing
-from mura_tune.tuning.stored import (
+from mura_tune.search import results, verdict, warm_start
+from mura_tune.search.records import (
     CONFIG,
     IDENTITY,
     SCORES,
@@ -30,6 +28,8 @@ from mura_tune.tuning.stored import (
     keep_fact,
     recipe_of,
 )
+from mura_tune.search.results import best, choose
+from mura_tune.search.slots import confirm_slots, fills, standing
 
 OWN, OTHER = "a" * 32, "b" * 32
 
@@ -133,12 +133,12 @@ def test_runs_without_a_trial_to_confirm_are_passed_over() -> None:
 def test_words_say_which_scores_were_compared() -> None:
     study = searched()
     all_three = [rerun(study, n, sure=n) for n in (0, 1, 2)]
-    assert words.verdict(best(study, confirming(*all_three))).endswith("over new seeds")
+    assert verdict.verdict(best(study, confirming(*all_three))).endswith("over new seeds")
     failed = ended(all_three[0], "out of memory")
     found = best(study, confirming(failed, *all_three[1:]))
     assert found.best.number == 2
     assert found.unconfirmed == {0: "out of memory"}
-    told = words.describe(found)
+    told = verdict.describe(found)
     assert "over new seeds" not in told
     assert "trial   0  not confirmed: out of memory" in told
     assert told.endswith(
@@ -156,7 +156,7 @@ def test_nobody_wins_while_a_confirmation_is_not_done(reason: str) -> None:
     half = confirming(*runs, ended(rerun(study, 2), reason))
     found = best(study, half)
     assert (found.pending, found.best.number) == ((2,), 2)
-    assert words.verdict(found).startswith("no winner yet: the confirmation is not done (trial 2")
+    assert verdict.verdict(found).startswith("no winner yet: the confirmation is not done (trial 2")
     with pytest.raises(InputError, match=r"study XR_A: no winner yet.* the same 'mura tune' goes"):
         found.decided()
     notes.write_study_note(study, half, **COMMANDS)
@@ -180,7 +180,7 @@ def test_a_winner_is_found_without_an_interval(monkeypatch: pytest.MonkeyPatch) 
     storage: Any = study._storage
     copied = optuna.create_study(storage=storage, study_name="XR_A.confirm", direction="maximize")
     copied.add_trials(runs.trials)
-    (start,) = warm.warm_starts(
+    (start,) = warm_start.warm_starts(
         storage,
         "B",
         STUDY,
@@ -198,7 +198,7 @@ def test_trials_of_another_program_are_named_and_do_not_count() -> None:
     assert (found.best.number, found.foreign, found.counts["foreign"]) == (2, (3, 4), 2)
     assert [point.number for point in found.history] == [0, 1, 2]
     assert found.span[1] < 1.5
-    told = words.describe(found)
+    told = verdict.describe(found)
     assert "3 finished, 2 foreign" in told
     assert "trials 3, 4 are another program's" in told
     notes.write_study_note(study, **COMMANDS)

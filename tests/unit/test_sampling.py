@@ -10,13 +10,12 @@ import torch
 from test_sources import DEV, assert_same, network
 from test_sources import recipe as small
 
-from mura_tune.learning import losses
-from mura_tune.learning.batches import Split, training_batches
-from mura_tune.learning.prefix import Store
-from mura_tune.learning.sampling import in_batches, order_of
-from mura_tune.learning.sources import Features, pixels
-from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import fit
+from mura_tune.training import losses
+from mura_tune.training.batches import Split, in_batches, order_of, training_batches
+from mura_tune.training.feature_cache import Store
+from mura_tune.training.feeds import Features, pixels
+from mura_tune.training.fit import fit
+from mura_tune.training.tasks import ABNORMALITY
 
 CPU = torch.device("cpu")
 VIEWS = (1, 3, 2, 5, 1, 4, 2, 2, 6, 1, 1, 2)  # of each study; the last three are abnormal

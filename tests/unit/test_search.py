@@ -12,27 +12,27 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from mura_tune import config
-from mura_tune.config import StudyConfig
-from mura_tune.data.dataset import Finding
+from mura_tune.config import SearchConfig
+from mura_tune.data.index import Finding
 from mura_tune.data.prepare import Prepared
+from mura_tune.database.locks import Alive, lock_of
+from mura_tune.database.storage import open_storage
+from mura_tune.database.urls import database, url_of
 from mura_tune.errors import InputError, MuraError
-from mura_tune.learning import starts
-from mura_tune.learning.models import build
+from mura_tune.networks import starts
+from mura_tune.networks.network import build
 from mura_tune.recipe import DEFAULTS
 from mura_tune.release.finalize import finalize
-from mura_tune.tuning import results, search, space
-from mura_tune.tuning.locks import Alive, lock_of
-from mura_tune.tuning.plans import WarmStart
-from mura_tune.tuning.search import How, Job
-from mura_tune.tuning.storage import open_storage
-from mura_tune.tuning.stored import COMPARABLE, CONFIG, facts, keep_fact, recipe_of
-from mura_tune.tuning.trial import Progress
-from mura_tune.tuning.urls import database, url_of
+from mura_tune.search import results, search, space
+from mura_tune.search.records import COMPARABLE, CONFIG, facts, keep_fact, recipe_of
+from mura_tune.search.search import WorkerSettings, Job
+from mura_tune.search.slots import WarmStart
+from mura_tune.search.trial import Progress
 
 CPU = torch.device("cpu")
 
 
-def study_of(*overrides: str) -> StudyConfig:
+def study_of(*overrides: str) -> SearchConfig:
     tiny = [
         "arch=cnn",
         "size=32",
@@ -51,7 +51,7 @@ def ignore(number: int, epoch: int) -> None:
 
 
 def tune(
-    study: StudyConfig,
+    study: SearchConfig,
     prepared: Prepared,
     url: str,
     on_epoch: Callable[[int, int], None] = ignore,
@@ -66,7 +66,7 @@ def tune(
         if isinstance(event, Progress):
             on_epoch(event.trial, event.epoch)
 
-    job, how = Job(name, study, prepared), How(url, grace, warm_start)
+    job, how = Job(name, study, prepared), WorkerSettings(url, grace, warm_start)
     since = search.start(job, how, allow_space_change=allow_space_change)
     search.work([job], since, how, CPU, tell, stop)
     return optuna.load_study(study_name=name, storage=open_storage(url))
@@ -362,7 +362,7 @@ def test_an_axis_of_whole_numbers_goes_on_as_an_earlier_version_began_it(
         "augment": FloatDistribution(0.0, 1.0, step=0.25),
     }
 
-    search.start(Job("s", study, prepared), How(url))
+    search.start(Job("s", study, prepared), WorkerSettings(url))
     before = optuna.load_study(study_name="s", storage=open_storage(url))
     stored = facts(before)[COMPARABLE]
     recipe = {k: v for k, v in stored["recipe"].items() if k != "head_init"}
@@ -378,7 +378,7 @@ def test_an_axis_of_whole_numbers_goes_on_as_an_earlier_version_began_it(
     for trial in tune(study, prepared, url).trials:
         assert trial.state == TrialState.COMPLETE
         assert {path: trial.distributions[path] for path in was} == was
-    search.start(Job("new", study, prepared), How(url, warm_start="none"))
+    search.start(Job("new", study, prepared), WorkerSettings(url, warm_start="none"))
     new = optuna.load_study(study_name="new", storage=open_storage(url))
     assert facts(new)[COMPARABLE]["space"] == space.space_to_json(now)
 
@@ -400,10 +400,10 @@ def test_a_search_older_than_a_field_goes_on_as_it_began(
         assert "study s goes on as it began, with head_init: random" in caplog.text
         caplog.clear()
 
-    search.start(Job("new", study_of(), prepared), How(url))
+    search.start(Job("new", study_of(), prepared), WorkerSettings(url))
     assert caplog.text == ""
     with pytest.raises(InputError, match=r"recipe\.head_init small -> random"):
-        search.start(Job("new", study_of("head_init=random"), prepared), How(url))
+        search.start(Job("new", study_of("head_init=random"), prepared), WorkerSettings(url))
 
 
 def test_consistency_without_a_map_is_refused_before_any_trial(

@@ -10,14 +10,22 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mura_tune import config
-from mura_tune.config import StudyConfig
+from mura_tune.config import SearchConfig
+from mura_tune.database.storage import open_storage
+from mura_tune.database.urls import url_of
 from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
-from mura_tune.tuning.plans import WarmStart, confirm_slots, search_slots, searched
-from mura_tune.tuning.slots import Rerun, Slot, next_slot, standing
-from mura_tune.tuning.storage import open_storage
-from mura_tune.tuning.stored import SCORES, as_attrs, recipe_of
-from mura_tune.tuning.urls import url_of
+from mura_tune.search.records import SCORES, as_attrs, recipe_of
+from mura_tune.search.slots import (
+    Rerun,
+    Slot,
+    WarmStart,
+    confirm_slots,
+    next_slot,
+    search_slots,
+    searched,
+    standing,
+)
 
 SPACE = {"augment": FloatDistribution(0.0, 1.0)}
 PLAN = [Slot(0), Slot(1), Slot(2)]
@@ -202,7 +210,7 @@ def test_standing_counts_slots_not_trials(study: optuna.Study) -> None:
     assert standing(study.get_trials(), [*PLAN[:2], Slot(2, rerun=Rerun(recipe))]).done == 2
 
 
-def study_of(trials: int = 4) -> StudyConfig:
+def study_of(trials: int = 4) -> SearchConfig:
     others = ("finetune.lr", "finetune.depth", "class_weight")
     axes = [f"search.{path}=null" for path in others]
     return config.load("XR_WRIST", [f"budget.trials={trials}", *axes])

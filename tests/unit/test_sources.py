@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from mura_tune.config import load
-from mura_tune.learning.batches import Split
-from mura_tune.learning.device import evaluation_batch
-from mura_tune.learning.models import Network, build
-from mura_tune.learning.prefix import Store
-from mura_tune.learning.sources import Features, halves, pixels
-from mura_tune.learning.tasks import ABNORMALITY
-from mura_tune.learning.training import Fit, fit
+from mura_tune.networks.device import evaluation_batch
+from mura_tune.networks.network import Network, build
 from mura_tune.recipe import Recipe, apply
+from mura_tune.training.batches import Split
+from mura_tune.training.feature_cache import Store
+from mura_tune.training.feeds import Features, halves, pixels
+from mura_tune.training.fit import Fit, fit
+from mura_tune.training.tasks import ABNORMALITY
 
 CPU = torch.device("cpu")
 

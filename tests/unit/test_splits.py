@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mura_tune.data import splits
-from mura_tune.data.near import NearCopy
+from mura_tune.data.duplicates import NearCopy
 from mura_tune.data.records import Digests
 from mura_tune.errors import InputError
 

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from mura_tune.errors import InputError
-from mura_tune.learning import starts
-from mura_tune.learning.batches import MEAN, STD
-from mura_tune.learning.heads import PartHead
-from mura_tune.learning.models import build
-from mura_tune.release import bundle
+from mura_tune.networks import starts
+from mura_tune.networks.heads import PartHead
+from mura_tune.networks.network import build
+from mura_tune.release import release as release_io
+from mura_tune.training.batches import MEAN, STD
 
 
 def rgb(arch: str) -> torch.nn.Module:
@@ -67,7 +67,7 @@ def test_a_vit_of_another_size_is_resampled(tmp_path: Path) -> None:
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     manifest = {"area": "ALL", "arch": "cnn", "outputs": 2, "preprocessing": {"size": 32}}
-    bundle.save(tmp_path / "ALL", build("cnn", outputs=2, seed=5), manifest, {})
+    release_io.save(tmp_path / "ALL", build("cnn", outputs=2, seed=5), manifest, {})
     return tmp_path / "ALL"
 
 
@@ -83,7 +83,7 @@ def test_a_multi_task_release_is_a_start_of_its_own_arch_for_any_task(tmp_path: 
     """Its head has other tensors than a linear one; neither task takes the head of a start."""
     manifest = {"area": "ALL", "arch": "cnn", "outputs": 3, "preprocessing": {"size": 32}}
     theirs = build("cnn", outputs=3, seed=5, head=PartHead)
-    bundle.save(tmp_path / "ALL", theirs, manifest, {})
+    release_io.save(tmp_path / "ALL", theirs, manifest, {})
     for head in (None, PartHead):
         net = build("cnn", outputs=3, seed=1, head=head, pretrained=str(tmp_path / "ALL"))
         fresh = build("cnn", outputs=3, seed=1, head=head)

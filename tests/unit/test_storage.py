@@ -16,12 +16,12 @@ import sqlalchemy
 from optuna.storages._rdb.models import BaseModel
 from optuna.trial import create_trial
 
+from mura_tune.database import sqlite_file
+from mura_tune.database.outages import legible
+from mura_tune.database.sqlite_file import network_disk
+from mura_tune.database.storage import admit, has_study, load_study, open_storage
+from mura_tune.database.urls import url_of_file
 from mura_tune.errors import InputError, explain
-from mura_tune.tuning import sqlite_file
-from mura_tune.tuning.damage import legible
-from mura_tune.tuning.sqlite_file import network_disk
-from mura_tune.tuning.storage import admit, has_study, load_study, open_storage
-from mura_tune.tuning.urls import url_of_file
 
 NOBODY = 65534
 ANOTHER_TRIAL = "INSERT INTO trials (number, study_id, state) VALUES (1, 1, 'FAIL')"

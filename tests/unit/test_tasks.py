@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from mura_tune.config import load
 from mura_tune.errors import InputError
-from mura_tune.learning.batches import Split
-from mura_tune.learning.heads import PartHead, start_small
-from mura_tune.learning.metrics import sigmoid
-from mura_tune.learning.models import Network
-from mura_tune.learning.tasks import ABNORMALITY, MULTITASK, PART, Task
-from mura_tune.release import chain, routing
+from mura_tune.evaluation import routing
+from mura_tune.metrics.estimates import sigmoid
+from mura_tune.networks.heads import PartHead, start_small
+from mura_tune.networks.network import Network
+from mura_tune.release import two_stage
+from mura_tune.training.batches import Split
+from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, Task
 
 AREAS = ("XR_A", "XR_B", "XR_C")
 
@@ -238,7 +239,7 @@ def test_a_study_sent_elsewhere_is_answered_there() -> None:
     logits[0] /= 4  # and of one of them the router is not sure
     abstain = {"confidence": 0.9, "share": 0.0, "error": 0.0, "error_without": 0.0}
     router = release(logits, areas=AREAS, abstain=abstain)
-    found = chain.routes(router, releases, (), lambda size: part)
+    found = two_stage.routes(router, releases, (), lambda size: part)
     assert (found.wrong, found.abstained) == (6, 1)
     labels = part.labels[::2].numpy()
     for estimate, asked in ((found.known, torch.arange(60) % 3), (found.routed, sent)):
@@ -250,9 +251,9 @@ def test_a_study_sent_elsewhere_is_answered_there() -> None:
 
 def test_a_missing_release_is_named_and_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"XR_HAND: no release for XR_HAND, and none for ALL"):
-        chain.release_for(tmp_path.joinpath, "XR_HAND")
+        two_stage.release_for(tmp_path.joinpath, "XR_HAND")
     for name in ("multitask", "ALL", "XR_HAND"):
         (tmp_path / name).mkdir()
-        folder, told = chain.release_for(tmp_path.joinpath, "XR_HAND")
+        folder, told = two_stage.release_for(tmp_path.joinpath, "XR_HAND")
         assert folder.name == name
         assert (told is None) == (name == "XR_HAND")

@@ -6,12 +6,11 @@ import torch
 
 from mura_tune.config import load
 from mura_tune.errors import Diverged
-from mura_tune.learning.batches import Split, training_batches
-from mura_tune.learning.memory import Epoch
-from mura_tune.learning.models import Network, build
-from mura_tune.learning.tasks import ABNORMALITY, study_scores
-from mura_tune.learning.training import fit, predict
+from mura_tune.networks.network import Network, build
 from mura_tune.recipe import Recipe, apply
+from mura_tune.training.batches import Split, training_batches
+from mura_tune.training.fit import Epoch, fit, predict
+from mura_tune.training.tasks import ABNORMALITY, study_scores
 
 
 def recipe(**values: object) -> Recipe:

@@ -6,8 +6,8 @@ import pytest
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import make_url
 
+from mura_tune.database.urls import database, file_of, url_of, url_of_file
 from mura_tune.errors import InputError
-from mura_tune.tuning.urls import database, file_of, url_of, url_of_file
 
 ODD = (
     "a b",

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError
-from mura_tune.learning.models import build, outline, restore
-from mura_tune.learning.weights import check_finite, check_keys, read_weights, renamed, separate
+from mura_tune.networks.network import build, outline, restore
+from mura_tune.networks.weights import check_finite, check_keys, read_weights, renamed, separate
 
 State = Mapping[str, Tensor]
 
@@ -132,7 +132,7 @@ def test_what_asks_for_more_than_its_file_holds_is_refused_before_it_is_built(
     arch: str, size: int, outputs: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_file(separate(build("cnn").body.state_dict()), tmp_path / "small.safetensors")
-    monkeypatch.setattr("mura_tune.learning.models.build", None)
+    monkeypatch.setattr("mura_tune.networks.network.build", None)
     with pytest.raises(InputError, match=told):
         restore(tmp_path / "small.safetensors", arch, size=size, outputs=outputs)
 

@@ -1,0 +1,82 @@
+"""Verbs about whole studies: copy, export, delete."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from mura_tune.cli.options import runs_option, storage_option, url_of
+from mura_tune.errors import InputError
+
+
+@click.group()
+def study() -> None:
+    """Copy, export or delete a study."""
+
+
+@study.command()
+@click.argument("name")
+@click.argument("new")
+@click.option("--to", default=None, help="Another database, as --storage.  [default: the same]")
+@runs_option
+@storage_option
+def copy(name: str, new: str, to: str | None, runs: Path, storage: str | None) -> None:
+    """Copy study NAME as NEW, with its confirmation, whole or not at all.
+
+    Its pictures stay with NAME; a copy in the same database shows them too.
+    """
+    from mura_tune.search import manage
+
+    url = url_of(storage, runs)
+    count = manage.copy(url, name, new, url_of(to, runs) if to else url)
+    click.echo(f"{new}: {count} trials")
+
+
+@study.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="Write here instead of on stdout.")
+@runs_option
+@storage_option
+def export(name: str, out: Path | None, runs: Path, storage: str | None) -> None:
+    """Print every trial of NAME, and of its confirmation, as CSV."""
+    from mura_tune import files
+    from mura_tune.search import manage
+
+    if out:
+        files.writable(out)
+    text = manage.table(url_of(storage, runs), name)
+    if out:
+        files.replace(out, text.encode())
+        click.echo(f"{out}: {len(text.splitlines()) - 1} trials")
+    else:
+        click.echo(text, nl=False)
+
+
+@study.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@runs_option
+@storage_option
+def delete(name: str, yes: bool, runs: Path, storage: str | None) -> None:
+    """Delete study NAME, its confirmation and its pictures, for good."""
+    from mura_tune.database.urls import database
+    from mura_tune.search import manage
+
+    url = url_of(storage, runs)
+    n = manage.count(url, name)
+    if not yes and not _sure(f"{database(url)}: delete study {name} and its {n} trials?"):
+        click.echo("nothing deleted")
+        return
+    click.echo(f"{name}: {manage.delete(url, name, runs / 'artifacts')} trials deleted")
+
+
+def _sure(question: str) -> bool:
+    """What a person answers. Raises InputError where nobody is there to answer."""
+    try:
+        return click.confirm(question)
+    except (click.Abort, RuntimeError):  # RuntimeError: there is no stdin at all
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise  # Ctrl-C
+    raise InputError("study delete: nobody answers, nothing deleted; --yes deletes without asking")

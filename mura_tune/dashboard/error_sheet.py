@@ -1,0 +1,183 @@
+"""A trial's worst errors on one sheet: the dev studies it called wrongly with most confidence."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from mura_tune.dashboard.trial_pictures import BLUE, INK, PALE, RED, Fits
+from mura_tune.metrics.estimates import Studies, sigmoid
+from mura_tune.training.batches import Split
+from mura_tune.training.fit import Fit
+from mura_tune.training.recognition import softmax, study_logits
+
+ACROSS = 5  # studies of each kind
+SHOWN = 4  # views of a study
+TILE, THUMB, GAP, MARGIN = 198, 60, 11, 13  # pixels; three more views fit under the first
+LINE = 18  # pixels from one line of a caption to the next
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A study on the sheet: its caption, its views (V, S, S), the most telling first, and files."""
+
+    caption: str
+    views: NDArray[np.uint8]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Studies of one kind under a title in its colour."""
+
+    title: str
+    colour: str
+    studies: Sequence[Shown]
+
+
+def sheet(fits: Fits, studies: Studies, threshold: float) -> Image.Image:
+    """Missed abnormal studies above, normal ones called abnormal below, each worst first, RGB."""
+    rows = []
+    for label, words in ((1, "abnormal, called normal"), (0, "normal, called abnormal")):
+        chosen = worst(studies, threshold, label)
+        total = int((studies.labels == label).sum())
+        title = f"Labelled {words}: {len(chosen)} of {total}{_most(len(chosen))}"
+        shown = [_found(studies, row, fits) for row in chosen[:ACROSS]]
+        rows.append(Row(title, RED if label else BLUE, shown))
+    return drawn(rows)
+
+
+def worst(studies: Studies, threshold: float, label: int) -> NDArray[np.int64]:
+    """Rows of the studies with that label on the wrong side of the threshold, worst first."""
+    called = studies.scores >= threshold
+    rows = np.flatnonzero((studies.labels == label) & (called != label))
+    return rows[np.argsort(-np.abs(studies.scores[rows] - label), kind="stable")]
+
+
+def area_sheet(fits: Fits) -> Image.Image:
+    """Studies taken for another area, the surest first, over those recognised with most doubt."""
+    found = [(fit, dev, study_logits(fit.logits, dev)) for fit, dev in fits]
+    told = []
+    for fit, dev, parts in found:
+        chances = softmax(parts.logits)
+        told += [
+            (float(chance.max()), int(chance.argmax()), int(part), fit, dev, str(name))
+            for name, part, chance in zip(parts.names, parts.parts, chances, strict=True)
+        ]
+    told.sort(key=lambda one: -one[0])
+    wrong = [one for one in told if one[1] != one[2]]
+    right = [one for one in reversed(told) if one[1] == one[2]]
+    titles = (
+        f"Taken for another area: {len(wrong)} of {len(told)}{_most(len(wrong))}",
+        f"Recognised: {len(right)} of {len(told)}, the least sure",
+    )
+    rows = [
+        Row(title, colour, [_called(*one) for one in some[:ACROSS]])
+        for title, colour, some in zip(titles, (RED, BLUE), (wrong, right), strict=True)
+    ]
+    return drawn(rows)
+
+
+def drawn(rows: Sequence[Row]) -> Image.Image:
+    """The sheet with these rows, RGB."""
+    tops = np.cumsum([MARGIN, *(_height(row.studies) for row in rows)])
+    width = 2 * MARGIN + ACROSS * TILE + (ACROSS - 1) * GAP
+    picture = Image.new("RGB", (width, int(tops[-1])), "white")
+    draw = ImageDraw.Draw(picture)
+    for top, row in zip(tops, rows, strict=False):
+        draw.text((MARGIN, int(top)), row.title, row.colour, _font(16, bold=True))
+        for place, study in enumerate(row.studies):
+            _tile(picture, draw, MARGIN + place * (TILE + GAP), int(top) + 32, study)
+    return picture
+
+
+def _most(number: int) -> str:
+    return f", the {ACROSS} most confident" if number > ACROSS else ""
+
+
+def _found(studies: Studies, row: int, fits: Fits) -> Shown:
+    """A study and its probability, from the fold that held it out."""
+    name, label = studies.names[row], int(studies.labels[row])
+    fit, dev = next(pair for pair in fits if (pair[1].studies == name).any())
+    views = np.flatnonzero(dev.studies == name)
+    chances = sigmoid(fit.logits[views, 0].double().cpu().numpy())
+    word = "abnormal" if label else "normal"
+    return _shown(f"p = {studies.scores[row]:.3f}, is {word}", dev, views, -np.abs(chances - label))
+
+
+def _called(chance: float, called: int, part: int, fit: Fit, dev: Split, name: str) -> Shown:
+    """A study and what it was taken for."""
+    views = np.flatnonzero(dev.studies == name)
+    sure = softmax(fit.logits[views].double().cpu().numpy())[:, called]
+    names = [area.removeprefix("XR_").lower() for area in dev.areas]
+    word = f", is {names[part]}" if called != part else ""
+    return _shown(f"{names[called]} {chance:.3f}{word}", dev, views, -sure)
+
+
+def _shown(caption: str, dev: Split, views: NDArray[np.int64], by: NDArray[np.float64]) -> Shown:
+    """The views of a study in the order of `by`."""
+    views = views[np.argsort(by, kind="stable")]
+    pixels = dev.pixels[views.tolist()].cpu().numpy()  # a few views, not the split, leave the GPU
+    return Shown(caption, pixels, tuple(str(path) for path in dev.paths[views]))
+
+
+def _height(shown: Sequence[Shown]) -> int:
+    """Of a row: its title, and where there are errors, pictures over captions."""
+    if not shown:
+        return 32 + MARGIN
+    more = THUMB + 9 if any(len(study.views) > 1 for study in shown) else 0
+    return 32 + TILE + 3 * LINE + more + 2 * MARGIN
+
+
+def _tile(picture: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, study: Shown) -> None:
+    large = Image.fromarray(study.views[0]).resize((TILE, TILE), Image.Resampling.BILINEAR)
+    picture.paste(large, (x, y))
+    y += TILE + 6
+    folder = "/".join(PurePosixPath(study.files[0]).parts[:-1][-2:])
+    lines = (
+        (study.caption, INK, _font(13, bold=True)),
+        (folder, INK, _font(11)),
+        (_names(study.files), PALE, _font(11)),
+    )
+    for text, colour, font in lines:
+        draw.text((x, y), _fitted(text, font), colour, font)
+        y += LINE
+    for place, view in enumerate(study.views[1:SHOWN]):
+        small = Image.fromarray(view).resize((THUMB, THUMB), Image.Resampling.BILINEAR)
+        picture.paste(small, (x + place * (THUMB + 9), y + 6))
+
+
+def _names(files: Sequence[str]) -> str:
+    """The files' names in the order they are shown, as many as fit: `image2, image1 (.png)`."""
+    paths = [PurePosixPath(file) for file in files]
+    end = f" ({paths[0].suffix})" if len({path.suffix for path in paths}) == 1 else ""
+    names = [path.stem if end else path.name for path in paths]
+    for count in range(len(names), 0, -1):
+        more = f" +{len(names) - count}" if count < len(names) else ""
+        text = ", ".join(names[:count]) + more + end
+        if _font(11).getlength(text) <= TILE:
+            break
+    return text
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """As much of the end of a text as a tile is wide: names differ at their ends."""
+    if font.getlength(text) <= TILE:
+        return text
+    while font.getlength("…" + text) > TILE:
+        text = text[1:]
+    return "…" + text
+
+
+@functools.cache
+def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font of the charts, which comes with matplotlib."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)

@@ -1,0 +1,236 @@
+"""Notes for the dashboard, in Markdown: a trial in numbers and pictures, a study in words."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import get_note, save_note
+
+from mura_tune.search.records import COMPARABLE, dev_score_of, facts, is_foreign, recipe_of
+from mura_tune.search.results import Best, best, counts, numbers
+from mura_tune.search.verdict import verdict
+from mura_tune.training.fit import Fit
+
+WIDE = 120  # characters; a page of the dashboard is as wide as its longest line
+Parts = Mapping[str, Mapping[str, int]]  # part -> what -> how many, such as dev -> studies -> 120
+
+
+def trial_note(
+    trial: optuna.Trial,
+    fits: Sequence[Fit],
+    pictures: Mapping[str, str],
+    missing: str,
+    monitor: str,
+    caption: str,
+) -> str:
+    """A trial's score, cost and recipe in tables, its pictures below.
+
+    Args:
+        pictures: where the dashboard serves each, by file name.
+        missing: why there is none, for where `pictures` is empty.
+        monitor: what a score is.
+        caption: said above the pictures.
+    """
+    score, recipe = dev_score_of(trial), dict(_flat(asdict(recipe_of(trial))))
+    searched = {path: recipe.pop(path, value) for path, value in trial.params.items()}
+    seconds = sum(epoch.seconds for fit in fits for epoch in fit.epochs)
+    result = {
+        f"dev {monitor}": f"**{score['value']:.3f}**",
+        "95 % interval": f"{score['low']:.3f} to {score['high']:.3f}",
+        **_beside(trial),
+        "studies": score["studies"],
+        "patients": score["patients"],
+        "epochs": ", ".join(str(len(fit.epochs)) for fit in fits),
+        "best": ", ".join(str(fit.best.number) for fit in fits),
+        "seconds": f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}",
+    }
+    rest = ", ".join(f"{path} {digits(value)}" for path, value in recipe.items())
+    rest = "  \n".join(textwrap.wrap(f"The rest of the recipe: {rest}.", WIDE))
+    lines = [*_head(result), _row(result.values()), ""]
+    if searched:
+        lines += [*_head(searched), _row(map(digits, searched.values())), ""]
+    if not pictures:
+        return "\n".join([*lines, rest, "", f"Pictures: {missing}."])
+    shown = (line for name, path in pictures.items() for line in ("", f"![{name}]({path})"))
+    return "\n".join([*lines, rest, "", caption, *shown])
+
+
+def _beside(trial: optuna.Trial) -> dict[str, str]:
+    """Figures that do not decide, each with its interval: AUC where another score does, and the
+    body part's accuracy where that is a second task."""
+    names = {"dev_part": "body part recognised"}
+    if "dev_score" in trial.user_attrs:
+        names |= {"dev_auc": "dev study AUC"}
+    found = {name: trial.user_attrs.get(key) for key, name in names.items()}
+    return {
+        name: f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+        for name, one in found.items()
+        if one
+    }
+
+
+def write_study_note(
+    study: optuna.Study,
+    confirming: optuna.Study | None = None,
+    *,
+    resume: str,
+    finalize: str,
+    parts: Parts | None = None,
+) -> None:
+    """Store as the study's note what it searches and what it has found so far, if anything.
+
+    Args:
+        confirming: the study that confirms it, if there is one yet.
+        resume: the command that goes on with it; `finalize` the one that releases its winner.
+        parts: how many images, studies and patients train, dev and test have.
+    """
+    comparable = facts(study)[COMPARABLE]
+    trials = study.get_trials(deepcopy=False)
+    body = "\n".join(
+        [
+            *_found(trials, study, confirming),
+            "",
+            "#### What is searched",
+            "",
+            *_axes(comparable["space"], dict(_flat(comparable["recipe"]))),
+            "",
+            "#### On which data",
+            "",
+            *_data(comparable, parts),
+            "",
+            "#### Commands",
+            "",
+            *_head(["to", "run"]),
+            _row(["go on with the search", f"`{resume}`"]),
+            _row(["release the winner", f"`{finalize}`"]),
+        ]
+    )
+    if get_note(study) != body:  # saving it again would discard what a person is writing there
+        save_note(study, body)
+
+
+def digits(value: Any) -> str:
+    """A value for people: a fraction to three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _found(
+    trials: Sequence[FrozenTrial], study: optuna.Study, confirming: optuna.Study | None
+) -> Iterator[str]:
+    """The winner beside what it had to beat, and how sure that is."""
+    ended = ", ".join(f"{n} {word}" for word, n in counts(trials).items() if n) or "none yet"
+    if not any(t.state == TrialState.COMPLETE and not is_foreign(t) for t in trials):
+        yield f"**No trial has finished yet.** Trials: {ended}."
+        return
+    found = best(study, confirming)
+    words = verdict(found)
+    yield f"**{words[0].upper()}{words[1:]}.**"
+    yield ""
+    again = {c.trial: c for c in found.confirmed}
+    head = ["", "trial", f"dev {found.monitor}", "95 % interval", "studies"]
+    yield from _head([*head, "mean over new seeds", "each seed"] if again else head)
+    for number, name in _places(found).items():
+        score = dev_score_of(trials[number])
+        row = [
+            name,
+            number,
+            f"{score['value']:.3f}",
+            f"{score['low']:.3f} to {score['high']:.3f}",
+            score["studies"],
+        ]
+        if again:
+            seeds = again.get(number)
+            row += (
+                [f"**{seeds.mean:.3f}**", ", ".join(f"{s:.3f}" for s in seeds.scores)]
+                if (seeds)
+                else ["", ""]
+            )
+        yield _row(row)
+    yield ""
+    state = "are confirmed" if again else "are not confirmed with new seeds (yet)"
+    if found.pending:
+        state = f"are being confirmed with new seeds ({numbers('trial', found.pending)} to go)"
+    yield f"Trials: {ended}. The best {state}."
+    for number, reason in found.unconfirmed.items():
+        yield f"Trial {number} could not be confirmed: {reason}."
+    if found.foreign:
+        yield (
+            f"Left out: {numbers('trial', found.foreign)}, of another program, without recipe "
+            "or scores."
+        )
+
+
+def _places(found: Best) -> dict[int, str]:
+    """The trials worth a row, in order, and what each is called."""
+    first = "best so far" if found.pending else "winner"
+    names = {found.best.number: first}
+    names |= {c.trial: "candidate" for c in found.confirmed if c.trial not in names}
+    if found.baseline and found.baseline.number != found.best.number:
+        names[found.baseline.number] = "baseline"
+    elif found.baseline:
+        names[found.best.number] = f"{first}: the baseline"
+    return names
+
+
+def _axes(space: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
+    """A row for each searched field: its range, and the baseline's value."""
+    yield from _head(["recipe field", "range", "baseline"])
+    for path, raw in space.items():
+        shown = _range(json_to_distribution(json.dumps(raw)))
+        yield _row([f"`{path}`", shown, digits(recipe.get(path))])
+
+
+def _range(axis: BaseDistribution) -> str:
+    if isinstance(axis, CategoricalDistribution):
+        return ", ".join(digits(choice) for choice in axis.choices)
+    numeric: Any = axis  # floats and integers alike have these four
+    how = ", on a log scale" if numeric.log else ""
+    if numeric.step not in (None, 1):
+        how = f", in steps of {digits(numeric.step)}"
+    return f"{digits(numeric.low)} to {digits(numeric.high)}{how}"
+
+
+def _data(comparable: Mapping[str, Any], parts: Parts | None) -> Iterator[str]:
+    """Area, parts and fingerprints."""
+    split = comparable["split"]
+    how = f"{split['dev']:.0%} of the training patients are dev"
+    if split.get("folds"):
+        how = f"a score is the mean over {split['folds']} folds of the training patients"
+    yield (
+        f"{comparable['area']}: {how} (seed {split['seed']}); no patient is in two parts. "
+        "The search does not read test, MURA's published `valid` part."
+    )
+    yield ""
+    if parts:
+        kinds = list(next(iter(parts.values())))
+        yield from _head(["part", *kinds])
+        yield from (_row([part, *row.values()]) for part, row in parts.items())
+        yield ""
+    yield f"Fingerprints: data `{comparable['dataset'][:12]}`, "
+    yield f"split `{comparable['split_hash'][:12]}`."
+
+
+def _flat(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted paths and their values."""
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+def _head(names: Iterable[object]) -> list[str]:
+    names = list(names)
+    return [_row(names), "|" + " :--- |" * len(names)]
+
+
+def _row(cells: Iterable[object]) -> str:
+    """A row of a table. The dashboard sets columns without a gap, so each cell brings its own."""
+    return "| " + " &emsp; | ".join(map(str, cells)) + " |"

@@ -1,0 +1,128 @@
+"""What a trial shows of its task: pictures of its answers, and a table of the dev studies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import optuna
+from PIL import Image
+
+from mura_tune.dashboard.error_sheet import area_sheet, sheet
+from mura_tune.dashboard.trial_pictures import AreaCharts, Charts, Fits
+from mura_tune.metrics.estimates import Estimate, Studies, youden
+from mura_tune.search.records import dev_auc_of, dev_part_of, dev_score_of, recipe_of
+from mura_tune.training.recognition import softmax, study_logits
+from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, task_of
+
+CHARTS, ERRORS, AREAS = "charts.png", "worst-errors.png", "areas.png"
+
+
+class Exhibit(Protocol):
+    """What is shown of the trials of one task. One thread uses it.
+
+    Attributes:
+        task: its name; `caption` is said above the pictures, `columns` head the table.
+    """
+
+    task: str
+    caption: str
+    columns: Sequence[str]
+
+    def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
+        """Pictures by file name; `studies` are the dev studies of all `fits`."""
+
+    def rows(self, fits: Fits, studies: Studies) -> Iterator[Sequence[str]]:
+        """Every dev study, those answered worst first."""
+
+
+class Abnormal:
+    """Learning curves, ROC and confusion matrix, and the surest errors on either side."""
+
+    task = ABNORMALITY.name
+    caption = "The threshold has the best Youden index on these very studies: its figures flatter."
+    columns: Sequence[str] = ("study", "patient", "label", "probability")
+
+    def __init__(self) -> None:
+        self._charts: Charts | None = None
+
+    def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
+        self._charts = self._charts or Charts()
+        threshold, auc = youden(studies), Estimate(**dev_auc_of(trial))
+        monitor = monitor_of(trial, self.task)
+        return {
+            CHARTS: self._charts.draw(fits, studies, auc, threshold, monitor),
+            ERRORS: sheet(fits, studies, threshold),
+        }
+
+    def rows(self, fits: Fits, studies: Studies) -> Iterator[Sequence[str]]:
+        for row in np.argsort(-np.abs(studies.scores - studies.labels), kind="stable"):
+            label = "abnormal" if studies.labels[row] else "normal"
+            yield studies.names[row], studies.patients[row], label, f"{studies.scores[row]:.4f}"
+
+
+class Both(Abnormal):
+    """The same, and what body part was taken for what."""
+
+    task = MULTITASK.name
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._areas: AreaCharts | None = None
+
+    def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
+        self._areas = self._areas or AreaCharts()
+        parts = [(replace(fit, logits=fit.logits[:, 1:]), dev) for fit, dev in fits]
+        accuracy, monitor = Estimate(**dev_part_of(trial)), monitor_of(trial, self.task)
+        more = {AREAS: self._areas.draw(parts, accuracy, monitor)}
+        return super().pictures(trial, fits, studies) | more
+
+
+class Areas:
+    """Learning curves, what was taken for what, and the surest errors."""
+
+    task = PART.name
+    caption = "An area is that of the largest logit, averaged over a study's views."
+    columns: Sequence[str] = ("study", "patient", "area", "called", "probability")
+
+    def __init__(self) -> None:
+        self._charts: AreaCharts | None = None
+
+    def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
+        self._charts = self._charts or AreaCharts()
+        accuracy = Estimate(**dev_score_of(trial))
+        return {
+            CHARTS: self._charts.draw(fits, accuracy, PART.monitor),
+            ERRORS: area_sheet(fits),
+        }
+
+    def rows(self, fits: Fits, studies: Studies) -> Iterator[Sequence[str]]:
+        found = []
+        for fit, dev in fits:
+            table = study_logits(fit.logits, dev)
+            for row, chances in enumerate(softmax(table.logits)):
+                called, part = int(chances.argmax()), int(table.parts[row])
+                right, sure = called == part, float(chances[called])
+                cells = (
+                    str(table.names[row]),
+                    str(table.patients[row]),
+                    dev.areas[part],
+                    dev.areas[called],
+                    f"{sure:.4f}",
+                )
+                found.append((right, sure if right else -sure, cells))
+        yield from (cells for _, _, cells in sorted(found))
+
+
+EXHIBITS: Mapping[str, Callable[[], Exhibit]] = {
+    Abnormal.task: Abnormal,
+    Both.task: Both,
+    Areas.task: Areas,
+}
+
+
+def monitor_of(trial: optuna.Trial, task: str) -> str:
+    """What the scores of a trial are."""
+    return task_of(task, recipe_of(trial).monitor).monitor

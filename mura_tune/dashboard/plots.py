@@ -1,0 +1,238 @@
+"""Plots on a study's pages: which values matter, scores with intervals, what an epoch costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import save_plotly_graph_object
+
+from mura_tune.search.records import CONFIG, dev_score_of, facts, has_score, recipe_of
+from mura_tune.search.slots import BASELINE
+from mura_tune.training.tasks import ABNORMALITY, task_of
+
+ENOUGH = 8  # finished trials below which importances say nothing
+SEEDS = 5  # forests for the spread of an importance
+SECONDS = 2.5  # after which no further forest is grown
+BLUE, RED, AMBER, GREY = "#1f5fa8", "#c8402f", "#e0a030", "#9aa0a8"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plotly figure as plain data: what the dashboard reads, without plotly itself."""
+
+    data: Sequence[Mapping[str, Any]]
+    layout: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """What `save_plotly_graph_object` asks for. No spaces: each 2,045 characters are a row."""
+        return json.dumps({"data": self.data, "layout": self.layout}, separators=(",", ":"))
+
+
+def refresh(study: optuna.Study) -> None:
+    """Draw the study's plots anew; those that its trials do not suffice for are left out."""
+    trials = study.get_trials(deepcopy=False)
+    config = facts(study).get(CONFIG, {})
+    by = config.get("recipe", {}).get("monitor", "auc")
+    monitor = task_of(config.get("task", ABNORMALITY.name), by).monitor
+    for name, figure in (
+        ("mura-importance", importance(trials, monitor)),
+        ("mura-auc", scores(trials, monitor)),
+        ("mura-seconds", seconds(trials)),
+    ):
+        if figure is not None:
+            save_plotly_graph_object(study, figure, graph_object_id=name)
+
+
+def importance(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) -> Figure | None:
+    """Each searched value's share of the score's variance (Hutter et al. 2014), mean and standard
+    deviation over forests; None where too few trials have finished, or all alike."""
+    finished = [t for t in trials if t.state == TrialState.COMPLETE and has_score(t)]
+    if len(finished) < ENOUGH or len({t.value for t in finished}) < 2:
+        return None
+    shares = _forests(finished)
+    if not shares:
+        return None
+    names = sorted(shares[0], key=lambda name: np.mean([s[name] for s in shares]))
+    values = np.array([[s[name] for name in names] for s in shares])
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "y": names,
+        "x": _plain(values.mean(0)),
+        "marker": {"color": BLUE},
+        "width": 0.6,
+        "error_x": {"type": "data", "array": _plain(values.std(0)), "color": "#333", "width": 5},
+        "hovertemplate": "%{y}: %{x:.2f}<extra></extra>",
+    }
+    title = "What matters: fANOVA importance"
+    small = f"{len(finished)} finished trials; bars ± standard deviation over {len(shares)} forests"
+    return Figure(
+        [bars],
+        _layout(
+            title,
+            small,
+            f"share of the variance of dev {monitor}",
+            "",
+            xaxis={"rangemode": "tozero"},
+            yaxis={"automargin": True, "ticksuffix": " "},
+        ),
+    )
+
+
+def _forests(finished: Sequence[FrozenTrial]) -> list[dict[str, float]]:
+    """Importances from one random forest a seed, for as long as there is time."""
+    copy = optuna.create_study(direction="maximize")
+    copy.add_trials(finished)
+    found: list[dict[str, float]] = []
+    started = time.perf_counter()
+    for seed in range(SEEDS):
+        found.append(FanovaImportanceEvaluator(seed=seed).evaluate(copy))
+        if time.perf_counter() - started > SECONDS:
+            break
+    return [f for f in found if f and all(map(math.isfinite, f.values()))]
+
+
+def scores(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) -> Figure | None:
+    """Each finished trial's dev score with its 95 % interval, the baseline and the best one marked,
+    pruned ones as ticks at their last score; None before any trial has finished."""
+    finished = [t for t in trials if t.state == TrialState.COMPLETE and has_score(t)]
+    if not finished:
+        return None
+    best = max(finished, key=lambda t: (_value(t), -t.number))
+    baseline = [t for t in finished if t.user_attrs.get("role") == BASELINE and t is not best]
+    others = [t for t in finished if t is not best and t not in baseline]
+    pruned = [t for t in trials if t.state == TrialState.PRUNED and t.value is not None]
+    so_far = np.maximum.accumulate([_value(t) for t in finished])
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "best so far",
+            "hoverinfo": "skip",
+            "x": [*(t.number for t in finished), trials[-1].number],
+            "y": _plain([*so_far, so_far[-1]]),
+            "line": {"shape": "hv", "color": "#d5d8dc", "width": 2},
+        },
+        _ticks(pruned),
+        _dots("finished", others, BLUE, "circle", 8),
+        _dots("baseline", baseline, AMBER, "diamond", 12),
+        _dots(f"best: trial {best.number}", [best], RED, "star", 15),
+    ]
+    small = f"{dev_score_of(best)['studies']} dev studies; intervals by resampling patients"
+    layout = _layout(f"Dev {monitor} with its 95 % interval", small, "trial", f"dev {monitor}")
+    layout |= {"showlegend": True, "legend": {"orientation": "h", "y": -0.17, "yanchor": "top"}}
+    return Figure([trace for trace in traces if trace["x"]], layout)
+
+
+def _dots(
+    name: str, trials: Sequence[FrozenTrial], colour: str, symbol: str, size: int
+) -> dict[str, Any]:
+    """Trials with their intervals."""
+    intervals = [dev_score_of(t) for t in trials]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [t.number for t in trials],
+        "y": _plain(i["value"] for i in intervals),
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "thickness": 1.2,
+            "width": 0,
+            "array": _plain(i["high"] - i["value"] for i in intervals),
+            "arrayminus": _plain(i["value"] - i["low"] for i in intervals),
+        },
+        "marker": {"color": colour, "symbol": symbol, "size": size},
+        "hovertemplate": "trial %{x}: %{y:.3f}<extra></extra>",
+    }
+
+
+def _ticks(pruned: Sequence[FrozenTrial]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "pruned, last score",
+        "x": [t.number for t in pruned],
+        "y": _plain(t.value for t in pruned),
+        "marker": {"symbol": "line-ew", "size": 9, "line": {"color": GREY, "width": 2}},
+        "hovertemplate": "trial %{x}, pruned: %{y:.3f}<extra></extra>",
+    }
+
+
+def seconds(trials: Sequence[FrozenTrial]) -> Figure | None:
+    """Seconds an epoch took in each trial, coloured by how many stages it trained."""
+    timed = [t for t in trials if t.user_attrs.get("epochs") and "seconds" in t.user_attrs]
+    if not timed:
+        return None
+    each = [
+        (t.user_attrs["seconds"] - t.user_attrs.get("artifact_seconds", 0)) / t.user_attrs["epochs"]
+        for t in timed
+    ]
+    depths = [recipe_of(t).finetune.depth for t in timed]
+    dots = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [t.number for t in timed],
+        "y": _plain(each),
+        "customdata": depths,
+        "marker": {
+            "size": 11,
+            "color": depths,
+            "colorscale": "Viridis",
+            "reversescale": True,
+            "line": {"color": "white", "width": 1},
+            "colorbar": {
+                "title": {"text": "stages trained", "side": "right"},
+                "thickness": 14,
+                "dtick": 1,
+                "outlinewidth": 0,
+            },
+        },
+        "hovertemplate": "trial %{x}, %{customdata} stages: %{y:.3g} s<extra></extra>",
+    }
+    wide = max(each) > 20 * min(each) > 0
+    axis = {"type": "log"} if wide else {"rangemode": "tozero"}
+    small = "seconds of a trial over its epochs; colour: stages that fine-tuning trains"
+    layout = _layout("What an epoch costs", small, "trial", "seconds an epoch", yaxis=axis)
+    return Figure([dots], layout)
+
+
+def _layout(title: str, small: str, x: str, y: str, **axes: Mapping[str, Any]) -> dict[str, Any]:
+    """What all share: white on any theme, titles left, axes named, room for both."""
+    grid = {"gridcolor": "#e6e8eb", "zeroline": False, "linecolor": "#b8bcc2", "automargin": True}
+    names = {axis: {"text": text, "standoff": 8} for axis, text in (("xaxis", x), ("yaxis", y))}
+    return {
+        "title": {
+            "text": f"<b>{title}</b><br><span style='font-size:13px'>{small}</span>",
+            "x": 0.02,
+            "xanchor": "left",
+            "font": {"size": 17},
+        },
+        "font": {"size": 13, "color": "#333"},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 65, "r": 20, "t": 75, "b": 60},
+        "autosize": True,
+        "showlegend": False,
+        **{axis: {**grid, "title": names[axis], **axes.get(axis, {})} for axis in names},
+    }
+
+
+def _value(trial: FrozenTrial) -> float:
+    assert trial.value is not None  # finished
+    return trial.value
+
+
+def _plain(values: Iterable[Any]) -> list[float]:
+    """Numbers as short as a plot needs them."""
+    return [float(f"{value:.4g}") for value in values]

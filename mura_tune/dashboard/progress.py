@@ -1,0 +1,133 @@
+"""What a person watching a search sees on stderr: a bar of trials, and a line for each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import NoReturn, Self
+
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from mura_tune.names import CONFIRMS
+from mura_tune.search.records import dev_score_of, is_foreign
+from mura_tune.search.search import Ended, Event
+from mura_tune.search.slots import DONE, was_cut
+from mura_tune.search.verdict import trial_line
+from mura_tune.training.fit import Epoch
+
+# What matters first: a terminal of 80 columns cuts the rest.
+_FORM = "{desc} {n_fmt}/{total_fmt}  {elapsed}, {remaining} to go{postfix}"
+
+
+class Epochs:
+    """A bar over the epochs of one run or of several."""
+
+    def __init__(self, title: str, epochs: int, measure: str) -> None:
+        self._measure = measure
+        self._bar = _bar(epochs, title, "epoch")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Move on by one."""
+        self._bar.set_postfix_str(f"dev {self._measure} {epoch.score:.3f}, loss {epoch.loss:.3f}")
+        self._bar.update()
+
+
+class SearchProgress:
+    """A bar over the trials of one or more studies: running, pruned, failed, best, time left.
+
+    Args:
+        wanted: trials of each study, in total.
+        trials: gives a study's trials as they are now.
+        measures: what the scores of each study are, such as AUC.
+    """
+
+    def __init__(
+        self,
+        wanted: Mapping[str, int],
+        trials: Callable[[str], list[FrozenTrial]],
+        measures: Mapping[str, str],
+    ) -> None:
+        self._wanted = wanted
+        self._measures = measures
+        self._running: dict[tuple[str, int], str] = {}
+        self._ended: dict[str, dict[int, FrozenTrial]] = {
+            name: {t.number: t for t in trials(name) if t.state.is_finished() and not is_foreign(t)}
+            for name in wanted
+        }
+        self._bar = _bar(sum(wanted.values()), "trials", "trial")
+        self._bar.initial = self._done()  # an earlier call's say nothing about this one's speed
+        self._bar.update(self._done() - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def __call__(self, event: Event) -> None:
+        """Take in what happened to a trial; one that ended is printed."""
+        name = event.study
+        if isinstance(event, Ended):
+            self._running.pop((name, event.trial.number), None)
+            self._ended.setdefault(name, {})[event.trial.number] = event.trial
+            head = f"{name}  " if len(self._wanted) > 1 or name.endswith(CONFIRMS) else ""
+            measure = self._measures[name.removesuffix(CONFIRMS)]
+            tqdm.write(head + trial_line(event.trial, measure), file=sys.stderr)
+            self._bar.update(self._done() - self._bar.n)
+        else:
+            short = f"{event.trial}: {event.epoch}/{event.epochs}"
+            self._running[name, event.trial] = short
+        self._bar.set_postfix_str(self._state())
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        tqdm.write(line, file=sys.stderr)
+
+    def _done(self) -> int:
+        return sum(
+            min(wanted, sum(t.state in DONE for t in self._ended[name].values()))
+            for name, wanted in self._wanted.items()
+        )
+
+    def _state(self) -> str:
+        ended = [t for name in self._wanted for t in self._ended[name].values()]
+        pruned = sum(t.state == TrialState.PRUNED for t in ended)
+        failed = sum(t.state == TrialState.FAIL and not was_cut(t) for t in ended)
+        parts = []
+        finished = [t for t in ended if t.state == TrialState.COMPLETE]
+        if finished and len(self._wanted) == 1:
+            best = max(finished, key=lambda t: t.value or 0.0)
+            interval = dev_score_of(best)
+            parts.append(f"best {best.value:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")
+        parts += [f"{n} {word}" for n, word in ((pruned, "pruned"), (failed, "failed")) if n]
+        parts += [f"running {', '.join(self._running.values())}"] if self._running else []
+        return ", ".join(parts)
+
+
+def both(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
+    """One listener that tells several."""
+
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell
+
+
+def _bar(total: int, title: str, unit: str) -> tqdm[NoReturn]:
+    """A bar in a terminal; elsewhere nothing, so that logs hold plain lines only."""
+    return tqdm(
+        total=total,
+        desc=title,
+        unit=unit,
+        disable=not sys.stderr.isatty(),
+        bar_format=_FORM,
+        dynamic_ncols=True,
+    )

@@ -1,0 +1,392 @@
+"""A small web server that goes on answering whoever asks, however many others stay silent.
+
+What stands before a WSGI application without a login: who may ask it, what, and what comes out.
+
+Each guard takes an application and gives one that refuses more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.util
+import io
+import ipaddress
+import json
+import re
+import socket
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+from urllib.parse import parse_qs, urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from mura_tune.errors import InputError, explain
+
+THREADS = 64  # that answer at once; a browser opens six connections
+ASK_SECONDS = 10.0  # from a connection until its request is whole
+ANSWER_SECONDS = 300.0  # from a connection until its answer is sent
+SILENT_SECONDS = 30.0  # of a client that neither sends nor takes bytes
+_NO_HOST = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL}
+
+
+class Server(WSGIServer):
+    """Answers each connection in a thread of its own, `THREADS` at most.
+
+    A connection without a whole request is closed after `ASK_SECONDS`; the oldest of them goes
+    earlier, when a new connection finds no free thread.
+
+    Args:
+        host: a name or address of this machine.
+        port: 0 picks a free one.
+        report: is given a line for an error that nobody expected.
+
+    Raises:
+        InputError: the host is none of this machine, or the port is taken or not permitted.
+    """
+
+    request_queue_size = 128
+
+    def __init__(self, host: str, port: int, report: Callable[[str], None]) -> None:
+        self.host = host
+        self.report = report
+        self._free = threading.BoundedSemaphore(THREADS)
+        self._lock = threading.Lock()
+        # When each connection was accepted: the oldest stands first.
+        self._asking: dict[socket.socket, float] = {}
+        self._answering: dict[socket.socket, float] = {}
+        self.address_family, address = _resolved(host, port)
+        try:
+            super().__init__(address, _Handler)
+        except OSError as error:
+            if error.errno in _NO_HOST:
+                raise _not_here(host) from None
+            raise InputError(f"--port {port}: {error.strerror}; choose another, or 0") from None
+
+    @property
+    def address(self) -> str:
+        """The IP address that it listens on."""
+        return str(self.server_address[0])
+
+    @property
+    def url(self) -> str:
+        """What to open in a browser on this machine."""
+        return f"http://{bracketed(self.host)}:{self.server_port}/"
+
+    def server_bind(self) -> None:
+        """Bind, without asking DNS for this machine's full name, which may take long."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.host, int(self.server_address[1])
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a connection its thread, as soon as one is free."""
+        while not self._free.acquire(timeout=0.01):
+            with self._lock:
+                oldest = next(iter(self._asking), None)
+            if oldest is not None:
+                _hang_up(oldest)
+            self.service_actions()
+        with self._lock:
+            self._asking[request] = time.monotonic()
+        threading.Thread(target=self._answer, args=(request, client_address), daemon=True).start()
+
+    def service_actions(self) -> None:
+        """Hang up on who has taken too long; called twice a second at least."""
+        now = time.monotonic()
+        with self._lock:
+            late = [one for one, since in self._asking.items() if now - since > ASK_SECONDS]
+            late += [one for one, since in self._answering.items() if now - since > ANSWER_SECONDS]
+        for connection in late:
+            _hang_up(connection)
+
+    def mark_asked(self, connection: socket.socket) -> None:
+        """The request of a connection has come whole."""
+        with self._lock:
+            self._answering[connection] = self._asking.pop(connection)
+
+    def _answer(self, request: socket.socket, client_address: Any) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except OSError:  # a client that left or fell silent is no news
+            pass
+        except Exception as error:  # in a thread of its own, which would print a traceback
+            self.report(f"a request could not be answered: {error}")
+        finally:
+            with self._lock:
+                self._asking.pop(request, None)
+                self._answering.pop(request, None)
+            self.shutdown_request(request)
+            self._free.release()
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = SILENT_SECONDS
+    server: Server
+
+    def parse_request(self) -> bool:
+        """Read the request; whether it is one."""
+        whole = super().parse_request()
+        self.server.mark_asked(self.connection)
+        return whole
+
+    def end_headers(self) -> None:
+        """Ends the headers of an answer to what is no request; all others are the application's."""
+        self.send_header("X-Content-Type-Options", "nosniff")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads a line for each of the page's polls."""
+
+    def get_stderr(self) -> TextIO:
+        """Where tracebacks go: nowhere; the application reports its errors itself."""
+        return io.StringIO()
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """Family and socket address of a host, IPv4 where it has both."""
+    if not 0 <= port < 2**16:
+        raise InputError(f"--port {port}: not a port; choose one up to 65535, or 0")
+    try:
+        known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM) if host else []
+    except (OSError, UnicodeError):
+        known = []
+    if not known:
+        raise _not_here(host)
+    family, *_, address = min(known, key=lambda one: one[0] != socket.AF_INET)
+    return family, address
+
+
+def _not_here(host: str) -> InputError:
+    return InputError(
+        f"--host {host!r}: not a name or an address of this machine; 127.0.0.1 is for this machine "
+        "alone, 0.0.0.0 for every network that it is in"
+    )
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Let a thread that waits for a connection see its end."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+pass
+
+StartResponse = Callable[..., Any]
+App = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+Headers = Sequence[tuple[str, str]]
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+POLICY = "Content-Security-Policy"
+# No frame of another site, no guessed types, no address of ours to sites that a note links to.
+EVERYWHERE = (
+    (POLICY, "frame-ancestors 'none'"),
+    ("X-Frame-Options", "DENY"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
+_ROWS = 2**63  # SQLite's and PostgreSQL's ids are smaller
+_FIELD = re.compile("[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """What a browser may call a server, which is what it sends as Host.
+
+    A page elsewhere can let its own name point at this machine (DNS rebinding) and so read what is
+    served here. The browser goes on to send that page's name, by which it is told apart.
+
+    Attributes:
+        names: `name:port` in small letters.
+        port: with which any IP address is accepted as well, for a server that listens on all of
+            them; None for one that listens on its own.
+    """
+
+    names: frozenset[str]
+    port: int | None
+
+    def accept(self, header: str) -> bool:
+        """Whether a Host header is one of these; without a port it is that of http or https."""
+        name, port = _divided(header.lower())
+        if not port:
+            return any(self.accept(f"{name}:{usual}") for usual in (80, 443)) if name else False
+        if f"{name}:{port}" in self.names:
+            return True
+        return port == str(self.port) and _is_address(name)
+
+    def describe(self) -> str:
+        """The names in a line, for people."""
+        addresses = [] if self.port is None else [f"any IP address with port {self.port}"]
+        return ", ".join([*sorted(self.names), *addresses])
+
+
+def hosts_of(host: str, address: str, port: int, others: Iterable[str] = ()) -> Hosts:
+    """What a server that listens on `host` may be called.
+
+    Args:
+        host: as a person named it; `address` is the IP address that it stands for.
+        others: NAME or NAME:PORT that browsers use besides, behind a tunnel or a proxy.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    own = {bracketed(host), bracketed(address)}
+    if ip.is_loopback:
+        own |= set(LOOPBACK)
+    if ip.is_unspecified:
+        own = {*LOOPBACK, socket.gethostname()}
+    names = {f"{name}:{port}" for name in own}
+    for other in others:
+        name, named_port = _divided(bracketed(other) if other.count(":") > 1 else other)
+        names.add(f"{name}:{named_port or port}")
+    return Hosts(frozenset(name.lower() for name in names), port if ip.is_unspecified else None)
+
+
+def _divided(header: str) -> tuple[str, str]:
+    """Name and port of a Host header; no port where it names none."""
+    name, colon, port = header.rpartition(":")
+    return (name, port) if colon and _FIELD.fullmatch(port) else (header, "")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+def known_hosts(app: App, hosts: Hosts) -> App:
+    """`app` for who calls it by one of its names; to change something, from its own pages only."""
+
+    def guarded(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        host = str(environ.get("HTTP_HOST", ""))
+        if not hosts.accept(host):
+            reason = (
+                f"not served by this name, but as {hosts.describe()}; to be reached by "
+                "another, start it with a second --host NAME:PORT"
+            )
+            return _refusal(start_response, "403 Forbidden", reason)
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is not None and not _reads(environ) and _netloc(origin) != host.lower():
+            reason = "changes are taken from this dashboard's own pages only"
+            return _refusal(start_response, "403 Forbidden", reason)
+        return app(environ, start_response)
+
+    return guarded
+
+
+def read_only(app: App) -> App:
+    """`app` with every request refused that could change a study."""
+
+    def guarded(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if _reads(environ):
+            return app(environ, start_response)
+        return _refusal(start_response, "403 Forbidden", "this dashboard is read-only")
+
+    return guarded
+
+
+def well_formed(app: App) -> App:
+    """`app`, which is asked only what optuna-dashboard can answer."""
+
+    def guarded(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")
+        path = str(environ.get("PATH_INFO", ""))
+        length = str(environ.get("CONTENT_LENGTH") or "0")
+        if _reads(environ):  # has no body, whatever its headers say
+            environ |= {"CONTENT_LENGTH": "", "CONTENT_TYPE": "", "wsgi.input": io.BytesIO()}
+        elif not _FIELD.fullmatch(length):
+            return _refusal(start_response, "400 Bad Request", "Content-Length is no number")
+        query = parse_qs(str(environ.get("QUERY_STRING", "")), keep_blank_values=True)
+        after = query.get("after", ["0"])[-1]
+        if not _FIELD.fullmatch(after):
+            return _refusal(start_response, "400 Bad Request", "after is a number of trials")
+        if any(int(number) >= _ROWS for number in re.findall("/([0-9]{19,})", path)):
+            return _refusal(start_response, "404 Not Found", "there is no such study or trial")
+        if re.fullmatch("/api/studies/[0-9]+/plot/.*", path) and not _has_plotly():
+            return _refusal(start_response, "404 Not Found", "plotly is not installed here")
+        return app(environ, start_response)
+
+    return guarded
+
+
+def contained(app: App) -> App:
+    """`app` with artifacts that no other site may read, and that run no script when opened."""
+
+    def served(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, headers: Headers, *rest: Any) -> Any:
+            own = [(k, v) for k, v in headers if k.lower() != "access-control-allow-origin"]
+            return start_response(status, _with(own, [(POLICY, "sandbox")]), *rest)
+
+        artifact = str(environ.get("PATH_INFO", "")).startswith("/artifacts/")
+        return app(environ, start if artifact else start_response)
+
+    return served
+
+
+def with_headers(app: App, headers: Headers = EVERYWHERE) -> App:
+    """`app` with `headers` in every answer."""
+
+    def served(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, own: Headers, *rest: Any) -> Any:
+            return start_response(status, _with(own, headers), *rest)
+
+        return app(environ, start)
+
+    return served
+
+
+def reported(app: App, report: Callable[[str], None]) -> App:
+    """`app` whose own failures are an answer of status 500, and a line to `report`."""
+
+    def served(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            return app(environ, start_response)
+        except Exception as error:  # optuna-dashboard's own failures have any kind
+            report(f"{environ.get('PATH_INFO')}: {explain(error) or error}")
+            reason = "this could not be answered; the terminal of the dashboard says why"
+            return _refusal(start_response, "500 Internal Server Error", reason, sys.exc_info())
+
+    return served
+
+
+def _with(own: Headers, added: Headers) -> list[tuple[str, str]]:
+    """Headers with others added: in place of those of the same name, but policies side by side."""
+    policies = [value for name, value in (*own, *added) if name.lower() == POLICY.lower()]
+    replaced = {name.lower() for name, _ in added} | {POLICY.lower()}
+    merged = [(name, value) for name, value in own if name.lower() not in replaced]
+    merged += [(name, value) for name, value in added if name != POLICY]
+    return [*merged, (POLICY, "; ".join(policies))] if policies else merged
+
+
+def _reads(environ: dict[str, Any]) -> bool:
+    return environ["REQUEST_METHOD"] in ("GET", "HEAD")
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _has_plotly() -> bool:
+    return importlib.util.find_spec("plotly") is not None
+
+
+def _refusal(
+    start_response: StartResponse, status: str, reason: str, *error: Any
+) -> Iterable[bytes]:
+    body = json.dumps({"reason": reason}).encode()
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    start_response(status, headers, *error)
+    return [body]

@@ -1,0 +1,341 @@
+"""Charts of a finished trial on one picture: learning curves, ROC and confusion matrix.
+
+A trial that tells areas apart on one picture: learning curves, and what was taken for what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from mura_tune.metrics.estimates import Estimate, Floats, Studies
+from mura_tune.training.batches import Split
+from mura_tune.training.fit import Epoch, Fit
+from mura_tune.training.recognition import confusion as area_confusion
+from mura_tune.training.recognition import study_logits
+
+Fits = Sequence[tuple[Fit, Split]]  # a fit and its dev split: one pair, or one a patient fold
+
+BLUE, RED, INK, PALE = "#1f5fa8", "#c8402f", "#333333", "#7b818b"
+DPI = 100
+INCHES = (10.6, 3.8)  # 1060 pixels: what a note has beside the list of trials, at 1400
+RING: dict[str, Any] = {
+    "marker": "o",
+    "mfc": "white",
+    "mec": RED,
+    "mew": 1.8,
+    "ms": 8,
+    "clip_on": False,
+}
+
+
+class Charts:
+    """Draws one trial after another on the same axes: making new ones costs more than drawing.
+
+    Without pyplot, whose figures threads share. One instance serves one thread.
+    """
+
+    def __init__(self) -> None:
+        figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
+        self._canvas = FigureCanvasAgg(figure)
+        grid = figure.add_gridspec(
+            1,
+            3,
+            left=0.062,
+            right=0.99,
+            top=0.89,
+            bottom=0.13,
+            wspace=0.27,
+            width_ratios=(1.25, 1, 0.95),
+        )
+        halves = grid[0].subgridspec(2, 1, hspace=0.12, height_ratios=(1.5, 1))
+        self._scores, self._losses, self._roc, self._matrix = (
+            figure.add_subplot(place) for place in (halves[0], halves[1], grid[1], grid[2])
+        )
+        for axes, x, y, beside in (
+            (self._scores, "", "dev study AUC", (0.0, 0.125)),
+            (self._losses, "epoch", "train loss", (0.22, 0.125)),
+            (self._roc, "false positive rate", "true positive rate", (0.085, 0.14)),
+            (self._matrix, "called", "labelled", (0.085, 0.09)),
+        ):
+            dress(axes, x, y, beside)
+        self._scores.tick_params(labelbottom=False)
+        quarters = FixedLocator([0, 0.25, 0.5, 0.75, 1])
+        self._roc.set(xlim=(-0.015, 1), ylim=(0, 1.015))
+        self._matrix.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5))  # normal above abnormal
+        self._matrix.grid(visible=False)
+        for axis in (self._roc.xaxis, self._roc.yaxis):
+            axis.set_major_locator(quarters)
+        for axis in (self._matrix.xaxis, self._matrix.yaxis):
+            axis.set_major_locator(FixedLocator([0, 1]))
+            axis.set_ticklabels(["normal", "abnormal"])
+        for label in self._matrix.get_yticklabels():
+            label.set(rotation=90, va="center")
+
+    def draw(
+        self,
+        fits: Fits,
+        studies: Studies,
+        auc: Estimate,
+        threshold: float,
+        monitor: str = "study AUC",
+    ) -> Image.Image:
+        """The three charts of a trial, RGB.
+
+        Args:
+            studies: every dev study once; with folds, those of all folds.
+            auc: of the trial; with folds, the mean over them.
+            threshold: a study is called abnormal at or above it.
+            monitor: what the scores of the epochs are.
+        """
+        self._scores.set_ylabel(f"dev {monitor}", size=10 if len(monitor) < 12 else 8)
+        for axes in (self._scores, self._losses, self._roc, self._matrix):
+            for artist in (*axes.lines, *axes.patches, *axes.collections, *axes.texts):
+                artist.remove()
+        curves(self._scores, self._losses, [fit for fit, _ in fits])
+        _roc(self._roc, studies, auc, threshold, len(fits))
+        _matrix(self._matrix, studies, threshold)
+        canvas: Any = self._canvas  # matplotlib leaves these two untyped
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def roc(studies: Studies) -> tuple[Floats, Floats]:
+    """False and true positive rate at every threshold, from (0, 0) to (1, 1)."""
+    order = np.argsort(-studies.scores, kind="stable")
+    scores, labels = studies.scores[order], studies.labels[order]
+    ends = np.append(scores[1:] < scores[:-1], True)  # equal scores are one step
+    true = np.append(0, np.cumsum(labels)[ends]) / labels.sum()
+    false = np.append(0, np.cumsum(1 - labels)[ends]) / (1 - labels).sum()
+    return false, true
+
+
+def confusion(studies: Studies, threshold: float) -> NDArray[np.int64]:
+    """How many studies of each label (rows: normal, abnormal) are called what (columns), (2, 2)."""
+    called = (studies.scores >= threshold).astype(np.int64)
+    return np.bincount(2 * studies.labels + called, minlength=4).reshape(2, 2)
+
+
+def curves(scores: Axes, losses: Axes, fits: Sequence[Fit]) -> None:
+    """Dev scores over training losses, epoch by epoch, with a ring around the best."""
+    epochs = max((fit.epochs for fit in fits), key=len)
+    width = 1.8 if len(fits) == 1 else 1.0
+    style: dict[str, Any] = {"marker": "o", "lw": width, "ms": 2 * width}
+    for fit in fits:
+        numbers = [e.number for e in fit.epochs]
+        scores.plot(numbers, [e.score for e in fit.epochs], c=BLUE, **style)
+        losses.plot(numbers, [e.loss for e in fit.epochs], c=INK, **style)
+    for fit in fits:
+        scores.plot(fit.best.number, fit.best.score, **RING)
+    scores.set_ylim(*_room([e.score for fit in fits for e in fit.epochs], below=0.16))
+    losses.set_ylim(*_room([e.loss for fit in fits for e in fit.epochs], below=0.1))
+    for axes in (scores, losses):
+        axes.set_xlim(0.5, len(epochs) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    _phases(scores, losses, epochs)
+    folds = "" if len(fits) == 1 else f", {len(fits)} folds"
+    title(scores, f"Learning curves{folds} (ring: best)")
+
+
+def _room(values: Sequence[float], below: float) -> tuple[float, float]:
+    """Limits with space around the values; under them that share, for the phases' names."""
+    low, high = min(values), max(values)
+    span = max(high - low, 0.02)
+    return low - below * span, high + 0.1 * span
+
+
+def _phases(scores: Axes, losses: Axes, epochs: Sequence[Epoch]) -> None:
+    """Where each phase starts, the head's shaded; and where there is room, which stages train."""
+    for phase in sorted({e.phase for e in epochs}):
+        inside = [e for e in epochs if e.phase == phase]
+        start, end, depth = inside[0].number - 0.5, inside[-1].number + 0.5, inside[0].depth
+        for axes in (scores, losses):
+            axes.axvline(start, c="#d0d3d8", lw=1)
+            if depth == 0:
+                axes.axvspan(start, end, color="#f1ede3", lw=0)
+        name = "head" if depth == 0 else f"head + {depth} stage{'s' if depth > 1 else ''}"
+        if len(name) <= (end - start) / len(epochs) * 40:  # characters as wide as the chart
+            scores.text(
+                (start + end) / 2,
+                0.02,
+                name,
+                c=PALE,
+                size=8.5,
+                ha="center",
+                transform=scores.get_xaxis_transform(),
+            )
+
+
+def _roc(axes: Axes, studies: Studies, auc: Estimate, threshold: float, folds: int) -> None:
+    false, true = roc(studies)
+    axes.plot([0, 1], [0, 1], c="#c4c8ce", lw=1, ls="--")
+    axes.plot(false, true, c=BLUE, lw=2)
+    axes.fill_between(false, true, color=BLUE, alpha=0.07, lw=0)
+    (tn, fp), (fn, tp) = confusion(studies, threshold)
+    axes.plot(fp / (fp + tn), tp / (tp + fn), **RING)
+    over = "" if folds == 1 else f"mean of {folds} folds\n"
+    axes.text(
+        0.97,
+        0.05,
+        f"AUC {auc.value:.3f}\n{over}95 % [{auc.low:.3f}, {auc.high:.3f}]\n"
+        f"{auc.studies} studies\n{auc.patients} patients",
+        ha="right",
+        size=10.5,
+        c=INK,
+        linespacing=1.4,
+    )
+    part = "dev" if folds == 1 else "folds pooled"
+    title(axes, f"ROC, {part} (ring: at {threshold:.3f})")
+
+
+def _matrix(axes: Axes, studies: Studies, threshold: float) -> None:
+    table = confusion(studies, threshold)
+    shares = table / table.sum(1, keepdims=True)
+    for row, column in np.ndindex(2, 2):
+        share, right = shares[row, column], row == column
+        axes.axhspan(
+            row - 0.49,
+            row + 0.49,
+            column / 2 + 0.004,
+            column / 2 + 0.496,
+            lw=0,
+            color=BLUE if right else RED,
+            alpha=0.06 + 0.84 * share,
+        )
+        colour = "white" if share > 0.45 else INK
+        for lower, text, size in ((-0.05, str(table[row, column]), 20), (0.2, f"{share:.0%}", 10)):
+            axes.text(column, row + lower, text, ha="center", va="center", size=size, c=colour)
+    title(axes, f"Calls at {threshold:.3f} (Youden)")
+
+
+def title(axes: Axes, text: str) -> None:
+    """What a chart shows, above it."""
+    axes.set_title(text, size=11, c=INK, loc="left", y=1.0, pad=9, weight="bold")
+
+
+def dress(axes: Axes, x: str, y: str, beside: tuple[float, float]) -> None:
+    """What every chart has: its axes named, a faint grid, no box.
+
+    Args:
+        beside: how far below and to the left the names stand, in heights and widths of the axes;
+            finding out would mean to lay out every tick's label twice.
+    """
+    axes.set_xlabel(x, size=10, c=INK)
+    axes.set_ylabel(y, size=10, c=INK)
+    axes.xaxis.set_label_coords(0.5, -beside[0])
+    axes.yaxis.set_label_coords(-beside[1], 0.5)
+    axes.tick_params(labelsize=9, labelcolor=INK, left=False, bottom=False)
+    axes.grid(c="#e6e8eb", lw=0.8)
+    axes.set_axisbelow(True)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+pass
+
+
+class AreaCharts:
+    """Draws one trial after another on the same axes, as `pictures.Charts` does."""
+
+    def __init__(self) -> None:
+        figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
+        self._canvas = FigureCanvasAgg(figure)
+        grid = figure.add_gridspec(
+            1,
+            2,
+            left=0.062,
+            right=0.99,
+            top=0.89,
+            bottom=0.13,
+            wspace=0.32,
+            width_ratios=(1, 1.4),
+        )
+        halves = grid[0].subgridspec(2, 1, hspace=0.12, height_ratios=(1.5, 1))
+        self._scores, self._losses, self._matrix = (
+            figure.add_subplot(place) for place in (halves[0], halves[1], grid[1])
+        )
+        for axes, x, y, beside in (
+            (self._scores, "", "dev study accuracy", (0.0, 0.125)),
+            (self._losses, "epoch", "train loss", (0.22, 0.125)),
+            (self._matrix, "called", "shows", (0.105, 0.17)),
+        ):
+            dress(axes, x, y, beside)
+        self._scores.tick_params(labelbottom=False)
+        self._matrix.grid(visible=False)
+
+    def draw(self, fits: Fits, accuracy: Estimate, monitor: str) -> Image.Image:
+        """Both charts of a trial, RGB.
+
+        Args:
+            fits: whose logits (N, K) are those of the areas alone.
+            accuracy: the share of dev studies recognised; with folds, the mean over them.
+            monitor: what the scores of the epochs are.
+        """
+        for axes in (self._scores, self._losses, self._matrix):
+            for artist in (*axes.lines, *axes.patches, *axes.collections, *axes.texts):
+                artist.remove()
+        self._scores.set_ylabel(f"dev {monitor}", size=10 if len(monitor) < 15 else 8)
+        curves(self._scores, self._losses, [fit for fit, _ in fits])
+        _area_matrix(self._matrix, matrix(fits), fits[0][1].areas, accuracy)
+        canvas: Any = self._canvas  # matplotlib leaves these two untyped
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def matrix(fits: Fits) -> NDArray[np.int64]:
+    """Dev studies of all folds by area (rows) and by the one called (columns), (K, K)."""
+    tables = [study_logits(fit.logits, dev) for fit, dev in fits]
+    k = len(fits[0][1].areas)
+    return sum(
+        (area_confusion(table.parts, table.logits.argmax(1), k) for table in tables),
+        start=np.zeros((k, k), np.int64),
+    )
+
+
+def _area_matrix(
+    axes: Axes, table_kk: NDArray[np.int64], areas: Sequence[str], accuracy: Estimate
+) -> None:
+    k = len(areas)
+    axes.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5))
+    short = [area.removeprefix("XR_").lower() for area in areas]
+    size = 9 if k <= 8 else 6
+    axes.set_xticks(range(k), short, size=size)
+    axes.set_yticks(range(k), short, size=size)
+    for row, column in np.ndindex(k, k):
+        share = table_kk[row, column] / max(1, table_kk[row].sum())
+        axes.axhspan(
+            row - 0.48,
+            row + 0.48,
+            (column + 0.02) / k,
+            (column + 0.98) / k,
+            lw=0,
+            color=BLUE if row == column else RED,
+            alpha=0.05 + 0.85 * share,
+        )
+        if table_kk[row, column]:
+            colour = "white" if share > 0.45 else INK
+            axes.text(
+                column,
+                row,
+                str(table_kk[row, column]),
+                ha="center",
+                va="center",
+                size=min(14, 70 / k),
+                c=colour,
+            )
+        elif k <= 8:
+            axes.text(column, row, "0", ha="center", va="center", size=8, c=PALE)
+    title(
+        axes,
+        f"{accuracy.value:.3f} of {accuracy.studies} studies recognised, 95 % "
+        f"[{accuracy.low:.3f}, {accuracy.high:.3f}]",
+    )

@@ -1,0 +1,1 @@
+"""Where searches are stored: SQLite or PostgreSQL, their locks, and what to do when they fail."""

@@ -1,0 +1,364 @@
+"""What is wrong with a database that cannot be used: one line with its name and the way out.
+
+Outages of a database: which are waited out, and how one that lasts is told.
+
+Another program may hold SQLite's write lock, a PostgreSQL server may restart, a disk may be full.
+None of these says anything about the trial that meets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
+
+from mura_tune import console, errors
+from mura_tune.database.urls import TIMEOUT, database, file_of
+from mura_tune.errors import InputError, MuraError
+from mura_tune.lines import command, printable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+# What content that is not as we or Optuna stored it raises when it is read.
+_UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB)
+ROOM = 1_000_000  # bytes: with less of them free, a disk counts as full
+_CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+
+
+@contextlib.contextmanager
+def legible(url: str | None, part: str = "") -> Iterator[None]:
+    """Within it, a database that cannot be read is one line with its name.
+
+    Args:
+        part: what is read, such as `study XR_WRIST`, for the message.
+
+    Raises:
+        InputError: the database refuses, or what it holds is not as it was stored.
+    """
+    try:
+        yield
+    except MuraError:
+        raise
+    except (ImportError, NoSuchModuleError):
+        if url is None or file_of(url):
+            raise
+        raise InputError(
+            f"{_named(url)}: psycopg is not installed; pip install 'mura-tune[postgres]'"
+        ) from None
+    except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
+        raise refusal(url, error) from error
+    except _UNREADABLE as error:
+        raise damaged(url, f"{part}: {_why(error)}" if part else _why(error)) from error
+
+
+def of_study(
+    function: Callable[Concatenate[optuna.Study, P], T],
+) -> Callable[Concatenate[optuna.Study, P], T]:
+    """`legible` around a function that reads what a study holds, its first argument."""
+
+    @functools.wraps(function)
+    def reading(study: optuna.Study, /, *args: P.args, **options: P.kwargs) -> T:
+        storage = study._storage
+        url = getattr(getattr(storage, "_backend", storage), "url", None)  # Optuna's cache has none
+        with legible(url, f"study {study.study_name}"):
+            return function(study, *args, **options)
+
+    return reading
+
+
+@contextlib.contextmanager
+def decoded(url: str) -> Iterator[None]:
+    """Within it, Optuna reads rows; ones that it cannot read are told as damage.
+
+    Raises:
+        InputError: they are not as Optuna stores them.
+        KeyError: there is no such study or trial, as Optuna says it.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError) as error:
+        if error.args == (models.NOT_FOUND_MSG,):
+            raise
+        raise damaged(url, _why(error)) from error
+
+
+def refusal(url: str | None, error: BaseException) -> InputError:
+    """What an error of SQLite, PostgreSQL, SQLAlchemy or Optuna's storage means.
+
+    Args:
+        url: None where the database is not known; then it is called "the study database".
+    """
+    name = _named(url)
+    inner, reason = _innermost(error), reason_of(error)
+    code = _kind(inner)
+    if code == sqlite3.SQLITE_NOTADB:
+        return InputError(
+            f"{name}: not a usable SQLite database: {reason}; name another file, or put back a copy"
+        )
+    if code in _DAMAGE or reason.startswith(("Could not decode", "no such ")):
+        return damaged(url, reason)
+    if is_locked(inner):
+        return InputError(
+            f"{name}: another program holds it locked ({reason}) for over {TIMEOUT} s; end that "
+            "program (a database browser, a backup), and the same command goes on"
+        )
+    if _is_full(url, code) or getattr(inner, "sqlstate", None) == "53100":
+        return InputError(
+            f"{name}: no space left on its disk; make room there, and the same command goes on"
+        )
+    if code == sqlite3.SQLITE_READONLY:
+        return InputError(f"{name}: permission denied: it may only be read here ({reason})")
+    if code in _CLOSED:
+        return InputError(
+            f"{name}: permission denied, or a part of its path is missing ({reason}); change that, "
+            "or name another place"
+        )
+    return InputError(f"{name}: {reason}; mend that, and the same command goes on")
+
+
+def damaged(url: str | None, why: str) -> InputError:
+    """A database holds what cannot be read; says how to copy out what can be."""
+    path = file_of(url) if url else None
+    name = _named(url)
+    if path is None:
+        return InputError(
+            f"{name}: damaged, or changed by another program ({why}); put back a copy"
+        )
+    rescue = f"{command('sqlite3', path, '.recover')} | sqlite3 rescued.db"
+    return InputError(
+        f"{name}: damaged, or changed by another program ({why}); put back a copy, or copy out "
+        f"what can be read: {rescue}"
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """What the database's driver said, in one line."""
+    return printable(_innermost(error))[:300]
+
+
+def is_locked(error: BaseException | None) -> bool:
+    """Whether SQLite, whose own error this is, says that another program has the database."""
+    return _kind(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _kind(error: BaseException | None) -> int:
+    """SQLite's code for an error of its own: the low byte, what is above only refines it.
+
+    0 where there is none, as in errors that Python's driver found.
+    """
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _is_full(url: str | None, code: int) -> bool:
+    """Whether an error of SQLite is a full disk, which it may call a disk I/O error."""
+    if code != sqlite3.SQLITE_IOERR:
+        return code == sqlite3.SQLITE_FULL
+    path = file_of(url) if url else None
+    try:
+        disk = os.statvfs(path.parent) if path else None
+    except OSError:
+        return False
+    return disk is not None and disk.f_bavail * disk.f_frsize < ROOM
+
+
+def _translate(error: BaseException) -> MuraError | None:
+    """The last net, for `errors.explain`: errors that nobody has named a database for."""
+    if isinstance(error, (SQLAlchemyError, StorageInternalError, sqlite3.Error)):
+        return refusal(None, error)
+    return None
+
+
+errors.translators.append(_translate)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What the driver said: the libraries above it add advice that does not fit."""
+    while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
+        error = inner
+    return error
+
+
+def _named(url: str | None) -> str:
+    return database(url) if url else "the study database"
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return "an attribute is no valid JSON"
+    if isinstance(error, KeyError):
+        return f"{printable(error.args[0] if error.args else '')!r} is missing"
+    return printable(error)[:200] or "unreadable content"
+
+
+pass
+
+PATIENCE = 300.0  # seconds that a search waits for its database, beside SQLite's own 60
+PAUSES = (0.2, 5.0)  # seconds from one try to the next: the first, and the longest
+# SQLSTATE classes of PostgreSQL that time does not mend: wrong password, no such database, no room.
+LASTING = ("28", "3D", "53")
+CROWDED = "53300"  # too many connections: some will end
+
+
+class Outage(InputError, StorageInternalError):
+    """The database cannot be read or written. Says which one, why, and what to do.
+
+    It is also what Optuna calls such an error, so that nothing takes it for a trial's own.
+    """
+
+
+@dataclass
+class Patience:
+    """How long one process waits for the database at `url`, measured from an outage's start."""
+
+    url: str
+    seconds: float
+    _began: float | None = None
+    _pause: float = PAUSES[0]
+
+    def call(self, attempt: Callable[[], T]) -> T:
+        """What `attempt` returns, tried again for as long as the database is out of reach.
+
+        Raises:
+            Outage: it still is when patience ends, or for a reason that time does not mend.
+        """
+        while True:
+            try:
+                result = attempt()
+            except (Outage, DataError):
+                raise
+            except (SQLAlchemyError, StorageInternalError) as error:
+                self._wait(error)
+            else:
+                self._began, self._pause = None, PAUSES[0]
+                return result
+
+    def _wait(self, error: Exception) -> None:
+        """Until the next try. Raises Outage where there is none."""
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        if isinstance(cause, DataError):
+            raise error
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+            if passes(cause) and self.seconds:
+                console.note(
+                    f"{database(self.url)}: out of reach ({reason_of(error)}); waiting up to "
+                    f"{self.seconds:.0f} s"
+                )
+        if not passes(cause) or now - self._began >= self.seconds:
+            self.seconds = 0.0  # whoever is told leaves, and must not wait as long again for that
+            raise Outage(str(refusal(self.url, error))) from error
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, PAUSES[1])
+
+
+class WaitingStorage(RDBStorage):
+    """Optuna's storage, whose every call waits while the database is out of reach.
+
+    Attributes:
+        on_heartbeat: called with every sign of life of a running trial, in that one's thread.
+    """
+
+    def __init__(self, url: str, patience: float, **options: Any) -> None:
+        self.patience = Patience(url, patience)
+        self.on_heartbeat: Callable[[], None] | None = None
+        super().__init__(url, **options)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
+        """As Optuna has it. A try may have been stored although its connection was lost then: a
+        trial that is in the wanted state after a failed try was brought there by that one."""
+        tried = False
+
+        def attempt() -> bool:
+            nonlocal tried
+            if tried and RDBStorage.get_trial(self, trial_id).state == state:
+                return True
+            tried = True
+            return RDBStorage.set_trial_state_values(self, trial_id, state, values)
+
+        return self.patience.call(attempt)
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """A sign of life; one that cannot be stored is left out, and the next one tried."""
+        try:
+            if self.on_heartbeat:
+                self.on_heartbeat()
+            super().record_heartbeat(trial_id)
+        except Exception:  # this runs in a thread, which would end with a traceback and for good
+            return
+
+
+def _waiting(name: str) -> Callable[..., Any]:
+    """The storage's method `name`, tried again during an outage. Storing twice is storing once.
+
+    One that only reads tells rows that Optuna cannot read as damage of the database.
+    """
+    guard = decoded if name.startswith(("get_", "_get_trials")) else contextlib.nullcontext
+
+    @functools.wraps(getattr(RDBStorage, name))
+    def method(self: WaitingStorage, *args: Any, **options: Any) -> Any:
+        with guard(self.patience.url):
+            return self.patience.call(lambda: getattr(RDBStorage, name)(self, *args, **options))
+
+    return method
+
+
+# A new trial that is stored twice leaves one that nobody runs, which `slots` takes for lost.
+for _name in (
+    "_create_new_trial",
+    "_get_best_trial_id",
+    "_get_stale_trial_ids",
+    "_get_trials",
+    "_set_trial_param",
+    "create_new_study",
+    "delete_study",
+    "get_all_studies",
+    "get_study_directions",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "set_study_system_attr",
+    "set_study_user_attr",
+    "set_trial_intermediate_value",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+):
+    setattr(WaitingStorage, _name, _waiting(_name))
+
+
+def passes(error: BaseException | None) -> bool:
+    """Whether time may mend it: another program's lock, a lost connection, a server's restart."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        return is_locked(error.orig)
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return state == CROWDED or not state.startswith(LASTING)

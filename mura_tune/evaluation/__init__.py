@@ -1,0 +1,1 @@
+"""What a network is worth: calibrated probabilities, figures with intervals, comparisons."""

@@ -1,0 +1,82 @@
+"""Is the second task worth it? Trained with and without its loss, on equal budgets and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from mura_tune.data.prepare import Prepared
+from mura_tune.metrics.comparison import auc_difference
+from mura_tune.metrics.estimates import Estimate
+from mura_tune.recipe import Recipe
+from mura_tune.training.batches import split_of
+from mura_tune.training.fit import Epoch, fit
+from mura_tune.training.tasks import MULTITASK
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Dev study AUC of each seed with the auxiliary loss and without, and their difference."""
+
+    weight: float
+    seeds: tuple[int, ...]
+    with_it: tuple[float, ...]
+    without: tuple[float, ...]
+    difference: Estimate
+
+    def describe(self) -> str:
+        """The difference as lines for people."""
+        d = self.difference
+        pairs = zip(self.seeds, self.with_it, self.without, strict=True)
+        return "\n".join(
+            [
+                f"dev, {d.studies} studies of {d.patients} patients; "
+                "the same recipe, epochs and seeds",
+                *(
+                    f"  seed {seed}: study AUC {ours:.3f} with aux_weight {self.weight:g}, "
+                    f"{theirs:.3f} with 0"
+                    for seed, ours, theirs in pairs
+                ),
+                f"  with minus without {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], "
+                f"paired by patient, mean of {len(self.seeds)} seeds",
+            ]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "split": "dev",
+            "aux_weight": self.weight,
+            "seeds": list(self.seeds),
+            "with": list(self.with_it),
+            "without": list(self.without),
+            "difference": self.difference.to_json(),
+        }
+
+
+def ablate(
+    prepared: Prepared,
+    recipe: Recipe,
+    seeds: int,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None],
+) -> Ablation:
+    """Train a multi-task recipe `seeds` times as it is and as often with `aux_weight` 0.
+
+    Dev also chose each run's epoch, on both sides alike. Test is not read.
+    """
+    train, dev = (split_of(prepared, part, device) for part in ("train", "dev"))
+    numbers = tuple((recipe.seed + i) % 2**32 for i in range(seeds))
+    tables, scores = [], []
+    for weight in (recipe.aux_weight, 0.0):
+        runs = []
+        for seed in numbers:
+            own = replace(recipe, seed=seed, aux_weight=weight)
+            net = MULTITASK.network(own, len(prepared.areas)).to(device)
+            runs.append(fit(net, train, dev, own, MULTITASK, on_epoch=on_epoch))
+        tables.append([MULTITASK.table(run.logits, dev) for run in runs])
+        scores.append(tuple(run.best.score for run in runs))
+    difference = auc_difference(tables[0], tables[1])
+    return Ablation(recipe.aux_weight, numbers, scores[0], scores[1], difference)

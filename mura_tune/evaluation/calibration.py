@@ -1,0 +1,246 @@
+"""What a release decides with, chosen on dev alone: calibration, operating points, doubt.
+
+A study's probability has one order of steps everywhere: each view's logit, (logit + offset) /
+temperature, the sigmoid, the mean over the study's views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mura_tune.errors import InputError
+from mura_tune.metrics.estimates import (
+    Floats,
+    Studies,
+    Views,
+    by_study,
+    cut_points,
+    sigmoid,
+    youden,
+)
+from mura_tune.training.batches import Split
+
+SENSITIVITY = 0.90  # what the third operating point guarantees on dev
+COLDEST = 0.05  # the least temperature: a smaller one would make answers out of rounding
+DOUBT_ERROR = 0.10  # the error on dev that remains when the band abstains
+DOUBT_MOST = 0.5  # the band never takes more of the dev studies than this
+RULES = {
+    "max_youden": "largest sensitivity + specificity - 1 on dev",
+    "max_f1": "largest F1 on dev",
+    "sensitivity_90": "highest threshold with a sensitivity of 0.90 or more on dev",
+}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From a view's logit to its probability: sigmoid((logit + offset) / temperature)."""
+
+    temperature: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.offset) and 0 < self.temperature < np.inf):
+            raise ValueError(f"temperature is {self.temperature}, offset {self.offset}")
+
+    def logits(self, logits_n: NDArray[Any]) -> Floats:
+        """Calibrated logits of views. Raises InputError for one that is not a finite number."""
+        check_finite(logits_n)
+        return (np.asarray(logits_n, dtype=np.float64) + self.offset) / self.temperature
+
+    def studies(self, logits_nk: Tensor, split: Split) -> Studies:
+        """A calibrated probability of *abnormal* for each study."""
+        logits_n = self.logits(_first(logits_nk))
+        return by_study(logits_n, split.labels.cpu().numpy(), split.studies, split.patients)
+
+    def views(self, logits_nk: Tensor, split: Split) -> Views:
+        """A calibrated probability of *abnormal* for each image."""
+        scores = sigmoid(self.logits(_first(logits_nk)))
+        return Views(split.studies, split.patients, split.labels.cpu().numpy(), scores)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Probabilities from `low` up to `high` in which the model should abstain.
+
+    Attributes:
+        share: of the dev studies that fall inside.
+        error: of the answers that remain on dev.
+        error_without: of all answers on dev, without a band.
+    """
+
+    low: float
+    high: float
+    share: float
+    error: float
+    error_without: float
+
+    @property
+    def rule(self) -> str:
+        """How it was chosen, in words."""
+        wanted = f"an error of {DOUBT_ERROR:.2f} or less on dev"
+        if self.error <= DOUBT_ERROR:
+            return f"smallest band around the recommended threshold that leaves {wanted}"
+        return (
+            f"band that leaves the least error, {self.error:.3f}, on dev; {wanted} is out of "
+            f"reach without abstaining from more than {DOUBT_MOST:.0%} of it"
+        )
+
+    def holds(self, score: float) -> bool:
+        return self.low <= score < self.high
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Everything that was chosen on dev. `points` are thresholds by rule, see RULES."""
+
+    calibration: Calibration
+    points: Mapping[str, float]
+    recommended: str
+    band: Band
+
+    @property
+    def threshold(self) -> float:
+        """The recommended operating point: a study is called abnormal at or above it."""
+        return self.points[self.recommended]
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of bundle.json that holds it; `threshold` repeats the recommended point."""
+        return {
+            "calibration": asdict(self.calibration)
+            | {
+                "order": "(view logit + offset) / temperature, sigmoid, mean over the views",
+                "fitted_on": "dev",
+            },
+            "operating_points": {
+                name: {"threshold": cut, "chosen": RULES[name]} for name, cut in self.points.items()
+            },
+            "recommended": self.recommended,
+            "threshold": {"value": self.threshold, "chosen": RULES[self.recommended]},
+            "abstain": asdict(self.band) | {"chosen": self.band.rule},
+        }
+
+    @staticmethod
+    def from_json(manifest: Mapping[str, Any]) -> Chosen:
+        """What `to_json` wrote into a bundle.json."""
+        found = manifest["calibration"]
+        band = {key: manifest["abstain"][key] for key in Band.__dataclass_fields__}
+        return Chosen(
+            calibration=Calibration(found["temperature"], found["offset"]),
+            points={n: p["threshold"] for n, p in manifest["operating_points"].items()},
+            recommended=manifest["recommended"],
+            band=Band(**band),
+        )
+
+
+def check_finite(logits: NDArray[Any]) -> None:
+    """Refuse answers that are no numbers: compared with a threshold they would all be normal."""
+    if not np.isfinite(logits).all():
+        raise InputError(
+            "the network answers a picture with what is no finite number; its weights "
+            "are damaged: fetch or make the release again"
+        )
+
+
+def choose(logits_nk: Tensor, dev: Split) -> Chosen:
+    """Fit the calibration on dev, then choose thresholds and the band on its calibrated scores."""
+    calibration = fit(logits_nk, dev)
+    studies = calibration.studies(logits_nk, dev)
+    points = {
+        "max_youden": youden(studies),
+        "max_f1": _max_f1(studies),
+        "sensitivity_90": _sensitive(studies, SENSITIVITY),
+    }
+    recommended = "max_youden"
+    return Chosen(calibration, points, recommended, _band(studies, points[recommended]))
+
+
+def fit(logits_nk: Tensor, dev: Split) -> Calibration:
+    """The temperature and offset with the least cross-entropy of dev's study probabilities.
+
+    A temperature alone (Guo et al. 2017) cannot move a network's base rate, and training with
+    weighted classes puts that at one half: it would stretch or squeeze the scores to imitate the
+    share of abnormal studies. So there is an offset beside it, which makes it Platt's scaling
+    (1999), with his softened labels (n+ + 1) / (n+ + 2) and 1 / (n- + 2): a few dozen studies that
+    happen to be separated do not make the model certain. A network whose logits hardly differ gets
+    the share of abnormal studies for everyone, by a least temperature of COLDEST. Where every study
+    has one view this is scikit-learn's `method="sigmoid"`; the mean over several views is what
+    that cannot fit.
+    """
+    logits_n = _first(logits_nk)
+    names, inverse = np.unique(dev.studies, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    starts = np.searchsorted(inverse[order], np.arange(len(names)))
+    views = np.diff(np.append(starts, len(inverse)))
+    labels = dev.labels.cpu().numpy()[order][starts]
+    positives, negatives = labels.sum(), (1 - labels).sum()
+    target = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    middle, spread = float(logits_n.mean()), max(float(logits_n.std()), 1e-6)
+    z_n = (logits_n[order] - middle) / spread
+
+    def loss(slope: Floats, level: Floats) -> Floats:
+        p_gv = sigmoid(slope[:, None] * z_n + level[:, None])
+        p = np.clip(np.add.reduceat(p_gv, starts, axis=1) / views, 1e-12, 1 - 1e-12)
+        return np.asarray(-(target * np.log(p) + (1 - target) * np.log1p(-p)).mean(1))
+
+    # slope and level at the middle of the logits hardly depend on each other: a grid that closes in
+    centre, reach = np.array([0.0, 0.0]), np.array([np.log(20.0), 6.0])
+    for _ in range(14):
+        slopes, levels = np.meshgrid(
+            *(np.linspace(c - r, c + r, 13) for c, r in zip(centre, reach, strict=True))
+        )
+        slopes = np.minimum(slopes, np.log(spread / COLDEST))
+        at = int(np.argmin(loss(np.exp(slopes.ravel()), levels.ravel())))
+        centre, reach = np.array([slopes.ravel()[at], levels.ravel()[at]]), reach / 3
+    slope = float(np.exp(centre[0]))
+    return Calibration(
+        temperature=spread / slope, offset=spread / slope * float(centre[1]) - middle
+    )
+
+
+def _max_f1(studies: Studies) -> float:
+    cuts, hits, alarms = cut_points(studies)
+    return float(cuts[np.argmax(2 * hits / (hits + alarms + max(hits[0], 1)))])
+
+
+def _sensitive(studies: Studies, least: float) -> float:
+    """The highest threshold that keeps the sensitivity at `least`."""
+    cuts, hits, _ = cut_points(studies)
+    return float(cuts[hits >= least * hits[0]][-1])
+
+
+def _band(studies: Studies, threshold: float) -> Band:
+    """The studies nearest to the threshold in logits step aside, one by one, until the answers
+    that remain are wrong in DOUBT_ERROR of cases at most (El-Yaniv and Wiener 2010)."""
+    middle = _logit(np.array(threshold))
+    distance = np.abs(_logit(studies.scores) - middle)
+    wrong = ((studies.scores >= threshold) != (studies.labels == 1)).astype(np.float64)
+    order = np.argsort(-distance, kind="stable")
+    n = len(order)
+    answered = np.arange(1, n + 1)
+    error = np.cumsum(wrong[order]) / answered
+    last = np.append(np.diff(distance[order]) < 0, True)  # equal distances go together
+    usable = last & (answered >= n * (1 - DOUBT_MOST))
+    good = usable & (error <= DOUBT_ERROR)
+    candidates = good if good.any() else usable & (error == error[usable].min())
+    keep = int(np.flatnonzero(candidates)[-1]) + 1
+    if keep == n:
+        return Band(threshold, threshold, 0.0, float(error[-1]), float(error[-1]))
+    reach = float(distance[order][keep - 1] + distance[order][keep]) / 2
+    low, high = sigmoid(np.array([middle - reach, middle + reach]))
+    return Band(float(low), float(high), 1 - keep / n, float(error[keep - 1]), float(error[-1]))
+
+
+def _logit(p: Floats) -> Floats:
+    p = np.clip(p, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(p / (1 - p)))
+
+
+def _first(logits_nk: Tensor) -> Floats:
+    """The logit of *abnormal* for each view."""
+    return np.asarray(logits_nk[:, 0].double().cpu().numpy())

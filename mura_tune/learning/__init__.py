@@ -1,1 +1,0 @@
-"""Torch: networks, tasks, augmentation, metrics and the one training function."""

@@ -1,0 +1,1 @@
+"""Numbers with intervals, from numpy arrays alone."""

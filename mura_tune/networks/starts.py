@@ -1,0 +1,177 @@
+"""Where a network's first weights come from: ImageNet, a file, or a release of ours."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from mura_tune import config
+from mura_tune.config import Holdout
+from mura_tune.errors import InputError
+from mura_tune.networks.weights import check_finite, check_keys, one_channel, read_weights, renamed
+from mura_tune.release_format import checksums, manifest
+from mura_tune.release_format.checksums import SUMS, sha256
+from mura_tune.release_format.manifest import NAME as MANIFEST
+from mura_tune.release_format.manifest import WEIGHTS
+
+IMAGENET, NONE = "imagenet", "none"
+TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev parts
+DIGITS = 16  # hex digits of a picture's sha256 that are kept there: 64 bits
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a release that serves as a start learned from.
+
+    Attributes:
+        areas: of its dataset.
+        split: how that was divided.
+        pictures: DIGITS of the sha256 of each of train and dev; None if it is older than that list.
+    """
+
+    areas: frozenset[str]
+    split: Holdout
+    pictures: frozenset[str] | None
+
+
+def load(body: nn.Module, classifier: str, source: str, arch: str) -> None:
+    """Every weight but the classifier's from a file or a release's folder, verified key by key.
+
+    Args:
+        classifier: the module's name. What a release has under that name is another task's, and
+            may be another head: it is left out.
+
+    Raises:
+        InputError: nothing there, a damaged release or one of another network, a tensor that is
+            missing, foreign or misshapen, by name, or one with a number that is not finite.
+    """
+    path = Path(source)
+    weights = read_weights(_weights_of(path, arch) if path.is_dir() else path)
+    fresh = body.state_dict()
+    weights = renamed(weights, fresh, path)
+    head = f"{classifier}."
+    wanted = {name: value for name, value in fresh.items() if not name.startswith(head)}
+    fitted = {
+        name: _fitted(body, name, value, wanted[name]) if name in wanted else value
+        for name, value in weights.items()
+        if not name.startswith(head)
+    }
+    check_keys(fitted, wanted, f"{path} does not fit {arch}")
+    body.load_state_dict(fitted, strict=False)
+    check_finite(body.state_dict(), path)
+
+
+def digest(source: str) -> str | None:
+    """sha256 of the weights that a start names: a path may hold others tomorrow.
+
+    None for a start that is no path. Raises InputError where there is no such file.
+    """
+    if source in (IMAGENET, NONE):
+        return None
+    path = Path(source)
+    path = path / WEIGHTS if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of weights")
+    return sha256(path)
+
+
+def origin(source: str) -> Origin | None:
+    """Where the weights of a release's folder come from; None for all other starts.
+
+    Raises InputError for a release that is not whole, or whose study another version would read.
+    """
+    folder = Path(source)
+    if source in (IMAGENET, NONE) or not folder.is_dir():
+        return None
+    values, listed = _told(folder)
+    if "study" not in values:
+        return None
+    pictures = None
+    if (folder / TRAINED_ON).is_file():
+        checksums.check_file(folder, TRAINED_ON, listed)
+        pictures = frozenset((folder / TRAINED_ON).read_text(encoding="utf-8").split())
+    return Origin(
+        areas=frozenset(values.get("areas", [values["area"]])),
+        split=config.from_dict(values["study"]["config"], str(folder / MANIFEST)).split,
+        pictures=pictures,
+    )
+
+
+def require_imagenet(arch: str) -> None:
+    """Fail in seconds where there is no network: the hub's client retries for most of a minute."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    source = timm.get_pretrained_cfg(arch)
+    if source is None or not source.has_weights:
+        raise InputError(
+            f"pretrained: imagenet: timm has no weights for {arch}; "
+            "write pretrained: none or name a file"
+        )
+    cached = source.hf_hub_id and any(
+        isinstance(try_to_load_from_cache(source.hf_hub_id, name), str)
+        for name in ("model.safetensors", "pytorch_model.bin")
+    )
+    if cached or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise unreachable(arch, "HF_HUB_OFFLINE is set and nothing is cached")
+    host = constants.ENDPOINT.split("//")[-1].split("/")[0].partition(":")[0]
+    try:
+        socket.create_connection((host, 443), timeout=5).close()
+    except OSError as error:
+        raise unreachable(arch, f"{host}: {error}") from None
+
+
+def unreachable(arch: str, why: str) -> InputError:
+    """What to tell when ImageNet weights cannot be had."""
+    return InputError(
+        f"pretrained: imagenet: the weights of {arch} are out of reach ({why}); "
+        "write pretrained: none, or pretrained: FILE with weights you have"
+    )
+
+
+def _weights_of(folder: Path, arch: str) -> Path:
+    """The weights of a release: of this network, and vouched for by its sums."""
+    values, listed = _told(folder)
+    theirs, members = values["arch"], values["members"]
+    if theirs != arch:
+        raise InputError(
+            f"{folder}: a release of {theirs}, not of {arch}; "
+            f"write arch: {theirs}, or name another start"
+        )
+    if members != [WEIGHTS]:
+        raise InputError(
+            f"{folder}: a release of several networks; "
+            f"name the file of one, such as {folder / members[0]}"
+        )
+    checksums.check_file(folder, WEIGHTS, listed)
+    return folder / WEIGHTS
+
+
+def _told(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """A release's manifest, as its sums have it, and these: digests by name."""
+    if not (folder / MANIFEST).is_file() or not (folder / SUMS).is_file():
+        raise InputError(
+            f"{folder}: no whole release ({MANIFEST} or {SUMS} is missing); "
+            "name a file of weights or a release's folder"
+        )
+    listed = checksums.read(folder)
+    checksums.check_file(folder, MANIFEST, listed)
+    return manifest.read(folder / MANIFEST), listed
+
+
+def _fitted(body: Any, name: str, given: Tensor, wanted: Tensor) -> Tensor:
+    """An RGB stem summed, a ViT's position embedding resampled to another size; else as it is."""
+    if name == "pos_embed" and given.ndim == 3 and given.shape[1] != wanted.shape[1]:
+        grid = body.patch_embed.grid_size
+        prefix = wanted.shape[1] - grid[0] * grid[1]
+        resampled: Tensor = resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)
+        return resampled
+    return one_channel(given, wanted)

@@ -1,0 +1,1 @@
+"""Synthetic radiographs whose lesions are known."""

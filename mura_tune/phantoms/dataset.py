@@ -1,0 +1,231 @@
+"""Synthetic radiographs in MURA's layout: a dataset for the demo and the tests.
+
+Every lesion has a box in lesions.csv. What an image shows depends on (seed, area, patient, study,
+view) alone: asking for more patients leaves the others as they were.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mura_tune import files
+from mura_tune.errors import InputError
+from mura_tune.phantoms.anatomy import AREAS
+from mura_tune.phantoms.lesions import KINDS
+from mura_tune.phantoms.rendering import Study, draw
+
+__all__ = ["ABNORMAL", "AREAS", "KINDS", "Study", "contact_sheet", "draw", "studies", "write"]
+
+LOOK = 1  # raise it when the same arguments give other pixels: old phantoms must not pass for new
+ABNORMAL = {  # MURA v1.1: share of abnormal studies in train and in valid
+    "XR_ELBOW": {"train": 660 / 1754, "valid": 66 / 158},
+    "XR_FINGER": {"train": 655 / 1935, "valid": 83 / 175},
+    "XR_FOREARM": {"train": 287 / 877, "valid": 64 / 133},
+    "XR_HAND": {"train": 521 / 2018, "valid": 66 / 167},
+    "XR_HUMERUS": {"train": 271 / 592, "valid": 67 / 135},
+    "XR_SHOULDER": {"train": 1457 / 2821, "valid": 95 / 194},
+    "XR_WRIST": {"train": 1326 / 3460, "valid": 97 / 237},
+}
+NOTE = "phantom.json"  # says what was drawn
+SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # what a contact sheet may be
+VIEWS = (0.2, 0.4, 0.4)  # shares of studies with one, two and three views
+BLOCK, TWICE = 10, 2  # of ten patients in a row two come twice; one is also in the area before
+VALID_FROM = 50_001  # the first patient number of the valid split
+MOST = (VALID_FROM - 1) // len(AREAS)
+
+
+def write(
+    root: Path,
+    *,
+    areas: Sequence[str] = AREAS,
+    patients: int = 60,
+    seed: int = 0,
+    size: int = 512,
+    progress: Callable[[Sequence[Study]], Iterable[Study]] = iter,
+) -> None:
+    """Writes images, MURA's four CSVs and lesions.csv under `root`; returns if they are there.
+
+    `patients` counts an area's training patients; valid has a quarter as many, at least twelve.
+    `size` is the longer side in pixels. `progress` wraps the list of studies, as tqdm does.
+    Raises InputError if `root` holds something else.
+    """
+    if unknown := [area for area in areas if area not in AREAS]:
+        raise InputError(f"phantom: no area {unknown[0]!r}; there are {', '.join(AREAS)}")
+    if not (areas and 1 <= patients <= MOST and 64 <= size <= 2048 and seed >= 0):
+        raise InputError(
+            f"phantom: areas={list(areas)} (at least one), {patients=} (1 to {MOST}), "
+            f"{size=} (64 to 2048), {seed=} (0 or more)"
+        )
+    chosen = [area for area in AREAS if area in areas]
+    counts = {"train": patients, "valid": max(12, patients // 4)}
+    plan = [
+        s for split, n in counts.items() for area in chosen for s in studies(split, area, n, seed)
+    ]
+    name = _first_component(root)
+    tables = _tables(name, plan)
+    arguments = {"areas": chosen, "patients": patients, "seed": seed, "size": size, "look": LOOK}
+    if _is_complete(root, arguments, tables, plan):
+        return
+
+    root.mkdir(parents=True, exist_ok=True)
+    files.replace(root / NOTE, f"{json.dumps(arguments)}\n".encode())
+    lesions = ["path,kind,x0,y0,x1,y1"]
+    pool = ThreadPoolExecutor(max_workers=2)
+    try:
+        drawn = pool.map(partial(_save, root, seed=seed, size=size), plan)
+        for _, rows in zip(progress(plan), drawn, strict=True):
+            lesions += [f"{name}/{row}" for row in rows]
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
+    # the tables come last: where they are, the images are
+    for file, lines in {"lesions.csv": lesions, **tables}.items():
+        files.replace(root / file, "".join(f"{line}\n" for line in lines).encode())
+
+
+def studies(split: str, area: str, patients: int, seed: int) -> Iterator[Study]:
+    """Who comes with what; dealt block by block, so any number of patients has MURA's balance."""
+    deal, share = BLOCK + TWICE, ABNORMAL[area][split]
+    for block in range(-(-patients // BLOCK)):
+        rng = _stream(split, area, block, seed, use=1)
+        abnormal = round((block + 1) * deal * share) - round(block * deal * share)
+        labels = iter((rng.permutation(deal) < abnormal).tolist())
+        views = iter(rng.choice((1, 2, 3), deal, p=VIEWS).tolist())
+        twice = rng.choice(BLOCK, TWICE, replace=False)
+        for i in range(BLOCK):
+            patient = _patient(split, area, block, i, seed)
+            for number in (1, 2) if i in twice else (1,):
+                study = Study(split, area, patient, number, next(labels), next(views))
+                if block * BLOCK + i < patients:
+                    yield study
+
+
+def _patient(split: str, area: str, block: int, i: int, seed: int) -> int:
+    """A patient's number; one in a block is the patient of the same place in the area before."""
+
+    def is_shared(at: int) -> bool:
+        return at > 0 and i == int(_stream(split, AREAS[at], block, seed, use=2).integers(BLOCK))
+
+    at = AREAS.index(area)
+    if is_shared(at) and not is_shared(at - 1):
+        at -= 1
+    return (block * BLOCK + i) * len(AREAS) + at + (VALID_FROM if split == "valid" else 1)
+
+
+def _stream(split: str, area: str, block: int, seed: int, *, use: int) -> np.random.Generator:
+    return np.random.default_rng([seed, AREAS.index(area), int(split == "valid"), block, use, 2])
+
+
+def _tables(name: str, plan: list[Study]) -> dict[str, list[str]]:
+    tables: dict[str, list[str]] = {
+        f"{split}_{kind}.csv": []
+        for split in ("train", "valid")
+        for kind in ("image_paths", "labeled_studies")
+    }
+    for s in plan:
+        tables[f"{s.split}_labeled_studies.csv"] += [f"{name}/{s.folder}/,{int(s.abnormal)}"]
+        paths = [f"{name}/{s.folder}/image{view}.png" for view in range(1, s.views + 1)]
+        tables[f"{s.split}_image_paths.csv"] += paths
+    return tables
+
+
+def _first_component(root: Path) -> str:
+    """What the paths in MURA's CSVs begin with: the folder's name, if a CSV can hold it as it is.
+
+    Who reads them takes any word for the folder that they lie in.
+    """
+    name = root.resolve().name
+    return name if name.isprintable() and not {*name} & {*',"'} else "phantoms"
+
+
+def _is_complete(
+    root: Path, arguments: dict[str, Any], tables: dict[str, list[str]], plan: list[Study]
+) -> bool:
+    """Whether this very phantom is there; raises if `root` holds another dataset."""
+    note, there = root / NOTE, [file for file in tables if (root / file).exists()]
+    if note.exists():
+        try:
+            other = json.loads(note.read_bytes())
+        except ValueError:
+            other = "unreadable arguments"
+        if other != arguments:
+            raise InputError(f"{note}: made with {other}, not {arguments}; choose another folder")
+    elif there:
+        raise InputError(f"{root / there[0]}: not made by the phantom; choose another folder")
+    for file in there:
+        if (root / file).read_bytes().splitlines() != [line.encode() for line in tables[file]]:
+            raise InputError(
+                f"{root / file}: changed since it was made; delete {root} to remake it"
+            )
+    images = (root / s.folder / f"image{view}.png" for s in plan for view in range(1, s.views + 1))
+    tables_there = len(there) == len(tables) and (root / "lesions.csv").exists()
+    return tables_there and all(image.exists() for image in images)
+
+
+def _save(root: Path, study: Study, *, seed: int, size: int) -> list[str]:
+    """Writes a study's views; returns their rows of lesions.csv."""
+    (root / study.folder).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for view in range(1, study.views + 1):
+        image, kind, box = draw(study, view, seed=seed, size=size)
+        path = f"{study.folder}/image{view}.png"
+        with files.naming(root / path):  # a full disk does not say which file it is about
+            Image.fromarray(image).save(root / path, compress_level=1)
+        if box:
+            rows.append(",".join(map(str, (path, kind, *box))))
+    return rows
+
+
+def contact_sheet(root: Path, out: Path, per_area: int = 6) -> None:
+    """One picture of a phantom: a row per area, normal left, abnormal right, lesions boxed.
+
+    `out` ends in one of SHEETS. Raises KeyError for another, OSError where it cannot be written.
+    """
+    lesions = [
+        line.split(",") for line in (root / "lesions.csv").read_text("utf-8").splitlines()[1:]
+    ]
+    boxes = {path: (kind, [int(n) for n in box]) for path, kind, *box in lesions}
+    paths = (root / "train_image_paths.csv").read_text("utf-8").splitlines()
+    paths = [path for path in paths if path.endswith("image1.png")]
+    areas = list(dict.fromkeys(path.split("/")[2] for path in paths))
+    pitch, top, left, normals = 182, 40, 108, per_area // 2
+    sheet = Image.new("RGB", (left + per_area * pitch, top + len(areas) * pitch), (12, 12, 12))
+    pen, large, small = (
+        ImageDraw.Draw(sheet),
+        ImageFont.load_default(15),
+        ImageFont.load_default(12),
+    )
+    pen.text((left, 12), "normal", (150, 200, 150), large)
+    pen.text((left + normals * pitch, 12), "abnormal", (255, 170, 80), large)
+    for row, area in enumerate(areas):
+        y = top + row * pitch
+        pen.text((14, y + pitch // 2 - 10), area[3:].lower(), (230, 230, 230), large)
+        mine = [path for path in paths if path.split("/")[2] == area]
+        by_kind = [[p for p in mine if p in boxes and boxes[p][0] == kind] for kind in KINDS]
+        in_turn = [p for rank in zip_longest(*by_kind) for p in rank if p]
+        plain = [path for path in mine if path not in boxes]
+        places = [*enumerate(plain[:normals]), *enumerate(in_turn[: per_area - normals], normals)]
+        for column, path in places:
+            x = left + column * pitch
+            with Image.open(root.joinpath(*path.split("/")[1:])) as image:
+                factor = (pitch - 6) / max(image.size)
+                view = image.resize(
+                    [round(n * factor) for n in image.size], Image.Resampling.LANCZOS
+                )
+            x0, y0 = x + (pitch - view.width) // 2, y + (pitch - view.height) // 2
+            sheet.paste(view, (x0, y0))
+            if path in boxes:
+                kind, box = boxes[path]
+                corners = [round(n * factor) + (x0, y0)[i % 2] for i, n in enumerate(box)]
+                pen.rectangle(corners, outline=(255, 150, 40))
+                pen.text((x + 4, y + 3), kind, (255, 170, 80), small, stroke_width=2, stroke_fill=0)
+    picture = io.BytesIO()
+    sheet.save(picture, format=SHEETS[out.suffix.lower()])
+    files.replace(out, picture.getvalue())

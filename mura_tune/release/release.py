@@ -1,0 +1,170 @@
+"""A release folder: whole or absent, and refused when a single byte is not as it was written."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+
+from mura_tune import strict
+from mura_tune.errors import InputError
+from mura_tune.imaging.images import PREPROCESSING, changed_since
+from mura_tune.networks.network import Model, Network, joined, members_of, restore
+from mura_tune.networks.weights import separate
+from mura_tune.release import golden
+from mura_tune.release.timm_config import timm_config
+from mura_tune.release_format import checksums
+from mura_tune.release_format import manifest as manifests
+from mura_tune.release_format.folder import recover, replacing
+from mura_tune.strict import shown
+from mura_tune.training.batches import MEAN, STD
+from mura_tune.training.tasks import TASKS
+
+SCHEMA, MANIFEST, WEIGHTS = manifests.SCHEMA, manifests.NAME, manifests.WEIGHTS
+CARD, REPORT = manifests.CARD, manifests.REPORT
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A release in memory: what bundle.json says, and the network with its weights."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    net: Model
+
+
+def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+    """Write a release beside `folder`, then put it in the place of the release that was there.
+
+    Args:
+        texts: further files by name, such as MODEL_CARD.md.
+
+    Raises:
+        InputError: something else stands in the place; see `folder.check_place`. Or the manifest is
+            one that no reader would take: what stands in the place is the better release.
+    """
+    names = names_of(net)
+    whole = {"schema": SCHEMA, **manifest, "members": names}
+    whole["golden"] = golden.answer(net, manifest["preprocessing"]["size"])
+    text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
+    manifests.parse(strict.from_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
+    content = {
+        name: to_safetensors(separate(member.body.state_dict()), metadata={"format": "pt"})
+        for name, member in zip(names, members_of(net), strict=True)
+    }
+    for name, written in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
+        content[name] = written.encode("utf-8", "backslashreplace")
+    _write(folder, content)
+
+
+def names_of(net: Model) -> list[str]:
+    """The files of its members' weights."""
+    number = sum(1 for _ in members_of(net))
+    return [WEIGHTS] if number == 1 else [f"model-{i}.safetensors" for i in range(number)]
+
+
+def preprocessing(size: int) -> dict[str, Any]:
+    """What happens to an image before a network sees it, as bundle.json says it.
+
+    A release without `decoding` was made by its version 1; see `images.changed_since`.
+    """
+    return {
+        "size": size,
+        "channels": 1,
+        "resize": "bilinear, to a square",
+        "mean": MEAN,
+        "std": STD,
+        "range": [0, 1],
+        "decoding": PREPROCESSING,
+    }
+
+
+def changes(manifest: Mapping[str, Any]) -> str:
+    """Which pictures are read differently since a release was made, in a line; "" for none."""
+    told = changed_since(manifest["preprocessing"].get("decoding", 1))
+    return told and f"made when pictures were read otherwise; since then: {told}"
+
+
+def add(folder: Path, texts: Mapping[str, str]) -> None:
+    """Put texts into a release, new or in place of what they were, and vouch for them.
+
+    Raises:
+        InputError: the release is not whole; see `sums.check`.
+    """
+    content = {name: (folder / name).read_bytes() for name in checksums.check(folder)}
+    content |= {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
+    _write(folder, content)
+
+
+def _write(folder: Path, content: Mapping[str, bytes]) -> None:
+    """A release of these files. Raises InputError where there is no room, saying how much."""
+    try:
+        with replacing(folder) as draft:
+            for name, data in content.items():
+                (draft / name).write_bytes(data)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        need = sum(map(len, content.values())) / 1e6
+        raise InputError(
+            f"{folder}: no room for the release, which takes {need:.1f} MB; make room, and the "
+            "same command goes on"
+        ) from None
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Check every file of a release against SHA256SUMS; returns what bundle.json says.
+
+    Raises:
+        InputError: no release there, a file that is missing, foreign or changed, by name, or one
+            that another version would have to read.
+    """
+    recover(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no release there; make one with 'make finalize'")
+    listed = checksums.check(folder)
+    values = manifests.read(folder / MANIFEST)
+    for name in values["members"]:
+        if name not in listed:
+            raise InputError(
+                f"{folder / checksums.SUMS}: does not list {name}; fetch the release again"
+            )
+    _check_preprocessing(values["preprocessing"], folder / MANIFEST)
+    return values
+
+
+def load(folder: Path, device: torch.device) -> Bundle:
+    """A verified release with its network in evaluation mode.
+
+    Raises:
+        InputError: see `verify`; also weights that do not fit the network named.
+    """
+    values = verify(folder)
+    manifests.require(values, folder / MANIFEST, *manifests.ANSWER[values["task"]])
+    net = joined([_network(values, folder / name) for name in values["members"]])
+    return Bundle(folder, values, net.to(device).eval())
+
+
+def _check_preprocessing(stored: Mapping[str, Any], source: Path) -> None:
+    """Refuse what this version does not do to an image; earlier decodings differ for few."""
+    known = preprocessing(stored["size"])
+    known["decoding"] = min(PREPROCESSING, stored.get("decoding", 1))
+    for key, value in stored.items():
+        if json.dumps(value) != json.dumps(known.get(key)):  # as text, where 1 is not true
+            raise InputError(
+                f"{source}: preprocessing.{key} is {shown(value)}, which this version "
+                "does not do; use the one that made it"
+            )
+
+
+def _network(manifest: Mapping[str, Any], path: Path) -> Network:
+    """The network that a release names, with the weights of one of its members."""
+    head = TASKS[manifest["task"]].head
+    size, outputs = manifest["preprocessing"]["size"], manifest["outputs"]
+    return restore(path, manifest["arch"], size=size, outputs=outputs, head=head)

@@ -1,0 +1,162 @@
+"""Two stages, measured: each test study answered by its area's release, known or as routed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_tune.areas import ALL, MULTITASK
+from mura_tune.errors import InputError
+from mura_tune.evaluation.calibration import Chosen
+from mura_tune.evaluation.evaluate import SPLIT_NAMES
+from mura_tune.evaluation.routing import Routing
+from mura_tune.metrics.comparison import auc_difference
+from mura_tune.metrics.estimates import AUC, Estimate, Floats, Names, Studies
+from mura_tune.release.release import Bundle
+from mura_tune.training.batches import Split
+from mura_tune.training.fit import predict
+from mura_tune.training.recognition import study_logits
+
+
+def release_for(find: Callable[[str], Path], area: str) -> tuple[Path, str | None]:
+    """The release of an area; where it is missing one for all areas, and a line that says so.
+
+    Args:
+        find: the folder of a release by its name; one that does not exist where there is none.
+
+    Raises:
+        InputError: there is none of them.
+    """
+    own = find(area)
+    if own.is_dir():
+        return own, None
+    for name in (ALL, MULTITASK):
+        if (folder := find(name)).is_dir():
+            return folder, f"{own}: no release for {area}; {name} answers in its place"
+    raise InputError(
+        f"{own}: no release for {area}, and none for {ALL} or {MULTITASK} in its "
+        f"place; make one: mura finalize {area}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Routes:
+    """What it costs not to be told a study's area.
+
+    Attributes:
+        known, routed: study AUC over all areas, each study answered by the release of its area,
+            and of the area that the router names.
+        cost: routed minus known, on the same patients.
+        answered: AUC of `routed` among the studies where the router does not abstain.
+        wrong: studies sent to another area's release; `abstained` of them and others.
+        fallbacks: lines on areas whose release is missing.
+    """
+
+    known: Estimate
+    routed: Estimate
+    cost: Estimate
+    answered: Estimate | None
+    wrong: int
+    abstained: int
+    fallbacks: tuple[str, ...]
+
+    def describe(self) -> str:
+        """The figures as lines for people."""
+        n, c = self.known.studies, self.cost
+        rest = n - self.abstained
+        answered = self.answered.brief() if self.answered else "undefined"
+        return "\n".join(
+            [
+                *self.fallbacks,
+                f"{SPLIT_NAMES['test']}, {n} studies of {self.known.patients} patients, all areas",
+                f"  AUC, area known    {self.known.brief()}",
+                f"  AUC, area routed   {self.routed.brief()}",
+                f"  routed minus known {c.value:+.3f} [{c.low:+.3f}, {c.high:+.3f}], "
+                "paired by patient",
+                f"  {self.wrong} studies sent to another area's release",
+                f"  {self.abstained} abstained from; AUC of the other {rest}: {answered}",
+            ]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "split": SPLIT_NAMES["test"],
+            "studies": self.known.studies,
+            "known": self.known.to_json(),
+            "routed": self.routed.to_json(),
+            "cost": self.cost.to_json(),
+            "answered": self.answered.to_json() if self.answered else None,
+            "wrong": self.wrong,
+            "abstained": self.abstained,
+            "fallbacks": list(self.fallbacks),
+        }
+
+
+def routes(
+    router: Bundle,
+    releases: Mapping[str, Bundle],
+    fallbacks: tuple[str, ...],
+    split_at: Callable[[int], Split],
+) -> Routes:
+    """Measure a chain on the test studies of every area.
+
+    Args:
+        releases: by area, what answers for it.
+        split_at: the test part of all areas, at so many pixels a side.
+    """
+    split = split_at(router.manifest["preprocessing"]["size"])
+    routing, areas = Routing.from_json(router.manifest), list(router.manifest["areas"])
+    found = study_logits(predict(router.net, split), split)
+    called = found.logits.argmax(1)
+    sure = routing.confidences(found.logits).max(1) >= routing.confidence
+    known, routed = np.empty(len(called)), np.empty(len(called))
+    for answering in {id(one): one for one in releases.values()}.values():
+        mine = np.array([releases[area] is answering for area in areas])
+        asked = mine[found.parts] | mine[called]
+        scores = _scores(answering, split_at, found.names[asked])
+        known[mine[found.parts]] = scores[mine[found.parts][asked]]
+        routed[mine[called]] = scores[mine[called][asked]]
+    labels = _labels(split, found.names)
+    tables = [Studies(found.names, found.patients, labels, one) for one in (known, routed)]
+    left = Studies(found.names[sure], found.patients[sure], labels[sure], routed[sure])
+    return Routes(
+        known=AUC.estimate(tables[0]),
+        routed=AUC.estimate(tables[1]),
+        cost=auc_difference([tables[1]], [tables[0]]),
+        answered=AUC.estimate(left) if len(np.unique(left.labels)) == 2 else None,
+        wrong=int((called != found.parts).sum()),
+        abstained=int((~sure).sum()),
+        fallbacks=fallbacks,
+    )
+
+
+def _scores(answering: Bundle, split_at: Callable[[int], Split], names: Names) -> Floats:
+    """A release's probability of *abnormal* of each study, in the order of `names` (sorted)."""
+    split = split_at(answering.manifest["preprocessing"]["size"])
+    if not len(names):
+        return np.empty(0)
+    wanted = set(names)
+    rows = np.flatnonzero([name in wanted for name in split.studies])
+    part = replace(
+        split,
+        pixels=split.pixels[rows.tolist()],
+        labels=split.labels[rows.tolist()],
+        studies=split.studies[rows],
+        patients=split.patients[rows],
+        paths=split.paths[rows],
+        parts=split.parts[rows.tolist()],
+    )
+    calibration = Chosen.from_json(answering.manifest).calibration
+    return calibration.studies(predict(answering.net, part), part).scores
+
+
+def _labels(split: Split, names: Names) -> NDArray[np.int64]:
+    """Each study's label, in the order of `names` (sorted and unique)."""
+    found, first = np.unique(split.studies, return_index=True)
+    assert list(found) == list(names)
+    return np.asarray(split.labels.cpu().numpy()[first])

@@ -1,0 +1,102 @@
+"""Everything that can be checked about a release without knowing what it was measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mura_tune import config, recipe
+from mura_tune.release import golden
+from mura_tune.release import release as release_io
+from mura_tune.release_format import manifest
+from mura_tune.release_format.checksums import SUMS, sha256
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A release that passed.
+
+    Attributes:
+        digest: sha256 of its SHA256SUMS, by which the whole release can be asked for.
+        files: how many there are.
+        tensors: of all its networks, whose names and shapes fit.
+        apart: the largest difference of a logit from the stored one; None where none is stored.
+        lacks: what an older version did not store, so that some verbs cannot use it.
+        changes: which pictures are read differently since it was made; "" for none.
+        data: whether its split was held against a dataset, and fits.
+    """
+
+    release: Path
+    area: str
+    digest: str
+    files: int
+    tensors: int
+    apart: float | None
+    lacks: tuple[str, ...] = ()
+    changes: str = ""
+    data: bool = False
+
+    def describe(self) -> str:
+        """What was checked, as lines for people."""
+        answer = (
+            "no answer is stored with it"
+            if self.apart is None
+            else f"logits differ by {self.apart:.1g} at most from the stored ones"
+        )
+        data = "the dataset and its split are those it was made with"
+        lines = [
+            f"{self.release}: {self.area}, whole",
+            f"  {self.files} files as released, {self.tensors} tensors fit; {answer}",
+            f"  sha256={self.digest}",
+            f"  {data if self.data else 'data not checked (--data names some)'}",
+        ]
+        if self.lacks:
+            lines.append(
+                f"  answers, but {self._unusable()}: an older version made it, without "
+                f"{', '.join(self.lacks[:3])}{', …' if len(self.lacks) > 3 else ''}"
+            )
+        if self.changes:
+            lines.append(f"  {self.changes}")
+        return "\n".join(lines)
+
+    def _unusable(self) -> str:
+        """What cannot be done with it, in words."""
+        measured = {"study", "data"} & set(self.lacks)
+        return "evaluate, compare and report refuse it" if measured else "report refuses it"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"release": str(self.release), "whole": True}
+
+
+def inspect(folder: Path) -> Inspection:
+    """Sums, schema, preprocessing, keys, shapes, and the stored answer, in this order.
+
+    Raises:
+        InputError: the first thing that is wrong, with the file's name and what to do.
+    """
+    loaded = release_io.load(folder, torch.device("cpu"))
+    source = folder / release_io.MANIFEST
+    if loaded.manifest["schema"] == manifest.SCHEMA:  # older ones hold older studies
+        _check_story(loaded.manifest, str(source))
+    return Inspection(
+        release=folder,
+        area=str(loaded.manifest["area"]),
+        digest=sha256(folder / SUMS),
+        files=sum(not path.name.startswith(".") for path in folder.iterdir()),
+        tensors=len(loaded.net.state_dict()),
+        apart=golden.check(loaded.net, loaded.manifest, folder),
+        lacks=manifest.missing(loaded.manifest),
+        changes=release_io.changes(loaded.manifest),
+    )
+
+
+def _check_story(values: Mapping[str, Any], source: str) -> None:
+    """Raise InputError unless the recipe and the study can be read, where they are stored."""
+    if "recipe" in values:
+        recipe.from_dict(values["recipe"], source)
+    if "study" in values:
+        config.from_dict(values["study"]["config"], source)

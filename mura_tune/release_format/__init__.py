@@ -1,0 +1,1 @@
+"""How a release lies on disk: its manifest, checksums and folder."""

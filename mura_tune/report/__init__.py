@@ -1,0 +1,1 @@
+"""What people read of a release: its card, its report and the index of releases."""

@@ -1,0 +1,327 @@
+"""A chart as SVG that stands inside a page: no file, no font, no address of its own.
+
+Charts of what was measured: ROC, precision and recall, calibration, scores.
+
+Charts of how a release came about: its learning curves, and the search before it.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mura_tune.evaluation.evaluate import Measured
+from mura_tune.metrics.calibration_error import reliability
+from mura_tune.metrics.curves import precision_recall, roc
+from mura_tune.metrics.estimates import wilson
+from mura_tune.metrics.operating_points import counts
+
+BLUE, RED, INK, PALE, GRID = "#1f5fa8", "#c8402f", "#22262b", "#6b727c", "#e6e8eb"
+GUIDE, BAND, PAPER = "#c4c8ce", "#f0ece2", "#ffffff"
+# What is drawn in these follows the page, which may be dark.
+_NAMES = {
+    BLUE: "blue",
+    RED: "red",
+    INK: "ink",
+    PALE: "pale",
+    GRID: "grid",
+    GUIDE: "guide",
+    BAND: "band",
+    PAPER: "paper",
+}
+INCHES = (4.3, 3.3)
+
+
+def chart(
+    title: str, x: str, y: str, draw: Callable[[Axes], None], *, height: float = INCHES[1]
+) -> str:
+    """What `draw` puts into an axes with its title and axes named, as an <svg> element.
+
+    Text stays text, in the page's own font; the element scales with the column it stands in. A
+    dollar sign is one: no text is a formula.
+    """
+    with matplotlib.rc_context({"text.parse_math": False}):
+        return _inline(_figure(title, x, y, draw, height), title)
+
+
+def _figure(title: str, x: str, y: str, draw: Callable[[Axes], None], height: float) -> Figure:
+    figure = Figure(figsize=(INCHES[0], height), layout="constrained", facecolor="none")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    draw(axes)
+    axes.set_title(title, size=10, c=INK, loc="left", weight="bold")
+    axes.set_xlabel(x, size=9, c=INK)
+    axes.set_ylabel(y, size=9, c=INK)
+    axes.tick_params(labelsize=8, colors=INK, length=3)
+    axes.grid(c=GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.patch.set_alpha(0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if axes.get_legend_handles_labels()[0]:  # below, where it covers nothing
+        figure.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False, labelcolor=INK)
+    return figure
+
+
+def _inline(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # two charts would share their names
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would rule the whole page
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r"font: (?:(\w+) )?([\d.]+px) [^;\"]*", _font, text)  # as older versions write it
+    for colour, name in _NAMES.items():
+        text = text.replace(colour, f"var(--{name})")
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+    label = html.escape(title, quote=True)
+    return re.sub(
+        r'<svg[^>]*viewBox="([^"]*)"[^>]*>',
+        rf'<svg viewBox="\1" role="img" aria-label="{label}">',
+        text,
+        count=1,
+    )
+
+
+def _font(found: re.Match[str]) -> str:
+    """Weight and size without the family, which the page gives."""
+    weight = f"font-weight: {found[1]}; " if found[1] else ""
+    return f"{weight}font-size: {found[2]}"
+
+
+pass
+
+
+def roc_chart(test: Measured) -> str:
+    """ROC with its AUC and the recommended operating point."""
+    false, true = roc(test.studies)
+    found = counts(test.studies, test.chosen.threshold)
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], c=GUIDE, lw=1, ls="--")
+        axes.plot(false, true, c=BLUE, lw=1.8)
+        axes.fill_between(false, true, color=BLUE, alpha=0.07, lw=0)
+        normal, abnormal = found["fp"] + found["tn"], found["tp"] + found["fn"]
+        point = (found["fp"] / max(normal, 1), found["tp"] / max(abnormal, 1))
+        axes.plot(*point, "o", mfc=PAPER, mec=RED, mew=1.6, ms=7)
+        axes.text(
+            0.97,
+            0.05,
+            f"AUC {test.figures['auc'].brief()}\nring: operating point",
+            ha="right",
+            va="bottom",
+            size=8.5,
+            c=INK,
+        )
+        _unit(axes)
+
+    return chart(_title("ROC", test), "1 - specificity", "sensitivity", draw)
+
+
+def precision_recall_chart(test: Measured) -> str:
+    """Precision over recall, and the share of abnormal studies as what chance gives."""
+    recall, precision = precision_recall(test.studies)
+    share = float(test.studies.labels.mean())
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(share, c=GUIDE, lw=1, ls="--")
+        axes.plot(recall, precision, c=BLUE, lw=1.8)
+        told = f"average precision\n{test.figures['average_precision'].brief()}"
+        axes.text(0.03, 0.05, told, ha="left", va="bottom", size=8.5, c=INK)
+        axes.text(1, share - 0.02, "chance", ha="right", va="top", size=8, c=PALE)
+        _unit(axes)
+
+    return chart(_title("Precision and recall", test), "recall", "precision", draw)
+
+
+def calibration_chart(test: Measured) -> str:
+    """Share of abnormal studies over the mean probability of each bin, before and after.
+
+    The bars are a bin's 95 % interval, as if its studies were independent (Wilson 1927).
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], c=GUIDE, lw=1, ls="--")
+        raw, bins = reliability(test.raw), reliability(test.studies)
+        axes.plot(
+            [b.score for b in raw],
+            [b.abnormal for b in raw],
+            "o",
+            c=PALE,
+            mfc=PAPER,
+            ms=4,
+            label="before calibration",
+        )
+        x, y = [b.score for b in bins], [b.abnormal for b in bins]
+        ends = [wilson(b.abnormal, b.studies) for b in bins]
+        axes.vlines(x, [low for low, _ in ends], [high for _, high in ends], color=BLUE, lw=1)
+        axes.plot(x, y, "o", c=BLUE, ms=4.5, label="after, with 95 %")
+        _unit(axes)
+
+    return chart(_title("Calibration", test), "mean probability of a bin", "share abnormal", draw)
+
+
+def score_chart(test: Measured) -> str:
+    """How the probabilities of abnormal studies (up) and normal ones (down) are spread."""
+    studies, band = test.studies, test.chosen.band
+
+    def draw(axes: Axes) -> None:
+        if band.high > band.low:
+            axes.axvspan(band.low, band.high, color=BAND, lw=0, label="abstain")
+        edges = np.linspace(0, 1, 21)
+        for label, name, colour, way in ((1, "abnormal", RED, 1), (0, "normal", BLUE, -1)):
+            heights, _ = np.histogram(studies.scores[studies.labels == label], edges)
+            axes.bar(
+                edges[:-1],
+                way * heights,
+                width=0.05,
+                align="edge",
+                color=colour,
+                ec=PAPER,
+                lw=0.5,
+                label=f"{name}, {heights.sum()}",
+            )
+        axes.axhline(0, c=INK, lw=0.8)
+        axes.axvline(test.chosen.threshold, c=INK, lw=1.2, ls=":", label="threshold")
+        axes.set_xlim(0, 1)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+
+    return chart(
+        _title("Probabilities", test),
+        "calibrated probability of abnormal",
+        "studies, normal ones down",
+        draw,
+    )
+
+
+def _title(what: str, test: Measured) -> str:
+    return f"{what}: {len(test.studies.labels)} {test.part} studies"
+
+
+def _unit(axes: Axes) -> None:
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.03)
+
+
+pass
+
+
+def score_curve(epochs: Sequence[Mapping[str, Any]], best: int, monitor: str) -> str:
+    """Dev score after each epoch of both phases; a ring around the one that was kept."""
+    number, score = [e["number"] for e in epochs], [e["score"] for e in epochs]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(number, score, "o-", c=BLUE, lw=1.6, ms=3)
+        kept = score[number.index(best)]
+        axes.plot(best, kept, "o", mfc=PAPER, mec=RED, mew=1.6, ms=7)
+        axes.margins(y=0.16)
+        _phases(axes, epochs)
+
+    return chart("Final training (ring: kept)", "epoch", f"dev {monitor}", draw)
+
+
+def loss_curve(epochs: Sequence[Mapping[str, Any]]) -> str:
+    """Training loss of each epoch of both phases."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(
+            [e["number"] for e in epochs], [e["loss"] for e in epochs], "o-", c=INK, lw=1.4, ms=3
+        )
+        axes.margins(y=0.16)
+        _phases(axes, epochs)
+
+    return chart("Final training: loss", "epoch", "training loss", draw)
+
+
+def search_chart(study: Mapping[str, Any]) -> str:
+    """Every trial by number and dev score: finished, pruned, the baseline, the best so far."""
+    trials = [t for t in study["history"] if t["score"] is not None]
+    finished = [t for t in trials if t["state"] == "COMPLETE"]
+    most = max([study["trial"], *(t["number"] for t in trials)])
+    pruned = [t for t in trials if t["state"] == "PRUNED"]
+    baseline = study["baseline_dev_score"]
+
+    def draw(axes: Axes) -> None:
+        if baseline is not None:
+            axes.axhline(baseline, c=INK, lw=1, ls=":", label="baseline (default recipe)")
+        for some, marker, colour, name in (
+            (pruned, "x", PALE, "pruned, last score"),
+            (finished, "o", BLUE, "finished"),
+        ):
+            if some:
+                axes.plot(
+                    [t["number"] for t in some],
+                    [t["score"] for t in some],
+                    marker,
+                    c=colour,
+                    ms=5,
+                    label=name,
+                )
+        best = np.maximum.accumulate([t["score"] for t in finished])
+        axes.step(
+            [t["number"] for t in finished],
+            best,
+            where="post",
+            c=BLUE,
+            lw=1,
+            alpha=0.6,
+            label="best so far",
+        )
+        axes.plot(
+            study["trial"],
+            study["dev_score"],
+            "o",
+            mfc="none",
+            mec=RED,
+            mew=1.8,
+            ms=10,
+            label="released",
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(-0.5, most + 0.5)
+        axes.margins(y=0.1)
+
+    return chart("The search", "trial", f"dev {study['monitor']}", draw)
+
+
+def _phases(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
+    """Shade the phase in which the head alone trains, and name what trains."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.5, len(epochs) + 0.5)
+    for phase in sorted({e["phase"] for e in epochs}):
+        inside = [e for e in epochs if e["phase"] == phase]
+        start, end, depth = (
+            inside[0]["number"] - 0.5,
+            inside[-1]["number"] + 0.5,
+            inside[0]["depth"],
+        )
+        if depth == 0:
+            axes.axvspan(start, end, color=BAND, lw=0)
+        name = "head" if depth == 0 else f"head and {depth} stage{'s' if depth > 1 else ''}"
+        turned = 90 if depth == 0 else 0  # it may last for one epoch
+        axes.text(
+            start,
+            0.99,
+            f" {name}",
+            size=7.5,
+            c=PALE,
+            ha="left",
+            va="top",
+            rotation=turned,
+            transform=axes.get_xaxis_transform(),
+        )

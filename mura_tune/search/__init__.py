@@ -1,0 +1,1 @@
+"""One Optuna study an area, brought to its exact number of trials."""

@@ -1,0 +1,232 @@
+"""A start may not have learned from the patients that a study is judged by.
+
+A study goes on only with what it was started with; everything else is refused with its diff.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.study import StudyDirection
+
+from mura_tune import config
+from mura_tune.config import Holdout, SearchConfig
+from mura_tune.data import splits
+from mura_tune.data.prepare import Prepared, folds_of
+from mura_tune.database.outages import of_study
+from mura_tune.errors import InputError
+from mura_tune.networks import starts
+from mura_tune.networks.starts import DIGITS, Origin, origin
+from mura_tune.recipe import CHANGED, DEFAULTS
+from mura_tune.search.records import COMPARABLE, CONFIG, DEV, facts, identify, keep_fact
+from mura_tune.training.tasks import PART, task_of
+
+
+def clean_or_refuse(sources: Iterable[str], prepared: Prepared, split: Holdout) -> None:
+    """Refuse starts that know the studies they would be judged by; see `_check_start`."""
+    for source in sources:
+        if found := origin(source):
+            _check_start(source, found, prepared, split)
+
+
+def _check_start(source: str, start: Origin, prepared: Prepared, split: Holdout) -> None:
+    """Compare what a release learned from with dev (of every fold) and test.
+
+    A picture of test in its list is a leak, whatever divided the data. Dev is a matter of
+    patients, who may be in areas that are not looked at here: since a patient's part is a function
+    of the split and the patient alone, it is asked again with the start's split. A start of the
+    same areas that lists none of these pictures is of another dataset, and may be divided anyhow.
+
+    Raises:
+        InputError: with the number of pictures or patients.
+    """
+    frame = prepared.frame
+    test = frame["part"] == "test"
+    if start.pictures is not None:
+        known = np.array([sha[:DIGITS] in start.pictures for sha in prepared.pictures])
+        if leaked := int((known & test).sum()):
+            raise InputError(
+                f"pretrained: {source}: it was trained on {leaked} of the {int(test.sum())} test "
+                "pictures; take a start that has not seen them"
+            )
+        if start.areas & set(prepared.areas) and not known.any():
+            return
+    judged = ~test if split.folds else frame["part"] == "dev"
+    learned = splits.assign(frame, start.split.dev, start.split.seed) == "train"
+    patients = frame["patient"]
+    if leaked := patients[judged & learned].nunique():
+        same = start.split.dev, start.split.seed
+        raise InputError(
+            f"pretrained: {source}: it was trained on {leaked} of the {patients[judged].nunique()} "
+            f"patients that would judge it ({'in turn, by folds' if split.folds else 'dev'}); "
+            f"divide them as it was: --set split.dev={same[0]} --set split.seed={same[1]} "
+            "--set split.folds=0"
+        )
+
+
+pass
+
+_LOG = logging.getLogger(__name__)
+RANGE = {"low", "high"}  # of an axis: what may change with leave
+
+
+def same_or_refuse(
+    opened: optuna.Study,
+    study: SearchConfig,
+    space: Mapping[str, Any],
+    prepared: Prepared,
+    *,
+    allow_space_change: bool = False,
+) -> None:
+    """Store with the study what makes its trials comparable, or compare it with what is stored.
+
+    Args:
+        allow_space_change: let the ranges of numeric axes differ; what ran so far stays.
+
+    Raises:
+        InputError: recipe, search space, split or dataset differ, with each difference; or a start
+            has learned from those that would judge it.
+    """
+    begun = as_begun(opened, study)
+    if begun != study:
+        own = ", ".join(f"{name}: {getattr(begun.recipe, name)}" for name in CHANGED)
+        _LOG.warning("study %s goes on as it began, with %s", opened.study_name, own)
+    study = begun
+    plain = config.to_dict(study)
+    now = {
+        "area": prepared.area,
+        "task": study.task,
+        "recipe": plain["recipe"],
+        "space": space,
+        "split": plain["split"],
+        "dataset": prepared.fingerprint,
+        "split_hash": prepared.split_hash,
+    }
+    if near := _near_copies(prepared, study):
+        now["near_copies"] = near
+    if named := _starts(study):
+        clean_or_refuse(named, prepared, study.split)
+        now["starts"] = named
+    stored = facts(opened).get(COMPARABLE)
+    if stored is None:
+        _start(opened, now, prepared, study)
+    elif (completed := _completed(stored)) != now:
+        _check_resume(opened, completed, now, allow_space_change)
+        older = [name for name in CHANGED if name not in stored["recipe"]]
+        recipe = {name: v for name, v in plain["recipe"].items() if name not in older}
+        keep_fact(opened, COMPARABLE, now | {"recipe": recipe})
+    identify(opened)
+    keep_fact(opened, CONFIG, plain)  # budget and final phases may change between calls
+
+
+@of_study
+def as_begun(opened: optuna.Study, study: SearchConfig) -> SearchConfig:
+    """`study` with the fields of `CHANGED` that its search is older than as its trials had them.
+
+    The shipped default.yaml starts heads elsewhere than it did; a search compares its trials, so
+    one that began before goes on with what it began with. A new search is left as it is.
+    """
+    stored = facts(opened).get(COMPARABLE)
+    if stored is None:
+        return study
+    older = {name: DEFAULTS[name] for name in CHANGED if name not in stored["recipe"]}
+    return replace(study, recipe=replace(study.recipe, **older))
+
+
+def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """With what an earlier version did not know, as it trained."""
+    recipe = {**DEFAULTS, **stored["recipe"]}
+    return {"task": "abnormality", **stored, "recipe": recipe}
+
+
+def _near_copies(prepared: Prepared, study: SearchConfig) -> str:
+    """How many are left out, with those of each fold; nothing where there are none."""
+    views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
+    counts = [len(view.near_copies) for view in views]
+    return f"{', '.join(map(str, counts))} left out" if any(counts) else ""
+
+
+def _starts(study: SearchConfig) -> dict[str, str]:
+    """sha256 of the weights at each path that trials start from."""
+    axis = study.search.get("pretrained")
+    named = {study.recipe.pretrained, *(map(str, axis.choices or ()) if axis else ())}
+    found = {name: starts.digest(name) for name in sorted(named)}
+    return {name: sha for name, sha in found.items() if sha}
+
+
+def _start(
+    opened: optuna.Study, now: Mapping[str, Any], prepared: Prepared, study: SearchConfig
+) -> None:
+    if opened.get_trials(deepcopy=False) or opened.direction != StudyDirection.MAXIMIZE:
+        raise InputError(
+            f"study {opened.study_name} was made by something else; "
+            "start one of its own with --study NAME"
+        )
+    views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
+    keep_fact(opened, DEV, [_dev_studies(view, study.task) for view in views])
+    keep_fact(opened, COMPARABLE, now)
+    with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        opened.set_metric_names([f"dev {task_of(study.task, study.recipe.monitor).monitor}"])
+
+
+def _dev_studies(prepared: Prepared, task: str) -> dict[str, list[int]]:
+    """Label and patient (as a number) of each dev study, in the order of scores.
+
+    The label is what the task tells apart: normal from abnormal, or one area from another.
+    """
+    rows = prepared.frame.iloc[prepared.rows("dev")]
+    _, first = np.unique(rows["study"].to_numpy(object), return_index=True)
+    _, patients = np.unique(rows["patient"].to_numpy(object)[first], return_inverse=True)
+    area = np.searchsorted(prepared.areas, rows["area"].to_numpy(object))
+    labels = (area if task == PART.name else rows["label"].to_numpy())[first]
+    return {"labels": [int(v) for v in labels], "patients": [int(p) for p in patients]}
+
+
+def _check_resume(
+    opened: optuna.Study, stored: Mapping[str, Any], now: Mapping[str, Any], allowed: bool
+) -> None:
+    """Refuse whatever would make trials incomparable; ranges pass when they are `allowed` to."""
+    name = opened.study_name
+    ranges: list[str] = []
+    others: list[str] = []
+    for path, old, new in _differences(stored, now):
+        keys = path.split(".")
+        only_range = keys[0] == "space" and keys[-1] in RANGE and keys[-2] == "attributes"
+        told = f"{path.replace('.attributes', '')} {_short(old)} -> {_short(new)}"
+        (ranges if only_range else others).append(told)
+    if others:
+        raise InputError(
+            f"study {name} was started with something else: {'; '.join(others + ranges)}. Trials "
+            f"would not compare: undo the change, or start a study of its own: "
+            f"mura tune {now['area']} --study {name}-2"
+        )
+    if not allowed:
+        raise InputError(
+            f"study {name} searched other ranges: {'; '.join(ranges)}. Go on with them by "
+            f"--allow-space-change (what ran so far stays and counts), or start a study of its "
+            f"own: mura tune {now['area']} --study {name}-2"
+        )
+    history: Sequence[str] = opened.user_attrs.get("space_changes", [])
+    opened.set_user_attr("space_changes", [*history, *ranges])
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+        ]
+    return [] if old == new else [(where, old, new)]
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text[:12] + "…" if len(text) == 64 else text

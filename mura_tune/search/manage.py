@@ -1,0 +1,290 @@
+"""Copy, export and delete whole studies, each with the study that confirms it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Engine, Table, insert, select
+from sqlalchemy.orm import Session
+
+from mura_tune import files
+from mura_tune.database.locks import Alive, lock_of
+from mura_tune.database.outages import legible
+from mura_tune.database.sqlite_file import require_write
+from mura_tune.database.storage import has_study, load_study, using
+from mura_tune.database.urls import database, file_of
+from mura_tune.errors import InputError
+from mura_tune.lines import cell
+from mura_tune.names import CONFIRMS, checked_search
+from mura_tune.search.records import dev_score_of, has_score, is_foreign
+from mura_tune.search.slots import was_cut
+
+COLUMNS = (
+    "study",
+    "trial",
+    "slot",
+    "role",
+    "state",
+    "dev_score",
+    "low",
+    "high",
+    "studies",
+    "epochs",
+    "best_epoch",
+    "seconds",
+    "reason",
+    "from",
+    "of",
+    "digest",
+    "started",
+    "ended",
+)
+_TABLES = models.BaseModel.metadata.tables
+_TRIALS = _TABLES["trials"]
+_OF_STUDIES = ("study_directions", "study_user_attributes", "study_system_attributes")
+_OF_TRIALS = (
+    "trial_params",
+    "trial_values",
+    "trial_intermediate_values",
+    "trial_user_attributes",
+    "trial_system_attributes",
+)
+_Rows = Sequence[Mapping[str, Any]]
+
+
+def copy(url: str, name: str, new: str, to: str) -> int:
+    """Copy study `name` as `new` into the database at `to`; returns how many trials it has.
+
+    It is there whole, with its confirmation, or not at all: one transaction writes it. Pictures
+    are not copied: in the same database both studies show them, in another one only `name` does.
+
+    Raises:
+        InputError: no such study, `new` exists there, or is no name for a search.
+    """
+    checked_search(new, "NEW")
+    if name.endswith(CONFIRMS):
+        raise InputError(f"{name} confirms another study; copy {name.removesuffix(CONFIRMS)}")
+    with using(url) as source, legible(url, f"study {name}"):
+        load_study(source, name, url)  # or say which there are
+        parts = {one.removeprefix(name): _read(source, one, url) for one in _parts(source, name)}
+    with using(to, create=True) as target, legible(to, f"study {new}"), lock_of(to, new):
+        for end in ("", CONFIRMS):
+            if has_study(target, new + end):
+                raise InputError(
+                    f"{database(to)}: study {new + end} exists; name another, or "
+                    f"remove it by 'mura study delete {new}'"
+                )
+        with target.engine.begin() as connection:
+            for end, rows in parts.items():
+                _write(connection, new + end, rows if _same(url, to) else _without_pictures(rows))
+    return len(parts[""]["trials"])
+
+
+def table(url: str, name: str) -> str:
+    """Every trial of a study and of its confirmation as CSV, a row a trial."""
+    with using(url) as storage, legible(url, f"study {name}"):
+        load_study(storage, name, url)
+        studies = [load_study(storage, one, url) for one in _parts(storage, name)]
+        rows = [
+            _row(study.study_name, trial)
+            for study in studies
+            for trial in study.get_trials(deepcopy=False)
+        ]
+    params = sorted({key for row in rows for key in row} - set(COLUMNS))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*COLUMNS, *params], restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: cell(v) if isinstance(v, str) else v for key, v in row.items()})
+    return out.getvalue()
+
+
+def count(url: str, name: str) -> int:
+    """How many trials a study has, and its confirmation, as `delete` would remove them.
+
+    Raises:
+        InputError: no such study.
+    """
+    with using(url) as storage, legible(url, f"study {name}"):
+        return sum(len(study.get_trials(deepcopy=False)) for study in _both(storage, name, url))
+
+
+def delete(url: str, name: str, artifacts: Path) -> int:
+    """Delete a study, its confirmation and its pictures; returns how many trials went.
+
+    Study and confirmation go in one transaction, after the pictures: cut off, the same call
+    finishes it. Pictures that another study of the database shows too stay.
+
+    Raises:
+        InputError: no such study, or a worker runs a trial of it.
+    """
+    if (path := file_of(url)) is not None and path.exists():
+        require_write(path)
+    with (
+        using(url) as storage,
+        legible(url, f"study {name}"),
+        lock_of(url, name),
+        Alive(url) as alive,
+    ):
+        studies = _both(storage, name, url)
+        for study in studies:
+            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if any(alive.lives(trial.user_attrs.get("worker")) for trial in running):
+                raise InputError(
+                    f"study {study.study_name}: a worker runs a trial of it; stop that first"
+                )
+        gone = sum(len(study.get_trials(deepcopy=False)) for study in studies)
+        ids = [study._study_id for study in studies]
+        _remove_pictures(storage.engine, ids, artifacts)
+        with Session(storage.engine) as session, session.begin():
+            for key in ids:
+                session.delete(session.get_one(models.StudyModel, key))
+    return gone
+
+
+def _parts(storage: RDBStorage, name: str) -> list[str]:
+    """The names of a study and of its confirmation, of those that are there."""
+    return [one for one in (name, name + CONFIRMS) if has_study(storage, one)]
+
+
+def _both(storage: RDBStorage, name: str, url: str) -> list[optuna.Study]:
+    """A study and its confirmation; the latter may be all that is left."""
+    names = _parts(storage, name) or [name]  # or say which there are
+    return [load_study(storage, one, url) for one in names]
+
+
+def _state(trial: FrozenTrial) -> str:
+    if is_foreign(trial):
+        return "foreign"  # another program added it; it does not count
+    return "cut off" if was_cut(trial) else trial.state.name.lower()
+
+
+def _row(study: str, trial: FrozenTrial) -> dict[str, Any]:
+    kept = trial.user_attrs
+    interval = dev_score_of(trial) if has_score(trial) else {}
+    return {
+        **trial.params,
+        "study": study,
+        "trial": trial.number,
+        "state": _state(trial),
+        "dev_score": trial.value,
+        **{key: interval.get(key) for key in ("low", "high", "studies")},
+        **{
+            key: kept.get(key)
+            for key in (
+                "slot",
+                "role",
+                "epochs",
+                "best_epoch",
+                "seconds",
+                "reason",
+                "from",
+                "of",
+                "digest",
+            )
+        },
+        "started": trial.datetime_start,
+        "ended": trial.datetime_complete,
+    }
+
+
+def _read(storage: RDBStorage, name: str, url: str) -> dict[str, _Rows]:
+    """All rows of a study, as they were at one moment, by table."""
+    key = load_study(storage, name, url)._study_id
+    with _snapshot(storage.engine) as connection:
+
+        def rows(table: Table, condition: sqlalchemy.ColumnElement[bool]) -> _Rows:
+            return [
+                dict(row) for row in connection.execute(select(table).where(condition)).mappings()
+            ]
+
+        trials = rows(_TRIALS, _TRIALS.c.study_id == key)
+        mine = select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == key)
+        return {
+            "trials": sorted(trials, key=lambda trial: int(trial["number"])),
+            **{one: rows(_TABLES[one], _TABLES[one].c.study_id == key) for one in _OF_STUDIES},
+            **{one: rows(_TABLES[one], _TABLES[one].c.trial_id.in_(mine)) for one in _OF_TRIALS},
+        }
+
+
+@contextlib.contextmanager
+def _snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection that sees one moment of the database, whoever writes it meanwhile."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")  # Python's driver begins none for reading
+        else:
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        yield connection
+
+
+def _write(connection: Connection, name: str, rows: Mapping[str, _Rows]) -> None:
+    """Add a study with these rows. Keys are drawn anew, and what refers to them follows."""
+    study = _add(connection, _TABLES["studies"], {"study_name": name})
+    trials = {
+        row["trial_id"]: _add(connection, _TRIALS, {**row, "trial_id": None, "study_id": study})
+        for row in rows["trials"]
+    }
+    for name_of_table in (*_OF_STUDIES, *_OF_TRIALS):
+        table = _TABLES[name_of_table]
+        own_key = table.primary_key.columns.keys()[0]
+        changed: list[dict[str, Any]] = []
+        for row in rows[name_of_table]:
+            owner = "study_id" if "study_id" in row else "trial_id"
+            key = study if owner == "study_id" else trials[row[owner]]
+            changed.append({k: v for k, v in {**row, owner: key}.items() if k != own_key})
+        if changed:
+            connection.execute(insert(table), changed)
+
+
+def _add(connection: Connection, table: Table, row: Mapping[str, Any]) -> int:
+    """Insert a row under a new key, and return that."""
+    values = {key: value for key, value in row.items() if value is not None}
+    result = connection.execute(insert(table).values(values))
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])
+
+
+def _same(url: str, to: str) -> bool:
+    """Whether two URLs name one database."""
+    ours, theirs = file_of(url), file_of(to)
+    return ours.resolve() == theirs.resolve() if ours and theirs else url == to
+
+
+def _without_pictures(rows: Mapping[str, _Rows]) -> dict[str, _Rows]:
+    return {
+        table: [row for row in each if not str(row.get("key")).startswith(ARTIFACTS_ATTR_PREFIX)]
+        for table, each in rows.items()
+    }
+
+
+def _remove_pictures(engine: Engine, studies: Sequence[int], artifacts: Path) -> None:
+    """Remove the pictures of some studies, but for those that the rest of the database shows."""
+    if not artifacts.is_dir():
+        return
+    ours: set[str] = set()
+    theirs: set[str] = set()
+    of_study, of_trial = _TABLES["study_system_attributes"].c, _TABLES["trial_system_attributes"].c
+    queries = (
+        select(of_study.study_id, of_study.key),
+        select(_TRIALS.c.study_id, of_trial.key).where(of_trial.trial_id == _TRIALS.c.trial_id),
+    )
+    with engine.connect() as connection:
+        for columns in queries:
+            query = columns.where(columns.selected_columns.key.startswith(ARTIFACTS_ATTR_PREFIX))
+            for study, key in connection.execute(query):
+                (ours if study in studies else theirs).add(key.removeprefix(ARTIFACTS_ATTR_PREFIX))
+    for name in ours - theirs:
+        with contextlib.suppress(InputError):  # no name of a picture: not ours to remove
+            files.within(artifacts, name).unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""Every network that a study can draw, tried before anything is decoded or trained."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+
+import torch
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+
+from mura_tune.config import SearchConfig
+from mura_tune.errors import InputError, MuraError
+from mura_tune.lines import printable
+from mura_tune.networks.gradcam import gradcam
+from mura_tune.networks.network import Network
+from mura_tune.networks.weights import separate
+from mura_tune.recipe import Recipe, changed
+from mura_tune.training.consistency import require_map
+from mura_tune.training.tasks import TASKS
+
+AREAS = 2  # whatever their number, a network can be built or not
+DECIDE = ("arch", "pretrained", "consistency")  # recipe fields on which it depends beside the size
+
+
+def check_networks(study: SearchConfig) -> None:
+    """Build each network that a trial or the final run may have, and do with it once what will be
+    done: train, save, load and explain it.
+
+    Raises:
+        InputError: an unknown name, a size it cannot take, weights that do not fit or are out of
+            reach, consistency on a network without a feature map, or a network that cannot be
+            trained or released; what the search would have drawn is told.
+    """
+    axes = {path: study.search[path].values for path in DECIDE if path in study.search}
+    final = {path: value for path, value in study.final.items() if path in DECIDE}
+    _legal(study.task, study.recipe)  # trial 0's first, which nothing has drawn
+    for values in itertools.product(*axes.values()):
+        drawn = dict(zip(axes, values, strict=True))
+        for before, more in (("search can draw", drawn), ("final makes it", drawn | final)):
+            told = ", ".join(f"{path} {value}" for path, value in more.items())
+            try:
+                _legal(study.task, changed(study.recipe, more))
+            except InputError as error:
+                raise InputError(f"{before} {told}: {error}") from None
+
+
+@functools.cache
+def _legal(task: str, recipe: Recipe) -> None:
+    """Refuse a recipe whose network cannot be, once for every study that has it."""
+    net = TASKS[task].network(recipe, AREAS)
+    if recipe.consistency:
+        require_map(net, recipe.size)
+    for deed, rehearse in (("trained", _train), ("released", _release), ("explained", _explain)):
+        try:
+            rehearse(net, recipe)
+        except (MuraError, MemoryError):
+            raise
+        except Exception as error:  # of a library's network: whatever it is, training would be lost
+            reason = printable(error) or type(error).__name__
+            raise InputError(
+                f"arch {recipe.arch}: cannot be {deed} ({reason}); choose another arch"
+            ) from error
+
+
+def _train(net: Network, recipe: Recipe) -> None:
+    """A step forward and backward on two black images."""
+    net.train()
+    views = torch.zeros(2, 1, recipe.size, recipe.size)
+    with torch.random.fork_rng(devices=[]):
+        torch.autograd.backward(net(views).square().sum())
+    net.zero_grad()
+
+
+def _release(net: Network, recipe: Recipe) -> None:
+    """To the bytes of a release's file of weights, and back."""
+    weights = from_safetensors(to_safetensors(separate(net.body.state_dict())))
+    net.body.load_state_dict(weights)
+
+
+def _explain(net: Network, recipe: Recipe) -> None:
+    """The map of one black image, as trials and reports show it, where the network has one."""
+    with contextlib.suppress(InputError):
+        gradcam(net, torch.zeros(1, 1, recipe.size, recipe.size))

@@ -1,0 +1,191 @@
+"""TPE whose values have three digits: a learning rate of 0.000178, not 0.00017782794100389227.
+
+From a study file's axes to Optuna's distributions, and from a trial's values to a recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.trial import FrozenTrial
+
+from mura_tune.axes import ALL, Axis
+from mura_tune.config import SearchConfig
+from mura_tune.errors import InputError
+from mura_tune.networks.network import stage_count
+from mura_tune.recipe import CHANGED, Recipe, apply, type_of
+
+DIGITS = 3
+
+
+class Rounded(optuna.samplers.TPESampler):
+    """What it draws is what runs, is stored and is shown."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        drawn: Mapping[str, Any] = super().sample_relative(study, trial, search_space)
+        return {name: rounded(value, search_space[name]) for name, value in drawn.items()}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        drawn = super().sample_independent(study, trial, param_name, param_distribution)
+        return rounded(drawn, param_distribution)
+
+
+def rounded(value: Any, axis: BaseDistribution) -> Any:
+    """A drawn fraction to three significant digits, inside its axis; anything else as it is."""
+    if not isinstance(axis, FloatDistribution) or axis.step is not None:
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), axis.low), axis.high)
+
+
+Space = Mapping[str, BaseDistribution]
+D = TypeVar("D", bound=BaseDistribution)
+
+
+def space_of(study: SearchConfig) -> dict[str, BaseDistribution]:
+    """A distribution for each axis; `high: all` becomes the number of stages of the network.
+
+    Raises:
+        InputError: a default value that its own axis does not contain, so that trial 0 could
+            not run it, or a least depth beyond the network's stages.
+    """
+    space = {path: _distribution(path, axis, study) for path, axis in study.search.items()}
+    for path, value in defaults(study.recipe, space).items():
+        if not _holds(space[path], value):
+            raise InputError(
+                f"search.{path} does not contain the recipe's own value {value!r}; "
+                "widen the axis or change recipe." + path
+            )
+    return space
+
+
+def as_started(space: Space, comparable: Mapping[str, Any] | None) -> dict[str, BaseDistribution]:
+    """The space of a search that an earlier version may have started.
+
+    Such a version made whole numbers of a float field's axis that was written in them
+    (`class_weight: {low: 1, high: 4}`), and gave two new ends the step of the axis below them.
+    Optuna takes no other kind for a name once it has trials, and the trials of a search compare
+    with one another only in one space: it goes on as it began.
+
+    Args:
+        space: as this version makes it.
+        comparable: what the search stores of its start; None for one that begins now.
+    """
+    if comparable is None or all(name in comparable["recipe"] for name in CHANGED):
+        return dict(space)
+    stored = comparable["space"]
+    return {
+        path: _as_stored(axis, stored[path]) if path in stored else axis
+        for path, axis in space.items()
+    }
+
+
+def defaults(recipe: Recipe, space: Space) -> dict[str, Any]:
+    """The recipe's own value on every axis: what trial 0 runs."""
+    values = {path: _get(recipe, path) for path in space}
+    for path, value in values.items():
+        distribution = space[path]
+        if path.endswith("depth") and isinstance(distribution, IntDistribution):
+            values[path] = min(value, distribution.high)  # as training clips it
+    return values
+
+
+def fits(values: Mapping[str, Any], space: Space) -> bool:
+    """Whether there is a value for every axis, each inside it."""
+    return set(values) == set(space) and all(_holds(space[k], v) for k, v in values.items())
+
+
+def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    """This trial's value on every axis."""
+    return {path: _suggest(trial, path, space[path]) for path in space}
+
+
+def recipe_for(study: SearchConfig, values: Mapping[str, Any], source: str) -> Recipe:
+    """The study's recipe with a trial's values in it."""
+    return apply(study.recipe, values, source)
+
+
+def space_to_json(space: Space) -> dict[str, Any]:
+    """Each distribution as plain values, to store with the study and compare on resume."""
+    return {path: json.loads(distribution_to_json(space[path])) for path in sorted(space)}
+
+
+def _distribution(path: str, axis: Axis, study: SearchConfig) -> BaseDistribution:
+    if axis.choices is not None:
+        return CategoricalDistribution(axis.choices)
+    high = axis.high if axis.high != ALL else _most_stages(study)
+    assert isinstance(high, int | float)  # Axis checks both
+    if axis.first > high:
+        raise InputError(f"search.{path}.low is {axis.first}; the network has {high} stages")
+    if type_of(path) is int:
+        return _without_warning(IntDistribution, axis.first, high, axis.log, axis.step or 1)
+    return _without_warning(FloatDistribution, axis.first, high, axis.log, axis.step)
+
+
+def _most_stages(study: SearchConfig) -> int:
+    """Stages of the network, or of that with the most where several are searched."""
+    arches = study.search["arch"].choices if "arch" in study.search else None
+    return max(stage_count(str(arch)) for arch in arches or (study.recipe.arch,))
+
+
+def _as_stored(axis: BaseDistribution, stored: Mapping[str, Any]) -> BaseDistribution:
+    """A float axis with the kind, and where it has none the step, of the stored one."""
+    if not isinstance(axis, FloatDistribution) or axis.log != stored["attributes"].get("log"):
+        return axis
+    step = stored["attributes"]["step"] if axis.step is None else axis.step
+    if stored["name"] == FloatDistribution.__name__:
+        return _without_warning(FloatDistribution, axis.low, axis.high, axis.log, step)
+    if all(value.is_integer() for value in (axis.low, axis.high, float(step))):
+        return _without_warning(IntDistribution, int(axis.low), int(axis.high), axis.log, int(step))
+    return axis
+
+
+def _without_warning(kind: Callable[..., D], *values: Any) -> D:
+    """A distribution. Where no step ends at `high`, the last step before it does: Optuna warns of
+    that, and `Axis` says it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return kind(*values)
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except ValueError:  # a choice that is none of these
+        return False
+
+
+def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            return trial.suggest_categorical(path, choices)
+        case IntDistribution(low=low, high=high, step=step, log=log):
+            return trial.suggest_int(path, low, high, step=step, log=log)
+        case FloatDistribution(low=f_low, high=f_high, step=f_step, log=log):
+            return trial.suggest_float(path, f_low, f_high, step=f_step, log=log)
+    raise AssertionError(f"{path}: no such distribution: {distribution}")
+
+
+def _get(recipe: Recipe, path: str) -> Any:
+    value: Any = recipe
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,204 @@
+"""One trial: values become a recipe, the recipe a network, its dev score has an interval."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from sqlalchemy.exc import SQLAlchemyError
+
+from mura_tune.config import SearchConfig
+from mura_tune.data.prepare import Prepared, folds_of
+from mura_tune.database.outages import Outage
+from mura_tune.errors import Diverged, MuraError
+from mura_tune.lines import printable
+from mura_tune.metrics.comparison import fold_mean
+from mura_tune.metrics.estimates import ACCURACY, AUC, Estimate, Studies
+from mura_tune.recipe import Recipe
+from mura_tune.search import space as spaces
+from mura_tune.search.records import has_recipe, keep_recipe, keep_scores, recipe_of
+from mura_tune.search.slots import OUTAGE
+from mura_tune.training.batches import Split, split_of
+from mura_tune.training.feeds import Source, pixels
+from mura_tune.training.fit import Epoch, Fit, fit
+from mura_tune.training.tasks import task_of
+
+DIGITS = 6  # of a score, where people see it: finer than one pair of studies among a million
+
+# Keeps what people look at: of a trial, its fits with the dev split of each, and all dev studies.
+Keep = Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], Studies], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A trial after an epoch, for whoever watches."""
+
+    study: str
+    trial: int
+    epoch: int
+    epochs: int
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What every trial of a study learns from: pairs of train and dev, one unless there are folds.
+
+    All of them on `device`.
+    """
+
+    pairs: tuple[tuple[Split, Split], ...]
+    device: torch.device
+
+
+def material(prepared: Prepared, study: SearchConfig, device: torch.device) -> Material:
+    """The study's train and dev; with folds, k pairs that cover every patient but test's once."""
+    views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
+    pairs = ((split_of(v, "train", device), split_of(v, "dev", device)) for v in views)
+    return Material(tuple(pairs), device)
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What Optuna calls.
+
+    Attributes:
+        drawn: called once the values stand and the lock may go; says whether it was held so far.
+    """
+
+    name: str
+    study: SearchConfig
+    space: spaces.Space
+    material: Material
+    drawn: Callable[[], bool]
+    tell: Callable[[Progress], None]
+    keep: Keep
+    source: Source = pixels
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        started = time.perf_counter()
+        try:
+            recipe = self._recipe(trial)
+        finally:
+            alone = self.drawn()
+        try:
+            if not alone:  # a connection was lost, and with it the lock: another may fill the slot
+                _keep(trial, "reason", "superseded")
+                raise MuraError("the lock was lost while values were drawn; the slot is run again")
+            score = self._train(trial, recipe)
+        except Outage:
+            raise  # nothing more can be stored; a trial without a reason is run again
+        except KeyboardInterrupt:
+            _keep(trial, "reason", "interrupted")
+            _keep(trial, "seconds", _elapsed(started))
+            raise
+        except (optuna.TrialPruned, UpdateFinishedTrialError):
+            _keep(trial, "seconds", _elapsed(started))
+            raise
+        except Exception as error:  # whatever it is, it is stored with its trial, and told
+            if alone:
+                _keep(trial, "reason", _reason(error))
+            _keep(trial, "seconds", _elapsed(started))
+            raise
+        _keep(trial, "seconds", _elapsed(started))
+        return score
+
+    def _recipe(self, trial: optuna.Trial) -> Recipe:
+        if has_recipe(trial):  # a confirmation: a searched trial's, with another seed
+            return recipe_of(trial, self.name)
+        values = spaces.suggest(trial, self.space)
+        source = f"study {self.name} trial {trial.number}"
+        recipe = spaces.recipe_for(self.study, values, source)
+        keep_recipe(trial, recipe)
+        trial.set_user_attr("digest", recipe.digest)
+        return recipe
+
+    def _train(self, trial: optuna.Trial, recipe: Recipe) -> float:
+        fits: list[tuple[Fit, Split]] = []
+        alone = len(self.material.pairs) == 1
+        task = task_of(self.study.task, recipe.monitor)
+        for number, (train, dev) in enumerate(self.material.pairs):
+
+            def on_epoch(epoch: Epoch, before: int = number * recipe.epochs) -> None:
+                done, total = before + epoch.number, recipe.epochs * len(self.material.pairs)
+                trial.set_user_attr("epochs", done)
+                self.tell(Progress(self.name, trial.number, done, total, epoch.score))
+                if alone:
+                    _report(trial, epoch.score, epoch.number)
+
+            net = task.network(recipe, len(train.areas)).to(self.material.device)
+            result = fit(net, train, dev, recipe, task, on_epoch=on_epoch, source=self.source)
+            fits.append((result, dev))
+            if not alone:  # the mean of the folds so far, fold by fold
+                mean = float(np.mean([f.best.score for f, _ in fits]))
+                _report(trial, mean, number + 1)
+        runs = [task.table(result.logits, dev) for result, dev in fits]
+        interval = fold_mean(runs, measure=task.measure)
+        trial.set_user_attr(
+            "best_epoch", [f.best.number for f, _ in fits] if not alone else fits[0][0].best.number
+        )
+        trial.set_user_attr("dev_score", _rounded(interval))
+        if recipe.monitor != "auc":  # it is stored whatever decides
+            trial.set_user_attr("dev_auc", _rounded(fold_mean(runs, measure=AUC)))
+        if task.beside:
+            parts = [task.beside(result.logits, dev) for result, dev in fits]
+            trial.set_user_attr("dev_part", _rounded(fold_mean(parts, measure=ACCURACY)))
+        keep_scores(trial, runs)
+        self.keep(trial, fits, runs[0] if alone else _pooled(runs))
+        return round(float(np.mean([f.best.score for f, _ in fits])), DIGITS)
+
+
+def _pooled(runs: Sequence[Studies]) -> Studies:
+    """The studies of all folds in one table, for pictures."""
+    joined = {
+        f.name: np.concatenate([getattr(run, f.name) for run in runs]) for f in fields(Studies)
+    }
+    return Studies(**joined)
+
+
+def _rounded(interval: Estimate) -> dict[str, Any]:
+    return {k: round(v, DIGITS) if isinstance(v, float) else v for k, v in asdict(interval).items()}
+
+
+def _report(trial: optuna.Trial, score: float, step: int) -> None:
+    trial.report(round(score, DIGITS), step)
+    if trial.should_prune():
+        raise optuna.TrialPruned
+
+
+def _keep(trial: optuna.Trial, key: str, value: Any) -> None:
+    """Store with a trial, unless it was lost to another worker meanwhile."""
+    try:
+        trial.set_user_attr(key, value)
+    except UpdateFinishedTrialError:
+        return
+
+
+def is_of_surroundings(error: Exception) -> bool:
+    """Whether an error says something about disk, database or network, and nothing of a trial."""
+    if isinstance(error, OSError):
+        return error.errno != errno.ENOMEM
+    return isinstance(error, SQLAlchemyError | StorageInternalError)
+
+
+def _elapsed(started: float) -> float:
+    return round(time.perf_counter() - started, 3)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return "out of memory"
+    if is_of_surroundings(error):
+        return f"{OUTAGE}: {printable(error)}"[:500]
+    if isinstance(error, Diverged):
+        return "diverged: " + str(error)
+    return f"{type(error).__name__}: {printable(error)}"[:500]

@@ -1,0 +1,122 @@
+"""What a study found, and each of its trials, in words for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from mura_tune.search.records import dev_score_of
+from mura_tune.search.results import Best, Trial, numbers
+from mura_tune.search.slots import was_cut
+
+FEW = 10  # patients of a class, below which a percentile interval says too little
+
+
+def describe(found: Best) -> str:
+    """The winner, what it had to beat, and whether it did."""
+    ended = ", ".join(f"{n} {word}" for word, n in found.counts.items() if n)
+    lines = [f"study {found.study}: {ended}", f"best      {_line(found, found.best)}"]
+    if found.baseline:
+        lines.append(f"baseline  {_line(found, found.baseline)}")
+    lines.append(f"          finished trials range from {found.span[0]:.3f} to {found.span[1]:.3f}")
+    lines += _confirmation(found)
+    if found.foreign:
+        verb = "is" if len(found.foreign) == 1 else "are"
+        lines.append(
+            f"{numbers('trial', found.foreign)} {verb} another program's, without recipe "
+            "or scores, and left out of account"
+        )
+    lines.append(verdict(found))
+    return "\n".join(lines)
+
+
+def _confirmation(found: Best) -> list[str]:
+    """A line for each candidate that was trained again, or could not be."""
+    lines = []
+    if found.confirmed:
+        seeds = len(found.confirmed[0].scores)
+        plural = "" if seeds == 1 else "s"
+        lines.append(f"confirmed with {seeds} new seed{plural} each (dev {found.monitor}):")
+    for one in found.confirmed:
+        each = ", ".join(f"{score:.3f}" for score in one.scores)
+        lines.append(f"  trial {one.trial:>3}  mean {one.mean:.3f}  ({each})")
+    lines += [
+        f"  trial {number:>3}  not confirmed: {reason}"
+        for number, reason in found.unconfirmed.items()
+    ]
+    return lines
+
+
+def verdict(found: Best) -> str:
+    """Whether the winner beats the baseline, by how much, and over which scores."""
+    if found.pending:
+        return (
+            f"no winner yet: the confirmation is not done ({numbers('trial', found.pending)} "
+            "to go); the same 'mura tune' goes on with it"
+        )
+    if found.baseline is None:
+        return "no baseline finished: nothing to compare the winner with"
+    if found.best.number == found.baseline.number:
+        return "the baseline itself is the winner: the search found nothing better"
+    d = found.difference
+    assert d is not None  # there is a baseline, and another won
+    text = (
+        f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] dev {found.monitor}, paired by patient, "
+        f"{_compared(found)}"
+    )
+    if found.rarer < FEW:
+        return (
+            f"{found.rarer} dev patients of one class are too few to say whether the winner "
+            f"beats the baseline: {text}"
+        )
+    if d.low > 0:
+        return f"the winner beats the baseline: {text}"
+    if d.high < 0:
+        return f"the winner is worse than the baseline: {text}"
+    return f"the winner is not shown to beat the baseline: {text}"
+
+
+def _compared(found: Best) -> str:
+    """Which scores the difference is of."""
+    if found.over_new_seeds:
+        return "over new seeds"
+    picked = "by one seed each, the winner's picked as best"
+    return f"{picked}: the baseline is not confirmed" if found.confirmed else picked
+
+
+def shown_params(params: dict[str, Any]) -> str:
+    """A trial's values in a line, to three digits."""
+    return "  ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in params.items()
+    )
+
+
+def trial_line(trial: FrozenTrial, measure: str) -> str:
+    """How a trial ended, in a line; `measure` is what its score is."""
+    seconds = f"{trial.user_attrs.get('seconds', 0):.1f} s"
+    role = trial.user_attrs.get("from") or trial.user_attrs.get("role") or ""
+    if "of" in trial.user_attrs:
+        role = f"again trial {trial.user_attrs['of']}"
+    head, params = f"trial {trial.number:>3}", shown_params(trial.params)
+    match trial.state.name:
+        case "COMPLETE":
+            score = dev_score_of(trial)
+            outcome = f"dev {measure} {trial.value:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+        case "PRUNED":
+            outcome = (
+                f"pruned after epoch {trial.user_attrs.get('epochs')}, "
+                f"dev {measure} {trial.value:.3f}"
+            )
+        case _:
+            ended = "cut off" if was_cut(trial) else "failed"
+            outcome = f"{ended}: {trial.user_attrs.get('reason', 'unknown')}"
+    told = f"{head}  {outcome}  {seconds}" + (f"  ({role})" if role else "")
+    return f"{told}  {params}"
+
+
+def _line(found: Best, trial: Trial) -> str:
+    low, high = trial.interval
+    score = f"dev {found.monitor} {trial.score:.3f} [{low:.3f}, {high:.3f}] (n = {trial.studies})"
+    return f"trial {trial.number}: {score}\n          {shown_params(trial.params)}"

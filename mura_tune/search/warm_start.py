@@ -1,0 +1,78 @@
+"""Warm starts: what won in sibling studies of the same database is tried early in this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.storages import BaseStorage
+
+from mura_tune.config import SearchConfig
+from mura_tune.errors import InputError
+from mura_tune.names import CONFIRMS
+from mura_tune.search.records import COMPARABLE, facts
+from mura_tune.search.results import choose, confirmation
+from mura_tune.search.slots import WarmStart
+from mura_tune.search.space import Space, fits
+
+AUTO, NONE = "auto", "none"
+SHARE = 4  # at most one trial in four is a warm start
+
+
+def warm_starts(
+    storage: BaseStorage, name: str, study: SearchConfig, space: Space, which: str
+) -> Sequence[WarmStart]:
+    """The confirmed winners of other studies, as trials for study `name`.
+
+    Args:
+        which: `auto` takes every sibling that searched the same recipe over the same axes;
+            `none` takes none; else names with commas between them.
+
+    Raises:
+        InputError: a study that was named, and cannot give a winner that fits.
+    """
+    if which == NONE:
+        return []
+    if which == AUTO:
+        there = sorted(optuna.get_all_study_names(storage))
+        names = [n for n in there if n != name and not n.endswith(CONFIRMS)]
+    else:
+        names = [n for n in map(str.strip, which.split(",")) if n != name]
+    found: list[WarmStart] = []
+    share = max(1, study.budget.trials // SHARE)
+    for sibling in names:
+        if which == AUTO and len(found) == share:
+            break
+        start = _winner(storage, sibling, study, space)
+        if isinstance(start, WarmStart):
+            found.append(start)
+        elif which != AUTO:
+            raise InputError(f"--warm-start {sibling}: {start}; name another, or use auto or none")
+    return found[:share]
+
+
+def _winner(
+    storage: BaseStorage, sibling: str, study: SearchConfig, space: Space
+) -> WarmStart | str:
+    """The sibling's winner, or why it has none for us."""
+    try:
+        opened = optuna.load_study(study_name=sibling, storage=storage)
+    except KeyError:
+        return "no such study"
+    if COMPARABLE not in facts(opened):
+        return "not one of ours"
+    try:
+        chosen = choose(opened, confirmation(storage, sibling))
+    except InputError as error:
+        return str(error)
+    if chosen.pending or not chosen.runs:
+        return "its winner is not confirmed yet"
+    if chosen.config.task != study.task:
+        return f"it searched the task {chosen.config.task}, not {study.task}"
+    theirs, ours = chosen.config.recipe, study.recipe
+    if (theirs.arch, theirs.size) != (ours.arch, ours.size):
+        return f"it searched {theirs.arch} at {theirs.size} px, not {ours.arch} at {ours.size} px"
+    winner = chosen.winner
+    if not fits(winner.params, space):
+        return "its winner's values are not all in this search space"
+    return WarmStart(f"{sibling} trial {winner.number}", winner.params)

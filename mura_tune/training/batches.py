@@ -1,0 +1,303 @@
+"""Which rows of train an epoch sees, in which order, and which draw of augmentation each gets.
+
+Pixels where there is room for them, and batches that are the same for the same (seed, epoch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_tune.metrics.estimates import Names
+
+if TYPE_CHECKING:  # it imports this module
+    pass
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import field
+
+import torch
+from torch import Tensor
+
+from mura_tune.data.pixels import MAPPED, let_go
+from mura_tune.networks.device import room
+from mura_tune.training.augment import augment, draws
+
+if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load pandas
+    from mura_tune.data.prepare import Prepared
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Stratum:
+    """The views of one class, study by study.
+
+    Attributes:
+        rows: (V,) row numbers, a study's side by side.
+        starts: (M,) where each study begins in `rows`.
+        counts: (M,) how many views it has.
+    """
+
+    rows: Rows
+    starts: Rows
+    counts: Rows
+
+    def draw(self, n: int, rng: np.random.Generator) -> Rows:
+        """`n` rows with replacement: a study, each as likely, then one of its views."""
+        study = rng.integers(len(self.starts), size=n)
+        view = rng.integers(self.counts[study])
+        rows: Rows = self.rows[self.starts[study] + view]
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """An epoch: `rows` (N,) of train in their order, and which of N `draws` augments each, (N,)."""
+
+    rows: Rows
+    draws: Rows
+
+
+def strata(labels: Rows, studies: Names) -> tuple[Stratum, ...]:
+    """One stratum for each label that occurs; a study belongs to its first view's."""
+    found = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        rows = rows[np.argsort(studies[rows], kind="stable")]
+        _, starts, counts = np.unique(studies[rows], return_index=True, return_counts=True)
+        found.append(Stratum(rows, starts, counts))
+    return tuple(found)
+
+
+def natural(split: Split, rng: np.random.Generator) -> Order:
+    """Every view once, with the draw that is its own."""
+    rows = rng.permutation(len(split))
+    return Order(rows, rows)
+
+
+def balanced(split: Split, rng: np.random.Generator) -> Order:
+    """As many views as there are, an equal share from each class, see `Stratum.draw`.
+
+    A view that comes twice is augmented anew: draws go with places in the order.
+    """
+    n, classes = len(split), split.strata
+    shares = [len(part) for part in np.array_split(np.arange(n), len(classes))]
+    parts = [stratum.draw(k, rng) for stratum, k in zip(classes, shares, strict=True)]
+    return Order(rng.permutation(np.concatenate(parts)), np.arange(n))
+
+
+SAMPLINGS: Mapping[str, Callable[[Split, np.random.Generator], Order]] = {
+    "natural": natural,
+    "balanced": balanced,
+}
+
+
+def order_of(split: Split, *, sampling: str, seed: int, epoch: int) -> Order:
+    """What an epoch sees: a function of the split, the sampling's name, seed and epoch alone."""
+    return SAMPLINGS[sampling](split, np.random.default_rng((seed, epoch, 1)))
+
+
+def in_batches(rows: Rows, size: int) -> list[Rows]:
+    """`rows` cut into batches of at most `size`, as equal as they can be, so that none is too
+    small for BatchNorm."""
+    return np.array_split(rows, max(1, -(-len(rows) // size)))
+
+
+pass
+
+# One grey channel normalised by the mean of ImageNet's three means and deviations: with the RGB
+# stem summed this equals a grey image copied to three channels.
+MEAN, STD = 0.449, 0.226
+
+CHUNK = 8 * 2**20  # bytes read ahead where a split does not fit: five batches of 32 at 224 px
+
+
+@dataclass(frozen=True, eq=False)
+class OnDisk:
+    """Pixels (N, S, S) that stay in the cache's file; indexing copies rows to a CPU tensor.
+
+    Attributes:
+        stored: (M, S, S) uint8, usually mapped from a file.
+        rows: (N,) which of them, in which order.
+    """
+
+    stored: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+
+    dtype = torch.uint8
+    device = torch.device("cpu")
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.rows), *self.stored.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Tensor:
+        wanted = self.rows[index if isinstance(index, slice) else np.asarray(index)]
+        taken = np.empty((len(wanted), *self.stored.shape[1:]), np.uint8)
+        for start in range(0, len(wanted), MAPPED):
+            rows = wanted[start : start + MAPPED]
+            taken[start : start + MAPPED] = self.stored[rows]
+            let_go(self.stored)
+        return torch.from_numpy(taken)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a dataset. A row is a view; views of a study share its name and label.
+
+    Attributes:
+        name: train, dev or test.
+        pixels: (N, S, S) uint8, on the device when it fits there, else in the cache's file.
+        labels: (N,) int64, on the device.
+        studies: (N,) study names.
+        patients: (N,) patient names.
+        paths: (N,) image paths, as the dataset writes them.
+        areas: names of the dataset's areas, in order.
+        parts: (N,) int64, which of `areas` a view shows, on the device; empty where none are named.
+    """
+
+    name: str
+    pixels: Tensor | OnDisk
+    labels: Tensor
+    studies: Names
+    patients: Names
+    paths: Names
+    areas: tuple[str, ...] = ()
+    parts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        n = len(self.pixels)
+        if self.areas and len(self.parts) != n:
+            raise ValueError(f"parts has {len(self.parts)} rows, pixels {n}")
+        for what in ("labels", "studies", "patients", "paths"):
+            if len(getattr(self, what)) != n:
+                raise ValueError(f"{what} has {len(getattr(self, what))} rows, pixels {n}")
+        if self.pixels.dtype != torch.uint8 or len(self.pixels.shape) != 3:
+            raise ValueError(
+                f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}; "
+                "they must be uint8 (N, S, S)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the pixels and their order, computed once: what two runs must share."""
+        found = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
+        step = max(1, CHUNK // (self.pixels.shape[1] * self.pixels.shape[2]))
+        for start in range(0, len(self), step):
+            found.update(self.pixels[start : start + step].cpu().contiguous().numpy().data)
+        return found.hexdigest()
+
+    @functools.cached_property
+    def strata(self) -> tuple[Stratum, ...]:
+        """Its views by label and study, found once."""
+        return strata(self.labels.cpu().numpy(), self.studies)
+
+
+def split_of(
+    prepared: Prepared, part: str, device: torch.device, budget: int | None = None
+) -> Split:
+    """One part (train, dev or test) of a prepared area.
+
+    Args:
+        budget: bytes of pixels that may lie on `device`; a larger part stays in the cache's file
+            and is streamed. None takes what `device.room` finds.
+    """
+    frame = prepared.frame.iloc[prepared.rows(part)]
+    rows = frame["row"].to_numpy()
+    pixels: Tensor | OnDisk = OnDisk(prepared.pixels, rows)
+    if len(rows) * prepared.pixels[0].size <= (room(device) if budget is None else budget):
+        pixels = torch.from_numpy(prepared.pixels[rows]).to(device)
+    part_of = {area: number for number, area in enumerate(prepared.areas)}
+    return Split(
+        name=part,
+        pixels=pixels,
+        labels=torch.from_numpy(frame["label"].to_numpy(dtype=np.int64, copy=True)).to(device),
+        studies=frame["study"].to_numpy(object),
+        patients=frame["patient"].to_numpy(object),
+        paths=frame["path"].to_numpy(object),
+        areas=prepared.areas,
+        parts=torch.tensor([part_of[area] for area in frame["area"]]).to(device),
+    )
+
+
+def to_input(pixels_nhw: Tensor, device: torch.device) -> Tensor:
+    """uint8 (N, S, S) as float32 (N, 1, S, S) on the networks' input scale."""
+    out = torch.empty(pixels_nhw.shape, device=device).copy_(pixels_nhw)
+    return torch.add(torch.tensor(-MEAN / STD), out, alpha=1 / (255 * STD), out=out).unsqueeze_(1)
+
+
+def training_batches(
+    split: Split,
+    *,
+    size: int,
+    seed: int,
+    epoch: int,
+    strength: float,
+    device: torch.device,
+    sampling: str = "natural",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented (x (B, 1, S, S), rows (B,) of the split), those of `order_of` in batches."""
+    order = order_of(split, sampling=sampling, seed=seed, epoch=epoch)
+    batches = in_batches(order.rows, size)
+    sizes = [len(rows) for rows in batches]
+    # The whole epoch's draws and rows at once: a step then copies nothing from the host.
+    u_nd = torch.from_numpy(draws(seed, epoch, len(split))[order.draws]).to(device)
+    rows_n = torch.from_numpy(order.rows).to(device)
+    parts = (torch.split(u_nd, sizes), torch.split(rows_n, sizes))
+    for pixels, u, rows in zip(_pixels(split, batches, device), *parts, strict=True):
+        yield augment(pixels.to(device), u, strength).sub_(MEAN).div_(STD), rows
+
+
+def plain_batches(split: Split, size: int, device: torch.device) -> Iterator[Tensor]:
+    """The images in their order, not augmented: x (B, 1, S, S)."""
+    starts = range(0, len(split), size)
+    if _resident(split, device):  # slices: drawn rows would be copied first
+        parts = (split.pixels[start : start + size] for start in starts)
+    else:
+        rows = [np.arange(start, min(start + size, len(split))) for start in starts]
+        parts = (pixels for pixels in _pixels(split, rows, device))
+    for pixels in parts:
+        yield to_input(pixels, device)
+
+
+def _resident(split: Split, device: torch.device) -> bool:
+    return isinstance(split.pixels, Tensor) and split.pixels.device == device
+
+
+def _pixels(
+    split: Split, batches: Sequence[NDArray[np.int64]], device: torch.device
+) -> Iterator[Tensor]:
+    """Each batch's pixels (B, S, S), uint8, on `device`."""
+    sizes = [len(rows) for rows in batches]
+    if _resident(split, device):
+        order = torch.from_numpy(np.concatenate(batches)).to(device)
+        for index in torch.split(order, sizes):
+            yield split.pixels[index]
+        return
+    per = max(1, CHUNK // (max(sizes) * split.pixels.shape[1] * split.pixels.shape[2]))
+    chunks = [batches[i : i + per] for i in range(0, len(batches), per)]
+
+    def load(chunk: Sequence[NDArray[np.int64]]) -> Tensor:
+        taken = split.pixels[torch.from_numpy(np.concatenate(chunk))]
+        return taken.pin_memory() if device.type == "cuda" else taken
+
+    with ThreadPoolExecutor(1) as pool:  # one chunk ahead, while the device trains on this one
+        ahead = pool.submit(load, chunks[0])
+        for number, chunk in enumerate(chunks):
+            taken = ahead.result().to(device, non_blocking=True)
+            if number + 1 < len(chunks):
+                ahead = pool.submit(load, chunks[number + 1])
+            yield from torch.split(taken, [len(rows) for rows in chunk])

@@ -1,0 +1,96 @@
+"""What moves the weights through one phase: the optimiser, and its learning rates' schedule."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from mura_tune.networks.network import Network
+from mura_tune.recipe import Recipe
+
+MOMENTUM = 0.9  # of SGD
+OPTIMISERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": functools.partial(torch.optim.SGD, momentum=MOMENTUM),
+}
+
+
+def optimiser(net: Network, recipe: Recipe, phase: int) -> torch.optim.Optimizer:
+    """The recipe's optimiser of what trains in `net` at its present depth, a group a learning rate.
+
+    The head has the phase's; the stage that is d stages below it has `layer_decay` ** d of that
+    (Bao et al. 2021, BEiT, section 3.2). `weight_decay` is decoupled in AdamW, and a term of the
+    gradient in Adam and SGD.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in net.body.named_parameters():
+        if parameter.requires_grad:
+            rate = recipe.phases[phase].lr * recipe.layer_decay ** net.distance(name)
+            groups.setdefault(rate, []).append(parameter)
+    return OPTIMISERS[recipe.optimiser](
+        [{"params": params, "lr": rate} for rate, params in groups.items()],
+        lr=recipe.phases[phase].lr,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+
+
+class Schedule:
+    """Sets an optimiser's learning rates: each group's own, times a factor that all share.
+
+    `cosine` takes the factor from 1 to 0 along half a cosine (Loshchilov and Hutter 2017, without
+    restarts); `constant` leaves it at 1; `plateau` multiplies it by `plateau_factor` whenever
+    another `plateau_patience` epochs passed without a better dev score. With `warmup` it rises
+    linearly before that, so that the first of w steps has 1 / w of it (Goyal et al. 2017).
+
+    Args:
+        steps: of the whole phase.
+    """
+
+    def __init__(self, optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> None:
+        self.optimiser, self.recipe, self.steps = optimiser, recipe, steps
+        self.rising = round(recipe.warmup * steps)
+        self.peaks = [group["lr"] for group in optimiser.param_groups]
+        self.done, self.lowered = 0, 1.0
+        self._set()
+
+    def step(self) -> None:
+        """Call it after each step of the optimiser."""
+        self.done += 1
+        self._set()
+
+    def waited(self, epochs: int) -> None:
+        """Call it after each epoch: how many of this phase passed since the best one."""
+        patience = self.recipe.plateau_patience
+        if self.recipe.schedule == "plateau" and epochs and epochs % patience == 0:
+            self.lowered *= self.recipe.plateau_factor
+            self._set()
+
+    def factor(self) -> float:
+        """Of the step to come."""
+        if self.done < self.rising:
+            return (self.done + 1) / self.rising
+        if self.recipe.schedule != "cosine":
+            return self.lowered
+        falling = max(1, self.steps - self.rising)
+        return 0.5 * (1 + math.cos(math.pi * min(self.done - self.rising, falling) / falling))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, for whoever goes on from here."""
+        return {"done": self.done, "lowered": self.lowered}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.done, self.lowered = state["done"], state["lowered"]
+        self._set()
+
+    def _set(self) -> None:
+        factor = self.factor()
+        for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor

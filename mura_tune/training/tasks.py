@@ -1,0 +1,144 @@
+"""A task as data: what a network's outputs mean, which loss, which score decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mura_tune.errors import InputError
+from mura_tune.metrics.estimates import ACCURACY, AUC, Measure, Studies, by_study
+from mura_tune.metrics.operating_points import MONITORS
+from mura_tune.networks.heads import PartHead, start_small
+from mura_tune.networks.network import Network, build
+from mura_tune.recipe import Recipe
+from mura_tune.training.batches import Split
+from mura_tune.training.losses import Loss, binary
+from mura_tune.training.recognition import study_logits
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network learns.
+
+    Attributes:
+        outputs: K, from the number of areas.
+        targets: what the loss is given of a split, a row a view.
+        loss: from the training split and the recipe, the loss of a batch.
+        table: from logits (N, K) and their split, the studies that `measure` is taken of.
+        measure: the score that decides; more is better.
+        head: makes the classifier from the numbers of features and outputs; None for a linear one.
+        beside: the same as `table` for a second task, which is judged by the accuracy.
+    """
+
+    name: str
+    outputs: Callable[[int], int]
+    targets: Callable[[Split], Tensor]
+    loss: Callable[[Split, Recipe], Loss]
+    table: Callable[[Tensor, Split], Studies]
+    measure: Measure
+    head: Callable[[int, int], nn.Module] | None = None
+    beside: Callable[[Tensor, Split], Studies] | None = None
+
+    @property
+    def monitor(self) -> str:
+        """What the score is called."""
+        return f"study {self.measure.name}"
+
+    def score(self, logits_nk: Tensor, split: Split) -> float:
+        """The number that decides; NaN where a logit is."""
+        if bool(logits_nk.isnan().any()):
+            return math.nan
+        return self.measure.of(self.table(logits_nk, split))
+
+    def network(self, recipe: Recipe, areas: int) -> Network:
+        """A fresh network for this task on so many areas; InputError as `models.build`."""
+        outputs = self.outputs(areas)
+        net = build(
+            recipe.arch,
+            size=recipe.size,
+            pretrained=recipe.pretrained,
+            outputs=outputs,
+            seed=recipe.seed,
+            head=self.head,
+        )
+        if recipe.head_init == "small":
+            start_small(net.body.get_classifier(), outputs)
+        return net
+
+
+def study_scores(logits_nk: Tensor, split: Split) -> Studies:
+    """One probability of *abnormal* a study, from the first logit of each of its views."""
+    logits = logits_nk[:, 0].double().cpu().numpy()
+    return by_study(logits, split.labels.cpu().numpy(), split.studies, split.patients)
+
+
+def routed_right(logits_nk: Tensor, split: Split) -> Studies:
+    """A row a study: its area as the label, and 1 or 0 as the score: was it recognised?
+
+    A study's area is that of the largest logit, averaged over its views.
+    """
+    found = study_logits(logits_nk, split)
+    right = (found.logits.argmax(1) == found.parts).astype(float)
+    return Studies(found.names, found.patients, found.parts, right)
+
+
+def _cross_entropy(train: Split, recipe: Recipe) -> Loss:
+    """Over the areas, as often as they occur: what is counted is studies."""
+    return F.cross_entropy
+
+
+def _both(train: Split, recipe: Recipe) -> Loss:
+    """The abnormality's loss, and `aux_weight` times the body part's."""
+    abnormality = binary(train, recipe)
+
+    def loss(logits_nk: Tensor, targets_n2: Tensor) -> Tensor:
+        part = F.cross_entropy(logits_nk[:, 1:], targets_n2[:, 1])
+        return abnormality(logits_nk, targets_n2[:, 0]) + recipe.aux_weight * part
+
+    return loss
+
+
+def _told_apart(areas: int) -> int:
+    if areas < 2:
+        raise InputError("one area alone: a router needs a dataset with two areas or more")
+    return areas
+
+
+ABNORMALITY = Task(
+    name="abnormality",
+    outputs=lambda areas: 1,
+    targets=lambda split: split.labels,
+    loss=binary,
+    table=study_scores,
+    measure=AUC,
+)
+PART = Task(
+    name="part",
+    outputs=_told_apart,
+    targets=lambda split: split.parts,
+    loss=_cross_entropy,
+    table=routed_right,
+    measure=ACCURACY,
+)
+MULTITASK = Task(
+    name="multitask",
+    outputs=lambda areas: 1 + areas,
+    targets=lambda split: torch.stack((split.labels, split.parts), 1),
+    loss=_both,
+    table=study_scores,
+    measure=AUC,
+    head=PartHead,
+    beside=lambda logits_nk, split: routed_right(logits_nk[:, 1:], split),
+)
+TASKS: Mapping[str, Task] = {task.name: task for task in (ABNORMALITY, PART, MULTITASK)}
+
+
+def task_of(name: str, monitor: str = "auc") -> Task:
+    """The task, judged by what the recipe's `monitor` names; `auc` leaves it the score it has."""
+    task = TASKS[name]
+    return task if monitor == "auc" else replace(task, measure=MONITORS[monitor])

@@ -1,1 +1,0 @@
-"""The search: the only place that imports optuna."""
