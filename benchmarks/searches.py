@@ -21,7 +21,7 @@ from mura_tune.networks.network import build
 from mura_tune.phantoms import dataset as phantom_set
 from mura_tune.search import search
 from mura_tune.search.results import Best, best_in
-from mura_tune.search.search import WorkerSettings, Job
+from mura_tune.search.search import Job, WorkerSettings
 from mura_tune.training.batches import split_of
 from mura_tune.training.fit import fit
 from mura_tune.training.tasks import ABNORMALITY

@@ -22,7 +22,7 @@ from mura_tune import console
 from mura_tune.cli import mura
 from mura_tune.search import search
 from mura_tune.search.pool import PRELOAD
-from mura_tune.search.search import WorkerSettings, Job
+from mura_tune.search.search import Job, WorkerSettings
 
 
 class Command(ABC):

@@ -115,7 +115,7 @@ def tune(
     from mura_tune.errors import InputError
     from mura_tune.search import pool as crews
     from mura_tune.search import results, verdict
-    from mura_tune.search.search import WorkerSettings, Job, start
+    from mura_tune.search.search import Job, WorkerSettings, start
     from mura_tune.search.search import no_artifacts as nothing
     from mura_tune.training.tasks import task_of
 

@@ -25,7 +25,7 @@ import torch
 from mura_tune.database.urls import TIMEOUT
 from mura_tune.errors import MuraError
 from mura_tune.search import search
-from mura_tune.search.search import Ended, Event, WorkerSettings, Job
+from mura_tune.search.search import Ended, Event, Job, WorkerSettings
 from mura_tune.search.worker import PATIENCE, member
 
 # Imported once for all; the last two are what Optuna imports when it opens a database.

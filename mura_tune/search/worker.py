@@ -15,7 +15,7 @@ import torch
 
 from mura_tune.errors import MuraError, explain
 from mura_tune.search import search
-from mura_tune.search.search import WorkerSettings, Job
+from mura_tune.search.search import Job, WorkerSettings
 
 PATIENCE = 5.0  # seconds a worker has to obey before it is killed
 

@@ -33,7 +33,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.search import search
 from mura_tune.search import trial as trial_module
 from mura_tune.search.pool import PRELOAD, Stop, _serve_forks
-from mura_tune.search.search import WorkerSettings, Job
+from mura_tune.search.search import Job, WorkerSettings
 from mura_tune.search.slots import DONE
 from mura_tune.training.fit import fit
 

@@ -10,7 +10,7 @@ from conftest import CPU
 from PIL import Image
 
 from mura_tune import config
-from mura_tune.data import cache, duplicates
+from mura_tune.data import duplicates
 from mura_tune.data.index import Finding, open_dataset
 from mura_tune.data.prepare import Prepared, folds_of, prepare
 from mura_tune.imaging.images import read, square

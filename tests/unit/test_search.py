@@ -25,7 +25,7 @@ from mura_tune.recipe import DEFAULTS
 from mura_tune.release.finalize import finalize
 from mura_tune.search import results, search, space
 from mura_tune.search.records import COMPARABLE, CONFIG, facts, keep_fact, recipe_of
-from mura_tune.search.search import WorkerSettings, Job
+from mura_tune.search.search import Job, WorkerSettings
 from mura_tune.search.slots import WarmStart
 from mura_tune.search.trial import Progress
 
