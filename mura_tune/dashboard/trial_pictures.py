@@ -240,9 +240,6 @@ def dress(axes: Axes, x: str, y: str, beside: tuple[float, float]) -> None:
         side.set_visible(False)
 
 
-pass
-
-
 class AreaCharts:
     """Draws one trial after another on the same axes, as `pictures.Charts` does."""
 

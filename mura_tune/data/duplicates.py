@@ -203,8 +203,6 @@ def _standard(small_nss: Pixels) -> NDArray[np.float32]:
     return standard
 
 
-pass
-
 RULE = 4  # raise it whenever `copies.pairs` finds other pairs in the same pixels
 _SLOW = 3.0  # seconds until a bar shows
 

@@ -83,8 +83,6 @@ def _refuse(bad: pd.Series[str], name: str, noun: str, what: str, way_out: str) 
     raise InputError(f"{name}: {noun} {what}: {names} ({len(bad)} in all); {way_out}")
 
 
-pass
-
 KINDS = (
     "unreadable",
     "blank",

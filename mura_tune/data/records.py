@@ -144,8 +144,6 @@ def _hex(raw: bytes) -> str:
     return raw.ljust(_SHA, b"\0").hex() if raw.strip(b"\0") else ""
 
 
-pass
-
 Head = dict[str, int | str]
 
 

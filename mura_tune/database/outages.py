@@ -211,8 +211,6 @@ def _why(error: BaseException) -> str:
     return printable(error)[:200] or "unreadable content"
 
 
-pass
-
 PATIENCE = 300.0  # seconds that a search waits for its database, beside SQLite's own 60
 PAUSES = (0.2, 5.0)  # seconds from one try to the next: the first, and the longest
 # SQLSTATE classes of PostgreSQL that time does not mend: wrong password, no such database, no room.

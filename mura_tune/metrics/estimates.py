@@ -101,8 +101,6 @@ def _expit(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else 1 - 1 / (1 + math.exp(x))
 
 
-pass
-
 Floats = NDArray[np.float64]
 Names = NDArray[np.object_]  # strings that their table has, so that a row costs a pointer
 DRAWS = 2000

@@ -396,9 +396,6 @@ def trained_names(net: Network) -> Iterable[str]:
     return (name for name, p in net.body.named_parameters() if p.requires_grad)
 
 
-pass
-
-
 class Ensemble(nn.Module):
     """Networks of one kind whose logits (N, K) are averaged."""
 

@@ -60,8 +60,6 @@ def _table() -> NDArray[np.float32]:
     return np.asarray(colormaps[COLOURS](np.arange(256))[:, :3] * 255, dtype=np.float32)
 
 
-pass
-
 MOST_VIEWS, SIDE = 3, 256  # of a study; pixels of a picture's longer side
 
 

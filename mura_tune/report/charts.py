@@ -103,9 +103,6 @@ def _font(found: re.Match[str]) -> str:
     return f"{weight}font-size: {found[2]}"
 
 
-pass
-
-
 def roc_chart(test: Measured) -> str:
     """ROC with its AUC and the recommended operating point."""
     false, true = roc(test.studies)
@@ -216,9 +213,6 @@ def _title(what: str, test: Measured) -> str:
 def _unit(axes: Axes) -> None:
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.03)
-
-
-pass
 
 
 def score_curve(epochs: Sequence[Mapping[str, Any]], best: int, monitor: str) -> str:

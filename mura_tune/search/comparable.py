@@ -70,8 +70,6 @@ def _check_start(source: str, start: Origin, prepared: Prepared, split: Holdout)
         )
 
 
-pass
-
 _LOG = logging.getLogger(__name__)
 RANGE = {"low", "high"}  # of an axis: what may change with leave
 

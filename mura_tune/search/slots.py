@@ -255,8 +255,6 @@ def _stop_if_all_fail(name: str, trials: Sequence[FrozenTrial]) -> None:
         )
 
 
-pass
-
 BASELINE, WARM, CONFIRM = "baseline", "warm start", "confirmation"
 
 

@@ -110,8 +110,6 @@ def in_batches(rows: Rows, size: int) -> list[Rows]:
     return np.array_split(rows, max(1, -(-len(rows) // size)))
 
 
-pass
-
 # One grey channel normalised by the mean of ImageNet's three means and deviations: with the RGB
 # stem summed this equals a grey image copied to three channels.
 MEAN, STD = 0.449, 0.226

@@ -102,8 +102,6 @@ def set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)
 
 
-pass
-
 FORGETFUL = Forgetful()
 Judge = Callable[[Tensor, Tensor], Tensor]  # a batch's x and labels -> mean loss ()
 

@@ -59,8 +59,6 @@ def softmax(logits_mk: Floats, temperature: float = 1.0) -> Floats:
     return np.asarray(grown / grown.sum(1, keepdims=True))
 
 
-pass
-
 NAMES = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
