@@ -1,7 +1,7 @@
 # `make` alone lists what there is. Every target sets itself up on first use.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check tune dashboard finalize evaluate bench chaos fuzz clean
+.PHONY: help setup demo test check tune dashboard finalize evaluate bench chaos fuzz docs clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -62,11 +62,18 @@ demo: setup  ## The whole way on synthetic radiographs: a start, search, release
 test: setup  ## Run every test, three at a time (ARGS= goes to pytest)
 	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-check: setup  ## Lint, format, types, design rules
+check: setup  ## Lint, format, types, design rules, links and pages of the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/design
+	$(DOCS)
+
+# Strict: a page, link or anchor that is missing is an error.
+DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: setup  ## Build the documentation as a site: open build/site/index.html
+	$(DOCS)
+	@echo "build/site/index.html"
 
 tune: setup  ## Search one area, or AREA=all: AREA=XR_ELBOW [TRIALS=40] [WORKERS=4] [DATA=..] [ARGS=..]
 	@test -n $(call quoted,$(AREA)) || { echo "make tune: which AREA? One of $(AREAS), another that DATA holds, or all" >&2; exit 2; }

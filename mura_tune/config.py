@@ -40,7 +40,7 @@ def studies_folder() -> Path:
 class Pruner:
     """When a trial is given up: see `mura_tune.search.search.pruner`."""
 
-    name: str
+    name: str  # the rule
     startup: int  # trials that finish before any is pruned
     min_trials: int  # trials that must have reached an epoch before it is compared there
     percentile: float  # what `percentile` keeps
@@ -56,8 +56,8 @@ class Pruner:
 class Confirm:
     """How the winner is found: the `top` trials, and the baseline, once more with `seeds` each."""
 
-    top: int  # 0 = believe the search
-    seeds: int
+    top: int  # trials; 0 = believe the search
+    seeds: int  # runs of each
 
     def __post_init__(self) -> None:
         _check_count("top", self.top, 0, MOST_CONFIRMED)

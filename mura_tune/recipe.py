@@ -39,9 +39,9 @@ class Phase:
     """One stretch of training: `epochs`, peak learning rate, and `depth`, the number of stages
     that train, counted from the head (0 = the head alone; more than the model has = all)."""
 
-    epochs: int
-    lr: float
-    depth: int = 0
+    epochs: int  # 0 = the phase is left out
+    lr: float  # peak learning rate
+    depth: int = 0  # stages that train, from the head; 0 = the head alone
 
     def __post_init__(self) -> None:
         check(0 <= self.epochs <= MOST, "epochs", self.epochs, f"0 or more, at most {MOST}")

@@ -1,0 +1,94 @@
+"""The documentation as a site: it builds strictly, reads without a server, and asks nobody."""
+
+import functools
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from browser import browser_page
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole site, built as `make docs` builds it, into a folder of its own."""
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+@pytest.fixture
+def server(site: Path) -> Iterator[str]:
+    """The address of a server that serves the site as files."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))
+    ) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{web.server_port}/"
+        web.shutdown()
+
+
+@pytest.fixture(params=["files", "server"])
+def address(request: pytest.FixtureRequest, site: Path) -> str:
+    if request.param == "files":
+        return f"{site.as_uri()}/"
+    served: str = request.getfixturevalue("server")
+    return served
+
+
+def test_search_answers_and_no_other_address_is_asked(address: str) -> None:
+    with browser_page(address) as page:
+        page.goto(f"{address}index.html")
+        page.click("input[name=query]")
+        page.keyboard.type("operating point", delay=20)
+        page.wait_for_selector(".md-search-result__item a")
+        first = page.locator(".md-search-result__item a").first
+        assert "glossary" in first.get_attribute("href")
+        first.click()
+        page.wait_for_selector("h1")
+        assert "Glossary" in page.title()
+
+
+def test_pages_fit_a_phone(server: str, site: Path) -> None:
+    with browser_page(server) as page:
+        page.set_viewport_size({"width": 390, "height": 800})
+        for path in sorted(site.rglob("*.html")):
+            page.goto(f"{server}{path.relative_to(site)}")
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= 390, path.name
+
+
+def test_no_page_names_a_script_or_style_of_another_server(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"']?([^\"' >]+)", text)
+        assert [url for url in loaded if re.match(r"(https?:)?//", url)] == [], path.name
+
+
+def test_reference_pages_name_every_verb_and_key(site: Path) -> None:
+    from mura_tune.cli import mura
+    from mura_tune.recipe import FIELDS
+
+    commands = (site / "reference/commands.html").read_text(encoding="utf-8")
+    keys = (site / "reference/study-files.html").read_text(encoding="utf-8")
+    assert [verb for verb in mura.commands if f"mura {verb}" not in commands] == []
+    assert [field for field in FIELDS if f"<code>{field}</code>" not in keys] == []
