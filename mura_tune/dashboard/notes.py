@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, json
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import get_note, save_note
 
+from mura_tune.metrics.estimates import Estimate
 from mura_tune.search.records import COMPARABLE, dev_score_of, facts, is_foreign, recipe_of
 from mura_tune.search.results import Best, best, counts, numbers
 from mura_tune.search.verdict import verdict
@@ -42,11 +43,11 @@ def trial_note(
     searched = {path: recipe.pop(path, value) for path, value in trial.params.items()}
     seconds = sum(epoch.seconds for fit in fits for epoch in fit.epochs)
     result = {
-        f"dev {monitor}": f"**{score['value']:.3f}**",
-        "95 % interval": f"{score['low']:.3f} to {score['high']:.3f}",
+        f"dev {monitor}": f"**{score.value:.3f}**",
+        "95 % interval": score.range(),
         **_beside(trial),
-        "studies": score["studies"],
-        "patients": score["patients"],
+        "studies": score.studies,
+        "patients": score.patients,
         "epochs": ", ".join(str(len(fit.epochs)) for fit in fits),
         "best": ", ".join(str(fit.best.number) for fit in fits),
         "seconds": f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}",
@@ -69,11 +70,7 @@ def _beside(trial: optuna.Trial) -> dict[str, str]:
     if "dev_score" in trial.user_attrs:
         names |= {"dev_auc": "dev study AUC"}
     found = {name: trial.user_attrs.get(key) for key, name in names.items()}
-    return {
-        name: f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-        for name, one in found.items()
-        if one
-    }
+    return {name: Estimate.from_json(one).brief() for name, one in found.items() if one}
 
 
 def write_study_note(
@@ -141,9 +138,9 @@ def _found(
         row = [
             name,
             number,
-            f"{score['value']:.3f}",
-            f"{score['low']:.3f} to {score['high']:.3f}",
-            score["studies"],
+            f"{score.value:.3f}",
+            score.range(),
+            score.studies,
         ]
         if again:
             seeds = again.get(number)

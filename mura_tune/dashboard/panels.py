@@ -12,7 +12,7 @@ from PIL import Image
 
 from mura_tune.dashboard.error_sheet import area_sheet, sheet
 from mura_tune.dashboard.trial_pictures import AreaCharts, Charts, Fits
-from mura_tune.metrics.estimates import Estimate, Studies, youden
+from mura_tune.metrics.estimates import Studies, youden
 from mura_tune.search.records import dev_auc_of, dev_part_of, dev_score_of, recipe_of
 from mura_tune.training.recognition import softmax, study_logits
 from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, task_of
@@ -50,7 +50,7 @@ class Abnormal:
 
     def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
         self._charts = self._charts or Charts()
-        threshold, auc = youden(studies), Estimate(**dev_auc_of(trial))
+        threshold, auc = youden(studies), dev_auc_of(trial)
         monitor = monitor_of(trial, self.task)
         return {
             CHARTS: self._charts.draw(fits, studies, auc, threshold, monitor),
@@ -75,7 +75,7 @@ class Both(Abnormal):
     def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
         self._areas = self._areas or AreaCharts()
         parts = [(replace(fit, logits=fit.logits[:, 1:]), dev) for fit, dev in fits]
-        accuracy, monitor = Estimate(**dev_part_of(trial)), monitor_of(trial, self.task)
+        accuracy, monitor = dev_part_of(trial), monitor_of(trial, self.task)
         more = {AREAS: self._areas.draw(parts, accuracy, monitor)}
         return super().pictures(trial, fits, studies) | more
 
@@ -92,7 +92,7 @@ class Areas:
 
     def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
         self._charts = self._charts or AreaCharts()
-        accuracy = Estimate(**dev_score_of(trial))
+        accuracy = dev_score_of(trial)
         return {
             CHARTS: self._charts.draw(fits, accuracy, PART.monitor),
             ERRORS: area_sheet(fits),

@@ -127,7 +127,7 @@ def scores(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) ->
         _dots("baseline", baseline, AMBER, "diamond", 12),
         _dots(f"best: trial {best.number}", [best], RED, "star", 15),
     ]
-    small = f"{dev_score_of(best)['studies']} dev studies; intervals by resampling patients"
+    small = f"{dev_score_of(best).studies} dev studies; intervals by resampling patients"
     layout = _layout(f"Dev {monitor} with its 95 % interval", small, "trial", f"dev {monitor}")
     layout |= {"showlegend": True, "legend": {"orientation": "h", "y": -0.17, "yanchor": "top"}}
     return Figure([trace for trace in traces if trace["x"]], layout)
@@ -143,14 +143,14 @@ def _dots(
         "mode": "markers",
         "name": name,
         "x": [t.number for t in trials],
-        "y": _plain(i["value"] for i in intervals),
+        "y": _plain(i.value for i in intervals),
         "error_y": {
             "type": "data",
             "symmetric": False,
             "thickness": 1.2,
             "width": 0,
-            "array": _plain(i["high"] - i["value"] for i in intervals),
-            "arrayminus": _plain(i["value"] - i["low"] for i in intervals),
+            "array": _plain(i.high - i.value for i in intervals),
+            "arrayminus": _plain(i.value - i.low for i in intervals),
         },
         "marker": {"color": colour, "symbol": symbol, "size": size},
         "hovertemplate": "trial %{x}: %{y:.3f}<extra></extra>",

@@ -104,8 +104,7 @@ class SearchProgress:
         finished = [t for t in ended if t.state == TrialState.COMPLETE]
         if finished and len(self._wanted) == 1:
             best = max(finished, key=lambda t: t.value or 0.0)
-            interval = dev_score_of(best)
-            parts.append(f"best {best.value:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")
+            parts.append(f"best {best.value:.3f} {dev_score_of(best).interval()}")
         parts += [f"{n} {word}" for n, word in ((pruned, "pruned"), (failed, "failed")) if n]
         parts += [f"running {', '.join(self._running.values())}"] if self._running else []
         return ", ".join(parts)

@@ -186,7 +186,7 @@ def _roc(axes: Axes, studies: Studies, auc: Estimate, threshold: float, folds: i
     axes.text(
         0.97,
         0.05,
-        f"AUC {auc.value:.3f}\n{over}95 % [{auc.low:.3f}, {auc.high:.3f}]\n"
+        f"AUC {auc.value:.3f}\n{over}95 % {auc.interval()}\n"
         f"{auc.studies} studies\n{auc.patients} patients",
         ha="right",
         size=10.5,
@@ -334,5 +334,5 @@ def _area_matrix(
     title(
         axes,
         f"{accuracy.value:.3f} of {accuracy.studies} studies recognised, 95 % "
-        f"[{accuracy.low:.3f}, {accuracy.high:.3f}]",
+        f"{accuracy.interval()}",
     )

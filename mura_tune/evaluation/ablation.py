@@ -40,8 +40,8 @@ class Ablation:
                     f"{theirs:.3f} with 0"
                     for seed, ours, theirs in pairs
                 ),
-                f"  with minus without {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], "
-                f"paired by patient, mean of {len(self.seeds)} seeds",
+                f"  with minus without {d.signed()}, paired by patient, "
+                f"mean of {len(self.seeds)} seeds",
             ]
         )
 

@@ -54,18 +54,17 @@ class Comparison:
         )
         wide = max(18, *(len(name) for name in self.labels.values()))
         rows = (
-            f"  {self.labels[key]:<{wide}} {difference.value:+.3f} "
-            f"[{difference.low:+.3f}, {difference.high:+.3f}]   "
+            f"  {self.labels[key]:<{wide}} {difference.signed()}   "
             f"{self.values[key][0]:.3f} and {self.values[key][1]:.3f}"
             for key, difference in self.differences.items()
         )
         return "\n".join([head, *rows, *self._other()])
 
     def _other(self) -> Iterator[str]:
-        if told := self.delong:
+        if self.delong:
             yield (
-                f"  DeLong, as if every study were a patient's only one: {told.value:+.3f} "
-                f"[{told.low:+.3f}, {told.high:+.3f}], p = {told.p:.3g}"
+                "  DeLong, as if every study were a patient's only one: "
+                f"{self.delong.signed()}, p = {self.delong.p:.3g}"
             )
 
     def to_json(self) -> dict[str, Any]:

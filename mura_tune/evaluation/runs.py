@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mura_tune.metrics.estimates import Estimate, Measure, Studies
+from mura_tune.metrics.estimates import Estimate, Measure, Studies, range_text
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split
@@ -88,7 +88,7 @@ def describe(manifest: Mapping[str, Any]) -> str:
     seeds = [one["seed"] for one in found["runs"] if one["released"]]
     what = f"the mean of all {len(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}, best on dev"
     apart = ", ".join(
-        f"{part} {found['measure']} {told['low']:.3f} to {told['high']:.3f} "
+        f"{part} {found['measure']} {range_text(told['low'], told['high'])} "
         f"(mean {told['mean']:.3f}, SD {told['sd']:.3f})"
         for part in ("dev", "test")
         for told in [found[f"{part}_score"]]

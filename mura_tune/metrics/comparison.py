@@ -20,6 +20,7 @@ from mura_tune.metrics.estimates import (
     Studies,
     Z,
     auc,
+    interval_text,
     over_draws,
 )
 
@@ -108,6 +109,10 @@ class DeLong:
     high: float
     error: float
     p: float
+
+    def signed(self) -> str:
+        """The difference and its interval: `+0.012 [-0.010, +0.033]`."""
+        return f"{self.value:+.3f} {interval_text(self.low, self.high, signed=True)}"
 
 
 def delong(ours: Studies, theirs: Studies) -> DeLong:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,8 +69,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def wrong(error: float, n: int) -> str:
     """An error as a share of `n` answers, with its interval, as if they were independent."""
-    low, high = wilson(error, n)
-    return f"{error * n:.0f} of {n} are answered wrong, {error:.3f} [{low:.3f}, {high:.3f}]"
+    ends = interval_text(*wilson(error, n))
+    return f"{error * n:.0f} of {n} are answered wrong, {error:.3f} {ends}"
 
 
 def pooled(first: int, second: int) -> float:
@@ -112,7 +112,9 @@ class Estimate:
     """A value with its 95 % interval, and the studies and patients it was measured on.
 
     A value that is not defined there (the precision of no call at all) is NaN. `images` is set
-    where a row was an image.
+    where a row was an image. An estimate is the only way in which a number with an interval
+    travels: `to_json` and `from_json` are each other's inverse, and all of the text that people
+    read of it is made here.
     """
 
     value: float
@@ -123,21 +125,73 @@ class Estimate:
     images: int | None = None
 
     def __str__(self) -> str:
+        """The value, its interval and n: `0.912 [0.824, 0.958] (n = 47 studies)`."""
         rows = f"{self.images} images of " if self.images else ""
         return f"{self.brief()} (n = {rows}{self.studies} studies)"
 
     def brief(self) -> str:
-        """The value and its interval alone."""
+        """The value and its interval: `0.912 [0.824, 0.958]`."""
         if math.isnan(self.value):
             return "undefined"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f} {self.interval()}"
+
+    def signed(self) -> str:
+        """A difference and its interval: `+0.012 [-0.010, +0.033]`."""
+        return f"{self.value:+.3f} {interval_text(self.low, self.high, signed=True)}"
+
+    def html(self) -> str:
+        """The value and its interval as HTML, the interval in italics."""
+        if math.isnan(self.value):
+            return "<i>undefined</i>"
+        return f"{self.value:.3f} <i>{self.interval()}</i>"
+
+    def interval(self) -> str:
+        """The interval alone: `[0.824, 0.958]`."""
+        return interval_text(self.low, self.high)
+
+    def range(self) -> str:
+        """The interval alone, in words: `0.824 to 0.958`."""
+        return range_text(self.low, self.high)
+
+    def rounded(self, digits: int) -> Estimate:
+        """The same with value and ends rounded to so many digits."""
+        value, low, high = (round(number, digits) for number in (self.value, self.low, self.high))
+        return replace(self, value=value, low=low, high=high)
 
     def to_json(self) -> dict[str, Any]:
+        """The fields; null stands for NaN, and `images` is left out where no row is an image."""
         plain = {
             key: None if isinstance(value, float) and math.isnan(value) else value
             for key, value in asdict(self).items()
         }
         return plain if self.images else {k: v for k, v in plain.items() if k != "images"}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Estimate:
+        """The estimate that `to_json` wrote.
+
+        `studies` and `patients` are 0 where an earlier version did not store them.
+
+        Raises:
+            KeyError: there is no value, or an end of its interval is missing.
+        """
+        value, low, high = (
+            math.nan if stored[key] is None else float(stored[key])
+            for key in ("value", "low", "high")
+        )
+        studies, patients = (stored.get(key, 0) for key in ("studies", "patients"))
+        return cls(value, low, high, studies, patients, stored.get("images"))
+
+
+def interval_text(low: float, high: float, *, signed: bool = False) -> str:
+    """An interval as text: `[0.824, 0.958]`, or `[-0.010, +0.033]` with signs."""
+    digits = "+.3f" if signed else ".3f"
+    return f"[{low:{digits}}, {high:{digits}}]"
+
+
+def range_text(low: float, high: float) -> str:
+    """A range in words: `0.824 to 0.958`."""
+    return f"{low:.3f} to {high:.3f}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,7 +67,7 @@ class Routes:
 
     def describe(self) -> str:
         """The figures as lines for people."""
-        n, c = self.known.studies, self.cost
+        n = self.known.studies
         rest = n - self.abstained
         answered = self.answered.brief() if self.answered else "undefined"
         return "\n".join(
@@ -76,8 +76,7 @@ class Routes:
                 f"{SPLIT_NAMES['test']}, {n} studies of {self.known.patients} patients, all areas",
                 f"  AUC, area known    {self.known.brief()}",
                 f"  AUC, area routed   {self.routed.brief()}",
-                f"  routed minus known {c.value:+.3f} [{c.low:+.3f}, {c.high:+.3f}], "
-                "paired by patient",
+                f"  routed minus known {self.cost.signed()}, paired by patient",
                 f"  {self.wrong} studies sent to another area's release",
                 f"  {self.abstained} abstained from; AUC of the other {rest}: {answered}",
             ]

@@ -79,8 +79,7 @@ def _head(manifest: Manifest, test: Measured) -> str:
         ("specificity", figures["specificity"]),
     ]
     boxes = "".join(
-        f"<div><span>{name}</span><b>{e.value:.3f}</b><span>95 %: {e.low:.3f} to {e.high:.3f}"
-        "</span></div>"
+        f"<div><span>{name}</span><b>{e.value:.3f}</b><span>95 %: {e.range()}</span></div>"
         for name, e in keys
     )
     size, day = manifest["preprocessing"]["size"], manifest["created"][:10]

@@ -10,7 +10,7 @@ from typing import Any
 from mura_tune.evaluation.evaluate import NAMES
 from mura_tune.evaluation.runs import describe
 from mura_tune.lines import command
-from mura_tune.metrics.estimates import wrong
+from mura_tune.metrics.estimates import range_text, wrong
 from mura_tune.names import as_file
 from mura_tune.release_format.manifest import WEIGHTS
 from mura_tune.report.areas import figure_rows
@@ -214,7 +214,7 @@ def _doubt(manifest: Mapping[str, Any]) -> str:
     left = n - told["studies"]
     rest = f"; of the others {wrong(told['error'], left)}" if left else ""
     return (
-        f"From {band['low']:.3f} to {band['high']:.3f} `mura infer` says *abstain* "
+        f"From {range_text(band['low'], band['high'])} `mura infer` says *abstain* "
         f"({band['chosen']}): {told['studies']} of {n} test studies fall there{rest} (without the "
         f"band {wrong(told['error_without'], n)})."
     )

@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 from mura_tune.lines import printable
+from mura_tune.metrics.estimates import Estimate
 
 WARNING = "Not a medical device. For research; not for any decision about a patient."
 
@@ -51,18 +52,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: bool = Fa
 
 
 def cell(estimate: Mapping[str, Any]) -> str:
-    """A figure from bundle.json with its interval, as HTML."""
-    if estimate["value"] is None:
-        return "<i>undefined</i>"
-    ends = f"[{estimate['low']:.3f}, {estimate['high']:.3f}]"
-    return f"{estimate['value']:.3f} <i>{ends}</i>"
+    """An estimate from bundle.json as HTML."""
+    return Estimate.from_json(estimate).html()
 
 
 def words(estimate: Mapping[str, Any]) -> str:
     """The same as plain text."""
-    if estimate["value"] is None:
-        return "undefined"
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    return Estimate.from_json(estimate).brief()
 
 
 def markdown(value: object) -> str:

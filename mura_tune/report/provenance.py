@@ -11,6 +11,7 @@ import yaml
 from mura_tune import config, recipe
 from mura_tune.evaluation.runs import describe
 from mura_tune.lines import command
+from mura_tune.metrics.estimates import interval_text
 from mura_tune.names import as_file
 from mura_tune.report import charts
 from mura_tune.report.page import cell, plain, table
@@ -33,14 +34,13 @@ def training_section(manifest: Manifest) -> str:
     epochs, monitor = training["epochs"], study["monitor"]
     counts = ", ".join(f"{n} {word}" for word, n in study["trials"].items() if n)
     n = f", n = {studies}" if (studies := _judged_on(manifest)) else ""
-    low, high = study["dev_interval"]
     baseline = study["baseline_dev_score"]
     against = f"; the default recipe had {baseline:.3f}" if baseline is not None else ""
     found = f"<div>{charts.search_chart(study)}</div>" if study["history"] else ""
     return (
         f"<p>Study <code class='path'>{plain(study['name'])}</code>: {plain(counts)}. "
         f"Trial {study['trial']} was released, with a dev {plain(monitor)} of "
-        f"{study['dev_score']:.3f} [{low:.3f}, {high:.3f}]{n}{against}. "
+        f"{study['dev_score']:.3f} {interval_text(*study['dev_interval'])}{n}{against}. "
         f"{plain(_verdict(study))}Then it was trained at length; epoch {training['best_epoch']} of "
         f"{len(epochs)} was kept.</p>{_seeds(manifest)}"
         f'<div class="charts">{found}'

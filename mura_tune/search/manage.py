@@ -172,14 +172,14 @@ def _state(trial: FrozenTrial) -> str:
 
 def _row(study: str, trial: FrozenTrial) -> dict[str, Any]:
     kept = trial.user_attrs
-    interval = dev_score_of(trial) if has_score(trial) else {}
+    score = dev_score_of(trial).to_json() if has_score(trial) else {}
     return {
         **trial.params,
         "study": study,
         "trial": trial.number,
         "state": _state(trial),
         "dev_score": trial.value,
-        **{key: interval.get(key) for key in ("low", "high", "studies")},
+        **{key: score.get(key) for key in ("low", "high", "studies")},
         **{
             key: kept.get(key)
             for key in (

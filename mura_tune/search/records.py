@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mura_tune import recipe as recipes
 from mura_tune.database.outages import of_study
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import Studies
+from mura_tune.metrics.estimates import Estimate, Studies
 from mura_tune.recipe import Recipe
 
 # System attributes: as user attributes they would be lines of thousands of characters on its page.
@@ -145,23 +145,21 @@ def has_score(trial: optuna.Trial | FrozenTrial) -> bool:
     return "dev_score" in trial.user_attrs or "dev_auc" in trial.user_attrs
 
 
-def dev_score_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
-    """A finished trial's dev score with its interval, as `Estimate` has it."""
-    attrs = trial.user_attrs
-    score: dict[str, Any] = attrs["dev_score"] if "dev_score" in attrs else attrs["dev_auc"]
-    return score  # the second name is from before there were other scores than AUC
+def dev_score_of(trial: optuna.Trial | FrozenTrial) -> Estimate:
+    """A finished trial's dev score with its interval."""
+    attrs = trial.user_attrs  # the second name is from before there were other scores than AUC
+    return Estimate.from_json(attrs["dev_score"] if "dev_score" in attrs else attrs["dev_auc"])
 
 
-def dev_auc_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+def dev_auc_of(trial: optuna.Trial | FrozenTrial) -> Estimate:
     """A finished trial's dev AUC with its interval, whatever decides."""
-    auc: dict[str, Any] = trial.user_attrs.get("dev_auc") or dev_score_of(trial)
-    return auc
+    stored = trial.user_attrs.get("dev_auc")
+    return Estimate.from_json(stored) if stored else dev_score_of(trial)
 
 
-def dev_part_of(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+def dev_part_of(trial: optuna.Trial | FrozenTrial) -> Estimate:
     """A finished multi-task trial's share of dev studies whose body part it recognised."""
-    found: dict[str, Any] = trial.user_attrs["dev_part"]
-    return found
+    return Estimate.from_json(trial.user_attrs["dev_part"])
 
 
 def packed(runs: Sequence[Studies]) -> list[str]:

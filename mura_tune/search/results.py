@@ -46,12 +46,11 @@ from mura_tune.training.tasks import task_of
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial: its score on dev, `interval` the 95 % interval around it."""
+    """A finished trial: its score on dev, and `estimate`, which has the interval around it."""
 
     number: int
     score: float
-    interval: tuple[float, float]
-    studies: int
+    estimate: Estimate
     params: dict[str, Any]
     recipe: Recipe
     source: str | None = None  # of a warm start
@@ -379,12 +378,10 @@ def _scored(study: optuna.Study, trial: FrozenTrial) -> list[Studies]:
 
 
 def _trial(trial: FrozenTrial, study: str) -> Trial:
-    interval = dev_score_of(trial)
     return Trial(
         number=trial.number,
         score=_value(trial),
-        interval=(interval["low"], interval["high"]),
-        studies=interval["studies"],
+        estimate=dev_score_of(trial),
         params=trial.params,
         recipe=recipe_of(trial, f"study {study}"),
         source=trial.user_attrs.get("from"),

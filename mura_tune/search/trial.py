@@ -140,11 +140,11 @@ class Objective:
                 mean = float(np.mean([f.best.score for f, _ in fits]))
                 _report(trial, mean, number + 1)
         runs = [task.table(result.logits, dev) for result, dev in fits]
-        interval = fold_mean(runs, measure=task.measure)
+        estimate = fold_mean(runs, measure=task.measure)
         trial.set_user_attr(
             "best_epoch", [f.best.number for f, _ in fits] if not alone else fits[0][0].best.number
         )
-        trial.set_user_attr("dev_score", _rounded(interval))
+        trial.set_user_attr("dev_score", _rounded(estimate))
         if recipe.monitor != "auc":  # it is stored whatever decides
             trial.set_user_attr("dev_auc", _rounded(fold_mean(runs, measure=AUC)))
         if task.beside:
@@ -163,8 +163,8 @@ def _pooled(runs: Sequence[Studies]) -> Studies:
     return Studies(**joined)
 
 
-def _rounded(interval: Estimate) -> dict[str, Any]:
-    return {k: round(v, DIGITS) if isinstance(v, float) else v for k, v in asdict(interval).items()}
+def _rounded(estimate: Estimate) -> dict[str, Any]:
+    return asdict(estimate.rounded(DIGITS))
 
 
 def _report(trial: optuna.Trial, score: float, step: int) -> None:

@@ -61,10 +61,7 @@ def verdict(found: Best) -> str:
         return "the baseline itself is the winner: the search found nothing better"
     d = found.difference
     assert d is not None  # there is a baseline, and another won
-    text = (
-        f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] dev {found.monitor}, paired by patient, "
-        f"{_compared(found)}"
-    )
+    text = f"{d.signed()} dev {found.monitor}, paired by patient, {_compared(found)}"
     if found.rarer < FEW:
         return (
             f"{found.rarer} dev patients of one class are too few to say whether the winner "
@@ -102,8 +99,7 @@ def trial_line(trial: FrozenTrial, measure: str) -> str:
     head, params = f"trial {trial.number:>3}", shown_params(trial.params)
     match trial.state.name:
         case "COMPLETE":
-            score = dev_score_of(trial)
-            outcome = f"dev {measure} {trial.value:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+            outcome = f"dev {measure} {trial.value:.3f} {dev_score_of(trial).interval()}"
         case "PRUNED":
             outcome = (
                 f"pruned after epoch {trial.user_attrs.get('epochs')}, "
@@ -117,6 +113,6 @@ def trial_line(trial: FrozenTrial, measure: str) -> str:
 
 
 def _line(found: Best, trial: Trial) -> str:
-    low, high = trial.interval
-    score = f"dev {found.monitor} {trial.score:.3f} [{low:.3f}, {high:.3f}] (n = {trial.studies})"
-    return f"trial {trial.number}: {score}\n          {shown_params(trial.params)}"
+    score = f"dev {found.monitor} {trial.score:.3f} {trial.estimate.interval()}"
+    n = f"(n = {trial.estimate.studies})"
+    return f"trial {trial.number}: {score} {n}\n          {shown_params(trial.params)}"

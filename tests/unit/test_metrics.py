@@ -1,5 +1,6 @@
 """Metrics against closed forms and scikit-learn."""
 
+import json
 import tracemalloc
 
 import numpy as np
@@ -163,6 +164,27 @@ def test_an_undefined_value_says_so_and_is_null_in_json() -> None:
         "studies": 5,
         "patients": 5,
     }
+
+
+def test_an_estimate_comes_back_from_json() -> None:
+    for images in (None, 12):
+        written = estimates.Estimate(0.5, 0.25, 1.0, 7, 5, images)
+        assert estimates.Estimate.from_json(json.loads(json.dumps(written.to_json()))) == written
+    nan = float("nan")
+    read = estimates.Estimate.from_json(estimates.Estimate(nan, nan, nan, 7, 5).to_json())
+    assert np.isnan([read.value, read.low, read.high]).all()
+    assert (read.studies, read.patients, read.images) == (7, 5, None)
+
+
+def test_an_estimate_prints_itself() -> None:
+    score = estimates.Estimate(0.9119, 0.8241, 0.958, 47, 38)
+    assert str(score) == "0.912 [0.824, 0.958] (n = 47 studies)"
+    assert (score.brief(), score.range()) == ("0.912 [0.824, 0.958]", "0.824 to 0.958")
+    assert score.html() == "0.912 <i>[0.824, 0.958]</i>"
+    assert estimates.Estimate(0.0119, -0.0101, 0.0331, 47, 38).signed() == "+0.012 [-0.010, +0.033]"
+    undefined = estimates.Estimate(*[float("nan")] * 3, studies=5, patients=5)
+    assert undefined.html() == "<i>undefined</i>"
+    assert score.rounded(2) == estimates.Estimate(0.91, 0.82, 0.96, 47, 38)
 
 
 def test_one_abnormal_patient_proves_nothing() -> None:

@@ -56,9 +56,11 @@ def test_a_chart_names_no_address_no_font_and_nothing_twice() -> None:
 
 
 def test_cells_say_when_there_is_no_value_and_escape_what_they_are_given() -> None:
-    assert page.cell({"value": None, "low": None, "high": None}) == "<i>undefined</i>"
-    assert page.cell({"value": 0.5, "low": 0.25, "high": 1}) == "0.500 <i>[0.250, 1.000]</i>"
-    assert page.words({"value": 0.5, "low": 0.25, "high": 1}) == "0.500 [0.250, 1.000]"
+    undefined = {"value": None, "low": None, "high": None, "studies": 5, "patients": 5}
+    defined = {"value": 0.5, "low": 0.25, "high": 1, "studies": 5, "patients": 5}
+    assert page.cell(undefined) == "<i>undefined</i>"
+    assert page.cell(defined) == "0.500 <i>[0.250, 1.000]</i>"
+    assert page.words(defined) == "0.500 [0.250, 1.000]"
     assert page.plain("<script>") == "&lt;script&gt;"
     assert page.plain(0.000123456) == "0.0001235"
     assert "<title>&lt;b&gt;</title>" in page.shell("<b>", "")
