@@ -91,7 +91,7 @@ def run(*given: object) -> None:
     started, said = time.perf_counter(), io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
-            console.run(mura, "mura", words)
+            console.run_command(mura, "mura", words)
     except SystemExit as end:
         if end.code:
             raise

@@ -19,8 +19,8 @@ from mura_tune.data.prepare import Prepared
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.metrics.estimates import auc
-from mura_tune.networks.network import build
-from mura_tune.recipe import Recipe, apply
+from mura_tune.networks.network import build_network
+from mura_tune.recipe import Recipe, apply_values
 from mura_tune.search.results import best
 from mura_tune.training.batches import split_of
 from mura_tune.training.fit import fit, predict
@@ -34,7 +34,7 @@ def test_auc(recipe: Recipe, prepared: Prepared) -> float:
     train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))
     found = []
     for seed in FINALS:
-        net = build(recipe.arch, pretrained=recipe.pretrained, seed=seed)
+        net = build_network(recipe.arch, pretrained=recipe.pretrained, seed=seed)
         fit(net, train, dev, replace(recipe, seed=seed), ABNORMALITY)
         scores = study_scores(predict(net, test), test)
         found.append(auc(scores.scores, scores.labels))
@@ -56,7 +56,7 @@ def main() -> None:
             url = url_of(str(file))
             believed = best(load_study(open_storage(url), AREA, url))  # no confirmation
             ends = [
-                test_auc(apply(b.best.recipe, b.config.final, "final"), prepared)
+                test_auc(apply_values(b.best.recipe, b.config.final, "final"), prepared)
                 for b in (believed, confirmed)
             ]
             gains.append(ends[1] - ends[0])

@@ -20,9 +20,9 @@ from mura_tune import config
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
 from mura_tune.metrics.estimates import auc
-from mura_tune.networks.network import Network, build
-from mura_tune.phantoms import dataset
-from mura_tune.recipe import apply
+from mura_tune.networks.network import Network, build_network
+from mura_tune.phantoms.dataset import write_phantoms
+from mura_tune.recipe import apply_values
 from mura_tune.training import consistency
 from mura_tune.training.batches import Split, split_of, to_input
 from mura_tune.training.fit import fit, predict
@@ -68,7 +68,7 @@ def main() -> None:
         "finetune.lr": 1e-3,
         "finetune.depth": 9,
     }
-    base = apply(config.load(AREA).recipe, values, "benchmark")
+    base = apply_values(config.load_config(AREA).recipe, values, "benchmark")
     print(
         f"phantom wrists of {patients} patients, small CNN at {SIZE} px, {epochs} epochs, "
         f"{given.rounds} seeds: median (range)"
@@ -76,14 +76,16 @@ def main() -> None:
     seen: dict[float, list[tuple[float, ...]]] = {0.0: [], given.weight: []}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name, "phantoms")
-        dataset.write(root, areas=(AREA,), patients=patients, size=256)
-        prepared = prepare(open_dataset(root), AREA, SIZE, config.load(AREA).split, Path(name, "c"))
+        write_phantoms(root, areas=(AREA,), patients=patients, size=256)
+        prepared = prepare(
+            open_dataset(root), AREA, SIZE, config.load_config(AREA).split, Path(name, "c")
+        )
         train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))
         print(f"test: {len(set(test.studies))} studies")
         for seed in range(given.rounds):
             for weight, runs in seen.items():
-                recipe = apply(base, {"seed": seed, "consistency": weight}, "benchmark")
-                net, started = build("cnn", seed=seed), time.perf_counter()
+                recipe = apply_values(base, {"seed": seed, "consistency": weight}, "benchmark")
+                net, started = build_network("cnn", seed=seed), time.perf_counter()
                 ran = fit(net, train, dev, recipe, ABNORMALITY)
                 seconds = (time.perf_counter() - started) / len(ran.epochs)
                 of = study_scores(predict(net, test), test)

@@ -20,9 +20,9 @@ import torch
 from measure import arguments, interleaved, opened, ratio, spread
 from search import CASES, CPU, material
 
-from mura_tune.config import load
-from mura_tune.networks.network import Network, build
-from mura_tune.recipe import Recipe, apply
+from mura_tune.config import load_config
+from mura_tune.networks.network import Network, build_network
+from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split, split_of
 from mura_tune.training.feature_cache import Store
 from mura_tune.training.feeds import Features, Source, pixels
@@ -39,8 +39,8 @@ def split(n: int, size: int, device: torch.device, seed: int = 0) -> Split:
 
 
 def recipe(arch: str, size: int, batch: int, depth: int, epochs: int) -> Recipe:
-    return apply(
-        load("default").recipe,
+    return apply_values(
+        load_config("default").recipe,
         {
             "arch": arch,
             "size": size,
@@ -107,7 +107,7 @@ def case(arch: str, size: int, rounds: int, quick: bool) -> None:
             wanted, stores = recipe(arch, size, 16, depth, epochs), Path(folder) / str(depth)
 
             def run(source: Source, wanted: Recipe = wanted) -> float:
-                found = fit(build(arch), train, dev, wanted, ABNORMALITY, source=source)
+                found = fit(build_network(arch), train, dev, wanted, ABNORMALITY, source=source)
                 return sum(epoch.seconds for epoch in found.epochs)
 
             def features(fresh: bool, stores: Path = stores) -> Features:
@@ -127,7 +127,7 @@ def case(arch: str, size: int, rounds: int, quick: bool) -> None:
                     "first": lambda run=run, features=features: run(features(True)),
                     "later": lambda run=run, features=features: run(features(False)),
                 }
-            contenders["bare"] = lambda wanted=wanted: bare(build(arch), wanted, train)
+            contenders["bare"] = lambda wanted=wanted: bare(build_network(arch), wanted, train)
             seen = interleaved(rounds, contenders)
             for who, seconds in seen.items():
                 per = [s / epochs / len(train) * 1000 for s in seconds]

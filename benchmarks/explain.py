@@ -22,10 +22,10 @@ from PIL import Image
 from mura_tune import config
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
-from mura_tune.networks.gradcam import gradcam
-from mura_tune.networks.network import Network, build
-from mura_tune.phantoms import dataset
-from mura_tune.recipe import apply
+from mura_tune.networks.gradcam import compute_gradcam
+from mura_tune.networks.network import Network, build_network
+from mura_tune.phantoms.dataset import write_phantoms
+from mura_tune.recipe import apply_values
 from mura_tune.training.batches import Split, split_of, to_input
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY
@@ -78,7 +78,7 @@ def shares(net: Network, split: Split, rows: np.ndarray, masks: np.ndarray) -> S
     """Where the maps of `rows` point, against `masks` (N, S, S)."""
     x_nchw = to_input(split.pixels[torch.from_numpy(rows)], CPU)
     flat = masks.reshape(len(rows), -1).astype(np.float64)
-    tops = np.array([top_tenth(cam.ravel()) for cam in gradcam(net, x_nchw).numpy()])
+    tops = np.array([top_tenth(cam.ravel()) for cam in compute_gradcam(net, x_nchw).numpy()])
     inside = tops @ flat.T  # map i, box j
     others = ~np.eye(len(rows), dtype=bool)
     return Shares(float(inside.diagonal().mean()), float(inside[others].mean()))
@@ -100,15 +100,15 @@ def main() -> None:
     patients, epochs = (40, 1) if quick else (PATIENTS, EPOCHS)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "phantom"
-        dataset.write(root, areas=(AREA,), patients=patients, size=256)
-        study = config.load(AREA)
+        write_phantoms(root, areas=(AREA,), patients=patients, size=256)
+        study = config.load_config(AREA)
         prepared = prepare(open_dataset(root), AREA, size, study.split, Path(folder) / "cache")
         train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))
         rows, masks = boxes(root, test, size)
-        recipe = apply(
+        recipe = apply_values(
             study.recipe, RECIPE | {"size": size, "finetune.epochs": epochs}, "benchmark"
         )
-        net = build("cnn", seed=recipe.seed)
+        net = build_network("cnn", seed=recipe.seed)
         best = fit(net, train, dev, recipe, ABNORMALITY).best
         score = ABNORMALITY.score(predict(net, test), test)
         print(
@@ -118,7 +118,7 @@ def main() -> None:
         print(f"{len(rows)} views with a lesion; its box takes {masks.mean():.1%} of a view")
         box = float(masks.mean())
         print(f"trained: {shares(net, test, rows, masks).describe(box)}")
-        drawn = [shares(build("cnn", seed=s), test, rows, masks) for s in range(RANDOM)]
+        drawn = [shares(build_network("cnn", seed=s), test, rows, masks) for s in range(RANDOM)]
         mean = Shares(
             float(np.mean([s.own for s in drawn])), float(np.mean([s.others for s in drawn]))
         )

@@ -21,8 +21,8 @@ import torch
 from epoch import bare, recipe, split, wait
 from measure import arguments, interleaved, opened, ratio, spread
 
-from mura_tune.networks.device import device_of, precision
-from mura_tune.networks.network import build
+from mura_tune.networks.device import choose_device, precision
+from mura_tune.networks.network import build_network
 from mura_tune.training.feature_cache import Store
 from mura_tune.training.feeds import Features, Source, pixels
 from mura_tune.training.fit import fit
@@ -34,7 +34,7 @@ def steps_per_second(
 ) -> float:
     """Images/s of steps on one resident random batch: forward, backward, fused AdamW."""
     layout = torch.channels_last if last else torch.contiguous_format
-    net = build(arch).body.to(device).to(memory_format=layout).train()
+    net = build_network(arch).body.to(device).to(memory_format=layout).train()
     forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(net) if whole else net
     optimiser = torch.optim.AdamW(net.parameters(), fused=True)
     x = torch.rand(batch, 1, size, size, device=device)
@@ -90,12 +90,14 @@ def against_bare(
         with tempfile.TemporaryDirectory() as folder:
 
             def run(source: Source, wanted: object = wanted) -> float:
-                found = fit(build(arch).to(device), train, dev, wanted, ABNORMALITY, source=source)
+                found = fit(
+                    build_network(arch).to(device), train, dev, wanted, ABNORMALITY, source=source
+                )
                 wait(device)
                 return found.epochs[0].seconds
 
             contenders = {
-                "bare": lambda wanted=wanted: bare(build(arch).to(device), wanted, train),
+                "bare": lambda wanted=wanted: bare(build_network(arch).to(device), wanted, train),
                 "pixels": lambda run=run: run(pixels),
             }
             if depth < 2:
@@ -161,7 +163,7 @@ def shared(
 
 def main() -> None:
     given = opened(arguments(__doc__, rounds=3))
-    device = device_of("auto")
+    device = choose_device("auto")
     gpu = device.type == "cuda" and not given.quick
     if device.type != "cuda":
         print(

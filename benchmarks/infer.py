@@ -21,8 +21,8 @@ import torch
 from measure import arguments, interleaved, opened, ratio, spread
 from search import parts, phantom_data
 
-from mura_tune.imaging.images import read, square
-from mura_tune.networks.network import build
+from mura_tune.imaging.images import read_image, resize_to_square
+from mura_tune.networks.network import build_network
 from mura_tune.reading.batch import answer_all
 from mura_tune.reading.predictor import Predictor
 from mura_tune.reading.readers import Single
@@ -41,8 +41,8 @@ def main() -> None:
         data = phantom_data(Path(folder) / "phantoms", patients)
         prepared, files = parts(data, "XR_WRIST", size, Path(folder) / "cache")
         part, split = files["train"], split_of(prepared, "train", CPU)
-        net = build(arch).eval()
-        plain = build(arch).body.to(memory_format=torch.contiguous_format).eval()
+        net = build_network(arch).eval()
+        plain = build_network(arch).body.to(memory_format=torch.contiguous_format).eval()
 
         @torch.inference_mode()
         def theirs() -> None:
@@ -53,7 +53,9 @@ def main() -> None:
         def by_study() -> None:
             for study in dict.fromkeys(part.studies):
                 views = [f for f, s in zip(part.files, part.studies, strict=True) if s == study]
-                pixels = torch.from_numpy(np.stack([square(read(view), size) for view in views]))
+                pixels = torch.from_numpy(
+                    np.stack([resize_to_square(read_image(view), size) for view in views])
+                )
                 net(to_input(pixels, CPU))
 
         def ms(run: Callable[[], object]) -> float:
@@ -118,7 +120,7 @@ def release(folder: Path, arch: str, size: int) -> None:
         "operating_points": {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}},
         "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
     }
-    release_io.save(folder, build(arch, size=size), manifest, {})
+    release_io.save(folder, build_network(arch, size=size), manifest, {})
 
 
 if __name__ == "__main__":

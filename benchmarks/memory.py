@@ -110,9 +110,9 @@ def main() -> None:
     sizes = (200, 400) if given.quick else (2_000, 10_000, 40_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        from mura_tune.phantoms import dataset
+        from mura_tune.phantoms.dataset import write_phantoms
 
-        dataset.write(folder / "phantoms", areas=("XR_WRIST",), patients=20, size=96)
+        write_phantoms(folder / "phantoms", areas=("XR_WRIST",), patients=20, size=96)
         base = measured("nothing", folder, folder)[1]
         print(f"a process that imports all and does nothing: {base:.0f} MiB")
         for rows in sizes:

@@ -19,7 +19,7 @@ from mura_tune import config
 from mura_tune.areas import ALL, MULTITASK, ROUTER
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
-from mura_tune.phantoms import dataset
+from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.training.batches import split_of
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import task_of
@@ -64,7 +64,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        dataset.write(root / "phantoms", areas=AREAS, patients=given.patients, size=256)
+        write_phantoms(root / "phantoms", areas=AREAS, patients=given.patients, size=256)
         table = Table(root, sets)
         table.head("phantom wrists", root / "phantoms", "XR_WRIST")
         for arch in ARCHES:
@@ -85,7 +85,7 @@ class Table:
         self.root, self.sets = root, sets
 
     def head(self, title: str, data: Path, area: str) -> None:
-        study = config.load(area, ["arch=cnn", *self.sets])
+        study = config.load_config(area, ["arch=cnn", *self.sets])
         self.prepared: Prepared = prepare(
             open_dataset(data), area, study.recipe.size, study.split, self.root / "cache"
         )
@@ -96,7 +96,7 @@ class Table:
 
     def row(self, area: str, arch: str) -> None:
         """One network trained for one study's task."""
-        study = config.load(area, [f"arch={arch}", *self.sets])
+        study = config.load_config(area, [f"arch={arch}", *self.sets])
         task, recipe, (train, dev, test) = task_of(study.task), study.recipe, self.parts
         net = task.network(recipe, len(self.prepared.areas))
         started = time.perf_counter()

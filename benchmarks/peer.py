@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from mura_tune.networks.network import Network, build
+from mura_tune.networks.network import Network, build_network
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import MEAN, STD
 
@@ -101,7 +101,7 @@ def train(
 ) -> float:
     """One trial's best dev AUC."""
     torch.manual_seed(recipe.seed)
-    whole: Network = build(recipe.arch, pretrained=recipe.pretrained, seed=recipe.seed)
+    whole: Network = build_network(recipe.arch, pretrained=recipe.pretrained, seed=recipe.seed)
     whole.set_depth(recipe.finetune.depth)  # what freezes: only `requires_grad`
     net = whole.body.to(memory_format=torch.contiguous_format)
     labels = np.asarray(train_part.labels)

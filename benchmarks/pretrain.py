@@ -24,8 +24,8 @@ from mura_tune.data.index import Dataset, open_dataset
 from mura_tune.data.prepare import prepare
 from mura_tune.metrics.comparison import auc_difference
 from mura_tune.metrics.estimates import AUC, Studies
-from mura_tune.networks.network import build
-from mura_tune.phantoms import dataset as phantom_set
+from mura_tune.networks.network import build_network
+from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split, split_of
 from mura_tune.training.fit import fit, predict
@@ -58,10 +58,10 @@ def main() -> None:
         given.patients, given.few, given.size, given.seeds = 60, 40, 32, 1
         given.start_epochs, given.epochs = 1, 1
     sets = [*SETS, f"size={given.size}", f"finetune.epochs={given.epochs}"]
-    study = config.load(ALL, sets)
+    study = config.load_config(ALL, sets)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        phantom_set.write(
+        write_phantoms(
             folder / "phantoms", areas=(LARGE, *SMALL), patients=given.patients, size=256
         )
         dataset = fewer(open_dataset(folder / "phantoms"), given.few)
@@ -113,7 +113,7 @@ def fewer(dataset: Dataset, patients: int) -> Dataset:
 def started(recipe: Recipe, parts: list[Split], folder: Path) -> Path:
     """A file of weights that learned from all areas; how good it is on all of dev is printed."""
     train, dev, _ = parts
-    net = build(recipe.arch, size=recipe.size, seed=recipe.seed)
+    net = build_network(recipe.arch, size=recipe.size, seed=recipe.seed)
     result = fit(net, train, dev, recipe, ABNORMALITY)
     own = AUC.estimate(study_scores(result.logits, dev))
     print(
@@ -127,7 +127,9 @@ def started(recipe: Recipe, parts: list[Split], folder: Path) -> Path:
 def tested(area: str, recipe: Recipe, parts: list[Split]) -> Studies:
     """One model's test studies; their AUC is printed with its interval."""
     train, dev, test = parts
-    net = build(recipe.arch, size=recipe.size, pretrained=recipe.pretrained, seed=recipe.seed)
+    net = build_network(
+        recipe.arch, size=recipe.size, pretrained=recipe.pretrained, seed=recipe.seed
+    )
     fit(net, train, dev, recipe, ABNORMALITY)
     scores = study_scores(predict(net, test), test)
     own = AUC.estimate(scores)

@@ -27,13 +27,13 @@ import peer
 import torch
 from measure import REAL, arguments, interleaved, opened, ratio, spread
 
-from mura_tune.config import load
+from mura_tune.config import load_config
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.metrics.estimates import auc_interval
-from mura_tune.networks.network import build
-from mura_tune.phantoms import dataset as phantom_set
-from mura_tune.recipe import Recipe, apply
+from mura_tune.networks.network import build_network
+from mura_tune.phantoms.dataset import write_phantoms
+from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import split_of
 from mura_tune.training.feature_cache import Store
 from mura_tune.training.feeds import Features, Source, pixels
@@ -48,9 +48,9 @@ CASES = {"cnn": 64, "resnet18": 96, "densenet121": 128}
 
 def recipes(arch: str, size: int, epochs: int, trials: int, levels: int) -> list[Recipe]:
     """The fixed trials: lr from 3e-4 to 3e-3, class weight from 0.5 to 2."""
-    base = load("default").recipe
+    base = load_config("default").recipe
     return [
-        apply(
+        apply_values(
             base,
             {
                 "arch": arch,
@@ -72,14 +72,14 @@ def recipes(arch: str, size: int, epochs: int, trials: int, levels: int) -> list
 
 def phantom_data(folder: Path, patients: int) -> Path:
     """512-pixel phantoms, written once."""
-    phantom_set.write(folder, areas=("XR_WRIST",), patients=patients, size=512)
+    write_phantoms(folder, areas=("XR_WRIST",), patients=patients, size=512)
     return folder
 
 
 def parts(data: Path, area: str, size: int, cache: Path) -> tuple[Prepared, dict[str, peer.Part]]:
     """The area as `mura tune` prepares it, and the same images as files for the peer."""
     dataset = open_dataset(data)
-    holdout = dataclasses.replace(load("default").split, dev=0.25)
+    holdout = dataclasses.replace(load_config("default").split, dev=0.25)
     prepared = prepare(dataset, area, size, holdout, cache)
     frames = {name: prepared.frame.iloc[prepared.rows(name)] for name in ("train", "dev")}
     return prepared, {
@@ -139,7 +139,7 @@ def our_search(
         source: Source = Features(Store(Path(folder) / "features")) if keep else pixels
         best: Fit | None = None
         for recipe in trials:
-            net = build(recipe.arch, seed=recipe.seed).to(memory_format=layout)
+            net = build_network(recipe.arch, seed=recipe.seed).to(memory_format=layout)
             found = fit(net, train, dev, recipe, ABNORMALITY, source=source)
             best = found if best is None or found.best.score > best.best.score else best
         assert best is not None

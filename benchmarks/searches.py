@@ -17,8 +17,8 @@ from mura_tune.config import SearchConfig
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.database.urls import url_of
-from mura_tune.networks.network import build
-from mura_tune.phantoms import dataset as phantom_set
+from mura_tune.networks.network import build_network
+from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.search import search
 from mura_tune.search.results import Best, best_in
 from mura_tune.search.search import Job, WorkerSettings
@@ -56,7 +56,7 @@ def asked(doc: str | None) -> tuple[int, int, int]:
 def phantoms(folder: Path, patients: int) -> dict[str, Prepared]:
     """Synthetic upper arms and forearms, drawn and cached at the size of the study."""
     root = folder / "phantoms"
-    phantom_set.write(root, areas=(SIBLING, AREA), patients=patients, size=256)
+    write_phantoms(root, areas=(SIBLING, AREA), patients=patients, size=256)
     dataset = open_dataset(root)
     return {
         area: prepare(dataset, area, SIZE, study(area, 0, 1).split, folder / "cache")
@@ -67,12 +67,12 @@ def phantoms(folder: Path, patients: int) -> dict[str, Prepared]:
 def trained_start(folder: Path, patients: int = 600, epochs: int = 14) -> Path:
     """Weights of the small CNN after `epochs` on phantom wrists, as a file."""
     root = folder / "wrists"
-    phantom_set.write(root, areas=("XR_WRIST",), patients=patients, size=256, seed=7)
+    write_phantoms(root, areas=("XR_WRIST",), patients=patients, size=256, seed=7)
     whole = ("head.epochs=0", f"finetune.epochs={epochs}", "finetune.lr=1.0e-3", "finetune.depth=9")
     of = study("XR_WRIST", 0, 1, "pretrained=none", "augment=0.25", *whole)
     prepared = prepare(open_dataset(root), "XR_WRIST", SIZE, of.split, folder / "cache")
     train, dev = (split_of(prepared, part, CPU) for part in ("train", "dev"))
-    net = build("cnn")
+    net = build_network("cnn")
     result = fit(net, train, dev, of.recipe, ABNORMALITY)
     print(f"start: {patients} wrist patients, dev study AUC {result.best.score:.3f}", flush=True)
     plain = {name: value.contiguous() for name, value in result.weights.items()}
@@ -82,7 +82,7 @@ def trained_start(folder: Path, patients: int = 600, epochs: int = 14) -> Path:
 
 def study(area: str, seed: int, trials: int, *more: str) -> SearchConfig:
     """The study of an area at one seed: of the sampler and of the training alike."""
-    return config.load(
+    return config.load_config(
         area, [*SETS, f"budget.trials={trials}", f"budget.seed={seed}", f"seed={100 * seed}", *more]
     )
 

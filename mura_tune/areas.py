@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mura_tune.recipe import Recipe
-from mura_tune.strict import check
+from mura_tune.strict import check_value
 
 AREAS = (
     "XR_ELBOW",
@@ -19,7 +19,7 @@ AREAS = (
 )
 # Areas that stand for every area of a dataset at once, and the files of their studies.
 ALL, ROUTER, MULTITASK = "ALL", "router", "multitask"
-WHOLE = {ALL: "pooled", ROUTER: "router", MULTITASK: "multitask"}
+WHOLE_DATASET_AREAS = {ALL: "pooled", ROUTER: "router", MULTITASK: "multitask"}
 
 TASKS = ("abnormality", "part", "multitask")  # what they do says mura_tune.training.tasks
 _BINARY = ("abnormality", "multitask")
@@ -39,13 +39,15 @@ def check_task(
     task: str, recipe: Recipe, search: Mapping[str, Any], final: Mapping[str, Any]
 ) -> None:
     """Raise ValueError for an unknown task, or a field that means nothing to it."""
-    check(task in TASKS, "task", task, f"one of {', '.join(TASKS)}")
+    check_value(task in TASKS, "task", task, f"one of {', '.join(TASKS)}")
     for name, (tasks, neutral) in _OWN.items():
         if task in tasks:
             continue
         know = "know" if len(tasks) > 1 else "knows"
         known = f"the task is {task}, and only {' and '.join(tasks)} {know} it"
         for where, values in (("search", search), ("final", final)):
-            check(name not in values, f"{where}.{name}", values.get(name), f"left out: {known}")
+            check_value(
+                name not in values, f"{where}.{name}", values.get(name), f"left out: {known}"
+            )
         value = getattr(recipe, name)
-        check(value == neutral, f"recipe.{name}", value, f"{neutral}: {known}")
+        check_value(value == neutral, f"recipe.{name}", value, f"{neutral}: {known}")

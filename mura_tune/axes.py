@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mura_tune.recipe import type_of
-from mura_tune.strict import check, convert
+from mura_tune.recipe import field_type
+from mura_tune.strict import check_value, convert
 
 ALL = "all"  # as `high`: every stage of the network
 MOST_CHOICES = 100
@@ -31,33 +31,35 @@ class Axis:
 
     def __post_init__(self) -> None:
         if self.choices is not None:
-            check(
+            check_value(
                 0 < len(self.choices) <= MOST_CHOICES,
                 "choices",
                 list(self.choices),
                 f"a list of 1 to {MOST_CHOICES} values",
             )
-            check(
+            check_value(
                 self.low is None and self.high is None,
                 "choices",
                 "choices beside low/high",
                 "one or the other",
             )
             return
-        check(isinstance(self.low, int | float), "low", self.low, "a number")
-        check(isinstance(self.high, int | float) or self.high == ALL, "high", self.high, "a number")
-        check(self.step is None or not self.log, "step", self.step, "left out on a log scale")
-        check(self.step is None or self.step > 0, "step", self.step, "above 0")
-        check(not self.log or self.first > 0, "low", self.low, "above 0 on a log scale")
+        check_value(isinstance(self.low, int | float), "low", self.low, "a number")
+        check_value(
+            isinstance(self.high, int | float) or self.high == ALL, "high", self.high, "a number"
+        )
+        check_value(self.step is None or not self.log, "step", self.step, "left out on a log scale")
+        check_value(self.step is None or self.step > 0, "step", self.step, "above 0")
+        check_value(not self.log or self.first > 0, "low", self.low, "above 0 on a log scale")
         if isinstance(self.high, int | float):
-            check(self.first <= self.high, "low", self.low, f"at most high ({self.high})")
+            check_value(self.first <= self.high, "low", self.low, f"at most high ({self.high})")
             self._check_step(self.high - self.first)
 
     def _check_step(self, width: float) -> None:
         if self.step is None or not width:
             return
-        check(self.step <= width, "step", self.step, f"at most high - low ({width})")
-        check(
+        check_value(self.step <= width, "step", self.step, f"at most high - low ({width})")
+        check_value(
             width / self.step <= MOST_STEPS,
             "step",
             self.step,
@@ -90,7 +92,7 @@ class Axis:
         """
         if self.choices is not None:
             return Axis(choices=tuple(convert(kind, one, "choices") for one in self.choices))
-        check(kind is not str, "low", self.low, "left out: text takes choices, [A, B]")
+        check_value(kind is not str, "low", self.low, "left out: text takes choices, [A, B]")
         typed = {
             name: convert(kind, value, name)
             for name in ("low", "high", "step")
@@ -99,19 +101,19 @@ class Axis:
         return dataclasses.replace(self, **typed)
 
 
-def typed_axis(path: str, axis: Axis) -> Axis:
+def convert_axis(path: str, axis: Axis) -> Axis:
     """An axis whose values have the type of its field.
 
     Raises:
         ValueError: no such field, or a value that it cannot have; the message begins with the path.
     """
     try:
-        kind = type_of(path)
+        kind = field_type(path)
     except ValueError as error:
         raise ValueError(f"search.{error}") from None
     try:
         typed = axis.of_type(kind)
-        check(
+        check_value(
             typed.high != ALL or path.endswith("depth"),
             "high",
             ALL,
@@ -122,7 +124,7 @@ def typed_axis(path: str, axis: Axis) -> Axis:
     return typed
 
 
-def axis_over(base: Any, layer: Any) -> Any:
+def merge_axes(base: Any, layer: Any) -> Any:
     """An axis over another one of the same field. Choices take a range's place, and a range that
     of choices; two new ends come without the old step, but on the old scale."""
     if not isinstance(base, Mapping) or not isinstance(layer, Mapping):

@@ -1,7 +1,7 @@
 """A study, read from YAML: the recipe, what is searched, the budget, the split, the final phases.
 
-Every layer (default.yaml, an area's file, each `--set`) goes through the same strict `build`,
-so whatever is wrong is told with the layer it came from, the key and the nearest valid name.
+Every layer (default.yaml, an area's file, each `--set`) goes through the same strict
+`build_dataclass`, so an error names the layer it came from, the key and the nearest valid name.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mura_tune.areas import MULTITASK, ROUTER, WHOLE, check_task
-from mura_tune.axes import Axis, Value, axis_over, typed_axis
+from mura_tune.areas import MULTITASK, ROUTER, WHOLE_DATASET_AREAS, check_task
+from mura_tune.axes import Axis, Value, convert_axis, merge_axes
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
-from mura_tune.names import checked
-from mura_tune.recipe import COUPLED, Recipe, changed, type_of
-from mura_tune.strict import YAML_BYTES, build, check, from_yaml, shown
+from mura_tune.names import check_name
+from mura_tune.recipe import COUPLED_FIELDS, Recipe, field_type, with_values
+from mura_tune.strict import YAML_BYTES, build_dataclass, check_value, parse_yaml, show_value
 
 PRUNERS = ("median", "percentile", "hyperband", "none")
 # Bounds of what is counted out in memory or trained one after the other: a budget with some digits
@@ -46,10 +46,10 @@ class Pruner:
     percentile: float  # what `percentile` keeps
 
     def __post_init__(self) -> None:
-        check(self.name in PRUNERS, "name", self.name, f"one of {', '.join(PRUNERS)}")
+        check_value(self.name in PRUNERS, "name", self.name, f"one of {', '.join(PRUNERS)}")
         _check_count("startup", self.startup, 0, MOST_TRIALS)
         _check_count("min_trials", self.min_trials, 1, MOST_TRIALS)
-        check(0 < self.percentile < 100, "percentile", self.percentile, "between 0 and 100")
+        check_value(0 < self.percentile < 100, "percentile", self.percentile, "between 0 and 100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +93,15 @@ class Holdout:
     folds: int
 
     def __post_init__(self) -> None:
-        check(0 < self.dev < 0.9, "dev", self.dev, "between 0 and 0.9")
+        check_value(0 < self.dev < 0.9, "dev", self.dev, "between 0 and 0.9")
         folds = f"0 (none) or between 2 and {MOST_FOLDS}"
-        check(self.folds == 0 or 2 <= self.folds <= MOST_FOLDS, "folds", self.folds, folds)
+        check_value(self.folds == 0 or 2 <= self.folds <= MOST_FOLDS, "folds", self.folds, folds)
         _check_count("seed", self.seed, -MOST_SEED, MOST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """One resolved study. Every task but abnormality needs an area of `WHOLE`.
+    """One resolved study. Every task but abnormality needs an area of `WHOLE_DATASET_AREAS`.
 
     The values of an axis have its recipe field's type, whatever type they were written in.
     """
@@ -115,21 +115,21 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         check_task(self.task, self.recipe, self.search, self.final)
-        typed = {path: typed_axis(path, axis) for path, axis in self.search.items()}
+        typed = {path: convert_axis(path, axis) for path, axis in self.search.items()}
         object.__setattr__(self, "search", typed)
         for path, axis in self.search.items():
             for value in axis.ends:
-                changed(self.recipe, {path: value}, prefix="search.")
-        changed(self.recipe, self.final, prefix="final.")
+                with_values(self.recipe, {path: value}, prefix="search.")
+        with_values(self.recipe, self.final, prefix="final.")
         self._check_combinations()
         for where, values in (("search", self.search), ("final", self.final)):
-            check(
+            check_value(
                 "size" not in values,
                 f"{where}.size",
                 "given",
                 "left out: all of a study sees pixels of one size, recipe.size",
             )
-        check(
+        check_value(
             "monitor" not in self.search,
             "search.monitor",
             "an axis",
@@ -139,17 +139,19 @@ class SearchConfig:
     def _check_combinations(self) -> None:
         """Refuse axes that could draw values which no recipe may have together, in the search or
         with the final phases in it: a trial, or worse the release, would fail by them."""
-        axes = {path: _worst(path, self.search[path]) for path in COUPLED if path in self.search}
-        final = {path: value for path, value in self.final.items() if path in COUPLED}
+        axes = {
+            path: _worst(path, self.search[path]) for path in COUPLED_FIELDS if path in self.search
+        }
+        final = {path: value for path, value in self.final.items() if path in COUPLED_FIELDS}
         for values in itertools.product(*axes.values()):
             drawn = dict(zip(axes, values, strict=True))
             shown = ", ".join(f"{path} {value}" for path, value in drawn.items())
-            changed(self.recipe, drawn, prefix=f"search can draw {shown}: ")
-            changed(self.recipe, drawn | final, prefix=f"final, with {shown} drawn: ")
+            with_values(self.recipe, drawn, prefix=f"search can draw {shown}: ")
+            with_values(self.recipe, drawn | final, prefix=f"final, with {shown} drawn: ")
 
 
 def _check_count(key: str, value: int, least: int, most: int) -> None:
-    check(least <= value <= most, key, value, f"between {least} and {most}")
+    check_value(least <= value <= most, key, value, f"between {least} and {most}")
 
 
 def _worst(path: str, axis: Axis) -> Iterable[Any]:
@@ -169,16 +171,18 @@ def _worst(path: str, axis: Axis) -> Iterable[Any]:
 SECTIONS = tuple(f.name for f in dataclasses.fields(SearchConfig))
 
 
-def load(area: str, overrides: Sequence[str] = (), folder: Path | None = None) -> SearchConfig:
+def load_config(
+    area: str, overrides: Sequence[str] = (), folder: Path | None = None
+) -> SearchConfig:
     """The study of an area: its file, or default.yaml where it has none, then each `path=value`.
 
-    An area is one that the dataset names, or one of `WHOLE`.
+    An area is one that the dataset names, or one of `WHOLE_DATASET_AREAS`.
 
     Raises:
         InputError: an unknown key, a value of another kind, or an illegal combination.
     """
     folder = folder or studies_folder()
-    path = folder / f"{WHOLE.get(checked(area, 'AREA'), area)}.yaml"
+    path = folder / f"{WHOLE_DATASET_AREAS.get(check_name(area, 'AREA'), area)}.yaml"
     raw: dict[str, Any] = {}
     for layer, content in _layers(path if path.is_file() else folder / "default.yaml"):
         raw = _over(raw, content, _shown(layer))
@@ -187,7 +191,7 @@ def load(area: str, overrides: Sequence[str] = (), folder: Path | None = None) -
         source = f"--set {printable(override)}"
         raw = _over(raw, _override(override, source), source)
         study = _study(raw, source)
-    if study.task != "abnormality" and area not in WHOLE:
+    if study.task != "abnormality" and area not in WHOLE_DATASET_AREAS:
         raise InputError(
             f"{_shown(path)}: task {study.task} needs every area of the dataset: "
             f"the study of {ROUTER} or {MULTITASK}, not of {area}"
@@ -195,8 +199,8 @@ def load(area: str, overrides: Sequence[str] = (), folder: Path | None = None) -
     return study
 
 
-def to_dict(study: SearchConfig) -> dict[str, Any]:
-    """The study as plain values, such that `from_dict` gives it back."""
+def config_to_dict(study: SearchConfig) -> dict[str, Any]:
+    """The study as plain values, such that `config_from_dict` gives it back."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(study)))  # tuples as lists
     plain["search"] = {
         name: {k: v for k, v in axis.items() if v is not None and v is not False}
@@ -205,14 +209,14 @@ def to_dict(study: SearchConfig) -> dict[str, Any]:
     return plain
 
 
-def from_dict(raw: Mapping[str, Any], source: str) -> SearchConfig:
-    """The study that `to_dict` wrote; `source` says where it was stored."""
+def config_from_dict(raw: Mapping[str, Any], source: str) -> SearchConfig:
+    """The study that `config_to_dict` wrote; `source` says where it was stored."""
     return _study(raw, source)
 
 
 def _study(raw: Any, source: str) -> SearchConfig:
     try:
-        study: SearchConfig = build(SearchConfig, raw, "")
+        study: SearchConfig = build_dataclass(SearchConfig, raw, "")
     except ValueError as error:
         raise InputError(f"{source}: {error}") from None
     return study
@@ -224,10 +228,12 @@ def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     while (base := chain[0][1].pop("base", None)) is not None:
         named = chain[0][0]
         if not isinstance(base, str):
-            raise InputError(f"{_shown(named)}: base is {shown(base)}; it must be a file's name")
+            raise InputError(
+                f"{_shown(named)}: base is {show_value(base)}; it must be a file's name"
+            )
         if not _is_file(folder / base):
             raise InputError(
-                f"{_shown(named)}: base is {shown(base)}, and {folder} has no such file"
+                f"{_shown(named)}: base is {show_value(base)}, and {folder} has no such file"
             )
         if any((folder / base).samefile(path) for path, _ in chain):
             raise InputError(f"{_shown(named)}: base {base!r} goes round in a circle")
@@ -249,11 +255,11 @@ def _read(path: Path) -> dict[str, Any]:
             text = file.read(YAML_BYTES + 1)
     except FileNotFoundError:
         raise InputError(f"{path}: no such study file") from None
-    raw = from_yaml(text, _shown(path))
+    raw = parse_yaml(text, _shown(path))
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise InputError(f"{_shown(path)}: a study file is a mapping, not {shown(raw)}")
+        raise InputError(f"{_shown(path)}: a study file is a mapping, not {show_value(raw)}")
     return raw
 
 
@@ -262,7 +268,7 @@ def _override(text: str, source: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise InputError(f"{source}: write PATH=VALUE, such as --set finetune.lr=1.0e-3")
-    parsed = from_yaml(value, source)
+    parsed = parse_yaml(value, source)
     section, _, rest = path.partition(".")
     if section not in SECTIONS or not rest:
         section, rest = "recipe", path
@@ -288,15 +294,15 @@ def _over(base: Mapping[str, Any], layer: Mapping[str, Any], source: str) -> dic
         return merged
     above = layer["search"]
     if not isinstance(above, Mapping):
-        return merged | {"search": above}  # for `build` to refuse
+        return merged | {"search": above}  # for `build_dataclass` to refuse
     axes = dict(base.get("search", {}))
     for path, value in above.items():
         if value is not None:
-            axes[path] = axis_over(axes.get(path), value)
+            axes[path] = merge_axes(axes.get(path), value)
             continue
         axes.pop(path, None)
         try:
-            type_of(path)
+            field_type(path)
         except ValueError as error:
             raise InputError(f"{source}: search.{error}") from None
     return merged | {"search": axes}

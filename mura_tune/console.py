@@ -15,11 +15,11 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
-from mura_tune.errors import explain
+from mura_tune.errors import explain_error
 from mura_tune.lines import escape, printable
 
 
-def run(command: click.Command, name: str, args: Sequence[str] | None = None) -> None:
+def run_command(command: click.Command, name: str, args: Sequence[str] | None = None) -> None:
     """Run a click command. Exits with 0 done, 2 bad input, 130 interrupted, 1 anything else."""
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends like Ctrl-C
@@ -40,14 +40,14 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
     except Exception as error:  # the last resort: a bug, or a machine in trouble, is a line too
         if os.environ.get("MURA_DEBUG"):
             traceback.print_exc()
-        if (meaning := explain(error)) is not None:
+        if (meaning := explain_error(error)) is not None:
             _fail(f"{name}: {meaning}", meaning.exit_code)
         reason = " ".join(str(error).split()) or "no reason given"
         _fail(f"{name}: {type(error).__name__}: {reason} (MURA_DEBUG=1 shows where)", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def report(as_json: bool, document: Callable[[], Any], text: Callable[[], str]) -> None:
+def print_report(as_json: bool, document: Callable[[], Any], text: Callable[[], str]) -> None:
     """Print a report: one JSON document, or text for people."""
     if as_json:
         click.echo(json.dumps(document(), indent=2, allow_nan=False, default=str))
@@ -55,7 +55,7 @@ def report(as_json: bool, document: Callable[[], Any], text: Callable[[], str]) 
         click.echo("\n".join(_escaped(line) for line in text().split("\n")))
 
 
-def note(line: str) -> None:
+def print_note(line: str) -> None:
     """One line on stderr, above any progress bar."""
     from tqdm import tqdm
 

@@ -74,7 +74,7 @@ Translator = Callable[[BaseException], MuraError | None]
 translators: list[Translator] = []
 
 
-def explain(error: BaseException) -> MuraError | None:
+def explain_error(error: BaseException) -> MuraError | None:
     """What an error of the surroundings (disk, permissions, a database) means, in one line.
 
     Looks through what it was raised from as well, since libraries wrap what the system reported.
@@ -82,14 +82,14 @@ def explain(error: BaseException) -> MuraError | None:
     """
     if isinstance(error, MuraError):
         return error
-    for cause in causes(error):
+    for cause in causes_of(error):
         for translate in (*translators, _from_system):
             if (meaning := translate(cause)) is not None:
                 return meaning
     return None
 
 
-def causes(error: BaseException) -> list[BaseException]:
+def causes_of(error: BaseException) -> list[BaseException]:
     """An error, what it was raised from, and so on to the first."""
     chain: list[BaseException] = []
     now: BaseException | None = error

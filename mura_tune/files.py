@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from mura_tune.errors import InputError, explain
+from mura_tune.errors import InputError, explain_error
 from mura_tune.lines import printable
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RELEASE_FILES = ("bundle.json", "SHA256SUMS")  # what stands in the folder of every release
 
 
-def locked(handle: IO[Any]) -> bool:
+def try_lock(handle: IO[Any]) -> bool:
     """Lock an open file until it is closed or its process ends; False if somebody has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,11 +40,11 @@ def is_at(handle: IO[Any], path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Hold the lock file at `path`, waiting for whoever holds it."""
     while True:
         with path.open("a") as handle:
-            if not locked(handle):
+            if not try_lock(handle):
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if is_at(handle, path):
                 yield
@@ -52,7 +52,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sole(path: Path, busy: str) -> Iterator[None]:
+def hold_sole_lock(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file at `path`, and remove it at the end.
 
     Raises:
@@ -60,7 +60,7 @@ def sole(path: Path, busy: str) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        if not locked(handle) or not is_at(handle, path):
+        if not try_lock(handle) or not is_at(handle, path):
             raise InputError(busy)
         try:
             yield
@@ -68,7 +68,7 @@ def sole(path: Path, busy: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def replace(path: Path, *parts: Buffer) -> None:
+def replace_file(path: Path, *parts: Buffer) -> None:
     """Write `parts`, one after the other, as the file `path`: whole, or not at all.
 
     A link is followed, so that what it points at is replaced. A new file has the mode that the
@@ -93,7 +93,7 @@ def replace(path: Path, *parts: Buffer) -> None:
         if path.exists():
             name.chmod(stat.S_IMODE(path.stat().st_mode))
         name.replace(path)
-        sync(path.parent)
+        sync_folder(path.parent)
     except BaseException as error:
         _remove(name)
         if isinstance(error, OSError):
@@ -102,7 +102,7 @@ def replace(path: Path, *parts: Buffer) -> None:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def name_os_errors(path: Path) -> Iterator[None]:
     """Let an OSError that names no file name `path`: what writes to an open file knows none."""
     try:
         yield
@@ -112,7 +112,7 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring a folder's own entries to the disk: a rename in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -123,7 +123,7 @@ def sync(folder: Path) -> None:
         os.close(handle)
 
 
-def within(root: Path, *names: str) -> Path:
+def path_within(root: Path, *names: str) -> Path:
     """The path of `names` below `root`.
 
     Raises:
@@ -135,7 +135,7 @@ def within(root: Path, *names: str) -> Path:
     return root.joinpath(*names)
 
 
-def outside_releases(path: Path) -> None:
+def refuse_releases(path: Path) -> None:
     """Raise InputError if `path` lies in a release, which would no longer be as it was released."""
     for folder in Path(os.path.realpath(path)).parents:
         if all((folder / name).is_file() for name in RELEASE_FILES):
@@ -145,10 +145,10 @@ def outside_releases(path: Path) -> None:
             )
 
 
-def writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Raise InputError, before any work, if a file could not or must not be written as `path`."""
     try:
-        outside_releases(path)
+        refuse_releases(path)
         if path.is_dir():
             raise InputError(f"{path}: a folder, not a file; name a file")
         if path.exists() and not path.is_file():
@@ -160,7 +160,7 @@ def writable(path: Path) -> None:
         os.close(handle)
         name.unlink()
     except OSError as error:
-        raise explain(OSError(error.errno, error.strerror, str(path))) or error from None
+        raise explain_error(OSError(error.errno, error.strerror, str(path))) or error from None
 
 
 def _new_beside(path: Path) -> tuple[int, Path]:

@@ -29,7 +29,7 @@ def _prepare(name: str) -> None:
     """Refuse a system without file locks, and end at once when interrupted.
 
     While modules are imported nothing is at stake, and a KeyboardInterrupt could surface anywhere.
-    `console.run` puts the usual handlers in place.
+    `console.run_command` puts the usual handlers in place.
     """
 
     def leave(_signal: int, _frame: FrameType | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-LONGEST = 2_000  # characters of one line; what is longer loses its middle
+LONGEST_LINE = 2_000  # characters of one line; what is longer loses its middle
 # What opens a formula in Excel, LibreOffice and Google Sheets; the apostrophe marks text there.
 _FORMULA = ("=", "+", "-", "@")
 
@@ -18,9 +18,9 @@ def printable(text: object) -> str:
     """
     line = re.sub(r"\s*[\r\n\v\f\x85\u2028\u2029]\s*", " ", str(text)).strip()
     line = visible(line)
-    if len(line) <= LONGEST:
+    if len(line) <= LONGEST_LINE:
         return line
-    half = LONGEST // 2
+    half = LONGEST_LINE // 2
     return f"{line[:half]} … {line[-half:]}"
 
 
@@ -36,7 +36,7 @@ def escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def command(*words: object) -> str:
+def shell_command(*words: object) -> str:
     """A printable line that bash and zsh read as these words, whatever bytes stand in them.
 
     Words of characters that print are quoted as every POSIX shell reads them.
@@ -58,7 +58,7 @@ def _in_quotes(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", escaped))
 
 
-def cell(text: str) -> str:
+def to_cell(text: str) -> str:
     """Text as a cell of a table: readable by `from_cell`, and no formula for a spreadsheet.
 
     What does not print, such as bytes that are not UTF-8, becomes a backslash escape, and stays
@@ -69,5 +69,5 @@ def cell(text: str) -> str:
 
 
 def from_cell(text: str) -> str:
-    """The text that `cell` wrote; a cell that another program wrote stays as it is."""
+    """The text that `to_cell` wrote; a cell that another program wrote stays as it is."""
     return text[1:] if text.startswith("'") and text[1:].startswith((*_FORMULA, "'")) else text

@@ -7,12 +7,12 @@ import re
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
 
-LONGEST = 100  # bytes: a name becomes part of file names, which end at 255
-CONFIRMS = ".confirm"  # ends the name of the Optuna study that confirms a search
+LONGEST_NAME = 100  # bytes: a name becomes part of file names, which end at 255
+CONFIRM_SUFFIX = ".confirm"  # ends the name of the Optuna study that confirms a search
 _RULE = re.compile(r"[^\W_][\w .+()-]*")  # letters and digits of any language
 
 
-def checked(name: str, what: str) -> str:
+def check_name(name: str, what: str) -> str:
     """The name itself, if it may name an area, a search or a release.
 
     A name begins with a letter or a digit and goes on with these, spaces and `. _ - + ( )`, so
@@ -27,21 +27,21 @@ def checked(name: str, what: str) -> str:
     if _legal(name):
         return name
     raise InputError(
-        f"{what} is {_shown(name)}; a name has at most {LONGEST} bytes, begins with a letter or a "
-        "digit, and goes on with these, spaces and . _ - + ( )"
+        f"{what} is {_shown(name)}; a name has at most {LONGEST_NAME} bytes, begins with a letter "
+        "or a digit, and goes on with these, spaces and . _ - + ( )"
     )
 
 
-def checked_search(name: str, what: str) -> str:
-    """`checked`, and no name that belongs to the confirmation of another search."""
-    if name.endswith(CONFIRMS):
+def check_search_name(name: str, what: str) -> str:
+    """`check_name`, and no name that belongs to the confirmation of another search."""
+    if name.endswith(CONFIRM_SUFFIX):
         raise InputError(
-            f"{what} is {_shown(name)}; names that end in {CONFIRMS} belong to confirmations"
+            f"{what} is {_shown(name)}; names that end in {CONFIRM_SUFFIX} belong to confirmations"
         )
-    return checked(name, what)
+    return check_name(name, what)
 
 
-def as_file(name: str) -> str:
+def file_name_of(name: str) -> str:
     """A file name for any text: a legal name itself; others begin with % and are encoded.
 
     Serves names that were stored before there was a rule.
@@ -52,16 +52,16 @@ def as_file(name: str) -> str:
     from urllib.parse import quote
 
     encoded = "%" + quote(name, safe="", errors="surrogatepass")
-    if len(encoded) <= 2 * LONGEST:
+    if len(encoded) <= 2 * LONGEST_NAME:
         return encoded
     digest = hashlib.sha256(encoded.encode()).hexdigest()[:16]
-    return f"{encoded[:LONGEST]}~{digest}"
+    return f"{encoded[:LONGEST_NAME]}~{digest}"
 
 
 def _legal(name: str) -> bool:
     if not _RULE.fullmatch(name) or name.endswith((" ", ".")):
         return False
-    return len(name.encode()) <= LONGEST
+    return len(name.encode()) <= LONGEST_NAME
 
 
 def _shown(name: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mura_tune.errors import InputError
-from mura_tune.strict import build, check, nearest, types_of
+from mura_tune.strict import build_dataclass, check_value, field_types, suggest
 
 LOSSES = ("bce", "focal")
 MONITORS = ("auc", "f1", "kappa")
@@ -30,8 +30,10 @@ CHOICES = {
 }
 # Fields whose legal values depend on one another: a search is refused if it could combine
 # values of these that no recipe may have together.
-COUPLED = ("schedule", "plateau_patience", "patience")
-MOST = 1_000_000  # of epochs, stages or images a step: a number with a digit too many is refused
+COUPLED_FIELDS = ("schedule", "plateau_patience", "patience")
+LARGEST_COUNT = (
+    1_000_000  # of epochs, stages or images a step: a number with a digit too many is refused
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +46,18 @@ class Phase:
     depth: int = 0  # stages that train, from the head; 0 = the head alone
 
     def __post_init__(self) -> None:
-        check(0 <= self.epochs <= MOST, "epochs", self.epochs, f"0 or more, at most {MOST}")
-        check(self.lr > 0 and math.isfinite(self.lr), "lr", self.lr, "above 0")
-        check(
-            0 <= self.depth <= MOST, "depth", self.depth, f"0 (head only) or more, at most {MOST}"
+        check_value(
+            0 <= self.epochs <= LARGEST_COUNT,
+            "epochs",
+            self.epochs,
+            f"0 or more, at most {LARGEST_COUNT}",
+        )
+        check_value(self.lr > 0 and math.isfinite(self.lr), "lr", self.lr, "above 0")
+        check_value(
+            0 <= self.depth <= LARGEST_COUNT,
+            "depth",
+            self.depth,
+            f"0 (head only) or more, at most {LARGEST_COUNT}",
         )
 
 
@@ -85,45 +95,56 @@ class Recipe:
     head_init: str = "random"  # of HEAD_INITS: the classifier's first weights
 
     def __post_init__(self) -> None:
-        check(bool(self.arch), "arch", self.arch, "the name of a network")
+        check_value(bool(self.arch), "arch", self.arch, "the name of a network")
         within = f"between {SIZES[0]} and {SIZES[-1]} pixels"
-        check(self.size in SIZES, "size", self.size, within)
-        check(
-            2 <= self.batch <= MOST,
+        check_value(self.size in SIZES, "size", self.size, within)
+        check_value(
+            2 <= self.batch <= LARGEST_COUNT,
             "batch",
             self.batch,
-            f"2 or more (BatchNorm needs two images), at most {MOST}",
+            f"2 or more (BatchNorm needs two images), at most {LARGEST_COUNT}",
         )
-        check(0 <= self.augment <= 1, "augment", self.augment, "between 0 and 1")
-        check(0 < self.class_weight < math.inf, "class_weight", self.class_weight, "above 0")
-        check(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
-        check(0 <= self.patience <= MOST, "patience", self.patience, f"0 or more, at most {MOST}")
-        check(0 <= self.aux_weight < math.inf, "aux_weight", self.aux_weight, "0 or more")
-        check(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2^32 - 1")
+        check_value(0 <= self.augment <= 1, "augment", self.augment, "between 0 and 1")
+        check_value(0 < self.class_weight < math.inf, "class_weight", self.class_weight, "above 0")
+        check_value(
+            0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more"
+        )
+        check_value(
+            0 <= self.patience <= LARGEST_COUNT,
+            "patience",
+            self.patience,
+            f"0 or more, at most {LARGEST_COUNT}",
+        )
+        check_value(0 <= self.aux_weight < math.inf, "aux_weight", self.aux_weight, "0 or more")
+        check_value(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2^32 - 1")
         for name, known in CHOICES.items():
             value = getattr(self, name)
-            check(value in known, name, value, f"one of {', '.join(known)}")
-        check(0 <= self.focal_gamma < math.inf, "focal_gamma", self.focal_gamma, "0 or more")
-        check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0, at most 1")
-        check(0 <= self.warmup < 1, "warmup", self.warmup, "0 or more, below 1")
-        check(
-            1 <= self.plateau_patience <= MOST,
+            check_value(value in known, name, value, f"one of {', '.join(known)}")
+        check_value(0 <= self.focal_gamma < math.inf, "focal_gamma", self.focal_gamma, "0 or more")
+        check_value(
+            0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0, at most 1"
+        )
+        check_value(0 <= self.warmup < 1, "warmup", self.warmup, "0 or more, below 1")
+        check_value(
+            1 <= self.plateau_patience <= LARGEST_COUNT,
             "plateau_patience",
             self.plateau_patience,
-            f"1 or more, at most {MOST}",
+            f"1 or more, at most {LARGEST_COUNT}",
         )
-        check(0 < self.plateau_factor < 1, "plateau_factor", self.plateau_factor, "inside 0 to 1")
-        check(0 <= self.consistency < math.inf, "consistency", self.consistency, "0 or more")
+        check_value(
+            0 < self.plateau_factor < 1, "plateau_factor", self.plateau_factor, "inside 0 to 1"
+        )
+        check_value(0 <= self.consistency < math.inf, "consistency", self.consistency, "0 or more")
         if self.schedule == "plateau" and self.patience > 0:
             wanted = f"below patience ({self.patience}): the run would stop before its rate falls"
-            check(
+            check_value(
                 self.plateau_patience < self.patience,
                 "plateau_patience",
                 self.plateau_patience,
                 wanted,
             )
         total = self.head.epochs + self.finetune.epochs
-        check(total > 0, "head.epochs + finetune.epochs", total, "1 or more")
+        check_value(total > 0, "head.epochs + finetune.epochs", total, "1 or more")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -139,65 +160,69 @@ class Recipe:
     def digest(self) -> str:
         """Twelve hex digits that name a run: equal recipes, equal names, whatever version made
         them, since a field that has its default is left out."""
-        own = {k: v for k, v in dataclasses.asdict(self).items() if (k, v) not in DEFAULTS.items()}
+        own = {
+            k: v
+            for k, v in dataclasses.asdict(self).items()
+            if (k, v) not in RECIPE_DEFAULTS.items()
+        }
         text = json.dumps(own, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-DEFAULTS: Mapping[str, Any] = {
+RECIPE_DEFAULTS: Mapping[str, Any] = {
     f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING
 }
 
 
 # Fields that default.yaml sets to something else than earlier recipes did. A search that is older
 # than such a field goes on as it began.
-CHANGED = ("head_init",)
+CHANGED_FIELDS = ("head_init",)
 
 
-def from_dict(raw: Mapping[str, Any], source: str) -> Recipe:
+def recipe_from_dict(raw: Mapping[str, Any], source: str) -> Recipe:
     """The recipe that `dataclasses.asdict` wrote, checked as strictly as a study file."""
     try:
-        recipe: Recipe = build(Recipe, raw, "recipe")
+        recipe: Recipe = build_dataclass(Recipe, raw, "recipe")
     except ValueError as error:
         raise InputError(f"{source}: {error}") from None
     return recipe
 
 
-def changed(recipe: Recipe, values: Mapping[str, Any], *, prefix: str = "") -> Recipe:
+def with_values(recipe: Recipe, values: Mapping[str, Any], *, prefix: str = "") -> Recipe:
     """A copy of `recipe` with the fields at dotted paths set, all at once: some pairs of values
     are legal together only. Raises ValueError, each path with `prefix` before it."""
     raw = dataclasses.asdict(recipe)
     for path, value in values.items():
         try:
-            type_of(path)
+            field_type(path)
         except ValueError as error:
             raise ValueError(f"{prefix}{error}") from None
         first, _, rest = path.partition(".")
         (raw[first] if rest else raw)[rest or first] = value
     try:
-        made: Recipe = build(Recipe, raw, "")
+        made: Recipe = build_dataclass(Recipe, raw, "")
     except ValueError as error:
         raise ValueError(f"{prefix}{error}") from None
     return made
 
 
-def apply(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
-    """`changed`; raises InputError that opens with `source`."""
+def apply_values(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
+    """`with_values`; raises InputError that opens with `source`."""
     try:
-        return changed(recipe, values)
+        return with_values(recipe, values)
     except ValueError as error:
         raise InputError(f"{source}: {error}") from None
 
 
-def type_of(path: str) -> type:
+def field_type(path: str) -> type:
     """The type of the field at a dotted path. Raises ValueError where there is no such field."""
-    if path not in FIELDS:
-        raise ValueError(f"{path} is no recipe field{nearest(path, list(FIELDS))}")
-    return FIELDS[path]
+    if path not in RECIPE_FIELDS:
+        raise ValueError(f"{path} is no recipe field{suggest(path, list(RECIPE_FIELDS))}")
+    return RECIPE_FIELDS[path]
 
 
 def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
-    for name, kind in types_of(cls).items():
+    for name, kind in field_types(cls).items():
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             yield from _fields(kind, f"{prefix}{name}.")
         else:
@@ -205,4 +230,4 @@ def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, type]]:
 
 
 # Every field that a search axis, `final` or `--set` may name, dotted, and its type.
-FIELDS: Mapping[str, type] = dict(_fields(Recipe))
+RECIPE_FIELDS: Mapping[str, type] = dict(_fields(Recipe))

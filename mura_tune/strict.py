@@ -19,7 +19,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mura_tune.errors import InputError
 
-NAMES: Mapping[type, str] = {
+TYPE_NAMES: Mapping[type, str] = {
     int: "a whole number",
     float: "a number",
     str: "text",
@@ -31,37 +31,39 @@ _short.maxstring = _short.maxother = 80
 _short.maxlevel = 3
 
 
-def check(ok: bool, key: str, value: object, wanted: str) -> None:
+def check_value(ok: bool, key: str, value: object, wanted: str) -> None:
     """Raise ValueError that tells the key's value and what it must be, unless `ok`."""
     if not ok:
-        raise ValueError(f"{key} is {shown(value)}; it must be {wanted}")
+        raise ValueError(f"{key} is {show_value(value)}; it must be {wanted}")
 
 
-def build(cls: type, raw: Any, where: str) -> Any:
+def build_dataclass(cls: type, raw: Any, where: str) -> Any:
     """A dataclass from plain values: no unknown key, none missing, each of the declared type.
 
     Raises:
         ValueError: anything else, with the dotted path of the key, which begins with `where`.
     """
-    check(isinstance(raw, Mapping), where or "it", raw, "a mapping of names to values")
+    check_value(isinstance(raw, Mapping), where or "it", raw, "a mapping of names to values")
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = types_of(cls)
+    hints = field_types(cls)
     for name in raw:
         if name not in fields:
-            raise ValueError(f"unknown key {dotted(where, name)}{nearest(str(name), list(fields))}")
+            raise ValueError(
+                f"unknown key {join_path(where, name)}{suggest(str(name), list(fields))}"
+            )
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in raw:
-            raise ValueError(f"{dotted(where, name)} is missing")
-    values = {name: convert(hints[name], raw[name], dotted(where, name)) for name in raw}
+            raise ValueError(f"{join_path(where, name)} is missing")
+    values = {name: convert(hints[name], raw[name], join_path(where, name)) for name in raw}
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(dotted(where, error)) from None
+        raise ValueError(join_path(where, error)) from None
 
 
 @functools.cache
-def types_of(cls: type) -> Mapping[str, Any]:
+def field_types(cls: type) -> Mapping[str, Any]:
     """The declared type of each field of a dataclass."""
     return get_type_hints(cls)
 
@@ -76,17 +78,17 @@ def convert(kind: Any, value: Any, where: str) -> Any:
         ValueError: a value of another type, or a number beyond the largest float.
     """
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return build(kind, value, where)
+        return build_dataclass(kind, value, where)
     origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple:
-        check(isinstance(value, list | tuple), where, value, "a list of values")
+        check_value(isinstance(value, list | tuple), where, value, "a list of values")
         return tuple(convert(inner[0], one, where) for one in value)
     if origin in (Union, types.UnionType):
         return _alternative(inner, value, where)
     if origin is not None:
-        check(isinstance(value, Mapping), where, value, "a mapping of names to values")
-        return {str(k): convert(inner[1], v, dotted(where, k)) for k, v in value.items()}
-    check(_is(kind, value), where, value, f"{NAMES[kind]}{hint(kind, value)}")
+        check_value(isinstance(value, Mapping), where, value, "a mapping of names to values")
+        return {str(k): convert(inner[1], v, join_path(where, k)) for k, v in value.items()}
+    check_value(_is(kind, value), where, value, f"{TYPE_NAMES[kind]}{suggest_number(kind, value)}")
     return kind(value)
 
 
@@ -99,8 +101,10 @@ def _alternative(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
             return convert(kind, value, where)
         if type(value) is kind and _is(kind, value):
             return value
-    known = [NAMES[kind] for kind in kinds if kind in NAMES and (kind, float) != (int, float)]
-    raise ValueError(f"{where} is {shown(value)}; it must be {' or '.join(known)}")
+    known = [
+        TYPE_NAMES[kind] for kind in kinds if kind in TYPE_NAMES and (kind, float) != (int, float)
+    ]
+    raise ValueError(f"{where} is {show_value(value)}; it must be {' or '.join(known)}")
 
 
 def _is(kind: type, value: object) -> bool:
@@ -118,7 +122,7 @@ def _finite(number: float) -> bool:
     return math.isfinite(number)
 
 
-def hint(kind: type, value: object) -> str:
+def suggest_number(kind: type, value: object) -> str:
     """How to write a number that is written otherwise: `224` for `0224`, `'224'` or `224.0`."""
     try:
         number = float(value) if isinstance(value, str | float) else math.nan
@@ -129,24 +133,24 @@ def hint(kind: type, value: object) -> str:
     return f": write {number!r}" if kind is float and math.isfinite(number) else ""
 
 
-def shown(value: object) -> str:
+def show_value(value: object) -> str:
     """A value for a message: as Python writes it, cut where it is long or deep."""
     return _short.repr(value)
 
 
-def nearest(name: str, known: list[str]) -> str:
+def suggest(name: str, known: list[str]) -> str:
     """What a misspelt name may mean, or all that is known, as the end of a message."""
     match = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]}?" if match else f"; known: {', '.join(sorted(known))}"
 
 
-def dotted(where: str, name: object) -> str:
+def join_path(where: str, name: object) -> str:
     """The dotted path of a key below the path `where`, which may be empty."""
     return f"{where}.{name}" if where else str(name)
 
 
-DEEPEST = 64  # levels of lists and mappings; nothing of ours has more than eight
-DIGITS = 100  # of a whole number
+MOST_LEVELS = 64  # levels of lists and mappings; nothing of ours has more than eight
+MOST_DIGITS = 100  # of a whole number
 JSON_BYTES = 64 * 2**20  # largest document that is read; a bundle.json has some 20 kB
 YAML_BYTES = 2**20  # largest file that a person writes; a study has some 3 kB
 
@@ -170,7 +174,7 @@ _WORDS: dict[str, bool | None] = {
 } | {"": None}
 
 
-def from_json(text: str | bytes, source: object, *, most: int = JSON_BYTES) -> Any:
+def parse_json(text: str | bytes, source: object, *, most: int = JSON_BYTES) -> Any:
     """The value of one JSON document in UTF-8.
 
     Raises:
@@ -194,12 +198,12 @@ def from_json(text: str | bytes, source: object, *, most: int = JSON_BYTES) -> A
         raise InputError(f"{source}: not valid JSON: not UTF-8") from None
     except ValueError as error:  # JSONDecodeError among them
         raise InputError(f"{source}: not valid JSON: {error}") from None
-    if _depth(value) > DEEPEST:
-        raise InputError(f"{source}: not valid JSON: more than {DEEPEST} levels deep")
+    if _depth(value) > MOST_LEVELS:
+        raise InputError(f"{source}: not valid JSON: more than {MOST_LEVELS} levels deep")
     return value
 
 
-def from_yaml(text: str | bytes, source: object) -> Any:
+def parse_yaml(text: str | bytes, source: object) -> Any:
     """The value of one YAML document in UTF-8; None for an empty one.
 
     Names are text. Values are text, numbers, true, false and null, in lists and mappings; tags,
@@ -260,8 +264,8 @@ class _Document:
             )
         if isinstance(event, self._yaml.ScalarEvent):
             return _scalar(event.value) if event.implicit[0] else event.value
-        if depth == DEEPEST:
-            raise ValueError(f"{_line(event)}: more than {DEEPEST} levels deep")
+        if depth == MOST_LEVELS:
+            raise ValueError(f"{_line(event)}: more than {MOST_LEVELS} levels deep")
         if isinstance(event, self._yaml.SequenceStartEvent):
             return [self._value(one, depth + 1) for one in self._until("SequenceEndEvent")]
         return self._mapping(depth + 1)
@@ -317,7 +321,7 @@ def _refuse_constant(text: str) -> Any:
 
 
 def _whole(text: str) -> int:
-    if len(text) > DIGITS:
+    if len(text) > MOST_DIGITS:
         raise ValueError(f"a whole number of {len(text)} digits")
     return int(text)
 

@@ -30,8 +30,8 @@ from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
-from mura_tune.names import CONFIRMS
-from mura_tune.phantoms import dataset as phantom_set
+from mura_tune.names import CONFIRM_SUFFIX
+from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.search.records import CONFIG, IDENTITY, has_recipe
 from mura_tune.search.results import counts
 from mura_tune.search.search import Job
@@ -108,7 +108,7 @@ def storm(
     wrong += [f"left behind: {', '.join(map(command_line, left))}"] if left else []
     wrong += [f"{sum(killed.values())} of {kills} kills landed"] if killed.total() != kills else []
     with opened(url) as storage:
-        search, again = (trials_of(storage, name) for name in (STUDY, STUDY + CONFIRMS))
+        search, again = (trials_of(storage, name) for name in (STUDY, STUDY + CONFIRM_SUFFIX))
     return Survived(
         killed["worker"],
         killed["command"],
@@ -123,11 +123,11 @@ def amiss(url: str, trials: int, name: str = STUDY) -> list[str]:
     """What is wrong with a study that should be at its end: a line each."""
     with opened(url) as storage:
         attrs = storage.get_study_system_attrs(storage.get_study_id_from_name(name))
-        search, again = (trials_of(storage, one) for one in (name, name + CONFIRMS))
-    given = config.from_dict(attrs[CONFIG], name)
+        search, again = (trials_of(storage, one) for one in (name, name + CONFIRM_SUFFIX))
+    given = config.config_from_dict(attrs[CONFIG], name)
     wrong = _unfilled(name, search, list(range(trials)))
     keys = [slot.key for slot in confirm_slots(given, search, attrs.get(IDENTITY))]
-    return wrong + _unfilled(name + CONFIRMS, again, keys)
+    return wrong + _unfilled(name + CONFIRM_SUFFIX, again, keys)
 
 
 @contextmanager
@@ -182,7 +182,7 @@ def _wait(command: Command, storage: RDBStorage, due: float) -> None:
 
 
 def _ended(storage: RDBStorage) -> int:
-    names = (STUDY, STUDY + CONFIRMS)
+    names = (STUDY, STUDY + CONFIRM_SUFFIX)
     return sum(t.state in DONE for name in names for t in trials_of(storage, name))
 
 
@@ -214,7 +214,7 @@ def crowd(number: int, job: Job, urls: Sequence[str]) -> dict[str, list[str]]:
 
 def small(*sets: str) -> config.SearchConfig:
     """A search of two trials that take a fraction of a second."""
-    return config.load(
+    return config.load_config(
         STUDY,
         [
             "arch=cnn",
@@ -263,7 +263,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     wrong: list[str] = []
     try:
-        phantom_set.write(folder / "phantoms", areas=(STUDY,), patients=40, size=96)
+        write_phantoms(folder / "phantoms", areas=(STUDY,), patients=40, size=96)
         with postgres.server(programs) as server:
             print(
                 f"{asked.kills} times kill -9, of workers or of the command that started them, "

@@ -142,7 +142,7 @@ def _command(args: Sequence[str], log: Path) -> None:
     server: Any = forkserver
     # Its workers are forked where it was: nothing is imported again.
     server.ensure_running = server._forkserver.ensure_running = lambda: None
-    console.run(mura, "mura", args)
+    console.run_command(mura, "mura", args)
 
 
 def start_together(number: int, job: Job, urls: Sequence[str], seconds: float) -> list[int | None]:

@@ -23,8 +23,8 @@ from mura_tune.cli import mura
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.database.urls import url_of
-from mura_tune.networks.network import build
-from mura_tune.phantoms import dataset
+from mura_tune.networks.network import build_network
+from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.release import release as release_io
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real-xrays"
@@ -59,14 +59,14 @@ class Ran:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic wrists and hands, small: 40 training patients an area. Tests only read them."""
     root = tmp_path_factory.mktemp("data") / "phantoms"
-    dataset.write(root, areas=("XR_HAND", "XR_WRIST"), patients=40, size=96)
+    write_phantoms(root, areas=("XR_HAND", "XR_WRIST"), patients=40, size=96)
     return root
 
 
 @pytest.fixture(scope="session")
 def prepared(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """The wrists of them at 32 px, divided as every study divides them. Tests only read them."""
-    split = config.load("XR_WRIST").split
+    split = config.load_config("XR_WRIST").split
     return prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path_factory.mktemp("cache"))
 
 
@@ -87,7 +87,7 @@ def run(
     def call(*args: object) -> Ran:
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            console.run(mura, "mura", [str(arg) for arg in args])
+            console.run_command(mura, "mura", [str(arg) for arg in args])
         captured = capfd.readouterr()
         assert isinstance(end.value.code, int)
         return Ran(end.value.code, captured.out, captured.err)
@@ -141,7 +141,7 @@ def manifest_of(arch: str = "cnn", size: int = 32) -> dict[str, Any]:
 def release(tmp_path: Path) -> Path:
     """A release that nobody trained: releases/XR_TEST, the small network at 32 px."""
     folder = tmp_path / "releases" / "XR_TEST"
-    net = build("cnn", size=32, seed=3)
+    net = build_network("cnn", size=32, seed=3)
     release_io.save(folder, net, manifest_of(), {release_io.CARD: "# XR_TEST\n"})
     return folder
 

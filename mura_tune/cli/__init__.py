@@ -64,4 +64,4 @@ for verb in (
 
 def main() -> None:
     """The `mura` command."""
-    console.run(mura, "mura")
+    console.run_command(mura, "mura")

@@ -17,7 +17,7 @@ from mura_tune.cli.options import (
     strict_option,
     study_of,
 )
-from mura_tune.lines import command
+from mura_tune.lines import shell_command
 
 
 @click.command(short_help="Draw synthetic radiographs in MURA's layout.")
@@ -34,27 +34,33 @@ def phantom(
     from tqdm import tqdm
 
     from mura_tune import files
+    from mura_tune.areas import AREAS
     from mura_tune.errors import InputError
-    from mura_tune.phantoms import dataset as phantoms
+    from mura_tune.phantoms.dataset import (
+        ARGUMENTS_FILE,
+        SHEET_FORMATS,
+        draw_contact_sheet,
+        write_phantoms,
+    )
 
     if sheet:  # before anything is drawn
-        if sheet.suffix.lower() not in phantoms.SHEETS:
-            raise InputError(f"{sheet}: a contact sheet ends in {', '.join(phantoms.SHEETS)}")
-        files.writable(sheet)
-    files.writable(out / phantoms.NOTE)
+        if sheet.suffix.lower() not in SHEET_FORMATS:
+            raise InputError(f"{sheet}: a contact sheet ends in {', '.join(SHEET_FORMATS)}")
+        files.check_writable(sheet)
+    files.check_writable(out / ARGUMENTS_FILE)
 
     def bar(items: Any) -> Any:
         return tqdm(items, desc="phantoms", unit="study", disable=None)
 
-    chosen = areas or phantoms.AREAS
-    phantoms.write(out, areas=chosen, patients=patients, seed=seed, size=size, progress=bar)
+    chosen = areas or AREAS
+    write_phantoms(out, areas=chosen, patients=patients, seed=seed, size=size, progress=bar)
     if sheet:
-        phantoms.contact_sheet(out, sheet)
+        draw_contact_sheet(out, sheet)
     areas_drawn = "1 area" if len(chosen) == 1 else f"{len(chosen)} areas"
     click.echo(f"{out}: radiographs of {areas_drawn} in MURA's layout")
     if sheet:
         click.echo(f"{sheet}: a contact sheet of them")
-    click.echo(f"next: {command('mura', 'tune', chosen[0], '--data', out)}")
+    click.echo(f"next: {shell_command('mura', 'tune', chosen[0], '--data', out)}")
 
 
 @click.command(short_help="Count what a dataset holds, and name what is wrong with it.")
@@ -64,18 +70,18 @@ def phantom(
 @json_option
 def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
     """Count what a dataset holds and name what is wrong with it."""
-    from mura_tune.data.audit import audit
+    from mura_tune.data.audit import audit_dataset
     from mura_tune.data.index import open_dataset
-    from mura_tune.data.scan import scan
+    from mura_tune.data.scan import scan_dataset
     from mura_tune.errors import InputError
 
     dataset = open_dataset(data, index_only=index_only)
     if index_only:
-        found = audit(dataset)
+        found = audit_dataset(dataset)
     else:
-        read = scan(dataset)
-        found = audit(dataset, pixels=read.records, near=read.near)
-    console.report(as_json, found.to_json, found.summary)
+        read = scan_dataset(dataset)
+        found = audit_dataset(dataset, pixels=read.records, near=read.near)
+    console.print_report(as_json, found.to_json, found.summary)
     useless = [f for f in found.findings if f.kind in ("unreadable", "blank")]
     if strict and useless:
         raise InputError(
@@ -98,4 +104,6 @@ def cache(
     prepared = prepared_of(area, study_of(area, overrides), data, runs, strict)
     n, side = len(prepared.frame), prepared.pixels.shape[1]
     plain = {"area": area, "images": n, "size": side, "left_out": len(prepared.left_out)}
-    console.report(as_json, lambda: plain, lambda: f"{area}: {n} images at {side} px are cached")
+    console.print_report(
+        as_json, lambda: plain, lambda: f"{area}: {n} images at {side} px are cached"
+    )

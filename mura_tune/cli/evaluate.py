@@ -73,9 +73,9 @@ def evaluate(
     if routed == bool(release):
         raise click.UsageError("name one --release, or write --routed")
     if release is None:
-        find = shelf(releases, base_url, console.note)
+        find = shelf(releases, base_url, console.print_note)
         found = _routes(find, data, runs, device, strict)
-        console.report(as_json, found.to_json, found.describe)
+        console.print_report(as_json, found.to_json, found.describe)
         return
     folder = release_at(release, base_url)
     if layout == "folders":
@@ -85,12 +85,12 @@ def evaluate(
         outside = external.measure(
             release_io.load(folder, device_of(device)), data, runs / "cache", strict=strict
         )
-        console.report(as_json, outside.to_json, outside.describe)
+        console.print_report(as_json, outside.to_json, outside.describe)
         return
     loaded, prepared = _with_data(folder, data, runs, device, strict)
     area, kind = loaded.manifest["area"], kind_of(loaded.manifest)
     measured = kind.measure(loaded.net, prepared, "test", kind.stored(loaded.manifest))
-    console.report(as_json, lambda: {"area": area, **measured.to_json()}, measured.describe)
+    console.print_report(as_json, lambda: {"area": area, **measured.to_json()}, measured.describe)
 
 
 @click.command(short_help="Say by how much one release beats another, and how surely.")
@@ -134,7 +134,7 @@ def compare(
         measured.append(kind.measure(loaded.net, prepared, "test", chosen))
     area = " and ".join(dict.fromkeys(areas))
     found = kinds[0].compare(area, (first, second), *measured)
-    console.report(as_json, found.to_json, found.describe)
+    console.print_report(as_json, found.to_json, found.describe)
 
 
 @click.command(short_help="Write a release's report.html again.")
@@ -190,20 +190,20 @@ def report(
         )
     if not out and folder.is_dir():
         check_place(folder)
-    files.writable(out or folder.parent / f".{folder.name}.new")
+    files.check_writable(out or folder.parent / f".{folder.name}.new")
     loaded, prepared = _with_data(folder, data, runs, device, strict)
     kind = kind_of(loaded.manifest)
     test = kind.measure(loaded.net, prepared, "test", kind.stored(loaded.manifest))
     html = kind.report(loaded.net, loaded.manifest, prepared, test=test, cases=cases)
     content = html.encode("utf-8", "backslashreplace")
     if out:
-        files.replace(out, content)
+        files.replace_file(out, content)
     else:
         release_io.add(folder, {release_io.REPORT: html})
-        index.write(folder.parent, console.note)
+        index.write(folder.parent, console.print_note)
     place = str(out or folder / release_io.REPORT)
     plain = {"report": place, "bytes": len(content)}
-    console.report(as_json, lambda: plain, lambda: place)
+    console.print_report(as_json, lambda: plain, lambda: place)
 
 
 def _routes(
@@ -219,7 +219,7 @@ def _routes(
     folder = find(ROUTER)
     router, _ = _with_data(folder, data, runs, device, strict)
     _require_kind(router, router=True)
-    study = config.from_dict(router.manifest["study"]["config"], str(folder))
+    study = config.config_from_dict(router.manifest["study"]["config"], str(folder))
     places = {area: release_for(find, area) for area in router.manifest["areas"]}
     opened = {
         folder: _with_data(folder, data, runs, device, strict)[0]
@@ -266,7 +266,7 @@ def _with_data(
     manifest = loaded.manifest
     require(manifest, release / release_io.MANIFEST, "study.config", "data.fingerprint")
     tell_changes(loaded)
-    study = config.from_dict(manifest["study"]["config"], str(release / release_io.MANIFEST))
+    study = config.config_from_dict(manifest["study"]["config"], str(release / release_io.MANIFEST))
     prepared = prepared_of(manifest["area"], study, data, runs, strict)
     same_data(release, manifest, prepared)
     return loaded, prepared
@@ -298,4 +298,4 @@ def verify(
     if data:
         _with_data(folder, data, runs, "cpu", strict=False)
         found = replace(found, data=True)
-    console.report(as_json, found.to_json, found.describe)
+    console.print_report(as_json, found.to_json, found.describe)

@@ -60,7 +60,7 @@ def infer(
     from mura_tune.reading.locate import place
     from mura_tune.reading.predictor import Predictor
 
-    folder = place(release, area, releases, base_url, console.note)
+    folder = place(release, area, releases, base_url, console.print_note)
     predictor = Predictor(folder, torch.device("cpu"), area)
     answer = predictor.study(images, threshold)
     click.echo(f"area={answer.area}")
@@ -70,4 +70,4 @@ def infer(
 
 def main() -> None:
     """The `mura-infer` command."""
-    console.run(infer, "mura-infer")
+    console.run_command(infer, "mura-infer")

@@ -89,7 +89,7 @@ study_option = click.option("--study", "name", default=None, help="Study name.  
 def study_of(area: str, overrides: tuple[str, ...]) -> SearchConfig:
     from mura_tune import config
 
-    return config.load(area, overrides)
+    return config.load_config(area, overrides)
 
 
 def trainable_of(area: str, overrides: tuple[str, ...]) -> SearchConfig:
@@ -117,7 +117,7 @@ def prepared_of(area: str, study: SearchConfig, data: Path, runs: Path, strict: 
         open_dataset(data), area, study.recipe.size, study.split, runs / "cache", strict=strict
     )
     for finding in prepared.left_out:
-        console.note(f"left out {finding.path}: {finding.detail}")
+        console.print_note(f"left out {finding.path}: {finding.detail}")
     return prepared
 
 
@@ -125,7 +125,7 @@ def release_at(name: str, base_url: str | None) -> Path:
     """The folder of a release by its folder, URL or name, fetched into the cache if need be."""
     from mura_tune.reading.locate import place
 
-    return place(name, None, Path(), base_url, console.note)
+    return place(name, None, Path(), base_url, console.print_note)
 
 
 def tell_changes(release: Bundle) -> None:
@@ -133,7 +133,7 @@ def tell_changes(release: Bundle) -> None:
     from mura_tune.release.release import changes
 
     if told := changes(release.manifest):
-        console.note(f"{release.folder}: {told}")
+        console.print_note(f"{release.folder}: {told}")
 
 
 def url_of(storage: str | None, runs: Path) -> str:
@@ -150,6 +150,6 @@ def best_of(name: str, url: str) -> Best:
 
 
 def device_of(name: str) -> torch.device:
-    from mura_tune.networks.device import device_of
+    from mura_tune.networks.device import choose_device
 
-    return device_of(name)
+    return choose_device(name)

@@ -103,17 +103,19 @@ def infer(
     if area == ROUTER and threshold is not None:
         raise InputError("--threshold is of a probability of abnormal: a router has none")
     if studies:
-        files.writable(out)
-    find = shelf(releases, base_url, console.note)
-    folder = None if area == "auto" else place(release, area, releases, base_url, console.note)
+        files.check_writable(out)
+    find = shelf(releases, base_url, console.print_note)
+    folder = (
+        None if area == "auto" else place(release, area, releases, base_url, console.print_note)
+    )
     if studies:
         from mura_tune.reading.batch import answer_all
         from mura_tune.reading.studies import studies_in
 
-        asked = studies_in(studies, console.note)
+        asked = studies_in(studies, console.print_note)
         reader = _reader(folder, area, find, device_of(device), threshold)
-        done = answer_all(reader, asked, studies, out, console.note)
-        console.report(as_json, lambda: asdict(done), done.describe)
+        done = answer_all(reader, asked, studies, out, console.print_note)
+        console.print_report(as_json, lambda: asdict(done), done.describe)
         return
     found: Chained | Route | Prediction
     if folder is None:
@@ -128,7 +130,7 @@ def infer(
         found = router.study(images)
     else:
         found = _predictor(folder, area, device_of(device)).study(images, threshold)
-    console.report(as_json, found.to_json, found.describe)
+    console.print_report(as_json, found.to_json, found.describe)
 
 
 def _reader(
@@ -146,7 +148,7 @@ def _reader(
     if folder is None:
         chain = Chain(find, device, threshold)
         for line in chain.told:
-            console.note(line)
+            console.print_note(line)
         tell_changes(chain.router.bundle)
         return chain
     if area == ROUTER:
@@ -207,17 +209,17 @@ def explain(
         raise InputError(f"{out}: is one of the images; name another place")
     if area == "auto":
         _only_auto(release)
-        find = shelf(releases, base_url, console.note)
+        find = shelf(releases, base_url, console.print_note)
         route, routed_to, fallback = routed(find, images, device_of(device))
         if routed_to is None:
-            console.report(as_json, route.to_json, route.describe)
+            console.print_report(as_json, route.to_json, route.describe)
             return
-        console.note(route.brief())
+        console.print_note(route.brief())
         area, folder = route.area, routed_to
         if fallback:
-            console.note(fallback)
+            console.print_note(fallback)
     else:
-        folder = place(release, area, releases, base_url, console.note)
+        folder = place(release, area, releases, base_url, console.print_note)
     reader = (
         Router(folder, device_of(device))
         if area == ROUTER
@@ -225,7 +227,7 @@ def explain(
     )
     found = look(reader, images, deletion=deletion)
     found.save(out)
-    console.report(
+    console.print_report(
         as_json,
         lambda: found.to_json() | {"out": str(out)},
         lambda: f"{found.describe()}\n{out}: each view beside its map",

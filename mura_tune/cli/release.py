@@ -67,7 +67,7 @@ def finalize(
     """
     from mura_tune import files, names
     from mura_tune.dashboard.progress import Epochs
-    from mura_tune.data.index import name_of
+    from mura_tune.data.index import dataset_name
     from mura_tune.errors import InputError, MuraError
     from mura_tune.evaluation.runs import everyone, strongest
     from mura_tune.release.checkpoint import Checkpoints, alone
@@ -85,12 +85,12 @@ def finalize(
         for name in finished_studies(url) if area is None else [area]:
             try:
                 found = best_of(name, url).decided()
-                own = names.as_file(name)  # a search may be older than the rule for names
-                folder = files.within(releases, own)
-                finals = files.within(runs / "finals", own)
+                own = names.file_name_of(name)  # a search may be older than the rule for names
+                folder = files.path_within(releases, own)
+                finals = files.path_within(runs / "finals", own)
                 locks.enter_context(alone(folder, finals))
                 prepared = prepared_of(found.area, found.config, data, runs, strict)
-                kept = Checkpoints(finals, prepared, console.note)
+                kept = Checkpoints(finals, prepared, console.print_note)
                 total = final_recipe(found).epochs * seeds
                 with Epochs(f"finalize {name}", total, found.monitor) as epochs:
                     made.append(
@@ -103,23 +103,23 @@ def finalize(
                             released=everyone if ensemble else strongest,
                             on_epoch=epochs.epoch,
                             memory=kept.of,
-                            dataset=name_of(data),
+                            dataset=dataset_name(data),
                         )
                     )
                 held.append(kept)
             except MuraError as error:
                 if area:
                     raise
-                console.note(f"{name}: {error}")
+                console.print_note(f"{name}: {error}")
                 failed.append(name)
         for kept in held:  # not before: after a kill, what is done needs no training again
             kept.clear()
-    console.report(
+    console.print_report(
         as_json,
         lambda: [one.manifest | {"folder": str(one.folder)} for one in made],
         lambda: "\n\n".join(one.describe() for one in made) + summary(made),
     )
-    index.write(releases, console.note)
+    index.write(releases, console.print_note)
     if failed:
         raise InputError(f"no release for {', '.join(failed)}; the reasons stand above")
 
@@ -156,4 +156,4 @@ def export(release: str, base_url: str | None, kind: str, out: Path | None, as_j
         release_io.load(release_at(release, base_url), torch.device("cpu")), kind, out
     )
     plain = {"file": str(path), "kind": kind, "use": told}
-    console.report(as_json, lambda: plain, lambda: f"{path}\n  {told}")
+    console.print_report(as_json, lambda: plain, lambda: f"{path}\n  {told}")

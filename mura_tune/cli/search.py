@@ -25,7 +25,7 @@ from mura_tune.cli.options import (
     trainable_of,
     url_of,
 )
-from mura_tune.lines import command
+from mura_tune.lines import shell_command
 
 
 @click.command(short_help="Search the recipe of an area, up to N trials in total.")
@@ -151,9 +151,9 @@ def tune(
     }
     places = ["--data", data, "--runs", runs, *(["--storage", database(url)] if storage else [])]
     sets = [word for override in overrides for word in ("--set", override)]
-    finals = {job.name: command("mura", "finalize", job.name, *places) for job in jobs}
+    finals = {job.name: shell_command("mura", "finalize", job.name, *places) for job in jobs}
     again = {
-        job.name: command(
+        job.name: shell_command(
             *("mura", "tune", job.prepared.area, "--study", job.name),
             *("--trials", wanted[job.name], *places, *sets),
         )
@@ -169,7 +169,7 @@ def tune(
     ):
         crews.run(jobs, since, how, crew, both(watch, chronicle), watch.say)
     found = [results.best_in(url, job.name) for job in jobs]
-    console.report(
+    console.print_report(
         as_json,
         lambda: [one.to_json() for one in found] if area == "all" else found[0].to_json(),
         lambda: "\n\n".join(f"{verdict.describe(one)}\nnext: {finals[one.study]}" for one in found),
@@ -186,7 +186,7 @@ def best(area: str, runs: Path, storage: str | None, as_json: bool) -> None:
     from mura_tune.search import verdict
 
     found = best_of(area, url_of(storage, runs))
-    console.report(as_json, found.to_json, lambda: verdict.describe(found))
+    console.print_report(as_json, found.to_json, lambda: verdict.describe(found))
 
 
 @click.command(short_help="Say what the second task of multitask is worth.")
@@ -231,7 +231,7 @@ def ablate(
     clean_or_refuse([study.recipe.pretrained], prepared, study.split)
     with Epochs(f"ablate {area}", 2 * seeds * study.recipe.epochs, "AUC") as epochs:
         found = ablation.ablate(prepared, study.recipe, seeds, device_of(device), epochs.epoch)
-    console.report(as_json, found.to_json, found.describe)
+    console.print_report(as_json, found.to_json, found.describe)
 
 
 @click.command(short_help="Print a study as its files and every --set resolve it.")
@@ -244,8 +244,10 @@ def show(area: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     from mura_tune import config
 
-    plain = config.to_dict(study_of(area, overrides))
-    console.report(as_json, lambda: plain, lambda: yaml.safe_dump(plain, sort_keys=False).rstrip())
+    plain = config.config_to_dict(study_of(area, overrides))
+    console.print_report(
+        as_json, lambda: plain, lambda: yaml.safe_dump(plain, sort_keys=False).rstrip()
+    )
 
 
 @click.command(short_help="Look at the searches in the browser.")
@@ -280,7 +282,7 @@ def dashboard(
 
     host, *names = hosts
     if writable:
-        console.note(f"warning: {app.warning(host)}")
+        console.print_note(f"warning: {app.warning(host)}")
     app.serve(
         url_of(storage, runs),
         host,
@@ -289,5 +291,5 @@ def dashboard(
         names=names,
         artifacts=runs / "artifacts",
         writable=writable,
-        report=console.note,
+        report=console.print_note,
     )

@@ -45,10 +45,10 @@ def export(name: str, out: Path | None, runs: Path, storage: str | None) -> None
     from mura_tune.search import manage
 
     if out:
-        files.writable(out)
+        files.check_writable(out)
     text = manage.table(url_of(storage, runs), name)
     if out:
-        files.replace(out, text.encode())
+        files.replace_file(out, text.encode())
         click.echo(f"{out}: {len(text.splitlines()) - 1} trials")
     else:
         click.echo(text, nl=False)

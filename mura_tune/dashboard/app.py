@@ -11,7 +11,7 @@ from pathlib import Path
 from mura_tune.dashboard import server
 from mura_tune.dashboard.server import App, Server, hosts_of, known_hosts, with_headers
 from mura_tune.database.storage import open_storage
-from mura_tune.errors import explain
+from mura_tune.errors import explain_error
 from mura_tune.lines import printable
 
 
@@ -106,7 +106,7 @@ def _logged(report: Callable[[str], None]) -> Iterator[None]:
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             error = sys.exception()  # it logs in its `except`
-            meaning = explain(error) if error else None
+            meaning = explain_error(error) if error else None
             report(str(meaning or record.getMessage().split("\n")[0]))
 
     logger, handler = logging.getLogger("optuna_dashboard"), Lines()

@@ -9,7 +9,7 @@ from typing import NoReturn, Self
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from mura_tune.names import CONFIRMS
+from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.search.records import dev_score_of, is_foreign
 from mura_tune.search.search import Ended, Event
 from mura_tune.search.slots import DONE, was_cut
@@ -77,8 +77,8 @@ class SearchProgress:
         if isinstance(event, Ended):
             self._running.pop((name, event.trial.number), None)
             self._ended.setdefault(name, {})[event.trial.number] = event.trial
-            head = f"{name}  " if len(self._wanted) > 1 or name.endswith(CONFIRMS) else ""
-            measure = self._measures[name.removesuffix(CONFIRMS)]
+            head = f"{name}  " if len(self._wanted) > 1 or name.endswith(CONFIRM_SUFFIX) else ""
+            measure = self._measures[name.removesuffix(CONFIRM_SUFFIX)]
             tqdm.write(head + trial_line(event.trial, measure), file=sys.stderr)
             self._bar.update(self._done() - self._bar.n)
         else:

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 from urllib.parse import parse_qs, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from mura_tune.errors import InputError, explain
+from mura_tune.errors import InputError, explain_error
 
 THREADS = 64  # that answer at once; a browser opens six connections
 ASK_SECONDS = 10.0  # from a connection until its request is whole
@@ -350,7 +350,7 @@ def reported(app: App, report: Callable[[str], None]) -> App:
         try:
             return app(environ, start_response)
         except Exception as error:  # optuna-dashboard's own failures have any kind
-            report(f"{environ.get('PATH_INFO')}: {explain(error) or error}")
+            report(f"{environ.get('PATH_INFO')}: {explain_error(error) or error}")
             reason = "this could not be answered; the terminal of the dashboard says why"
             return _refusal(start_response, "500 Internal Server Error", reason, sys.exc_info())
 

@@ -13,7 +13,7 @@ from mura_tune.dashboard import plots
 from mura_tune.dashboard.notes import write_study_note
 from mura_tune.database.outages import PATIENCE, Outage, legible
 from mura_tune.database.storage import load_study, open_storage
-from mura_tune.names import CONFIRMS
+from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.search.results import confirmation
 from mura_tune.search.search import Ended, Event, Job
 
@@ -38,7 +38,7 @@ class DashboardUpdates:
 
     def __call__(self, event: Event) -> None:
         """Take in an event; a trial that ended may bring the note up to date."""
-        name = event.study.removesuffix(CONFIRMS)
+        name = event.study.removesuffix(CONFIRM_SUFFIX)
         if isinstance(event, Ended) and time.monotonic() - self._last.get(name, 0.0) > PAUSE:
             self._note(next(job for job in self.jobs if job.name == name))
 

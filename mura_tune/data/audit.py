@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mura_tune.data.duplicates import NearCopy
-from mura_tune.data.index import KINDS, Dataset, Finding
+from mura_tune.data.index import FINDING_KINDS, Dataset, Finding
 from mura_tune.imaging.images import Record
 from mura_tune.lines import printable
 
@@ -84,7 +84,7 @@ class Audit:
     def _findings(self) -> Iterator[str]:
         scope = "the index and every image" if self.pixels_read else "the index alone"
         yield f"findings: {len(self.findings)} (from {scope})"
-        for kind in KINDS:
+        for kind in FINDING_KINDS:
             found = [finding for finding in self.findings if finding.kind == kind]
             if not found:
                 continue
@@ -96,7 +96,7 @@ class Audit:
                 yield f"  and {len(found) - NAMED} more"
 
 
-def audit(
+def audit_dataset(
     dataset: Dataset, *, pixels: Mapping[str, Record] | None = None, near: Iterable[NearCopy] = ()
 ) -> Audit:
     """Count the dataset and gather what is wrong with it.

@@ -25,16 +25,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.data import duplicates
-from mura_tune.data import pixels as mapped_pixels
-from mura_tune.data import records as file_records
+from mura_tune.data.duplicates import copies_file_name
 from mura_tune.data.index import Dataset, Finding
-from mura_tune.data.records import Digests, Records
-from mura_tune.data.scan import bar, in_order
+from mura_tune.data.pixels import checksum, is_in_use, open_pixels
+from mura_tune.data.records import Digests, Records, read_head, read_records, write_records
+from mura_tune.data.scan import map_in_order, progress_bar
 from mura_tune.errors import InputError
-from mura_tune.files import exclusive, outside_releases
-from mura_tune.imaging import images
-from mura_tune.imaging.images import PREPROCESSING, Record
+from mura_tune.files import hold_lock, refuse_releases
+from mura_tune.imaging.images import PREPROCESSING, Record, examine_image, resize_to_square
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +119,7 @@ class _Known:
 _Read = tuple[Record, NDArray[np.uint8] | None]  # None: unreadable, or stored already
 
 
-def build(
+def open_cache(
     dataset: Dataset,
     size: int,
     folder: Path,
@@ -139,8 +137,8 @@ def build(
     if size < 1:
         raise InputError(f"size: {size} is no image size in pixels; 224 is usual")
     home = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}-{size}"
-    file = home / f"manifest-{identity(dataset)}.json"
-    with writing(home, dataset.name, size, len(dataset.frame) * size * size), _lock(home):
+    file = home / f"manifest-{dataset_identity(dataset)}.json"
+    with explain_full_disk(home, dataset.name, size, len(dataset.frame) * size * size), _lock(home):
         stored = _open(file, size, dataset.frame["path"])
         if stored is None or not _unchanged(dataset, stored.records):
             _sweep(home, size)  # what a killed build left makes room for this one
@@ -153,7 +151,7 @@ def build(
     return _cache(dataset, stored, left_out, home)
 
 
-def identity(dataset: Dataset) -> str:
+def dataset_identity(dataset: Dataset) -> str:
     """What tells a dataset from every other one of this machine: its place, and its name.
 
     Neither a link to it nor another working directory changes it. A dataset that was moved is
@@ -199,8 +197,8 @@ def _rebuild(
         record = old.records.get(path) if old else None
         if record is not None and _trusted(dataset.root / path, record):
             return record, None
-        record, grey = images.examine(dataset.root / path, known.pixel_sha)
-        return record, None if grey is None else images.square(grey, size)
+        record, grey = examine_image(dataset.root / path, known.pixel_sha)
+        return record, None if grey is None else resize_to_square(grey, size)
 
     paths = list(dataset.frame["path"])
     records = Records()
@@ -209,8 +207,8 @@ def _rebuild(
     try:
         with (
             temporary.open("wb") as out,
-            contextlib.closing(in_order(one, paths, threads, size * size)) as reads,
-            bar(dataset, len(paths), progress) as shown,
+            contextlib.closing(map_in_order(one, paths, threads, size * size)) as reads,
+            progress_bar(dataset, len(paths), progress) as shown,
         ):
             _header(out, len(paths), size)
             for path, (record, squared) in zip(paths, reads, strict=True):
@@ -230,14 +228,14 @@ def _rebuild(
         pixels = _pixels(home / name, len(readable), size, crc)
         if pixels is None:  # else another dataset has the same, and a process may have them mapped
             temporary.replace(home / name)
-            pixels = mapped_pixels.open_pixels(home / name)
+            pixels = open_pixels(home / name)
     finally:
         temporary.unlink(missing_ok=True)
     place = str((dataset.table or dataset.root).resolve())
     about = _about(size) | {"dataset": place, "pixels": name, "crc32": crc}
-    file_records.write(file, about, records)
+    write_records(file, about, records)
     for other, store in others.items():  # this dataset before it was moved here
-        gone = not Path(str(file_records.head(other, {})["dataset"])).exists()
+        gone = not Path(str(read_head(other, {})["dataset"])).exists()
         if gone and store.records.paths == paths:
             other.unlink()
     return _Stored(records, pixels, name)
@@ -295,7 +293,7 @@ def _cache(dataset: Dataset, stored: _Stored, left_out: tuple[Finding, ...], hom
 def _open(file: Path, size: int, paths: Iterable[str]) -> _Stored | None:
     """Return what a manifest and its pixels hold; None unless whole and of this version."""
     try:
-        head, records = file_records.read(file, _about(size), paths)
+        head, records = read_records(file, _about(size), paths)
         name, crc = Path(str(head["pixels"])).name, head["crc32"]
     except (OSError, ValueError, KeyError):
         return None
@@ -306,12 +304,12 @@ def _open(file: Path, size: int, paths: Iterable[str]) -> _Stored | None:
 def _pixels(file: Path, count: int, size: int, crc: int | str) -> NDArray[np.uint8] | None:
     """Map the pixels of a file; None unless they have this shape and this checksum."""
     try:
-        pixels = mapped_pixels.open_pixels(file)
+        pixels = open_pixels(file)
     except (OSError, ValueError, EOFError):
         return None
     if pixels.dtype != np.uint8 or pixels.shape != (count, size, size):
         return None
-    return pixels if mapped_pixels.checksum(pixels, file) == crc else None
+    return pixels if checksum(pixels, file) == crc else None
 
 
 def _sweep(home: Path, size: int) -> None:
@@ -319,13 +317,13 @@ def _sweep(home: Path, size: int) -> None:
     named = set()
     for file in home.glob("manifest*.json"):
         try:
-            named.add(str(file_records.head(file, _about(size))["pixels"]))
+            named.add(str(read_head(file, _about(size))["pixels"]))
         except (ValueError, KeyError):
             file.unlink()
     for file in home.glob("pixels-*.npy"):
-        if file.name not in named and mapped_pixels.is_in_use(file):
+        if file.name not in named and is_in_use(file):
             named.add(file.name)
-    stay = {*named, *map(duplicates.file_of, named)}
+    stay = {*named, *map(copies_file_name, named)}
     for file in [*home.glob("pixels-*.npy"), *home.glob("copies-*.json"), *home.glob("*.tmp")]:
         if file.name not in stay:
             file.unlink()
@@ -352,13 +350,13 @@ def _bytes(text: str) -> bytes:
 
 def _lock(home: Path) -> contextlib.AbstractContextManager[None]:
     """The folder's lock, so that of several processes one builds and the others open."""
-    outside_releases(home)
+    refuse_releases(home)
     home.mkdir(parents=True, exist_ok=True)
-    return exclusive(home / "lock")
+    return hold_lock(home / "lock")
 
 
 @contextlib.contextmanager
-def writing(home: Path, name: str, size: int, needed: int) -> Iterator[None]:
+def explain_full_disk(home: Path, name: str, size: int, needed: int) -> Iterator[None]:
     """Turn an OSError into one line that says how much room is needed, and where."""
     try:
         yield

@@ -17,14 +17,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from mura_tune import files
-from mura_tune.data.pixels import MAPPED, let_go
+from mura_tune.data.pixels import MAPPED_ROWS, unmap_pages
 from mura_tune.data.records import Digests
 from mura_tune.imaging import registration
 
-SIDE = 16  # pixels a side of what every picture is compared with every other at
-LIKE = 0.95  # correlation there from which a pair is looked at more closely
-KEPT = 48  # pixels a side of what who scans pictures holds of each in memory
-USUAL = 224  # pixels a side of the pictures that the looks were measured on
+CANDIDATE_SIDE = 16  # pixels a side of what every picture is compared with every other at
+CANDIDATE_CORRELATION = 0.95  # correlation there from which a pair is looked at more closely
+SCAN_SIDE = 48  # pixels a side of what who scans pictures holds of each in memory
+FULL_SIDE = 224  # pixels a side of the pictures that the looks were measured on
 
 
 class Look(NamedTuple):
@@ -46,9 +46,9 @@ class Look(NamedTuple):
 # Below 96 px some of those are taken for one picture: fewer pixels do not tell them from copies.
 _FIRST = (Look(16, 0.85), Look(32, 0.85))
 _LOOKS = (
-    (144, (*_FIRST, Look(KEPT, 0.93), Look(96, 0.8, 16), Look(144, 0.86, 16))),
-    (96, (*_FIRST, Look(KEPT, 0.93), Look(96, 0.9, 16))),
-    (KEPT, (*_FIRST, Look(KEPT, 0.93))),
+    (144, (*_FIRST, Look(SCAN_SIDE, 0.93), Look(96, 0.8, 16), Look(144, 0.86, 16))),
+    (96, (*_FIRST, Look(SCAN_SIDE, 0.93), Look(96, 0.9, 16))),
+    (SCAN_SIDE, (*_FIRST, Look(SCAN_SIDE, 0.93))),
     (32, (_FIRST[0], Look(32, 0.95))),
 )
 _STRICTEST = 0.995  # where there are fewer pixels than that
@@ -56,8 +56,8 @@ _BLOCK, _OTHERS = 128, 1024  # pictures compared at once, and with how many: 4 M
 _PAIRS = 32  # pairs looked at more closely at once: 40 MB at the last look
 
 Pixels = NDArray[np.uint8]
-Reader = Callable[[int], Pixels]
-Progress = Callable[[int], object]
+RowReader = Callable[[int], Pixels]
+CountCallback = Callable[[int], object]
 
 
 class Pair(NamedTuple):
@@ -75,16 +75,16 @@ def orientations(image: Pixels) -> Iterator[Pixels]:
         yield turned[:, ::-1]
 
 
-def digest(image: Pixels) -> str:
+def pixel_digest(image: Pixels) -> str:
     """sha256 of the pixels (H, W) and their shape, as the cache records it."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
-def pairs(
+def find_pairs(
     pixels_nss: Pixels,
     rows: NDArray[np.int64],
-    seen: Progress = lambda count: None,
-    whole: Reader | None = None,
+    seen: CountCallback = lambda count: None,
+    whole: RowReader | None = None,
 ) -> Iterator[Pair]:
     """Yield every two of the pictures in `rows` that are one, whatever their way to be held.
 
@@ -98,14 +98,14 @@ def pairs(
         whole: gives the picture of a row at USUAL pixels a side, where `pixels_nss` has them at
             KEPT only; the few pairs that agree there are looked at in it.
     """
-    small = _shrunk(pixels_nss, rows, SIDE)
+    small = _shrunk(pixels_nss, rows, CANDIDATE_SIDE)
     for column in range(0, len(small), _OTHERS):
         plain = _standard(small[column : column + _OTHERS])
         for start in range(0, column + len(plain), _BLOCK):
             block = small[start : start + _BLOCK]
             held = np.stack([_standard(turned) for turned in _turned(block)])  # (8, B, SIDE²)
             like = np.matmul(held, plain.T)
-            near = np.argwhere(like.max(axis=0) >= LIKE)
+            near = np.argwhere(like.max(axis=0) >= CANDIDATE_CORRELATION)
             near = near[near[:, 0] + start < near[:, 1] + column]  # each pair once
             ways = like[:, near[:, 0], near[:, 1]].argmax(axis=0)
             for first in range(0, len(near), _PAIRS):
@@ -116,7 +116,7 @@ def pairs(
         seen(len(plain))
 
 
-def groups(pixels_nss: Pixels) -> NDArray[np.int64]:
+def group_copies(pixels_nss: Pixels) -> NDArray[np.int64]:
     """For each picture (N, S, S) the first one that it is a copy of, itself if it is none.
 
     Copies of copies are in one group.
@@ -129,28 +129,28 @@ def groups(pixels_nss: Pixels) -> NDArray[np.int64]:
             i = int(first[i])
         return i
 
-    for pair in pairs(pixels_nss, np.arange(len(pixels_nss))):
+    for pair in find_pairs(pixels_nss, np.arange(len(pixels_nss))):
         a, b = sorted((root(pair.one), root(pair.other)))
         first[b] = a
     return np.array([root(i) for i in range(len(first))], dtype=np.int64)
 
 
 def _confirmed(
-    pixels_nss: Pixels, rows: NDArray[np.int64], ways: NDArray[np.int64], whole: Reader | None
+    pixels_nss: Pixels, rows: NDArray[np.int64], ways: NDArray[np.int64], whole: RowReader | None
 ) -> Iterator[Pair]:
     """Those pairs of row numbers (K, 2), held in the given ways (K,), that closer looks confirm."""
-    maps = registration.identity(len(rows))
+    maps = registration.identity_maps(len(rows))
     size = pixels_nss.shape[1]
     for look in _looks(size if whole is None else _LOOKS[0][0]):
         reader = whole if whole and look.side > size else pixels_nss.__getitem__
         ones = [*map(_held, _resized(reader, rows[:, 0], look.side), ways)]
         held = np.stack(ones).astype(np.float32)
         others = _resized(reader, rows[:, 1], look.side).astype(np.float32)
-        maps = registration.lay(held, others, maps)
-        found = registration.agreement(held, others, maps, look.share)
+        maps = registration.align(held, others, maps)
+        found = registration.measure_agreement(held, others, maps, look.share)
         same = found >= look.needed
         rows, ways, maps, found = rows[same], ways[same], maps[same], found[same]
-        let_go(pixels_nss)
+        unmap_pages(pixels_nss)
         if not len(rows):
             return
     for (one, other), correlation in zip(rows, found, strict=True):
@@ -165,14 +165,14 @@ def _looks(size: int) -> tuple[Look, ...]:
 def _shrunk(pixels_nss: Pixels, rows: NDArray[np.int64], side: int) -> Pixels:
     """Those rows at (side, side), read some at a time: the pixels may exceed memory."""
     shrunk = np.empty((len(rows), side, side), np.uint8)
-    for start in range(0, len(rows), MAPPED):
-        some = slice(start, start + MAPPED)
+    for start in range(0, len(rows), MAPPED_ROWS):
+        some = slice(start, start + MAPPED_ROWS)
         shrunk[some] = _resized(pixels_nss.__getitem__, rows[some], side)
-        let_go(pixels_nss)
+        unmap_pages(pixels_nss)
     return shrunk
 
 
-def _resized(reader: Reader, rows: NDArray[np.int64], side: int) -> Pixels:
+def _resized(reader: RowReader, rows: NDArray[np.int64], side: int) -> Pixels:
     """The pictures of those rows at (side, side)."""
     resized = np.empty((len(rows), side, side), np.uint8)
     for number, row in enumerate(rows):
@@ -203,7 +203,7 @@ def _standard(small_nss: Pixels) -> NDArray[np.float32]:
     return standard
 
 
-RULE = 4  # raise it whenever `copies.pairs` finds other pairs in the same pixels
+RULE_VERSION = 4  # raise it whenever `copies.pairs` finds other pairs in the same pixels
 _SLOW = 3.0  # seconds until a bar shows
 
 
@@ -215,13 +215,13 @@ class NearCopy(NamedTuple):
     correlation: float
 
 
-def find(
+def find_near_copies(
     pixels_nss: NDArray[np.uint8],
     pixel_sha: Digests,
     name: str,
     *,
     progress: bool = True,
-    whole: Reader | None = None,
+    whole: RowReader | None = None,
 ) -> tuple[NearCopy, ...]:
     """Return every two different pictures that are one; `pixel_sha` is aligned with the pixels.
 
@@ -237,11 +237,11 @@ def find(
     ) as bar:
         return tuple(
             NearCopy(pixel_sha[pair.one], pixel_sha[pair.other], round(pair.correlation, 4))
-            for pair in pairs(pixels_nss, rows, bar.update, whole)
+            for pair in find_pairs(pixels_nss, rows, bar.update, whole)
         )
 
 
-def kept(
+def load_near_copies(
     pixel_file: Path,
     pixels_nss: NDArray[np.uint8],
     pixel_sha: Digests,
@@ -249,18 +249,18 @@ def kept(
     *,
     progress: bool = True,
 ) -> tuple[NearCopy, ...]:
-    """Return `find` of a cache's pixels from the file beside theirs, which it is written to."""
-    path = pixel_file.with_name(file_of(pixel_file.name))
-    with files.exclusive(path.parent / "copies.lock"):
+    """Return the near-copies of a cache, from the file beside its pixels, written if need be."""
+    path = pixel_file.with_name(copies_file_name(pixel_file.name))
+    with files.hold_lock(path.parent / "copies.lock"):
         found = _stored(path)
         if found is None:
-            found = find(pixels_nss, pixel_sha, name, progress=progress)
-            content = json.dumps({"rule": RULE, "pairs": found}, indent=0)
-            files.replace(path, content.encode())
+            found = find_near_copies(pixels_nss, pixel_sha, name, progress=progress)
+            content = json.dumps({"rule": RULE_VERSION, "pairs": found}, indent=0)
+            files.replace_file(path, content.encode())
     return found
 
 
-def file_of(pixels: str) -> str:
+def copies_file_name(pixels: str) -> str:
     """Name of the file that goes with the cache's pixel file of that name."""
     return pixels.replace("pixels-", "copies-").replace(".npy", ".json")
 
@@ -269,6 +269,10 @@ def _stored(path: Path) -> tuple[NearCopy, ...] | None:
     """What the file holds; None unless it is there, whole and of this version."""
     try:
         held = json.loads(path.read_text("utf-8"))
-        return None if held["rule"] != RULE else tuple(NearCopy(*pair) for pair in held["pairs"])
+        return (
+            None
+            if held["rule"] != RULE_VERSION
+            else tuple(NearCopy(*pair) for pair in held["pairs"])
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None

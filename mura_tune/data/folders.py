@@ -12,9 +12,9 @@ from mura_tune.data import listing
 from mura_tune.data.index import COLUMNS, Dataset, Finding
 from mura_tune.errors import InputError
 
-PARTS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 # In lower case, with a space for what stands between two words.
-LABELS = {
+FOLDER_LABELS = {
     "not fractured": 0,
     "non fractured": 0,
     "no fracture": 0,
@@ -31,7 +31,7 @@ _NO_PICTURE = "no picture by its suffix or its content"
 _NO_LABEL = "beside the folders of labels, and so without one"
 
 
-def from_folders(root: Path, area: str) -> Dataset:
+def index_label_folders(root: Path, area: str) -> Dataset:
     """Index `{train,val,test}/{fractured,not fractured}/IMAGE`, or the same without the parts.
 
     An image may lie in folders further down. Every image is a study and a patient of its own until
@@ -73,24 +73,24 @@ def _inner(folder: Path) -> list[Path]:
 def _parts(root: Path) -> list[Path]:
     """The folders that are parts of the set; none where the folders of labels lie there."""
     inner = _inner(root)
-    parts = [folder for folder in inner if folder.name.lower() in PARTS]
+    parts = [folder for folder in inner if folder.name.lower() in SPLIT_FOLDERS]
     if others := [folder for folder in inner if parts and folder not in parts]:
         raise InputError(
             f"{others[0]}: stands beside {', '.join(part.name for part in parts)}, but is no part "
-            f"of a set ({', '.join(PARTS)}); rename it, or move it elsewhere, so that it is clear "
-            "what is measured"
+            f"of a set ({', '.join(SPLIT_FOLDERS)}); rename it, or move it elsewhere, so that it "
+            "is clear what is measured"
         )
     return parts
 
 
 def _label(folder: Path, root: Path) -> int:
-    label = LABELS.get(_words(folder.name))
+    label = FOLDER_LABELS.get(_words(folder.name))
     if label is not None:
         return label
-    deeper = {_words(inner.name) for inner in _inner(folder)} & {*LABELS, *PARTS}
+    deeper = {_words(inner.name) for inner in _inner(folder)} & {*FOLDER_LABELS, *SPLIT_FOLDERS}
     if deeper and _inner(root) == [folder]:
         raise InputError(f"{root}: the set lies one level deeper; name {folder}")
-    raise InputError(f"{folder}: names no label; a folder is one of {', '.join(LABELS)}")
+    raise InputError(f"{folder}: names no label; a folder is one of {', '.join(FOLDER_LABELS)}")
 
 
 def _words(name: str) -> str:
@@ -109,8 +109,8 @@ def _not_taken(inside: listing.Folder, labelled: Path, root: Path) -> Iterator[F
     """Yield the files of a folder that are not measured. Raises InputError for a doubtful one."""
     if inside.problem:
         raise InputError(inside.problem)
-    label = LABELS.get(_words(inside.path.name))
-    if inside.path != labelled and label not in (None, LABELS[_words(labelled.name)]):
+    label = FOLDER_LABELS.get(_words(inside.path.name))
+    if inside.path != labelled and label not in (None, FOLDER_LABELS[_words(labelled.name)]):
         raise InputError(
             f"{inside.path}: names another label than {labelled.name}, in which it lies; move it "
             "elsewhere"

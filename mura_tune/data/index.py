@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from mura_tune.areas import ALL, WHOLE
+from mura_tune.areas import ALL, WHOLE_DATASET_AREAS
 from mura_tune.data import listing
 from mura_tune.data.listing import full_name, lines_of
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
-from mura_tune.names import checked_search
+from mura_tune.names import check_search_name
 
 COLUMNS = ("path", "area", "patient", "study", "label", "split")
 GET_MURA = "get MURA from https://stanfordmlgroup.github.io/competitions/mura/ or try 'make demo'"
 
 
-class Rows:
+class FrameBuilder:
     """Rows on their way into a frame, kept by column. A name that the row above has too is the
     same string: the views of a study follow one another, as do the studies of a patient."""
 
@@ -45,7 +45,7 @@ class Rows:
         return pd.DataFrame({name: pd.Series(self._columns.pop(name)) for name in COLUMNS})
 
 
-def validated(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+def validate_frame(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return the frame with its columns in order and rows numbered, or raise InputError."""
     if missing := [column for column in COLUMNS if column not in frame.columns]:
         raise InputError(f"{name}: the index has no column {', '.join(missing)}")
@@ -83,7 +83,7 @@ def _refuse(bad: pd.Series[str], name: str, noun: str, what: str, way_out: str) 
     raise InputError(f"{name}: {noun} {what}: {names} ({len(bad)} in all); {way_out}")
 
 
-KINDS = (
+FINDING_KINDS = (
     "unreadable",
     "blank",
     "hidden",
@@ -101,7 +101,7 @@ _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _WORDS = ("normal", "abnormal")
 _ROW = "FOLDER/{split}/XR_AREA/PATIENT/STUDY"
 # The command line's words for all areas at once; no area has them in any case of letters.
-_RESERVED = {"all", *(name.casefold() for name in WHOLE)}
+_RESERVED = {"all", *(name.casefold() for name in WHOLE_DATASET_AREAS)}
 _TABLES = tuple(
     f"{split}_{what}.csv"
     for split in ("train", "valid")
@@ -119,8 +119,10 @@ class Finding:
     detail: str
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"{self.kind!r} is no kind of finding; kinds are {', '.join(KINDS)}")
+        if self.kind not in FINDING_KINDS:
+            raise ValueError(
+                f"{self.kind!r} is no kind of finding; kinds are {', '.join(FINDING_KINDS)}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,15 +143,18 @@ class Dataset:
     table: Path | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frame", validated(self.frame, self.name))
+        object.__setattr__(self, "frame", validate_frame(self.frame, self.name))
 
     def areas(self) -> list[str]:
         """Return the names of the areas, sorted."""
         return sorted(self.frame["area"].unique())
 
     def for_area(self, area: str) -> Dataset:
-        """Return the rows of one area, or of all for one of `WHOLE`. Raises InputError if none."""
-        if area in WHOLE:  # one name for all: their pixels are the same
+        """Return the rows of one area, or every row for one of `WHOLE_DATASET_AREAS`.
+
+        Raises InputError for an area that the dataset does not have.
+        """
+        if area in WHOLE_DATASET_AREAS:  # one name for all: their pixels are the same
             return replace(self, name=ALL)
         names = self.areas()
         if area not in names:
@@ -168,11 +173,11 @@ class Dataset:
 def open_dataset(path: Path, *, index_only: bool = False) -> Dataset:
     """Open a folder in MURA's layout, or a table that ends in .csv."""
     if _is_table(path):
-        return from_table(path)
-    return from_mura(path, index_only=index_only)
+        return index_table(path)
+    return index_mura(path, index_only=index_only)
 
 
-def name_of(path: Path) -> str:
+def dataset_name(path: Path) -> str:
     """The name of a dataset, for people: of its folder, such as MURA-v1.1, or of its table.
 
     What does not print in it, such as bytes that are not UTF-8, becomes a backslash escape.
@@ -184,7 +189,7 @@ def _is_table(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
 
-def from_mura(root: Path, *, index_only: bool = False) -> Dataset:
+def index_mura(root: Path, *, index_only: bool = False) -> Dataset:
     """Index a folder in MURA's layout from its four CSVs alone.
 
     No image is opened: the cache does that, once. `index_only` allows the image folders to be
@@ -196,7 +201,7 @@ def from_mura(root: Path, *, index_only: bool = False) -> Dataset:
         raise InputError(f"{root}: {what}; {GET_MURA}")
     _check_tables(root)
     notes: list[Finding] = []
-    rows = Rows()
+    rows = FrameBuilder()
     folders: set[str] = set()
     for split in ("train", "valid"):
         names, labels = _studies(root, split, notes)
@@ -224,7 +229,7 @@ def _check_tables(root: Path) -> None:
         )
 
 
-def from_table(table: Path) -> Dataset:
+def index_table(table: Path) -> Dataset:
     """Index the images a CSV table lists: columns path, patient, label; area, study, split if any.
 
     Paths are relative to the table's folder. Without a column, the area is XR_ALL, the study is
@@ -235,7 +240,7 @@ def from_table(table: Path) -> Dataset:
     if not listed:
         raise InputError(f"{table}: lists no image; add a row per image under its header")
     listing.refuse_twice(table, listed, in_one_study=False)
-    rows = Rows()
+    rows = FrameBuilder()
     area_names: set[str] = set()
     for row in listed:
         where = f"{table}:{row.line}"
@@ -254,7 +259,7 @@ def _check_area(area: str, where: str, known: set[str]) -> None:
         return
     if area.casefold() in _RESERVED:
         raise InputError(f"{where}: area {area!r} stands for all areas at once; name it otherwise")
-    checked_search(area, f"{where}: the area")  # a search and a release are named by their area
+    check_search_name(area, f"{where}: the area")  # a search and a release are named by their area
     known.add(area)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from mura_tune.errors import InputError, explain
+from mura_tune.errors import InputError, explain_error
 
 COLUMNS = ("path", "area", "patient", "study", "label", "split")
 
@@ -217,7 +217,7 @@ def folders(root: Path, visited: set[tuple[int, int]] | None = None) -> Iterator
     closed: list[Folder] = []
 
     def note(error: OSError) -> None:
-        closed.append(Folder(Path(str(error.filename)), problem=str(explain(error) or error)))
+        closed.append(Folder(Path(str(error.filename)), problem=str(explain_error(error) or error)))
 
     for name, inner, files in os.walk(root, onerror=note, followlinks=True):
         folder = Path(name)

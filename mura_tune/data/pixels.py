@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.files import locked
+from mura_tune.files import try_lock
 
-MAPPED = 64  # rows read before their pages are let go; Linux maps 64 kB around each
+MAPPED_ROWS = 64  # rows read before their pages are let go; Linux maps 64 kB around each
 _READ = 2**20  # bytes read at once for a checksum
 
 
@@ -35,7 +35,7 @@ def is_in_use(file: Path) -> bool:
     """Whether a process has mapped the file."""
     try:
         with file.open("rb") as handle:
-            return not locked(handle)
+            return not try_lock(handle)
     except OSError:  # no locks here, or no permission: rather a file too many
         return True
 
@@ -50,7 +50,7 @@ def checksum(pixels: NDArray[np.uint8], file: Path) -> int:
     return crc
 
 
-def let_go(stored: NDArray[np.uint8]) -> None:
+def unmap_pages(stored: NDArray[np.uint8]) -> None:
     """Unmap the pages of a file that were read; they would stay in this process' memory."""
     base: object = stored
     while isinstance(base, np.ndarray):

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from mura_tune.config import Holdout
 from mura_tune.data import cache, duplicates, splits
-from mura_tune.data import pixels as mapped_pixels
 from mura_tune.data.duplicates import NearCopy
 from mura_tune.data.index import Dataset, Finding
+from mura_tune.data.pixels import open_pixels
 from mura_tune.data.records import Digests
 
 
@@ -52,7 +52,7 @@ class Prepared:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if isinstance(state["pixels"], Path):
-            state["pixels"] = mapped_pixels.open_pixels(state["pixels"])
+            state["pixels"] = open_pixels(state["pixels"])
         self.__dict__.update(state)
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -100,15 +100,15 @@ def prepare(
         InputError: an area that isn't there, too many unreadable images (any, if `strict`),
             or a part with one class only.
     """
-    cached = cache.build(dataset.for_area(area), size, folder, strict=strict)
+    cached = cache.open_cache(dataset.for_area(area), size, folder, strict=strict)
     # Over every area before one is looked at: a patient's part is the same wherever it occurs.
-    parts = splits.assign(dataset.frame, holdout.dev, holdout.seed)
+    parts = splits.assign_splits(dataset.frame, holdout.dev, holdout.seed)
     part_of = dict(zip(dataset.frame["path"], parts, strict=True))
     frame = cached.frame.assign(
         part=cached.frame["path"].map(part_of), row=np.arange(len(cached.frame))
     )
-    with cache.writing(cached.file.parent, area, size, needed=1):
-        alike = duplicates.kept(cached.file, cached.pixels, cached.pixel_sha, area)
+    with cache.explain_full_disk(cached.file.parent, area, size, needed=1):
+        alike = duplicates.load_near_copies(cached.file, cached.pixels, cached.pixel_sha, area)
     kept, copies = _parted(frame, cached.pixel_sha, alike)
     splits.check_classes(kept, "part", area)
     crossing = [found.path for found in copies if found.kind == "near-copy"]
@@ -120,12 +120,12 @@ def prepare(
         left_out=(*cached.left_out, *copies),
         near=alike,
         fingerprint=cached.fingerprint,
-        split_hash=splits.split_hash(kept, copies=crossing),
+        split_hash=splits.hash_splits(kept, copies=crossing),
         root=dataset.root,
     )
 
 
-def folds_of(prepared: Prepared, holdout: Holdout) -> tuple[Prepared, ...]:
+def prepare_folds(prepared: Prepared, holdout: Holdout) -> tuple[Prepared, ...]:
     """`prepared` once for each of `holdout.folds` patient folds, with that fold as its dev part.
 
     Test stays what it is, and is in no fold. Copies of a fold's dev pictures leave its train part.
@@ -134,7 +134,7 @@ def folds_of(prepared: Prepared, holdout: Holdout) -> tuple[Prepared, ...]:
         InputError: a fold with one class only.
     """
     rest = (prepared.frame["part"] != "test").to_numpy()
-    fold = splits.folds(prepared.frame, holdout.folds, holdout.seed).to_numpy()
+    fold = splits.assign_folds(prepared.frame, holdout.folds, holdout.seed).to_numpy()
     views = []
     for number in range(holdout.folds):
         part = np.where(rest, np.where(fold == number, "dev", "train"), "test")
@@ -149,6 +149,6 @@ def _parted(
     frame: pd.DataFrame, pixel_sha: Digests, alike: tuple[NearCopy, ...]
 ) -> tuple[pd.DataFrame, tuple[Finding, ...]]:
     """The rows without the copies that would cross parts, and those copies."""
-    copies = splits.leaks(frame, pixel_sha.take(frame["row"].to_numpy()), alike)
+    copies = splits.find_leaks(frame, pixel_sha.take(frame["row"].to_numpy()), alike)
     keep = ~frame["path"].isin([finding.path for finding in copies])
     return frame[keep].reset_index(drop=True), copies

@@ -147,7 +147,7 @@ def _hex(raw: bytes) -> str:
 Head = dict[str, int | str]
 
 
-def write(file: Path, about: Mapping[str, int | str], records: Records) -> None:
+def write_records(file: Path, about: Mapping[str, int | str], records: Records) -> None:
     """Write what `about` says, and every record: whole, or not at all."""
     temporary = file.with_suffix(".tmp")
     crc = 0
@@ -164,13 +164,15 @@ def write(file: Path, about: Mapping[str, int | str], records: Records) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def head(file: Path, about: Mapping[str, int | str]) -> Head:
+def read_head(file: Path, about: Mapping[str, int | str]) -> Head:
     """What the first line says. Raises OSError, or ValueError where it says else than `about`."""
     with file.open("rb") as lines:
         return _head(file, lines.readline(), about)
 
 
-def read(file: Path, about: Mapping[str, int | str], paths: Iterable[str]) -> tuple[Head, Records]:
+def read_records(
+    file: Path, about: Mapping[str, int | str], paths: Iterable[str]
+) -> tuple[Head, Records]:
     """Return what the head says, and the records.
 
     A path that `paths` has in the same place is that very string, so that it is held once.

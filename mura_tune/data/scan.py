@@ -16,14 +16,13 @@ from mura_tune.data import duplicates
 from mura_tune.data.duplicates import NearCopy
 from mura_tune.data.index import Dataset
 from mura_tune.data.records import Digests, Records
-from mura_tune.imaging import images
-from mura_tune.imaging.images import Record
+from mura_tune.imaging.images import Record, examine_image, read_image, resize_to_square
 
 AHEAD = 32  # images in flight per thread: those after a slow one are read meanwhile
 IN_FLIGHT = 64 << 20  # bytes of results that wait for their turn; `images` bounds what makes them
-MOST = 32  # threads: Python itself runs in one of them at a time, and that is then busy
+MOST_THREADS = 32  # threads: Python itself runs in one of them at a time, and that is then busy
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -37,24 +36,24 @@ class Scan:
 def usable_threads() -> int:
     """How many threads to read with: a core each of those that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return min(MOST, len(os.sched_getaffinity(0)))
-    return min(MOST, os.cpu_count() or 1)
+        return min(MOST_THREADS, len(os.sched_getaffinity(0)))
+    return min(MOST_THREADS, os.cpu_count() or 1)
 
 
-def scan(dataset: Dataset, *, threads: int | None = None, progress: bool = True) -> Scan:
+def scan_dataset(dataset: Dataset, *, threads: int | None = None, progress: bool = True) -> Scan:
     """Read every image once, storing nothing."""
-    side = duplicates.KEPT
+    side = duplicates.SCAN_SIDE
 
     def one(path: str) -> tuple[Record, NDArray[np.uint8] | None]:
-        record, grey = images.examine(dataset.root / path)
-        return record, None if grey is None else images.square(grey, side)
+        record, grey = examine_image(dataset.root / path)
+        return record, None if grey is None else resize_to_square(grey, side)
 
     paths = list(dataset.frame["path"])
     found = Records()
     small: dict[str, NDArray[np.uint8]] = {}
     path_of: dict[str, str] = {}
-    reads = in_order(one, paths, threads, result_bytes=side * side)
-    with bar(dataset, len(paths), progress) as shown:
+    reads = map_in_order(one, paths, threads, result_bytes=side * side)
+    with progress_bar(dataset, len(paths), progress) as shown:
         for path, (record, square) in zip(paths, reads, strict=True):
             found.add(path, record)
             if square is not None:
@@ -63,19 +62,21 @@ def scan(dataset: Dataset, *, threads: int | None = None, progress: bool = True)
     if not small:
         return Scan(found, ())
     pictures, files = np.stack([*small.values()]), [*path_of.values()]
-    alike = duplicates.find(
+    alike = duplicates.find_near_copies(
         pictures,
         Digests.of([*small]),
         dataset.name,
         progress=progress,
-        whole=lambda row: images.square(images.read(dataset.root / files[row]), duplicates.USUAL),
+        whole=lambda row: resize_to_square(
+            read_image(dataset.root / files[row]), duplicates.FULL_SIDE
+        ),
     )
     return Scan(found, alike)
 
 
-def in_order(
-    work: Callable[[str], T], paths: Iterable[str], threads: int | None, result_bytes: int
-) -> Generator[T, None, None]:
+def map_in_order(
+    work: Callable[[str], Result], paths: Iterable[str], threads: int | None, result_bytes: int
+) -> Generator[Result, None, None]:
     """Yield `work` of each path in order, from threads, with a bounded number in flight.
 
     Args:
@@ -86,7 +87,7 @@ def in_order(
     ahead = max(threads, min(AHEAD * threads, IN_FLIGHT // max(1, result_bytes)))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
     todo = iter(paths)
-    flight: deque[Future[T]] = deque()
+    flight: deque[Future[Result]] = deque()
     try:
         for path in itertools.islice(todo, ahead):
             flight.append(pool.submit(work, path))
@@ -99,7 +100,7 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def bar(dataset: Dataset, total: int, progress: bool) -> "tqdm[NoReturn]":
+def progress_bar(dataset: Dataset, total: int, progress: bool) -> "tqdm[NoReturn]":
     """A bar on stderr; none where that is no terminal, or where it isn't wanted."""
     quiet = None if progress else True
     return tqdm(total=total, desc=dataset.name, unit="image", disable=quiet)

@@ -15,7 +15,7 @@ from mura_tune.errors import InputError
 SPLITS = ("train", "dev", "test")
 
 
-def assign(frame: pd.DataFrame, dev: float, seed: int, *, test: float = 0.2) -> pd.Series:
+def assign_splits(frame: pd.DataFrame, dev: float, seed: int, *, test: float = 0.2) -> pd.Series:
     """Return 'train', 'dev' or 'test' for each row of a whole dataset's frame.
 
     The published valid split is the test set. Where nothing is published, the share `test` of
@@ -38,7 +38,7 @@ def assign(frame: pd.DataFrame, dev: float, seed: int, *, test: float = 0.2) -> 
     return split.mask(_draw(patients, f"dev {seed}") < dev, "dev").mask(held, "test")
 
 
-def folds(frame: pd.DataFrame, k: int, seed: int) -> pd.Series:
+def assign_folds(frame: pd.DataFrame, k: int, seed: int) -> pd.Series:
     """Return a fold from 0 to k - 1 for each row, by the same hash of the patient alone.
 
     Raises InputError for fewer than two folds.
@@ -53,7 +53,7 @@ def check_classes(
 ) -> None:
     """Raise InputError, naming split and counts, unless each split has both classes of study.
 
-    `column` of the frame holds what `assign` returned; `name` is the area, for the message.
+    `column` of the frame holds what `assign_splits` returned; `name` is the area, for the message.
     """
     studies = frame.drop_duplicates("study")
     for split in splits:
@@ -70,14 +70,14 @@ def check_classes(
         )
 
 
-def leaks(
+def find_leaks(
     frame: pd.DataFrame, pixel_sha: Digests, near: Iterable[NearCopy] = (), column: str = "part"
 ) -> tuple[Finding, ...]:
     """Name the images to leave out because a split further on holds their picture.
 
     Those of the very same pixels, and those that `near` says are one picture. Copies of test
     images leave train and dev; copies of dev images leave train. `pixel_sha` is aligned with the
-    rows, `column` holds what `assign` returned. Each Finding's `path` is the row to drop.
+    rows, `column` holds what `assign_splits` returned. Each Finding's `path` is the row to drop.
     """
     paths = frame["path"].to_numpy(object)
     parts = np.fromiter(map(SPLITS.index, frame[column]), np.int64, len(frame))
@@ -115,7 +115,7 @@ def leaks(
     return tuple(found)
 
 
-def split_hash(frame: pd.DataFrame, column: str = "part", copies: Collection[str] = ()) -> str:
+def hash_splits(frame: pd.DataFrame, column: str = "part", copies: Collection[str] = ()) -> str:
     """Return the sha256 of the sorted (study, split) pairs: equal where the splits are equal.
 
     `copies` are the images that are left out as near-copies; each changes it.

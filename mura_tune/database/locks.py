@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from mura_tune import files
 from mura_tune.database.outages import Patience
 from mura_tune.database.urls import file_of
-from mura_tune.names import as_file
+from mura_tune.names import file_name_of
 
 
 class Lock(Protocol):
@@ -52,7 +52,7 @@ def lock_of(url: str, name: str, patience: float = 0.0) -> Lock:
         return _AdvisoryLock(url, name, patience)
     folder = _folder_of(path)
     folder.mkdir(parents=True, exist_ok=True)
-    return _FileLock(folder / f"{as_file(name)}.lock")
+    return _FileLock(folder / f"{file_name_of(name)}.lock")
 
 
 @dataclass
@@ -154,7 +154,7 @@ class _FileLock(_Held):
     def attempt(self) -> bool:
         while self._handle is None:
             handle = self.path.open("a")
-            if not files.locked(handle):
+            if not files.try_lock(handle):
                 handle.close()
                 return False
             self._keep(handle)

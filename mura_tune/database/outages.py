@@ -35,7 +35,7 @@ from sqlalchemy.exc import (
 from mura_tune import console, errors
 from mura_tune.database.urls import TIMEOUT, database, file_of
 from mura_tune.errors import InputError, MuraError
-from mura_tune.lines import command, printable
+from mura_tune.lines import printable, shell_command
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -145,7 +145,7 @@ def damaged(url: str | None, why: str) -> InputError:
         return InputError(
             f"{name}: damaged, or changed by another program ({why}); put back a copy"
         )
-    rescue = f"{command('sqlite3', path, '.recover')} | sqlite3 rescued.db"
+    rescue = f"{shell_command('sqlite3', path, '.recover')} | sqlite3 rescued.db"
     return InputError(
         f"{name}: damaged, or changed by another program ({why}); put back a copy, or copy out "
         f"what can be read: {rescue}"
@@ -183,7 +183,7 @@ def _is_full(url: str | None, code: int) -> bool:
 
 
 def _translate(error: BaseException) -> MuraError | None:
-    """The last net, for `errors.explain`: errors that nobody has named a database for."""
+    """The last net, for `errors.explain_error`: errors that nobody has named a database for."""
     if isinstance(error, (SQLAlchemyError, StorageInternalError, sqlite3.Error)):
         return refusal(None, error)
     return None
@@ -260,7 +260,7 @@ class Patience:
         if self._began is None:
             self._began = now
             if passes(cause) and self.seconds:
-                console.note(
+                console.print_note(
                     f"{database(self.url)}: out of reach ({reason_of(error)}); waiting up to "
                     f"{self.seconds:.0f} s"
                 )

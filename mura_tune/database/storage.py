@@ -28,7 +28,7 @@ from mura_tune.database.sqlite_file import (
 from mura_tune.database.urls import TIMEOUT, database, file_of
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
-from mura_tune.names import CONFIRMS
+from mura_tune.names import CONFIRM_SUFFIX
 
 GRACE = 300  # seconds a running trial may be silent before its slot is given to another worker
 
@@ -78,7 +78,7 @@ def load_study(storage: RDBStorage, name: str, url: str) -> optuna.Study:
     """A study by name; raises InputError that lists those that exist."""
     if has_study(storage, name):
         return optuna.load_study(study_name=name, storage=storage)
-    there = [one for one in optuna.get_all_study_names(storage) if not one.endswith(CONFIRMS)]
+    there = [one for one in optuna.get_all_study_names(storage) if not one.endswith(CONFIRM_SUFFIX)]
     held = f"it holds {', '.join(sorted(there))}" if there else "it holds none"
     raise InputError(f"{database(url)}: no study {name}; {held}")
 
@@ -102,10 +102,10 @@ def admit(url: str, name: str, what: str) -> None:
         what: what is named, for the message, such as "--study".
     """
     try:
-        names.checked_search(name, what)
+        names.check_search_name(name, what)
     except InputError:
         path = file_of(url)
-        if name.endswith(CONFIRMS) or (path is not None and not path.exists()):
+        if name.endswith(CONFIRM_SUFFIX) or (path is not None and not path.exists()):
             raise
         with using(url) as storage:
             if not has_study(storage, name):
@@ -124,7 +124,7 @@ def _check_file(path: Path, *, create: bool, write: bool) -> None:
     if not path.exists() and not create:
         raise InputError(f"{path}: {_NONE}")
     if not path.exists():
-        files.outside_releases(path)
+        files.refuse_releases(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         check_disk(path)
         path.open("ab").close()  # or say why it cannot be made

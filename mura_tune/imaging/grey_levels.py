@@ -42,11 +42,11 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {  # EXIF 2.32, section 4.6.4, t
 }
 
 
-class Unclear(ValueError):
+class UnclearGreyLevels(ValueError):
     """A file that opens, but whose grey pixels are not clear; the text says why, for people."""
 
 
-def read(image: ImageFile, reopen: Callable[[], ImageFile]) -> Pixels:
+def read_grey_levels(image: ImageFile, reopen: Callable[[], ImageFile]) -> Pixels:
     """Return the grey pixels (H, W) of an image that was opened and not loaded yet.
 
     Colour becomes luma. What is partly transparent lies over the one colour that the fully
@@ -86,7 +86,7 @@ def _check_single(image: ImageFile) -> None:
         kinds = [entry["Attribute"]["MPType"] for entry in entries]
         count = 1 + sum("Multi-Frame" in kind for kind in kinds[1:])
     if count > 1:
-        raise Unclear(f"{count} pictures in one file: save each as a file of its own")
+        raise UnclearGreyLevels(f"{count} pictures in one file: save each as a file of its own")
 
 
 def _reduced(image: ImageFile, page: int) -> bool:
@@ -128,7 +128,7 @@ def _plain(image: Image.Image) -> Pixels:
         pixels = np.frombuffer(bytearray(image.tobytes()), np.uint8)
         return pixels.reshape(image.height, image.width)
     if image.mode not in _COLOUR and not image.has_transparency_data:
-        raise Unclear(f"pixels of type {image.mode} are not supported: save as 8-bit PNG")
+        raise UnclearGreyLevels(f"pixels of type {image.mode} are not supported: save as 8-bit PNG")
     palette = image.mode == "P" and "transparency" in image.info
     if image.mode not in _COLOUR or palette:
         image = _over(image.convert("RGBA"))
@@ -147,10 +147,10 @@ def _over(rgba: Image.Image) -> Image.Image:
         return rgba
     clear = alpha.point([255] + [0] * 255)
     if not clear.getbbox():
-        raise Unclear("partly transparent, over nothing: save it without transparency")
+        raise UnclearGreyLevels("partly transparent, over nothing: save it without transparency")
     hidden = [band.histogram(clear) for band in rgba.split()[:3]]
     if any(sum(map(bool, levels)) > 1 for levels in hidden):
-        raise Unclear("part of the picture is transparent: save it without transparency")
+        raise UnclearGreyLevels("part of the picture is transparent: save it without transparency")
     ground = tuple(next(level for level, n in enumerate(levels) if n) for levels in hidden)
     return Image.alpha_composite(Image.new("RGBA", rgba.size, (*ground, 255)), rgba)
 
@@ -160,7 +160,7 @@ def _deep(image: Image.Image, white: int | None = None) -> Pixels:
     lows, highs = zip(*((strip.min(), strip.max()) for _, (strip,) in _strips(image)), strict=True)
     low, high = int(min(lows)), int(max(highs))
     if low < 0 or high >= _LEVELS:
-        raise Unclear(f"grey levels {low} to {high} do not fit 16 bits")
+        raise UnclearGreyLevels(f"grey levels {low} to {high} do not fit 16 bits")
     to_eight = _scale(white or _top(high))
     if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         to_eight = 255 - to_eight  # Pillow turns round those of up to 8 bits alone
@@ -179,7 +179,9 @@ def _deep_colour(
     elif rawmode in _LOW:
         parts = [_unpacked(image, rawmode), _unpacked(reopen(), _LOW[rawmode])]
     else:
-        raise Unclear(f"16-bit channels of type {rawmode} are not supported: save as 8-bit PNG")
+        raise UnclearGreyLevels(
+            f"16-bit channels of type {rawmode} are not supported: save as 8-bit PNG"
+        )
     tops = np.max([strip.max((0, 1)) for _, strip in _widened(parts)], axis=0)
     colours = 3 if len(tops) > 2 else 1
     to_eight = _scale(white or _top(int(tops[:colours].max())))
@@ -212,7 +214,7 @@ def _portable(image: ImageFile, reopen: Callable[[], ImageFile]) -> Pixels:
     rawmode, white = _arguments(image)
     if image.tile[0].codec_name != _PPM:
         if image.width * image.height > _TEXT or (image.mode == "RGB" and white > 255):
-            raise Unclear("too much for a file of text: save it as PNG")
+            raise UnclearGreyLevels("too much for a file of text: save it as PNG")
         image.load()
         return _deep(image, _LEVELS - 1) if image.mode == "I" else _plain(image)
     if white > 255 and image.mode == "RGB":

@@ -25,7 +25,9 @@ MAX_BYTES = 8 * MAX_PIXELS  # four channels of 16 bits, not compressed
 _SPARSE = 16  # of so many rows and columns one shows of nearly every picture that it isn't blank
 CONTRAST = 3  # levels of 255 that the lightest and the darkest pixel differ by, at least
 
-PREPROCESSING = 2  # raise it whenever `decode` or `square` changes a pixel, or refuses more
+PREPROCESSING = (
+    2  # raise it whenever `decode_image` or `resize_to_square` changes a pixel, or refuses more
+)
 _CHANGES = {
     2: "pictures with an EXIF orientation, of 16-bit colour, of 16 bits with white as zero, or "
     "with transparent parts that are not black are read by what their files say; damaged JPEG "
@@ -38,7 +40,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = threading.Lock()  # catch_warnings is process-wide, so one thread at a time may hold it
 
 
-class Room:
+class MemoryLimit:
     """Bytes of memory that threads hold together: who comes too late waits.
 
     Who needs more than there is gets it while nobody else holds any.
@@ -67,7 +69,7 @@ class Room:
 
 
 # Two, so that nobody who holds a file's bytes keeps those waiting who free pixels.
-_FILES, _DECODED = Room(1 << 30), Room(1 << 30)
+_FILES, _DECODED = MemoryLimit(1 << 30), MemoryLimit(1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Record:
         return "blank" if self.error.startswith(BlankImage.WORD) else "unreadable"
 
 
-def changed_since(preprocessing: int) -> str:
+def preprocessing_changes(preprocessing: int) -> str:
     """Return what is read differently since that PREPROCESSING, for a message; "" for nothing.
 
     All other files give the same pixels. A release that does not name its version was made by 1.
@@ -105,17 +107,17 @@ def changed_since(preprocessing: int) -> str:
     return "; ".join(text for version, text in _CHANGES.items() if version > preprocessing)
 
 
-def read(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Return the grey pixels (H, W) of the image file `path`, 0 black to 255 white.
 
     See `greys.read` for what becomes grey, and how. Raises UnreadableImage for whatever cannot be
     decoded in full, or is not clear in what it means, and BlankImage where there is nothing to see.
     """
     with _loaded(path) as data:
-        return decode(data, path)
+        return decode_image(data, path)
 
 
-def load(path: str | Path) -> bytes:
+def read_file(path: str | Path) -> bytes:
     """Return the bytes of the regular file `path`. Raises UnreadableImage where it cannot."""
     file = Path(path)
     try:
@@ -134,7 +136,7 @@ def load(path: str | Path) -> bytes:
         raise UnreadableImage(path, f"cannot be opened: {reason.lower()}") from None
 
 
-def decode(data: bytes, path: object) -> NDArray[np.uint8]:
+def decode_image(data: bytes, path: object) -> NDArray[np.uint8]:
     """Return the grey pixels (H, W) of an image file's bytes; `path` only names it in the error.
 
     Raises InputError where this machine's memory is too small, which is not the image's fault.
@@ -145,12 +147,12 @@ def decode(data: bytes, path: object) -> NDArray[np.uint8]:
         raise UnreadableImage(path, "damaged (checksum of its pixels): copy or download it again")
     try:
         with _open(data, path) as image, _DECODED.hold(_memory(image)):
-            grey = grey_levels.read(image, lambda: _open(data, path))
-            if data.startswith(jpeg.START) and (fault := jpeg.fault(data, image, _decoded)):
+            grey = grey_levels.read_grey_levels(image, lambda: _open(data, path))
+            if data.startswith(jpeg.START) and (fault := jpeg.find_fault(data, image, _decoded)):
                 raise UnreadableImage(path, f"damaged ({fault}): copy or download it again")
     except UnreadableImage:
         raise
-    except grey_levels.Unclear as error:
+    except grey_levels.UnclearGreyLevels as error:
         raise UnreadableImage(path, str(error)) from None
     except UnidentifiedImageError:
         raise UnreadableImage(path, _why_unidentified(data)) from None
@@ -165,7 +167,7 @@ def decode(data: bytes, path: object) -> NDArray[np.uint8]:
     return grey
 
 
-def examine(
+def examine_image(
     file: Path, known: Callable[[str], str | None] = lambda sha: None
 ) -> tuple[Record, NDArray[np.uint8] | None]:
     """Read `file` once and return what was found, with its grey pixels (H, W) if it is readable.
@@ -176,14 +178,14 @@ def examine(
     size = mtime = ctime = -1
     sha = ""
     try:
-        with contextlib.suppress(OSError, ValueError):  # `load` says what is wrong with it
+        with contextlib.suppress(OSError, ValueError):  # `read_file` says what is wrong with it
             status = file.stat()
             size, mtime, ctime = status.st_size, status.st_mtime_ns, status.st_ctime_ns
         with _loaded(file) as data:
             sha = hashlib.sha256(data).hexdigest()
             if pixel_sha := known(sha):
                 return Record(size, mtime, sha, pixel_sha, "", ctime), None
-            grey = decode(data, file)
+            grey = decode_image(data, file)
     except UnreadableImage as error:
         return Record(size, mtime, sha, "", error.reason, ctime), None
     digest = hashlib.sha256(repr(grey.shape).encode())
@@ -191,7 +193,7 @@ def examine(
     return Record(size, mtime, sha, digest.hexdigest(), "", ctime), grey
 
 
-def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def resize_to_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Return `image` (H, W) squashed to (size, size) by PIL's antialiased bilinear filter.
 
     The same pixels as torchvision's `Resize((size, size))` gives on a PIL image. An image that
@@ -259,10 +261,10 @@ def _memory(image: ImageFile) -> int:
 def _loaded(path: str | Path) -> Iterator[bytes]:
     """The bytes of a file, once there is room for them."""
     size = 0
-    with contextlib.suppress(OSError, ValueError):  # `load` says what is wrong with it
+    with contextlib.suppress(OSError, ValueError):  # `read_file` says what is wrong with it
         size = min(Path(path).stat().st_size, MAX_BYTES)
     with _FILES.hold(size):
-        yield load(path)
+        yield read_file(path)
 
 
 def _why_unidentified(data: bytes) -> str:

@@ -85,7 +85,7 @@ class _Scan:
     ends: tuple[int, ...]
 
 
-def fault(data: bytes, image: Image.Image, decode: Decoder) -> str:
+def find_fault(data: bytes, image: Image.Image, decode: Decoder) -> str:
     """Return what is wrong with a file that gave `image`, for a message; "" if it is whole.
 
     `decode` gives the picture of the bytes of a JPEG file. Whatever it raises passes through.

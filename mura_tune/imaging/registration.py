@@ -10,26 +10,26 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-STEPS = 10
+Float32Array = NDArray[np.float32]
+ITERATIONS = 10
 _FAR = 1 / 8  # of half a side: how far one step moves a pixel at most
 _COVER = 0.5  # share of a picture that the other has to cover
 _RIDGE = 1e-5  # per pixel: keeps the equations solvable where a picture has no edges
 
 
-def identity(count: int) -> Floats:
+def identity_maps(count: int) -> Float32Array:
     """Maps (N, 2, 3) that leave every point where it is; both sides of a picture are -1 to 1."""
     return np.tile(np.eye(2, 3, dtype=np.float32), (count, 1, 1))
 
 
-def lay(ones_nss: Floats, others_nss: Floats, maps: Floats) -> Floats:
+def align(ones_nss: Float32Array, others_nss: Float32Array, maps: Float32Array) -> Float32Array:
     """Better maps (N, 2, 3): where each point of `ones` (N, S, S) lies in `others` (N, S, S)."""
     count, side, _ = ones_nss.shape
     ones, others = _standard(ones_nss), _standard(others_nss)
     grid = _grid(side)
     target = ones.reshape(count, -1, 1)
     ridge = _RIDGE * side * side * np.eye(8)
-    for _ in range(STEPS):
+    for _ in range(ITERATIONS):
         grey, across, down, inside = _sampled(others, maps, grid)
         slopes = [slope * along for slope in (across, down) for along in grid]
         columns = np.stack([*slopes, grey, np.ones_like(grey)], axis=1) * inside[:, None]
@@ -41,7 +41,9 @@ def lay(ones_nss: Floats, others_nss: Floats, maps: Floats) -> Floats:
     return maps
 
 
-def agreement(ones_nss: Floats, others_nss: Floats, maps: Floats, share: int = 8) -> Floats:
+def measure_agreement(
+    ones_nss: Float32Array, others_nss: Float32Array, maps: Float32Array, share: int = 8
+) -> Float32Array:
     """Correlation (N,) of what is finer than a `share`th of a side, where `maps` lay them.
 
     0 where one covers less than half of the other.
@@ -55,18 +57,20 @@ def agreement(ones_nss: Floats, others_nss: Floats, maps: Floats, share: int = 8
     products = [_centred(a, mask) for a in (ones, others)]
     between = (products[0] * products[1]).sum((1, 2))
     lengths = np.sqrt(np.prod([(p**2).sum((1, 2)) for p in products], axis=0))
-    found: Floats = np.where(covered < _COVER, 0, between / np.maximum(lengths, 1e-6))
+    found: Float32Array = np.where(covered < _COVER, 0, between / np.maximum(lengths, 1e-6))
     return found.astype(np.float32)
 
 
-def _grid(side: int) -> Floats:
+def _grid(side: int) -> Float32Array:
     """Where the pixels' centres are: (3, S * S) as x, y, 1."""
     centres = ((2 * np.arange(side, dtype=np.float32) + 1) / side) - 1
     y, x = np.meshgrid(centres, centres, indexing="ij")
     return np.stack([x.ravel(), y.ravel(), np.ones(side * side, np.float32)])
 
 
-def _sampled(pictures_nss: Floats, maps: Floats, grid: Floats) -> tuple[Floats, ...]:
+def _sampled(
+    pictures_nss: Float32Array, maps: Float32Array, grid: Float32Array
+) -> tuple[Float32Array, ...]:
     """At each mapped point (N, P): the grey, its slopes to the right and down, and if it is inside.
 
     Slopes are per unit of the map, which is half a side.
@@ -86,15 +90,15 @@ def _sampled(pictures_nss: Floats, maps: Floats, grid: Floats) -> tuple[Floats, 
     return upper + (lower - upper) * low, across, down, inside
 
 
-def _standard(pictures_nss: Floats) -> Floats:
+def _standard(pictures_nss: Float32Array) -> Float32Array:
     """Of mean 0 and deviation 1 each."""
     centred = pictures_nss - pictures_nss.mean((1, 2), keepdims=True)
     deviation = centred.std((1, 2), keepdims=True)
-    standard: Floats = centred / np.maximum(deviation, 1e-6)
+    standard: Float32Array = centred / np.maximum(deviation, 1e-6)
     return standard
 
 
-def _fine(pictures_nss: Floats, share: int) -> Floats:
+def _fine(pictures_nss: Float32Array, share: int) -> Float32Array:
     """Each picture without its blurred self (means over squares of a `share`th of a side)."""
     side = pictures_nss.shape[1]
     width = side // share + 1 - (side // share) % 2  # odd
@@ -102,11 +106,11 @@ def _fine(pictures_nss: Floats, share: int) -> Floats:
     sums = np.pad(padded, ((0, 0), (1, 0), (1, 0))).astype(np.float64).cumsum(1).cumsum(2)
     corners = sums[:, width:, width:] - sums[:, :-width, width:] - sums[:, width:, :-width]
     blurred = (corners + sums[:, :-width, :-width]) / width**2
-    fine: Floats = (pictures_nss - blurred).astype(np.float32)
+    fine: Float32Array = (pictures_nss - blurred).astype(np.float32)
     return fine
 
 
-def _centred(pictures_nss: Floats, mask: Floats) -> Floats:
+def _centred(pictures_nss: Float32Array, mask: Float32Array) -> Float32Array:
     mean = pictures_nss.sum((1, 2)) / np.maximum(mask.sum((1, 2)), 1)
-    centred: Floats = (pictures_nss - mean[:, None, None]) * mask
+    centred: Float32Array = (pictures_nss - mean[:, None, None]) * mask
     return centred

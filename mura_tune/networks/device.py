@@ -10,7 +10,7 @@ import torch
 from mura_tune.errors import InputError
 
 
-def device_of(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """`auto` is the first GPU where there is one, else the CPU.
 
     Raises:
@@ -32,7 +32,7 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def room(device: torch.device) -> int:
+def pixel_memory(device: torch.device) -> int:
     """Bytes that one split's pixels may take: half of a GPU's free memory, or a quarter of the
     machine's, so that train and dev, the network and another worker still find theirs."""
     if device.type == "cuda":

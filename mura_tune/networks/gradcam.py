@@ -12,12 +12,12 @@ from torch import Tensor
 from mura_tune.errors import InputError
 from mura_tune.networks.network import Model, Network, is_map, members_of, shape_of
 
-STEPS = 20  # pixels are taken in this many equal portions
+PORTIONS = 20  # pixels are taken in this many equal portions
 BLUR = 0.1  # standard deviation of what a removed pixel shows, as a share of the side
 
 
 @dataclass(frozen=True)
-class Faith:
+class Faithfulness:
     """Mean probability of one view while pixels go, or come, in the order of its map.
 
     A map that shows what matters has a low `deletion` and a high `insertion`; beside them the
@@ -30,7 +30,7 @@ class Faith:
     random_insertion: float
 
 
-def gradcam(net: Model, x_nchw: Tensor, output: int = 0) -> Tensor:
+def compute_gradcam(net: Model, x_nchw: Tensor, output: int = 0) -> Tensor:
     """Evidence for one output at each place of each view, (N, S, S), in logits, none below 0.
 
     The first output is that for *abnormal*, where a network has one.
@@ -52,7 +52,7 @@ def gradcam(net: Model, x_nchw: Tensor, output: int = 0) -> Tensor:
     return F.interpolate(cam, size=x_nchw.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
 
-def scaled(cams_nss: Tensor) -> Tensor:
+def scale_maps(cams_nss: Tensor) -> Tensor:
     """Maps in [0, 1], all by their common maximum: one that says little stays dark beside one that
     says much."""
     return cams_nss / cams_nss.amax().clamp_min(1e-12)
@@ -78,12 +78,12 @@ def _evidence(net: Network, x_nchw: Tensor, output: int) -> Tensor:
 
 
 @torch.inference_mode()
-def faith(
+def measure_faithfulness(
     net: Model,
     x_1chw: Tensor,
     cam_hw: Tensor,
     probability: Callable[[Tensor], Tensor] = lambda logits: logits[:, 0].sigmoid(),
-) -> Faith:
+) -> Faithfulness:
     """Deletion and insertion of one view (Petsiuk et al. 2018, there with another background).
 
     Deletion replaces pixels by a strong blur of the view, the most important first; insertion
@@ -104,12 +104,12 @@ def faith(
         rank = torch.empty_like(order)
         rank[order] = torch.arange(len(order))
         share = rank.view(side, -1).to(x_1chw.device) / len(order)
-        cuts = torch.linspace(0, 1, STEPS + 1, device=x_1chw.device).view(-1, 1, 1, 1)
+        cuts = torch.linspace(0, 1, PORTIONS + 1, device=x_1chw.device).view(-1, 1, 1, 1)
         chosen = (share < cuts).to(x_1chw.dtype)  # (STEPS + 1, 1, S, S)
         for first, then in ((x_1chw, blurred), (blurred, x_1chw)):
             p = probability(net.eval()(first + chosen * (then - first)).float())
-            areas.append(float(torch.trapezoid(p, dx=1 / STEPS)))
-    return Faith(areas[0], areas[1], areas[2], areas[3])
+            areas.append(float(torch.trapezoid(p, dx=1 / PORTIONS)))
+    return Faithfulness(areas[0], areas[1], areas[2], areas[3])
 
 
 def _blur(x_1chw: Tensor) -> Tensor:

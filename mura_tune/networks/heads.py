@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from mura_tune.errors import InputError
 
-LARGER = 1.5  # times torch's own weights: above it a layer was drawn by another rule
-EMBEDDING = 16  # numbers that stand for a body part
+LARGEST_RATIO = 1.5  # times torch's own weights: above it a layer was drawn by another rule
+EMBEDDING_SIZE = 16  # numbers that stand for a body part
 
 
-class PartHead(nn.Module):
+class AreaHead(nn.Module):
     """A classifier of abnormality and body part, in the place of a backbone's own.
 
     The abnormality's logit rests on the pooled features beside an embedding of the part: the sum of
@@ -26,8 +26,10 @@ class PartHead(nn.Module):
     def __init__(self, features: int, outputs: int) -> None:
         super().__init__()
         self.part = nn.Linear(features, outputs - 1)
-        self.embedding = nn.Parameter(torch.randn(outputs - 1, EMBEDDING) / EMBEDDING**0.5)
-        self.abnormal = nn.Linear(features + EMBEDDING, 1)
+        self.embedding = nn.Parameter(
+            torch.randn(outputs - 1, EMBEDDING_SIZE) / EMBEDDING_SIZE**0.5
+        )
+        self.abnormal = nn.Linear(features + EMBEDDING_SIZE, 1)
 
     def forward(self, x_nc: Tensor) -> Tensor:
         part_nk = self.part(x_nc)
@@ -35,7 +37,7 @@ class PartHead(nn.Module):
         return torch.cat((self.abnormal(torch.cat((x_nc, seen), 1)), part_nk), 1)
 
 
-def start_small(classifier: nn.Module, outputs: int) -> None:
+def shrink_classifier(classifier: nn.Module, outputs: int) -> None:
     """Let a fresh classifier begin near its prior: with weights as small as torch draws them.
 
     Torch draws weights from U(-1, 1) / sqrt(inputs), so that logits are about as large as features.
@@ -52,7 +54,7 @@ def start_small(classifier: nn.Module, outputs: int) -> None:
         for layer in output_layers(classifier, outputs):
             usual = (3 * layer.weight[0].numel()) ** -0.5  # the deviation of torch's own draw
             drawn = float(layer.weight.square().mean().sqrt())
-            if drawn <= LARGER * usual:
+            if drawn <= LARGEST_RATIO * usual:
                 continue
             layer.weight.mul_(usual / drawn)
             if layer.bias is not None:
@@ -71,7 +73,7 @@ def output_layers(classifier: nn.Module, outputs: int) -> list[Output]:
     Raises:
         InputError: no layer has so many outputs.
     """
-    if isinstance(classifier, PartHead):
+    if isinstance(classifier, AreaHead):
         return [classifier.abnormal, classifier.part]
     layers: list[Output] = [
         module

@@ -26,20 +26,31 @@ from mura_tune.lines import printable
 from mura_tune.networks.cnn import SmallCNN
 from mura_tune.networks.device import autocast
 from mura_tune.networks.hybrid import STEM, Hybrid
-from mura_tune.networks.starts import IMAGENET, NONE, load, require_imagenet, unreachable
-from mura_tune.networks.weights import check_finite, check_keys, read_shapes, read_weights
+from mura_tune.networks.starts import (
+    IMAGENET,
+    NONE,
+    load_start,
+    require_imagenet,
+    unreachable_weights,
+)
+from mura_tune.networks.weights import (
+    check_finite_weights,
+    check_tensor_names,
+    read_shapes,
+    read_weights,
+)
 from mura_tune.recipe import SIZES
 
-OWN = {"cnn": SmallCNN}
+OWN_NETWORKS = {"cnn": SmallCNN}
 HYBRID = "hybrid"
 MOST_OUTPUTS = 1000  # more areas than any dataset has
 # What stages, freezing, heatmaps and the head are found by.
-TIMMS = ("forward_features", "forward_head", "get_classifier", "group_matcher")
+TIMM_METHODS = ("forward_features", "forward_head", "get_classifier", "group_matcher")
 
 Step = Callable[[Tensor], Tensor]
 
 # What each class's `forward_features` does, step by step; a subclass may do otherwise.
-STEPS: dict[type, Callable[[Any], list[Step]]] = {
+FORWARD_STEPS: dict[type, Callable[[Any], list[Step]]] = {
     SmallCNN: lambda b: [b.stem, *b.stages],
     ResNet: lambda b: [b.conv1, b.bn1, b.act1, b.maxpool, b.layer1, b.layer2, b.layer3, b.layer4],
     DenseNet: lambda b: [*b.features],
@@ -77,7 +88,7 @@ class Network(nn.Module):
         return self.finish(steps, x_nchw)
 
     def steps(self) -> list[Step] | None:
-        """All that comes before the classifier, in order; None for a class not in `STEPS`."""
+        """What comes before the classifier, in order; None for a class not in `FORWARD_STEPS`."""
         if (before := _steps(self.body)) is None:
             return None
         return [*before, functools.partial(self.body.forward_head, pre_logits=True)]
@@ -85,7 +96,7 @@ class Network(nn.Module):
     def finish(self, steps: Sequence[Step], x: Tensor) -> Tensor:
         """`steps`, which end with the pooling, and the classifier: logits (N, K) in float32
         whatever the steps run in, since rounded ones tie and AUC suffers."""
-        logits: Tensor = self.body.get_classifier()(run(steps, x).float())
+        logits: Tensor = self.body.get_classifier()(run_steps(steps, x).float())
         return logits
 
     def set_depth(self, depth: int) -> int:
@@ -115,7 +126,7 @@ class Network(nn.Module):
         return self
 
 
-def build(
+def build_network(
     arch: str,
     *,
     size: int | None = None,
@@ -146,7 +157,7 @@ def build(
         download = pretrained == IMAGENET
         body = _create(arch, outputs, size=size, download=download, channels=channels)
         if pretrained not in (IMAGENET, NONE):
-            load(body, _classifier(body)[0], pretrained, arch)
+            load_start(body, _classifier(body)[0], pretrained, arch)
         if head:
             _put_head(body, head, outputs)
         if size is not None:
@@ -157,7 +168,7 @@ def build(
     return Network(body).to(memory_format=torch.channels_last)
 
 
-def restore(
+def restore_network(
     path: Path,
     arch: str,
     *,
@@ -165,24 +176,25 @@ def restore(
     outputs: int = 1,
     head: Callable[[int, int], nn.Module] | None = None,
 ) -> Network:
-    """The network whose weights, all of them, a safetensors file holds; see `build`.
+    """The network whose weights, all of them, a safetensors file holds; see `build_network`.
 
     The file's header is compared with the network's outline first: what asks for more than the
     file holds takes no memory.
 
     Raises:
-        InputError: as `build` and `outline`; also a file that is none, a tensor that is missing,
-            foreign or misshapen, by name, or one with a number that is not finite.
+        InputError: as `build_network` and `outline_network`; also a file that is no safetensors
+            file, a tensor that is missing, foreign or misshapen, by name, or one with a number that
+            is not finite.
     """
-    wanted = outline(arch, size=size, outputs=outputs, head=head)
-    check_keys(read_shapes(path), wanted, f"{path} does not fit {arch}")
-    net = build(arch, size=size, outputs=outputs, head=head)
+    wanted = outline_network(arch, size=size, outputs=outputs, head=head)
+    check_tensor_names(read_shapes(path), wanted, f"{path} does not fit {arch}")
+    net = build_network(arch, size=size, outputs=outputs, head=head)
     net.body.load_state_dict(read_weights(path))
-    check_finite(net.body.state_dict(), path)
+    check_finite_weights(net.body.state_dict(), path)
     return net
 
 
-def outline(
+def outline_network(
     arch: str,
     *,
     size: int,
@@ -206,7 +218,7 @@ def outline(
     return dict(body.state_dict())
 
 
-def stage_count(arch: str) -> int:
+def count_stages(arch: str) -> int:
     """How many stages a network has beside its head; no weights are allocated."""
     with torch.device("meta"):
         return len(_stages(_create(arch, outputs=1, size=None, download=False))[1])
@@ -215,13 +227,13 @@ def stage_count(arch: str) -> int:
 def _create(
     arch: str, outputs: int, *, size: int | None, download: bool, channels: int = 1
 ) -> nn.Module:
-    if arch in OWN:
+    if arch in OWN_NETWORKS:
         if download:
             raise InputError(
                 f"pretrained: imagenet: {arch} has no ImageNet weights; "
                 "write pretrained: none or name a file"
             )
-        return OWN[arch](num_classes=outputs, in_chans=channels)
+        return OWN_NETWORKS[arch](num_classes=outputs, in_chans=channels)
     kind, _, stem = arch.partition("-")
     if kind == HYBRID:
         body = _from_timm(stem or STEM, 0, size, download, channels)
@@ -247,14 +259,16 @@ def _from_timm(
     except (OSError, RuntimeError) as error:
         if not download:
             raise
-        raise unreachable(arch, str(error).splitlines()[0]) from error
+        raise unreachable_weights(arch, str(error).splitlines()[0]) from error
 
 
 def _require_known(arch: str) -> None:
     """Refuse a name that timm does not know, or a tag of weights that it has not for that name."""
     name, _, tag = arch.partition(".")
     if not timm.is_model(name):
-        near = difflib.get_close_matches(arch[:100], [*OWN, HYBRID, *timm.list_models()], n=4)
+        near = difflib.get_close_matches(
+            arch[:100], [*OWN_NETWORKS, HYBRID, *timm.list_models()], n=4
+        )
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(
             f"arch {printable(arch[:100])!r} is neither `cnn`, `hybrid` nor a timm model{hint}"
@@ -346,7 +360,7 @@ def _classifier(body: nn.Module) -> tuple[str, nn.Module]:
     """
     timms: Any = body  # see Network.body
     kind = type(body).__name__
-    lacking = [name for name in TIMMS if not callable(getattr(body, name, None))]
+    lacking = [name for name in TIMM_METHODS if not callable(getattr(body, name, None))]
     if lacking:
         raise InputError(
             f"{kind} has no {lacking[0]}, which training by stages needs; choose another arch"
@@ -360,7 +374,7 @@ def _classifier(body: nn.Module) -> tuple[str, nn.Module]:
     return name, last
 
 
-def run(steps: Sequence[Step], x: Tensor) -> Tensor:
+def run_steps(steps: Sequence[Step], x: Tensor) -> Tensor:
     """`x` through `steps`, in the precision that the device is good at."""
     with autocast(x.device):
         for step in steps:
@@ -381,7 +395,7 @@ def shape_of(features: object) -> str:
 def _steps(body: nn.Module) -> list[Step] | None:
     """What `forward_features` does, step by step; None for a class that nobody described."""
     if not isinstance(body, Hybrid):
-        return STEPS[type(body)](body) if type(body) in STEPS else None
+        return FORWARD_STEPS[type(body)](body) if type(body) in FORWARD_STEPS else None
     of_stem = _steps(body.stem)
     return of_stem and [*of_stem, body.embed, *body.encoder, body.norm]
 
@@ -391,7 +405,7 @@ def _all_in(frozen: set[str], prefix: str, module: nn.Module) -> bool:
     return bool(names) and frozen.issuperset(names)
 
 
-def trained_names(net: Network) -> Iterable[str]:
+def trainable_names(net: Network) -> Iterable[str]:
     """Names of the tensors that train at the present depth."""
     return (name for name, p in net.body.named_parameters() if p.requires_grad)
 
@@ -410,7 +424,7 @@ class Ensemble(nn.Module):
 Model = Network | Ensemble
 
 
-def joined(members: Sequence[Network]) -> Model:
+def join_members(members: Sequence[Network]) -> Model:
     """One network as it is, more as an ensemble."""
     return members[0] if len(members) == 1 else Ensemble(members)
 

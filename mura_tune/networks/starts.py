@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from mura_tune import config
 from mura_tune.config import Holdout
 from mura_tune.errors import InputError
-from mura_tune.networks.weights import check_finite, check_keys, one_channel, read_weights, renamed
+from mura_tune.networks.weights import (
+    check_finite_weights,
+    check_tensor_names,
+    read_weights,
+    rename_tensors,
+    sum_to_one_channel,
+)
 from mura_tune.release_format import checksums, manifest
 from mura_tune.release_format.checksums import SUMS, sha256
 from mura_tune.release_format.manifest import NAME as MANIFEST
@@ -23,11 +29,11 @@ from mura_tune.release_format.manifest import WEIGHTS
 
 IMAGENET, NONE = "imagenet", "none"
 TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev parts
-DIGITS = 16  # hex digits of a picture's sha256 that are kept there: 64 bits
+DIGEST_DIGITS = 16  # hex digits of a picture's sha256 that are kept there: 64 bits
 
 
 @dataclass(frozen=True)
-class Origin:
+class StartProvenance:
     """What a release that serves as a start learned from.
 
     Attributes:
@@ -41,7 +47,7 @@ class Origin:
     pictures: frozenset[str] | None
 
 
-def load(body: nn.Module, classifier: str, source: str, arch: str) -> None:
+def load_start(body: nn.Module, classifier: str, source: str, arch: str) -> None:
     """Every weight but the classifier's from a file or a release's folder, verified key by key.
 
     Args:
@@ -55,7 +61,7 @@ def load(body: nn.Module, classifier: str, source: str, arch: str) -> None:
     path = Path(source)
     weights = read_weights(_weights_of(path, arch) if path.is_dir() else path)
     fresh = body.state_dict()
-    weights = renamed(weights, fresh, path)
+    weights = rename_tensors(weights, fresh, path)
     head = f"{classifier}."
     wanted = {name: value for name, value in fresh.items() if not name.startswith(head)}
     fitted = {
@@ -63,12 +69,12 @@ def load(body: nn.Module, classifier: str, source: str, arch: str) -> None:
         for name, value in weights.items()
         if not name.startswith(head)
     }
-    check_keys(fitted, wanted, f"{path} does not fit {arch}")
+    check_tensor_names(fitted, wanted, f"{path} does not fit {arch}")
     body.load_state_dict(fitted, strict=False)
-    check_finite(body.state_dict(), path)
+    check_finite_weights(body.state_dict(), path)
 
 
-def digest(source: str) -> str | None:
+def start_digest(source: str) -> str | None:
     """sha256 of the weights that a start names: a path may hold others tomorrow.
 
     None for a start that is no path. Raises InputError where there is no such file.
@@ -82,7 +88,7 @@ def digest(source: str) -> str | None:
     return sha256(path)
 
 
-def origin(source: str) -> Origin | None:
+def start_provenance(source: str) -> StartProvenance | None:
     """Where the weights of a release's folder come from; None for all other starts.
 
     Raises InputError for a release that is not whole, or whose study another version would read.
@@ -97,9 +103,9 @@ def origin(source: str) -> Origin | None:
     if (folder / TRAINED_ON).is_file():
         checksums.check_file(folder, TRAINED_ON, listed)
         pictures = frozenset((folder / TRAINED_ON).read_text(encoding="utf-8").split())
-    return Origin(
+    return StartProvenance(
         areas=frozenset(values.get("areas", [values["area"]])),
-        split=config.from_dict(values["study"]["config"], str(folder / MANIFEST)).split,
+        split=config.config_from_dict(values["study"]["config"], str(folder / MANIFEST)).split,
         pictures=pictures,
     )
 
@@ -121,15 +127,15 @@ def require_imagenet(arch: str) -> None:
     if cached or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return
     if constants.HF_HUB_OFFLINE:
-        raise unreachable(arch, "HF_HUB_OFFLINE is set and nothing is cached")
+        raise unreachable_weights(arch, "HF_HUB_OFFLINE is set and nothing is cached")
     host = constants.ENDPOINT.split("//")[-1].split("/")[0].partition(":")[0]
     try:
         socket.create_connection((host, 443), timeout=5).close()
     except OSError as error:
-        raise unreachable(arch, f"{host}: {error}") from None
+        raise unreachable_weights(arch, f"{host}: {error}") from None
 
 
-def unreachable(arch: str, why: str) -> InputError:
+def unreachable_weights(arch: str, why: str) -> InputError:
     """What to tell when ImageNet weights cannot be had."""
     return InputError(
         f"pretrained: imagenet: the weights of {arch} are out of reach ({why}); "
@@ -174,4 +180,4 @@ def _fitted(body: Any, name: str, given: Tensor, wanted: Tensor) -> Tensor:
         prefix = wanted.shape[1] - grid[0] * grid[1]
         resampled: Tensor = resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)
         return resampled
-    return one_channel(given, wanted)
+    return sum_to_one_channel(given, wanted)

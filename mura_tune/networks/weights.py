@@ -81,7 +81,7 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
-def renamed(
+def rename_tensors(
     weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: object
 ) -> dict[str, Tensor]:
     """The same weights by the names that a network has for them, as far as these are known.
@@ -101,13 +101,15 @@ def renamed(
     return named
 
 
-def one_channel(given: Tensor, wanted: Tensor) -> Tensor:
+def sum_to_one_channel(given: Tensor, wanted: Tensor) -> Tensor:
     """An RGB stem summed to one channel where `wanted` has one: exact for grey input."""
     rgb = given.ndim == 4 and given.shape[1] == 3 and wanted.ndim == 4 and wanted.shape[1] == 1
     return given.sum(1, keepdim=True) if rgb else given
 
 
-def check_keys(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
+def check_tensor_names(
+    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str
+) -> None:
     """Raise InputError naming the first missing, foreign or misshapen tensor, and how many."""
     missing = [name for name in wanted if name not in given]
     foreign = [name for name in given if name not in wanted]
@@ -122,7 +124,7 @@ def check_keys(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source
             raise InputError(printable(f"{source}: {what} tensor {names[0]}{more}"))
 
 
-def check_finite(weights: Mapping[str, Tensor], source: object) -> None:
+def check_finite_weights(weights: Mapping[str, Tensor], source: object) -> None:
     """Raise InputError naming the first tensor with a NaN or an infinity, and how many have one.
 
     A network with such a weight answers NaN, which compares as *not abnormal* with any threshold.
@@ -142,7 +144,7 @@ def check_finite(weights: Mapping[str, Tensor], source: object) -> None:
         )
 
 
-def separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def copy_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies on the CPU, no two of which share memory, which safetensors refuses.
 
     CoaT is a network that has modules under two names; each name gets a copy.

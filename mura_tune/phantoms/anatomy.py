@@ -10,19 +10,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 Point = tuple[float, float]
-Rows = tuple[tuple[float, float, float], ...]
+OutlineRows = tuple[tuple[float, float, float], ...]
 
 
 @dataclass(frozen=True)
 class Shape:
     """Outlines: rows of (share of the length, left edge, right edge), edges in half-widths."""
 
-    front: Rows
-    side: Rows = ()  # seen from the side; empty: as from the front
+    front: OutlineRows
+    side: OutlineRows = ()  # seen from the side; empty: as from the front
     caps: Point = (0.5, 0.5)  # how round head and tail are: 0 cut off, 1 a half circle
 
 
-def _even(*rows: Point) -> Rows:
+def _even(*rows: Point) -> OutlineRows:
     return tuple((s, -half, half) for s, half in rows)
 
 
@@ -341,4 +341,3 @@ WINDOWS: Mapping[str, Window] = {
         180,
     ),
 }
-AREAS: tuple[str, ...] = tuple(WINDOWS)

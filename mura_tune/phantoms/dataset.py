@@ -17,15 +17,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mura_tune import files
+from mura_tune.areas import AREAS
 from mura_tune.errors import InputError
-from mura_tune.phantoms.anatomy import AREAS
-from mura_tune.phantoms.lesions import KINDS
-from mura_tune.phantoms.rendering import Study, draw
+from mura_tune.phantoms.lesions import LESION_KINDS
+from mura_tune.phantoms.rendering import PhantomStudy, draw_view
 
-__all__ = ["ABNORMAL", "AREAS", "KINDS", "Study", "contact_sheet", "draw", "studies", "write"]
-
-LOOK = 1  # raise it when the same arguments give other pixels: old phantoms must not pass for new
-ABNORMAL = {  # MURA v1.1: share of abnormal studies in train and in valid
+LOOK_VERSION = (
+    1  # raise it when the same arguments give other pixels: old phantoms must not pass for new
+)
+ABNORMAL_SHARES = {  # MURA v1.1: share of abnormal studies in train and in valid
     "XR_ELBOW": {"train": 660 / 1754, "valid": 66 / 158},
     "XR_FINGER": {"train": 655 / 1935, "valid": 83 / 175},
     "XR_FOREARM": {"train": 287 / 877, "valid": 64 / 133},
@@ -34,22 +34,22 @@ ABNORMAL = {  # MURA v1.1: share of abnormal studies in train and in valid
     "XR_SHOULDER": {"train": 1457 / 2821, "valid": 95 / 194},
     "XR_WRIST": {"train": 1326 / 3460, "valid": 97 / 237},
 }
-NOTE = "phantom.json"  # says what was drawn
-SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # what a contact sheet may be
-VIEWS = (0.2, 0.4, 0.4)  # shares of studies with one, two and three views
+ARGUMENTS_FILE = "phantom.json"  # says what was drawn
+SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # what a contact sheet may be
+VIEW_SHARES = (0.2, 0.4, 0.4)  # shares of studies with one, two and three views
 BLOCK, TWICE = 10, 2  # of ten patients in a row two come twice; one is also in the area before
 VALID_FROM = 50_001  # the first patient number of the valid split
-MOST = (VALID_FROM - 1) // len(AREAS)
+MOST_PATIENTS = (VALID_FROM - 1) // len(AREAS)
 
 
-def write(
+def write_phantoms(
     root: Path,
     *,
     areas: Sequence[str] = AREAS,
     patients: int = 60,
     seed: int = 0,
     size: int = 512,
-    progress: Callable[[Sequence[Study]], Iterable[Study]] = iter,
+    progress: Callable[[Sequence[PhantomStudy]], Iterable[PhantomStudy]] = iter,
 ) -> None:
     """Writes images, MURA's four CSVs and lesions.csv under `root`; returns if they are there.
 
@@ -59,24 +59,33 @@ def write(
     """
     if unknown := [area for area in areas if area not in AREAS]:
         raise InputError(f"phantom: no area {unknown[0]!r}; there are {', '.join(AREAS)}")
-    if not (areas and 1 <= patients <= MOST and 64 <= size <= 2048 and seed >= 0):
+    if not (areas and 1 <= patients <= MOST_PATIENTS and 64 <= size <= 2048 and seed >= 0):
         raise InputError(
-            f"phantom: areas={list(areas)} (at least one), {patients=} (1 to {MOST}), "
+            f"phantom: areas={list(areas)} (at least one), {patients=} (1 to {MOST_PATIENTS}), "
             f"{size=} (64 to 2048), {seed=} (0 or more)"
         )
     chosen = [area for area in AREAS if area in areas]
     counts = {"train": patients, "valid": max(12, patients // 4)}
     plan = [
-        s for split, n in counts.items() for area in chosen for s in studies(split, area, n, seed)
+        s
+        for split, n in counts.items()
+        for area in chosen
+        for s in plan_studies(split, area, n, seed)
     ]
     name = _first_component(root)
     tables = _tables(name, plan)
-    arguments = {"areas": chosen, "patients": patients, "seed": seed, "size": size, "look": LOOK}
+    arguments = {
+        "areas": chosen,
+        "patients": patients,
+        "seed": seed,
+        "size": size,
+        "look": LOOK_VERSION,
+    }
     if _is_complete(root, arguments, tables, plan):
         return
 
     root.mkdir(parents=True, exist_ok=True)
-    files.replace(root / NOTE, f"{json.dumps(arguments)}\n".encode())
+    files.replace_file(root / ARGUMENTS_FILE, f"{json.dumps(arguments)}\n".encode())
     lesions = ["path,kind,x0,y0,x1,y1"]
     pool = ThreadPoolExecutor(max_workers=2)
     try:
@@ -87,22 +96,22 @@ def write(
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the rest
     # the tables come last: where they are, the images are
     for file, lines in {"lesions.csv": lesions, **tables}.items():
-        files.replace(root / file, "".join(f"{line}\n" for line in lines).encode())
+        files.replace_file(root / file, "".join(f"{line}\n" for line in lines).encode())
 
 
-def studies(split: str, area: str, patients: int, seed: int) -> Iterator[Study]:
+def plan_studies(split: str, area: str, patients: int, seed: int) -> Iterator[PhantomStudy]:
     """Who comes with what; dealt block by block, so any number of patients has MURA's balance."""
-    deal, share = BLOCK + TWICE, ABNORMAL[area][split]
+    deal, share = BLOCK + TWICE, ABNORMAL_SHARES[area][split]
     for block in range(-(-patients // BLOCK)):
         rng = _stream(split, area, block, seed, use=1)
         abnormal = round((block + 1) * deal * share) - round(block * deal * share)
         labels = iter((rng.permutation(deal) < abnormal).tolist())
-        views = iter(rng.choice((1, 2, 3), deal, p=VIEWS).tolist())
+        views = iter(rng.choice((1, 2, 3), deal, p=VIEW_SHARES).tolist())
         twice = rng.choice(BLOCK, TWICE, replace=False)
         for i in range(BLOCK):
             patient = _patient(split, area, block, i, seed)
             for number in (1, 2) if i in twice else (1,):
-                study = Study(split, area, patient, number, next(labels), next(views))
+                study = PhantomStudy(split, area, patient, number, next(labels), next(views))
                 if block * BLOCK + i < patients:
                     yield study
 
@@ -123,7 +132,7 @@ def _stream(split: str, area: str, block: int, seed: int, *, use: int) -> np.ran
     return np.random.default_rng([seed, AREAS.index(area), int(split == "valid"), block, use, 2])
 
 
-def _tables(name: str, plan: list[Study]) -> dict[str, list[str]]:
+def _tables(name: str, plan: list[PhantomStudy]) -> dict[str, list[str]]:
     tables: dict[str, list[str]] = {
         f"{split}_{kind}.csv": []
         for split in ("train", "valid")
@@ -146,10 +155,10 @@ def _first_component(root: Path) -> str:
 
 
 def _is_complete(
-    root: Path, arguments: dict[str, Any], tables: dict[str, list[str]], plan: list[Study]
+    root: Path, arguments: dict[str, Any], tables: dict[str, list[str]], plan: list[PhantomStudy]
 ) -> bool:
     """Whether this very phantom is there; raises if `root` holds another dataset."""
-    note, there = root / NOTE, [file for file in tables if (root / file).exists()]
+    note, there = root / ARGUMENTS_FILE, [file for file in tables if (root / file).exists()]
     if note.exists():
         try:
             other = json.loads(note.read_bytes())
@@ -169,21 +178,21 @@ def _is_complete(
     return tables_there and all(image.exists() for image in images)
 
 
-def _save(root: Path, study: Study, *, seed: int, size: int) -> list[str]:
+def _save(root: Path, study: PhantomStudy, *, seed: int, size: int) -> list[str]:
     """Writes a study's views; returns their rows of lesions.csv."""
     (root / study.folder).mkdir(parents=True, exist_ok=True)
     rows = []
     for view in range(1, study.views + 1):
-        image, kind, box = draw(study, view, seed=seed, size=size)
+        image, kind, box = draw_view(study, view, seed=seed, size=size)
         path = f"{study.folder}/image{view}.png"
-        with files.naming(root / path):  # a full disk does not say which file it is about
+        with files.name_os_errors(root / path):  # a full disk does not say which file it is about
             Image.fromarray(image).save(root / path, compress_level=1)
         if box:
             rows.append(",".join(map(str, (path, kind, *box))))
     return rows
 
 
-def contact_sheet(root: Path, out: Path, per_area: int = 6) -> None:
+def draw_contact_sheet(root: Path, out: Path, per_area: int = 6) -> None:
     """One picture of a phantom: a row per area, normal left, abnormal right, lesions boxed.
 
     `out` ends in one of SHEETS. Raises KeyError for another, OSError where it cannot be written.
@@ -208,7 +217,7 @@ def contact_sheet(root: Path, out: Path, per_area: int = 6) -> None:
         y = top + row * pitch
         pen.text((14, y + pitch // 2 - 10), area[3:].lower(), (230, 230, 230), large)
         mine = [path for path in paths if path.split("/")[2] == area]
-        by_kind = [[p for p in mine if p in boxes and boxes[p][0] == kind] for kind in KINDS]
+        by_kind = [[p for p in mine if p in boxes and boxes[p][0] == kind] for kind in LESION_KINDS]
         in_turn = [p for rank in zip_longest(*by_kind) for p in rank if p]
         plain = [path for path in mine if path not in boxes]
         places = [*enumerate(plain[:normals]), *enumerate(in_turn[: per_area - normals], normals)]
@@ -227,5 +236,5 @@ def contact_sheet(root: Path, out: Path, per_area: int = 6) -> None:
                 pen.rectangle(corners, outline=(255, 150, 40))
                 pen.text((x + 4, y + 3), kind, (255, 170, 80), small, stroke_width=2, stroke_fill=0)
     picture = io.BytesIO()
-    sheet.save(picture, format=SHEETS[out.suffix.lower()])
-    files.replace(out, picture.getvalue())
+    sheet.save(picture, format=SHEET_FORMATS[out.suffix.lower()])
+    files.replace_file(out, picture.getvalue())

@@ -7,19 +7,24 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mura_tune.phantoms.posing import Floats, Matrix, Rng, Scene, turning
+from mura_tune.phantoms.posing import Floats, Matrix, Rng, Scene, rotation_about
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, pixels
 Stroke = tuple[float, float, float, float, float]  # (s, v) to (s, v) about a bone's axis; width
 
-KINDS = ("line", "displacement", "hardware")
-SHARES = (0.45, 0.25, 0.30)
+LESION_KINDS = ("line", "displacement", "hardware")
+LESION_SHARES = (0.45, 0.25, 0.30)
 # form of the hardware in long bones and in others
-FORMS = {"plate": (0.5, 0.0), "wires": (0.3, 0.4), "nail": (0.15, 0.0), "screw": (0.05, 0.6)}
+HARDWARE_FORMS = {
+    "plate": (0.5, 0.0),
+    "wires": (0.3, 0.4),
+    "nail": (0.15, 0.0),
+    "screw": (0.05, 0.6),
+}
 
 
 @dataclass(frozen=True)
-class Cut:
+class Fracture:
     """A fracture: where it crosses the bone, how deep it shows, where the far fragment went."""
 
     at: float  # pixels along the axis
@@ -46,7 +51,7 @@ class Cut:
         return left
 
 
-def fracture(scene: Scene, apart: bool, plain: float, common: Rng, own: Rng) -> Cut:
+def draw_fracture(scene: Scene, apart: bool, plain: float, common: Rng, own: Rng) -> Fracture:
     """A fracture at the site; `apart` moves the fragments, else at most a step shows.
 
     `plain` runs from 0, hard to see, to 1. `common` is the study's, `own` the view's.
@@ -69,11 +74,11 @@ def fracture(scene: Scene, apart: bool, plain: float, common: Rng, own: Rng) -> 
         gap, contrast = (4 + 6.5 * plain) * k, 0.65 + 0.33 * plain
         gap = min(gap, 0.3 * half + 4 * k)  # a thin bone would look sawn through
     shift = bone.across * np.float32(beside) - bone.along * np.float32(shorter)
-    motion = turning(degrees, bone.point(at, middle), shift)
-    return Cut(at, slope, rough, max(gap, 0.6), contrast, motion)
+    motion = rotation_about(degrees, bone.point(at, middle), shift)
+    return Fracture(at, slope, rough, max(gap, 0.6), contrast, motion)
 
 
-def box_of(scene: Scene, cut: Cut) -> Box:
+def fracture_box(scene: Scene, cut: Fracture) -> Box:
     bone, pad = scene.broken, 2 * cut.gap + 6 * max(scene.size) / 512
     middle, half = bone.breadth(scene.share)
     v = (middle + half * np.linspace(-1.05, 1.05, 17)).astype(np.float32)
@@ -84,13 +89,13 @@ def box_of(scene: Scene, cut: Cut) -> Box:
     return x0, y0, x1, y1
 
 
-def hardware(scene: Scene, plain: float, common: Rng, own: Rng) -> tuple[Floats, Box]:
+def draw_hardware(scene: Scene, plain: float, common: Rng, own: Rng) -> tuple[Floats, Box]:
     """How much metal covers each pixel (0 to 1), and the box around it."""
     bone = scene.broken
     mask = Image.new("L", (2 * scene.size[0], 2 * scene.size[1]))
     pen = ImageDraw.Draw(mask)
     for s0, v0, s1, v1, width in _implant(scene, plain, common):
-        stroke(pen, 2 * bone.points([s0, s1], [v0, v1]), max(2.4, 2 * width))
+        draw_stroke(pen, 2 * bone.points([s0, s1], [v0, v1]), max(2.4, 2 * width))
     cover = mask.resize(scene.size, Image.Resampling.BOX)
     opacity = own.uniform(0.65, 0.75) + 0.25 * plain
     x0, y0, x1, y1 = cover.getbbox() or (0, 0, *scene.size)
@@ -103,8 +108,8 @@ def _implant(scene: Scene, plain: float, rng: Rng) -> list[Stroke]:
     at, (middle, half) = scene.share * bone.length, bone.breadth(scene.share)
     unit = half * min(1.0, 0.5 + 0.4 * scene.scale / half)  # small bones get small implants
     is_long = math.dist(bone.bone.head, bone.bone.tail) > 5 * bone.bone.half  # in every view
-    odds = [of_long if is_long else of_short for of_long, of_short in FORMS.values()]
-    form = str(rng.choice(list(FORMS), p=odds))
+    odds = [of_long if is_long else of_short for of_long, of_short in HARDWARE_FORMS.values()]
+    form = str(rng.choice(list(HARDWARE_FORMS), p=odds))
     facing = rng.uniform(0, 2 * math.pi) - scene.angle
     beside, face = math.cos(facing), abs(math.sin(facing))
 
@@ -141,7 +146,7 @@ def _implant(scene: Scene, plain: float, rng: Rng) -> list[Stroke]:
     return strokes
 
 
-def stroke(pen: ImageDraw.ImageDraw, points: Any, width: float, fill: int = 255) -> None:
+def draw_stroke(pen: ImageDraw.ImageDraw, points: Any, width: float, fill: int = 255) -> None:
     """A line through `points` (N, 2) with round ends."""
     xy = [(float(x), float(y)) for x, y in points]
     pen.line(xy, fill=fill, width=max(1, round(width)), joint="curve")

@@ -19,7 +19,7 @@ SAMPLES = 512  # steps along a bone's axis; a long bone has about as many pixels
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedBone:
     """A bone in one view, in pixels; `middle`, `half` and `thick` run along its axis."""
 
     bone: Bone
@@ -49,7 +49,7 @@ class Placed:
     def point(self, s: float, v: float) -> Floats:
         return self.points(s, v).reshape(2)
 
-    def moved(self, matrix: Matrix) -> "Placed":
+    def moved(self, matrix: Matrix) -> "PlacedBone":
         turn, shift = matrix[:2, :2].astype(np.float32), matrix[:2, 2].astype(np.float32)
         head, tail = turn @ self.head + shift, turn @ self.tail + shift
         along, across = turn @ self.along, turn @ self.across
@@ -63,7 +63,7 @@ class Scene:
     size: Size
     scale: float  # pixels of a centimetre
     angle: float  # radians about the arm's axis, from the front
-    bones: Mapping[str, Placed]
+    bones: Mapping[str, PlacedBone]
     site: str  # the bone the study looks at
     share: float  # and where on it, as share of its length
     side: int  # 1 as in the tables, -1 mirrored
@@ -71,7 +71,7 @@ class Scene:
     fat: float  # factor on the flesh
 
     @property
-    def broken(self) -> Placed:
+    def broken(self) -> PlacedBone:
         return self.bones[self.site]
 
     @property
@@ -81,7 +81,7 @@ class Scene:
         return bone.point(self.share * bone.length, bone.breadth(self.share)[0])
 
 
-def pose(area: str, size: int, view: int, body: Rng, exam: Rng, shot: Rng) -> Scene:
+def pose_scene(area: str, size: int, view: int, body: Rng, exam: Rng, shot: Rng) -> Scene:
     """The patient (drawn from `body`) in one view (`shot`) of a study (`exam`).
 
     The anchor stands upright, then all is turned, mirrored and shifted. Normal studies look at a
@@ -111,13 +111,13 @@ def pose(area: str, size: int, view: int, body: Rng, exam: Rng, shot: Rng) -> Sc
     upright = matrices[anchor.name]
     x, y = _project((focus[0], focus[1]), sum(anchor.depth) / 2, angle).tolist()
     centre = (shot.uniform(0.45, 0.55, 2) * (width, height)).tolist()
-    turn = turning(window.turn + tilt, np.zeros(2, np.float32))
+    turn = rotation_about(window.turn + tilt, np.zeros(2, np.float32))
     steps = (np.diag([side * scale, scale, 1]), turn, _moving(-x, -y), np.linalg.inv(upright))
     to_pixels = _moving(*centre)
     for step in steps:
         to_pixels = to_pixels @ step
 
-    def put(bone: Bone) -> Placed:
+    def put(bone: Bone) -> PlacedBone:
         return _place(bone, to_pixels @ matrices[bone.name], angle, scale * stout)
 
     scene = Scene(
@@ -147,7 +147,7 @@ def follows(bone: Bone, leader: str) -> bool:
     return bool(bone.parent) and (bone.parent == leader or follows(BY_NAME[bone.parent], leader))
 
 
-def turning(degrees: float, pivot: Floats, shift: Floats | None = None) -> Matrix:
+def rotation_about(degrees: float, pivot: Floats, shift: Floats | None = None) -> Matrix:
     """A turn about `pivot`, then a shift."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = pivot.tolist()
@@ -170,7 +170,7 @@ def _bend(angle: float, bends: NDArray[np.float64]) -> dict[str, Matrix]:
     matrices = {"": np.eye(3)}
     for bone, bend in zip(BONES, bends.tolist(), strict=True):
         pivot = _project(bone.pivot or bone.head, 0 if bone.pivot else bone.depth[0], angle)
-        own = turning(bend - bone.flex * math.sin(angle) ** 2, pivot)
+        own = rotation_about(bend - bone.flex * math.sin(angle) ** 2, pivot)
         matrices[bone.name] = matrices[bone.parent] @ own
     return matrices
 
@@ -212,7 +212,7 @@ def _outline(shape: str) -> Floats:
     return np.array(lines, np.float32)
 
 
-def _place(bone: Bone, matrix: Matrix, angle: float, scale: float) -> Placed:
+def _place(bone: Bone, matrix: Matrix, angle: float, scale: float) -> PlacedBone:
     """`bone` seen from `angle`, brought to pixels by `matrix`; `scale` is pixels across a cm."""
     cos, sin = math.cos(angle), math.sin(angle)
     head, tail = _ends(bone, matrix, angle)
@@ -222,7 +222,7 @@ def _place(bone: Bone, matrix: Matrix, angle: float, scale: float) -> Placed:
     across = np.array([along[1], -along[0]], np.float32) * mirrored
     s = np.linspace(0, 1, SAMPLES, dtype=np.float32)
     if not bone.shape:
-        return Placed(bone, head, tail, along, across, length, s * 0, s * 0, s * 0)
+        return PlacedBone(bone, head, tail, along, across, length, s * 0, s * 0, s * 0)
     middle, half, middle_side, half_side = _outline(bone.shape)
     seen, deep = np.hypot(half * cos, half_side * sin), np.hypot(half * sin, half_side * cos)
     cap = np.ones_like(s)
@@ -233,4 +233,4 @@ def _place(bone: Bone, matrix: Matrix, angle: float, scale: float) -> Placed:
     middle = ((middle * cos + middle_side * sin) * bone.half + bow) * scale
     half = seen * cap * np.float32(bone.half * scale)
     floats = (np.asarray(line, np.float32) for line in (middle, half, deep / seen))
-    return Placed(bone, head, tail, along, across, length, *floats)
+    return PlacedBone(bone, head, tail, along, across, length, *floats)

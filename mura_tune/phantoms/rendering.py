@@ -12,17 +12,36 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mura_tune.phantoms.anatomy import AREAS, BONES, Point
-from mura_tune.phantoms.lesions import KINDS, SHARES, Box, Cut, box_of, fracture, hardware, stroke
-from mura_tune.phantoms.posing import SAMPLES, Floats, Placed, Rng, Scene, Size, follows, pose
+from mura_tune.areas import AREAS
+from mura_tune.phantoms.anatomy import BONES, Point
+from mura_tune.phantoms.lesions import (
+    LESION_KINDS,
+    LESION_SHARES,
+    Box,
+    Fracture,
+    draw_fracture,
+    draw_hardware,
+    draw_stroke,
+    fracture_box,
+)
+from mura_tune.phantoms.posing import (
+    SAMPLES,
+    Floats,
+    PlacedBone,
+    Rng,
+    Scene,
+    Size,
+    follows,
+    pose_scene,
+)
 
-Keep = Callable[[Floats, Floats, float], Floats]
-SHARE = np.linspace(0, 1, SAMPLES, dtype=np.float32)
+Weighting = Callable[[Floats, Floats, float], Floats]
+AXIS_SHARES = np.linspace(0, 1, SAMPLES, dtype=np.float32)
 Grain = Mapping[str, NDArray[np.int64]]  # where each bone begins in the texture
 
 
 @dataclass(frozen=True)
-class Study:
+class PhantomStudy:
     split: str
     area: str
     patient: int
@@ -36,8 +55,8 @@ class Study:
         return f"{self.split}/{self.area}/patient{self.patient:05d}/study{self.number}_{label}"
 
 
-def draw(
-    study: Study, view: int, *, seed: int = 0, size: int = 512, lesion: bool = True
+def draw_view(
+    study: PhantomStudy, view: int, *, seed: int = 0, size: int = 512, lesion: bool = True
 ) -> tuple[NDArray[np.uint8], str, Box | None]:
     """One view (from 1) of a study: grey image (H, W), the lesion's kind and its box.
 
@@ -51,18 +70,18 @@ def draw(
 
     body, exam = stream(0), stream(1, study.number)
     shot, film = stream(2, study.number, view), stream(3, study.number, view)
-    scene = pose(study.area, size, view, body, exam, shot)
+    scene = pose_scene(study.area, size, view, body, exam, shot)
     grain = dict(zip((b.name for b in BONES), body.integers(0, 256, (len(BONES), 2)), strict=True))
     bones, kind, box, cut, metal = dict(scene.bones), "", None, None, None
     if lesion and study.abnormal:
         # streams of their own: a lesion changes nothing else
         common, own = stream(4, study.number), stream(5, study.number, view)
-        kind, plain = str(common.choice(KINDS, p=SHARES)), common.random() ** 0.5
+        kind, plain = str(common.choice(LESION_KINDS, p=LESION_SHARES)), common.random() ** 0.5
         if kind == "hardware":
-            metal, box = hardware(scene, plain, common, own)
+            metal, box = draw_hardware(scene, plain, common, own)
         else:
-            cut = fracture(scene, kind == "displacement", plain, common, own)
-            box = box_of(scene, cut)
+            cut = draw_fracture(scene, kind == "displacement", plain, common, own)
+            box = fracture_box(scene, cut)
             for name, bone in scene.bones.items():
                 if kind == "displacement" and follows(bone.bone, scene.site):
                     bones[name] = bone.moved(cut.motion)
@@ -80,7 +99,7 @@ def draw(
 def _shaft(is_long: bool) -> Floats:
     """How much a bone is shaft along its axis, 0 to 1: there the cortex is thick."""
     most = 1.0 if is_long else 0.1
-    return np.asarray(most * np.abs(np.sin(np.pi * SHARE)) ** 0.8, np.float32)
+    return np.asarray(most * np.abs(np.sin(np.pi * AXIS_SHARES)) ** 0.8, np.float32)
 
 
 @cache
@@ -96,7 +115,11 @@ def _texture() -> Floats:
 
 
 def _bone(
-    bones: Mapping[str, Placed], scene: Scene, grain: Grain, cut: Cut | None = None, step: int = 1
+    bones: Mapping[str, PlacedBone],
+    scene: Scene,
+    grain: Grain,
+    cut: Fracture | None = None,
+    step: int = 1,
 ) -> Floats:
     """The beam's path through bone, in centimetres of cortex, at every `step`-th pixel."""
     width, height = (-(-n // step) for n in scene.size)
@@ -112,10 +135,10 @@ def _bone(
 
 def _add(
     flat: Floats,
-    bone: Placed,
+    bone: PlacedBone,
     scene: Scene,
     grain: NDArray[np.int64],
-    keep: Keep | None = None,
+    keep: Weighting | None = None,
     step: int = 1,
 ) -> None:
     """Adds one bone to `flat`; `keep` weighs its parts."""
@@ -142,7 +165,7 @@ def _add(
     core[steps:-steps] = np.maximum(inset - cortex[steps:-steps], 0)
     weight = bone.thick * np.float32(bone.bone.dense / scene.scale)
     for plate in bone.bone.plates if scene.young else ():
-        d = np.abs(SHARE - plate) * np.float32(bone.length / max(scene.scale * 0.06, 1))
+        d = np.abs(AXIS_SHARES - plate) * np.float32(bone.length / max(scene.scale * 0.06, 1))
         weight *= 1 - 0.7 * np.exp(-(d**2)) + 0.3 * np.exp(-((d - 2.4) ** 2))
 
     index = (s * np.float32(SAMPLES / bone.length)).astype(np.int32).clip(0, SAMPLES - 1)
@@ -157,7 +180,7 @@ def _add(
     flat[y0:y1, x0:x1][hit] += path if keep is None else path * keep(s, v, bone.widest)
 
 
-def _flesh(bones: Iterable[Placed], scene: Scene, muscle: Floats) -> Floats:
+def _flesh(bones: Iterable[PlacedBone], scene: Scene, muscle: Floats) -> Floats:
     """The beam's path through soft tissue in centimetres, at every fourth pixel."""
     w, h = (-(-n // 4) for n in scene.size)
     soft = np.zeros((h, w), np.float32)
@@ -257,7 +280,7 @@ def _marks(soft: Floats, scene: Scene, k: float, rng: Rng) -> Floats:
         turn = turn @ np.diag([-1, 1])
     if rng.random() < 0.85:
         for line in LETTERS[scene.side]:
-            stroke(pen, places[0] + (np.array(line) - 0.5) @ turn.T, 0.17 * height, brightness)
+            draw_stroke(pen, places[0] + (np.array(line) - 0.5) @ turn.T, 0.17 * height, brightness)
     radius, ring, cord = rng.uniform(7, 13) * k, rng.random(), rng.random()
     if ring < 0.12:
         x, y = places[1]
@@ -266,7 +289,7 @@ def _marks(soft: Floats, scene: Scene, k: float, rng: Rng) -> Floats:
     if cord < 0.12:
         t = np.linspace(-1, 1, 17)
         wave = np.column_stack([0.16 * width * t, 9 * k * np.sin(4 * t)])
-        stroke(pen, places[2] + wave, 3 * k, 170)
+        draw_stroke(pen, places[2] + wave, 3 * k, 170)
     return np.asarray(page, np.float32) / np.float32(255)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mura_tune import files, strict
 from mura_tune.errors import InputError
-from mura_tune.lines import cell, from_cell
+from mura_tune.lines import from_cell, to_cell
 
 Row = Mapping[str, Any]  # by column; None where there is no answer
 # The last columns of a table: a digest of the study's image files, and the folder or table that
@@ -62,11 +62,11 @@ def write(out: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
         table.writeheader()
         for row in rows:
             table.writerow({column: _as_cell(value) for column, value in row.items()})
-    files.replace(out, text.getvalue().encode())
+    files.replace_file(out, text.getvalue().encode())
 
 
 def _json_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    document = strict.from_json(out.read_bytes(), out, most=LARGEST)
+    document = strict.parse_json(out.read_bytes(), out, most=LARGEST)
     if not isinstance(document, list) or not all(isinstance(row, dict) for row in document):
         raise _foreign(out)
     for number, row in enumerate(document, start=1):
@@ -97,7 +97,7 @@ def _foreign(out: Path) -> InputError:
 def _as_cell(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return cell(value) if isinstance(value, str) else value
+    return to_cell(value) if isinstance(value, str) else value
 
 
 def _from_cell(column: str, text: str) -> object:

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from mura_tune import files
-from mura_tune.errors import InputError, UnreadableImage, explain
-from mura_tune.imaging.images import load
+from mura_tune.errors import InputError, UnreadableImage, explain_error
+from mura_tune.imaging.images import read_file
 from mura_tune.lines import visible
 from mura_tune.reading import answers as answer_rows
 from mura_tune.reading.answers import PROVENANCE, Row
@@ -81,7 +81,7 @@ def answer_all(
             another call is writing; a study that has the name of another source's.
     """
     busy = f"{out}: another call is writing it; wait for that, or choose another --out"
-    with files.sole(out.with_name(f".{out.name}.lock"), busy):
+    with files.hold_sole_lock(out.with_name(f".{out.name}.lock"), busy):
         return _answer_all(reader, studies, visible(str(source.resolve())), out, say)
 
 
@@ -142,7 +142,7 @@ def _load(reader: Reader, answered: Mapping[str, Row], study: Asked) -> _Loaded:
     try:
         if study.problem:
             raise UnreadableImage(study.name, study.problem)
-        contents = [load(path) for path in study.images]
+        contents = [read_file(path) for path in study.images]
         digest = _digest(contents)
         if study.name in answered and answered[study.name]["files"] == digest:
             return _Loaded(digest)
@@ -150,7 +150,7 @@ def _load(reader: Reader, answered: Mapping[str, Row], study: Asked) -> _Loaded:
     except UnreadableImage as error:
         return _Loaded("", failure=error)
     except (OSError, MemoryError) as error:
-        return _Loaded("", failure=UnreadableImage(study.name, str(explain(error) or error)))
+        return _Loaded("", failure=UnreadableImage(study.name, str(explain_error(error) or error)))
 
 
 def _digest(contents: Sequence[bytes]) -> str:

@@ -258,7 +258,7 @@ def _append(path: Path, most: int, growth: _Growth, bar: Any) -> bool:
     address, limits = growth.address, growth.limits
     have = path.stat().st_size if path.is_file() else 0
     clock = _Clock(min(limits.answer, growth.until - time.monotonic()), limits.timeout)
-    with _opened(address, clock, have) as response, files.naming(path):
+    with _opened(address, clock, have) as response, files.name_os_errors(path):
         start = _start(response, have)
         growth.begin(start, have)
         length = _length(response)

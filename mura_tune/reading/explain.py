@@ -14,9 +14,14 @@ from numpy.typing import NDArray
 
 from mura_tune import files
 from mura_tune.errors import InputError
-from mura_tune.imaging.images import read, square
+from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.lines import visible
-from mura_tune.networks.gradcam import Faith, faith, gradcam, scaled
+from mura_tune.networks.gradcam import (
+    Faithfulness,
+    compute_gradcam,
+    measure_faithfulness,
+    scale_maps,
+)
 from mura_tune.reading.predictor import Prediction, Predictor
 from mura_tune.reading.router import Route, Router
 from mura_tune.report.cases import COLOURS, overlay
@@ -33,14 +38,14 @@ class View:
     """One image, the probability of what is explained, and what speaks for it.
 
     `cam` is the map (S, S) in [0, 1], a share of the largest value in any view of the study;
-    `faith` says how true it is.
+    `measure_faithfulness` says how true it is.
     """
 
     path: Path
     pixels: NDArray[np.uint8]
     probability: float
     cam: NDArray[np.float32]
-    faith: Faith | None
+    faith: Faithfulness | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,15 +121,19 @@ def explain(
     size, net = reader.bundle.manifest["preprocessing"]["size"], reader.bundle.net
     what = answer.area if isinstance(answer, Route) else "abnormal"
     output, probability = reader.evidence(what)
-    pictures = [read(path) for path in images]
-    small = torch.from_numpy(np.stack([square(picture, size) for picture in pictures]))
+    pictures = [read_image(path) for path in images]
+    small = torch.from_numpy(np.stack([resize_to_square(picture, size) for picture in pictures]))
     x_nchw = to_input(small, reader.device)
     with torch.inference_mode():
         chances = probability(net(x_nchw).float()).tolist()
-    cams_nss = scaled(gradcam(net, x_nchw, output))
+    cams_nss = scale_maps(compute_gradcam(net, x_nchw, output))
     views = []
     for i, path in enumerate(images):
-        doubt = faith(net, x_nchw[i : i + 1], cams_nss[i], probability) if deletion else None
+        doubt = (
+            measure_faithfulness(net, x_nchw[i : i + 1], cams_nss[i], probability)
+            if deletion
+            else None
+        )
         views.append(View(path, pictures[i], chances[i], cams_nss[i].cpu().numpy(), doubt))
     return Explanation(answer, what, tuple(views))
 
@@ -133,7 +142,7 @@ def drawable(out: Path) -> None:
     """Raise InputError, before any work, if an explanation could not be drawn as `out`."""
     if out.suffix.lower() != ".png":
         raise InputError(f"{out}: an explanation is a .png")
-    files.writable(out)
+    files.check_writable(out)
 
 
 def _short(path: Path) -> str:
@@ -145,4 +154,4 @@ def _short(path: Path) -> str:
 def _write(figure: Any, out: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=110, format="png")
-    files.replace(out, picture.getvalue())
+    files.replace_file(out, picture.getvalue())

@@ -131,7 +131,7 @@ def _fetch_latest(address: str, say: Callable[[str], None], cache: Path, limits:
         raise _out_of_reach(address, trouble, cache / (known or "none")) from None
     folder = _stored(address, listing, cache, limits)
     if _remembered(last) != folder.name:
-        files.replace(last, folder.name.encode())
+        files.replace_file(last, folder.name.encode())
     return folder
 
 
@@ -208,7 +208,7 @@ def _stored(address: str, listing: bytes, cache: Path, limits: Limits) -> Path:
     if _intact(folder, digest):
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    with files.exclusive(cache / f"{digest}.lock"):  # who comes second finds it there
+    with files.hold_lock(cache / f"{digest}.lock"):  # who comes second finds it there
         if _intact(folder, digest):
             return folder
         _remove_stale(cache, digest)
@@ -216,7 +216,7 @@ def _stored(address: str, listing: bytes, cache: Path, limits: Limits) -> Path:
         if folder.is_dir():
             _reopen(folder, draft, listed)
         _complete(address, listed, draft, limits)
-        files.replace(draft / SUMS, listing)
+        files.replace_file(draft / SUMS, listing)
         draft.rename(folder)
     return folder
 
@@ -236,7 +236,10 @@ def _remove_stale(cache: Path, wanted: str) -> None:
         digest = draft.name[1:].removesuffix(".part")
         if digest == wanted:
             continue
-        with contextlib.suppress(InputError), files.sole(cache / f"{digest}.lock", "in use"):
+        with (
+            contextlib.suppress(InputError),
+            files.hold_sole_lock(cache / f"{digest}.lock", "in use"),
+        ):
             times = [path.stat().st_mtime for path in (draft, *draft.glob("*"))]
             if time.time() - max(times) > STALE:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -248,7 +251,7 @@ def _complete(address: str, listed: dict[str, str], draft: Path, limits: Limits)
     end = time.monotonic() + limits.whole
     left = limits.bytes
     for name, digest in listed.items():
-        path = files.within(draft, name)
+        path = files.path_within(draft, name)
         if not _is(path, digest):
             _download(f"{address}/{quote(name)}", path, digest, left, end, limits)
         left -= path.stat().st_size

@@ -11,8 +11,8 @@ from urllib.parse import quote, unquote
 
 from mura_tune import files
 from mura_tune.errors import InputError
-from mura_tune.names import checked
-from mura_tune.strict import from_yaml
+from mura_tune.names import check_name
+from mura_tune.strict import parse_yaml
 
 
 def place(
@@ -69,8 +69,8 @@ def _fetched(url: str, say: Callable[[str], None]) -> Path:
 def _folder_of(area: str, releases: Path) -> Path:
     """The folder of an area's release; one that is there may have a name older than the rule."""
     if set(area) & set("/\\\0") or area in (".", "..") or not (releases / area).exists():
-        checked(area, "area")
-    return files.within(releases, area)
+        check_name(area, "area")
+    return files.path_within(releases, area)
 
 
 def _url_path(name: str) -> str:
@@ -80,7 +80,7 @@ def _url_path(name: str) -> str:
     """
     path, mark, digest = name.partition("#")
     try:
-        segments = [checked(unquote(segment), "release") for segment in path.split("/")]
+        segments = [check_name(unquote(segment), "release") for segment in path.split("/")]
     except InputError:
         return ""
     return "/".join(quote(segment) for segment in segments) + mark + digest
@@ -128,7 +128,7 @@ def configured() -> str | None:
     path = config_file()
     if path is None or not path.is_file():
         return None
-    raw = from_yaml(path.read_bytes(), path)
+    raw = parse_yaml(path.read_bytes(), path)
     base = raw.get("base_url") if isinstance(raw, dict) and len(raw) == 1 else None
     if not isinstance(base, str):
         raise InputError(f"{path}: holds one line, base_url: https://HOST/FOLDER, and nothing else")

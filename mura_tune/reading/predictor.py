@@ -15,7 +15,7 @@ from torch import Tensor
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Chosen
-from mura_tune.imaging.images import read, square
+from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.metrics.estimates import sigmoid
 from mura_tune.release import legacy
 from mura_tune.release import release as release_io
@@ -69,7 +69,7 @@ class Prediction:
 
 def pixels_of(images: Sequence[Path], size: int) -> NDArray[np.uint8]:
     """A study's views (N, S, S) from their files; UnreadableImage where one cannot be decoded."""
-    return np.stack([square(read(path), size) for path in images])
+    return np.stack([resize_to_square(read_image(path), size) for path in images])
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
-from mura_tune.imaging.images import decode, square
+from mura_tune.imaging.images import decode_image, resize_to_square
 from mura_tune.reading.answers import Row
 from mura_tune.reading.predictor import Prediction, Predictor
 from mura_tune.reading.router import Route, Router
@@ -237,8 +237,8 @@ def _agrees(predictor: Predictor, row: Row, threshold: float | None) -> bool:
 
 def _decode(one: Asked, contents: Sequence[bytes], sizes: Sequence[int] | set[int]) -> Views:
     """A study's views at each size, every file decoded once."""
-    whole = [decode(data, path) for data, path in zip(contents, one.images, strict=True)]
-    return {size: np.stack([square(image, size) for image in whole]) for size in sizes}
+    whole = [decode_image(data, path) for data, path in zip(contents, one.images, strict=True)]
+    return {size: np.stack([resize_to_square(image, size) for image in whole]) for size in sizes}
 
 
 def _routes(router: Router, studies: Sequence[Read]) -> Iterator[Route]:

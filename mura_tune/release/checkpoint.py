@@ -37,8 +37,8 @@ def alone(release: Path, finals: Path) -> Iterator[None]:
         "it has trained is kept) and run this again"
     )
     with (
-        files.sole(release.with_name(f".{release.name}.lock"), busy),
-        files.sole(finals.with_name(f".{finals.name}.lock"), busy),
+        files.hold_sole_lock(release.with_name(f".{release.name}.lock"), busy),
+        files.hold_sole_lock(finals.with_name(f".{finals.name}.lock"), busy),
     ):
         recover(release)
         check_place(release)
@@ -104,7 +104,7 @@ class Checkpoint:
         content = io.BytesIO()
         torch.save({"run": dict(self.run), "state": _plain(state)}, content)
         data = content.getbuffer()
-        files.replace(self.path, hashlib.sha256(data).digest(), data)
+        files.replace_file(self.path, hashlib.sha256(data).digest(), data)
 
     def _checked(self, whole: bytes) -> dict[str, Any]:
         """What `save` was given, as plain values."""

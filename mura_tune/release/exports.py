@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from mura_tune.errors import InputError, MuraError
 from mura_tune.evaluation.calibration import Chosen
 from mura_tune.evaluation.routing import Routing
-from mura_tune.files import replace, writable
+from mura_tune.files import check_writable, replace_file
 from mura_tune.lines import printable
 from mura_tune.networks.heads import output_layers
-from mura_tune.networks.network import build, members_of
-from mura_tune.networks.weights import separate
+from mura_tune.networks.network import build_network, members_of
+from mura_tune.networks.weights import copy_tensors
 from mura_tune.release.release import Bundle
 from mura_tune.training.batches import MEAN, STD
 from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, TASKS
@@ -53,10 +53,10 @@ def export(bundle: Bundle, kind: str, out: Path | None = None) -> tuple[Path, st
     """
     suffix, write = KINDS[kind]
     path = out or Path(f"{bundle.manifest['area']}{suffix}")
-    writable(path)
+    check_writable(path)
     content, told = write(bundle)
     try:
-        replace(path, content)
+        replace_file(path, content)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{path}: cannot be written ({reason}); choose --out") from None
@@ -170,7 +170,7 @@ def _in_three_channels(bundle: Bundle, body: nn.Module) -> dict[str, Tensor]:
     refusal = f"{bundle.folder}: a pt of {arch} for three channels"
     instead = "export it --to onnx or safetensors"
     weights = body.double().state_dict()
-    twin = build(arch, size=size, outputs=bundle.manifest["outputs"], channels=3).body
+    twin = build_network(arch, size=size, outputs=bundle.manifest["outputs"], channels=3).body
     twin = twin.double().eval()
     for name, wanted in twin.state_dict().items():
         if weights[name].shape == wanted.shape:
@@ -200,7 +200,7 @@ def _joblib(bundle: Bundle) -> tuple[bytes, str]:
 
 def _safetensors(bundle: Bundle) -> tuple[bytes, str]:
     about = {name: str(value) for name, value in _about(bundle).items()}
-    weights = separate(_only(bundle).state_dict())
+    weights = copy_tensors(_only(bundle).state_dict())
     content = to_safetensors(weights, metadata={"format": "pt", **about})
     return content, f"tensors by name; {_grey(bundle)}, {_outputs(bundle)}"
 

@@ -11,14 +11,14 @@ import pandas as pd
 import torch
 
 from mura_tune.data import cache, duplicates
-from mura_tune.data.folders import from_folders
+from mura_tune.data.folders import index_label_folders
 from mura_tune.data.index import Dataset, Finding
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Chosen
 from mura_tune.evaluation.evaluate import Measured, measured
-from mura_tune.imaging.images import read
-from mura_tune.networks.starts import DIGITS, TRAINED_ON
+from mura_tune.imaging.images import read_image
+from mura_tune.networks.starts import DIGEST_DIGITS, TRAINED_ON
 from mura_tune.release.release import Bundle
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import predict
@@ -96,9 +96,9 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
             f"{bundle.folder}: a router, and an external set has no areas to tell "
             "apart; name a release that tells what is abnormal"
         )
-    dataset = from_folders(root, manifest["area"])
-    cached = cache.build(dataset, manifest["preprocessing"]["size"], folder, strict=strict)
-    frame = cached.frame.assign(first=duplicates.groups(cached.pixels))
+    dataset = index_label_folders(root, manifest["area"])
+    cached = cache.open_cache(dataset, manifest["preprocessing"]["size"], folder, strict=strict)
+    frame = cached.frame.assign(first=duplicates.group_copies(cached.pixels))
     both = frame.groupby("first")["label"].transform("nunique") > 1
     left_out = tuple(
         Finding("two labels", path, f"the picture of {frame['path'][first]}, under another label")
@@ -121,7 +121,7 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
 def trained_on(prepared: Prepared) -> str:
     """The content of TRAINED_ON: sorted, so that it tells nothing of the order of studies."""
     held = (prepared.frame["part"] != "test").to_numpy()
-    return "".join(sorted(f"{sha[:DIGITS]}\n" for sha in prepared.pictures.take(held)))
+    return "".join(sorted(f"{sha[:DIGEST_DIGITS]}\n" for sha in prepared.pictures.take(held)))
 
 
 def _split(pixels: Any, kept: pd.DataFrame, device: torch.device) -> Split:
@@ -146,7 +146,7 @@ def _seen(release: Path, dataset: Dataset, kept: pd.DataFrame) -> tuple[str, ...
         path
         for path in kept["path"]
         if any(
-            duplicates.digest(turned)[:DIGITS] in known
-            for turned in duplicates.orientations(read(dataset.root / path))
+            duplicates.pixel_digest(turned)[:DIGEST_DIGITS] in known
+            for turned in duplicates.orientations(read_image(dataset.root / path))
         )
     )

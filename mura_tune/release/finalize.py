@@ -18,10 +18,10 @@ from mura_tune import config
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.evaluation.runs import Run, describe, spread, strongest
-from mura_tune.lines import command, printable
-from mura_tune.networks.network import joined
-from mura_tune.networks.starts import TRAINED_ON, digest
-from mura_tune.recipe import Recipe, apply
+from mura_tune.lines import printable, shell_command
+from mura_tune.networks.network import join_members
+from mura_tune.networks.starts import TRAINED_ON, start_digest
+from mura_tune.recipe import Recipe, apply_values
 from mura_tune.release import release
 from mura_tune.release.external import trained_on
 from mura_tune.release.kinds import Figures, kind_of
@@ -56,7 +56,7 @@ class Release:
             self.test.describe(),
             f"read: {self.folder / release.CARD} and {self.folder / release.REPORT}",
             "next: "
-            + command("mura", "infer", *use, "--image", "VIEW1.png", "--image", "VIEW2.png"),
+            + shell_command("mura", "infer", *use, "--image", "VIEW1.png", "--image", "VIEW2.png"),
         )
         return "\n".join(line for line in lines if line)
 
@@ -73,7 +73,7 @@ def summary(releases: Sequence[Release]) -> str:
 
 def final_recipe(best: Best) -> Recipe:
     """The stored recipe of the best trial with the study's final phases in it."""
-    return apply(best.best.recipe, best.config.final, f"study {best.study}: final")
+    return apply_values(best.best.recipe, best.config.final, f"study {best.study}: final")
 
 
 def finalize(
@@ -112,7 +112,7 @@ def finalize(
         result = fit(net, train, dev_split, own, task, on_epoch=on_epoch, memory=memory(own))
         runs.append(Run(own, net, result, dev_split, task.measure, kind.rows))
     members = released(runs)
-    model = joined([run.net for run in members])
+    model = join_members([run.net for run in members])
     logits = torch.stack([run.fit.logits for run in members]).mean(0)
     chosen = kind.choose(logits, dev_split)  # before anything reads test
     dev = kind.measured(logits, dev_split, chosen)
@@ -137,7 +137,7 @@ def _same_as_searched(best: Best, prepared: Prepared) -> None:
     for what, then, now, way_out in (
         ("dataset", best.dataset, prepared.fingerprint, "point --data at that one"),
         ("split", best.split_hash, prepared.split_hash, "point --data at that one"),
-        (f"start {start}", best.starts.get(start, ""), digest(start) or "", "put it back"),
+        (f"start {start}", best.starts.get(start, ""), start_digest(start) or "", "put it back"),
     ):
         if then != now:
             raise InputError(
@@ -175,7 +175,7 @@ def _manifest(
             "verdict": verdict(best),
             "history": [dataclasses.asdict(point) for point in best.history],
             "trials": best.counts,
-            "config": config.to_dict(best.config),
+            "config": config.config_to_dict(best.config),
         },
         "training": {
             "best_epoch": result.best.number,

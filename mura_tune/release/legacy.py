@@ -11,8 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import Network, build, outline
-from mura_tune.networks.weights import check_finite, check_keys, read_checkpoint, renamed
+from mura_tune.networks.network import Network, build_network, outline_network
+from mura_tune.networks.weights import (
+    check_finite_weights,
+    check_tensor_names,
+    read_checkpoint,
+    rename_tensors,
+)
 from mura_tune.release.exports import RGB_MEAN, RGB_STD
 from mura_tune.release.release import Bundle, preprocessing
 from mura_tune.release_format.checksums import sha256
@@ -67,13 +72,13 @@ def load(path: Path, device: torch.device, area: str | None = None) -> Bundle:
         raise InputError(f"{path}: its threshold is {cut['value']}, and no probability")
     arch, size = about["arch"], about["size"]
     try:
-        wanted = outline(arch, size=size, channels=3)
+        wanted = outline_network(arch, size=size, channels=3)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    weights = renamed(weights, wanted, path)
-    check_keys(weights, wanted, f"{path} is no checkpoint of {arch}")
+    weights = rename_tensors(weights, wanted, path)
+    check_tensor_names(weights, wanted, f"{path} is no checkpoint of {arch}")
     body = _restored(weights, arch, size)
-    check_finite(body.state_dict(), path)
+    check_finite_weights(body.state_dict(), path)
     named = NAME.match(path.name)
     manifest = {
         "area": about.get("area") or (named and named[1]) or area or "unknown",
@@ -91,7 +96,7 @@ def _restored(weights: Mapping[str, Tensor], arch: str, size: int) -> nn.Module:
 
     Most have one convolution there; RepVGG, FastViT and CrossViT have several side by side.
     """
-    body: nn.Module = build(arch, size=size).body
+    body: nn.Module = build_network(arch, size=size).body
     convolutions = [
         (name, module)
         for name, module in body.named_modules()

@@ -14,15 +14,15 @@ from safetensors.torch import save as to_safetensors
 
 from mura_tune import strict
 from mura_tune.errors import InputError
-from mura_tune.imaging.images import PREPROCESSING, changed_since
-from mura_tune.networks.network import Model, Network, joined, members_of, restore
-from mura_tune.networks.weights import separate
+from mura_tune.imaging.images import PREPROCESSING, preprocessing_changes
+from mura_tune.networks.network import Model, Network, join_members, members_of, restore_network
+from mura_tune.networks.weights import copy_tensors
 from mura_tune.release import golden
 from mura_tune.release.timm_config import timm_config
 from mura_tune.release_format import checksums
 from mura_tune.release_format import manifest as manifests
 from mura_tune.release_format.folder import recover, replacing
-from mura_tune.strict import shown
+from mura_tune.strict import show_value
 from mura_tune.training.batches import MEAN, STD
 from mura_tune.training.tasks import TASKS
 
@@ -53,9 +53,11 @@ def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[s
     whole = {"schema": SCHEMA, **manifest, "members": names}
     whole["golden"] = golden.answer(net, manifest["preprocessing"]["size"])
     text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
-    manifests.parse(strict.from_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
+    manifests.parse(
+        strict.parse_json(text, folder / MANIFEST), folder / MANIFEST
+    )  # as every reader
     content = {
-        name: to_safetensors(separate(member.body.state_dict()), metadata={"format": "pt"})
+        name: to_safetensors(copy_tensors(member.body.state_dict()), metadata={"format": "pt"})
         for name, member in zip(names, members_of(net), strict=True)
     }
     for name, written in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
@@ -72,7 +74,7 @@ def names_of(net: Model) -> list[str]:
 def preprocessing(size: int) -> dict[str, Any]:
     """What happens to an image before a network sees it, as bundle.json says it.
 
-    A release without `decoding` was made by its version 1; see `images.changed_since`.
+    A release without `decoding` was made by its version 1; see `images.preprocessing_changes`.
     """
     return {
         "size": size,
@@ -87,7 +89,7 @@ def preprocessing(size: int) -> dict[str, Any]:
 
 def changes(manifest: Mapping[str, Any]) -> str:
     """Which pictures are read differently since a release was made, in a line; "" for none."""
-    told = changed_since(manifest["preprocessing"].get("decoding", 1))
+    told = preprocessing_changes(manifest["preprocessing"].get("decoding", 1))
     return told and f"made when pictures were read otherwise; since then: {told}"
 
 
@@ -147,7 +149,7 @@ def load(folder: Path, device: torch.device) -> Bundle:
     """
     values = verify(folder)
     manifests.require(values, folder / MANIFEST, *manifests.ANSWER[values["task"]])
-    net = joined([_network(values, folder / name) for name in values["members"]])
+    net = join_members([_network(values, folder / name) for name in values["members"]])
     return Bundle(folder, values, net.to(device).eval())
 
 
@@ -158,7 +160,7 @@ def _check_preprocessing(stored: Mapping[str, Any], source: Path) -> None:
     for key, value in stored.items():
         if json.dumps(value) != json.dumps(known.get(key)):  # as text, where 1 is not true
             raise InputError(
-                f"{source}: preprocessing.{key} is {shown(value)}, which this version "
+                f"{source}: preprocessing.{key} is {show_value(value)}, which this version "
                 "does not do; use the one that made it"
             )
 
@@ -167,4 +169,4 @@ def _network(manifest: Mapping[str, Any], path: Path) -> Network:
     """The network that a release names, with the weights of one of its members."""
     head = TASKS[manifest["task"]].head
     size, outputs = manifest["preprocessing"]["size"], manifest["outputs"]
-    return restore(path, manifest["arch"], size=size, outputs=outputs, head=head)
+    return restore_network(path, manifest["arch"], size=size, outputs=outputs, head=head)

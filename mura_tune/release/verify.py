@@ -97,6 +97,6 @@ def inspect(folder: Path) -> Inspection:
 def _check_story(values: Mapping[str, Any], source: str) -> None:
     """Raise InputError unless the recipe and the study can be read, where they are stored."""
     if "recipe" in values:
-        recipe.from_dict(values["recipe"], source)
+        recipe.recipe_from_dict(values["recipe"], source)
     if "study" in values:
-        config.from_dict(values["study"]["config"], source)
+        config.config_from_dict(values["study"]["config"], source)

@@ -34,7 +34,7 @@ def check_place(folder: Path) -> None:
             SHA256SUMS does not list, or a file that was changed since; or the place lies in the
             folder of another release.
     """
-    files.outside_releases(folder)
+    files.refuse_releases(folder)
     place = folder.resolve()
     if not os.path.lexists(place):
         return
@@ -65,7 +65,7 @@ def check_place(folder: Path) -> None:
                 f"release would remove it; {_WAY_OUT}"
             )
     # Not by `manifest.read`: what a later version released is ours too, and what this one refuses.
-    manifest = strict.from_json((place / MANIFEST).read_bytes(), folder / MANIFEST)
+    manifest = strict.parse_json((place / MANIFEST).read_bytes(), folder / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
         raise InputError(
             f"{folder / MANIFEST}: not a release's, so the folder is not replaced; {_WAY_OUT}"
@@ -96,7 +96,7 @@ def replacing(folder: Path) -> Iterator[Path]:
             checksums.write(draft)
             for path in draft.iterdir():
                 _sync(path)
-            files.sync(draft)
+            files.sync_folder(draft)
             _put(draft, place)
         except OSError as error:
             _remove(draft)
@@ -127,7 +127,7 @@ def recover(folder: Path) -> bool:
                 f"{folder}: a call that was killed left this release as {aside[-1]}, "
                 f"and it cannot be put back here ({error.strerror}); move it back"
             ) from None
-        files.sync(place.parent)
+        files.sync_folder(place.parent)
     return True
 
 
@@ -148,7 +148,7 @@ def _put(draft: Path, place: Path) -> None:
         check_place(place)  # again: training took its time
         if not place.is_dir() or not any(place.iterdir()):
             draft.rename(place)
-            files.sync(place.parent)
+            files.sync_folder(place.parent)
             return
         draft.chmod(stat.S_IMODE(place.stat().st_mode))
         old = _beside(place, "old")
@@ -158,7 +158,7 @@ def _put(draft: Path, place: Path) -> None:
         except BaseException:
             old.rename(place)
             raise
-        files.sync(place.parent)
+        files.sync_folder(place.parent)
         _remove_release(old)
 
 

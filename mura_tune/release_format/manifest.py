@@ -17,9 +17,9 @@ from mura_tune import strict
 from mura_tune.areas import TASKS
 from mura_tune.errors import InputError
 from mura_tune.files import RELEASE_FILES
-from mura_tune.names import checked
+from mura_tune.names import check_name
 from mura_tune.recipe import SIZES
-from mura_tune.strict import check, dotted
+from mura_tune.strict import check_value, join_path
 
 NAME = RELEASE_FILES[0]
 SCHEMA = 2  # the one that is written; 1 had one threshold and no calibration
@@ -43,13 +43,13 @@ def read(path: Path) -> dict[str, Any]:
     """
     if path.stat().st_size > strict.JSON_BYTES:
         raise InputError(f"{path}: larger than {strict.JSON_BYTES // 2**20} MiB; fetch it again")
-    return parse(strict.from_json(path.read_bytes(), path), path)
+    return parse(strict.parse_json(path.read_bytes(), path), path)
 
 
 def parse(raw: Any, source: object) -> dict[str, Any]:
     """The same from a JSON document's value; `source` opens the message of what is refused."""
     try:
-        check(isinstance(raw, Mapping), "it", raw, "a mapping of names to values")
+        check_value(isinstance(raw, Mapping), "it", raw, "a mapping of names to values")
         schema = raw.get("schema")
         whole(1)(schema, "schema")
         if schema > SCHEMA:
@@ -64,7 +64,7 @@ def parse(raw: Any, source: object) -> dict[str, Any]:
             values.pop("metrics", None)  # of another form, and shown by nothing
         values.setdefault("members", [WEIGHTS])
         task = values.setdefault("task", TASKS[0])
-        check(task in TASKS, "task", task, f"one of {', '.join(TASKS)}")
+        check_value(task in TASKS, "task", task, f"one of {', '.join(TASKS)}")
         _TABLES[task](values, "")
         _check_agreement(values, task)
     except ValueError as error:
@@ -105,7 +105,7 @@ def number(low: float = -1e9, high: float = 1e9) -> Check:
     def test(value: Any, where: str) -> None:
         right = isinstance(value, int | float) and not isinstance(value, bool)
         inside = right and math.isfinite(value) and low <= value <= high
-        check(inside, where, value, f"a number from {low:g} to {high:g}")
+        check_value(inside, where, value, f"a number from {low:g} to {high:g}")
 
     return test
 
@@ -114,7 +114,7 @@ def whole(low: int = 0, high: int = _LARGEST) -> Check:
     """A whole number within bounds."""
 
     def test(value: Any, where: str) -> None:
-        check(
+        check_value(
             type(value) is int and low <= value <= high,
             where,
             value,
@@ -127,37 +127,37 @@ def whole(low: int = 0, high: int = _LARGEST) -> Check:
 def text(value: Any, where: str) -> None:
     """Text that can be written in UTF-8."""
     right = isinstance(value, str) and len(value) <= _LONGEST
-    check(right and not re.search("[\ud800-\udfff]", value), where, value, "text")
+    check_value(right and not re.search("[\ud800-\udfff]", value), where, value, "text")
 
 
 def flag(value: Any, where: str) -> None:
-    check(isinstance(value, bool), where, value, "true or false")
+    check_value(isinstance(value, bool), where, value, "true or false")
 
 
 def name(value: Any, where: str) -> None:
     """The name of an area, or of what stands for several."""
     text(value, where)
     try:
-        checked(value, where)
+        check_name(value, where)
     except InputError as error:
         raise ValueError(str(error)) from None
 
 
 def weights_file(value: Any, where: str) -> None:
     right = isinstance(value, str) and _FILE.fullmatch(value) is not None
-    check(right, where, value, "the name of a .safetensors file")
+    check_value(right, where, value, "the name of a .safetensors file")
 
 
 def tree(value: Any, where: str) -> None:
     """Nested mappings of plain values, as a recipe or a study is stored; `config` reads those."""
-    check(isinstance(value, Mapping), where, value, "a mapping of names to values")
+    check_value(isinstance(value, Mapping), where, value, "a mapping of names to values")
     for key, inner in value.items():
         path = f"{where}.{key}"
         if isinstance(inner, Mapping):
             tree(inner, path)
         else:
             for one in inner if isinstance(inner, list) else [inner]:
-                check(not isinstance(one, list | dict), path, inner, "plain values")
+                check_value(not isinstance(one, list | dict), path, inner, "plain values")
                 if isinstance(one, str):
                     text(one, path)
 
@@ -172,7 +172,7 @@ def each(inner: Check, *, least: int = 0, most: int = _LARGEST) -> Check:
 
     def test(value: Any, where: str) -> None:
         right = isinstance(value, list) and least <= len(value) <= most
-        check(right, where, value, f"a list of {least} or more")
+        check_value(right, where, value, f"a list of {least} or more")
         for number_, one in enumerate(value):
             inner(one, f"{where}[{number_}]")
 
@@ -184,7 +184,7 @@ def named(inner: Check, *, least: int = 0) -> Check:
 
     def test(value: Any, where: str) -> None:
         right = isinstance(value, Mapping) and len(value) >= least
-        check(right, where, value, f"a mapping of {least} names or more to values")
+        check_value(right, where, value, f"a mapping of {least} names or more to values")
         for key, one in value.items():
             text(key, f"a name in {where}")
             inner(one, f"{where}.{key}")
@@ -211,22 +211,24 @@ class Fields:
         self._all = {**self._required, **self._usual, **(extra or {})}
 
     def __call__(self, value: Any, where: str) -> None:
-        check(isinstance(value, Mapping), where or "it", value, "a mapping of names to values")
+        check_value(
+            isinstance(value, Mapping), where or "it", value, "a mapping of names to values"
+        )
         for key in self._required:
             if key not in value:
-                raise ValueError(f"{dotted(where, key)} is missing")
+                raise ValueError(f"{join_path(where, key)} is missing")
         for key, test in self._all.items():
             if key in value:
-                test(value[key], dotted(where, key))
+                test(value[key], join_path(where, key))
 
     def missing(self, value: Mapping[str, Any], where: str) -> Iterator[str]:
         """Paths of usual fields that are absent, here and below."""
         for key, test in self._all.items():
             if key not in value:
                 if key in self._usual:
-                    yield dotted(where, key)
+                    yield join_path(where, key)
             elif isinstance(test, Fields):
-                yield from test.missing(value[key], dotted(where, key))
+                yield from test.missing(value[key], join_path(where, key))
 
 
 def record(**required: Check) -> Fields:
@@ -239,7 +241,7 @@ def estimate(value: Any, where: str) -> None:
     _ESTIMATE(value, where)
     ends = (value["low"], value["high"])
     if value["value"] is not None:
-        check(None not in ends, where, value, "a value with both ends")
+        check_value(None not in ends, where, value, "a value with both ends")
 
 
 def _within(path: str, top: str) -> bool:
@@ -251,13 +253,13 @@ def _check_agreement(values: Mapping[str, Any], task: str) -> None:
     """Raise ValueError where values that are right by themselves do not belong together."""
     areas, outputs = values.get("areas"), values["outputs"]
     if areas is not None:
-        check(len(set(areas)) == len(areas), "areas", areas, "names that differ")
+        check_value(len(set(areas)) == len(areas), "areas", areas, "names that differ")
     if task != TASKS[0]:
         wanted = len(areas or ()) + (task == "multitask")
-        check(
+        check_value(
             outputs == wanted, "outputs", outputs, f"{wanted}: what {len(areas or ())} areas take"
         )
-    check(
+    check_value(
         len(set(values["members"])) == len(values["members"]),
         "members",
         values["members"],
@@ -266,17 +268,19 @@ def _check_agreement(values: Mapping[str, Any], task: str) -> None:
     golden = values.get("golden")
     if golden is not None:
         fits = len(golden) == 3 and all(len(row) == outputs for row in golden)
-        check(fits, "golden", golden, f"3 rows of {outputs} logits")
+        check_value(fits, "golden", golden, f"3 rows of {outputs} logits")
     points = values.get("operating_points", {})
     if "recommended" in values:
         recommended = values["recommended"]
-        check(recommended in points, "recommended", recommended, "one of the operating_points")
+        check_value(
+            recommended in points, "recommended", recommended, "one of the operating_points"
+        )
         if "threshold" in values:
             same = values["threshold"]["value"] == points[recommended]["threshold"]
-            check(same, "threshold", values["threshold"], f"that of {recommended}")
+            check_value(same, "threshold", values["threshold"], f"that of {recommended}")
     band = values.get("abstain", {})
     if "low" in band:
-        check(band["low"] <= band["high"], "abstain.low", band["low"], "at most abstain.high")
+        check_value(band["low"] <= band["high"], "abstain.low", band["low"], "at most abstain.high")
     _check_story(values)
 
 
@@ -285,7 +289,7 @@ def _check_story(values: Mapping[str, Any]) -> None:
     training = values.get("training")
     if training:
         numbers = [epoch["number"] for epoch in training["epochs"]]
-        check(
+        check_value(
             training["best_epoch"] in numbers,
             "training.best_epoch",
             training["best_epoch"],
@@ -293,12 +297,14 @@ def _check_story(values: Mapping[str, Any]) -> None:
         )
     if "seeds" in values:
         released = [run for run in values["seeds"]["runs"] if run["released"]]
-        check(bool(released), "seeds.runs", len(values["seeds"]["runs"]), "one released or more")
+        check_value(
+            bool(released), "seeds.runs", len(values["seeds"]["runs"]), "one released or more"
+        )
     counts = values.get("data", {}).get("counts")
     if counts:
-        check("train" in counts, "data.counts", [*counts], "counts of train and others")
+        check_value("train" in counts, "data.counts", [*counts], "counts of train and others")
         for part, own in counts.items():
-            check(
+            check_value(
                 set(own) == set(counts["train"]),
                 f"data.counts.{part}",
                 [*own],

@@ -9,7 +9,7 @@ from typing import Any
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import NAMES, Measured
-from mura_tune.imaging.images import read
+from mura_tune.imaging.images import read_image
 from mura_tune.metrics.estimates import wrong
 from mura_tune.networks.network import Model
 from mura_tune.release_format.manifest import missing
@@ -54,7 +54,7 @@ def report(
     ]
     if cases:
         split = split_of(prepared, "test", next(net.parameters()).device)
-        shown = gallery(net, split, test, cases, lambda path: read(prepared.root / path))
+        shown = gallery(net, split, test, cases, lambda path: read_image(prepared.root / path))
         size = manifest["preprocessing"]["size"]
         parts.append(("Cases", _CASES.format(size=size) + shown))
     body = _head(manifest, test) + sections([*parts, *sections_of(manifest)])

@@ -9,9 +9,9 @@ from typing import Any
 
 from mura_tune.evaluation.evaluate import NAMES
 from mura_tune.evaluation.runs import describe
-from mura_tune.lines import command
+from mura_tune.lines import shell_command
 from mura_tune.metrics.estimates import range_text, wrong
-from mura_tune.names import as_file
+from mura_tune.names import file_name_of
 from mura_tune.release_format.manifest import WEIGHTS
 from mura_tune.report.areas import figure_rows
 from mura_tune.report.page import WARNING, code, markdown, shifted, words
@@ -117,7 +117,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     """The card of a release, from its bundle.json."""
     dev, test = manifest["metrics"]["dev"], manifest["metrics"]["test"]
     before, after = test["calibration"]["before"], test["calibration"]["after"]
-    folder = f"releases/{as_file(manifest['study']['name'])}"
+    folder = f"releases/{file_name_of(manifest['study']['name'])}"
     return _CARD.format(
         warning=WARNING,
         area=markdown(manifest["area"]),
@@ -150,10 +150,10 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         digest=code(manifest["recipe_digest"]),
         trial=manifest["study"]["trial"],
         study=code(manifest["study"]["name"]),
-        infer=command(
+        infer=shell_command(
             "mura", "infer", "--release", folder, "--image", "view1.png", "--image", "view2.png"
         ),
-        explain=command(
+        explain=shell_command(
             "mura", "explain", "--release", folder, "--image", "view1.png", "--deletion"
         ),
         verdict=_sentence(manifest["study"].get("verdict", "")),

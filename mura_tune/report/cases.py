@@ -19,7 +19,7 @@ from PIL import Image
 
 from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import Measured
-from mura_tune.networks.gradcam import gradcam
+from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import Model
 from mura_tune.training.batches import Split, to_input
 
@@ -150,7 +150,9 @@ def _maps(
         return {}
     device = next(net.parameters()).device
     try:  # a study at a time: a whole gallery's activations would not fit everywhere
-        found = [gradcam(net, to_input(split.pixels[i.tolist()], device)).cpu() for i in studies]
+        found = [
+            compute_gradcam(net, to_input(split.pixels[i.tolist()], device)).cpu() for i in studies
+        ]
     except InputError:
         return {}
     cams, rows = torch.cat(found).numpy(), np.concatenate(studies)

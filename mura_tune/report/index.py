@@ -10,7 +10,7 @@ from urllib.parse import quote
 from matplotlib.axes import Axes
 
 from mura_tune import files
-from mura_tune.errors import InputError, explain
+from mura_tune.errors import InputError, explain_error
 from mura_tune.lines import visible
 from mura_tune.release_format import checksums
 from mura_tune.release_format import manifest as manifests
@@ -63,8 +63,12 @@ def write(folder: Path, say: Callable[[str], None]) -> None:
     """
     found = _releases(folder, say)
     if found:
-        files.replace(folder / "index.html", index_html(found).encode("utf-8", "backslashreplace"))
-        files.replace(folder / "RESULTS.md", results_md(found).encode("utf-8", "backslashreplace"))
+        files.replace_file(
+            folder / "index.html", index_html(found).encode("utf-8", "backslashreplace")
+        )
+        files.replace_file(
+            folder / "RESULTS.md", results_md(found).encode("utf-8", "backslashreplace")
+        )
 
 
 def index_html(releases: Sequence[Release]) -> str:
@@ -149,7 +153,7 @@ def _releases(folder: Path, say: Callable[[str], None]) -> list[Release]:
         try:
             manifest = _vouched(place)
         except (InputError, OSError) as error:
-            say(f"{explain(error) or place}; left out of index.html and RESULTS.md")
+            say(f"{explain_error(error) or place}; left out of index.html and RESULTS.md")
             continue
         if manifest["schema"] == SCHEMA and "metrics" in manifest:
             found.append((place.name, manifest))

@@ -10,9 +10,9 @@ import yaml
 
 from mura_tune import config, recipe
 from mura_tune.evaluation.runs import describe
-from mura_tune.lines import command
+from mura_tune.lines import shell_command
 from mura_tune.metrics.estimates import interval_text
-from mura_tune.names import as_file
+from mura_tune.names import file_name_of
 from mura_tune.report import charts
 from mura_tune.report.page import cell, plain, table
 
@@ -123,7 +123,7 @@ def _data(manifest: Manifest) -> str:
 def _recipe(manifest: Manifest) -> str:
     """What was searched, from which range and default to which value, and every other field."""
     study, source = _study(manifest), str(manifest["area"])
-    released = dataclasses.asdict(recipe.from_dict(manifest["recipe"], source))
+    released = dataclasses.asdict(recipe.recipe_from_dict(manifest["recipe"], source))
     value, start = dict(_leaves(released)), dict(_leaves(study["recipe"]))
     searched = [
         [f"<code>{plain(path)}</code>", plain(value[path]), _range(axis), plain(start[path])]
@@ -145,7 +145,7 @@ def _recipe(manifest: Manifest) -> str:
 def _study(manifest: Manifest) -> dict[str, Any]:
     """The study as this version stores it: with the fields that came after the release."""
     stored = manifest["study"]["config"]
-    return config.to_dict(config.from_dict(stored, str(manifest["area"])))
+    return config.config_to_dict(config.config_from_dict(stored, str(manifest["area"])))
 
 
 def _range(axis: Mapping[str, Any]) -> str:
@@ -162,15 +162,16 @@ def _reproduce(manifest: Manifest) -> str:
     study, area, data = _study(manifest), manifest["area"], manifest["data"]
     name, trials = manifest["study"]["name"], study["budget"]["trials"]
     named = ["--study", name] if name != area else []
-    sets = "".join(f" \\\n  {command('--set', one)}" for one in overrides(area, study))
+    sets = "".join(f" \\\n  {shell_command('--set', one)}" for one in overrides(area, study))
     pairs = ", ".join(f"{key} {value}" for key, value in manifest["versions"].items())
-    folder = f"releases/{as_file(name)}"
+    folder = f"releases/{file_name_of(name)}"
     commands = "\n".join(
         [
-            command("mura", "tune", area, *named, "--trials", trials, "--data", "DATA") + sets,
-            command("mura", "finalize", name, "--data", "DATA") + _runs(manifest),
-            command("mura", "evaluate", "--release", folder, "--data", "DATA"),
-            command("mura", "verify", folder),
+            shell_command("mura", "tune", area, *named, "--trials", trials, "--data", "DATA")
+            + sets,
+            shell_command("mura", "finalize", name, "--data", "DATA") + _runs(manifest),
+            shell_command("mura", "evaluate", "--release", folder, "--data", "DATA"),
+            shell_command("mura", "verify", folder),
         ]
     )
     return (
@@ -195,7 +196,7 @@ def overrides(area: str, study: Mapping[str, Any]) -> list[str]:
     number of trials apart."""
     usual, wanted = (
         {path: value for path, value in _leaves(one) if path != "budget.trials"}
-        for one in (config.to_dict(config.load(area)), study)
+        for one in (config.config_to_dict(config.load_config(area)), study)
     )
     gone = {".".join(path.split(".")[:-1]) for path in usual if path.startswith("search.")}
     gone -= {".".join(path.split(".")[:-1]) for path in wanted if path.startswith("search.")}

@@ -7,7 +7,7 @@ from typing import Any
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.evaluation.routing import Routed
-from mura_tune.lines import command
+from mura_tune.lines import shell_command
 from mura_tune.metrics.estimates import wrong
 from mura_tune.networks.network import Model
 from mura_tune.report.areas import confusion_html, confusion_md, figure_rows, figures_html
@@ -77,7 +77,9 @@ def routing_card(manifest: Manifest) -> str:
     return _CARD.format(
         warning=WARNING,
         name=markdown(manifest["study"]["name"]),
-        infer=command("mura", "infer", "--area", manifest["study"]["name"], "--image", "view1.png"),
+        infer=shell_command(
+            "mura", "infer", "--area", manifest["study"]["name"], "--image", "view1.png"
+        ),
         arch=code(manifest["arch"]),
         size=manifest["preprocessing"]["size"],
         k=len(manifest["areas"]),

@@ -18,12 +18,12 @@ from optuna.study import StudyDirection
 from mura_tune import config
 from mura_tune.config import Holdout, SearchConfig
 from mura_tune.data import splits
-from mura_tune.data.prepare import Prepared, folds_of
+from mura_tune.data.prepare import Prepared, prepare_folds
 from mura_tune.database.outages import of_study
 from mura_tune.errors import InputError
 from mura_tune.networks import starts
-from mura_tune.networks.starts import DIGITS, Origin, origin
-from mura_tune.recipe import CHANGED, DEFAULTS
+from mura_tune.networks.starts import DIGEST_DIGITS, StartProvenance, start_provenance
+from mura_tune.recipe import CHANGED_FIELDS, RECIPE_DEFAULTS
 from mura_tune.search.records import COMPARABLE, CONFIG, DEV, facts, identify, keep_fact
 from mura_tune.training.tasks import PART, task_of
 
@@ -31,11 +31,11 @@ from mura_tune.training.tasks import PART, task_of
 def clean_or_refuse(sources: Iterable[str], prepared: Prepared, split: Holdout) -> None:
     """Refuse starts that know the studies they would be judged by; see `_check_start`."""
     for source in sources:
-        if found := origin(source):
+        if found := start_provenance(source):
             _check_start(source, found, prepared, split)
 
 
-def _check_start(source: str, start: Origin, prepared: Prepared, split: Holdout) -> None:
+def _check_start(source: str, start: StartProvenance, prepared: Prepared, split: Holdout) -> None:
     """Compare what a release learned from with dev (of every fold) and test.
 
     A picture of test in its list is a leak, whatever divided the data. Dev is a matter of
@@ -49,7 +49,7 @@ def _check_start(source: str, start: Origin, prepared: Prepared, split: Holdout)
     frame = prepared.frame
     test = frame["part"] == "test"
     if start.pictures is not None:
-        known = np.array([sha[:DIGITS] in start.pictures for sha in prepared.pictures])
+        known = np.array([sha[:DIGEST_DIGITS] in start.pictures for sha in prepared.pictures])
         if leaked := int((known & test).sum()):
             raise InputError(
                 f"pretrained: {source}: it was trained on {leaked} of the {int(test.sum())} test "
@@ -58,7 +58,7 @@ def _check_start(source: str, start: Origin, prepared: Prepared, split: Holdout)
         if start.areas & set(prepared.areas) and not known.any():
             return
     judged = ~test if split.folds else frame["part"] == "dev"
-    learned = splits.assign(frame, start.split.dev, start.split.seed) == "train"
+    learned = splits.assign_splits(frame, start.split.dev, start.split.seed) == "train"
     patients = frame["patient"]
     if leaked := patients[judged & learned].nunique():
         same = start.split.dev, start.split.seed
@@ -93,10 +93,10 @@ def same_or_refuse(
     """
     begun = as_begun(opened, study)
     if begun != study:
-        own = ", ".join(f"{name}: {getattr(begun.recipe, name)}" for name in CHANGED)
+        own = ", ".join(f"{name}: {getattr(begun.recipe, name)}" for name in CHANGED_FIELDS)
         _LOG.warning("study %s goes on as it began, with %s", opened.study_name, own)
     study = begun
-    plain = config.to_dict(study)
+    plain = config.config_to_dict(study)
     now = {
         "area": prepared.area,
         "task": study.task,
@@ -116,7 +116,7 @@ def same_or_refuse(
         _start(opened, now, prepared, study)
     elif (completed := _completed(stored)) != now:
         _check_resume(opened, completed, now, allow_space_change)
-        older = [name for name in CHANGED if name not in stored["recipe"]]
+        older = [name for name in CHANGED_FIELDS if name not in stored["recipe"]]
         recipe = {name: v for name, v in plain["recipe"].items() if name not in older}
         keep_fact(opened, COMPARABLE, now | {"recipe": recipe})
     identify(opened)
@@ -125,7 +125,7 @@ def same_or_refuse(
 
 @of_study
 def as_begun(opened: optuna.Study, study: SearchConfig) -> SearchConfig:
-    """`study` with the fields of `CHANGED` that its search is older than as its trials had them.
+    """`study` with the fields of `CHANGED_FIELDS` newer than its search as its trials had them.
 
     The shipped default.yaml starts heads elsewhere than it did; a search compares its trials, so
     one that began before goes on with what it began with. A new search is left as it is.
@@ -133,19 +133,19 @@ def as_begun(opened: optuna.Study, study: SearchConfig) -> SearchConfig:
     stored = facts(opened).get(COMPARABLE)
     if stored is None:
         return study
-    older = {name: DEFAULTS[name] for name in CHANGED if name not in stored["recipe"]}
+    older = {name: RECIPE_DEFAULTS[name] for name in CHANGED_FIELDS if name not in stored["recipe"]}
     return replace(study, recipe=replace(study.recipe, **older))
 
 
 def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """With what an earlier version did not know, as it trained."""
-    recipe = {**DEFAULTS, **stored["recipe"]}
+    recipe = {**RECIPE_DEFAULTS, **stored["recipe"]}
     return {"task": "abnormality", **stored, "recipe": recipe}
 
 
 def _near_copies(prepared: Prepared, study: SearchConfig) -> str:
     """How many are left out, with those of each fold; nothing where there are none."""
-    views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
+    views = prepare_folds(prepared, study.split) if study.split.folds else (prepared,)
     counts = [len(view.near_copies) for view in views]
     return f"{', '.join(map(str, counts))} left out" if any(counts) else ""
 
@@ -154,7 +154,7 @@ def _starts(study: SearchConfig) -> dict[str, str]:
     """sha256 of the weights at each path that trials start from."""
     axis = study.search.get("pretrained")
     named = {study.recipe.pretrained, *(map(str, axis.choices or ()) if axis else ())}
-    found = {name: starts.digest(name) for name in sorted(named)}
+    found = {name: starts.start_digest(name) for name in sorted(named)}
     return {name: sha for name, sha in found.items() if sha}
 
 
@@ -166,7 +166,7 @@ def _start(
             f"study {opened.study_name} was made by something else; "
             "start one of its own with --study NAME"
         )
-    views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
+    views = prepare_folds(prepared, study.split) if study.split.folds else (prepared,)
     keep_fact(opened, DEV, [_dev_studies(view, study.task) for view in views])
     keep_fact(opened, COMPARABLE, now)
     with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it

@@ -25,8 +25,8 @@ from mura_tune.database.sqlite_file import require_write
 from mura_tune.database.storage import has_study, load_study, using
 from mura_tune.database.urls import database, file_of
 from mura_tune.errors import InputError
-from mura_tune.lines import cell
-from mura_tune.names import CONFIRMS, checked_search
+from mura_tune.lines import to_cell
+from mura_tune.names import CONFIRM_SUFFIX, check_search_name
 from mura_tune.search.records import dev_score_of, has_score, is_foreign
 from mura_tune.search.slots import was_cut
 
@@ -72,14 +72,14 @@ def copy(url: str, name: str, new: str, to: str) -> int:
     Raises:
         InputError: no such study, `new` exists there, or is no name for a search.
     """
-    checked_search(new, "NEW")
-    if name.endswith(CONFIRMS):
-        raise InputError(f"{name} confirms another study; copy {name.removesuffix(CONFIRMS)}")
+    check_search_name(new, "NEW")
+    if name.endswith(CONFIRM_SUFFIX):
+        raise InputError(f"{name} confirms another study; copy {name.removesuffix(CONFIRM_SUFFIX)}")
     with using(url) as source, legible(url, f"study {name}"):
         load_study(source, name, url)  # or say which there are
         parts = {one.removeprefix(name): _read(source, one, url) for one in _parts(source, name)}
     with using(to, create=True) as target, legible(to, f"study {new}"), lock_of(to, new):
-        for end in ("", CONFIRMS):
+        for end in ("", CONFIRM_SUFFIX):
             if has_study(target, new + end):
                 raise InputError(
                     f"{database(to)}: study {new + end} exists; name another, or "
@@ -106,7 +106,7 @@ def table(url: str, name: str) -> str:
     writer = csv.DictWriter(out, [*COLUMNS, *params], restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: cell(v) if isinstance(v, str) else v for key, v in row.items()})
+        writer.writerow({key: to_cell(v) if isinstance(v, str) else v for key, v in row.items()})
     return out.getvalue()
 
 
@@ -155,7 +155,7 @@ def delete(url: str, name: str, artifacts: Path) -> int:
 
 def _parts(storage: RDBStorage, name: str) -> list[str]:
     """The names of a study and of its confirmation, of those that are there."""
-    return [one for one in (name, name + CONFIRMS) if has_study(storage, one)]
+    return [one for one in (name, name + CONFIRM_SUFFIX) if has_study(storage, one)]
 
 
 def _both(storage: RDBStorage, name: str, url: str) -> list[optuna.Study]:
@@ -287,4 +287,4 @@ def _remove_pictures(engine: Engine, studies: Sequence[int], artifacts: Path) ->
                 (ours if study in studies else theirs).add(key.removeprefix(ARTIFACTS_ATTR_PREFIX))
     for name in ours - theirs:
         with contextlib.suppress(InputError):  # no name of a picture: not ours to remove
-            files.within(artifacts, name).unlink(missing_ok=True)
+            files.path_within(artifacts, name).unlink(missing_ok=True)

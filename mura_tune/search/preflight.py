@@ -13,10 +13,10 @@ from safetensors.torch import save as to_safetensors
 from mura_tune.config import SearchConfig
 from mura_tune.errors import InputError, MuraError
 from mura_tune.lines import printable
-from mura_tune.networks.gradcam import gradcam
+from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import Network
-from mura_tune.networks.weights import separate
-from mura_tune.recipe import Recipe, changed
+from mura_tune.networks.weights import copy_tensors
+from mura_tune.recipe import Recipe, with_values
 from mura_tune.training.consistency import require_map
 from mura_tune.training.tasks import TASKS
 
@@ -41,7 +41,7 @@ def check_networks(study: SearchConfig) -> None:
         for before, more in (("search can draw", drawn), ("final makes it", drawn | final)):
             told = ", ".join(f"{path} {value}" for path, value in more.items())
             try:
-                _legal(study.task, changed(study.recipe, more))
+                _legal(study.task, with_values(study.recipe, more))
             except InputError as error:
                 raise InputError(f"{before} {told}: {error}") from None
 
@@ -75,11 +75,11 @@ def _train(net: Network, recipe: Recipe) -> None:
 
 def _release(net: Network, recipe: Recipe) -> None:
     """To the bytes of a release's file of weights, and back."""
-    weights = from_safetensors(to_safetensors(separate(net.body.state_dict())))
+    weights = from_safetensors(to_safetensors(copy_tensors(net.body.state_dict())))
     net.body.load_state_dict(weights)
 
 
 def _explain(net: Network, recipe: Recipe) -> None:
     """The map of one black image, as trials and reports show it, where the network has one."""
     with contextlib.suppress(InputError):
-        gradcam(net, torch.zeros(1, 1, recipe.size, recipe.size))
+        compute_gradcam(net, torch.zeros(1, 1, recipe.size, recipe.size))

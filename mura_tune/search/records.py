@@ -91,7 +91,7 @@ def recipe_of(trial: optuna.Trial | FrozenTrial, study: str = "study") -> Recipe
 
 @functools.lru_cache(maxsize=4096)  # a worker looks at the same trials after each of its own
 def _parsed(text: str, source: str) -> Recipe:
-    return recipes.from_dict(json.loads(text), source)
+    return recipes.recipe_from_dict(json.loads(text), source)
 
 
 def has_recipe(trial: optuna.Trial | FrozenTrial) -> bool:

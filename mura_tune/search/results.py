@@ -19,7 +19,7 @@ from mura_tune.database.urls import database
 from mura_tune.errors import InputError
 from mura_tune.metrics.comparison import fold_difference
 from mura_tune.metrics.estimates import Estimate, Measure, Studies
-from mura_tune.names import CONFIRMS
+from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.recipe import Recipe
 from mura_tune.search.records import (
     COMPARABLE,
@@ -135,7 +135,7 @@ class Best:
 
     def to_json(self) -> dict[str, Any]:
         plain = asdict(self)
-        return plain | {"config": config.to_dict(self.config)}
+        return plain | {"config": config.config_to_dict(self.config)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +180,7 @@ def choose(study: optuna.Study, confirming: optuna.Study | None = None) -> Choic
             f"study {name}: another program, or an early version of this one, made "
             "it; tune again in a database of its own with --storage FILE"
         )
-    resolved = config.from_dict(stored[CONFIG], f"study {name}")
+    resolved = config.config_from_dict(stored[CONFIG], f"study {name}")
     again = confirming.get_trials(deepcopy=False) if confirming else []
     identity = identity_of(study)
     pending, unconfirmed = _open_ends(resolved, trials, again, identity)
@@ -245,7 +245,7 @@ def best_in(url: str, name: str) -> Best:
 def confirmation(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study | None:
     """The study that confirms study `name`, if it exists."""
     try:
-        return optuna.load_study(study_name=name + CONFIRMS, storage=storage)
+        return optuna.load_study(study_name=name + CONFIRM_SUFFIX, storage=storage)
     except KeyError:
         return None
 
@@ -257,7 +257,7 @@ def finished_studies(url: str) -> list[str]:
         names = [
             summary.study_name
             for summary in optuna.get_all_study_summaries(storage)
-            if summary.best_trial is not None and not summary.study_name.endswith(CONFIRMS)
+            if summary.best_trial is not None and not summary.study_name.endswith(CONFIRM_SUFFIX)
         ]
         names = [name for name in names if _has_finished(storage, name)]
     if not names:

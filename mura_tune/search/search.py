@@ -23,7 +23,7 @@ from mura_tune.database.locks import Alive, Lock, lock_of
 from mura_tune.database.outages import PATIENCE
 from mura_tune.database.storage import GRACE, open_storage
 from mura_tune.errors import MuraError
-from mura_tune.names import CONFIRMS, checked_search
+from mura_tune.names import CONFIRM_SUFFIX, check_search_name
 from mura_tune.search import space as spaces
 from mura_tune.search.comparable import as_begun, same_or_refuse
 from mura_tune.search.preflight import check_networks
@@ -98,8 +98,8 @@ def start(job: Job, how: WorkerSettings, *, allow_space_change: bool = False) ->
             a confirmation.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if job.name.endswith(CONFIRMS):
-        checked_search(job.name, "study")
+    if job.name.endswith(CONFIRM_SUFFIX):
+        check_search_name(job.name, "study")
     space = spaces.space_of(job.study)
     check_networks(job.study)
     TASKS[job.study.task].outputs(len(job.prepared.areas))  # or refuse a router of one area
@@ -121,7 +121,7 @@ def start(job: Job, how: WorkerSettings, *, allow_space_change: bool = False) ->
     again = confirmation(storage, job.name)
     return {
         job.name: len(opened.get_trials(deepcopy=False)),
-        job.name + CONFIRMS: len(again.get_trials(deepcopy=False)) if again else 0,
+        job.name + CONFIRM_SUFFIX: len(again.get_trials(deepcopy=False)) if again else 0,
     }
 
 
@@ -295,7 +295,7 @@ class _Course:
             with self.lock:
                 self._confirming = optuna.create_study(
                     storage=self.storage,
-                    study_name=self.job.name + CONFIRMS,
+                    study_name=self.job.name + CONFIRM_SUFFIX,
                     direction="maximize",
                     load_if_exists=True,
                     pruner=optuna.pruners.NopPruner(),

@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial
 from mura_tune.axes import ALL, Axis
 from mura_tune.config import SearchConfig
 from mura_tune.errors import InputError
-from mura_tune.networks.network import stage_count
-from mura_tune.recipe import CHANGED, Recipe, apply, type_of
+from mura_tune.networks.network import count_stages
+from mura_tune.recipe import CHANGED_FIELDS, Recipe, apply_values, field_type
 
 DIGITS = 3
 
@@ -89,7 +89,7 @@ def as_started(space: Space, comparable: Mapping[str, Any] | None) -> dict[str, 
         space: as this version makes it.
         comparable: what the search stores of its start; None for one that begins now.
     """
-    if comparable is None or all(name in comparable["recipe"] for name in CHANGED):
+    if comparable is None or all(name in comparable["recipe"] for name in CHANGED_FIELDS):
         return dict(space)
     stored = comparable["space"]
     return {
@@ -120,7 +120,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
 
 def recipe_for(study: SearchConfig, values: Mapping[str, Any], source: str) -> Recipe:
     """The study's recipe with a trial's values in it."""
-    return apply(study.recipe, values, source)
+    return apply_values(study.recipe, values, source)
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _distribution(path: str, axis: Axis, study: SearchConfig) -> BaseDistributio
     assert isinstance(high, int | float)  # Axis checks both
     if axis.first > high:
         raise InputError(f"search.{path}.low is {axis.first}; the network has {high} stages")
-    if type_of(path) is int:
+    if field_type(path) is int:
         return _without_warning(IntDistribution, axis.first, high, axis.log, axis.step or 1)
     return _without_warning(FloatDistribution, axis.first, high, axis.log, axis.step)
 
@@ -143,7 +143,7 @@ def _distribution(path: str, axis: Axis, study: SearchConfig) -> BaseDistributio
 def _most_stages(study: SearchConfig) -> int:
     """Stages of the network, or of that with the most where several are searched."""
     arches = study.search["arch"].choices if "arch" in study.search else None
-    return max(stage_count(str(arch)) for arch in arches or (study.recipe.arch,))
+    return max(count_stages(str(arch)) for arch in arches or (study.recipe.arch,))
 
 
 def _as_stored(axis: BaseDistribution, stored: Mapping[str, Any]) -> BaseDistribution:

@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from sqlalchemy.exc import SQLAlchemyError
 
 from mura_tune.config import SearchConfig
-from mura_tune.data.prepare import Prepared, folds_of
+from mura_tune.data.prepare import Prepared, prepare_folds
 from mura_tune.database.outages import Outage
 from mura_tune.errors import Diverged, MuraError
 from mura_tune.lines import printable
@@ -60,7 +60,7 @@ class Material:
 
 def material(prepared: Prepared, study: SearchConfig, device: torch.device) -> Material:
     """The study's train and dev; with folds, k pairs that cover every patient but test's once."""
-    views = folds_of(prepared, study.split) if study.split.folds else (prepared,)
+    views = prepare_folds(prepared, study.split) if study.split.folds else (prepared,)
     pairs = ((split_of(v, "train", device), split_of(v, "dev", device)) for v in views)
     return Material(tuple(pairs), device)
 

@@ -9,7 +9,7 @@ from optuna.storages import BaseStorage
 
 from mura_tune.config import SearchConfig
 from mura_tune.errors import InputError
-from mura_tune.names import CONFIRMS
+from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.search.records import COMPARABLE, facts
 from mura_tune.search.results import choose, confirmation
 from mura_tune.search.slots import WarmStart
@@ -35,7 +35,7 @@ def warm_starts(
         return []
     if which == AUTO:
         there = sorted(optuna.get_all_study_names(storage))
-        names = [n for n in there if n != name and not n.endswith(CONFIRMS)]
+        names = [n for n in there if n != name and not n.endswith(CONFIRM_SUFFIX)]
     else:
         names = [n for n in map(str.strip, which.split(",")) if n != name]
     found: list[WarmStart] = []

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from mura_tune.errors import MuraError, explain
+from mura_tune.errors import MuraError, explain_error
 from mura_tune.search import search
 from mura_tune.search.search import Job, WorkerSettings
 
@@ -42,7 +42,7 @@ def member(
         if stop.is_set():  # whatever the interruption became on its way
             os._exit(130)
         line = traceback.format_exception_only(error)[0].splitlines()[0][:300]
-        told = explain(error) or MuraError(line)
+        told = explain_error(error) or MuraError(line)
         with contextlib.suppress(OSError):  # the parent is gone, and `_obey` is about to see it
             pipe.send(told)
 

@@ -25,8 +25,8 @@ from dataclasses import field
 import torch
 from torch import Tensor
 
-from mura_tune.data.pixels import MAPPED, let_go
-from mura_tune.networks.device import room
+from mura_tune.data.pixels import MAPPED_ROWS, unmap_pages
+from mura_tune.networks.device import pixel_memory
 from mura_tune.training.augment import augment, draws
 
 if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load pandas
@@ -142,10 +142,10 @@ class OnDisk:
     def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Tensor:
         wanted = self.rows[index if isinstance(index, slice) else np.asarray(index)]
         taken = np.empty((len(wanted), *self.stored.shape[1:]), np.uint8)
-        for start in range(0, len(wanted), MAPPED):
-            rows = wanted[start : start + MAPPED]
-            taken[start : start + MAPPED] = self.stored[rows]
-            let_go(self.stored)
+        for start in range(0, len(wanted), MAPPED_ROWS):
+            rows = wanted[start : start + MAPPED_ROWS]
+            taken[start : start + MAPPED_ROWS] = self.stored[rows]
+            unmap_pages(self.stored)
         return torch.from_numpy(taken)
 
 
@@ -211,12 +211,12 @@ def split_of(
 
     Args:
         budget: bytes of pixels that may lie on `device`; a larger part stays in the cache's file
-            and is streamed. None takes what `device.room` finds.
+            and is streamed. None takes what `device.pixel_memory` finds.
     """
     frame = prepared.frame.iloc[prepared.rows(part)]
     rows = frame["row"].to_numpy()
     pixels: Tensor | OnDisk = OnDisk(prepared.pixels, rows)
-    if len(rows) * prepared.pixels[0].size <= (room(device) if budget is None else budget):
+    if len(rows) * prepared.pixels[0].size <= (pixel_memory(device) if budget is None else budget):
         pixels = torch.from_numpy(prepared.pixels[rows]).to(device)
     part_of = {area: number for number, area in enumerate(prepared.areas)}
     return Split(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import Network, is_map, run, shape_of
+from mura_tune.networks.network import Network, is_map, run_steps, shape_of
 from mura_tune.training.augment import ROTATION
 from mura_tune.training.batches import MEAN, STD
 from mura_tune.training.losses import Loss
@@ -65,7 +65,7 @@ def feature_map(net: Network, x_nchw: Tensor) -> Tensor:
     if (steps := net.steps()) is None:
         features: Tensor = net.body.forward_features(x_nchw)
         return features
-    return run(steps[:-1], x_nchw)
+    return run_steps(steps[:-1], x_nchw)
 
 
 def class_maps(net: Network, features: Tensor) -> Tensor:

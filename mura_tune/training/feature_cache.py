@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.files import exclusive, locked
+from mura_tune.files import hold_lock, try_lock
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Store:
         """Evict until `needed` bytes fit; False where they cannot. Call under the folder's lock."""
         for file in [*self.folder.glob("*.new"), *self.folder.glob("*.tmp")]:
             with file.open("rb") as opened:
-                if locked(opened):  # nobody writes it any more
+                if try_lock(opened):  # nobody writes it any more
                     file.unlink()
         kept = []
         for file in self.folder.glob("*.bin"):
@@ -162,13 +162,13 @@ class _Writer:
             "channels_last": channels_last,
             "about": self.about,
         }
-        with exclusive(self.store.folder / "lock"):
+        with hold_lock(self.store.folder / "lock"):
             if faster := self.store._find(self.key):
                 faster[0].close()
                 self.given_up = True
                 return
             file = os.fdopen(os.open(self.temporary, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-            if not locked(file):  # another process is writing it, and the file is not ours
+            if not try_lock(file):  # another process is writing it, and the file is not ours
                 file.close()
                 self.given_up = True
                 return
@@ -197,7 +197,7 @@ class _Writer:
                 return
             self.file.flush()
             os.fsync(self.file.fileno())
-            with exclusive(self.store.folder / "lock"):
+            with hold_lock(self.store.folder / "lock"):
                 self.temporary.replace(self.temporary.with_suffix(".bin"))
                 new = self.temporary.with_suffix(".new")
                 with new.open("w", encoding="utf-8") as out:
@@ -213,7 +213,7 @@ class _Writer:
         """Forget what is not committed."""
         self._pending.clear()
         if self.file is not None:
-            with exclusive(self.store.folder / "lock"):
+            with hold_lock(self.store.folder / "lock"):
                 self._close(remove=True)
         self.given_up = True
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mura_tune.networks.device import evaluation_batch, precision
-from mura_tune.networks.network import Network, Step, run
+from mura_tune.networks.network import Network, Step, run_steps
 from mura_tune.recipe import Recipe
 from mura_tune.training.augment import VIEWS
 from mura_tune.training.batches import Split, in_batches, order_of, plain_batches, training_batches
@@ -91,7 +91,7 @@ def halves(net: Network) -> Halves | None:
     if cut == 0:
         return None
     return Halves(
-        frozen=torch.no_grad()(functools.partial(run, steps[:cut])),
+        frozen=torch.no_grad()(functools.partial(run_steps, steps[:cut])),
         rest=functools.partial(net.finish, steps[cut:]),
         digest=_digest(net.body, trained),
     )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mura_tune.errors import InputError
 from mura_tune.metrics.estimates import ACCURACY, AUC, Measure, Studies, by_study
 from mura_tune.metrics.operating_points import MONITORS
-from mura_tune.networks.heads import PartHead, start_small
-from mura_tune.networks.network import Network, build
+from mura_tune.networks.heads import AreaHead, shrink_classifier
+from mura_tune.networks.network import Network, build_network
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split
 from mura_tune.training.losses import Loss, binary
@@ -58,7 +58,7 @@ class Task:
     def network(self, recipe: Recipe, areas: int) -> Network:
         """A fresh network for this task on so many areas; InputError as `models.build`."""
         outputs = self.outputs(areas)
-        net = build(
+        net = build_network(
             recipe.arch,
             size=recipe.size,
             pretrained=recipe.pretrained,
@@ -67,7 +67,7 @@ class Task:
             head=self.head,
         )
         if recipe.head_init == "small":
-            start_small(net.body.get_classifier(), outputs)
+            shrink_classifier(net.body.get_classifier(), outputs)
         return net
 
 
@@ -132,7 +132,7 @@ MULTITASK = Task(
     loss=_both,
     table=study_scores,
     measure=AUC,
-    head=PartHead,
+    head=AreaHead,
     beside=lambda logits_nk, split: routed_right(logits_nk[:, 1:], split),
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in (ABNORMALITY, PART, MULTITASK)}

@@ -15,7 +15,7 @@ import pytest
 from conftest import TINY, Ran
 from PIL import Image
 
-from mura_tune.phantoms import dataset
+from mura_tune.phantoms.dataset import write_phantoms
 
 Run = Callable[..., Ran]
 
@@ -286,7 +286,7 @@ def test_another_area_than_the_release_is_for(run: Run, release: Path, phantoms:
 
 def test_bad_images_in_a_dataset_are_named_and_left_out(run: Run, tmp_path: Path) -> None:
     root = tmp_path / "damaged-v1.1"
-    dataset.write(root, areas=("XR_WRIST",), patients=60, size=64)
+    write_phantoms(root, areas=("XR_WRIST",), patients=60, size=64)
     images = sorted(root.glob("train/XR_WRIST/*/*/*.png"))
     for path, how in zip(images[::10], SPOILT, strict=False):
         spoil(path, how)
@@ -340,16 +340,16 @@ def test_a_table_that_names_an_area_outside_is_refused_before_anything_is_writte
 
 
 def test_deep_images_are_scaled_and_cut_outs_keep_their_ground(tmp_path: Path) -> None:
-    from mura_tune.imaging.images import read
+    from mura_tune.imaging.images import read_image
 
     ramp = np.linspace(0, 65535, 256 * 16).astype(np.uint16).reshape(64, 64)
     Image.fromarray(ramp).save(tmp_path / "deep.png")
-    assert np.abs(read(tmp_path / "deep.png").astype(int) - ramp / 257).max() <= 1
+    assert np.abs(read_image(tmp_path / "deep.png").astype(int) - ramp / 257).max() <= 1
     rgba = np.full((64, 64, 4), 200, np.uint8)
     rgba[:, 32:] = 0
     rgba[:, :32, 3] = 255
     Image.fromarray(rgba).save(tmp_path / "clear.png")
-    grey = read(tmp_path / "clear.png")
+    grey = read_image(tmp_path / "clear.png")
     assert (grey[:, 32:] == 0).all()
     assert (grey[:, :32] == 200).all()
 

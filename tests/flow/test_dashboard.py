@@ -29,7 +29,7 @@ from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
 from mura_tune.metrics.estimates import auc_interval
-from mura_tune.networks.network import build
+from mura_tune.networks.network import build_network
 from mura_tune.search import space
 from mura_tune.search.comparable import same_or_refuse
 from mura_tune.search.records import keep_recipe, keep_scores
@@ -80,7 +80,7 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     runs = tmp_path_factory.mktemp("pictured")
     tiny = [item.removeprefix("--set=") for item in TINY]
-    study = config.load("XR_WRIST", [*tiny, "split.dev=0.5", "split.seed=0"])
+    study = config.load_config("XR_WRIST", [*tiny, "split.dev=0.5", "split.seed=0"])
     prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, study.split, runs / "cache")
     url, folder = url_of(str(runs / "studies.db")), runs / "artifacts"
     axes = space.space_of(study)
@@ -105,7 +105,7 @@ def search(
     def objective(trial: optuna.Trial) -> float:
         started = time.perf_counter()
         recipe = space.recipe_for(study, space.suggest(trial, axes), "test")
-        result = fit(build(recipe.arch, seed=0), train, dev, recipe, ABNORMALITY)
+        result = fit(build_network(recipe.arch, seed=0), train, dev, recipe, ABNORMALITY)
         studies = study_scores(result.logits, dev)
         for name, value in (
             ("dev_score", auc_interval(studies).to_json()),

@@ -57,7 +57,7 @@ def follow(run: Run, command: str, data: Path, capfd: pytest.CaptureFixture[str]
         program, *args = shlex.split(part.replace("A.png", str(image)))
         if program == "mura-infer":
             with pytest.raises(SystemExit) as end:
-                console.run(infer, "mura-infer", args)
+                console.run_command(infer, "mura-infer", args)
             assert end.value.code == 0
             said.append(capfd.readouterr().out)
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Ran
 
-from mura_tune.phantoms import dataset
+from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.release.release import verify
 
 Run = Callable[..., Ran]
@@ -15,7 +15,7 @@ Run = Callable[..., Ran]
 
 def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path) -> None:
     other_phantoms = tmp_path / "other"
-    dataset.write(other_phantoms, areas=("XR_WRIST",), patients=40, size=64, seed=5)
+    write_phantoms(other_phantoms, areas=("XR_WRIST",), patients=40, size=64, seed=5)
     data = f"--data={phantoms}"
     tuned = run("tune", "XR_WRIST", data, "--trials=2", *TINY, "--json")
     assert tuned.code == 0, tuned.err
@@ -81,9 +81,9 @@ def test_an_answer_is_the_score_that_evaluation_counted(
     assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0
     release = tmp_path / "releases" / "XR_WRIST"
     loaded = release_io.load(release, torch.device("cpu"))
-    from mura_tune.config import from_dict
+    from mura_tune.config import config_from_dict
 
-    split = from_dict(loaded.manifest["study"]["config"], "test").split
+    split = config_from_dict(loaded.manifest["study"]["config"], "test").split
     prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path / "cache")
     part = split_of(prepared, "test", torch.device("cpu"))
     predictor = Predictor(release, torch.device("cpu"))
@@ -99,7 +99,7 @@ def test_finalize_without_an_area_releases_every_finished_study(
     for area in ("XR_HAND", "XR_WRIST"):
         assert run("tune", area, f"--data={phantoms}", "--trials=1", *TINY).code == 0
     other = tmp_path / "other"
-    dataset.write(other, areas=("XR_HAND",), patients=40, size=64, seed=5)
+    write_phantoms(other, areas=("XR_HAND",), patients=40, size=64, seed=5)
     assert run("tune", "XR_HAND", "--study=A", f"--data={other}", "--trials=1", *TINY).code == 0
     done = run("finalize", f"--data={phantoms}")
     assert done.code == 2
@@ -138,7 +138,7 @@ def test_old_scripts_read_three_lines(
     answers = []
     for threshold in ("0", "1"):
         with pytest.raises(SystemExit):
-            console.run(infer, "mura-infer", [*call, f"--threshold={threshold}"])
+            console.run_command(infer, "mura-infer", [*call, f"--threshold={threshold}"])
         lines = capfd.readouterr().out.splitlines()
         answers.append(dict(line.split("=") for line in lines))
     assert [list(a) for a in answers] == [["area", "prob_fracture", "pred"]] * 2

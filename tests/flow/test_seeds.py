@@ -15,8 +15,8 @@ from conftest import CPU, TINY, Ran
 from mura_tune.cli import mura
 from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
-from mura_tune.imaging.images import read, square
-from mura_tune.networks.gradcam import gradcam
+from mura_tune.imaging.images import read_image, resize_to_square
+from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import Ensemble
 from mura_tune.release import release as release_io
 from mura_tune.training import fit
@@ -73,7 +73,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
     assert "The mean of the logits of 2 `cnn` networks" in (release / release_io.CARD).read_text()
 
     image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
-    x_1chw = to_input(torch.from_numpy(square(read(image), 32))[None], CPU)
+    x_1chw = to_input(torch.from_numpy(resize_to_square(read_image(image), 32))[None], CPU)
     assert isinstance(loaded.net, Ensemble)
     with torch.inference_mode():
         logits = [float(member(x_1chw)) for member in loaded.net.members]
@@ -85,7 +85,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
 
     again = run("evaluate", f"--release={release}", tuned, "--json")
     assert json.loads(again.out)["auc"] == json.loads(made.out)[0]["metrics"]["test"]["auc"]
-    assert gradcam(loaded.net, x_1chw).shape == (1, 32, 32)
+    assert compute_gradcam(loaded.net, x_1chw).shape == (1, 32, 32)
     release_io.add(release, {release_io.REPORT: "<p></p>"})
     (release / "model-1.safetensors").write_bytes(b"")
     refused = run("verify", release)

@@ -86,9 +86,9 @@ def test_no_page_names_a_script_or_style_of_another_server(site: Path) -> None:
 
 def test_reference_pages_name_every_verb_and_key(site: Path) -> None:
     from mura_tune.cli import mura
-    from mura_tune.recipe import FIELDS
+    from mura_tune.recipe import RECIPE_FIELDS
 
     commands = (site / "reference/commands.html").read_text(encoding="utf-8")
     keys = (site / "reference/study-files.html").read_text(encoding="utf-8")
     assert [verb for verb in mura.commands if f"mura {verb}" not in commands] == []
-    assert [field for field in FIELDS if f"<code>{field}</code>" not in keys] == []
+    assert [field for field in RECIPE_FIELDS if f"<code>{field}</code>" not in keys] == []

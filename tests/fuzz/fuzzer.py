@@ -37,7 +37,7 @@ from PIL import Image
 
 from mura_tune import config, console
 from mura_tune.cli import mura
-from mura_tune.networks.network import build
+from mura_tune.networks.network import build_network
 from mura_tune.release import release as release_io
 
 LIMIT = 5.0  # seconds of processor time a case may take; most take hundredths
@@ -106,7 +106,7 @@ class World:
         for number in range(3):
             Image.fromarray(np.roll(ramp, 7 * number, axis=0)).save(root / f"images/{number}.png")
         self._make_release()
-        self.usual = dict(_leaves(config.to_dict(config.load("XR_WRIST"))))
+        self.usual = dict(_leaves(config.config_to_dict(config.load_config("XR_WRIST"))))
         self.manifest = json.loads((self.release / "bundle.json").read_text())
         self.table = "patient,study,path\n" + "".join(
             f"p{n},study{n % 2},images/{n}.png\n" for n in range(3)
@@ -126,7 +126,10 @@ class World:
             "abstain": {"low": 0.4, "high": 0.6, "share": 0.1, "error": 0.1, "error_without": 0.1},
         }
         release_io.save(
-            self.release, build("cnn", size=32, seed=3), manifest, {release_io.CARD: "# T\n"}
+            self.release,
+            build_network("cnn", size=32, seed=3),
+            manifest,
+            {release_io.CARD: "# T\n"},
         )
 
     def write_manifest(self, content: bytes) -> None:
@@ -254,7 +257,7 @@ def judged(case: Case) -> Verdict:
     begin = time.process_time()
     try:
         with _limited(LIMIT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            console.run(mura, "mura", case.arguments)
+            console.run_command(mura, "mura", case.arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else None
     except Hang:
@@ -331,7 +334,7 @@ def _quietly(arguments: tuple[str, ...]) -> None:
         contextlib.redirect_stderr(nowhere),
         contextlib.suppress(SystemExit),
     ):
-        console.run(mura, "mura", arguments)
+        console.run_command(mura, "mura", arguments)
 
 
 def _setting(random: Random, usual: Mapping[str, Any]) -> str:

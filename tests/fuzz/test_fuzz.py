@@ -36,7 +36,7 @@ def test_what_is_not_spoilt_passes(world: fuzzer.World) -> None:
 
 def test_each_fault_is_seen(world: fuzzer.World, monkeypatch: pytest.MonkeyPatch) -> None:
     def fault_of(act: object) -> str:
-        monkeypatch.setattr(config, "load", act)
+        monkeypatch.setattr(config, "load_config", act)
         return fuzzer.judged(SHOW).fault
 
     def fail(area: str, overrides: object) -> None:

@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from mura_tune.config import load
+from mura_tune.config import load_config
 from mura_tune.data import splits
 from mura_tune.imaging import images
-from mura_tune.networks.network import build
+from mura_tune.networks.network import build_network
 from mura_tune.training.augment import augment, draws
 
 STORED = json.loads((Path(__file__).parent / "stored.json").read_text())
@@ -28,19 +28,22 @@ def test_patients_keep_their_part_between_versions() -> None:
     patients = [f"patient{i:05d}" for i in range(1, 25)]
     frame = pd.DataFrame({"patient": patients, "split": "train"})
     frame.loc[20:, "split"] = "valid"
-    found = {str(seed): list(splits.assign(frame, 0.2, seed)) for seed in (0, 1)}
+    found = {str(seed): list(splits.assign_splits(frame, 0.2, seed)) for seed in (0, 1)}
     assert found == STORED["parts"]
 
 
 def test_pixels_are_prepared_as_ever(tmp_path: Path) -> None:
     yy, xx = np.mgrid[0:150, 0:97]
     Image.fromarray(((yy * 3 + xx * 5) % 256).astype(np.uint8)).save(tmp_path / "a.png")
-    assert digest(images.square(images.read(tmp_path / "a.png"), 64)) == STORED["square"]
+    assert (
+        digest(images.resize_to_square(images.read_image(tmp_path / "a.png"), 64))
+        == STORED["square"]
+    )
 
 
 def test_recipes_keep_their_names() -> None:
     """The shipped default starts heads small; what earlier versions ran is named as it was."""
-    recipe = load("default").recipe
+    recipe = load_config("default").recipe
     assert recipe.digest == STORED["digest"]
     assert replace(recipe, head_init="random").digest == STORED["digest_of_random_heads"]
 
@@ -49,5 +52,5 @@ def test_the_network_and_its_augmentation_give_the_stored_numbers() -> None:
     x = torch.linspace(0, 1, 2 * 48 * 48).reshape(2, 1, 48, 48)
     moved = augment((x[:, 0] * 255).byte(), torch.from_numpy(draws(0, 1, 2)), 0.75)
     assert np.allclose(moved[:, 0, ::16, ::16].flatten(), STORED["augmented"], atol=1e-5)
-    logits = build("cnn", seed=0).eval()(x).flatten().tolist()
+    logits = build_network("cnn", seed=0).eval()(x).flatten().tolist()
     assert np.allclose(logits, STORED["logits"], atol=1e-4)

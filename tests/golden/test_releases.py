@@ -10,8 +10,8 @@ from conftest import CPU, Ran
 from PIL import Image
 from safetensors.torch import save_file
 
-from mura_tune.networks.network import Network, build
-from mura_tune.networks.weights import separate
+from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.weights import copy_tensors
 from mura_tune.reading.predictor import Predictor
 from mura_tune.release.verify import inspect
 from mura_tune.release_format import checksums
@@ -22,7 +22,7 @@ STORED = Path(__file__).parent
 
 def filled() -> Network:
     """The small network with weights by a formula that no library can change."""
-    net = build("cnn", size=32)
+    net = build_network("cnn", size=32)
     for number, (name, value) in enumerate(net.body.state_dict().items()):
         if value.dtype != torch.float32:
             continue
@@ -53,7 +53,7 @@ def test_a_release_of_an_earlier_version_answers_as_it_did(
     folder.mkdir()
     text = (STORED / f"release-{schema}" / "bundle.json").read_text()
     (folder / "bundle.json").write_text(text)
-    save_file(separate(filled().body.state_dict()), folder / "model.safetensors")
+    save_file(copy_tensors(filled().body.state_dict()), folder / "model.safetensors")
     checksums.write(folder)
     levels = np.arange(40 * 30).reshape(40, 30) * 7 % 256
     Image.fromarray(levels.astype(np.uint8)).save(tmp_path / "view.png")

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 from test_pictures import pair, pooled
 from torch import nn
 
-from mura_tune.config import load
+from mura_tune.config import load_config
 from mura_tune.dashboard import artifacts, error_sheet
 from mura_tune.dashboard.artifacts import Allowance, TrialArtifacts
 from mura_tune.dashboard.trial_pictures import Charts, Fits, matrix
@@ -37,7 +37,7 @@ def kept(keeper: TrialArtifacts, fits: Fits) -> optuna.Study:
 
     def objective(trial: optuna.Trial) -> float:
         trial.suggest_float("finetune.lr", 1e-5, 1e-2, log=True)
-        keep_recipe(trial, load("default").recipe)
+        keep_recipe(trial, load_config("default").recipe)
         trial.set_user_attr("dev_score", auc_interval(pooled(fits)).to_json())
         keeper("abnormality")(trial, fits, pooled(fits))
         return 0.5
@@ -91,7 +91,7 @@ def test_a_trial_that_tells_areas_apart_shows_what_it_took_for_what(
     table = task.table(fit.logits, dev)
     study = optuna.create_study(direction="maximize")
     trial = study.ask()
-    keep_recipe(trial, load("default").recipe)
+    keep_recipe(trial, load_config("default").recipe)
     trial.set_user_attr("dev_score", task.measure.estimate(table).to_json())
     if task is MULTITASK:
         trial.set_user_attr("dev_part", accuracy)

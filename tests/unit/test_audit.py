@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from mura_tune.data import cache, scan
-from mura_tune.data.audit import audit
-from mura_tune.data.index import from_mura, from_table
+from mura_tune.data.audit import audit_dataset
+from mura_tune.data.index import index_mura, index_table
 
 # MURA v1.1: train then valid: studies -/+, images -/+, patients
 MURA = {
@@ -50,7 +50,7 @@ def write_mura_csvs(root: Path, header: bool) -> None:
 def test_muras_csvs_alone_give_muras_table(tmp_path: Path, header: bool) -> None:
     write_mura_csvs(tmp_path, header)
     start = time.perf_counter()
-    found = audit(from_mura(tmp_path, index_only=True))
+    found = audit_dataset(index_mura(tmp_path, index_only=True))
     assert time.perf_counter() - start < 4  # 0.4 s alone on one core
     document = json.loads(json.dumps(found.to_json()))
     for area, sizes in MURA.items():
@@ -102,9 +102,9 @@ def faulty(tmp_path: Path) -> Path:
 
 
 def test_pixels_show_what_the_index_hides(faulty: Path) -> None:
-    dataset = from_mura(faulty)
-    assert audit(dataset).findings == ()
-    found = audit(dataset, pixels=scan.scan(dataset, progress=False).records)
+    dataset = index_mura(faulty)
+    assert audit_dataset(dataset).findings == ()
+    found = audit_dataset(dataset, pixels=scan.scan_dataset(dataset, progress=False).records)
     assert [(f.kind, f.path) for f in found.findings] == [
         ("unreadable", "train/XR_B/p5/study1_positive/image1.png"),
         ("hidden", "train/XR_A/.DS_Store"),
@@ -121,12 +121,14 @@ def test_a_blank_picture_is_a_finding_of_its_own(faulty: Path, tmp_path: Path) -
     """`check` names it, and what is trained on leaves it out by that name."""
     blank = "train/XR_B/p5/study1_positive/image1.png"
     Image.new("L", (20, 30), 7).save(faulty / blank)
-    dataset = from_mura(faulty)
-    found = audit(dataset, pixels=scan.scan(dataset, progress=False).records).findings[0]
+    dataset = index_mura(faulty)
+    found = audit_dataset(
+        dataset, pixels=scan.scan_dataset(dataset, progress=False).records
+    ).findings[0]
     assert (found.kind, found.path) == ("blank", blank)
-    built = cache.build(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)
+    built = cache.open_cache(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)
     assert built.left_out == (found,)
-    again = cache.build(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)  # as stored
+    again = cache.open_cache(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)  # as stored
     assert again.left_out == (found,)
 
 
@@ -140,9 +142,9 @@ def test_pictures_under_two_patients_are_named(faulty: Path) -> None:
     Image.fromarray(picture).save(faulty / files[0])
     Image.fromarray(picture).save(faulty / files[1])
     Image.fromarray(picture.T).save(faulty / files[2], format="JPEG", quality=70)
-    dataset = from_mura(faulty)
-    scanned = scan.scan(dataset, progress=False)
-    found = audit(dataset, pixels=scanned.records, near=scanned.near).findings
+    dataset = index_mura(faulty)
+    scanned = scan.scan_dataset(dataset, progress=False)
+    found = audit_dataset(dataset, pixels=scanned.records, near=scanned.near).findings
     named = [f for f in found if f.kind in ("two labels", "two patients")]
     assert [(f.kind, f.path) for f in named] == [
         ("two labels", files[0]),
@@ -151,18 +153,18 @@ def test_pictures_under_two_patients_are_named(faulty: Path) -> None:
     assert f"in train, a near-copy of {files[2]} in valid (correlation " in named[1].detail
     csv = faulty / "train_labeled_studies.csv"
     csv.write_text(csv.read_text().replace("p2/study1_positive/,1", "p2/study1_positive/,0"))
-    dataset = from_mura(faulty)
-    relabelled = audit(dataset, pixels=scanned.records).findings
+    dataset = index_mura(faulty)
+    relabelled = audit_dataset(dataset, pixels=scanned.records).findings
     assert [f.detail for f in relabelled if f.kind == "two patients"] == [
         f"of p1 in train, with the same pixels as {files[1]}"
     ]
 
 
 def test_the_cache_and_a_scan_tell_an_audit_the_same(faulty: Path, tmp_path: Path) -> None:
-    dataset = from_mura(faulty)
-    built = cache.build(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)
-    scanned = audit(dataset, pixels=scan.scan(dataset, progress=False).records)
-    assert audit(dataset, pixels=built.records).findings == scanned.findings
+    dataset = index_mura(faulty)
+    built = cache.open_cache(dataset, 8, tmp_path / "cache", progress=False, limit=0.5)
+    scanned = audit_dataset(dataset, pixels=scan.scan_dataset(dataset, progress=False).records)
+    assert audit_dataset(dataset, pixels=built.records).findings == scanned.findings
 
 
 def test_a_table_makes_nobody_list_folders_that_are_not_its_own(tmp_path: Path) -> None:
@@ -174,8 +176,8 @@ def test_a_table_makes_nobody_list_folders_that_are_not_its_own(tmp_path: Path) 
     table.write_text(
         f"path,patient,label\ninner/a.png,p1,0\n../other/a.png,p2,1\n{tmp_path}/other/b.png,p3,1\n"
     )
-    dataset = from_table(table)
-    found = audit(dataset, pixels=scan.scan(dataset, progress=False).records)
+    dataset = index_table(table)
+    found = audit_dataset(dataset, pixels=scan.scan_dataset(dataset, progress=False).records)
     assert [f.path for f in found.findings if f.kind == "hidden"] == ["inner/.secret"]
 
 
@@ -190,8 +192,10 @@ def test_a_folder_that_cannot_be_listed_is_named(
         return iterdir(folder)
 
     monkeypatch.setattr(Path, "iterdir", denied)
-    dataset = from_mura(faulty)
-    found = audit(dataset, pixels=scan.scan(dataset, progress=False).records).findings
+    dataset = index_mura(faulty)
+    found = audit_dataset(
+        dataset, pixels=scan.scan_dataset(dataset, progress=False).records
+    ).findings
     (one,) = (f for f in found if f.path == "train/XR_A/p1")
     assert one.detail == "its hidden files cannot be listed: permission denied"
 
@@ -200,8 +204,8 @@ def test_names_of_any_bytes_are_shown_in_a_line_each(faulty: Path) -> None:
     folder = faulty / "train/XR_A/p1/study1_negative"
     for name in (b".R\xf6ntgen", b".two\nlines", b".\x1b[2J"):
         (folder / os.fsdecode(name)).write_bytes(b"x")
-    dataset = from_mura(faulty)
-    found = audit(dataset, pixels=scan.scan(dataset, progress=False).records)
+    dataset = index_mura(faulty)
+    found = audit_dataset(dataset, pixels=scan.scan_dataset(dataset, progress=False).records)
     text = found.summary()
     assert ".R\\xf6ntgen: a hidden file" in text
     assert ".two lines: a hidden file" in text
@@ -213,8 +217,10 @@ def test_a_summary_names_five_of_a_kind(faulty: Path) -> None:
     folder = faulty / "train/XR_A/p1/study1_negative"
     for number in range(7):
         (folder / f"._x{number}").write_bytes(b"x")
-    dataset = from_mura(faulty)
-    text = audit(dataset, pixels=scan.scan(dataset, progress=False).records).summary()
+    dataset = index_mura(faulty)
+    text = audit_dataset(
+        dataset, pixels=scan.scan_dataset(dataset, progress=False).records
+    ).summary()
     assert "hidden: 9" in text
     assert "and 4 more" in text
     assert text.count("a hidden file") == 5

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build
+from mura_tune.networks.network import build_network
 from mura_tune.reading.batch import Summary, answer_all
 from mura_tune.reading.predictor import Predictor
 from mura_tune.reading.readers import Single
@@ -118,7 +118,7 @@ def test_rows_of_another_release_or_threshold_are_left_alone(
     other = tmp_path / "other"
     manifest = dict(predictor.bundle.manifest)
     release_io.save(
-        other, build("cnn", size=32, seed=4), manifest, {}
+        other, build_network("cnn", size=32, seed=4), manifest, {}
     )  # the same recipe's second seed
     with pytest.raises(InputError, match="choose another --out"):
         answer_all(Single(Predictor(other, CPU)), asked, folder, out, print)

@@ -164,8 +164,8 @@ def test_reading_a_file_through_leaves_none_of_it_in_memory(tmp_path: Path) -> N
 
 def test_a_gpu_takes_half_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10_000, 90_000))
-    assert device.room(torch.device("cuda:0")) == 5_000
-    assert device.room(CPU) > 2**28
+    assert device.pixel_memory(torch.device("cuda:0")) == 5_000
+    assert device.pixel_memory(CPU) > 2**28
 
 
 @pytest.mark.parametrize(

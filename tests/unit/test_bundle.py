@@ -12,7 +12,7 @@ import timm
 import torch
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build
+from mura_tune.networks.network import build_network
 from mura_tune.reading import locate
 from mura_tune.release import golden, release
 from mura_tune.release.verify import inspect
@@ -34,13 +34,15 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    release.save(tmp_path / "XR_TEST", build("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
+    release.save(
+        tmp_path / "XR_TEST", build_network("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"}
+    )
     return tmp_path / "XR_TEST"
 
 
 def test_what_was_saved_comes_back(folder: Path) -> None:
     loaded = release.load(folder, CPU)
-    expected = build("cnn", seed=3).body.state_dict()
+    expected = build_network("cnn", seed=3).body.state_dict()
     got = loaded.net.body.state_dict()
     assert all(torch.equal(got[name], expected[name]) for name in expected)
     assert not loaded.net.training
@@ -61,7 +63,7 @@ def test_every_file_of_a_release_has_the_mode_that_the_umask_asks_for(
     before = os.umask(mask)
     try:
         folder = tmp_path / "releases" / "XR_TEST"
-        release.save(folder, build("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
+        release.save(folder, build_network("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
         written = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
         release.add(folder, {"report.html": "<p></p>"})
     finally:
@@ -81,20 +83,20 @@ def test_a_full_disk_leaves_the_old_release_and_no_part_of_the_new(folder: Path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(InputError, match=r"XR_TEST: no room .* takes 1\.4 MB"):
-            release.save(folder, build("cnn", seed=4), MANIFEST, {})
+            release.save(folder, build_network("cnn", seed=4), MANIFEST, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["XR_TEST"]
-    release.save(folder, build("cnn", seed=4), MANIFEST, {})
+    release.save(folder, build_network("cnn", seed=4), MANIFEST, {})
 
 
 def test_what_no_reader_would_take_replaces_no_release(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     unreadable = MANIFEST | {"created": os.fsdecode(b"f\xe9vrier")}
     with pytest.raises(InputError, match="created is"):
-        release.save(folder, build("cnn", seed=4), unreadable, {})
+        release.save(folder, build_network("cnn", seed=4), unreadable, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -216,7 +218,7 @@ def test_what_is_needed_for_an_answer_and_absent_is_refused_when_it_is_loaded(
 def test_a_failed_write_leaves_the_old_release_and_no_draft(folder: Path) -> None:
     before = (folder / "bundle.json").read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        release.save(folder, build("cnn"), {**MANIFEST, "x": float("nan")}, {})
+        release.save(folder, build_network("cnn"), {**MANIFEST, "x": float("nan")}, {})
     assert (folder / "bundle.json").read_bytes() == before
     assert [file.name for file in folder.parent.iterdir()] == ["XR_TEST"]
 
@@ -234,14 +236,14 @@ def test_a_release_that_a_killed_call_had_moved_aside_is_found_again(folder: Pat
 
 
 def test_a_new_release_takes_the_place_of_the_old(folder: Path) -> None:
-    release.save(folder, build("cnn", seed=4), {**MANIFEST, "area": "XR_NEW"}, {})
+    release.save(folder, build_network("cnn", seed=4), {**MANIFEST, "area": "XR_NEW"}, {})
     assert release.load(folder, CPU).manifest["area"] == "XR_NEW"
     assert not (folder / "MODEL_CARD.md").exists()
     assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]
 
 
 def test_weights_of_another_network_are_refused_by_tensor(tmp_path: Path) -> None:
-    release.save(tmp_path / "r", build("resnet18"), MANIFEST, {})
+    release.save(tmp_path / "r", build_network("resnet18"), MANIFEST, {})
     with pytest.raises(InputError, match="does not fit cnn: missing tensor stem"):
         release.load(tmp_path / "r", CPU)
 
@@ -283,7 +285,7 @@ def test_plain_timm_loads_a_release_offline(
     arch: str, size: int, outputs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    net = build(arch, size=size, outputs=outputs, seed=7).eval()
+    net = build_network(arch, size=size, outputs=outputs, seed=7).eval()
     about = {"arch": arch, "outputs": outputs, "preprocessing": PREPROCESSING | {"size": size}}
     release.save(tmp_path / "XR_TEST", net, MANIFEST | about, {})
     theirs = timm.create_model(f"local-dir:{tmp_path / 'XR_TEST'}", pretrained=True).eval()

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mura_tune.data import cache, records, scan
-from mura_tune.data import pixels as mapped_pixels
-from mura_tune.data.index import COLUMNS, Dataset, from_mura
+from mura_tune.data import cache, scan
+from mura_tune.data.index import COLUMNS, Dataset, index_mura
+from mura_tune.data.pixels import open_pixels
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging import images
 
@@ -61,7 +61,7 @@ def uncompressed(file: Path, size: tuple[int, int], grey: int) -> None:
 
 
 def build(dataset: Dataset, runs: Path, **options: object) -> cache.Cache:
-    return cache.build(dataset, SIZE, runs, progress=False, **options)
+    return cache.open_cache(dataset, SIZE, runs, progress=False, **options)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ class Counted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.decoded: list[str] = []
         self.loaded: list[str] = []
-        decode, load = images.decode, images.load
+        decode, load = images.decode_image, images.read_file
 
         def counting_decode(data: bytes, path: object) -> object:
             self.decoded.append(str(path))
@@ -90,8 +90,8 @@ class Counted:
             self.loaded.append(str(path))
             return load(path)
 
-        monkeypatch.setattr(images, "decode", counting_decode)
-        monkeypatch.setattr(images, "load", counting_load)
+        monkeypatch.setattr(images, "decode_image", counting_decode)
+        monkeypatch.setattr(images, "read_file", counting_load)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 def assert_true_to_the_files(built: cache.Cache, dataset: Dataset) -> None:
     for row, path in enumerate(built.frame["path"]):
-        expected = images.square(images.read(dataset.root / path), SIZE)
+        expected = images.resize_to_square(images.read_image(dataset.root / path), SIZE)
         np.testing.assert_array_equal(built.pixels[row], expected)
 
 
@@ -221,7 +221,8 @@ def test_two_datasets_that_look_alike_keep_their_own_pixels(
             built = build(one, runs)
             assert built.fingerprint == fingerprint
             np.testing.assert_array_equal(
-                built.pixels[3], images.square(images.read(one.root / one.frame["path"][3]), SIZE)
+                built.pixels[3],
+                images.resize_to_square(images.read_image(one.root / one.frame["path"][3]), SIZE),
             )
     assert len(counted.decoded) == 60 + 4  # each once, and those that the test looks at
     assert alone[0] != alone[1]
@@ -243,7 +244,7 @@ def test_pixels_that_a_process_uses_are_not_deleted(dataset: Dataset, runs: Path
     old = np.array(before.pixels)
     paint(dataset.root / dataset.frame["path"][4], 999)
     build(dataset, runs)
-    np.testing.assert_array_equal(mapped_pixels.open_pixels(before.file), old)
+    np.testing.assert_array_equal(open_pixels(before.file), old)
 
 
 def test_a_link_to_a_dataset_is_that_dataset(
@@ -332,7 +333,7 @@ def test_a_new_preprocessing_version_decodes_all_again(
 
 def test_another_size_is_another_folder(dataset: Dataset, runs: Path) -> None:
     build(dataset, runs)
-    assert cache.build(dataset, 8, runs, progress=False).pixels.shape == (30, 8, 8)
+    assert cache.open_cache(dataset, 8, runs, progress=False).pixels.shape == (30, 8, 8)
     assert {folder.name for folder in runs.iterdir()} == {"XR_A-16", "XR_A-8"}
 
 
@@ -418,7 +419,7 @@ def test_a_failure_before_the_manifest_leaves_the_old_cache(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, "write", stop)
+        patch.setattr(cache, "write_records", stop)
         with pytest.raises(KeyboardInterrupt):
             build(dataset, runs)
     assert manifest_of(runs).read_bytes() == kept
@@ -475,8 +476,8 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(dataset: Dataset, ru
 
 def test_a_kill_at_any_moment_leaves_whole_or_absent(dataset: Dataset, runs: Path) -> None:
     slow = (
-        "from mura_tune.imaging import images; import time; old = images.square\n"
-        "images.square = lambda *a: (time.sleep(0.1), old(*a))[1]"
+        "from mura_tune.data import cache; import time; old = cache.resize_to_square\n"
+        "cache.resize_to_square = lambda *a: (time.sleep(0.1), old(*a))[1]"
     )
     process = child(dataset, runs, slow)
     temporary = runs / "XR_A-16" / "pixels.tmp"
@@ -561,7 +562,7 @@ def test_an_image_that_could_not_be_opened_is_tried_again(
 ) -> None:
     dataset = make(tmp_path / "data")
     shut = dataset.root / dataset.frame["path"][3]
-    load = images.load
+    load = images.read_file
 
     def denied(path: Path) -> bytes:
         if path == shut:
@@ -569,7 +570,7 @@ def test_an_image_that_could_not_be_opened_is_tried_again(
         return load(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "load", denied)
+        patch.setattr(images, "read_file", denied)
         assert [found.path for found in build(dataset, runs).left_out] == [dataset.frame["path"][3]]
     assert build(dataset, runs).left_out == ()  # its size and time never changed
 
@@ -603,10 +604,10 @@ def test_the_bar_goes_to_a_terminals_stderr_under_the_datasets_name(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cache.build(dataset, SIZE, runs / "quiet")
+    cache.open_cache(dataset, SIZE, runs / "quiet")
     assert capsys.readouterr() == ("", "")  # a log file gets no bar
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    cache.build(dataset, SIZE, runs)
+    cache.open_cache(dataset, SIZE, runs)
     out, err = capsys.readouterr()
     assert out == ""
     assert "XR_A" in err
@@ -624,7 +625,7 @@ def test_no_more_than_the_bound_is_in_flight(threads: int, result_bytes: int, bo
         started.append(path)
         return images.Record(0, 0, "a", "b", ""), None
 
-    reads = scan.in_order(work, (str(i) for i in range(10_000)), threads, result_bytes)
+    reads = scan.map_in_order(work, (str(i) for i in range(10_000)), threads, result_bytes)
     next(reads)
     time.sleep(0.1)
     assert bound <= len(started) <= bound + 1
@@ -636,22 +637,22 @@ def test_as_many_images_are_read_at_once_as_there_are_cores(
     dataset: Dataset, runs: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(5)))
-    all_reading, examine = threading.Barrier(5, timeout=20), images.examine
+    all_reading, examine = threading.Barrier(5, timeout=20), images.examine_image
 
     def together(*args: object) -> object:
         all_reading.wait()
         return examine(*args)
 
-    monkeypatch.setattr(images, "examine", together)
+    monkeypatch.setattr(cache if reader == "cache" else scan, "examine_image", together)
     if reader == "cache":
         assert len(build(dataset, runs).pixels) == 30
     else:
-        assert len(scan.scan(dataset, progress=False).records) == 30
+        assert len(scan.scan_dataset(dataset, progress=False).records) == 30
 
 
 def test_no_machine_has_too_many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(256)))
-    assert scan.usable_threads() == scan.MOST
+    assert scan.usable_threads() == scan.MOST_THREADS
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert scan.usable_threads() == 1
@@ -668,7 +669,7 @@ def test_the_manifest_tells_what_each_file_held(dataset: Dataset, runs: Path) ->
 
 
 def test_real_radiographs_are_cached_without_the_two_truncated_ones(runs: Path, real: Path) -> None:
-    dataset = from_mura(real).for_area("XR_MIXED")
+    dataset = index_mura(real).for_area("XR_MIXED")
     built = build(dataset, runs)
     assert len(built.pixels) == 344
     assert [Path(found.path).name for found in built.left_out] == ["image99.png"] * 2

@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 
 from mura_tune import areas, config
-from mura_tune.areas import AREAS, WHOLE
+from mura_tune.areas import AREAS, WHOLE_DATASET_AREAS
 from mura_tune.axes import Axis
 from mura_tune.errors import InputError
-from mura_tune.recipe import DEFAULTS, Recipe, apply, from_dict, type_of
+from mura_tune.recipe import RECIPE_DEFAULTS, Recipe, apply_values, field_type, recipe_from_dict
 from mura_tune.training.tasks import TASKS
 
 
 @pytest.mark.parametrize("area", AREAS)
 def test_each_area_has_a_file_that_loads_and_comes_back_whole(area: str) -> None:
     assert (config.studies_folder() / f"{area}.yaml").is_file()
-    study = config.load(area)
-    assert config.from_dict(config.to_dict(study), "test") == study
+    study = config.load_config(area)
+    assert config.config_from_dict(config.config_to_dict(study), "test") == study
     assert set(study.search) == {"finetune.lr", "finetune.depth", "augment", "class_weight"}
 
 
 def test_an_area_without_a_file_uses_the_default() -> None:
-    assert config.load("XR_MIXED") == config.load("default")
+    assert config.load_config("XR_MIXED") == config.load_config("default")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_an_area_without_a_file_uses_the_default() -> None:
 )
 def test_a_bad_value_is_refused_with_its_key(override: str, told: str) -> None:
     with pytest.raises(InputError) as refused:
-        config.load("XR_ELBOW", [override])
+        config.load_config("XR_ELBOW", [override])
     message = str(refused.value)
     assert message.startswith(f"--set {override}: ")
     assert told in message
@@ -148,25 +148,25 @@ def test_a_bad_value_is_refused_with_its_key(override: str, told: str) -> None:
 )
 def test_values_that_cannot_go_together_are_refused(overrides: list[str], told: str) -> None:
     with pytest.raises(InputError) as refused:
-        config.load("XR_ELBOW", overrides)
+        config.load_config("XR_ELBOW", overrides)
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_values_that_go_together_are_not_refused_on_the_way() -> None:
-    study = config.load(
+    study = config.load_config(
         "XR_ELBOW",
         ["schedule=plateau", "final.plateau_patience=1", "final.patience=2"],
     )
-    assert apply(study.recipe, study.final, "final").plateau_patience == 1
-    assert config.load("XR_ELBOW", ["search.schedule={choices: [cosine, plateau]}"])
+    assert apply_values(study.recipe, study.final, "final").plateau_patience == 1
+    assert config.load_config("XR_ELBOW", ["search.schedule={choices: [cosine, plateau]}"])
 
 
 def test_a_recipe_of_an_earlier_version_loads_and_keeps_its_name() -> None:
-    recipe = config.load("XR_ELBOW").recipe
-    old = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in DEFAULTS}
+    recipe = config.load_config("XR_ELBOW").recipe
+    old = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in RECIPE_DEFAULTS}
     earlier = dataclasses.replace(recipe, head_init="random")  # the one default that has changed
-    assert from_dict(old, "test") == earlier
+    assert recipe_from_dict(old, "test") == earlier
     text = json.dumps(old, sort_keys=True).encode()
     assert earlier.digest == hashlib.sha256(text).hexdigest()[:12]
 
@@ -178,7 +178,7 @@ def test_every_recipe_field_stands_in_the_default_file() -> None:
 
 
 def test_set_changes_one_value_of_any_section() -> None:
-    study = config.load(
+    study = config.load_config(
         "XR_ELBOW",
         [
             "size=96",
@@ -191,7 +191,9 @@ def test_set_changes_one_value_of_any_section() -> None:
     )
     assert (study.recipe.size, study.recipe.batch, study.budget.trials) == (96, 8, 3)
     assert study.search["finetune.lr"].high == 0.5
-    assert study.search["finetune.lr"].low == config.load("XR_ELBOW").search["finetune.lr"].low
+    assert (
+        study.search["finetune.lr"].low == config.load_config("XR_ELBOW").search["finetune.lr"].low
+    )
     assert "augment" not in study.search
     assert study.final["finetune.epochs"] == 4
 
@@ -232,24 +234,24 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str, told: str) -> 
     head = "" if text.startswith(("base", "-")) else "base: default.yaml\n"
     (folder / "XR_ELBOW.yaml").write_text(head + text)
     with pytest.raises(InputError, match=r"studies/XR_ELBOW\.yaml") as refused:
-        config.load("XR_ELBOW", folder=folder)
+        config.load_config("XR_ELBOW", folder=folder)
     assert told in str(refused.value)
 
 
 def test_a_folder_is_asked_for_no_other_names(tmp_path: Path) -> None:
     for area in ("../up", "a/b", "", "a" * 300, "-x", "a\n"):
         with pytest.raises(InputError, match="AREA is "):
-            config.load(area, folder=tmp_path)
+            config.load_config(area, folder=tmp_path)
 
 
 def test_a_value_that_no_terminal_shows_is_one_line() -> None:
     with pytest.raises(InputError) as refused:
-        config.load("XR_ELBOW", ["si\x1bze\n=5"])
+        config.load_config("XR_ELBOW", ["si\x1bze\n=5"])
     assert str(refused.value).startswith(r"--set si\x1bze =5: unknown key ")
 
 
 def test_numbers_are_read_as_they_are_written_elsewhere() -> None:
-    study = config.load(
+    study = config.load_config(
         "XR_ELBOW", ["finetune.lr=1e-3", "search.finetune.lr.high=1E-1", "augment=1"]
     )
     assert study.recipe.finetune.lr == 0.001
@@ -298,19 +300,21 @@ def test_numbers_are_read_as_they_are_written_elsewhere() -> None:
     ],
 )
 def test_an_axis_over_another_one(overrides: list[str], path: str, axis: Axis) -> None:
-    own = config.load("XR_ELBOW", overrides).search[path]
+    own = config.load_config("XR_ELBOW", overrides).search[path]
     assert own == axis
     for value in own.ends:
-        assert type(value) is type_of(path)
+        assert type(value) is field_type(path)
 
 
 def test_wide_axes_cost_nothing() -> None:
     """Every value was built and tried: all memory, or hours."""
     wide = "{low: 1, high: 1000000}"
-    study = config.load("XR_ELBOW", [f"search.patience={wide}", f"search.plateau_patience={wide}"])
+    study = config.load_config(
+        "XR_ELBOW", [f"search.patience={wide}", f"search.plateau_patience={wide}"]
+    )
     assert len(study.search["patience"].values) == 1_000_000
     with pytest.raises(InputError, match="can draw schedule plateau, patience 1: "):
-        config.load(
+        config.load_config(
             "XR_ELBOW",
             [
                 "plateau_patience=1",
@@ -322,9 +326,9 @@ def test_wide_axes_cost_nothing() -> None:
 
 
 def test_the_digest_follows_every_field() -> None:
-    recipe = config.load("XR_ELBOW").recipe
+    recipe = config.load_config("XR_ELBOW").recipe
     changed = [
-        config.load("XR_ELBOW", [s]).recipe
+        config.load_config("XR_ELBOW", [s]).recipe
         for s in (
             "seed=1",
             "finetune.lr=3.0e-4",
@@ -339,7 +343,7 @@ def test_the_digest_follows_every_field() -> None:
         )
     ]
     assert len({recipe.digest, *(r.digest for r in changed)}) == 11
-    assert recipe.digest == config.load("XR_HAND").recipe.digest
+    assert recipe.digest == config.load_config("XR_HAND").recipe.digest
 
 
 @pytest.mark.parametrize(
@@ -356,15 +360,15 @@ def test_a_field_that_means_nothing_to_the_task_is_refused(
     area: str, override: str, told: str
 ) -> None:
     with pytest.raises(InputError) as refused:
-        config.load(area, [override])
+        config.load_config(area, [override])
     assert told in str(refused.value)
 
 
 def test_every_task_has_a_study_and_needs_every_area(tmp_path: Path) -> None:
-    found = {config.load(area).task for area in WHOLE}
+    found = {config.load_config(area).task for area in WHOLE_DATASET_AREAS}
     assert found == set(areas.TASKS) == set(TASKS)
     for file in config.studies_folder().iterdir():
         (tmp_path / file.name).write_text(file.read_text())
     (tmp_path / "XR_HAND.yaml").write_text("base: router.yaml")
     with pytest.raises(InputError, match=r"XR_HAND.yaml: task part needs every area"):
-        config.load("XR_HAND", folder=tmp_path)
+        config.load_config("XR_HAND", folder=tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from test_search import study_of, tune
 
 from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, folds_of, prepare
+from mura_tune.data.prepare import Prepared, prepare, prepare_folds
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
@@ -139,7 +139,7 @@ def test_a_named_sibling_that_cannot_help_is_refused(
 
 
 def test_folds_cover_every_patient_but_tests_once(prepared: Prepared) -> None:
-    views = folds_of(prepared, study_of("split.folds=2").split)
+    views = prepare_folds(prepared, study_of("split.folds=2").split)
     devs = [set(v.frame["patient"].iloc[v.rows("dev")]) for v in views]
     trains = [set(v.frame["patient"].iloc[v.rows("train")]) for v in views]
     tests = [set(v.frame["patient"].iloc[v.rows("test")]) for v in views]

@@ -8,7 +8,7 @@ import torch
 from test_training import DEV, TRAIN, recipe, split
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build
+from mura_tune.networks.network import build_network
 from mura_tune.training import consistency
 from mura_tune.training.batches import to_input
 from mura_tune.training.feature_cache import Store
@@ -26,7 +26,7 @@ def turn(degrees: float, flip: float = 1.0) -> torch.Tensor:
 
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121", "efficientnet_b0"])
 def test_a_linear_heads_map_is_the_class_activation_map(arch: str) -> None:
-    net = build(arch).eval()
+    net = build_network(arch).eval()
     features = consistency.feature_map(net, X)
     found = consistency.class_maps(net, features)
     head = net.body.get_classifier()
@@ -40,7 +40,7 @@ def test_a_linear_heads_map_is_the_class_activation_map(arch: str) -> None:
     "arch", ["cnn", "hybrid-resnet18", "convnext_atto", "mobilenetv3_small_050"]
 )
 def test_every_network_with_a_map_has_one_that_trains_it(arch: str) -> None:
-    net = build(arch).train()
+    net = build_network(arch).train()
     judge = consistency.consistent(net, lambda logits, targets: 0 * logits.sum(), 1.0)
     torch.manual_seed(0)
     loss = judge(X, torch.zeros(6))
@@ -52,7 +52,7 @@ def test_every_network_with_a_map_has_one_that_trains_it(arch: str) -> None:
 
 
 def test_a_channels_last_map_is_read_as_one() -> None:
-    net = build("swin_tiny_patch4_window7_224", size=224).eval()
+    net = build_network("swin_tiny_patch4_window7_224", size=224).eval()
     maps = consistency.class_maps(net, consistency.feature_map(net, torch.rand(2, 1, 224, 224)))
     assert maps.shape == (2, 1, 7, 7)
 
@@ -109,7 +109,7 @@ def test_it_makes_maps_agree() -> None:
     moves = turn(20).expand(len(x), 2, 2)
     ends = []
     for weight in (0.0, 2.0):
-        net = build("cnn", seed=0)
+        net = build_network("cnn", seed=0)
         fit(net, train, dev, recipe(consistency=weight, **given), ABNORMALITY)
         net.eval()
         views = (x, consistency.move(x, moves, outside=consistency.BLACK))
@@ -124,9 +124,9 @@ def test_it_makes_maps_agree() -> None:
 def test_the_same_seed_draws_the_same_turns_and_frozen_stages_stay() -> None:
     given = recipe(size=96, consistency=0.5, **{"finetune.epochs": 1, "finetune.depth": 1})
     train, dev = split(20, side=96), split(12, "dev", 1, side=96)
-    before = {k: v.clone() for k, v in build("cnn", seed=0).body.state_dict().items()}
+    before = {k: v.clone() for k, v in build_network("cnn", seed=0).body.state_dict().items()}
     one, again = (
-        fit(build("cnn", seed=0), train, dev, given, ABNORMALITY).weights for _ in range(2)
+        fit(build_network("cnn", seed=0), train, dev, given, ABNORMALITY).weights for _ in range(2)
     )
     assert all(torch.equal(one[name], again[name]) for name in one)
     changed = {name for name in one if not torch.equal(one[name], before[name])}
@@ -137,7 +137,7 @@ def test_the_same_seed_draws_the_same_turns_and_frozen_stages_stay() -> None:
 @pytest.mark.parametrize("depth", [0, 1])
 def test_features_are_not_shared_where_views_are_turned(tmp_path: Path, depth: int) -> None:
     given = recipe(consistency=0.5, **{"finetune.depth": depth})
-    net = build("cnn")
+    net = build_network("cnn")
     net.set_depth(given.phases[1].depth)
     feed = Features(Store(tmp_path))(net, TRAIN, DEV, given, 1)
     assert feed.forward is net
@@ -155,6 +155,6 @@ def test_a_network_without_a_map_is_refused(arch: str, size: int, told: str) -> 
     given = recipe(arch=arch, size=size, consistency=0.5)
     train = split(4, side=size)
     with pytest.raises(InputError) as refused:
-        fit(build(arch), train, train, given, ABNORMALITY)
+        fit(build_network(arch), train, train, given, ABNORMALITY)
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def end(command: Callable[[], object], capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a click command made of a function."""
     with pytest.raises(SystemExit) as leave:
-        console.run(click.command()(command), "mura", [])
+        console.run_command(click.command()(command), "mura", [])
     assert isinstance(leave.value.code, int)
     return leave.value.code, *capfd.readouterr()
 
@@ -78,7 +78,7 @@ def test_a_line_from_a_hostile_name_is_one_line(capfd: pytest.CaptureFixture[str
 
 
 def test_a_report_shows_names_as_escapes(capfd: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = end(lambda: console.report(False, dict, lambda: "a\x1b\n  b\udcff"), capfd)
+    code, out, _ = end(lambda: console.print_report(False, dict, lambda: "a\x1b\n  b\udcff"), capfd)
     assert (code, out) == (0, "a\\x1b\n  b\\xff\n")
 
 
@@ -88,7 +88,7 @@ def test_a_byte_of_a_name_is_the_same_escape_wherever_it_is_printed() -> None:
         from mura_tune import console
         show = click.Command("show", params=[click.Argument(["name"])])
         show.callback = lambda name: click.echo(name)
-        console.run(show, "mura", sys.argv[1:])
+        console.run_command(show, "mura", sys.argv[1:])
     """
     told = subprocess.run(
         [sys.executable, "-c", code, b"R\xf6ntgen"],
@@ -154,7 +154,7 @@ def test_a_notebooks_environment_breaks_nothing() -> None:
     code = (
         "import sys, click\nfrom mura_tune import console\n"
         "@click.command()\ndef draw():\n    import matplotlib.pyplot\n    print('drawn')\n"
-        "console.run(draw, 'mura', [])"
+        "console.run_command(draw, 'mura', [])"
     )
     ended = started(code, MPLBACKEND="module://matplotlib_inline.backend_inline")
     assert (ended.returncode, ended.stdout) == (0, "drawn\n")

@@ -12,23 +12,26 @@ from PIL import Image
 from mura_tune.data import duplicates
 from mura_tune.errors import UnreadableImage
 from mura_tune.imaging import registration
-from mura_tune.imaging.images import read, square
-from mura_tune.phantoms import dataset
+from mura_tune.imaging.images import read_image, resize_to_square
+from mura_tune.phantoms.dataset import plan_studies
+from mura_tune.phantoms.rendering import draw_view
 
 
 def pairs(pictures: list[NDArray[np.uint8]], size: int) -> list[tuple[int, int]]:
-    stack = np.stack([square(np.ascontiguousarray(picture), size) for picture in pictures])
-    return sorted((p.one, p.other) for p in duplicates.pairs(stack, np.arange(len(stack))))
+    stack = np.stack(
+        [resize_to_square(np.ascontiguousarray(picture), size) for picture in pictures]
+    )
+    return sorted((p.one, p.other) for p in duplicates.find_pairs(stack, np.arange(len(stack))))
 
 
 @pytest.fixture(scope="module")
 def greys(phantoms: Path) -> list[NDArray[np.uint8]]:
-    return [read(path) for path in sorted(phantoms.glob("*/XR_WRIST/*/*/*.png"))]
+    return [read_image(path) for path in sorted(phantoms.glob("*/XR_WRIST/*/*/*.png"))]
 
 
 def test_the_map_between_two_pictures_is_found(greys: list[NDArray[np.uint8]]) -> None:
     """Where one is the other moved and scaled, the map says by how much, and details agree."""
-    base = np.stack([square(g, 64) for g in greys[:4]]).astype(np.float32)
+    base = np.stack([resize_to_square(g, 64) for g in greys[:4]]).astype(np.float32)
     truth = np.array([[0.95, 0, 0.04], [0, 0.93, -0.05]], np.float32)
     moved = []
     for picture in base:  # PIL maps pixels, from the left upper corner of the first one
@@ -39,13 +42,16 @@ def test_the_map_between_two_pictures_is_found(greys: list[NDArray[np.uint8]]) -
         )
         moved.append(np.asarray(image) * 0.7 + 20)
     ones = np.stack(moved)
-    maps = registration.identity(4)
+    maps = registration.identity_maps(4)
     for _ in range(2):
-        maps = registration.lay(ones, base, maps)
+        maps = registration.align(ones, base, maps)
     assert np.abs(maps - truth).max() < 0.01
-    assert registration.agreement(ones, base, maps).min() > 0.97
+    assert registration.measure_agreement(ones, base, maps).min() > 0.97
     others = np.roll(base, 1, axis=0)
-    assert registration.agreement(ones, others, registration.lay(ones, others, maps)).max() < 0.9
+    assert (
+        registration.measure_agreement(ones, others, registration.align(ones, others, maps)).max()
+        < 0.9
+    )
 
 
 def test_a_cut_copy_is_known_and_like_pictures_are_not(greys: list[NDArray[np.uint8]]) -> None:
@@ -53,9 +59,11 @@ def test_a_cut_copy_is_known_and_like_pictures_are_not(greys: list[NDArray[np.ui
     assert pairs([*greys[:8], *cut], 64) == [(0, 8), (1, 9), (2, 10)]
     # All phantoms of an area: some are so alike at 16 pixels that they are looked at more closely.
     looked = []
-    real = registration.agreement
+    real = registration.measure_agreement
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registration, "agreement", lambda *given: (looked.append(1), real(*given))[1])
+        patch.setattr(
+            registration, "measure_agreement", lambda *given: (looked.append(1), real(*given))[1]
+        )
         assert pairs(greys, 32) == []
     assert looked
 
@@ -63,21 +71,21 @@ def test_a_cut_copy_is_known_and_like_pictures_are_not(greys: list[NDArray[np.ui
 def test_bones_drawn_by_one_hand_are_not_one_picture(tmp_path: Path) -> None:
     """At 48 px these two, of two patients of the demo, agree as well as copies do."""
     studies = [
-        next(s for s in dataset.studies(split, "XR_FOREARM", count, 0) if s.patient == patient)
+        next(s for s in plan_studies(split, "XR_FOREARM", count, 0) if s.patient == patient)
         for split, count, patient in (("train", 300, 311), ("valid", 75, 50_507))
     ]
-    greys = [dataset.draw(study, 1, size=256)[0] for study in studies]
+    greys = [draw_view(study, 1, size=256)[0] for study in studies]
     copy = Image.fromarray(np.ascontiguousarray(np.rot90(greys[0])[:, ::-1]))
     copy.resize((copy.width * 2 // 3, copy.height * 2 // 3)).save(tmp_path / "a.jpg", quality=60)
-    pictures = [*greys, read(tmp_path / "a.jpg")]
+    pictures = [*greys, read_image(tmp_path / "a.jpg")]
     assert pairs(pictures, 224) == [(0, 2)]
     # A scan holds few pixels of each, and looks into the files of those that agree in them.
     small, usual = (
-        np.stack([square(np.ascontiguousarray(picture), size) for picture in pictures])
-        for size in (duplicates.KEPT, duplicates.USUAL)
+        np.stack([resize_to_square(np.ascontiguousarray(picture), size) for picture in pictures])
+        for size in (duplicates.SCAN_SIDE, duplicates.FULL_SIDE)
     )
-    assert len(list(duplicates.pairs(small, np.arange(3)))) > 1
-    found = duplicates.pairs(small, np.arange(3), whole=usual.__getitem__)
+    assert len(list(duplicates.find_pairs(small, np.arange(3)))) > 1
+    found = duplicates.find_pairs(small, np.arange(3), whole=usual.__getitem__)
     assert [(pair.one, pair.other) for pair in found] == [(0, 2)]
 
 
@@ -86,7 +94,7 @@ def test_the_pairs_of_the_real_radiographs_stay_the_same(real: Path) -> None:
     pictures, patients = [], []
     for file in sorted(real.rglob("*.png")):
         with contextlib.suppress(UnreadableImage):
-            pictures.append(read(file))
+            pictures.append(read_image(file))
             patients.append(file.parts[-3])
     found = pairs(pictures, 224)
     assert len(found) == 28
@@ -107,7 +115,7 @@ def test_pairs_cross_the_blocks_and_take_no_memory_for_each_picture() -> None:
     for count in (3_000, 5_000):
         rows = np.arange(5_000)[-count:]
         tracemalloc.start()
-        found = {(pair.one, pair.other) for pair in duplicates.pairs(pictures, rows)}
+        found = {(pair.one, pair.other) for pair in duplicates.find_pairs(pictures, rows)}
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert found == {(300 * i, 4_990 + i) for i in range(10)}

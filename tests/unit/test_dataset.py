@@ -12,9 +12,9 @@ from mura_tune.data.index import (
     COLUMNS,
     Dataset,
     Finding,
-    from_mura,
-    from_table,
-    name_of,
+    dataset_name,
+    index_mura,
+    index_table,
     open_dataset,
 )
 from mura_tune.errors import InputError
@@ -51,7 +51,7 @@ def kinds(dataset: Dataset) -> list[str]:
 
 
 def test_mura_is_indexed_under_the_folder_it_lies_in(tmp_path: Path) -> None:
-    dataset = from_mura(mura(tmp_path / "elsewhere"), index_only=True)
+    dataset = index_mura(mura(tmp_path / "elsewhere"), index_only=True)
     assert dataset.name == "elsewhere"
     assert list(dataset.frame.columns) == list(COLUMNS)
     assert dataset.frame.to_numpy().tolist()[2] == [
@@ -70,8 +70,8 @@ def test_mura_is_indexed_under_the_folder_it_lies_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", [("path", "study,label"), ("0", "0,1"), ("image", '"s","l"')])
 def test_a_header_is_noted_and_changes_nothing(tmp_path: Path, header: tuple[str, str]) -> None:
-    plain = from_mura(mura(tmp_path / "a"), index_only=True)
-    headed = from_mura(
+    plain = index_mura(mura(tmp_path / "a"), index_only=True)
+    headed = index_mura(
         mura(
             tmp_path / "b",
             train_image_paths=[header[0], *TRAIN],
@@ -84,7 +84,7 @@ def test_a_header_is_noted_and_changes_nothing(tmp_path: Path, header: tuple[str
 
 
 def test_views_share_the_names_of_their_study_and_patient(tmp_path: Path) -> None:
-    rows = from_mura(mura(tmp_path), index_only=True).frame
+    rows = index_mura(mura(tmp_path), index_only=True).frame
     for column in ("area", "patient", "study", "split"):
         assert rows[column][0] is rows[column][1]
 
@@ -95,7 +95,7 @@ def test_a_row_costs_its_names_and_little_more(tmp_path: Path) -> None:
     images, labelled = ([f"{study}{end}" for study in studies] for end in ("image1.png", ",0"))
     mura(tmp_path, train_image_paths=images, train_labeled_studies=labelled)
     tracemalloc.start()
-    dataset = from_mura(tmp_path, index_only=True)
+    dataset = index_mura(tmp_path, index_only=True)
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(dataset.frame) == count + 1
@@ -110,13 +110,13 @@ def test_a_row_costs_its_names_and_little_more(tmp_path: Path) -> None:
 
 
 def test_sloppy_csvs_are_read_alike(tmp_path: Path) -> None:
-    plain = from_mura(mura(tmp_path / "a"), index_only=True)
+    plain = index_mura(mura(tmp_path / "a"), index_only=True)
     root = mura(tmp_path / "b")
     quoted = ["\ufeff" + f'"{TRAIN[0]}"', "", *TRAIN[1:], " "]
     (root / "train_image_paths.csv").write_text("\r\n".join(quoted), "utf-8", newline="")
     studies = [row.replace("/,", " , ") for row in TRAIN_STUDIES]  # no trailing slash, spaces
     (root / "train_labeled_studies.csv").write_text("\r\n".join(studies), newline="")
-    sloppy = from_mura(root, index_only=True)
+    sloppy = index_mura(root, index_only=True)
     pd.testing.assert_frame_equal(plain.frame, sloppy.frame)
     assert sloppy.notes == ()
 
@@ -124,7 +124,7 @@ def test_sloppy_csvs_are_read_alike(tmp_path: Path) -> None:
 def test_hidden_files_in_the_csvs_are_left_out_and_noted(tmp_path: Path) -> None:
     folder = TRAIN[0].rsplit("/", 1)[0]
     rows = [*TRAIN, f"{folder}/.DS_Store", f"{folder}/._image1.png"]
-    dataset = from_mura(mura(tmp_path, train_image_paths=rows), index_only=True)
+    dataset = index_mura(mura(tmp_path, train_image_paths=rows), index_only=True)
     assert len(dataset.frame) == 4
     assert kinds(dataset) == ["hidden", "hidden"]
     assert dataset.notes[0].path.endswith("study1_positive/.DS_Store")
@@ -132,7 +132,7 @@ def test_hidden_files_in_the_csvs_are_left_out_and_noted(tmp_path: Path) -> None
 
 def test_the_csvs_label_wins_over_the_folders_name(tmp_path: Path) -> None:
     rows = [TRAIN_STUDIES[0].replace(",1", ",0"), TRAIN_STUDIES[1]]
-    dataset = from_mura(mura(tmp_path, train_labeled_studies=rows), index_only=True)
+    dataset = index_mura(mura(tmp_path, train_labeled_studies=rows), index_only=True)
     assert dataset.frame["label"].tolist() == [0, 0, 0, 0]
     assert kinds(dataset) == ["label conflict"]
     assert dataset.notes[0].path == "train/XR_ELBOW/patient00001/study1_positive"
@@ -140,7 +140,7 @@ def test_the_csvs_label_wins_over_the_folders_name(tmp_path: Path) -> None:
 
 def test_images_without_label_and_labels_without_images_are_noted(tmp_path: Path) -> None:
     rows = [TRAIN_STUDIES[1], "M/train/XR_ELBOW/patient00002/study1_negative/,0"]
-    dataset = from_mura(mura(tmp_path, train_labeled_studies=rows), index_only=True)
+    dataset = index_mura(mura(tmp_path, train_labeled_studies=rows), index_only=True)
     assert len(dataset.frame) == 2
     assert kinds(dataset) == ["unlabelled", "no images"]
     assert dataset.notes[0].detail.endswith("images left out: 2")
@@ -164,19 +164,19 @@ def test_a_malformed_row_is_told_with_file_and_line(
     tmp_path: Path, file: str, rows: list[str], told: str
 ) -> None:
     with pytest.raises(InputError, match=told) as error:
-        from_mura(mura(tmp_path, **{file: rows}), index_only=True)
+        index_mura(mura(tmp_path, **{file: rows}), index_only=True)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_folder_says_where_mura_is(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such folder; get MURA from https://.*make demo"):
-        from_mura(tmp_path / "none")
+        index_mura(tmp_path / "none")
 
 
 def test_a_missing_csv_is_named(tmp_path: Path) -> None:
     (mura(tmp_path) / "valid_labeled_studies.csv").unlink()
     with pytest.raises(InputError, match=r"valid_labeled_studies\.csv: no such file"):
-        from_mura(tmp_path)
+        index_mura(tmp_path)
 
 
 def test_a_folder_in_a_folder_of_its_name_is_one_level_deeper(tmp_path: Path) -> None:
@@ -184,51 +184,51 @@ def test_a_folder_in_a_folder_of_its_name_is_one_level_deeper(tmp_path: Path) ->
     inner.mkdir(parents=True)
     mura(inner)
     with pytest.raises(InputError, match=r"lies one level deeper; name .*MURA-v1\.1/MURA-v1\.1$"):
-        from_mura(inner.parent, index_only=True)
+        index_mura(inner.parent, index_only=True)
 
 
 def test_a_version_is_part_of_a_folders_name_and_csv_of_no_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert name_of(tmp_path / "MURA-v1.1") == "MURA-v1.1"
-    assert name_of(tmp_path / "ward.v2.csv") == "ward.v2"
-    assert name_of(tmp_path / os.fsdecode(b"R\xf6ntgen")) == r"R\xf6ntgen"  # not UTF-8
+    assert dataset_name(tmp_path / "MURA-v1.1") == "MURA-v1.1"
+    assert dataset_name(tmp_path / "ward.v2.csv") == "ward.v2"
+    assert dataset_name(tmp_path / os.fsdecode(b"R\xf6ntgen")) == r"R\xf6ntgen"  # not UTF-8
     monkeypatch.chdir(tmp_path)
-    assert name_of(Path()) == tmp_path.name
+    assert dataset_name(Path()) == tmp_path.name
 
 
 @pytest.mark.parametrize("folder", ["XR_..", "XR_A.confirm", "XR_$(id)", "XR_\x1b[2J"])
 def test_an_area_that_may_not_be_one_is_refused(tmp_path: Path, folder: str) -> None:
     rows = [*TRAIN_STUDIES, f"M/train/{folder}/patient00002/study1_negative/,0"]
     with pytest.raises(InputError, match=r"studies\.csv:3: the area"):
-        from_mura(mura(tmp_path, train_labeled_studies=rows), index_only=True)
+        index_mura(mura(tmp_path, train_labeled_studies=rows), index_only=True)
 
 
 def test_csvs_without_any_image_folder_need_index_only(tmp_path: Path) -> None:
     mura(tmp_path)
-    assert len(from_mura(tmp_path, index_only=True).frame) == 4
+    assert len(index_mura(tmp_path, index_only=True).frame) == 4
     with pytest.raises(InputError, match="--index-only"):
-        from_mura(tmp_path)
+        index_mura(tmp_path)
     (tmp_path / "train" / "XR_ELBOW").mkdir(parents=True)  # one area is enough to work on it
-    assert len(from_mura(tmp_path).frame) == 4
+    assert len(index_mura(tmp_path).frame) == 4
 
 
 def test_an_absent_area_lists_those_there(tmp_path: Path) -> None:
-    dataset = from_mura(mura(tmp_path), index_only=True)
+    dataset = index_mura(mura(tmp_path), index_only=True)
     with pytest.raises(InputError, match=r"XR_ELBOW, XR_WRIST; did you mean XR_ELBOW\?"):
         dataset.for_area("xr_elbo")
 
 
 def test_one_area_keeps_its_own_rows_and_notes(tmp_path: Path) -> None:
     rows = [row[:-1] + str(1 - int(row[-1])) for row in TRAIN_STUDIES]  # both contradict
-    dataset = from_mura(mura(tmp_path, train_labeled_studies=rows), index_only=True)
+    dataset = index_mura(mura(tmp_path, train_labeled_studies=rows), index_only=True)
     wrist = dataset.for_area("XR_WRIST")
     assert (wrist.name, len(wrist.frame), wrist.root) == ("XR_WRIST", 1, dataset.root)
     assert [note.path for note in wrist.notes] == ["train/XR_WRIST/patient00001/study1_negative"]
 
 
 def test_drop_leaves_paths_out_and_keeps_the_rest(tmp_path: Path) -> None:
-    dataset = from_mura(mura(tmp_path), index_only=True)
+    dataset = index_mura(mura(tmp_path), index_only=True)
     less = dataset.drop([dataset.frame["path"][0], "nowhere.png"])
     assert less.frame["path"].tolist() == dataset.frame["path"].tolist()[1:]
     assert less.frame.index.tolist() == [0, 1, 2]
@@ -295,7 +295,7 @@ def test_a_table_may_name_area_study_and_split(tmp_path: Path) -> None:
         "path,patient,label,area,study,split\n"
         "a.png,p1,0,XR_HAND,s1,train\nb.png,p2,1,XR_HAND,XR_HAND/p2/s1,valid\n"
     )
-    got = from_table(table).frame
+    got = index_table(table).frame
     assert got["study"].tolist() == ["XR_HAND/p1/s1", "XR_HAND/p2/s1"]
     assert got["split"].tolist() == ["train", "valid"]
 
@@ -315,4 +315,4 @@ def test_a_table_may_name_area_study_and_split(tmp_path: Path) -> None:
 def test_a_bad_table_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(InputError, match=told):
-        from_table(tmp_path / "t.csv")
+        index_table(tmp_path / "t.csv")

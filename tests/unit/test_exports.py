@@ -22,13 +22,13 @@ from torch import Tensor
 
 from mura_tune import console
 from mura_tune.cli.mura_infer import infer
-from mura_tune.config import load
+from mura_tune.config import load_config
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Calibration
 from mura_tune.evaluation.routing import Routing
 from mura_tune.networks.heads import output_layers
-from mura_tune.networks.network import Ensemble, build
-from mura_tune.phantoms import dataset
+from mura_tune.networks.network import Ensemble, build_network
+from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.reading.predictor import Predictor
 from mura_tune.release import exports, legacy
 from mura_tune.release import release as release_io
@@ -42,7 +42,7 @@ FITTED = Calibration(temperature=1.7, offset=0.4)
 
 def release(folder: Path, arch: str, size: int, views: Tensor) -> release_io.Bundle:
     """A random network whose logits of these views (N, 1, S, S) spread as a trained one's do."""
-    net = build(arch, size=size, seed=1)
+    net = build_network(arch, size=size, seed=1)
     with torch.no_grad():  # BatchNorm's first statistics would leave deep networks with one answer
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -80,11 +80,11 @@ def test_scripts_that_know_torchvision_read_our_densenet(real: Path, tmp_path: P
     """Written from the format's description alone: 224 px squash, ImageNet, one logit."""
     from torchvision import models, transforms
 
-    from mura_tune.imaging.images import read, square
+    from mura_tune.imaging.images import read_image, resize_to_square
 
     images = sorted(real.glob("valid/*/*/*/*.png"))[:8]
     assert len(images) == 8
-    pixels = np.stack([square(read(image), 224) for image in images])
+    pixels = np.stack([resize_to_square(read_image(image), 224) for image in images])
     views = (torch.from_numpy(pixels)[:, None] / 255 - MEAN) / STD
     opened = release(tmp_path, "densenet121", 224, views[::2])
     path, told = exports.export(opened, "pt", tmp_path / "XR_TEST_FINAL_best.pt")
@@ -155,7 +155,7 @@ def test_joblib_and_safetensors_hold_the_calibrated_arrays_alone(tmp_path: Path)
     assert type(plain) is dict
     assert {type(value) for value in plain.values()} == {np.ndarray}
     for weights in ({k: torch.from_numpy(v) for k, v in plain.items()}, tensors):
-        net = build("cnn", size=32).eval()
+        net = build_network("cnn", size=32).eval()
         net.body.load_state_dict(weights)
         with torch.inference_mode():
             found = torch.sigmoid(net(noise(32)))
@@ -164,7 +164,7 @@ def test_joblib_and_safetensors_hold_the_calibrated_arrays_alone(tmp_path: Path)
 
 def test_an_ensemble_is_no_single_network(tmp_path: Path) -> None:
     opened = release(tmp_path, "cnn", 32, noise(32))
-    both = Ensemble([build("cnn", seed=1), build("cnn", seed=2)]).eval()
+    both = Ensemble([build_network("cnn", seed=1), build_network("cnn", seed=2)]).eval()
     several = release_io.Bundle(opened.folder, opened.manifest, both)
     for kind in ("pt", "joblib", "safetensors"):
         with pytest.raises(InputError, match="mean of 2 networks is no single one"):
@@ -202,7 +202,7 @@ def test_onnx_answers_as_torch_does_for_any_number_of_views(
 def of_areas(folder: Path, task: Task) -> release_io.Bundle:
     """A release of a task that tells three areas apart, calibrated as such are."""
     names = ["XR_A", "XR_B", "XR_C"]
-    net = task.network(replace(load("router", QUICK).recipe, seed=1), 3)
+    net = task.network(replace(load_config("router", QUICK).recipe, seed=1), 3)
     found = (
         Routing(1.7, 0.5, 0.0, 0.0, 0.0).to_json()
         if task is PART
@@ -255,7 +255,7 @@ def test_tasks_that_tell_areas_apart_leave_with_their_own_outputs(
     with safe_open(path, "pt") as file:
         assert file.metadata()["areas"] == about["areas"]
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    net = task.network(load("router", QUICK).recipe, 3).eval()
+    net = task.network(load_config("router", QUICK).recipe, 3).eval()
     net.body.load_state_dict(weights)
     with torch.inference_mode():
         given = net(x)
@@ -292,14 +292,14 @@ def test_without_its_extra_onnx_is_refused_by_name(
 
 @pytest.fixture
 def view(tmp_path: Path) -> Path:
-    dataset.write(tmp_path / "phantoms", areas=("XR_WRIST",), patients=4, size=64)
+    write_phantoms(tmp_path / "phantoms", areas=("XR_WRIST",), patients=4, size=64)
     return next(iter(sorted((tmp_path / "phantoms").rglob("*.png"))))
 
 
 def mura_infer(capfd: pytest.CaptureFixture[str], *args: object) -> Ran:
     capfd.readouterr()
     with pytest.raises(SystemExit) as end:
-        console.run(infer, "mura-infer", [str(arg) for arg in args])
+        console.run_command(infer, "mura-infer", [str(arg) for arg in args])
     out, err = capfd.readouterr()
     assert isinstance(end.value.code, int)
     return Ran(end.value.code, out, err)
@@ -365,7 +365,7 @@ def checkpoint(folder: Path, **changes: Any) -> Path:
     """A small one of the form that earlier projects wrote, in three channels."""
     state = {
         name: value.clone()
-        for name, value in build("cnn", size=32, channels=3).body.state_dict().items()
+        for name, value in build_network("cnn", size=32, channels=3).body.state_dict().items()
     }
     plain = {"model_state": state, "arch": "cnn", "size": 32, "threshold": 0.4} | changes
     torch.save(plain, folder / "XR_WRIST_FINAL_best.pt")
@@ -376,7 +376,7 @@ def test_a_checkpoint_as_a_script_leaves_it_is_read(tmp_path: Path) -> None:
     x = noise(32)
     plain = legacy.load(checkpoint(tmp_path), CPU)
     state = torch.load(tmp_path / "XR_WRIST_FINAL_best.pt", weights_only=True)["model_state"]
-    theirs = build("cnn", size=32, channels=3).body.eval()
+    theirs = build_network("cnn", size=32, channels=3).body.eval()
     theirs.load_state_dict(state)
     levels = x * STD + MEAN
     mean, deviation = (

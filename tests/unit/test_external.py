@@ -11,12 +11,12 @@ from PIL import Image
 
 from mura_tune.config import Holdout
 from mura_tune.data import duplicates
-from mura_tune.data.folders import from_folders
+from mura_tune.data.folders import index_label_folders
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
 from mura_tune.errors import InputError
-from mura_tune.imaging.images import read, square
-from mura_tune.networks.network import build
+from mura_tune.imaging.images import read_image, resize_to_square
+from mura_tune.networks.network import build_network
 from mura_tune.release import external
 from mura_tune.release import release as release_io
 from mura_tune.release_format.manifest import uncalibrated
@@ -42,7 +42,7 @@ def outside(wrists: dict[int, list[Path]], tmp_path: Path) -> Path:
         for part in ("train", "test"):
             (root / part / word).mkdir(parents=True)
         for number, path in enumerate(wrists[label][:4]):
-            grey = read(path)
+            grey = read_image(path)
             Image.fromarray(grey).save(root / "train" / word / f"{number}.png")
             turned = np.ascontiguousarray(list(duplicates.orientations(grey))[number + 2])
             copy = root / "test" / word / f"{number}-turned.{('png', 'jpg')[number % 2]}"
@@ -68,31 +68,33 @@ def release(phantoms: Path, tmp_path: Path) -> Path:
         **uncalibrated({"value": 0.5, "chosen": "for a test"}),
     }
     texts = {external.TRAINED_ON: external.trained_on(prepared)}
-    release_io.save(tmp_path / "XR_WRIST", build("cnn", seed=1), manifest, texts)
+    release_io.save(tmp_path / "XR_WRIST", build_network("cnn", seed=1), manifest, texts)
     return tmp_path / "XR_WRIST"
 
 
 def test_copies_are_found_however_they_are_held_and_saved(
     wrists: dict[int, list[Path]], tmp_path: Path
 ) -> None:
-    greys = [read(path) for path in wrists[0][:6]]
+    greys = [read_image(path) for path in wrists[0][:6]]
     held = [*greys]
     for turned in duplicates.orientations(greys[2]):
         height, width = turned.shape
         small = Image.fromarray(np.ascontiguousarray(turned)).resize((width // 2, height // 2))
         small.save(tmp_path / "a.jpg", quality=60)
-        held.append(read(tmp_path / "a.jpg"))
-    found = duplicates.groups(np.stack([square(image, 48) for image in held]))
+        held.append(read_image(tmp_path / "a.jpg"))
+    found = duplicates.group_copies(np.stack([resize_to_square(image, 48) for image in held]))
     assert found.tolist() == [0, 1, 2, 3, 4, 5] + [2] * 8
     blank = np.zeros((2, 32, 32), np.uint8)
-    assert duplicates.groups(blank).tolist() == [0, 1]  # nothing to tell them by
+    assert duplicates.group_copies(blank).tolist() == [0, 1]  # nothing to tell them by
 
 
 def test_eight_orientations_are_all_there_are() -> None:
     image = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    digests = {duplicates.digest(np.ascontiguousarray(o)) for o in duplicates.orientations(image)}
+    digests = {
+        duplicates.pixel_digest(np.ascontiguousarray(o)) for o in duplicates.orientations(image)
+    }
     assert len(digests) == 8
-    assert digests == {duplicates.digest(o) for o in duplicates.orientations(image[::-1].T)}
+    assert digests == {duplicates.pixel_digest(o) for o in duplicates.orientations(image[::-1].T)}
 
 
 def test_an_external_set_is_counted_by_picture_and_by_image(
@@ -110,7 +112,7 @@ def test_an_external_set_is_counted_by_picture_and_by_image(
 def test_pictures_that_it_was_trained_on_are_told_turned_ones_too(
     run: Run, outside: Path, release: Path, phantoms: Path
 ) -> None:
-    trained = read(next(phantoms.glob("train/XR_WRIST/*/*_positive/image1.png")))
+    trained = read_image(next(phantoms.glob("train/XR_WRIST/*/*_positive/image1.png")))
     mirrored = outside / "test" / "fractured" / "known.png"
     Image.fromarray(np.rot90(trained)[:, ::-1].copy()).save(mirrored)
     ran = run("evaluate", f"--release={release}", f"--data={outside}", "--layout=folders")
@@ -134,27 +136,27 @@ def test_a_picture_under_both_labels_is_left_out_by_name(
 
 
 def test_layouts_that_are_none_are_refused(outside: Path, tmp_path: Path) -> None:
-    assert len(from_folders(outside / "train", "XR_A").frame) == 8  # without parts
+    assert len(index_label_folders(outside / "train", "XR_A").frame) == 8  # without parts
     (outside / "train" / "unsure").mkdir()
     with pytest.raises(InputError, match="unsure: names no label; a folder is one of not frac"):
-        from_folders(outside, "XR_A")
+        index_label_folders(outside, "XR_A")
     (tmp_path / "one" / "fractured").mkdir(parents=True)
     with pytest.raises(InputError, match="0 images, and not of both labels"):
-        from_folders(tmp_path / "one", "XR_A")
+        index_label_folders(tmp_path / "one", "XR_A")
     with pytest.raises(InputError, match="no such folder"):
-        from_folders(tmp_path / "none", "XR_A")
+        index_label_folders(tmp_path / "none", "XR_A")
 
 
 @pytest.mark.parametrize("part", ["testing", "validation", "Training", "dev"])
 def test_every_part_by_its_usual_names_is_measured(outside: Path, part: str) -> None:
     (outside / "test").rename(outside / part)
-    assert len(from_folders(outside, "XR_A").frame) == 16
+    assert len(index_label_folders(outside, "XR_A").frame) == 16
 
 
 def test_a_folder_beside_the_parts_is_refused_not_passed_over(outside: Path) -> None:
     (outside / "test").rename(outside / "hospital B")
     with pytest.raises(InputError, match="hospital B: stands beside train, but is no part"):
-        from_folders(outside, "XR_A")
+        index_label_folders(outside, "XR_A")
 
 
 def test_folders_below_a_label_are_measured_links_too(outside: Path, tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_folders_below_a_label_are_measured_links_too(outside: Path, tmp_path: P
     (outside / "test" / "not fractured").rename(tmp_path / "elsewhere")
     (outside / "test" / "Not_Fractured").symlink_to(tmp_path / "elsewhere")
     (outside / "train" / "fractured" / "again").symlink_to(outside / "test" / "fractured")
-    found = from_folders(outside, "XR_A")
+    found = index_label_folders(outside, "XR_A")
     assert len(found.frame) == 16
     assert "train/fractured/2021/left/0.png" in set(found.frame["path"])
     assert {(note.kind, note.path) for note in found.notes} <= {
@@ -174,7 +176,7 @@ def test_folders_below_a_label_are_measured_links_too(outside: Path, tmp_path: P
     assert len(found.notes) == 1
     (inner / "normal").mkdir()
     with pytest.raises(InputError, match="left/normal: names another label than fractured"):
-        from_folders(outside, "XR_A")
+        index_label_folders(outside, "XR_A")
 
 
 def test_files_that_are_not_taken_are_counted_and_named(
@@ -201,7 +203,7 @@ def test_a_set_in_a_folder_of_its_own_name_is_one_level_deeper(
     (tmp_path / "twice").mkdir()
     outside.rename(tmp_path / "twice" / "twice")
     with pytest.raises(InputError, match=r"one level deeper; name .*twice/twice"):
-        from_folders(tmp_path / "twice", "XR_A")
+        index_label_folders(tmp_path / "twice", "XR_A")
 
 
 def test_a_release_without_the_list_says_that_it_does_not_know(

@@ -397,7 +397,7 @@ def test_what_others_left_unfinished_goes_after_a_week(
         os.utime(draft / "model.safetensors", (old, old))
         os.utime(draft, (old, old))
     (drafts["b"] / "bundle.json").write_text("came today")
-    with files.exclusive(cache / f"{'c' * 64}.lock"):  # somebody goes on with it right now
+    with files.hold_lock(cache / f"{'c' * 64}.lock"):  # somebody goes on with it right now
         get(server.url)
     assert [name for name, draft in drafts.items() if draft.exists()] == ["b", "c"]
 

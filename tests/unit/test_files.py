@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mura_tune import files
-from mura_tune.errors import InputError, explain
+from mura_tune.errors import InputError, explain_error
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -25,7 +25,7 @@ def mode(path: Path) -> int:
 
 
 def test_a_new_file_has_the_mode_that_the_umask_asks(tmp_path: Path, umask: int) -> None:
-    files.replace(tmp_path / "a", b"1")
+    files.replace_file(tmp_path / "a", b"1")
     assert mode(tmp_path / "a") == 0o666 & ~umask
 
 
@@ -33,14 +33,14 @@ def test_a_private_file_stays_private(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"1")
     path.chmod(0o600)
-    files.replace(path, b"2", b"3")
+    files.replace_file(path, b"2", b"3")
     assert (path.read_bytes(), mode(path)) == (b"23", 0o600)
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "file")
-    files.replace(tmp_path / "link", b"1")
+    files.replace_file(tmp_path / "link", b"1")
     assert (tmp_path / "elsewhere" / "file").read_bytes() == b"1"
     assert (tmp_path / "link").is_symlink()
 
@@ -48,9 +48,9 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_and_waits_for_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="not a regular file"):
-        files.replace(tmp_path / "pipe", b"1")
+        files.replace_file(tmp_path / "pipe", b"1")
     with pytest.raises(InputError, match="not a regular file"):
-        files.writable(tmp_path / "pipe")
+        files.check_writable(tmp_path / "pipe")
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_part(tmp_path: Path) -> None:
@@ -59,29 +59,29 @@ def test_a_full_disk_is_one_line_and_leaves_no_part(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # what a file may hold, not a disk
     try:
         with pytest.raises(OSError, match="too large") as error:
-            files.replace(path, b"1" * 100)
+            files.replace_file(path, b"1" * 100)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
-    assert str(explain(error.value)) == f"{path}: larger than a file may be here"
+    assert str(explain_error(error.value)) == f"{path}: larger than a file may be here"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a\\b", "a\0"])
 def test_a_path_stays_in_its_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="no name of a file"):
-        files.within(tmp_path, name)
+        files.path_within(tmp_path, name)
     with pytest.raises(InputError, match="no name of a file"):
-        files.within(tmp_path, "fine", name)
+        files.path_within(tmp_path, "fine", name)
 
 
 def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    files.writable(tmp_path / "new" / "deep" / "a.csv")
+    files.check_writable(tmp_path / "new" / "deep" / "a.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(InputError, match="a folder, not a file"):
-        files.writable(tmp_path)
+        files.check_writable(tmp_path)
     with pytest.raises(InputError, match="is a file, not a folder"):
-        files.writable(tmp_path / "file" / "a.csv")
+        files.check_writable(tmp_path / "file" / "a.csv")
     with pytest.raises(InputError, match="name is too long"):
-        files.writable(tmp_path / ("a" * 300))
+        files.check_writable(tmp_path / ("a" * 300))

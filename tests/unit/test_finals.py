@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from test_training import recipe, split
 from torch import Tensor
 
-from mura_tune.networks.network import Network, build
+from mura_tune.networks.network import Network, build_network
 from mura_tune.recipe import Recipe
 from mura_tune.release.checkpoint import Checkpoint
 from mura_tune.search.pool import PRELOAD
@@ -37,7 +37,7 @@ def train(
     source: Source = pixels,
 ) -> Fit:
     """A run that needs all of its state: two phases, momenta, a schedule, and dropout's draws."""
-    net = build("cnn", seed=RECIPE.seed)
+    net = build_network("cnn", seed=RECIPE.seed)
     net.body.stem.register_forward_hook(
         lambda module, _, out: F.dropout(out, 0.2, training=module.training)
     )

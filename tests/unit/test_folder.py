@@ -215,9 +215,9 @@ def test_a_release_that_an_earlier_version_moved_aside_is_put_back(tmp_path: Pat
 def test_a_file_is_not_written_into_a_release(tmp_path: Path) -> None:
     place = write(tmp_path / "XR_WRIST")
     with pytest.raises(InputError, match="in the folder of a release"):
-        files.writable(place / "map.png")
+        files.check_writable(place / "map.png")
     with pytest.raises(InputError, match="in the folder of a release"):
-        files.writable(place / "phantom" / "phantom.json")
+        files.check_writable(place / "phantom" / "phantom.json")
     with pytest.raises(InputError, match="in the folder of a release"):
         check_place(place / "XR_HAND")
-    files.writable(tmp_path / "map.png")
+    files.check_writable(tmp_path / "map.png")

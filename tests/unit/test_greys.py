@@ -101,7 +101,7 @@ def channels(count: int, *, alpha: int | None = None) -> NDArray[np.uint16]:
 def test_twelve_bits_in_a_deep_colour_png_are_not_black(
     pixels: NDArray[np.uint16], kind: int, interlaced: bool
 ) -> None:
-    got = images.decode(png(pixels, kind, interlaced=interlaced), "x")
+    got = images.decode_image(png(pixels, kind, interlaced=interlaced), "x")
     np.testing.assert_array_equal(got, EIGHT)
 
 
@@ -111,7 +111,7 @@ def test_twelve_bits_in_a_deep_colour_png_are_not_black(
 def test_twelve_bits_in_a_deep_colour_tiff_are_not_black(
     pixels: NDArray[np.uint16], order: str, packed: bool
 ) -> None:
-    got = images.decode(tiff(pixels, 2, order, packed=packed), "x")
+    got = images.decode_image(tiff(pixels, 2, order, packed=packed), "x")
     np.testing.assert_array_equal(got, EIGHT)
 
 
@@ -120,15 +120,15 @@ def test_deep_colours_become_the_luma_of_their_eight_bits() -> None:
     deep[0, 0, 2] = 4095
     eight = ((deep.astype(np.int64) * 255 + 2047) // 4095).astype(np.uint8)
     expected = np.asarray(Image.fromarray(eight).convert("L"))
-    np.testing.assert_array_equal(images.decode(png(deep, 2), "x"), expected)
+    np.testing.assert_array_equal(images.decode_image(png(deep, 2), "x"), expected)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_white_is_zero_at_every_depth(packed: bool) -> None:
     deep = tiff(RAMP[..., None], 0, "<", packed=packed)
-    np.testing.assert_array_equal(images.decode(deep, "x"), 255 - EIGHT)
+    np.testing.assert_array_equal(images.decode_image(deep, "x"), 255 - EIGHT)
     eight = encoded(Image.fromarray(EIGHT), "TIFF", tiffinfo={262: 0})  # Pillow turns it round
-    np.testing.assert_array_equal(images.decode(eight, "x"), EIGHT)
+    np.testing.assert_array_equal(images.decode_image(eight, "x"), EIGHT)
 
 
 @pytest.mark.parametrize(
@@ -148,16 +148,16 @@ def test_a_portable_map_has_the_white_of_its_header(
 ) -> None:
     pixels = RAMP if kind == ">u2" else RAMP // 41
     bands = np.stack([pixels] * (3 if head[:2] == b"P6" else 1), axis=2)
-    got = images.decode(head + bands.astype(kind).tobytes(), "x")
+    got = images.decode_image(head + bands.astype(kind).tobytes(), "x")
     np.testing.assert_array_equal(got, expected)
 
 
 def test_a_portable_map_of_text_is_read_and_not_for_minutes() -> None:
     head = "P2\n40 30\n16383\n" + " ".join(map(str, RAMP.ravel()))
-    got = images.decode(head.encode(), "x")
+    got = images.decode_image(head.encode(), "x")
     np.testing.assert_array_equal(got, (RAMP.astype(int) * 255 + 8191) // 16383)
     with pytest.raises(UnreadableImage, match="too much for a file of text"):
-        images.decode(b"P2\n4000 4000\n255\n0", "x")
+        images.decode_image(b"P2\n4000 4000\n255\n0", "x")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -187,26 +187,26 @@ def test_the_exif_orientation_is_applied(
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if form == "WEBP" else {}
-    got = images.decode(encoded(stored, form, exif=exif, **options), "x")
+    got = images.decode_image(encoded(stored, form, exif=exif, **options), "x")
     np.testing.assert_allclose(got, np.asarray(upright), atol=3)
 
 
 def test_an_exif_that_cannot_be_read_turns_nothing() -> None:
     data = encoded(Image.fromarray(EIGHT), exif=b"Exif\0\0II*\0 not a directory")
-    np.testing.assert_array_equal(images.decode(data, "x"), EIGHT)
+    np.testing.assert_array_equal(images.decode_image(data, "x"), EIGHT)
 
 
 def test_a_colour_marked_as_transparent_stays_itself() -> None:
     image = Image.fromarray(EIGHT)
     for level in (0, 128, 255):
         data = encoded(image, transparency=level)
-        np.testing.assert_array_equal(images.decode(data, "x"), EIGHT)
+        np.testing.assert_array_equal(images.decode_image(data, "x"), EIGHT)
     data = encoded(image.convert("RGB"), transparency=(255, 255, 255))
-    np.testing.assert_array_equal(images.decode(data, "x"), EIGHT)
+    np.testing.assert_array_equal(images.decode_image(data, "x"), EIGHT)
     indexed = image.convert("P")
     np.testing.assert_array_equal(
-        images.decode(encoded(indexed, transparency=indexed.getpixel((39, 0))), "x"),
-        images.decode(encoded(indexed), "x"),
+        images.decode_image(encoded(indexed, transparency=indexed.getpixel((39, 0))), "x"),
+        images.decode_image(encoded(indexed), "x"),
     )
 
 
@@ -217,7 +217,7 @@ def test_a_cut_out_keeps_its_ground(ground: int) -> None:
     grey = np.where(alpha == 0, ground, EIGHT).astype(np.uint8)
     soft = np.where(alpha == 102, (grey * 0.4 + ground * 0.6), grey)
     for bands in ([grey, alpha], [grey, grey, grey, alpha]):
-        got = images.decode(encoded(Image.fromarray(np.stack(bands, axis=2))), "x")
+        got = images.decode_image(encoded(Image.fromarray(np.stack(bands, axis=2))), "x")
         np.testing.assert_allclose(got, soft, atol=0.51)
 
 
@@ -232,7 +232,7 @@ def test_a_cut_out_keeps_its_ground(ground: int) -> None:
 def test_transparency_that_hides_a_part_is_refused(alpha: NDArray[np.float64], reason: str) -> None:
     whole = np.broadcast_to(alpha.astype(np.uint8), EIGHT.shape)
     with pytest.raises(UnreadableImage, match=reason):
-        images.decode(encoded(Image.fromarray(np.stack([EIGHT, whole], axis=2))), "x")
+        images.decode_image(encoded(Image.fromarray(np.stack([EIGHT, whole], axis=2))), "x")
 
 
 PAGES = [Image.fromarray(np.roll(EIGHT, shift, 1)) for shift in range(3)]
@@ -246,8 +246,8 @@ def test_several_pictures_in_a_file_are_refused(form: str) -> None:
         for entry in (first + 16, first + 32):
             data = data[:entry] + struct.pack("<I", 0x020002) + data[entry + 4 :]
     with pytest.raises(UnreadableImage, match="3 pictures in one file"):
-        images.decode(data, "x")
-    one = images.decode(encoded(PAGES[0], form, save_all=True), "x")
+        images.decode_image(data, "x")
+    one = images.decode_image(encoded(PAGES[0], form, save_all=True), "x")
     np.testing.assert_allclose(one, EIGHT, atol=6)
 
 
@@ -255,16 +255,16 @@ def test_a_smaller_copy_of_the_picture_is_no_second_one() -> None:
     small = PAGES[0].resize((10, 8))
     small.encoderinfo = {"tiffinfo": {254: 1}}
     data = encoded(PAGES[0], "TIFF", save_all=True, append_images=[small])
-    np.testing.assert_array_equal(images.decode(data, "x"), EIGHT)
+    np.testing.assert_array_equal(images.decode_image(data, "x"), EIGHT)
     photograph = encoded(PAGES[0], "MPO", save_all=True, append_images=[PAGES[0]])
-    np.testing.assert_allclose(images.decode(photograph, "x"), EIGHT, atol=6)
+    np.testing.assert_allclose(images.decode_image(photograph, "x"), EIGHT, atol=6)
 
 
 def test_cmyk_photographs_are_not_negatives() -> None:
     """Adobe stores ink the other way round, and says so in a marker, as Pillow does."""
     data = encoded(Image.fromarray(EIGHT).convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data
-    np.testing.assert_allclose(images.decode(data, "x"), EIGHT, atol=4)
+    np.testing.assert_allclose(images.decode_image(data, "x"), EIGHT, atol=4)
 
 
 @pytest.mark.parametrize(
@@ -278,5 +278,5 @@ def test_cmyk_photographs_are_not_negatives() -> None:
 )
 def test_other_pixels_are_refused_with_what_to_do(data: bytes, reason: str) -> None:
     with pytest.raises(UnreadableImage, match=reason) as refusal:
-        images.decode(data, "x")
+        images.decode_image(data, "x")
     assert "save" in refusal.value.reason

@@ -3,22 +3,22 @@
 import pytest
 import torch
 
-from mura_tune.networks.gradcam import gradcam
+from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.hybrid import AttentionPool, Embed, Hybrid
-from mura_tune.networks.network import build
+from mura_tune.networks.network import build_network
 from mura_tune.training.feeds import halves
 
 
 def test_hybrid_alone_has_a_densenet121_stem() -> None:
     with torch.device("meta"):
-        net = build("hybrid")
+        net = build_network("hybrid")
     assert isinstance(net.body, Hybrid)
     assert type(net.body.stem).__name__ == "DenseNet"
     assert len(net.stages) == 6 + 2  # norm5, behind the last block, is a group of the stem's own
 
 
 def test_stem_stages_come_first_then_a_stage_an_encoder_layer() -> None:
-    net = build("hybrid-resnet18")
+    net = build_network("hybrid-resnet18")
     *stem, first, last = net.stages
     assert [stage[0].split(".")[1] for stage in stem] == [
         "conv1",
@@ -35,7 +35,7 @@ def test_stem_stages_come_first_then_a_stage_an_encoder_layer() -> None:
 @pytest.mark.parametrize("stem", ["resnet18", "efficientnet_b0", "convnext_atto"])
 @pytest.mark.parametrize("size", [32, 72])
 def test_any_stem_at_any_size_is_cut_and_explained(stem: str, size: int) -> None:
-    net = build(f"hybrid-{stem}", size=size)
+    net = build_network(f"hybrid-{stem}", size=size)
     x = torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
     net.set_depth(1)
     cut = halves(net)
@@ -43,11 +43,13 @@ def test_any_stem_at_any_size_is_cut_and_explained(stem: str, size: int) -> None
     assert cut is not None
     assert torch.equal(cut.rest(cut.frozen(x)), net(x))
     assert torch.allclose(net(x), net.body(x))
-    speaks_for = gradcam(net, x)
+    speaks_for = compute_gradcam(net, x)
     with torch.no_grad():
         net.body.fc.weight.neg_()
     assert speaks_for.shape == (2, size, size)
-    assert (speaks_for + gradcam(net, x)).amax() > 0  # each place speaks for one or the other
+    assert (
+        speaks_for + compute_gradcam(net, x)
+    ).amax() > 0  # each place speaks for one or the other
 
 
 def test_places_are_told_apart_and_look_at_one_another() -> None:
@@ -60,7 +62,7 @@ def test_places_are_told_apart_and_look_at_one_another() -> None:
         embed.position.zero_()
     assert torch.allclose(embed(x), embed(x.flip(2)).flip(2), atol=1e-6)
 
-    net = build("hybrid-resnet18").eval()
+    net = build_network("hybrid-resnet18").eval()
     layer = net.body.encoder[0]
     one = torch.randn(1, 256, 3, 3)
     other = one.clone()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mura_tune.data import listing
-from mura_tune.data.index import from_table
+from mura_tune.data.index import index_table
 from mura_tune.errors import InputError
 from mura_tune.reading.studies import studies_in
 
@@ -28,7 +28,7 @@ def test_two_patients_with_one_study_name_are_two_studies(table: Path) -> None:
         "path,patient,study,label\na.png,p1,study1,0\nb.png,p1,study1,0\nc.png,p2,study1,1\n"
     )
     assert views(table) == {"p1/study1": ["a.png", "b.png"], "p2/study1": ["c.png"]}
-    trained = from_table(table).frame["study"].unique().tolist()
+    trained = index_table(table).frame["study"].unique().tolist()
     assert trained == ["XR_ALL/p1/study1", "XR_ALL/p2/study1"]
 
 
@@ -39,7 +39,7 @@ def test_the_areas_of_one_patient_are_studies_of_their_own(table: Path) -> None:
     )
     names = ["XR_HAND/p1/study1", "XR_WRIST/p1/study1", "XR_HAND/p1/study2"]
     assert list(views(table)) == names
-    assert from_table(table).frame["study"].tolist() == names
+    assert index_table(table).frame["study"].tolist() == names
 
 
 def test_a_table_without_patients_names_studies_as_it_always_did(table: Path) -> None:
@@ -60,12 +60,12 @@ def test_folders_of_one_patient_that_end_alike_are_two_studies(table: Path) -> N
     )
     names = ["p1/2019/study1", "p1/2021/study1", "p1/study2"]
     assert list(views(table)) == names
-    assert from_table(table).frame["study"].tolist() == [f"XR_ALL/{name}" for name in names]
+    assert index_table(table).frame["study"].tolist() == [f"XR_ALL/{name}" for name in names]
 
 
 def test_names_with_a_slash_never_join_two_patients(table: Path) -> None:
     table.write_text("path,patient,study,label\na.png,a/b,c,0\nb.png,a,b/c,0\n")
-    for read in (studies_in, from_table):
+    for read in (studies_in, index_table):
         with pytest.raises(InputError, match=r"ward\.csv:3: study a/b/c of patient a is named as "):
             read(table)
 
@@ -76,7 +76,7 @@ def test_an_image_that_is_listed_twice_is_refused_with_both_lines(
 ) -> None:
     path = again.format(folder=table.parent)
     table.write_text(f"path,patient,study,label\na.png,p1,s1,0\n{path},p1,s1,0\n")
-    for read in (studies_in, from_table):
+    for read in (studies_in, index_table):
         with pytest.raises(InputError, match=r"ward\.csv:3: .*a\.png is listed twice \(line 2"):
             read(table)
     monkeypatch.chdir(table.parent)
@@ -98,7 +98,7 @@ def test_a_folder_behind_a_link_is_not_taken_for_its_neighbour(table: Path) -> N
 def test_an_area_that_may_not_be_one_is_refused_with_its_line(table: Path, area: str) -> None:
     table.write_text(f"path,patient,label,area\na.png,p1,0,XR_HAND\nb.png,p2,1,{area}\n")
     with pytest.raises(InputError, match=r"ward\.csv:3: (the )?area") as refused:
-        from_table(table)
+        index_table(table)
     assert "\n" not in str(refused.value)
 
 

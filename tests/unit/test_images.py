@@ -34,7 +34,7 @@ def beside_black(image: Image.Image, black: object) -> Image.Image:
 def test_grey_comes_back_as_stored_with_rows_first(tmp_path: Path) -> None:
     file = tmp_path / "image1.png"
     Image.fromarray(GREY).save(file)
-    got = images.read(file)
+    got = images.read_image(file)
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got, GREY)
     assert got.flags.writeable
@@ -55,13 +55,13 @@ def test_grey_comes_back_as_stored_with_rows_first(tmp_path: Path) -> None:
 def test_colour_becomes_luma_and_a_cut_out_lies_over_its_ground(
     image: Image.Image, black: object, expected: int
 ) -> None:
-    got = images.decode(encoded(beside_black(image, black)), "x").ravel()
+    got = images.decode_image(encoded(beside_black(image, black)), "x").ravel()
     assert list(got) == [0, expected, expected, expected]
 
 
 def test_cmyk_is_read() -> None:
     image = beside_black(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), (0, 0, 0, 255))
-    assert images.decode(encoded(image, "TIFF"), "x")[1:].min() == 255
+    assert images.decode_image(encoded(image, "TIFF"), "x")[1:].min() == 255
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -70,14 +70,14 @@ def test_deep_grey_is_scaled_by_the_depth_that_holds_its_maximum(bits: int, mode
     top = 2**bits - 1
     deep = np.linspace(0, top, 64).round().astype({"I": "<i4", "I;16B": ">u2"}.get(mode, "<u2"))
     image = Image.frombytes(mode, (8, 8), deep.tobytes())
-    got = images.decode(encoded(image, "TIFF"), "x").ravel()
+    got = images.decode_image(encoded(image, "TIFF"), "x").ravel()
     assert (got[0], got[-1]) == (0, 255)
     np.testing.assert_allclose(got, deep * (255 / top), atol=0.51)
 
 
 def test_deep_grey_png_of_twelve_bits_is_not_black() -> None:
     deep = np.array([[2048, 0]], np.uint16)
-    assert images.decode(encoded(Image.fromarray(deep)), "x")[0, 0] == 128
+    assert images.decode_image(encoded(Image.fromarray(deep)), "x")[0, 0] == 128
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_a_picture_of_one_grey_is_blank(tmp_path: Path, image: Image.Image, size
     file = tmp_path / "image1.png"
     image.save(file)
     with pytest.raises(BlankImage, match=f"blank: {size} pixels of one grey"):
-        images.read(file)
-    record, grey = images.examine(file)
+        images.read_image(file)
+    record, grey = images.examine_image(file)
     assert (record.kind, record.pixel_sha, grey) == ("blank", "", None)
 
 
@@ -124,18 +124,18 @@ def test_a_broken_file_is_named_with_its_reason(tmp_path: Path, data: bytes, rea
     file = tmp_path / "image1.png"
     file.write_bytes(data)
     with pytest.raises(UnreadableImage) as told:
-        images.read(file)
+        images.read_image(file)
     assert str(told.value).startswith(f"{file}: ")
     assert reason in told.value.reason
     assert "\n" not in str(told.value)
 
 
 def test_any_truncation_is_refused_or_harmless() -> None:
-    whole = images.decode(PNG, "x")
+    whole = images.decode_image(PNG, "x")
     refused = 0
     for length in range(0, len(PNG), 37):
         try:
-            got = images.decode(PNG[:length], "x")
+            got = images.decode_image(PNG[:length], "x")
         except UnreadableImage:
             refused += 1
         else:
@@ -155,7 +155,7 @@ def test_a_path_without_a_file_is_refused(
 ) -> None:
     make(tmp_path / "x.png")
     with pytest.raises(UnreadableImage, match=reason):
-        images.read(tmp_path / "x.png")
+        images.read_image(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("limit", [10, 3])  # above PIL's warning level, above its error level
@@ -167,7 +167,7 @@ def test_a_decompression_bomb_is_refused_without_a_warning(
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         with pytest.raises(UnreadableImage, match="more than"):
-            images.decode(encoded(Image.new("L", (4, 4))), "x")
+            images.decode_image(encoded(Image.new("L", (4, 4))), "x")
     assert seen == []
 
 
@@ -177,7 +177,7 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
     with file.open("wb") as out:
         out.truncate(60 << 30)
     with pytest.raises(UnreadableImage, match="64,424,509,440 bytes are more than an image has"):
-        images.read(file)
+        images.read_image(file)
 
 
 @pytest.mark.parametrize("where", ["load", "decode"])
@@ -194,9 +194,9 @@ def test_too_little_memory_is_not_the_fault_of_an_image(
     if where == "load":
         monkeypatch.setattr(Path, "read_bytes", full)
     else:
-        monkeypatch.setattr(grey_levels, "read", full)
+        monkeypatch.setattr(grey_levels, "read_grey_levels", full)
     with pytest.raises(InputError, match=r"image1\.png: not enough memory") as refusal:
-        images.examine(file)
+        images.examine_image(file)
     assert not isinstance(refusal.value, UnreadableImage)
 
 
@@ -206,14 +206,14 @@ def test_a_deep_picture_takes_little_more_memory_than_its_pixels() -> None:
     deep[:100] = 4095
     data = encoded(Image.fromarray(deep), "TIFF")
     tracemalloc.start()
-    images.decode(data, "x")
+    images.decode_image(data, "x")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * deep.size
 
 
 def test_pictures_that_need_much_memory_are_decoded_one_after_another() -> None:
-    room, held, most = images.Room(100), [], []
+    room, held, most = images.MemoryLimit(100), [], []
 
     def take(size: int) -> None:
         with room.hold(size):
@@ -230,32 +230,32 @@ def test_pictures_that_need_much_memory_are_decoded_one_after_another() -> None:
 
 def test_threads_decode_alike() -> None:
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda _: images.decode(PNG, "x").tobytes(), range(64)))
-    assert set(got) == {images.decode(PNG, "x").tobytes()}
+        got = list(pool.map(lambda _: images.decode_image(PNG, "x").tobytes(), range(64)))
+    assert set(got) == {images.decode_image(PNG, "x").tobytes()}
 
 
 def test_examine_skips_decoding_a_known_content(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(PNG)
-    record, grey = images.examine(file)
+    record, grey = images.examine_image(file)
     assert grey is not None
     assert record.size == len(PNG)
-    assert images.examine(file, {record.file_sha: record.pixel_sha}.get) == (record, None)
+    assert images.examine_image(file, {record.file_sha: record.pixel_sha}.get) == (record, None)
 
 
 def test_square_squashes_both_sides_with_an_antialiased_filter() -> None:
     ramp = np.tile(np.arange(200, dtype=np.uint8), (50, 1))
-    got = images.square(ramp, 20)
+    got = images.resize_to_square(ramp, 20)
     assert got.shape == (20, 20)
     np.testing.assert_allclose(got, got[:1].repeat(20, 0))  # rows stay rows
     np.testing.assert_allclose(got[0, 1:-1], np.arange(20)[1:-1] * 10 + 4.5, atol=0.51)
     checker = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
-    np.testing.assert_allclose(images.square(checker, 8)[1:-1, 1:-1], 127.5, atol=2)
+    np.testing.assert_allclose(images.resize_to_square(checker, 8)[1:-1, 1:-1], 127.5, atol=2)
 
 
 def test_square_at_the_same_size_is_a_copy() -> None:
     same = np.eye(5, dtype=np.uint8)
-    got = images.square(same, 5)
+    got = images.resize_to_square(same, 5)
     np.testing.assert_array_equal(got, same)
     assert not np.shares_memory(got, same)
 
@@ -263,7 +263,7 @@ def test_square_at_the_same_size_is_a_copy() -> None:
 @pytest.mark.parametrize("shape", [(4, 4, 3), (4,)])
 def test_square_refuses_other_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="uint8"):
-        images.square(np.zeros(shape, np.uint8), 2)
+        images.resize_to_square(np.zeros(shape, np.uint8), 2)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real radiographs in {REAL}")
@@ -271,13 +271,13 @@ def test_real_radiographs_are_read_and_the_two_truncated_ones_refused() -> None:
     refused = []
     for file in sorted(REAL.rglob("*.png")):
         try:
-            assert images.read(file).std() > 1
+            assert images.read_image(file).std() > 1
         except UnreadableImage as error:
             refused.append((file.name, error.reason.split(" ")[0]))
     assert refused == [("image99.png", "truncated")] * 2
 
 
 def test_what_is_read_differently_is_told_in_one_line() -> None:
-    assert "EXIF orientation" in images.changed_since(1)
-    assert "\n" not in images.changed_since(1)
-    assert images.changed_since(images.PREPROCESSING) == ""
+    assert "EXIF orientation" in images.preprocessing_changes(1)
+    assert "\n" not in images.preprocessing_changes(1)
+    assert images.preprocessing_changes(images.PREPROCESSING) == ""

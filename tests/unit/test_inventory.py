@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_records import KINDS, records, sha
 
-from mura_tune.data import records as file_records
+from mura_tune.data.records import read_head, read_records, write_records
 from mura_tune.imaging.images import Record
 
 ABOUT = {"preprocessing": 1, "size": 16}
@@ -16,12 +16,12 @@ ABOUT = {"preprocessing": 1, "size": 16}
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    file_records.write(tmp_path / "manifest.json", ABOUT | {"pixels": "x.npy"}, records())
+    write_records(tmp_path / "manifest.json", ABOUT | {"pixels": "x.npy"}, records())
     return tmp_path / "manifest.json"
 
 
 def test_what_was_written_is_read(file: Path) -> None:
-    head, found = file_records.read(file, ABOUT, [])
+    head, found = read_records(file, ABOUT, [])
     assert head == ABOUT | {"pixels": "x.npy"}
     assert dict(found) == KINDS
     assert list(file.parent.iterdir()) == [file]
@@ -35,9 +35,9 @@ def test_it_is_a_json_document(file: Path) -> None:
 
 def test_paths_that_are_known_are_held_once(file: Path) -> None:
     known = ["".join([*path]) for path in KINDS]  # equal strings, not the same
-    _, found = file_records.read(file, ABOUT, known)
+    _, found = read_records(file, ABOUT, known)
     assert all(one is other for one, other in zip(found, known, strict=True))
-    _, found = file_records.read(file, ABOUT, ["z.png", *known[1:3]])  # others, and fewer
+    _, found = read_records(file, ABOUT, ["z.png", *known[1:3]])  # others, and fewer
     assert list(found) == [*KINDS]
 
 
@@ -78,7 +78,7 @@ def test_what_is_not_whole_is_no_manifest(file: Path, damage: Callable[[str], st
     file.write_text(damage(before))
     assert file.read_text() != before
     with pytest.raises(ValueError, match=r"manifest\.json: not a whole manifest"):
-        file_records.read(file, ABOUT, KINDS)
+        read_records(file, ABOUT, KINDS)
 
 
 def test_a_byte_that_changes_is_noticed_wherever_it_is(file: Path) -> None:
@@ -86,13 +86,13 @@ def test_a_byte_that_changes_is_noticed_wherever_it_is(file: Path) -> None:
     for at in range(0, len(whole), 7):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(ValueError, match=r"manifest\.json: not a whole manifest"):
-            file_records.read(file, ABOUT, KINDS)
+            read_records(file, ABOUT, KINDS)
 
 
 def test_the_head_alone_is_read_without_the_records(file: Path) -> None:
-    assert file_records.head(file, ABOUT) == ABOUT | {"pixels": "x.npy"}
+    assert read_head(file, ABOUT) == ABOUT | {"pixels": "x.npy"}
     with pytest.raises(ValueError, match="about something else"):
-        file_records.head(file, ABOUT | {"size": 8})
+        read_head(file, ABOUT | {"size": 8})
 
 
 def test_reading_takes_the_records_alone(tmp_path: Path) -> None:
@@ -101,11 +101,11 @@ def test_reading_takes_the_records_alone(tmp_path: Path) -> None:
     many = records(**{path: Record(10**6, 10**18, sha(path), sha(path), "") for path in paths})
     file = tmp_path / "manifest.json"
     tracemalloc.start()
-    file_records.write(file, ABOUT, many)
+    write_records(file, ABOUT, many)
     _, writing = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
-    _, found = file_records.read(file, ABOUT, [*KINDS, *paths])
+    _, found = read_records(file, ABOUT, [*KINDS, *paths])
     _, reading = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(found) == rows + 4

@@ -44,14 +44,16 @@ def test_whole_files_are_read(mode: str, coding: str) -> None:
     for size in ((203, 150), (64, 48), (7, 9), (17, 200), (200, 3)):
         data = coded(mode, CODINGS[coding], picture(*size))
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").convert("L"))
-        np.testing.assert_array_equal(images.decode(data, "x"), expected)
-        np.testing.assert_array_equal(images.decode(data + b"a camera's own words", "x"), expected)
+        np.testing.assert_array_equal(images.decode_image(data, "x"), expected)
+        np.testing.assert_array_equal(
+            images.decode_image(data + b"a camera's own words", "x"), expected
+        )
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 def test_whole_files_are_read_whatever_the_colours_are_sampled_at(subsampling: int) -> None:
     for options in CODINGS.values():
-        assert images.decode(coded("RGB", {**options, "subsampling": subsampling}), "x").any()
+        assert images.decode_image(coded("RGB", {**options, "subsampling": subsampling}), "x").any()
 
 
 def hole(data: bytes, at: float) -> bytes:
@@ -98,25 +100,25 @@ def test_what_is_damaged_inside_is_refused(
     heals = coding == "progressive" and harm is not closed  # in scans that refine earlier ones
     for at in (0.05,) if heals else (0.1, 0.5, 0.9):
         with pytest.raises(UnreadableImage, match=r"damaged|truncated"):
-            images.decode(harm(data, at), "x")
+            images.decode_image(harm(data, at), "x")
 
 
 def test_the_reason_says_what_is_wrong() -> None:
     data = coded("L", {})
     with pytest.raises(UnreadableImage, match=r"damaged \(part of its picture is missing\): copy"):
-        images.decode(closed(data, 0.5), "x")
+        images.decode_image(closed(data, 0.5), "x")
     with pytest.raises(UnreadableImage, match=r"its picture and its size do not fit"):
-        images.decode(doubled(data, 0.5), "x")
+        images.decode_image(doubled(data, 0.5), "x")
     data = coded("L", CODINGS["restarts by rows"])
     with pytest.raises(UnreadableImage, match=r"restart markers are missing"):
-        images.decode(without(data, 0.5), "x")
+        images.decode_image(without(data, 0.5), "x")
     data = coded("L", CODINGS["progressive"])
     last = data.rindex(b"\xff\xda")
     with pytest.raises(UnreadableImage, match=r"its last scans are missing"):
-        images.decode(data[:last] + b"\xff\xd9", "x")
+        images.decode_image(data[:last] + b"\xff\xd9", "x")
     data = coded("L", {}).replace(b"\xff\xc0", b"\xff\xc9")  # arithmetic coding
     with pytest.raises(UnreadableImage, match="damaged"):
-        images.decode(data, "x")
+        images.decode_image(data, "x")
 
 
 def test_a_flat_grey_end_is_no_missing_one() -> None:
@@ -124,4 +126,4 @@ def test_a_flat_grey_end_is_no_missing_one() -> None:
     grey = np.full((96, 96), 128, np.uint8)
     grey[:20] = np.arange(96)
     for options in CODINGS.values():
-        assert images.decode(coded("L", options, Image.fromarray(grey)), "x")[-1, -1] == 128
+        assert images.decode_image(coded("L", options, Image.fromarray(grey)), "x")[-1, -1] == 128

@@ -14,8 +14,8 @@ from mura_tune.data import splits
 from mura_tune.data.prepare import Prepared
 from mura_tune.data.records import Digests
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build
-from mura_tune.networks.starts import DIGITS, TRAINED_ON
+from mura_tune.networks.network import build_network
+from mura_tune.networks.starts import DIGEST_DIGITS, TRAINED_ON
 from mura_tune.release import release
 from mura_tune.release.external import trained_on
 from mura_tune.search.comparable import clean_or_refuse
@@ -37,14 +37,14 @@ def prepared(area: str, split: Holdout, owner: str = "") -> Prepared:
         }
     )
     shas = [hashlib.sha256(f"{owner} {area} {name}".encode()).hexdigest() for name in names]
-    frame = frame.assign(part=splits.assign(frame, split.dev, split.seed), row=range(200))
+    frame = frame.assign(part=splits.assign_splits(frame, split.dev, split.seed), row=range(200))
     pixels = np.empty((0, 32, 32), np.uint8)
     return Prepared(area, pixels, Digests.of(shas), frame, (), (), "", "", Path())
 
 
 def released(folder: Path, of: Prepared, split: Holdout, listed: bool = True) -> str:
     """A release that says it was trained on `of`."""
-    study = config.load(of.area, ["arch=cnn", "size=32", "pretrained=none"])
+    study = config.load_config(of.area, ["arch=cnn", "size=32", "pretrained=none"])
     study = dataclasses.replace(study, split=split)
     manifest = {
         "area": of.area,
@@ -52,10 +52,10 @@ def released(folder: Path, of: Prepared, split: Holdout, listed: bool = True) ->
         "outputs": 1,
         "areas": of.areas,
         "preprocessing": {"size": 32},
-        "study": {"config": config.to_dict(study)},
+        "study": {"config": config.config_to_dict(study)},
     }
     texts = {TRAINED_ON: trained_on(of)} if listed else {}
-    release.save(folder / of.area, build("cnn"), manifest, texts)
+    release.save(folder / of.area, build_network("cnn"), manifest, texts)
     return str(folder / of.area)
 
 
@@ -124,7 +124,7 @@ def test_a_start_that_has_seen_a_test_picture_is_refused(tmp_path: Path) -> None
 
 def test_a_list_of_pictures_that_was_changed_is_not_believed(tmp_path: Path) -> None:
     start = released(tmp_path, prepared("XR_WRIST", USUAL), USUAL)
-    (Path(start) / TRAINED_ON).write_text("0" * DIGITS)
+    (Path(start) / TRAINED_ON).write_text("0" * DIGEST_DIGITS)
     with pytest.raises(InputError, match=r"trained_on\.txt: not as released"):
         clean_or_refuse([start], prepared("XR_WRIST", USUAL), USUAL)
 

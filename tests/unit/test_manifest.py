@@ -156,7 +156,7 @@ def test_a_start_reads_it_as_strictly(
     (tmp_path / "bundle.json").write_text(text)
     checksums.write(tmp_path)
     with pytest.raises(InputError, match=path):
-        starts.origin(str(tmp_path))
+        starts.start_provenance(str(tmp_path))
 
 
 def paths(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

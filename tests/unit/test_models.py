@@ -5,7 +5,7 @@ import timm
 import torch
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import Network, build, stage_count, trained_names
+from mura_tune.networks.network import Network, build_network, count_stages, trainable_names
 
 # Stages, and a side that is small and not what the network was made for.
 ARCHES = {
@@ -29,8 +29,8 @@ def test_a_step_moves_the_stages_that_train_and_nothing_else(
     arch: str, stages: int, size: int
 ) -> None:
     """Every tensor, BatchNorm's statistics among them, at depths 0, 1, 2 and all."""
-    net = build(arch, size=size)
-    assert len(net.stages) == stages == stage_count(arch)
+    net = build_network(arch, size=size)
+    assert len(net.stages) == stages == count_stages(arch)
     names = [*net.head, *(name for stage in net.stages for name in stage)]
     assert sorted(names) == sorted(name for name, _ in net.body.named_parameters())
     with torch.no_grad():  # no parameter starts at zero, so a step with weight decay moves it
@@ -44,7 +44,7 @@ def test_a_step_moves_the_stages_that_train_and_nothing_else(
     for depth in (0, 1, 2, 99):
         assert net.set_depth(depth) == min(depth, stages)
         trained = {*net.head, *(n for s in net.stages[max(0, stages - depth) :] for n in s)}
-        assert set(trained_names(net)) == trained
+        assert set(trainable_names(net)) == trained
         net.train()
         net(x).square().sum().backward()
         parameters = [p for p in net.parameters() if p.requires_grad]
@@ -63,7 +63,7 @@ def test_a_step_moves_the_stages_that_train_and_nothing_else(
     [("vit_tiny_patch16_224", 96), ("swin_tiny_patch4_window7_224", 96), ("hybrid-resnet18", 72)],
 )
 def test_any_size_that_fits_works(arch: str, size: int) -> None:
-    net = build(arch, size=size, outputs=2).eval()
+    net = build_network(arch, size=size, outputs=2).eval()
     assert net(torch.zeros(1, 1, size, size)).shape == (1, 2)
 
 
@@ -78,18 +78,18 @@ def test_any_size_that_fits_works(arch: str, size: int) -> None:
 )
 def test_what_does_not_fit_is_refused_in_one_line(arch: str, size: int | None, told: str) -> None:
     with pytest.raises(InputError, match=told) as refused:
-        build(arch, size=size)
+        build_network(arch, size=size)
     assert "\n" not in str(refused.value)
 
 
 def test_densenet_keeps_norm5_with_the_last_stage() -> None:
-    net = build("densenet121")
+    net = build_network("densenet121")
     assert net.head == ("classifier.weight", "classifier.bias")
     assert "features.norm5.weight" in net.stages[-1]
 
 
 def test_frozen_batchnorm_stays_in_eval_whenever_train_is_called() -> None:
-    net = build("resnet18")
+    net = build_network("resnet18")
     net.set_depth(1)
     net.train()
     body = net.body
@@ -104,7 +104,11 @@ def test_frozen_batchnorm_stays_in_eval_whenever_train_is_called() -> None:
 
 def test_the_seed_decides_the_weights_and_nothing_else_is_touched() -> None:
     state = torch.random.get_rng_state()
-    one, same, other = build("cnn", seed=1), build("cnn", seed=1), build("cnn", seed=2)
+    one, same, other = (
+        build_network("cnn", seed=1),
+        build_network("cnn", seed=1),
+        build_network("cnn", seed=2),
+    )
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(one.body.fc.weight, other.body.fc.weight)

@@ -17,7 +17,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
 from mura_tune.metrics.estimates import Studies, cluster_weights
 from mura_tune.metrics.operating_points import F1, KAPPA, MONITORS
-from mura_tune.networks.network import build
+from mura_tune.networks.network import build_network
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import study_scores, task_of
 
@@ -71,12 +71,12 @@ def test_one_class_or_a_score_that_is_no_number_has_none() -> None:
 @pytest.mark.parametrize("name", ["auc", "f1", "kappa"])
 def test_the_monitor_picks_the_epoch_and_leaves_the_training_alone(name: str) -> None:
     given = recipe(monitor=name, **{"finetune.epochs": 5, "finetune.lr": 3e-3})
-    net = build("cnn", seed=0)
+    net = build_network("cnn", seed=0)
     found = fit(net, TRAIN, DEV, given, task_of("abnormality", name))
     assert found.best.score == max(epoch.score for epoch in found.epochs)
     assert MONITORS[name].of(study_scores(predict(net, DEV), DEV)) == found.best.score
     plain = fit(
-        build("cnn", seed=0),
+        build_network("cnn", seed=0),
         TRAIN,
         DEV,
         recipe(**{"finetune.epochs": 5, "finetune.lr": 3e-3}),
@@ -87,9 +87,9 @@ def test_the_monitor_picks_the_epoch_and_leaves_the_training_alone(name: str) ->
 
 def test_trials_are_not_judged_by_different_scores() -> None:
     with pytest.raises(InputError, match=r"search\.monitor is .* left out"):
-        config.load("XR_ELBOW", ["search.monitor={choices: [auc, f1]}"])
+        config.load_config("XR_ELBOW", ["search.monitor={choices: [auc, f1]}"])
     with pytest.raises(InputError, match=r"one of auc, f1, kappa"):
-        config.load("XR_ELBOW", ["monitor=accuracy"])
+        config.load_config("XR_ELBOW", ["monitor=accuracy"])
 
 
 def test_a_search_by_f1_calls_its_scores_by_their_name(

@@ -8,8 +8,8 @@ from conftest import manifest_of
 
 from mura_tune import config
 from mura_tune.errors import InputError
-from mura_tune.networks.gradcam import gradcam
-from mura_tune.networks.network import build
+from mura_tune.networks.gradcam import compute_gradcam
+from mura_tune.networks.network import build_network
 from mura_tune.release import release
 from mura_tune.search.preflight import check_networks
 
@@ -17,13 +17,15 @@ CPU = torch.device("cpu")
 
 
 def check(arch: str, size: int = 64) -> None:
-    check_networks(config.load("XR_WRIST", [f"arch={arch}", f"size={size}", "pretrained=none"]))
+    check_networks(
+        config.load_config("XR_WRIST", [f"arch={arch}", f"size={size}", "pretrained=none"])
+    )
 
 
 def test_a_network_with_modules_under_two_names_is_released(tmp_path: Path) -> None:
     """CoaT's tensors share memory, which safetensors refuses."""
     check("coat_lite_tiny")
-    net = build("coat_lite_tiny", size=64, seed=3).eval()
+    net = build_network("coat_lite_tiny", size=64, seed=3).eval()
     x = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     manifest = manifest_of("coat_lite_tiny", 64)
     release.save(tmp_path / "XR_TEST", net, manifest, {})
@@ -34,7 +36,7 @@ def test_a_network_with_modules_under_two_names_is_released(tmp_path: Path) -> N
 def test_a_network_with_several_maps_is_searched_and_not_explained() -> None:
     check("efficientvim_m1")
     with pytest.raises(InputError, match=r"no feature map to explain \(its features are several"):
-        gradcam(build("efficientvim_m1", size=64), torch.zeros(1, 1, 64, 64))
+        compute_gradcam(build_network("efficientvim_m1", size=64), torch.zeros(1, 1, 64, 64))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_what_only_looks_odd_is_searched(arch: str) -> None:
 
 @pytest.mark.parametrize(
     ("step", "told"),
-    [("separate", "cannot be released"), ("gradcam", "cannot be explained")],
+    [("copy_tensors", "cannot be released"), ("compute_gradcam", "cannot be explained")],
 )
 def test_a_step_after_training_that_fails_refuses_the_search(
     step: str, told: str, monkeypatch: pytest.MonkeyPatch
@@ -73,4 +75,6 @@ def test_a_step_after_training_that_fails_refuses_the_search(
     monkeypatch.setattr(f"mura_tune.search.preflight.{step}", fail)
     told = rf"arch test_resnet: {told} \(RuntimeError\); choose another arch"
     with pytest.raises(InputError, match=told):
-        check("test_resnet", 96 + 32 * (step == "gradcam"))  # a recipe is tried once a process
+        check(
+            "test_resnet", 96 + 32 * (step == "compute_gradcam")
+        )  # a recipe is tried once a process

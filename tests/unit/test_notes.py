@@ -27,7 +27,7 @@ from mura_tune.search.records import (
 )
 from mura_tune.search.slots import BASELINE
 
-STUDY = config.load("default", ["arch=cnn", "pretrained=none"])
+STUDY = config.load_config("default", ["arch=cnn", "pretrained=none"])
 AXES = space.space_of(STUDY)
 COMMANDS = {"resume": "make tune AREA=XR_A TRIALS=9", "finalize": "make finalize AREA=XR_A"}
 LONG = r"\d\.\d{7,}|\d{7,}"
@@ -37,7 +37,7 @@ def study_of(trials: int, name: str = "XR_A", **changes: object) -> optuna.Study
     """A study that was started, with so many finished trials; each better than the one before."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", study_name=name)
-    plain = config.to_dict(STUDY)
+    plain = config.config_to_dict(STUDY)
     keep_fact(study, CONFIG, plain)
     keep_fact(
         study,

@@ -21,7 +21,7 @@ from mura_tune.database.locks import Alive, lock_of
 from mura_tune.database.outages import Outage, Patience
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import database, url_of
-from mura_tune.errors import InputError, explain
+from mura_tune.errors import InputError, explain_error
 
 LOCKED = "another program holds it locked .* end that program"
 
@@ -78,7 +78,7 @@ def test_a_lock_that_stays_ends_in_one_line(impatient: str) -> None:
     trial = opened(impatient, patience=0.2).ask()
     with held(impatient), pytest.raises(Outage, match=LOCKED) as told:
         trial.set_user_attr("epochs", 1)
-    assert explain(told.value) is told.value
+    assert explain_error(told.value) is told.value
     assert told.value.exit_code == 2
     assert str(told.value).startswith(database(impatient))
     started = opened(impatient)  # without patience: at once

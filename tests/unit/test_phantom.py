@@ -20,16 +20,25 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from mura_tune.data.index import from_mura
+from mura_tune.areas import AREAS
+from mura_tune.data.index import index_mura
 from mura_tune.errors import InputError
-from mura_tune.phantoms import dataset
-from mura_tune.phantoms.dataset import ABNORMAL, AREAS, Study, draw, studies
+from mura_tune.phantoms.anatomy import WINDOWS
+from mura_tune.phantoms.dataset import (
+    ABNORMAL_SHARES,
+    LOOK_VERSION,
+    draw_contact_sheet,
+    plan_studies,
+    write_phantoms,
+)
+from mura_tune.phantoms.lesions import LESION_KINDS
+from mura_tune.phantoms.rendering import PhantomStudy, draw_view
 
 TABLES = [
     f"{s}_{k}.csv" for s, k in product(("train", "valid"), ("image_paths", "labeled_studies"))
 ]
-small = partial(dataset.write, areas=("XR_HAND", "XR_WRIST"), patients=4, size=64)
-tiny = partial(dataset.write, areas=("XR_WRIST",), patients=1, size=64)
+small = partial(write_phantoms, areas=("XR_HAND", "XR_WRIST"), patients=4, size=64)
+tiny = partial(write_phantoms, areas=("XR_WRIST",), patients=1, size=64)
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -42,13 +51,13 @@ def content(root: Path) -> dict[str, bytes]:
 
 
 @cache
-def harmed(area: str) -> dict[str, Study]:
+def harmed(area: str) -> dict[str, PhantomStudy]:
     """An abnormal study of each kind."""
-    abnormal = [study for study in studies("train", area, 60, 0) if study.abnormal]
-    found: dict[str, Study] = {}
-    while len(found) < len(dataset.KINDS):
+    abnormal = [study for study in plan_studies("train", area, 60, 0) if study.abnormal]
+    found: dict[str, PhantomStudy] = {}
+    while len(found) < len(LESION_KINDS):
         study = abnormal.pop(0)
-        found.setdefault(draw(study, 1, size=64)[1], study)
+        found.setdefault(draw_view(study, 1, size=64)[1], study)
     return found
 
 
@@ -90,14 +99,16 @@ def test_same_arguments_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
 
 
 def test_another_seed_gives_other_images() -> None:
-    study = next(studies("train", "XR_WRIST", 1, 0))
-    assert not np.array_equal(draw(study, 1, size=64)[0], draw(study, 1, size=64, seed=1)[0])
+    study = next(plan_studies("train", "XR_WRIST", 1, 0))
+    assert not np.array_equal(
+        draw_view(study, 1, size=64)[0], draw_view(study, 1, size=64, seed=1)[0]
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 @pytest.mark.parametrize("area", AREAS)
 def test_more_patients_leave_the_others_as_they_were(area: str, split: str) -> None:
-    few, many = (list(studies(split, area, n, 3)) for n in (13, 57))
+    few, many = (list(plan_studies(split, area, n, 3)) for n in (13, 57))
     assert many[: len(few)] == few
 
 
@@ -105,15 +116,15 @@ def test_more_patients_leave_the_others_as_they_were(area: str, split: str) -> N
 @pytest.mark.parametrize("area", AREAS)
 def test_class_balance_is_muras(area: str, split: str) -> None:
     for patients in (10, 60, 300):
-        labels = [study.abnormal for study in studies(split, area, patients, 0)]
-        assert abs(sum(labels) - ABNORMAL[area][split] * len(labels)) <= 1
+        labels = [study.abnormal for study in plan_studies(split, area, patients, 0)]
+        assert abs(sum(labels) - ABNORMAL_SHARES[area][split] * len(labels)) <= 1
 
 
 def test_patients_share_areas_but_never_a_split() -> None:
     areas: dict[str, dict[int, set[str]]] = {"train": defaultdict(set), "valid": defaultdict(set)}
     labels = defaultdict(set)
     for split, area in product(("train", "valid"), AREAS):
-        for study in studies(split, area, 200, 0):
+        for study in plan_studies(split, area, 200, 0):
             areas[split][study.patient].add(area)
             labels[study.patient].add(study.abnormal)
     assert not areas["train"].keys() & areas["valid"].keys()
@@ -123,7 +134,7 @@ def test_patients_share_areas_but_never_a_split() -> None:
 
 
 def test_label_is_not_told_by_study_number_or_views() -> None:
-    plan = [study for area in AREAS for study in studies("train", area, 400, 0)]
+    plan = [study for area in AREAS for study in plan_studies("train", area, 400, 0)]
     label = [study.abnormal for study in plan]
     for clue in ("number", "views", "patient"):
         assert 0.46 < roc_auc_score(label, [getattr(study, clue) for study in plan]) < 0.54, clue
@@ -131,8 +142,8 @@ def test_label_is_not_told_by_study_number_or_views() -> None:
 
 @pytest.mark.parametrize("area", AREAS)
 def test_size_is_a_radiographs(area: str) -> None:
-    for study in studies("train", area, 1, 0):
-        image = draw(study, 1)[0]
+    for study in plan_studies("train", area, 1, 0):
+        image = draw_view(study, 1)[0]
         assert image.dtype == np.uint8
         assert max(image.shape) == 512
         assert image.shape[0] >= 132
@@ -142,12 +153,12 @@ def test_size_is_a_radiographs(area: str) -> None:
         assert 40_000 < saved.tell() < 200_000
 
 
-@pytest.mark.parametrize("kind", dataset.KINDS)
+@pytest.mark.parametrize("kind", LESION_KINDS)
 @pytest.mark.parametrize("area", AREAS)
 def test_every_view_has_its_box_and_the_image_differs_there(area: str, kind: str) -> None:
     study = harmed(area)[kind]
     for view in range(1, study.views + 1):
-        image, drawn, box = draw(study, view, size=192)
+        image, drawn, box = draw_view(study, view, size=192)
         assert drawn == kind
         assert box is not None
         x0, y0, x1, y1 = box
@@ -162,8 +173,8 @@ def test_every_view_has_its_box_and_the_image_differs_there(area: str, kind: str
         assert kind != "hardware" or change.max() == 0
 
 
-def difference(study: Study, view: int, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    whole, kind, box = draw(study, view, size=192, lesion=False)
+def difference(study: PhantomStudy, view: int, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    whole, kind, box = draw_view(study, view, size=192, lesion=False)
     assert (kind, box) == ("", None)
     return np.abs(image.astype(float) - whole)
 
@@ -178,8 +189,8 @@ def test_lesions_lists_every_abnormal_image_and_no_other(root: Path) -> None:
 
 
 def test_nothing_trivial_tells_the_label() -> None:
-    plan = [(s, 1) for a in ("XR_WRIST", "XR_SHOULDER") for s in studies("train", a, 50, 0)]
-    images = [draw(study, view, size=64)[0] for study, view in plan]
+    plan = [(s, 1) for a in ("XR_WRIST", "XR_SHOULDER") for s in plan_studies("train", a, 50, 0)]
+    images = [draw_view(study, view, size=64)[0] for study, view in plan]
     label = np.array([study.abnormal for study, _ in plan])
     for clue in (np.mean, np.std, np.max, lambda image: image.shape[0] / image.shape[1]):
         assert 0.38 < roc_auc_score(label, [clue(image) for image in images]) < 0.62
@@ -191,14 +202,14 @@ def test_nothing_trivial_tells_the_label() -> None:
 
 
 def test_a_second_call_returns_at_once(root: Path) -> None:
-    def never(plan: object) -> list[Study]:
+    def never(plan: object) -> list[PhantomStudy]:
         raise AssertionError("drew again")
 
     small(root, progress=never)
 
 
 def test_an_interrupted_call_is_taken_up(tmp_path: Path) -> None:
-    def stop(plan: object) -> list[Study]:
+    def stop(plan: object) -> list[PhantomStudy]:
         raise KeyboardInterrupt
 
     root = tmp_path / "p"
@@ -252,7 +263,7 @@ def test_bad_arguments_are_named(
 
 def test_contact_sheet_has_a_row_for_each_area(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "docs" / "sheet.png"
-    dataset.contact_sheet(root, out)
+    draw_contact_sheet(root, out)
     with Image.open(out) as sheet:
         assert sheet.width == 1200
         assert sheet.height > 2 * 176
@@ -264,7 +275,7 @@ def test_it_can_be_read_in_a_folder_of_any_name(tmp_path: Path, name: str) -> No
     before = content(tmp_path / name)
     tiny(tmp_path / name)
     assert content(tmp_path / name) == before
-    assert from_mura(tmp_path / name).areas() == ["XR_WRIST"]
+    assert index_mura(tmp_path / name).areas() == ["XR_WRIST"]
 
 
 def test_a_disk_that_fills_up_is_told_with_the_file(
@@ -278,7 +289,7 @@ def test_a_disk_that_fills_up_is_told_with_the_file(
         with pytest.raises(OSError, match=r"No space left on device: '.*train/XR_WRIST/.*\.png'"):
             tiny(tmp_path / "out")
     tiny(tmp_path / "out")  # the same line goes on
-    assert from_mura(tmp_path / "out").areas() == ["XR_WRIST"]
+    assert index_mura(tmp_path / "out").areas() == ["XR_WRIST"]
 
 
 def test_arguments_are_noted(root: Path) -> None:
@@ -288,5 +299,9 @@ def test_arguments_are_noted(root: Path) -> None:
         "patients": 4,
         "seed": 0,
         "size": 64,
-        "look": dataset.LOOK,
+        "look": LOOK_VERSION,
     }
+
+
+def test_there_is_a_window_for_each_area() -> None:
+    assert tuple(WINDOWS) == AREAS

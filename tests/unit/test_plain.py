@@ -15,14 +15,14 @@ REFUSED += [b"\xff\xfe{}", b'"\xed\xa0\x80"']
 @pytest.mark.parametrize("text", REFUSED, ids=range(len(REFUSED)))
 def test_what_is_no_plain_json_is_refused_by_name(text: str | bytes) -> None:
     with pytest.raises(InputError, match=r"^x\.json: not valid JSON: .") as refusal:
-        strict.from_json(text, "x.json")
+        strict.parse_json(text, "x.json")
     assert "\n" not in str(refusal.value)
 
 
 def test_plain_values_come_back() -> None:
     value = {"a": [1, 2.5, "é", None, True, {"b": []}], "n": 10**99}
-    assert strict.from_json(json.dumps(value), "x") == value
-    assert strict.from_json(json.dumps(value).encode(), "x") == value
+    assert strict.parse_json(json.dumps(value), "x") == value
+    assert strict.parse_json(json.dumps(value).encode(), "x") == value
 
 
 NO_YAML = {
@@ -60,7 +60,7 @@ NO_YAML = {
 @pytest.mark.parametrize("text", NO_YAML.values(), ids=NO_YAML)
 def test_what_is_no_plain_yaml_is_refused_by_name(text: str | bytes) -> None:
     with pytest.raises(InputError, match=r"^x\.yaml: not valid YAML: .") as refusal:
-        strict.from_yaml(text, "x.yaml")
+        strict.parse_yaml(text, "x.yaml")
     assert "\n" not in str(refusal.value)
 
 
@@ -93,6 +93,6 @@ def test_what_is_no_plain_yaml_is_refused_by_name(text: str | bytes) -> None:
     ],
 )
 def test_what_yaml_stands_for(text: str | bytes, value: object) -> None:
-    read = strict.from_yaml(text, "x.yaml")
+    read = strict.parse_yaml(text, "x.yaml")
     assert read == value
     assert type(read) is type(value)

@@ -12,9 +12,9 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
-from mura_tune.config import load
+from mura_tune.config import load_config
 from mura_tune.dashboard import plots
-from mura_tune.recipe import changed
+from mura_tune.recipe import with_values
 from mura_tune.search.records import as_attrs
 from mura_tune.search.slots import BASELINE
 
@@ -32,7 +32,7 @@ def study_of(trials: int, pruned: int = 0, spread: float = 1.0) -> optuna.Study:
     for number in range(trials):
         depth = rng.randint(0, 5)
         value = 0.6 + spread * (0.05 * depth + rng.gauss(0, 0.005))
-        deep = changed(load("default").recipe, {"finetune.depth": depth})
+        deep = with_values(load_config("default").recipe, {"finetune.depth": depth})
         attrs: dict[str, Any] = {
             "epochs": 8,
             "seconds": rng.uniform(9, 20) + 8,

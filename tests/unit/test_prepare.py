@@ -12,20 +12,20 @@ from PIL import Image
 from mura_tune import config
 from mura_tune.data import duplicates
 from mura_tune.data.index import Finding, open_dataset
-from mura_tune.data.prepare import Prepared, folds_of, prepare
-from mura_tune.imaging.images import read, square
+from mura_tune.data.prepare import Prepared, prepare, prepare_folds
+from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.training.batches import split_of
 
 
 def resaved(source: Path, target: Path) -> None:
     """The picture of another file: mirrored, turned, shrunk by a third, and a JPEG by now."""
-    held = Image.fromarray(np.ascontiguousarray(np.rot90(read(source))[:, ::-1]))
+    held = Image.fromarray(np.ascontiguousarray(np.rot90(read_image(source))[:, ::-1]))
     smaller = held.resize((held.width * 2 // 3, held.height * 2 // 3))
     smaller.save(target, format="JPEG", quality=50)
 
 
 def prepared_of(root: Path, *overrides: str) -> Prepared:
-    study = config.load("XR_WRIST", ["split.dev=0.3", "split.seed=1", *overrides])
+    study = config.load_config("XR_WRIST", ["split.dev=0.3", "split.seed=1", *overrides])
     return prepare(open_dataset(root), "XR_WRIST", 48, study.split, root.parent / "cache")
 
 
@@ -56,7 +56,7 @@ def test_copies_of_test_pictures_leave_train_and_the_others_keep_their_pixels(ro
         assert sum(map(len, seen)) == len(train) + len(valid) - 2
         for part in seen:
             for path, pixels in zip(part.paths, part.pixels, strict=True):
-                assert np.array_equal(square(read(root / path), 48), pixels.numpy())
+                assert np.array_equal(resize_to_square(read_image(root / path), 48), pixels.numpy())
 
 
 def test_copies_under_two_patients_leave_the_train_part_of_the_fold_that_holds_one(
@@ -71,10 +71,10 @@ def test_copies_under_two_patients_leave_the_train_part_of_the_fold_that_holds_o
         resaved(root / source, root / alike)
     prepared = prepared_of(root)
     assert prepared.near_copies == ()
-    holdout = config.load("XR_WRIST", ["split.folds=3"]).split
+    holdout = config.load_config("XR_WRIST", ["split.folds=3"]).split
     one_picture = [set(paths[0:3]), set(paths[3:6]), set(paths[6:9])]
     gone = 0
-    for view in folds_of(prepared, holdout):
+    for view in prepare_folds(prepared, holdout):
         parts = {
             part: {view.frame["path"][row] for row in view.rows(part)} for part in ("train", "dev")
         }
@@ -93,8 +93,10 @@ def test_near_copies_are_found_once_for_the_same_pixels(
     resaved(valid[1], train[2])
     found = prepared_of(root).left_out
     counted = []
-    real = duplicates.find
-    monkeypatch.setattr(duplicates, "find", lambda *a, **k: (counted.append(1), real(*a, **k))[1])
+    real = duplicates.find_near_copies
+    monkeypatch.setattr(
+        duplicates, "find_near_copies", lambda *a, **k: (counted.append(1), real(*a, **k))[1]
+    )
 
     def again() -> tuple[tuple[Finding, ...], int]:
         counted.clear()
@@ -108,4 +110,4 @@ def test_near_copies_are_found_once_for_the_same_pixels(
     shutil.copyfile(train[0], train[2])  # other pixels: found anew, and what was found before goes
     assert again() == ((), 1)
     assert not stored.exists()
-    assert len([*stored.parent.glob(duplicates.file_of("pixels-*.npy"))]) == 1
+    assert len([*stored.parent.glob(duplicates.copies_file_name("pixels-*.npy"))]) == 1

@@ -18,8 +18,8 @@ from torch import Tensor
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Chosen
 from mura_tune.evaluation.routing import Routing
-from mura_tune.imaging.images import read, square
-from mura_tune.networks.network import build
+from mura_tune.imaging.images import read_image, resize_to_square
+from mura_tune.networks.network import build_network
 from mura_tune.reading.batch import answer_all
 from mura_tune.reading.predictor import Predictor
 from mura_tune.reading.readers import Chain, Parts, Single
@@ -49,14 +49,16 @@ def asked(tmp_path: Path) -> list[Asked]:
 
 def views(asked: list[Asked], size: int) -> Tensor:
     """The first view of each study, as a network is given it."""
-    pixels = np.stack([square(read(one.images[0]), size) for one in asked])
+    pixels = np.stack([resize_to_square(read_image(one.images[0]), size) for one in asked])
     return to_input(torch.from_numpy(pixels), CPU)
 
 
 def release(folder: Path, seed: int, size: int, asked: list[Asked], task: Task | None) -> Path:
     """A network that nobody trained, whose answers differ from study to study."""
     outputs = task.outputs(3) if task else 1
-    net = build("cnn", size=size, seed=seed, outputs=outputs, head=task.head if task else None)
+    net = build_network(
+        "cnn", size=size, seed=seed, outputs=outputs, head=task.head if task else None
+    )
     x = views(asked, size)
     with torch.no_grad():
         logits = net.eval()(x)
@@ -203,7 +205,10 @@ def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
     answer_all(Single(predictor), asked[:5], tmp_path / "studies", out.with_name("both.csv"), print)
     for row, one in zip(rows_of(out.with_name("both.csv")), asked[:5], strict=True):
         x = torch.cat(
-            [to_input(torch.from_numpy(square(read(p), 32))[None], CPU) for p in one.images]
+            [
+                to_input(torch.from_numpy(resize_to_square(read_image(p), 32))[None], CPU)
+                for p in one.images
+            ]
         )
         with torch.inference_mode():
             logits = predictor.bundle.net(x)

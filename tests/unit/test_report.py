@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from mura_tune import config
 from mura_tune.evaluation.calibration import choose
 from mura_tune.evaluation.evaluate import Measured, measured
-from mura_tune.networks.gradcam import gradcam
-from mura_tune.networks.network import build
+from mura_tune.networks.gradcam import compute_gradcam
+from mura_tune.networks.network import build_network
 from mura_tune.release_format import checksums
 from mura_tune.report import cases as case_gallery
 from mura_tune.report import charts, index, page, provenance
@@ -122,7 +122,7 @@ def test_the_gallery_escapes_names_and_shows_views_with_and_without_a_map(
     test_part: tuple[Split, Measured],
 ) -> None:
     split, test = test_part
-    found = case_gallery.gallery(build("cnn"), split, test, 2, picture)
+    found = case_gallery.gallery(build_network("cnn"), split, test, 2, picture)
     cases = found.count("<figure>")
     assert found.count("<img") == cases * case_gallery.MOST_VIEWS * 2
     assert found.count("view 3 of 4:") == cases
@@ -136,15 +136,17 @@ def test_the_gallery_escapes_names_and_shows_views_with_and_without_a_map(
         split.patients,
         split.paths,
     )
-    bare = case_gallery.gallery(build("test_vit"), wide, test, 1, picture)
+    bare = case_gallery.gallery(build_network("test_vit"), wide, test, 1, picture)
     assert bare.count("<img") == bare.count("<figure>") * case_gallery.MOST_VIEWS
 
 
 def test_a_view_that_says_little_has_a_faint_map(test_part: tuple[Split, Measured]) -> None:
     split, test = test_part
     rows = [np.arange(12)]
-    maps = case_gallery._maps(build("cnn", seed=1), split, test, rows)
-    raw = gradcam(build("cnn", seed=1), to_input(split.pixels[:12], torch.device("cpu")))
+    maps = case_gallery._maps(build_network("cnn", seed=1), split, test, rows)
+    raw = compute_gradcam(
+        build_network("cnn", seed=1), to_input(split.pixels[:12], torch.device("cpu"))
+    )
     most = raw.amax((1, 2)).numpy()
     usual = np.median(most[test.views.scores[:12] >= test.chosen.threshold])
     assert most.max() > usual > 0
@@ -166,10 +168,10 @@ def test_the_commands_of_a_page_give_the_study_that_was_searched() -> None:
         "budget.pruner.name=none",
     ]
     for area in ("XR_HUMERUS", "XR_MIXED", "ALL"):
-        assert provenance.overrides(area, config.to_dict(config.load(area))) == []
-        study = config.load(area, [*sets, "budget.trials=3"])
-        again = provenance.overrides(area, config.to_dict(study))
-        assert config.load(area, [*again, "budget.trials=3"]) == study
+        assert provenance.overrides(area, config.config_to_dict(config.load_config(area))) == []
+        study = config.load_config(area, [*sets, "budget.trials=3"])
+        again = provenance.overrides(area, config.config_to_dict(study))
+        assert config.load_config(area, [*again, "budget.trials=3"]) == study
 
 
 STORED = Path(__file__).parents[1] / "golden" / "release-2" / "bundle.json"

@@ -44,7 +44,7 @@ def searched(trials: int = 3, seeds: int = 1, identity: str | None = OWN) -> opt
         # Optuna's own order of events: a confirmation begins later.
         one.datetime_start -= timedelta(minutes=10 - number)
         study.add_trial(one)
-    plain = config.to_dict(
+    plain = config.config_to_dict(
         replace(
             STUDY,
             budget=replace(

@@ -20,8 +20,8 @@ from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import database, url_of
 from mura_tune.errors import InputError, MuraError
 from mura_tune.networks import starts
-from mura_tune.networks.network import build
-from mura_tune.recipe import DEFAULTS
+from mura_tune.networks.network import build_network
+from mura_tune.recipe import RECIPE_DEFAULTS
 from mura_tune.release.finalize import finalize
 from mura_tune.search import results, search, space
 from mura_tune.search.records import COMPARABLE, CONFIG, facts, keep_fact, recipe_of
@@ -43,7 +43,7 @@ def study_of(*overrides: str) -> SearchConfig:
         "budget.trials=3",
         "budget.confirm.top=0",
     ]
-    return config.load("XR_WRIST", [*tiny, *overrides])
+    return config.load_config("XR_WRIST", [*tiny, *overrides])
 
 
 def ignore(number: int, epoch: int) -> None:
@@ -337,7 +337,7 @@ def test_a_study_of_an_earlier_version_goes_on(prepared: Prepared, url: str) -> 
     before = tune(study_of("budget.trials=1"), prepared, url)
     for key in (COMPARABLE, CONFIG):
         stored = facts(before)[key]
-        recipe = {k: v for k, v in stored["recipe"].items() if k not in DEFAULTS}
+        recipe = {k: v for k, v in stored["recipe"].items() if k not in RECIPE_DEFAULTS}
         keep_fact(before, key, {**stored, "recipe": recipe})
     assert states(tune(study_of("budget.trials=2"), prepared, url)) == ["COMPLETE"] * 2
     with pytest.raises(InputError, match=r"recipe\.loss bce -> focal"):
@@ -428,13 +428,13 @@ def test_other_weights_at_the_same_path_are_another_start(
     prepared: Prepared, url: str, tmp_path: Path
 ) -> None:
     start = tmp_path / "start.pt"
-    torch.save(build("cnn", seed=1).body.state_dict(), start)
+    torch.save(build_network("cnn", seed=1).body.state_dict(), start)
     study = study_of(f"pretrained={start}", "budget.trials=1")
     tune(study, prepared, url)
     found = results.best_in(url, "s")
-    assert found.starts == {str(start): starts.digest(str(start))}
+    assert found.starts == {str(start): starts.start_digest(str(start))}
     tune(study, prepared, url)
-    torch.save(build("cnn", seed=2).body.state_dict(), start)
+    torch.save(build_network("cnn", seed=2).body.state_dict(), start)
     with pytest.raises(InputError, match=rf"starts.{start} [0-9a-f]+… -> [0-9a-f]+…\. Trials"):
         tune(study, prepared, url)
     with pytest.raises(InputError, match=f"the start {start} is not the one that was searched"):

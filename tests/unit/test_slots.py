@@ -213,7 +213,7 @@ def test_standing_counts_slots_not_trials(study: optuna.Study) -> None:
 def study_of(trials: int = 4) -> SearchConfig:
     others = ("finetune.lr", "finetune.depth", "class_weight")
     axes = [f"search.{path}=null" for path in others]
-    return config.load("XR_WRIST", [f"budget.trials={trials}", *axes])
+    return config.load_config("XR_WRIST", [f"budget.trials={trials}", *axes])
 
 
 def test_slot_zero_is_the_recipe_until_it_fails_by_itself(study: optuna.Study) -> None:
@@ -249,5 +249,6 @@ def test_the_best_and_the_baseline_are_confirmed_with_new_seeds(study: optuna.St
     assert searched(study_of(5), study.get_trials())
     assert not searched(study_of(6), study.get_trials())
     assert (
-        confirm_slots(config.load("XR_WRIST", ["budget.confirm.top=0"]), study.get_trials()) == []
+        confirm_slots(config.load_config("XR_WRIST", ["budget.confirm.top=0"]), study.get_trials())
+        == []
     )

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from mura_tune.config import load
+from mura_tune.config import load_config
 from mura_tune.networks.device import evaluation_batch
-from mura_tune.networks.network import Network, build
-from mura_tune.recipe import Recipe, apply
+from mura_tune.networks.network import Network, build_network
+from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split
 from mura_tune.training.feature_cache import Store
 from mura_tune.training.feeds import Features, halves, pixels
@@ -32,7 +32,7 @@ def recipe(**values: object) -> Recipe:
         "finetune.epochs": 2,
         "finetune.lr": 1e-3,
     }
-    return apply(load("default").recipe, small | values, "test")
+    return apply_values(load_config("default").recipe, small | values, "test")
 
 
 def split(n: int, name: str, seed: int) -> Split:
@@ -51,7 +51,7 @@ TRAIN, DEV = split(34, "train", 0), split(evaluation_batch(CPU) + 6, "dev", 1)
 
 
 def network(given: Recipe) -> Network:
-    return build(given.arch, pretrained=given.pretrained, seed=given.seed)
+    return build_network(given.arch, pretrained=given.pretrained, seed=given.seed)
 
 
 def trained(given: Recipe, **source: Features) -> Fit:
@@ -103,7 +103,7 @@ def test_a_second_trial_sees_no_pixel(tmp_path: Path, depth: int) -> None:
 @pytest.mark.parametrize("values", [{"augment": 0.75}, {"seed": 1}, {"batch": 12}])
 def test_other_views_are_computed_and_dev_is_not(tmp_path: Path, values: dict[str, object]) -> None:
     weights = tmp_path / "weights.pt"
-    torch.save(build("cnn").body.state_dict(), weights)  # the seed then decides views alone
+    torch.save(build_network("cnn").body.state_dict(), weights)  # the seed then decides views alone
     base = {"finetune.depth": 0, "pretrained": str(weights)}
     source = Features(Store(tmp_path / "features"))
     seen_by_stem(recipe(**base), source)
@@ -125,7 +125,7 @@ def test_other_pixels_are_another_entry(tmp_path: Path) -> None:
     trained(given, source=source)
     other = split(34, "train", 5)
     runs = [
-        fit(build("cnn", seed=0), other, DEV, given, ABNORMALITY, **extra)
+        fit(build_network("cnn", seed=0), other, DEV, given, ABNORMALITY, **extra)
         for extra in ({}, {"source": source})
     ]
     assert_same(*runs)
@@ -163,7 +163,7 @@ def test_a_tiny_budget_changes_nothing_but_time(tmp_path: Path, budget: int) -> 
     ],
 )
 def test_the_halves_make_the_whole_at_every_depth(arch: str, side: int) -> None:
-    net = build(arch)
+    net = build_network(arch)
     x = torch.rand(2, 1, side, side)
     assert torch.equal(net.eval()(x), net.body(x))
     digests = []
@@ -182,7 +182,7 @@ def test_the_halves_make_the_whole_at_every_depth(arch: str, side: int) -> None:
 
 
 def test_the_digest_is_of_the_frozen_stages_alone() -> None:
-    net = build("resnet18")
+    net = build_network("resnet18")
     net.set_depth(1)
 
     def digest() -> str:
@@ -200,7 +200,7 @@ def test_the_digest_is_of_the_frozen_stages_alone() -> None:
 
 
 def test_a_network_of_unknown_steps_goes_the_way_of_pixels(tmp_path: Path) -> None:
-    net = build("mobilenetv3_small_050")
+    net = build_network("mobilenetv3_small_050")
     net.set_depth(0)
     assert halves(net) is None
     given = recipe(arch="mobilenetv3_small_050", **{"finetune.epochs": 0})
@@ -210,7 +210,7 @@ def test_a_network_of_unknown_steps_goes_the_way_of_pixels(tmp_path: Path) -> No
 
 
 def test_dropout_before_the_classifier_is_drawn_anew_each_epoch() -> None:
-    net = build("resnet18")
+    net = build_network("resnet18")
     net.body.drop_rate = 0.5
     net.set_depth(0)
     assert halves(net) is None
@@ -218,7 +218,7 @@ def test_dropout_before_the_classifier_is_drawn_anew_each_epoch() -> None:
 
 def test_a_fit_that_is_stopped_midway_keeps_whole_epochs_only(tmp_path: Path) -> None:
     source, given = Features(Store(tmp_path)), recipe(**{"finetune.depth": 0})
-    net = build("cnn", seed=0)
+    net = build_network("cnn", seed=0)
     net.set_depth(0)
     feed = source(net, TRAIN, DEV, given, 0)
     batches: Iterator[object] = iter(feed.train(1))
@@ -231,12 +231,12 @@ def test_a_fit_that_is_stopped_midway_keeps_whole_epochs_only(tmp_path: Path) ->
 
 def test_pixels_is_what_fit_takes_by_default() -> None:
     given = recipe(**{"finetune.depth": 1})
-    explicit = fit(build("cnn", seed=0), TRAIN, DEV, given, ABNORMALITY, source=pixels)
+    explicit = fit(build_network("cnn", seed=0), TRAIN, DEV, given, ABNORMALITY, source=pixels)
     assert_same(explicit, trained(given))
 
 
 def test_features_keep_the_layout_they_were_computed_in(tmp_path: Path) -> None:
-    net: Network = build("resnet18")
+    net: Network = build_network("resnet18")
     net.set_depth(1)
     given = recipe(arch="resnet18", **{"head.epochs": 0, "finetune.depth": 1})
     feed = Features(Store(tmp_path))(net, TRAIN, DEV, given, 0)

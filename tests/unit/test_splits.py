@@ -36,41 +36,41 @@ def test_no_patient_is_in_two_splits_in_any_area(seed: int, published: int) -> N
     frame = people(400, published)
     assert frame.groupby("patient")["area"].nunique().max() == 3
     assert frame.groupby("patient")["label"].nunique().max() == 2
-    parts = splits.assign(frame, 0.2, seed)
+    parts = splits.assign_splits(frame, 0.2, seed)
     assert frame.groupby("patient")["area"].count().gt(1).any()
     assert parts.groupby(frame["patient"]).nunique().eq(1).all()
     assert set(parts) == {"train", "dev", "test"}
     for area in AREAS:  # one area alone is divided as it is among the others
         rows = frame["area"] == area
-        pd.testing.assert_series_equal(splits.assign(frame[rows], 0.2, seed), parts[rows])
+        pd.testing.assert_series_equal(splits.assign_splits(frame[rows], 0.2, seed), parts[rows])
 
 
 @pytest.mark.parametrize("published", [0, 60])
 def test_adding_patients_moves_nobody(published: int) -> None:
     frame = people(300, published)
     more = pd.concat([people(200, first=1000), frame], ignore_index=True)
-    before = dict(zip(frame["patient"], splits.assign(frame, 0.2, 3), strict=True))
-    after = dict(zip(more["patient"], splits.assign(more, 0.2, 3), strict=True))
+    before = dict(zip(frame["patient"], splits.assign_splits(frame, 0.2, 3), strict=True))
+    after = dict(zip(more["patient"], splits.assign_splits(more, 0.2, 3), strict=True))
     assert {patient: after[patient] for patient in before} == before
 
 
 def test_the_published_valid_split_is_exactly_the_test_split() -> None:
     frame = people(300, 50)
-    parts = splits.assign(frame, 0.2, 0)
+    parts = splits.assign_splits(frame, 0.2, 0)
     assert ((parts == "test") == (frame["split"] == "valid")).all()
 
 
 @pytest.mark.parametrize("dev", [0.1, 0.3])
 def test_shares_are_near_the_ones_asked_for(dev: float) -> None:
     frame = people(3000)
-    parts = splits.assign(frame, dev, 5).groupby(frame["patient"]).first()
+    parts = splits.assign_splits(frame, dev, 5).groupby(frame["patient"]).first()
     assert (parts == "test").mean() == pytest.approx(0.2, abs=0.03)
     assert (parts[parts != "test"] == "dev").mean() == pytest.approx(dev, abs=0.03)
 
 
 def test_the_seed_moves_dev_but_never_the_test_patients() -> None:
     frame = people(300)
-    one, two = splits.assign(frame, 0.2, 1), splits.assign(frame, 0.2, 2)
+    one, two = splits.assign_splits(frame, 0.2, 1), splits.assign_splits(frame, 0.2, 2)
     assert ((one == "test") == (two == "test")).all()
     assert (one != two).any()
 
@@ -78,20 +78,20 @@ def test_the_seed_moves_dev_but_never_the_test_patients() -> None:
 @pytest.mark.parametrize("dev", [0, 1, 1.5, -0.1, float("nan")])
 def test_a_share_outside_zero_and_one_is_refused(dev: float) -> None:
     with pytest.raises(InputError, match=r"split\.dev: .* is not between 0 and 1"):
-        splits.assign(people(5), dev, 0)
+        splits.assign_splits(people(5), dev, 0)
 
 
 def test_folds_are_even_keep_patients_whole_and_stay() -> None:
     frame = people(2000)
-    folds = splits.folds(frame, 5, 0)
+    folds = splits.assign_folds(frame, 5, 0)
     assert folds.groupby(frame["patient"]).nunique().eq(1).all()
     shares = folds.groupby(frame["patient"]).first().value_counts(normalize=True)
     assert sorted(shares.index) == [0, 1, 2, 3, 4]
     assert shares.to_numpy() == pytest.approx(0.2, abs=0.03)
     more = pd.concat([frame, people(50, first=9000)], ignore_index=True)
-    assert splits.folds(more, 5, 0)[: len(frame)].equals(folds)
+    assert splits.assign_folds(more, 5, 0)[: len(frame)].equals(folds)
     with pytest.raises(InputError, match="too few"):
-        splits.folds(frame, 1, 0)
+        splits.assign_folds(frame, 1, 0)
 
 
 def rows(*cells: tuple[str, int, str, str]) -> pd.DataFrame:
@@ -143,7 +143,7 @@ def test_copies_are_left_out_of_the_split_before() -> None:
         ("f", 0, "train", "3"),
         ("g", 0, "train", "3"),  # copies within a split stay
     )
-    found = splits.leaks(frame, shas(frame))
+    found = splits.find_leaks(frame, shas(frame))
     assert [finding.path for finding in found] == ["a", "c", "d"]
     assert {finding.kind for finding in found} == {"two splits"}
     assert found[0].detail == "left out of train: same pixels as b in test"
@@ -172,19 +172,19 @@ def test_near_copies_are_left_out_of_the_split_before() -> None:
         ("7", "5", 0.94),
     ]
     near = [NearCopy(one * 64, other * 64, found) for one, other, found in alike]
-    found = splits.leaks(frame, shas(frame), near)
+    found = splits.find_leaks(frame, shas(frame), near)
     assert "".join(f.path for f in found if f.kind == "near-copy") == "acde"
     assert "".join(f.path for f in found if f.kind == "two splits") == "fh"
     assert found[0].detail == "left out of train: a near-copy of b in test (correlation 0.950)"
     kept = frame[~frame["path"].isin([finding.path for finding in found])]
-    assert splits.leaks(kept, shas(kept), near) == ()
-    hashes = {splits.split_hash(frame, copies=copies) for copies in ((), ("a",), ("a", "c"))}
+    assert splits.find_leaks(kept, shas(kept), near) == ()
+    hashes = {splits.hash_splits(frame, copies=copies) for copies in ((), ("a",), ("a", "c"))}
     assert len(hashes) == 3
-    assert splits.split_hash(frame) in hashes
+    assert splits.hash_splits(frame) in hashes
 
 
 def test_the_split_hash_ignores_order_and_sees_a_move() -> None:
     frame = rows(*BOTH)
-    assert splits.split_hash(frame) == splits.split_hash(frame[::-1])
+    assert splits.hash_splits(frame) == splits.hash_splits(frame[::-1])
     moved = frame.assign(part=frame["part"].where(frame["path"] != "train0", "dev"))
-    assert splits.split_hash(frame) != splits.split_hash(moved)
+    assert splits.hash_splits(frame) != splits.hash_splits(moved)

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from mura_tune.errors import InputError
 from mura_tune.networks import starts
-from mura_tune.networks.heads import PartHead
-from mura_tune.networks.network import build
+from mura_tune.networks.heads import AreaHead
+from mura_tune.networks.network import build_network
 from mura_tune.release import release as release_io
 from mura_tune.training.batches import MEAN, STD
 
@@ -43,7 +43,7 @@ def test_an_rgb_file_loads_summed_and_equals_grey_in_three_channels(
     arch: str, tmp_path: Path
 ) -> None:
     theirs = rgb(arch)
-    grey = build(arch, size=48, pretrained=str(rgb_weights(tmp_path, arch=arch))).eval()
+    grey = build_network(arch, size=48, pretrained=str(rgb_weights(tmp_path, arch=arch))).eval()
     levels = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
     x = (levels - MEAN) / STD
     with torch.inference_mode():
@@ -56,9 +56,9 @@ def test_an_rgb_file_loads_summed_and_equals_grey_in_three_channels(
 
 
 def test_a_vit_of_another_size_is_resampled(tmp_path: Path) -> None:
-    at_64 = build("vit_tiny_patch16_224", size=64).body.state_dict()
+    at_64 = build_network("vit_tiny_patch16_224", size=64).body.state_dict()
     torch.save(at_64, tmp_path / "vit.pt")
-    body = build("vit_tiny_patch16_224", size=96, pretrained=str(tmp_path / "vit.pt")).body
+    body = build_network("vit_tiny_patch16_224", size=96, pretrained=str(tmp_path / "vit.pt")).body
     assert body.pos_embed.shape == (1, 1 + 6 * 6, 192)
     assert torch.equal(body.pos_embed[:, :1], at_64["pos_embed"][:, :1])
     assert torch.equal(body.blocks[3].attn.qkv.weight, at_64["blocks.3.attn.qkv.weight"])
@@ -67,13 +67,13 @@ def test_a_vit_of_another_size_is_resampled(tmp_path: Path) -> None:
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     manifest = {"area": "ALL", "arch": "cnn", "outputs": 2, "preprocessing": {"size": 32}}
-    release_io.save(tmp_path / "ALL", build("cnn", outputs=2, seed=5), manifest, {})
+    release_io.save(tmp_path / "ALL", build_network("cnn", outputs=2, seed=5), manifest, {})
     return tmp_path / "ALL"
 
 
 def test_a_release_of_ours_is_a_start_but_for_its_head(release: Path) -> None:
-    net = build("cnn", pretrained=str(release), seed=1)
-    theirs, fresh = build("cnn", outputs=2, seed=5), build("cnn", seed=1)
+    net = build_network("cnn", pretrained=str(release), seed=1)
+    theirs, fresh = build_network("cnn", outputs=2, seed=5), build_network("cnn", seed=1)
     for name, value in net.body.state_dict().items():
         source = fresh if name in net.head else theirs
         assert torch.equal(value, source.body.state_dict()[name]), name
@@ -82,11 +82,11 @@ def test_a_release_of_ours_is_a_start_but_for_its_head(release: Path) -> None:
 def test_a_multi_task_release_is_a_start_of_its_own_arch_for_any_task(tmp_path: Path) -> None:
     """Its head has other tensors than a linear one; neither task takes the head of a start."""
     manifest = {"area": "ALL", "arch": "cnn", "outputs": 3, "preprocessing": {"size": 32}}
-    theirs = build("cnn", outputs=3, seed=5, head=PartHead)
+    theirs = build_network("cnn", outputs=3, seed=5, head=AreaHead)
     release_io.save(tmp_path / "ALL", theirs, manifest, {})
-    for head in (None, PartHead):
-        net = build("cnn", outputs=3, seed=1, head=head, pretrained=str(tmp_path / "ALL"))
-        fresh = build("cnn", outputs=3, seed=1, head=head)
+    for head in (None, AreaHead):
+        net = build_network("cnn", outputs=3, seed=1, head=head, pretrained=str(tmp_path / "ALL"))
+        fresh = build_network("cnn", outputs=3, seed=1, head=head)
         for name, value in net.body.state_dict().items():
             source = fresh if name in net.head else theirs
             assert torch.equal(value, source.body.state_dict()[name]), name
@@ -94,7 +94,7 @@ def test_a_multi_task_release_is_a_start_of_its_own_arch_for_any_task(tmp_path: 
 
 def test_a_start_of_another_network_is_refused_by_name(release: Path) -> None:
     with pytest.raises(InputError, match="a release of cnn, not of resnet18; write arch: cnn"):
-        build("resnet18", pretrained=str(release))
+        build_network("resnet18", pretrained=str(release))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "bundle.json", "SHA256SUMS"])
@@ -103,21 +103,23 @@ def test_a_damaged_release_is_no_start(release: Path, name: str) -> None:
     content[len(content) // 2] ^= 1
     (release / name).write_bytes(content)
     with pytest.raises(InputError, match=r"not as released|no whole release"):
-        build("cnn", pretrained=str(release))
+        build_network("cnn", pretrained=str(release))
     (release / name).unlink()
     with pytest.raises(InputError, match=r"no whole release|and missing"):
-        build("cnn", pretrained=str(release))
+        build_network("cnn", pretrained=str(release))
 
 
 def test_a_digest_is_of_the_weights_and_of_nothing_else(release: Path, tmp_path: Path) -> None:
     weights = (release / "model.safetensors").read_bytes()
     (tmp_path / "copy.safetensors").write_bytes(weights)
     expected = hashlib.sha256(weights).hexdigest()
-    assert starts.digest(str(release)) == starts.digest(str(tmp_path / "copy.safetensors"))
-    assert starts.digest(str(release)) == expected
-    assert starts.digest("imagenet") is starts.digest("none") is None
+    assert starts.start_digest(str(release)) == starts.start_digest(
+        str(tmp_path / "copy.safetensors")
+    )
+    assert starts.start_digest(str(release)) == expected
+    assert starts.start_digest("imagenet") is starts.start_digest("none") is None
     with pytest.raises(InputError, match=r"nowhere\.pt: no such file"):
-        starts.digest("nowhere.pt")
+        starts.start_digest("nowhere.pt")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_a_file_that_does_not_fit_is_refused_by_tensor(
     tmp_path: Path, drop: str, add: str, told: str
 ) -> None:
     with pytest.raises(InputError, match=told):
-        build("resnet18", pretrained=str(rgb_weights(tmp_path, drop, add)))
+        build_network("resnet18", pretrained=str(rgb_weights(tmp_path, drop, add)))
 
 
 class Evil:
@@ -152,7 +154,7 @@ def test_a_file_of_something_else_is_refused_unrun(tmp_path: Path, content: byte
     else:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"weights\.pt"):
-        build("cnn", pretrained=str(path))
+        build_network("cnn", pretrained=str(path))
     assert not (tmp_path / "ran").exists()
 
 
@@ -166,7 +168,7 @@ def test_a_file_of_something_else_is_refused_unrun(tmp_path: Path, content: byte
 )
 def test_what_cannot_be_had_is_told(arch: str, pretrained: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
-        build(arch, pretrained=pretrained)
+        build_network(arch, pretrained=pretrained)
 
 
 def test_imagenet_weights_out_of_reach_name_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,4 +176,4 @@ def test_imagenet_weights_out_of_reach_name_the_ways_out(monkeypatch: pytest.Mon
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     monkeypatch.delenv("https_proxy", raising=False)
     with pytest.raises(InputError, match="pretrained: none, or pretrained: FILE"):
-        build("resnet50", pretrained="imagenet")
+        build_network("resnet50", pretrained="imagenet")

@@ -21,7 +21,7 @@ from mura_tune.database.outages import legible
 from mura_tune.database.sqlite_file import network_disk
 from mura_tune.database.storage import admit, has_study, load_study, open_storage
 from mura_tune.database.urls import url_of_file
-from mura_tune.errors import InputError, explain
+from mura_tune.errors import InputError, explain_error
 
 NOBODY = 65534
 ANOTHER_TRIAL = "INSERT INTO trials (number, study_id, state) VALUES (1, 1, 'FAIL')"
@@ -167,7 +167,7 @@ def test_a_database_that_may_not_be_read_at_all(shared: Path) -> None:
             open_storage(url_of_file(shared))
     finally:
         os.seteuid(os.getuid())
-    assert str(explain(refused.value)).startswith(f"{shared}: permission denied")
+    assert str(explain_error(refused.value)).startswith(f"{shared}: permission denied")
 
 
 DAMAGE = {
@@ -249,7 +249,7 @@ def test_an_error_that_nobody_explained_has_no_words_of_optuna(path: Path) -> No
     change(path, "DROP TABLE study_user_attributes")
     with pytest.raises(optuna.exceptions.StorageInternalError) as refused:
         storage.set_study_user_attr(1, "note", "x")
-    line = str(explain(refused.value))
+    line = str(explain_error(refused.value))
     assert "no such table: study_user_attributes" in line
     assert "invalid data" not in line
 

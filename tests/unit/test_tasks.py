@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mura_tune.config import load
+from mura_tune.config import load_config
 from mura_tune.errors import InputError
 from mura_tune.evaluation import routing
 from mura_tune.metrics.estimates import sigmoid
-from mura_tune.networks.heads import PartHead, start_small
+from mura_tune.networks.heads import AreaHead, shrink_classifier
 from mura_tune.networks.network import Network
 from mura_tune.release import two_stage
 from mura_tune.training.batches import Split
@@ -76,7 +76,7 @@ def network(arch: str, task: Task, areas: int, *sets: str) -> Network:
     """A network that nobody trained, as a trial begins with it."""
     size = 240 if arch.startswith("crossvit") else 64
     given = [f"arch={arch}", f"size={size}", "pretrained=none", *sets]
-    return task.network(load("XR_WRIST", given).recipe, areas)
+    return task.network(load_config("XR_WRIST", given).recipe, areas)
 
 
 def first_logits(arch: str, task: Task, areas: int) -> Tensor:
@@ -116,12 +116,12 @@ def test_a_head_that_is_small_stays_as_it_was_drawn(arch: str) -> None:
 
 def test_a_head_without_layers_of_its_outputs_is_refused() -> None:
     with pytest.raises(InputError, match="no linear layer of 2 outputs"):
-        start_small(nn.Linear(8, 1), 2)
+        shrink_classifier(nn.Linear(8, 1), 2)
 
 
 def test_the_part_that_a_network_sees_feeds_its_abnormality_logit() -> None:
     torch.manual_seed(0)
-    head = PartHead(8, 4)
+    head = AreaHead(8, 4)
     x = torch.randn(5, 8)
     logits = head(x)
     assert logits.shape == (5, 4)
@@ -136,12 +136,12 @@ def test_the_part_that_a_network_sees_feeds_its_abnormality_logit() -> None:
 
 @pytest.mark.parametrize("arch", ["cnn", "resnet18"])
 def test_the_head_stands_where_the_classifier_was(arch: str) -> None:
-    recipe = load("multitask", [f"arch={arch}", "pretrained=none", "size=32"]).recipe
+    recipe = load_config("multitask", [f"arch={arch}", "pretrained=none", "size=32"]).recipe
     net = MULTITASK.network(recipe, 3)
     net.set_depth(0)
     trained = {name for name, p in net.body.named_parameters() if p.requires_grad}
     assert (
-        trained == set(net.head) == {f"fc.{name}" for name, _ in PartHead(4, 4).named_parameters()}
+        trained == set(net.head) == {f"fc.{name}" for name, _ in AreaHead(4, 4).named_parameters()}
     )
     assert net.eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 4)
 
@@ -151,7 +151,11 @@ def test_the_second_loss_counts_by_its_weight() -> None:
     logits = torch.randn(len(part), 4, generator=torch.Generator().manual_seed(0))
     targets = MULTITASK.targets(part)
     losses = [
-        float(MULTITASK.loss(part, load("multitask", [f"aux_weight={w}"]).recipe)(logits, targets))
+        float(
+            MULTITASK.loss(part, load_config("multitask", [f"aux_weight={w}"]).recipe)(
+                logits, targets
+            )
+        )
         for w in (0.0, 0.5, 1.0)
     ]
     alone = float(nn.functional.cross_entropy(logits[:, 1:], part.parts))
@@ -161,7 +165,7 @@ def test_the_second_loss_counts_by_its_weight() -> None:
 
 def test_a_router_of_one_area_is_refused() -> None:
     with pytest.raises(InputError, match="two areas"):
-        PART.network(load("router", ["arch=cnn", "pretrained=none"]).recipe, 1)
+        PART.network(load_config("router", ["arch=cnn", "pretrained=none"]).recipe, 1)
 
 
 def noisy(part: Split, sure: float, seed: int = 1) -> Tensor:

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from mura_tune.config import load
+from mura_tune.config import load_config
 from mura_tune.errors import Diverged
-from mura_tune.networks.network import Network, build
-from mura_tune.recipe import Recipe, apply
+from mura_tune.networks.network import Network, build_network
+from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split, training_batches
 from mura_tune.training.fit import Epoch, fit, predict
 from mura_tune.training.tasks import ABNORMALITY, study_scores
 
 
 def recipe(**values: object) -> Recipe:
-    base = load("default").recipe
+    base = load_config("default").recipe
     small = {"arch": "cnn", "size": 32, "pretrained": "none", "batch": 16}
     phases = {"head.epochs": 1, "finetune.epochs": 2, "finetune.depth": 9, "finetune.lr": 1e-3}
-    return apply(base, small | phases | values, "test")
+    return apply_values(base, small | phases | values, "test")
 
 
 def split(n: int, name: str = "train", seed: int = 0, side: int = 32) -> Split:
@@ -37,7 +37,7 @@ TRAIN, DEV = split(64), split(40, "dev", 1)
 
 
 def run(given: Recipe, arch: str = "cnn") -> tuple[Network, list[Epoch]]:
-    net, seen = build(arch, seed=given.seed), []
+    net, seen = build_network(arch, seed=given.seed), []
     fit(net, TRAIN, DEV, given, ABNORMALITY, on_epoch=seen.append)
     return net, seen
 
@@ -61,7 +61,9 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit() -> None:
 @pytest.mark.parametrize("arch", ["cnn", "resnet18", "densenet121"])
 def test_depth_zero_leaves_the_backbone_to_the_bit(arch: str) -> None:
     given = recipe(**{"finetune.depth": 0})
-    before = {k: v.clone() for k, v in build(arch, seed=given.seed).body.state_dict().items()}
+    before = {
+        k: v.clone() for k, v in build_network(arch, seed=given.seed).body.state_dict().items()
+    }
     net, _ = run(given, arch)
     after = net.body.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -70,7 +72,7 @@ def test_depth_zero_leaves_the_backbone_to_the_bit(arch: str) -> None:
 
 def test_depth_one_changes_the_last_stage_and_its_statistics_only() -> None:
     given = recipe(**{"finetune.depth": 1, "head.epochs": 0, "finetune.epochs": 1})
-    before = {k: v.clone() for k, v in build("resnet18", seed=0).body.state_dict().items()}
+    before = {k: v.clone() for k, v in build_network("resnet18", seed=0).body.state_dict().items()}
     net, _ = run(given, "resnet18")
     after = net.body.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -80,7 +82,7 @@ def test_depth_one_changes_the_last_stage_and_its_statistics_only() -> None:
 
 def test_the_best_epoch_is_kept_as_a_clone_and_restored() -> None:
     kept: dict[int, torch.Tensor] = {}
-    net = build("cnn", seed=0)
+    net = build_network("cnn", seed=0)
 
     def remember(epoch: Epoch) -> None:
         kept[epoch.number] = net.body.fc.weight.detach().clone()
@@ -118,7 +120,7 @@ def test_what_on_epoch_raises_ends_the_run() -> None:
         raise KeyError(epoch.number)
 
     with pytest.raises(KeyError):
-        fit(build("cnn"), TRAIN, DEV, recipe(), ABNORMALITY, on_epoch=stop)
+        fit(build_network("cnn"), TRAIN, DEV, recipe(), ABNORMALITY, on_epoch=stop)
 
 
 def test_class_weight_moves_the_scores() -> None:
@@ -143,7 +145,7 @@ def test_batches_hold_each_image_once_and_none_is_too_small(n: int, size: int) -
 
 
 def test_predict_keeps_order_and_mode() -> None:
-    net = build("cnn").train()
+    net = build_network("cnn").train()
     logits = predict(net, DEV)
     assert net.training
     assert logits.shape == (40, 1)

@@ -12,8 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build, outline, restore
-from mura_tune.networks.weights import check_finite, check_keys, read_weights, renamed, separate
+from mura_tune.networks.network import build_network, outline_network, restore_network
+from mura_tune.networks.weights import (
+    check_finite_weights,
+    check_tensor_names,
+    copy_tensors,
+    read_weights,
+    rename_tensors,
+)
 
 State = Mapping[str, Tensor]
 
@@ -49,23 +55,23 @@ SHAPES: Mapping[str, Callable[[State], Any]] = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_checkpoint_of_any_script_is_a_start(shape: str, tmp_path: Path) -> None:
-    theirs = build("cnn", seed=5).body.state_dict()
+    theirs = build_network("cnn", seed=5).body.state_dict()
     torch.save(SHAPES[shape](theirs), tmp_path / "theirs.pt")
-    net = build("cnn", pretrained=str(tmp_path / "theirs.pt"), seed=1)
+    net = build_network("cnn", pretrained=str(tmp_path / "theirs.pt"), seed=1)
     for name, value in net.body.state_dict().items():
         assert torch.equal(value, theirs[name]) or name in net.head, name
 
 
 def test_densenets_of_old_get_the_names_of_today() -> None:
     """As in torchvision's own densenet121-a639ec97.pth: `norm.1`, and no counts of batches."""
-    wanted = outline("densenet121", size=224)
+    wanted = outline_network("densenet121", size=224)
     old = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", name): value
         for name, value in wanted.items()
         if not name.endswith("num_batches_tracked")
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    check_keys(renamed(old, wanted, "theirs.pth"), wanted, "theirs.pth")
+    check_tensor_names(rename_tensors(old, wanted, "theirs.pth"), wanted, "theirs.pth")
 
 
 class Whole(nn.Module):
@@ -97,25 +103,25 @@ def test_what_is_no_state_dict_is_refused_with_the_reason(
 
 
 def test_a_network_and_its_moving_average_are_not_chosen_between(tmp_path: Path) -> None:
-    state = build("cnn").body.state_dict()
+    state = build_network("cnn").body.state_dict()
     torch.save({**prefixed("model.")(state), **prefixed("ema.")(state)}, tmp_path / "two.pt")
     with pytest.raises(InputError, match=r"two\.pt: the network is there 2 times, under ema\. and"):
-        build("cnn", pretrained=str(tmp_path / "two.pt"))
+        build_network("cnn", pretrained=str(tmp_path / "two.pt"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_is_not_finite_is_refused_wherever_weights_are_loaded(
     value: float, tmp_path: Path
 ) -> None:
-    state = build("cnn", size=32).body.state_dict()
+    state = build_network("cnn", size=32).body.state_dict()
     state["stages.1.0.0.weight"][0, 0, 0, 0] = value
-    save_file(separate(state), tmp_path / "broken.safetensors")
+    save_file(copy_tensors(state), tmp_path / "broken.safetensors")
     told = r"not every number in tensor stages\.1\.0\.0\.weight is finite"
     with pytest.raises(InputError, match=rf"broken\.safetensors: {told}"):
-        build("cnn", size=32, pretrained=str(tmp_path / "broken.safetensors"))
+        build_network("cnn", size=32, pretrained=str(tmp_path / "broken.safetensors"))
     with pytest.raises(InputError, match=told):
-        restore(tmp_path / "broken.safetensors", "cnn", size=32)
-    check_finite({"steps": torch.tensor(3)}, "a count")
+        restore_network(tmp_path / "broken.safetensors", "cnn", size=32)
+    check_finite_weights({"steps": torch.tensor(3)}, "a count")
 
 
 @pytest.mark.parametrize(
@@ -131,15 +137,15 @@ def test_a_number_that_is_not_finite_is_refused_wherever_weights_are_loaded(
 def test_what_asks_for_more_than_its_file_holds_is_refused_before_it_is_built(
     arch: str, size: int, outputs: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_file(separate(build("cnn").body.state_dict()), tmp_path / "small.safetensors")
-    monkeypatch.setattr("mura_tune.networks.network.build", None)
+    save_file(copy_tensors(build_network("cnn").body.state_dict()), tmp_path / "small.safetensors")
+    monkeypatch.setattr("mura_tune.networks.network.build_network", None)
     with pytest.raises(InputError, match=told):
-        restore(tmp_path / "small.safetensors", arch, size=size, outputs=outputs)
+        restore_network(tmp_path / "small.safetensors", arch, size=size, outputs=outputs)
 
 
 def test_tensors_under_two_names_are_written_twice(tmp_path: Path) -> None:
     one = torch.arange(4.0)
-    save_file(separate({"a": one, "b": one, "half": one[:2]}), tmp_path / "a.safetensors")
+    save_file(copy_tensors({"a": one, "b": one, "half": one[:2]}), tmp_path / "a.safetensors")
     assert {k: v.tolist() for k, v in read_weights(tmp_path / "a.safetensors").items()} == {
         "a": [0, 1, 2, 3],
         "b": [0, 1, 2, 3],
