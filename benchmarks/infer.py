@@ -24,9 +24,8 @@ from search import parts, phantom_data
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.network import build_network
 from mura_tune.reading.batch import answer_all
-from mura_tune.reading.predictor import Predictor
-from mura_tune.reading.readers import Single
-from mura_tune.reading.studies import studies_in
+from mura_tune.reading.readers import Predictor
+from mura_tune.reading.studies import find_studies
 from mura_tune.release import release as release_io
 from mura_tune.training.batches import split_of, to_input
 from mura_tune.training.fit import predict
@@ -81,7 +80,7 @@ def many_studies(data: Path, arch: str, size: int, rounds: int, folder: Path) ->
     """A folder of 200 studies in one call, and an image a call."""
     release(folder / "release", arch, size)
     predictor = Predictor(folder / "release", CPU)
-    asked = studies_in(data)[:200]
+    asked = find_studies(data)[:200]
     images = [image for one in asked for image in one.images]
 
     def rate(run: Callable[[], object]) -> float:
@@ -90,13 +89,13 @@ def many_studies(data: Path, arch: str, size: int, rounds: int, folder: Path) ->
         return len(images) / (time.perf_counter() - started)
 
     def in_one_call() -> None:
-        answer_all(Single(predictor), asked, data, folder / "answers.csv", print)
+        answer_all(predictor, asked, data, folder / "answers.csv", print)
         (folder / "answers.csv").unlink()
 
     seen = interleaved(
         rounds,
         {
-            "each": lambda: rate(lambda: [predictor.study([image]) for image in images]),
+            "each": lambda: rate(lambda: [predictor.predict([image]) for image in images]),
             "folder": lambda: rate(in_one_call),
         },
     )

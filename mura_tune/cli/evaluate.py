@@ -67,13 +67,13 @@ def evaluate(
     An external set (--layout folders) is measured whole, by picture with its copies, turned and
     mirrored ones too, and by image; pictures that the release was trained on are told.
     """
-    from mura_tune.reading.locate import shelf
+    from mura_tune.reading.locate import release_finder
     from mura_tune.release.kinds import kind_of
 
     if routed == bool(release):
         raise click.UsageError("name one --release, or write --routed")
     if release is None:
-        find = shelf(releases, base_url, console.print_note)
+        find = release_finder(releases, base_url, console.print_note)
         found = _routes(find, data, runs, device, strict)
         console.print_report(as_json, found.to_json, found.describe)
         return
@@ -213,7 +213,8 @@ def _routes(
 
     from mura_tune import config
     from mura_tune.areas import ROUTER
-    from mura_tune.release.two_stage import release_for, routes
+    from mura_tune.reading.locate import release_for
+    from mura_tune.release.two_stage import routes
     from mura_tune.training.batches import Split, split_of
 
     folder = find(ROUTER)

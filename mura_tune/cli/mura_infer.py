@@ -57,12 +57,11 @@ def infer(
     """
     import torch
 
-    from mura_tune.reading.locate import place
-    from mura_tune.reading.predictor import Predictor
+    from mura_tune.reading.locate import locate_release
+    from mura_tune.reading.readers import Predictor
 
-    folder = place(release, area, releases, base_url, console.print_note)
-    predictor = Predictor(folder, torch.device("cpu"), area)
-    answer = predictor.study(images, threshold)
+    folder = locate_release(release, area, releases, base_url, console.print_note)
+    answer = Predictor(folder, torch.device("cpu"), area, threshold).predict(images)
     click.echo(f"area={answer.area}")
     click.echo(f"prob_fracture={answer.probability:.6f}")
     click.echo(f"pred={int(answer.abnormal)}")

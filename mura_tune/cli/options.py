@@ -123,9 +123,9 @@ def prepared_of(area: str, study: SearchConfig, data: Path, runs: Path, strict: 
 
 def release_at(name: str, base_url: str | None) -> Path:
     """The folder of a release by its folder, URL or name, fetched into the cache if need be."""
-    from mura_tune.reading.locate import place
+    from mura_tune.reading.locate import locate_release
 
-    return place(name, None, Path(), base_url, console.print_note)
+    return locate_release(name, None, Path(), base_url, console.print_note)
 
 
 def tell_changes(release: Bundle) -> None:

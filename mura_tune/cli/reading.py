@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +22,9 @@ from mura_tune.cli.options import (
 if TYPE_CHECKING:
     import torch
 
-    from mura_tune.reading.predictor import Prediction, Predictor
-    from mura_tune.reading.readers import Reader
-    from mura_tune.reading.router import Chained, Route
+    from mura_tune.reading.answers import StudyAnswer
+    from mura_tune.reading.locate import FindRelease
+    from mura_tune.reading.readers import Predictor, Reader, Router
 
 
 images_option = click.option(
@@ -94,7 +93,7 @@ def infer(
     from mura_tune import files
     from mura_tune.areas import ROUTER
     from mura_tune.errors import InputError
-    from mura_tune.reading.locate import place, shelf
+    from mura_tune.reading.locate import locate_release, release_finder
 
     if bool(studies) == bool(images):
         raise click.UsageError("name the study's views by --image, or a folder or table of STUDIES")
@@ -104,58 +103,54 @@ def infer(
         raise InputError("--threshold is of a probability of abnormal: a router has none")
     if studies:
         files.check_writable(out)
-    find = shelf(releases, base_url, console.print_note)
+    find = release_finder(releases, base_url, console.print_note)
     folder = (
-        None if area == "auto" else place(release, area, releases, base_url, console.print_note)
+        None
+        if area == "auto"
+        else locate_release(release, area, releases, base_url, console.print_note)
     )
     if studies:
         from mura_tune.reading.batch import answer_all
-        from mura_tune.reading.studies import studies_in
+        from mura_tune.reading.studies import find_studies
 
-        asked = studies_in(studies, console.print_note)
+        study_files = find_studies(studies, console.print_note)
         reader = _reader(folder, area, find, device_of(device), threshold)
-        done = answer_all(reader, asked, studies, out, console.print_note)
-        console.print_report(as_json, lambda: asdict(done), done.describe)
+        summary = answer_all(reader, study_files, studies, out, console.print_note)
+        console.print_report(as_json, lambda: asdict(summary), summary.describe)
         return
-    found: Chained | Route | Prediction
-    if folder is None:
-        from mura_tune.reading.router import chained
-
-        found = chained(find, images, device_of(device), threshold)
-    elif area == ROUTER:
-        from mura_tune.reading.router import Router
-
-        router = Router(folder, device_of(device))
-        tell_changes(router.bundle)
-        found = router.study(images)
-    else:
-        found = _predictor(folder, area, device_of(device)).study(images, threshold)
-    console.print_report(as_json, found.to_json, found.describe)
+    answer = _reader(folder, area, find, device_of(device), threshold).predict(images)
+    console.print_report(as_json, answer.to_json, lambda: str(answer))
 
 
 def _reader(
     folder: Path | None,
     area: str | None,
-    find: Callable[[str], Path],
+    find: FindRelease,
     device: torch.device,
-    threshold: float | None,
-) -> Reader:
-    """What answers many studies: a release, a router, or (no folder) the one after the other."""
-    from mura_tune.areas import ROUTER
-    from mura_tune.reading.readers import Chain, Parts, Single
-    from mura_tune.reading.router import Router
+    threshold: float | None = None,
+) -> Reader[StudyAnswer]:
+    """The reader of a release's folder; without a folder, the router with every area's release."""
+    from mura_tune.reading.readers import RoutedReader
 
     if folder is None:
-        chain = Chain(find, device, threshold)
-        for line in chain.told:
-            console.print_note(line)
-        tell_changes(chain.router.bundle)
-        return chain
+        routed = RoutedReader(find, device, threshold)
+        tell_changes(routed.router.release)
+        return routed
+    return _release_reader(folder, area, device, threshold)
+
+
+def _release_reader(
+    folder: Path, area: str | None, device: torch.device, threshold: float | None = None
+) -> Predictor | Router:
+    from mura_tune.areas import ROUTER
+    from mura_tune.reading.readers import Predictor, Router
+
     if area == ROUTER:
-        router = Router(folder, device)
-        tell_changes(router.bundle)
-        return Parts(router)
-    return Single(_predictor(folder, area, device), threshold)
+        reader: Predictor | Router = Router(folder, device)
+    else:
+        reader = Predictor(folder, device, area, threshold)
+    tell_changes(reader.release)
+    return reader
 
 
 @click.command(short_help="Draw where each view of a study speaks for abnormal.")
@@ -197,40 +192,38 @@ def explain(
     With --deletion each view has two areas under its probability while pixels go (deletion, low if
     the map is right) or come (insertion, high if it is right), each beside that of a random order.
     """
-    from mura_tune.areas import ROUTER
     from mura_tune.errors import InputError
-    from mura_tune.reading.explain import drawable
-    from mura_tune.reading.explain import explain as look
-    from mura_tune.reading.locate import place, shelf
-    from mura_tune.reading.router import Router, routed
+    from mura_tune.reading.explain import drawable, explain_study
+    from mura_tune.reading.locate import locate_release, release_finder
+    from mura_tune.reading.readers import RoutedReader
 
     drawable(out)
     if out.resolve() in [image.resolve() for image in images]:
         raise InputError(f"{out}: is one of the images; name another place")
+    reader: Predictor | Router
     if area == "auto":
         _only_auto(release)
-        find = shelf(releases, base_url, console.print_note)
-        route, routed_to, fallback = routed(find, images, device_of(device))
-        if routed_to is None:
-            console.print_report(as_json, route.to_json, route.describe)
+        routed = RoutedReader(
+            release_finder(releases, base_url, console.print_note), device_of(device)
+        )
+        route = routed.router.predict(images)
+        if route.abstain:
+            console.print_report(as_json, route.to_json, lambda: str(route))
             return
+        reader, fallback = routed.release_of(route.area)
         console.print_note(route.brief())
-        area, folder = route.area, routed_to
         if fallback:
             console.print_note(fallback)
+        tell_changes(reader.release)
     else:
-        folder = place(release, area, releases, base_url, console.print_note)
-    reader = (
-        Router(folder, device_of(device))
-        if area == ROUTER
-        else _predictor(folder, area, device_of(device))
-    )
-    found = look(reader, images, deletion=deletion)
-    found.save(out)
+        folder = locate_release(release, area, releases, base_url, console.print_note)
+        reader = _release_reader(folder, area, device_of(device))
+    explanation = explain_study(reader, images, deletion=deletion)
+    explanation.save(out)
     console.print_report(
         as_json,
-        lambda: found.to_json() | {"out": str(out)},
-        lambda: f"{found.describe()}\n{out}: each view beside its map",
+        lambda: explanation.to_json() | {"out": str(out)},
+        lambda: f"{explanation.describe()}\n{out}: each view beside its map",
     )
 
 
@@ -239,11 +232,3 @@ def _only_auto(release: str | None) -> None:
 
     if release:
         raise InputError("--area auto chooses the release: leave --release out")
-
-
-def _predictor(folder: Path, area: str | None, device: torch.device) -> Predictor:
-    from mura_tune.reading.predictor import Predictor
-
-    predictor = Predictor(folder, device, area)
-    tell_changes(predictor.bundle)
-    return predictor

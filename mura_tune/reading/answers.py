@@ -1,154 +1,185 @@
-"""The table of answers, a row a study: read back to go on with it, and written whole."""
+"""What a reader answers about one study: for people, for programs, and for a row of a table."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-from mura_tune import files, strict
-from mura_tune.errors import InputError
-from mura_tune.lines import from_cell, to_cell
-
-Row = Mapping[str, Any]  # by column; None where there is no answer
-# The last columns of a table: a digest of the study's image files, and the folder or table that
-# named the study. Tables of earlier versions end before them.
-PROVENANCE = ("files", "source")
-LARGEST = 2**31  # bytes of a .json of answers that is read back: some ten million rows
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 
-def read(out: Path, columns: Sequence[str]) -> dict[str, Row]:
-    """What an earlier call wrote, by study; nothing where there is no file.
+class StudyAnswer(Protocol):
+    """An answer about one study, from any reader; `str` gives it as lines for people."""
 
-    Rows of an earlier version, which have no `PROVENANCE`, have empty text there.
+    def brief(self) -> str:
+        """The answer as one short line, such as a title."""
 
-    Raises:
-        InputError: a file of another kind, with other columns, two rows of one study, or a value
-            (by its row) that no answer has, such as a probability of NaN.
+    def to_json(self) -> dict[str, Any]:
+        """The answer as `--json` prints it."""
+
+    def cells(self) -> Mapping[str, object]:
+        """The answer by the columns of a table of answers."""
+
+
+@dataclass(frozen=True)
+class ViewProbability:
+    """The calibrated probability of *abnormal* of one view."""
+
+    image: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The calibrated probability that a study is abnormal, and the decision that follows.
+
+    Attributes:
+        area: the area of the release that answers.
+        probability: of *abnormal*, the mean over the views.
+        abnormal: whether the probability reaches the threshold.
+        threshold: where the operating point lies.
+        operating_point: the rule behind the threshold; "given" where the caller chose it.
+        abstain: whether the probability lies in the band around the threshold in which the
+            release answered too many studies of dev wrong.
+        views: the probability of each view, in the order of the images.
+        release: the folder of the release.
+        recipe: the digest of the release's recipe.
+        recognised_area: the area that a multi-task release sees; None from other releases.
     """
-    if out.suffix not in (".csv", ".json"):
-        raise InputError(f"{out}: answers are a .csv or a .json")
-    if not out.exists():
-        return {}
-    rows = _json_rows(out) if out.suffix == ".json" else _csv_rows(out)
-    older = tuple(column for column in columns if column not in PROVENANCE)
-    by_study: dict[str, Row] = {}
-    for where, raw in rows:
-        if tuple(raw) not in (tuple(columns), older):
-            raise _foreign(out)
-        row = {column: raw.get(column, "") for column in columns}
-        for column in columns:
-            if not _VALID.get(column, _is_text)(row[column]):
-                raise InputError(
-                    f"{where}: {column} is {row[column]!r}, which no answer has; remove the row, "
-                    "and its study is answered again"
-                )
-        if row["study"] in by_study:
-            raise InputError(f"{where}: a second row of {row['study']}; remove one of them")
-        by_study[row["study"]] = row
-    return by_study
+
+    area: str
+    probability: float
+    abnormal: bool
+    threshold: float
+    operating_point: str
+    abstain: bool
+    views: tuple[ViewProbability, ...]
+    release: str
+    recipe: str
+    recognised_area: str | None = None
+
+    def brief(self) -> str:
+        """The area, the probability and the decision in one line."""
+        word = "abstain" if self.abstain else ("abnormal" if self.abnormal else "not abnormal")
+        return (
+            f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} "
+            f"(threshold {self.threshold:.3f})"
+        )
+
+    def __str__(self) -> str:
+        word = "abnormal" if self.abnormal else "not abnormal"
+        doubt = "; in the band of doubt: abstain" if self.abstain else ""
+        lines = [
+            f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} at "
+            f"{self.threshold:.3f} ({self.operating_point}){doubt}"
+        ]
+        if self.recognised_area:
+            lines.append(f"  looks like {self.recognised_area}")
+        return "\n".join([*lines, *(f"  {v.probability:.3f}  {v.image}" for v in self.views)])
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name; the recognised area stands under `part`, as in earlier versions."""
+        document = asdict(self)
+        document["part"] = document.pop("recognised_area")
+        return document
+
+    def cells(self) -> Mapping[str, object]:
+        """The decision; `area` is the recognised one, for the tables that have that column."""
+        return {
+            "area": self.recognised_area,
+            "probability": self.probability,
+            "abnormal": self.abnormal,
+            "abstain": self.abstain,
+        }
 
 
-def write(out: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """Put the rows in the place of what was there, whole or not at all."""
-    text = io.StringIO()
-    if out.suffix == ".json":
-        json.dump([dict(row) for row in rows], text, indent=1, allow_nan=False)
-    else:
-        table = csv.DictWriter(text, columns, lineterminator="\n")
-        table.writeheader()
-        for row in rows:
-            table.writerow({column: _as_cell(value) for column, value in row.items()})
-    files.replace_file(out, text.getvalue().encode())
+@dataclass(frozen=True)
+class ViewArea:
+    """The area that one view shows, and the calibrated probability of that area."""
+
+    image: str
+    area: str
+    confidence: float
 
 
-def _json_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    document = strict.parse_json(out.read_bytes(), out, most=LARGEST)
-    if not isinstance(document, list) or not all(isinstance(row, dict) for row in document):
-        raise _foreign(out)
-    for number, row in enumerate(document, start=1):
-        yield f"{out}: row {number}", row
+@dataclass(frozen=True)
+class AreaAnswer:
+    """The area that a study shows, according to a router.
+
+    Attributes:
+        area: the one of the largest logit, averaged over the views.
+        confidence: the calibrated probability of the area.
+        least: the confidence, chosen on dev, below which the router abstains.
+        views: the area of each view alone, in the order of the images.
+        release: the folder of the router.
+    """
+
+    area: str
+    confidence: float
+    least: float
+    views: tuple[ViewArea, ...]
+    release: str
+
+    @property
+    def abstain(self) -> bool:
+        """Whether the router is not sure enough."""
+        return self.confidence < self.least
+
+    def brief(self) -> str:
+        """The area and the confidence in one line."""
+        doubt = f", abstain below {self.least:.3f}" if self.abstain else ""
+        return f"{self.area}: confidence {self.confidence:.3f}{doubt}"
+
+    def __str__(self) -> str:
+        head = f"{self.area}: confidence {self.confidence:.3f}"
+        if self.abstain:
+            head = (
+                f"abstain: {self.area} has a confidence of {self.confidence:.3f}, below "
+                f"{self.least:.3f}, which was chosen on dev; name the --area"
+            )
+        views = (f"  {view.confidence:.3f}  {view.area}  {view.image}" for view in self.views)
+        return "\n".join([head, *views])
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, and `abstain`."""
+        return asdict(self) | {"abstain": self.abstain}
+
+    def cells(self) -> Mapping[str, object]:
+        """The area, the confidence, and whether the router abstains."""
+        return {"area": self.area, "confidence": self.confidence, "abstain": self.abstain}
 
 
-def _csv_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with out.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            names = next(lines, [])
-            for cells in lines:
-                if not cells:
-                    continue
-                where = f"{out}:{lines.line_num}"
-                if len(cells) != len(names) or len(set(names)) != len(names):
-                    raise _foreign(out)
-                raw = zip(names, cells, strict=True)
-                yield where, {name: _from_cell(name, text) for name, text in raw}
-    except (UnicodeDecodeError, csv.Error):
-        raise _foreign(out) from None
+@dataclass(frozen=True)
+class RoutedAnswer:
+    """The area that a study shows, and what the release of that area answers.
 
+    Attributes:
+        route: the answer of the router.
+        answer: the answer of the area's release; None where the router abstains or the release is
+            missing.
+        fallback: a line that says which release answers in the place of a missing one.
+        error: a line that says which release is missing; "" where none is.
+    """
 
-def _foreign(out: Path) -> InputError:
-    return InputError(f"{out}: not written by this command; choose another --out")
+    route: AreaAnswer
+    answer: Answer | None = None
+    fallback: str | None = None
+    error: str = ""
 
+    def brief(self) -> str:
+        """The answer of the area's release in one line, or the area without one."""
+        return self.answer.brief() if self.answer else self.route.brief()
 
-def _as_cell(value: object) -> object:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return to_cell(value) if isinstance(value, str) else value
+    def __str__(self) -> str:
+        lines = [self.route, self.fallback, self.answer]
+        return "\n".join(str(line) for line in lines if line)
 
+    def to_json(self) -> dict[str, Any]:
+        """Both answers, and the fallback."""
+        answer = self.answer.to_json() if self.answer else None
+        return {"route": self.route.to_json(), "answer": answer, "fallback": self.fallback}
 
-def _from_cell(column: str, text: str) -> object:
-    """A cell's value; a text where the column's own kind does not fit, for `read` to refuse."""
-    try:
-        return _CELLS.get(column, from_cell)(text)
-    except (ValueError, KeyError):
-        return text
-
-
-def _number(text: str) -> float | None:
-    return float(text) if text else None
-
-
-def _flag(text: str) -> bool | None:
-    return {"true": True, "false": False, "": None}[text.lower()]
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) or value is None
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_share(value: object) -> bool:
-    if value is None:
-        return True
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return 0 <= value <= 1  # false for NaN as well
-
-
-def _is_flag(value: object) -> bool:
-    return value is None or isinstance(value, bool)
-
-
-# What the columns hold that are no text: from their cells, and whether a value may be there.
-_CELLS: Mapping[str, Callable[[str], Any]] = {
-    "views": int,
-    "confidence": _number,
-    "probability": _number,
-    "abnormal": _flag,
-    "abstain": _flag,
-}
-_VALID: Mapping[str, Callable[[object], bool]] = {
-    "study": lambda value: isinstance(value, str) and value != "",
-    "views": _is_count,
-    "confidence": _is_share,
-    "probability": _is_share,
-    "abnormal": _is_flag,
-    "abstain": _is_flag,
-}
+    def cells(self) -> Mapping[str, object]:
+        """The router's area and confidence, and the decision of the area's release."""
+        decision = dict(self.answer.cells()) if self.answer else {}
+        decision.pop("area", None)
+        return {**self.route.cells(), "error": self.error, **decision}

@@ -16,10 +16,10 @@ from mura_tune import files
 from mura_tune.errors import InputError, UnreadableImage, explain_error
 from mura_tune.imaging.images import read_file
 from mura_tune.lines import visible
-from mura_tune.reading import answers as answer_rows
-from mura_tune.reading.answers import PROVENANCE, Row
-from mura_tune.reading.readers import Reader, Views
-from mura_tune.reading.studies import Asked
+from mura_tune.reading.answer_table import PROVENANCE, AnswerRow, read_answers, write_answers
+from mura_tune.reading.answers import StudyAnswer
+from mura_tune.reading.readers import Reader
+from mura_tune.reading.studies import StudyFiles, StudyViews
 
 IMAGES = 32  # in a batch: more gain nothing on a CPU, and a study is not divided
 EVERY = 5.0  # seconds between two writings of the table
@@ -55,18 +55,22 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A study as a thread read it: the digest of its files, and its views, or why there are none.
+    """A study as a thread read it: the digest of its files, and its views or a failure.
 
-    Without views and without a reason, its row is there already.
+    Without views and without a failure, the table has the study's row already.
     """
 
     digest: str
-    views: Views | None = None
+    views: StudyViews | None = None
     failure: UnreadableImage | None = None
 
 
 def answer_all(
-    reader: Reader, studies: Sequence[Asked], source: Path, out: Path, say: Callable[[str], None]
+    reader: Reader[StudyAnswer],
+    studies: Sequence[StudyFiles],
+    source: Path,
+    out: Path,
+    say: Callable[[str], None],
 ) -> Summary:
     """Write a row for each study of `source` into `out`, a .csv or .json.
 
@@ -86,12 +90,18 @@ def answer_all(
 
 
 def _answer_all(
-    reader: Reader, studies: Sequence[Asked], source: str, out: Path, say: Callable[[str], None]
+    reader: Reader[StudyAnswer],
+    studies: Sequence[StudyFiles],
+    source: str,
+    out: Path,
+    say: Callable[[str], None],
 ) -> Summary:
     from tqdm import tqdm
 
+    for line in reader.open_all():
+        say(line)
     columns = (*reader.columns, *PROVENANCE)
-    rows = answer_rows.read(out, columns)
+    rows = read_answers(out, columns)
     _same_or_refuse(reader, rows.values(), out)
     names = {study.name for study in studies}
     gone = tuple(n for n, row in rows.items() if n not in names and row["source"] == source)
@@ -102,7 +112,7 @@ def _answer_all(
     answered = {
         name: row
         for name, row in rows.items()
-        if not row["error"] and row["views"] == views.get(name) and reader.agrees(row)
+        if not row["error"] and row["views"] == views.get(name) and reader.confirms(row)
     }
     before, written = 0, time.monotonic()
     unreadable: list[str] = []
@@ -111,33 +121,31 @@ def _answer_all(
         with tqdm(
             total=len(studies), unit="study", desc=out.name, disable=not sys.stderr.isatty()
         ) as bar:
-            for batch, loaded in _loaded(studies, partial(_load, reader, answered)):
-                pairs = list(zip(batch, loaded, strict=True))
-                good = [(study, one.views) for study, one in pairs if one.views is not None]
-                answers = reader.rows(good) if good else iter(())
-                for study, one in pairs:  # in their order
-                    if one.views is None and one.failure is None:
+            for batch, loaded in _loaded(studies, partial(_load, reader.sizes, answered)):
+                decoded = [study.views for study in loaded if study.views is not None]
+                answers = iter(reader.answer(decoded) if decoded else [])
+                for study, read in zip(batch, loaded, strict=True):
+                    if read.views is None and read.failure is None:
                         rows[study.name] = {**rows[study.name], "source": source}
                         before += 1
                         continue
                     _refuse_another(rows.get(study.name), source, out)
-                    failed = one.failure is not None
-                    row = reader.failed(study, str(one.failure)) if failed else next(answers)
-                    rows[study.name] = {**row, "files": one.digest, "source": source}
+                    row = _row(reader, study, read.failure or next(answers))
+                    rows[study.name] = {**row, "files": read.digest, "source": source}
                     if row["error"]:
                         say(f"{study.name}: no answer: {row['error']}")
-                        (unreadable if failed else unreleased).append(study.name)
+                        (unreadable if read.failure else unreleased).append(study.name)
                 bar.update(len(batch))
                 if time.monotonic() - written > EVERY:
-                    answer_rows.write(out, rows.values(), columns)
+                    write_answers(out, rows.values(), columns)
                     written = time.monotonic()
     finally:  # stopped or not, what is answered stays
-        answer_rows.write(out, rows.values(), columns)
+        write_answers(out, rows.values(), columns)
     done = len(studies) - before - len(unreadable) - len(unreleased)
     return Summary(out, before, done, tuple(unreadable), tuple(unreleased), gone)
 
 
-def _load(reader: Reader, answered: Mapping[str, Row], study: Asked) -> _Loaded:
+def _load(sizes: frozenset[int], answered: Mapping[str, AnswerRow], study: StudyFiles) -> _Loaded:
     """Read a study's files, and decode them unless their answer is there."""
     try:
         if study.problem:
@@ -146,11 +154,24 @@ def _load(reader: Reader, answered: Mapping[str, Row], study: Asked) -> _Loaded:
         digest = _digest(contents)
         if study.name in answered and answered[study.name]["files"] == digest:
             return _Loaded(digest)
-        return _Loaded(digest, views=reader.decode(study, contents))
+        return _Loaded(digest, views=StudyViews.decoded(study, contents, sizes))
     except UnreadableImage as error:
         return _Loaded("", failure=error)
     except (OSError, MemoryError) as error:
         return _Loaded("", failure=UnreadableImage(study.name, str(explain_error(error) or error)))
+
+
+def _row(
+    reader: Reader[StudyAnswer], study: StudyFiles, answer: StudyAnswer | UnreadableImage
+) -> AnswerRow:
+    """The row of a study: the cells of its answer, or the error that stands in its place."""
+    cells: dict[str, object] = {"study": study.name, "views": len(study.images), "error": ""}
+    if isinstance(answer, UnreadableImage):
+        cells["error"] = str(answer)
+    else:
+        cells |= answer.cells()
+    row = {column: cells.get(column) for column in reader.columns}
+    return row | reader.sources(row)
 
 
 def _digest(contents: Sequence[bytes]) -> str:
@@ -159,7 +180,7 @@ def _digest(contents: Sequence[bytes]) -> str:
     return hashlib.sha256(each).hexdigest()[:16]
 
 
-def _refuse_another(row: Row | None, source: str, out: Path) -> None:
+def _refuse_another(row: AnswerRow | None, source: str, out: Path) -> None:
     """Raise InputError where a study's row is the answer to another source's study."""
     if row is not None and row["source"] not in ("", source):
         raise InputError(
@@ -168,7 +189,7 @@ def _refuse_another(row: Row | None, source: str, out: Path) -> None:
         )
 
 
-def _same_or_refuse(reader: Reader, rows: Iterable[Row], out: Path) -> None:
+def _same_or_refuse(reader: Reader[StudyAnswer], rows: Iterable[AnswerRow], out: Path) -> None:
     for row in rows:
         now = reader.sources(row)
         if any(row[key] != source for key, source in now.items()):
@@ -180,11 +201,11 @@ def _same_or_refuse(reader: Reader, rows: Iterable[Row], out: Path) -> None:
 
 
 def _loaded(
-    studies: Sequence[Asked], read: Callable[[Asked], _Loaded]
-) -> Iterator[tuple[list[Asked], list[_Loaded]]]:
+    studies: Sequence[StudyFiles], read: Callable[[StudyFiles], _Loaded]
+) -> Iterator[tuple[list[StudyFiles], list[_Loaded]]]:
     """Batches of studies as `read` gives them, by threads while the one before is answered."""
 
-    def ahead(batch: list[Asked]) -> list[Future[_Loaded]]:
+    def ahead(batch: list[StudyFiles]) -> list[Future[_Loaded]]:
         return [pool.submit(read, study) for study in batch]
 
     batches = list(_batches(studies))
@@ -192,13 +213,13 @@ def _loaded(
         waiting = ahead(batches[0]) if batches else []
         for number, batch in enumerate(batches):
             now, waiting = waiting, ahead(batches[number + 1]) if number + 1 < len(batches) else []
-            yield batch, [one.result() for one in now]
+            yield batch, [study.result() for study in now]
 
 
-def _batches(studies: Sequence[Asked]) -> Iterator[list[Asked]]:
-    batch: list[Asked] = []
+def _batches(studies: Sequence[StudyFiles]) -> Iterator[list[StudyFiles]]:
+    batch: list[StudyFiles] = []
     for study in studies:
-        if batch and sum(len(one.images) for one in batch) + len(study.images) > IMAGES:
+        if batch and sum(len(earlier.images) for earlier in batch) + len(study.images) > IMAGES:
             yield batch
             batch = []
         batch.append(study)

@@ -1,4 +1,4 @@
-"""One study's views with what the network saw in them: Grad-CAM, and a number that doubts it."""
+"""The evidence for an answer in each view of a study: Grad-CAM, and how true the map is."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from mura_tune.networks.gradcam import (
     measure_faithfulness,
     scale_maps,
 )
-from mura_tune.reading.predictor import Prediction, Predictor
-from mura_tune.reading.router import Route, Router
+from mura_tune.reading.answers import Answer, AreaAnswer
+from mura_tune.reading.readers import Predictor, Router
 from mura_tune.report.cases import COLOURS, overlay
 from mura_tune.training.batches import to_input
 
 _CAPTION = (
-    "Bright: where the network's last feature map speaks for {what}. It outlines nothing, and may "
-    "be wrong.\nNot a medical device. For research; not for any decision about a patient."
+    "Bright: where the network's last feature map speaks for {subject}. It outlines nothing, and "
+    "may be wrong.\nNot a medical device. For research; not for any decision about a patient."
 )
 
 
@@ -38,31 +38,31 @@ class View:
     """One image, the probability of what is explained, and what speaks for it.
 
     `cam` is the map (S, S) in [0, 1], a share of the largest value in any view of the study;
-    `measure_faithfulness` says how true it is.
+    `faithfulness` says how true it is.
     """
 
     path: Path
     pixels: NDArray[np.uint8]
     probability: float
     cam: NDArray[np.float32]
-    faith: Faithfulness | None
+    faithfulness: Faithfulness | None
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A study's answer and its views, explained; `what` is what the maps show evidence for."""
+    """A study's answer and its views, explained; the maps show evidence for `subject`."""
 
-    answer: Prediction | Route
-    what: str
+    answer: Answer | AreaAnswer
+    subject: str
     views: tuple[View, ...]
 
     def describe(self) -> str:
         """The answer, and for each view its deletion and insertion area if it was asked for."""
-        lines = [self.answer.describe()]
+        lines = [str(self.answer)]
         for view in self.views:
-            if view.faith is None:
+            if view.faithfulness is None:
                 continue
-            f = view.faith
+            f = view.faithfulness
             lines.append(
                 f"  {view.path.name}: deletion {f.deletion:.3f} (random {f.random_deletion:.3f}), "
                 f"insertion {f.insertion:.3f} (random {f.random_insertion:.3f})"
@@ -70,11 +70,11 @@ class Explanation:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        told = self.answer.to_json()
-        for plain, view in zip(told["views"], self.views, strict=True):
-            if view.faith is not None:
-                plain |= asdict(view.faith)
-        return told
+        document = self.answer.to_json()
+        for view_document, view in zip(document["views"], self.views, strict=True):
+            if view.faithfulness is not None:
+                view_document |= asdict(view.faithfulness)
+        return document
 
     def save(self, out: Path) -> None:
         """Draw each view beside its overlay, a row a view, with a bar of the map's colours."""
@@ -87,24 +87,24 @@ class Explanation:
         figure = Figure(figsize=(9.6, sum(heights) + 0.7), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, 2, squeeze=False, gridspec_kw={"height_ratios": heights})
-        plain: Any = {"parse_math": False}  # a $ in a name is a dollar, and no formula
-        figure.suptitle(self.answer.brief(), fontsize=12, **plain)
-        caption = _CAPTION.format(what=self.what)
-        figure.supxlabel(caption, fontsize=8.5, color="#555555", **plain)
+        text: Any = {"parse_math": False}  # a $ in a name is a dollar, and no formula
+        figure.suptitle(self.answer.brief(), fontsize=12, **text)
+        caption = _CAPTION.format(subject=self.subject)
+        figure.supxlabel(caption, fontsize=8.5, color="#555555", **text)
         for (left, right), view in zip(axes, self.views, strict=True):
             left.imshow(view.pixels, cmap="gray", vmin=0, vmax=255)
             right.imshow(overlay(view.pixels, view.cam))
-            left.set_title(_short(view.path), fontsize=9, loc="left", **plain)
-            chance = f"P({self.what}) = {view.probability:.3f}"
-            right.set_title(chance, fontsize=9, loc="left", **plain)
+            left.set_title(_short(view.path), fontsize=9, loc="left", **text)
+            chance = f"P({self.subject}) = {view.probability:.3f}"
+            right.set_title(chance, fontsize=9, loc="left", **text)
             for axis in (left, right):
                 axis.axis("off")
         bar = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=axes[:, 1], shrink=0.7, aspect=30)
-        bar.set_label(f"evidence for {self.what}, share of the study's maximum", fontsize=9)
+        bar.set_label(f"evidence for {self.subject}, share of the study's maximum", fontsize=9)
         _write(figure, out)
 
 
-def explain(
+def explain_study(
     reader: Predictor | Router, images: Sequence[Path], *, deletion: bool = False
 ) -> Explanation:
     """Answer for a study, and show where each view speaks for *abnormal*, or for the area that a
@@ -117,10 +117,10 @@ def explain(
         UnreadableImage: a view that cannot be decoded.
         InputError: a network whose last features are no map.
     """
-    answer = reader.study(images)
-    size, net = reader.bundle.manifest["preprocessing"]["size"], reader.bundle.net
-    what = answer.area if isinstance(answer, Route) else "abnormal"
-    output, probability = reader.evidence(what)
+    answer = reader.predict(images)
+    size, net = reader.size, reader.release.net
+    subject = answer.area if isinstance(answer, AreaAnswer) else "abnormal"
+    output, probability = reader.evidence(subject)
     pictures = [read_image(path) for path in images]
     small = torch.from_numpy(np.stack([resize_to_square(picture, size) for picture in pictures]))
     x_nchw = to_input(small, reader.device)
@@ -135,7 +135,7 @@ def explain(
             else None
         )
         views.append(View(path, pictures[i], chances[i], cams_nss[i].cpu().numpy(), doubt))
-    return Explanation(answer, what, tuple(views))
+    return Explanation(answer, subject, tuple(views))
 
 
 def drawable(out: Path) -> None:

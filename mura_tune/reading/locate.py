@@ -10,12 +10,16 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from mura_tune import files
+from mura_tune.areas import ALL, MULTITASK
 from mura_tune.errors import InputError
 from mura_tune.names import check_name
 from mura_tune.strict import parse_yaml
 
+# Gives the folder of a release by its name; a folder that does not exist where there is none.
+FindRelease = Callable[[str], Path]
 
-def place(
+
+def locate_release(
     release: str | None,
     area: str | None,
     releases: Path,
@@ -86,12 +90,11 @@ def _url_path(name: str) -> str:
     return "/".join(quote(segment) for segment in segments) + mark + digest
 
 
-def shelf(
-    releases: Path, base_url: str | None, say: Callable[[str], None]
-) -> Callable[[str], Path]:
-    """Finds releases by their names, as `place` does, and looks for each once.
+def release_finder(releases: Path, base_url: str | None, say: Callable[[str], None]) -> FindRelease:
+    """A function that locates a release by its name, as `locate_release` does, and only once.
 
-    A name that is neither here nor there gives a folder that does not exist: RELEASES/NAME.
+    A name that is neither on this disk nor on the server gives a folder that does not exist:
+    RELEASES/NAME.
     """
 
     @functools.cache
@@ -99,11 +102,29 @@ def shelf(
         from mura_tune.reading.fetch import Absent
 
         try:
-            return place(None, name, releases, base_url, say)
+            return locate_release(None, name, releases, base_url, say)
         except Absent:
             return releases / name
 
     return find
+
+
+def release_for(find: FindRelease, area: str) -> tuple[Path, str | None]:
+    """The release of an area; where it is missing one for all areas, and a line that says so.
+
+    Raises:
+        InputError: none of them is there.
+    """
+    own = find(area)
+    if own.is_dir():
+        return own, None
+    for name in (ALL, MULTITASK):
+        if (folder := find(name)).is_dir():
+            return folder, f"{own}: no release for {area}; {name} answers in its place"
+    raise InputError(
+        f"{own}: no release for {area}, and none for {ALL} or {MULTITASK} in its "
+        f"place; make one: mura finalize {area}"
+    )
 
 
 def config_file() -> Path | None:

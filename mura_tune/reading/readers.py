@@ -1,301 +1,438 @@
-"""What answers the studies of a table: one release, a router, or a router and what it names."""
+"""The readers: a release, a router, or a router with the releases of its areas.
+
+Every reader answers a batch of studies in one way; a single study is a batch of one.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
-from mura_tune.imaging.images import decode_image, resize_to_square
-from mura_tune.reading.answers import Row
-from mura_tune.reading.predictor import Prediction, Predictor
-from mura_tune.reading.router import Route, Router
-from mura_tune.reading.studies import Asked
+from mura_tune.evaluation.calibration import Chosen
+from mura_tune.evaluation.routing import Routing
+from mura_tune.metrics.estimates import sigmoid
+from mura_tune.reading.answer_table import AnswerRow
+from mura_tune.reading.answers import (
+    Answer,
+    AreaAnswer,
+    RoutedAnswer,
+    StudyAnswer,
+    ViewArea,
+    ViewProbability,
+)
+from mura_tune.reading.locate import FindRelease, release_for
+from mura_tune.reading.studies import StudyFiles, StudyViews
+from mura_tune.release import legacy
+from mura_tune.release import release as release_io
 from mura_tune.release.release import Bundle
-from mura_tune.release.two_stage import release_for
+from mura_tune.training.batches import to_input
+from mura_tune.training.recognition import softmax
+from mura_tune.training.tasks import MULTITASK, PART
 
-Views = Mapping[int, NDArray[np.uint8]]  # a study's views (V, S, S), by their side S
-Read = tuple[Asked, Views]
+AnswerT = TypeVar("AnswerT", bound=StudyAnswer, covariant=True)
+CPU = torch.device("cpu")
 
 
-class Reader(Protocol):
-    """Answers studies a batch at a time, a row each.
+class Reader(ABC, Generic[AnswerT]):
+    """Reads studies: the views of a study in, one answer out.
 
     Attributes:
-        columns: of a row, in order; `study`, `error` and those of `sources` are among them.
+        columns: the columns of a table of answers, in order, without its provenance. `study`,
+            `views`, `error` and those of `sources` are among them.
     """
 
     columns: tuple[str, ...]
 
-    def decode(self, one: Asked, contents: Sequence[bytes]) -> Views:
-        """A study's views as `rows` wants them, from the bytes of its files, in order.
+    @property
+    @abstractmethod
+    def sizes(self) -> frozenset[int]:
+        """The sides S of the squares (V, S, S) that `answer` reads of a study's V views."""
+
+    @abstractmethod
+    def answer(self, studies: Sequence[StudyViews]) -> list[AnswerT]:
+        """The answer about each study of a batch, in order.
 
         Raises:
-            UnreadableImage: a view that cannot be decoded.
+            InputError: a network that answers with a number that is not finite.
         """
 
-    def rows(self, studies: Sequence[Read]) -> Iterator[Row]:
-        """The answers, in order."""
+    @abstractmethod
+    def sources(self, row: AnswerRow) -> dict[str, str]:
+        """The releases that answer the study of a row, with their thresholds, by their columns."""
 
-    def failed(self, one: Asked, why: str) -> Row:
-        """The row of a study without an answer."""
+    @abstractmethod
+    def confirms(self, row: AnswerRow) -> bool:
+        """Whether the decisions of a row follow from the row's own numbers."""
 
-    def sources(self, row: Row) -> dict[str, str]:
-        """What would answer the study of a row now, as its columns name it."""
+    def open_all(self) -> list[str]:
+        """Open every release that may answer; returns lines on the releases that are missing.
 
-    def agrees(self, row: Row) -> bool:
-        """Whether a row's verdicts follow from its numbers, as this reader draws them."""
+        Raises:
+            InputError: a release that is not whole.
+        """
+        return []
 
+    def predict(self, images: str | Path | Sequence[str | Path]) -> AnswerT:
+        """The answer about one study.
 
-class Single:
-    """One release for every study; `area` is a column where it also names the body part."""
+        Args:
+            images: the files of the study's views.
 
-    def __init__(self, predictor: Predictor, threshold: float | None = None) -> None:
-        self.predictor, self.threshold = predictor, threshold
-        part = ("area",) if predictor.parts else ()
-        self.columns = (
-            "study",
-            "views",
-            *part,
-            "probability",
-            "abnormal",
-            "abstain",
-            "error",
-            "release",
-        )
-        self.source = _of_release(predictor, threshold)
-
-    def decode(self, one: Asked, contents: Sequence[bytes]) -> Views:
-        return _decode(one, contents, [_size(self.predictor.bundle)])
-
-    def rows(self, studies: Sequence[Read]) -> Iterator[Row]:
-        told = _answers(self.predictor, studies, self.threshold)
-        for (one, _), answer in zip(studies, told, strict=True):
-            yield _row(self.columns, one, release=self.source, **_told(answer), area=answer.part)
-
-    def failed(self, one: Asked, why: str) -> Row:
-        return _row(self.columns, one, error=why, release=self.source)
-
-    def sources(self, row: Row) -> dict[str, str]:
-        return {"release": self.source}
-
-    def agrees(self, row: Row) -> bool:
-        return _agrees(self.predictor, row, self.threshold)
+        Raises:
+            InputError: no image.
+            UnreadableImage: a view that cannot be decoded; no view is left out.
+        """
+        views = [images] if isinstance(images, str | Path) else images
+        if not views:
+            raise InputError("a study has at least one view; name its image files")
+        study = StudyFiles("", tuple(Path(view) for view in views))
+        (answer,) = self.answer([StudyViews(study)])
+        return answer
 
 
-class Parts:
-    """A router alone: the area of every study."""
+class _ReleaseReader(Reader[AnswerT]):
+    """A reader with one network: everything but what its logits mean."""
 
-    columns: tuple[str, ...] = (
-        "study",
-        "views",
-        "area",
-        "confidence",
-        "abstain",
-        "error",
-        "release",
-    )
+    release: Bundle
+    device: torch.device
 
-    def __init__(self, router: Router) -> None:
-        self.router = router
-        self.source = _of_router(router)
+    @property
+    def size(self) -> int:
+        """The side of the network's input in pixels."""
+        return int(self.release.manifest["preprocessing"]["size"])
 
-    def decode(self, one: Asked, contents: Sequence[bytes]) -> Views:
-        return _decode(one, contents, [_size(self.router.bundle)])
+    @property
+    def sizes(self) -> frozenset[int]:
+        return frozenset([self.size])
 
-    def rows(self, studies: Sequence[Read]) -> Iterator[Row]:
-        for (one, _), found in zip(studies, _routes(self.router, studies), strict=True):
-            yield _row(
-                self.columns,
-                one,
-                area=found.area,
-                confidence=found.confidence,
-                abstain=found.abstain,
-                release=self.source,
+    @torch.inference_mode()
+    def logits(self, pixels_nss: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The uncalibrated logits (N, K) of N views, grey pixels (N, S, S).
+
+        Raises:
+            InputError: a logit is not finite: it would be compared, and be called normal.
+        """
+        x_nchw = to_input(torch.from_numpy(pixels_nss), self.device)
+        logits_nk: NDArray[np.float32] = self.release.net(x_nchw).float().cpu().numpy()
+        if not np.isfinite(logits_nk).all():
+            raise InputError(
+                f"{self.release.folder}: its network answers {logits_nk.max()} to a picture; "
+                "its weights are damaged: fetch or make the release again"
             )
+        return logits_nk
 
-    def failed(self, one: Asked, why: str) -> Row:
-        return _row(self.columns, one, error=why, release=self.source)
+    def answer(self, studies: Sequence[StudyViews]) -> list[AnswerT]:
+        logits_nk = self.logits(np.concatenate([study.at(self.size) for study in studies]))
+        ends = np.cumsum([len(study.files.images) for study in studies])
+        logits_of_study = np.split(logits_nk, ends[:-1])
+        return [
+            self.interpret(study.files.images, logits_vk)
+            for study, logits_vk in zip(studies, logits_of_study, strict=True)
+        ]
 
-    def sources(self, row: Row) -> dict[str, str]:
+    @abstractmethod
+    def interpret(self, images: Sequence[Path], logits_vk: NDArray[np.float32]) -> AnswerT:
+        """The answer about a study, from the logits (V, K) of its V views."""
+
+    @abstractmethod
+    def evidence(self, subject: str) -> tuple[int, Callable[[Tensor], Tensor]]:
+        """The output that speaks for `subject`, and a function from the logits (V, K) of views to
+        their calibrated probabilities (V,) of `subject`."""
+
+    @property
+    @abstractmethod
+    def threshold(self) -> float:
+        """The number that the reader's decisions depend on."""
+
+    @property
+    def source(self) -> str:
+        """Twelve hex digits of the release, and the threshold, as tables of answers store them.
+
+        The digits tell releases apart, also those of one recipe.
+        """
+        manifest = self.release.manifest
+        identity = [manifest[key] for key in ("recipe_digest", "calibration")]
+        identity.append(manifest.get("golden"))
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+        return f"{digest} at {self.threshold:.6g}"
+
+    def sources(self, row: AnswerRow) -> dict[str, str]:
         return {"release": self.source}
 
-    def agrees(self, row: Row) -> bool:
-        sure, area = row["confidence"], row["area"]
-        if sure is None or area not in self.router.areas:
-            return False
-        return bool(row["abstain"] == (sure < self.router.routing.confidence))
 
+class Predictor(_ReleaseReader[Answer]):
+    """Reads studies with one verified release: is the study abnormal?
 
-class Chain:
-    """A router, then the release of the area that it names; `find` gives each by its name.
-
-    Every release is opened before the first study is read. Where the router is not sure the row
-    has its best guess, and no probability. A study of an area without a release, and without one
-    for all areas in its place, is marked.
+    Args:
+        folder: the folder of the release, or a checkpoint file that an earlier project wrote.
+        area: the area that the caller expects; None accepts the release's own.
+        threshold: replaces the release's recommended operating point, and the band of doubt.
 
     Attributes:
-        told: lines on areas whose release is missing.
+        areas: the areas that a multi-task release tells apart; empty for other releases.
+
+    Raises:
+        InputError: a release that is not whole, of another area, or a router.
     """
 
-    columns: tuple[str, ...] = (
-        "study",
-        "views",
-        "area",
-        "confidence",
-        "probability",
-        "abnormal",
-        "abstain",
-        "error",
-        "release",
-        "router",
+    def __init__(
+        self,
+        folder: str | Path,
+        device: torch.device = CPU,
+        area: str | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        folder = Path(folder)
+        self.release = (
+            legacy.load(folder, device, area)
+            if folder.is_file()
+            else release_io.load(folder, device)
+        )
+        self.device = device
+        manifest = self.release.manifest
+        if manifest.get("task") == PART.name:
+            raise InputError(
+                f"{folder}: a router, which says nothing about disease; ask it by "
+                f"--area {ROUTER}, or through it by --area auto"
+            )
+        self.chosen = Chosen.from_json(manifest)
+        self.own_threshold = threshold
+        multitask = manifest.get("task") == MULTITASK.name
+        self.areas: tuple[str, ...] = tuple(manifest["areas"]) if multitask else ()
+        self.area = str(manifest["area"])
+        if area and area not in (self.area, *manifest.get("areas", ())):
+            raise InputError(
+                f"{folder}: a release for {self.area}, not for {area}; "
+                f"name the one for {area} with --release"
+            )
+        recognised = ("area",) if multitask else ()
+        self.columns = (
+            *("study", "views", *recognised),
+            *("probability", "abnormal", "abstain", "error", "release"),
+        )
+
+    @property
+    def threshold(self) -> float:
+        return self.chosen.threshold if self.own_threshold is None else self.own_threshold
+
+    def decide(self, probability: float) -> tuple[bool, bool]:
+        """Whether a study of this probability is abnormal, and whether to abstain from it."""
+        doubtful = self.own_threshold is None and self.chosen.band.holds(probability)
+        return probability >= self.threshold, doubtful
+
+    def interpret(self, images: Sequence[Path], logits_vk: NDArray[np.float32]) -> Answer:
+        probabilities = sigmoid(self.chosen.calibration.logits(logits_vk[:, 0]))
+        probability = float(probabilities.mean())
+        abnormal, abstain = self.decide(probability)
+        recognised = int(logits_vk[:, 1:].mean(0).argmax()) if self.areas else None
+        return Answer(
+            area=self.area,
+            probability=probability,
+            abnormal=abnormal,
+            threshold=self.threshold,
+            operating_point=self.chosen.recommended if self.own_threshold is None else "given",
+            abstain=abstain,
+            views=tuple(
+                ViewProbability(str(image), float(value))
+                for image, value in zip(images, probabilities, strict=True)
+            ),
+            release=str(self.release.folder),
+            recipe=str(self.release.manifest["recipe_digest"]),
+            recognised_area=None if recognised is None else self.areas[recognised],
+        )
+
+    def evidence(self, subject: str) -> tuple[int, Callable[[Tensor], Tensor]]:
+        calibration = self.chosen.calibration
+        return 0, lambda logits: (
+            (logits[:, 0] + calibration.offset) / calibration.temperature
+        ).sigmoid()
+
+    def confirms(self, row: AnswerRow) -> bool:
+        if row["probability"] is None:
+            return False
+        return self.decide(row["probability"]) == (row["abnormal"], row["abstain"])
+
+
+class Router(_ReleaseReader[AreaAnswer]):
+    """Reads studies with one verified router: which area does the study show?
+
+    Attributes:
+        areas: the areas, in the order of the logits.
+
+    Raises:
+        InputError: a release that is not whole, or no router.
+    """
+
+    columns = ("study", "views", "area", "confidence", "abstain", "error", "release")
+
+    def __init__(self, folder: str | Path, device: torch.device = CPU) -> None:
+        folder = Path(folder)
+        if not folder.exists():
+            raise InputError(
+                f"{folder}: no router to ask for the area; name the --area, or make "
+                f"one: mura tune {ROUTER} && mura finalize {ROUTER}"
+            )
+        self.release = release_io.load(folder, device)
+        manifest = self.release.manifest
+        if manifest.get("task") != PART.name:
+            raise InputError(
+                f"{folder}: no router, but a release for {manifest['area']}; "
+                f"make one: mura tune {ROUTER}"
+            )
+        self.routing = Routing.from_json(manifest)
+        self.areas: tuple[str, ...] = tuple(manifest["areas"])
+        self.device = device
+
+    @property
+    def threshold(self) -> float:
+        return self.routing.confidence
+
+    def interpret(self, images: Sequence[Path], logits_vk: NDArray[np.float32]) -> AreaAnswer:
+        wide_vk = logits_vk.astype(np.float64)
+        (study_k,) = softmax(wide_vk.mean(0, keepdims=True), self.routing.temperature)
+        views_vk = softmax(wide_vk, self.routing.temperature)
+        return AreaAnswer(
+            area=self.areas[int(np.argmax(study_k))],
+            confidence=float(study_k.max()),
+            least=self.threshold,
+            views=tuple(
+                ViewArea(str(image), self.areas[int(np.argmax(view_k))], float(view_k.max()))
+                for image, view_k in zip(images, views_vk, strict=True)
+            ),
+            release=str(self.release.folder),
+        )
+
+    def evidence(self, subject: str) -> tuple[int, Callable[[Tensor], Tensor]]:
+        output, temperature = self.areas.index(subject), self.routing.temperature
+        return output, lambda logits: (logits / temperature).softmax(1)[:, output]
+
+    def confirms(self, row: AnswerRow) -> bool:
+        confidence, area = row["confidence"], row["area"]
+        if confidence is None or area not in self.areas:
+            return False
+        return bool(row["abstain"] == (confidence < self.threshold))
+
+
+class RoutedReader(Reader[RoutedAnswer]):
+    """Reads studies with a router, then with the release of the area that the router names.
+
+    A release is opened when the first study of its area comes, or all are by `open_all`. Where
+    the router is not sure, its best guess is the answer, without a probability.
+
+    Args:
+        find: gives the folder of a release by its name; see `locate.release_for`.
+        threshold: replaces the operating point of every release, and its band of doubt.
+
+    Raises:
+        InputError: no router, or one that is not whole.
+    """
+
+    columns = (
+        *("study", "views", "area", "confidence", "probability", "abnormal", "abstain"),
+        *("error", "release", "router"),
     )
 
     def __init__(
-        self, find: Callable[[str], Path], device: torch.device, threshold: float | None = None
+        self, find: FindRelease, device: torch.device = CPU, threshold: float | None = None
     ) -> None:
-        self.router, self.threshold = Router(find(ROUTER), device), threshold
-        opened: dict[Path, Predictor] = {}
-        self.predictors: dict[str, Predictor] = {}
-        self.missing: dict[str, str] = {}
-        self.told: list[str] = []
+        self.router = Router(find(ROUTER), device)
+        self._find, self._device, self._threshold = find, device, threshold
+        self._opened: dict[Path, Predictor] = {}
+        self._by_area: dict[str, Predictor] = {}
+        self._fallbacks: dict[str, str] = {}
+        self._missing: dict[str, str] = {}
+
+    def open_all(self) -> list[str]:
         for area in self.router.areas:
-            try:
-                folder, fallback = release_for(find, area)
-            except InputError as error:
-                self.missing[area] = str(error)
+            self._open(area)
+        return [*self._fallbacks.values(), *self._missing.values()]
+
+    def release_of(self, area: str) -> tuple[Predictor, str | None]:
+        """What answers for an area, and a line where that is the release for all areas.
+
+        Raises:
+            InputError: neither is there, or one that is not whole.
+        """
+        self._open(area)
+        if area in self._missing:
+            raise InputError(self._missing[area])
+        return self._by_area[area], self._fallbacks.get(area)
+
+    def _open(self, area: str) -> None:
+        if area in self._by_area or area in self._missing:
+            return
+        try:
+            folder, fallback = release_for(self._find, area)
+        except InputError as error:
+            self._missing[area] = str(error)
+            return
+        if fallback:
+            self._fallbacks[area] = fallback
+        if folder not in self._opened:
+            self._opened[folder] = Predictor(folder, self._device, area, self._threshold)
+        self._by_area[area] = self._opened[folder]
+
+    @property
+    def sizes(self) -> frozenset[int]:
+        return self.router.sizes.union(*(reader.sizes for reader in self._opened.values()))
+
+    def answer(self, studies: Sequence[StudyViews]) -> list[RoutedAnswer]:
+        routes = self.router.answer(studies)
+        answers: list[RoutedAnswer] = [RoutedAnswer(route) for route in routes]
+        rows_of: dict[Predictor, list[int]] = {}
+        for row, route in enumerate(routes):
+            if route.abstain:
                 continue
-            if folder not in opened:
-                opened[folder] = Predictor(folder, device, area)
-            self.predictors[area] = opened[folder]
-            self.told += [fallback] if fallback else []
-        self.told += self.missing.values()
-        bundles = [self.router.bundle, *(one.bundle for one in opened.values())]
-        self.sizes = {_size(one) for one in bundles}
-        self.source = _of_router(self.router)
-        self.releases = {  # by area, as the column names them
-            area: f"{one.bundle.manifest['area']} {_of_release(one, threshold)}"
-            for area, one in self.predictors.items()
-        }
+            self._open(route.area)
+            if route.area in self._missing:
+                answers[row] = RoutedAnswer(route, error=self._missing[route.area])
+            else:
+                rows_of.setdefault(self._by_area[route.area], []).append(row)
+        for predictor, rows in rows_of.items():
+            for row, answer in zip(rows, predictor.answer([studies[r] for r in rows]), strict=True):
+                fallback = self._fallbacks.get(routes[row].area)
+                answers[row] = RoutedAnswer(routes[row], answer, fallback)
+        return answers
 
-    def decode(self, one: Asked, contents: Sequence[bytes]) -> Views:
-        return _decode(one, contents, self.sizes)
+    def predict(self, images: str | Path | Sequence[str | Path]) -> RoutedAnswer:
+        """The answer about one study.
 
-    def rows(self, studies: Sequence[Read]) -> Iterator[Row]:
-        found = list(_routes(self.router, studies))
-        told: dict[str, Prediction] = {}
-        asked = [None if one.abstain else self.predictors.get(one.area) for one in found]
-        for predictor in {id(one): one for one in asked if one}.values():
-            mine = [one for one, who in zip(studies, asked, strict=True) if who is predictor]
-            answers = _answers(predictor, mine, self.threshold)
-            told |= {one.name: a for (one, _), a in zip(mine, answers, strict=True)}
-        for (one, _), at, who in zip(studies, found, asked, strict=True):
-            row = _row(
-                self.columns,
-                one,
-                area=at.area,
-                confidence=at.confidence,
-                abstain=at.abstain,
-                router=self.source,
-                release="",
-                error="" if at.abstain else self.missing.get(at.area, ""),
-            )
-            if who:
-                row = {**row, **_told(told[one.name]), "release": self.releases[at.area]}
-            yield row
+        Raises:
+            InputError: no image, or no release for the area nor one for all areas.
+            UnreadableImage: a view that cannot be decoded; no view is left out.
+        """
+        answer = super().predict(images)
+        if answer.error:
+            raise InputError(answer.error)
+        return answer
 
-    def failed(self, one: Asked, why: str) -> Row:
-        return _row(self.columns, one, error=why, release="", router=self.source)
+    def sources(self, row: AnswerRow) -> dict[str, str]:
+        release = ""
+        if row["probability"] is not None and (predictor := self._predictor_of(row["area"])):
+            release = f"{predictor.release.manifest['area']} {predictor.source}"
+        return {"router": self.router.source, "release": release}
 
-    def sources(self, row: Row) -> dict[str, str]:
-        answered = row["probability"] is not None
-        release = self.releases.get(row["area"], "") if answered else ""
-        return {"router": self.source, "release": release}
-
-    def agrees(self, row: Row) -> bool:
+    def confirms(self, row: AnswerRow) -> bool:
         if row["confidence"] is None or row["area"] not in self.router.areas:
             return False
-        if row["confidence"] < self.router.routing.confidence:
+        if row["confidence"] < self.router.threshold:
             return row["abstain"] is True and row["probability"] is None
-        predictor = self.predictors.get(row["area"])
-        return predictor is not None and _agrees(predictor, row, self.threshold)
+        predictor = self._predictor_of(row["area"])
+        return predictor is not None and predictor.confirms(row)
 
-
-def _agrees(predictor: Predictor, row: Row, threshold: float | None) -> bool:
-    if row["probability"] is None:
-        return False
-    return predictor.judge(row["probability"], threshold) == (row["abnormal"], row["abstain"])
-
-
-def _decode(one: Asked, contents: Sequence[bytes], sizes: Sequence[int] | set[int]) -> Views:
-    """A study's views at each size, every file decoded once."""
-    whole = [decode_image(data, path) for data, path in zip(contents, one.images, strict=True)]
-    return {size: np.stack([resize_to_square(image, size) for image in whole]) for size in sizes}
-
-
-def _routes(router: Router, studies: Sequence[Read]) -> Iterator[Route]:
-    size = _size(router.bundle)
-    logits = router.logits(np.concatenate([views[size] for _, views in studies]))
-    for one, own in _shares(studies, logits):
-        yield router.route(one.images, own)
-
-
-def _answers(
-    predictor: Predictor, studies: Sequence[Read], threshold: float | None
-) -> Iterator[Prediction]:
-    size = _size(predictor.bundle)
-    logits = predictor.logits(np.concatenate([views[size] for _, views in studies]))
-    for one, own in _shares(studies, logits):
-        yield predictor.answer(one.images, own, threshold)
-
-
-def _shares(
-    studies: Sequence[Read], logits_nk: NDArray[np.float32]
-) -> Iterator[tuple[Asked, NDArray[np.float32]]]:
-    """Each study with the rows of its views."""
-    for one, _ in studies:
-        own, logits_nk = logits_nk[: len(one.images)], logits_nk[len(one.images) :]
-        yield one, own
-
-
-def _row(columns: Sequence[str], one: Asked, **told: object) -> Row:
-    """A study's row: what is told, else nothing."""
-    known = {"study": one.name, "views": len(one.images), "error": "", **told}
-    return {column: known.get(column) for column in columns}
-
-
-def _told(answer: Prediction) -> dict[str, object]:
-    return {
-        "probability": answer.probability,
-        "abnormal": answer.abnormal,
-        "abstain": answer.abstain,
-    }
-
-
-def _size(bundle: Bundle) -> int:
-    return int(bundle.manifest["preprocessing"]["size"])
-
-
-def _of_release(predictor: Predictor, threshold: float | None) -> str:
-    """Who answers: twelve digits of the release, and the threshold."""
-    cut = predictor.chosen.threshold if threshold is None else threshold
-    return f"{_digest(predictor.bundle)} at {cut:.6g}"
-
-
-def _of_router(router: Router) -> str:
-    return f"{_digest(router.bundle)} at {router.routing.confidence:.6g}"
-
-
-def _digest(bundle: Bundle) -> str:
-    """Twelve hex digits that tell releases apart, also those of one recipe."""
-    about = [bundle.manifest[key] for key in ("recipe_digest", "calibration")]
-    about.append(bundle.manifest.get("golden"))
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+    def _predictor_of(self, area: str) -> Predictor | None:
+        """The release that answers for an area; None where it is missing or not of the router."""
+        if area in self.router.areas:
+            self._open(area)
+        return self._by_area.get(area)

@@ -1,26 +1,66 @@
-"""Which studies a folder or a table asks about: their names, and the images of their views."""
+"""Studies of a folder or a table: their names, their image files, and the pixels of their views."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mura_tune.data import listing
 from mura_tune.errors import InputError
+from mura_tune.imaging.images import decode_image, read_image, resize_to_square
 from mura_tune.lines import visible
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A study by its name, and its views in order; `problem` says why there are none."""
+class StudyFiles:
+    """A study by its name and the image files of its views, in order.
+
+    `problem` says why there is no image, such as a folder that may not be opened.
+    """
 
     name: str
     images: tuple[Path, ...]
     problem: str = ""
 
 
-def studies_in(source: Path, say: Callable[[str], None] = lambda line: None) -> list[Asked]:
+@dataclass(frozen=True, eq=False)
+class StudyViews:
+    """A study with its V views as grey squares (V, S, S), by their side S."""
+
+    files: StudyFiles
+    squares: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    @staticmethod
+    def decoded(files: StudyFiles, contents: Sequence[bytes], sizes: Iterable[int]) -> StudyViews:
+        """The squares of these sizes, from the bytes of the files; every file is decoded once.
+
+        Raises:
+            UnreadableImage: a view that cannot be decoded.
+        """
+        pairs = zip(contents, files.images, strict=True)
+        images = [decode_image(content, path) for content, path in pairs]
+        return StudyViews(files, {size: _squares(images, size) for size in sizes})
+
+    def at(self, size: int) -> NDArray[np.uint8]:
+        """The squares (V, S, S) of a size, read from the files where they are not there yet.
+
+        Raises:
+            UnreadableImage: a view that cannot be decoded.
+        """
+        if size not in self.squares:
+            self.squares[size] = _squares([read_image(path) for path in self.files.images], size)
+        return self.squares[size]
+
+
+def _squares(images: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
+    return np.stack([resize_to_square(image, size) for image in images])
+
+
+def find_studies(source: Path, say: Callable[[str], None] = lambda line: None) -> list[StudyFiles]:
     """Every folder under `source` that holds images, named by its path, or a table's rows.
 
     Every file of a folder is a view, whatever its suffix, unless it is plainly none: a document,
@@ -48,8 +88,8 @@ def studies_in(source: Path, say: Callable[[str], None] = lambda line: None) -> 
     return studies
 
 
-def _refuse_one_name_for_two(source: Path, studies: list[Asked]) -> None:
-    first: dict[str, Asked] = {}
+def _refuse_one_name_for_two(source: Path, studies: list[StudyFiles]) -> None:
+    first: dict[str, StudyFiles] = {}
     for study in studies:
         other = first.setdefault(study.name, study)
         if other is not study:
@@ -62,15 +102,15 @@ def _refuse_one_name_for_two(source: Path, studies: list[Asked]) -> None:
             )
 
 
-def _folders(root: Path, say: Callable[[str], None]) -> Iterator[Asked]:
+def _folders(root: Path, say: Callable[[str], None]) -> Iterator[StudyFiles]:
     documents: list[Path] = []
     for folder in listing.folders(root):
         if folder.again:
             say(f"{folder.path}: a link to a folder that is read already; left out")
         elif folder.problem:
-            yield Asked(_name(folder.path, root), (), folder.problem)
+            yield StudyFiles(_name(folder.path, root), (), folder.problem)
         elif folder.pictures:
-            yield Asked(_name(folder.path, root), folder.pictures)
+            yield StudyFiles(_name(folder.path, root), folder.pictures)
         documents += folder.documents
     if documents:
         more = f" and {len(documents) - 1} more" if len(documents) > 1 else ""
@@ -83,11 +123,11 @@ def _name(folder: Path, root: Path) -> str:
     return visible(below if below != "." else root.resolve().name or "root")
 
 
-def _rows(table: Path) -> list[Asked]:
+def _rows(table: Path) -> list[StudyFiles]:
     """The studies of a table, in the order in which they are first named."""
     rows = listing.read(table, ("path",))
     listing.refuse_twice(table, rows, in_one_study=True)
     views: dict[str, list[Path]] = {}
     for row in rows:
         views.setdefault(row.study_name, []).append(table.parent / row.path)
-    return [Asked(visible(name), tuple(images)) for name, images in views.items()]
+    return [StudyFiles(visible(name), tuple(images)) for name, images in views.items()]

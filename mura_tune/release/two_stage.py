@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.areas import ALL, MULTITASK
-from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Chosen
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
 from mura_tune.evaluation.routing import Routing
@@ -21,27 +18,6 @@ from mura_tune.release.release import Bundle
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import predict
 from mura_tune.training.recognition import study_logits
-
-
-def release_for(find: Callable[[str], Path], area: str) -> tuple[Path, str | None]:
-    """The release of an area; where it is missing one for all areas, and a line that says so.
-
-    Args:
-        find: the folder of a release by its name; one that does not exist where there is none.
-
-    Raises:
-        InputError: there is none of them.
-    """
-    own = find(area)
-    if own.is_dir():
-        return own, None
-    for name in (ALL, MULTITASK):
-        if (folder := find(name)).is_dir():
-            return folder, f"{own}: no release for {area}; {name} answers in its place"
-    raise InputError(
-        f"{own}: no release for {area}, and none for {ALL} or {MULTITASK} in its "
-        f"place; make one: mura finalize {area}"
-    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,7 +72,7 @@ def test_an_answer_is_the_score_that_evaluation_counted(
 
     from mura_tune.data.index import open_dataset
     from mura_tune.data.prepare import prepare
-    from mura_tune.reading.predictor import Predictor
+    from mura_tune.reading.readers import Predictor
     from mura_tune.release import release as release_io
     from mura_tune.training.batches import split_of
     from mura_tune.training.fit import predict
@@ -90,7 +90,7 @@ def test_an_answer_is_the_score_that_evaluation_counted(
     studies = predictor.chosen.calibration.studies(predict(loaded.net, part), part)
     for name, score in list(zip(studies.names, studies.scores, strict=True))[:5]:
         paths = [phantoms / p for p in part.paths[part.studies == name]]
-        assert predictor.study(paths).probability == pytest.approx(score, abs=1e-6)
+        assert predictor.predict(paths).probability == pytest.approx(score, abs=1e-6)
 
 
 def test_finalize_without_an_area_releases_every_finished_study(

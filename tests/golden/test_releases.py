@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mura_tune.networks.network import Network, build_network
 from mura_tune.networks.weights import copy_tensors
-from mura_tune.reading.predictor import Predictor
+from mura_tune.reading.readers import Predictor
 from mura_tune.release.verify import inspect
 from mura_tune.release_format import checksums
 from mura_tune.release_format.manifest import missing
@@ -58,12 +58,12 @@ def test_a_release_of_an_earlier_version_answers_as_it_did(
     levels = np.arange(40 * 30).reshape(40, 30) * 7 % 256
     Image.fromarray(levels.astype(np.uint8)).save(tmp_path / "view.png")
     predictor = Predictor(folder, CPU)
-    answer = predictor.study([tmp_path / "view.png"])
+    answer = predictor.predict([tmp_path / "view.png"])
     assert answer.probability == pytest.approx(probability, abs=1e-6)
     assert (answer.threshold, answer.abnormal, answer.abstain) == (threshold, True, False)
     inspection = inspect(folder)
     assert inspection.area == "XR_WRIST"
-    assert bool(inspection.lacks) == bool(missing(predictor.bundle.manifest)) == lacks
+    assert bool(inspection.lacks) == bool(missing(predictor.release.manifest)) == lacks
     assert "read otherwise" in inspection.describe()  # by the first decoding
     asked = run("infer", f"--release={folder}", f"--image={tmp_path / 'view.png'}")
     assert asked.code == 0

@@ -20,9 +20,8 @@ from PIL import Image
 from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
 from mura_tune.reading.batch import Summary, answer_all
-from mura_tune.reading.predictor import Predictor
-from mura_tune.reading.readers import Single
-from mura_tune.reading.studies import studies_in
+from mura_tune.reading.readers import Predictor
+from mura_tune.reading.studies import find_studies
 from mura_tune.release import release as release_io
 
 
@@ -57,9 +56,9 @@ def test_a_row_a_study_with_the_answer_it_gets_alone(
     folder: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    asked = studies_in(folder)
+    asked = find_studies(folder)
     assert [one.name for one in asked][:2] == ["patient00/study1", "patient01/study1"]
-    done = answer_all(Single(predictor), asked, folder, tmp_path / "out.csv", said.append)
+    done = answer_all(predictor, asked, folder, tmp_path / "out.csv", said.append)
     rows = rows_of(tmp_path / "out.csv")
     assert [row["study"] for row in rows] == [one.name for one in asked]
     for row, one in zip(rows, asked, strict=True):
@@ -67,7 +66,7 @@ def test_a_row_a_study_with_the_answer_it_gets_alone(
         if row["error"]:
             assert row["probability"] == row["abnormal"] == row["abstain"] == ""
             continue
-        alone = predictor.study(one.images)
+        alone = predictor.predict(one.images)
         assert float(row["probability"]) == pytest.approx(alone.probability, abs=1e-6)
         assert row["abnormal"] == str(alone.abnormal).lower()
     (bad,) = (row for row in rows if row["error"])
@@ -81,8 +80,8 @@ def test_a_row_a_study_with_the_answer_it_gets_alone(
 def test_what_is_there_is_not_computed_again(
     folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    out, asked = tmp_path / name, studies_in(folder)
-    answer_all(Single(predictor), asked, folder, tmp_path / f"whole-{name}", print)
+    out, asked = tmp_path / name, find_studies(folder)
+    answer_all(predictor, asked, folder, tmp_path / f"whole-{name}", print)
     real, seen = predictor.logits, []
 
     def stopping(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -93,53 +92,53 @@ def test_what_is_there_is_not_computed_again(
 
     monkeypatch.setattr(predictor, "logits", stopping)
     with pytest.raises(KeyboardInterrupt):
-        answer_all(Single(predictor), asked, folder, out, print)
+        answer_all(predictor, asked, folder, out, print)
     counted: list[int] = []
     monkeypatch.setattr(predictor, "logits", lambda p: (counted.append(len(p)), real(p))[1])
-    done = answer_all(Single(predictor), asked, folder, out, print)
+    done = answer_all(predictor, asked, folder, out, print)
     assert done.before > 5
     images = sum(len(one.images) for one in asked)
     assert sum(counted) + seen[0] == images - 2  # the marked study's two are never seen
     assert out.read_text() == (tmp_path / f"whole-{name}").read_text()
     counted.clear()
     Image.linear_gradient("L").save(folder / "patient05/study1/image1.png")
-    done = answer_all(Single(predictor), asked, folder, out, print)
+    done = answer_all(predictor, asked, folder, out, print)
     assert (counted, done.answered, done.unreadable) == ([2], 1, ())
 
 
 def test_rows_of_another_release_or_threshold_are_left_alone(
-    folder: Path, predictor: Predictor, tmp_path: Path
+    folder: Path, release: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
-    out, asked = tmp_path / "out.csv", studies_in(folder)[:3]
-    answer_all(Single(predictor), asked, folder, out, print)
+    out, asked = tmp_path / "out.csv", find_studies(folder)[:3]
+    answer_all(predictor, asked, folder, out, print)
     before = out.read_bytes()
     with pytest.raises(InputError, match="choose another --out"):
-        answer_all(Single(predictor, 0.25), asked, folder, out, print)
+        answer_all(Predictor(release, CPU, threshold=0.25), asked, folder, out, print)
     other = tmp_path / "other"
-    manifest = dict(predictor.bundle.manifest)
+    manifest = dict(predictor.release.manifest)
     release_io.save(
         other, build_network("cnn", size=32, seed=4), manifest, {}
     )  # the same recipe's second seed
     with pytest.raises(InputError, match="choose another --out"):
-        answer_all(Single(Predictor(other, CPU)), asked, folder, out, print)
+        answer_all(Predictor(other, CPU), asked, folder, out, print)
     assert out.read_bytes() == before
     for text in ("a,b\n1,2\n", "study,views\nx,y\n"):
         out.write_text(text)
         with pytest.raises(InputError, match="not written by this command"):
-            answer_all(Single(predictor), asked, folder, out, print)
+            answer_all(predictor, asked, folder, out, print)
         assert out.read_text() == text
     with pytest.raises(InputError, match=r"a .csv or a .json"):
-        answer_all(Single(predictor), asked, folder, tmp_path / "out.xlsx", print)
+        answer_all(predictor, asked, folder, tmp_path / "out.xlsx", print)
 
 
 def test_a_table_names_studies_or_leaves_it_to_the_folders(folder: Path, tmp_path: Path) -> None:
     table = folder / "some.csv"
     table.write_text("study,path\nb,patient01/study1/image0.png\na,x.png\nb,y.png\n")
-    (b, a) = studies_in(table)
+    (b, a) = find_studies(table)
     assert (b.name, b.images) == ("b", (folder / "patient01/study1/image0.png", folder / "y.png"))
     assert (a.name, a.images) == ("a", (folder / "x.png",))
     table.write_text("path\npatient01/study1/image0.png\n")
-    assert [one.name for one in studies_in(table)] == ["patient01/study1"]
+    assert [one.name for one in find_studies(table)] == ["patient01/study1"]
     for text, said in (
         ("image\nx\n", "no column path"),
         ("path,study\nx\n", "some.csv:2: 1 cells"),
@@ -148,9 +147,9 @@ def test_a_table_names_studies_or_leaves_it_to_the_folders(folder: Path, tmp_pat
     ):
         table.write_text(text)
         with pytest.raises(InputError, match=said):
-            studies_in(table)
+            find_studies(table)
     with pytest.raises(InputError, match="no such folder"):
-        studies_in(tmp_path / "nowhere")
+        find_studies(tmp_path / "nowhere")
 
 
 def test_the_command(folder: Path, release: Path, run: Callable[..., Ran], tmp_path: Path) -> None:
@@ -180,7 +179,7 @@ def at(root: Path, *names: str) -> Path:
 
 
 def answers(predictor: Predictor, source: Path, out: Path) -> Summary:
-    return answer_all(Single(predictor), studies_in(source), source, out, lambda line: None)
+    return answer_all(predictor, find_studies(source), source, out, lambda line: None)
 
 
 def test_a_second_call_on_one_table_is_refused_while_the_first_writes(
@@ -299,7 +298,7 @@ def test_every_file_is_a_view_or_named(tmp_path: Path) -> None:
     (root / "a" / ".DS_Store").write_bytes(b"\0")
     said: list[str] = []
     studies = {
-        one.name: [path.name for path in one.images] for one in studies_in(root, said.append)
+        one.name: [path.name for path in one.images] for one in find_studies(root, said.append)
     }
     assert studies == {"a": ["1.png", "2.gif", "3.jfif", "4"], "b": ["1.dcm"], "c": ["x.heic"]}
     (line,) = said
@@ -312,7 +311,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     (root / "b2").symlink_to(outside)
     (root / "a" / "up").symlink_to(root)
     said: list[str] = []
-    assert [one.name for one in studies_in(root, said.append)] == ["a", "b/p"]
+    assert [one.name for one in find_studies(root, said.append)] == ["a", "b/p"]
     assert len(said) == 2
     assert all("read already" in line for line in said)
 
@@ -338,9 +337,9 @@ def test_the_folder_one_stands_in_has_a_name(
 def test_a_network_that_answers_nan_answers_nothing(predictor: Predictor, tmp_path: Path) -> None:
     root = at(tmp_path / "s", "a/1.png")
     with torch.no_grad():
-        next(predictor.bundle.net.parameters()).fill_(float("nan"))
+        next(predictor.release.net.parameters()).fill_(float("nan"))
     with pytest.raises(InputError, match="answers nan to a picture; its weights are damaged"):
-        predictor.study([root / "a" / "1.png"])
+        predictor.predict([root / "a" / "1.png"])
     with pytest.raises(InputError, match="its weights are damaged"):
         answers(predictor, root, tmp_path / "out.csv")
     assert rows_of(tmp_path / "out.csv") == []

@@ -13,7 +13,7 @@ import torch
 
 from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
-from mura_tune.reading import locate
+from mura_tune.reading.locate import locate_release
 from mura_tune.release import golden, release
 from mura_tune.release.verify import inspect
 from mura_tune.release_format import checksums
@@ -231,7 +231,8 @@ def test_a_release_that_a_killed_call_had_moved_aside_is_found_again(folder: Pat
         assert release.load(folder, CPU).manifest["area"] == "XR_TEST"
         place.parent.mkdir(exist_ok=True)
         folder.rename(place)
-        assert locate.place(None, "XR_TEST", folder.parent, "http://127.0.0.1:9", print) == folder
+        server = "http://127.0.0.1:9"
+        assert locate_release(None, "XR_TEST", folder.parent, server, print) == folder
         assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]
 
 

@@ -29,7 +29,7 @@ from mura_tune.evaluation.routing import Routing
 from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import Ensemble, build_network
 from mura_tune.phantoms.dataset import write_phantoms
-from mura_tune.reading.predictor import Predictor
+from mura_tune.reading.readers import Predictor
 from mura_tune.release import exports, legacy
 from mura_tune.release import release as release_io
 from mura_tune.release_format.manifest import uncalibrated
@@ -105,8 +105,8 @@ def test_scripts_that_know_torchvision_read_our_densenet(real: Path, tmp_path: P
     with torch.inference_mode():
         theirs = torch.sigmoid(model(batch))[:, 0].tolist()
     ours, again = (Predictor(f, CPU) for f in (opened.folder, path))
-    assert [ours.study([i]).probability for i in images] == pytest.approx(theirs, abs=1e-3)
-    assert again.study(images[:1]).probability == pytest.approx(theirs[0], abs=1e-3)
+    assert [ours.predict([i]).probability for i in images] == pytest.approx(theirs, abs=1e-3)
+    assert again.predict(images[:1]).probability == pytest.approx(theirs[0], abs=1e-3)
     assert np.std(theirs) > 0.1
 
 

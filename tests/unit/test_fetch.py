@@ -29,7 +29,7 @@ from mura_tune import files
 from mura_tune.errors import InputError, MuraError
 from mura_tune.reading.download import Limits, Redirects, normalised
 from mura_tune.reading.fetch import fetch, is_fetched
-from mura_tune.reading.locate import place
+from mura_tune.reading.locate import locate_release
 from mura_tune.release_format import checksums
 
 IMPATIENT = Limits(timeout=5, tries=2, pause=0.01)
@@ -525,7 +525,7 @@ def test_an_address_that_is_none_is_refused_before_anyone_is_asked(get: Get, url
 )
 def test_a_password_in_an_address_is_refused_and_never_printed(tmp_path: Path, url: str) -> None:
     with pytest.raises(InputError) as raised:
-        place(url, None, tmp_path, None, print)
+        locate_release(url, None, tmp_path, None, print)
     assert "host/x" in str(raised.value) or "[::1/x" in str(raised.value)
     assert "sec" not in str(raised.value).replace("sha256", "")
 
@@ -582,7 +582,7 @@ def test_a_cache_that_cannot_be_written_names_the_way_out(
     with pytest.raises(InputError, match=r"no home folder .* set XDG_CACHE_HOME"):
         fetch(server.url, print)
     assert not is_fetched(served)
-    here = place("XR_TEST", None, served, None, print)  # no config.yaml either
+    here = locate_release("XR_TEST", None, served, None, print)  # no config.yaml either
     assert here == Path("XR_TEST")
 
 
@@ -606,7 +606,7 @@ def test_a_full_disk_is_not_taken_for_a_bad_server(server: Server, served: Path,
 def test_an_area_is_no_path(tmp_path: Path, area: str) -> None:
     (tmp_path / "victim").mkdir()
     with pytest.raises(InputError, match="area"):
-        place(None, area, tmp_path / "releases", "http://127.0.0.1:9", print)
+        locate_release(None, area, tmp_path / "releases", "http://127.0.0.1:9", print)
 
 
 def test_a_release_is_a_folder_here_or_a_name_under_the_base_address(
@@ -616,13 +616,13 @@ def test_a_release_is_a_folder_here_or_a_name_under_the_base_address(
     releases = tmp_path / "releases"
     older = releases / "XR_HAND, left"  # a name from before there was a rule
     older.mkdir(parents=True)
-    assert place(None, older.name, releases, base, print) == older
-    assert place(str(older), None, releases, base, print) == older
+    assert locate_release(None, older.name, releases, base, print) == older
+    assert locate_release(str(older), None, releases, base, print) == older
     for name in ("Röntgen (1)", "R%C3%B6ntgen (1)", "hands/XR_HAND"):
-        assert_whole(place(name, None, releases, base, print), served)
+        assert_whole(locate_release(name, None, releases, base, print), served)
     asked = len(server.asked)
     for path in ("/nowhere/XR_HAND", "../XR_HAND", "./XR_HAND"):
-        assert place(path, None, releases, base, print) == Path(path)
+        assert locate_release(path, None, releases, base, print) == Path(path)
     assert len(server.asked) == asked
 
 

@@ -7,7 +7,7 @@ import pytest
 from mura_tune.data import listing
 from mura_tune.data.index import index_table
 from mura_tune.errors import InputError
-from mura_tune.reading.studies import studies_in
+from mura_tune.reading.studies import find_studies
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def views(table: Path) -> dict[str, list[str]]:
     """The studies that inference finds, with the paths of their images below the table's folder."""
     return {
         one.name: [str(image.relative_to(table.parent)) for image in one.images]
-        for one in studies_in(table)
+        for one in find_studies(table)
     }
 
 
@@ -65,7 +65,7 @@ def test_folders_of_one_patient_that_end_alike_are_two_studies(table: Path) -> N
 
 def test_names_with_a_slash_never_join_two_patients(table: Path) -> None:
     table.write_text("path,patient,study,label\na.png,a/b,c,0\nb.png,a,b/c,0\n")
-    for read in (studies_in, index_table):
+    for read in (find_studies, index_table):
         with pytest.raises(InputError, match=r"ward\.csv:3: study a/b/c of patient a is named as "):
             read(table)
 
@@ -76,12 +76,12 @@ def test_an_image_that_is_listed_twice_is_refused_with_both_lines(
 ) -> None:
     path = again.format(folder=table.parent)
     table.write_text(f"path,patient,study,label\na.png,p1,s1,0\n{path},p1,s1,0\n")
-    for read in (studies_in, index_table):
+    for read in (find_studies, index_table):
         with pytest.raises(InputError, match=r"ward\.csv:3: .*a\.png is listed twice \(line 2"):
             read(table)
     monkeypatch.chdir(table.parent)
     with pytest.raises(InputError, match="listed twice"):
-        studies_in(Path(table.name))
+        find_studies(Path(table.name))
 
 
 def test_a_folder_behind_a_link_is_not_taken_for_its_neighbour(table: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_area_that_may_not_be_one_is_refused_with_its_line(table: Path, area:
 def test_what_is_no_table_of_images_is_one_line(table: Path, content: bytes, words: str) -> None:
     table.write_bytes(content)
     with pytest.raises(InputError, match=words) as refused:
-        studies_in(table)
+        find_studies(table)
     assert str(refused.value).startswith(str(table))
     assert "\n" not in str(refused.value)
 

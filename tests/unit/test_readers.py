@@ -21,10 +21,8 @@ from mura_tune.evaluation.routing import Routing
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.network import build_network
 from mura_tune.reading.batch import answer_all
-from mura_tune.reading.predictor import Predictor
-from mura_tune.reading.readers import Chain, Parts, Single
-from mura_tune.reading.router import Router, chained
-from mura_tune.reading.studies import Asked, studies_in
+from mura_tune.reading.readers import Predictor, RoutedReader, Router
+from mura_tune.reading.studies import StudyFiles, find_studies
 from mura_tune.release import release as release_io
 from mura_tune.training.batches import to_input
 from mura_tune.training.recognition import softmax
@@ -34,7 +32,7 @@ AREAS = ["XR_A", "XR_B", "XR_C"]
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> list[Asked]:
+def asked(tmp_path: Path) -> list[StudyFiles]:
     """Thirty studies of one or two views, from dark to bright; one view is no picture."""
     rng = np.random.default_rng(0)
     for number in range(30):
@@ -44,16 +42,16 @@ def asked(tmp_path: Path) -> list[Asked]:
             pixels = rng.integers(0, 9 * (number + 1), (50, 40)).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"image{view}.png")
     (tmp_path / "studies" / "study07" / "image1.png").write_bytes(b"no picture")
-    return studies_in(tmp_path / "studies")
+    return find_studies(tmp_path / "studies")
 
 
-def views(asked: list[Asked], size: int) -> Tensor:
+def views(asked: list[StudyFiles], size: int) -> Tensor:
     """The first view of each study, as a network is given it."""
     pixels = np.stack([resize_to_square(read_image(one.images[0]), size) for one in asked])
     return to_input(torch.from_numpy(pixels), CPU)
 
 
-def release(folder: Path, seed: int, size: int, asked: list[Asked], task: Task | None) -> Path:
+def release(folder: Path, seed: int, size: int, asked: list[StudyFiles], task: Task | None) -> Path:
     """A network that nobody trained, whose answers differ from study to study."""
     outputs = task.outputs(3) if task else 1
     net = build_network(
@@ -93,7 +91,7 @@ def release(folder: Path, seed: int, size: int, asked: list[Asked], task: Task |
 
 
 @pytest.fixture
-def releases(tmp_path: Path, asked: list[Asked]) -> Path:
+def releases(tmp_path: Path, asked: list[StudyFiles]) -> Path:
     """A router, XR_A at another size, ALL in the place of the others."""
     root = tmp_path / "releases"
     good = [one for one in asked if one.name != "study07"]
@@ -109,16 +107,16 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 
 
 def test_each_row_is_what_the_router_and_its_release_say_of_that_study_alone(
-    asked: list[Asked], releases: Path, tmp_path: Path
+    asked: list[StudyFiles], releases: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "answers.csv"
-    chain = Chain(releases.joinpath, CPU)
-    assert [line.partition(": ")[2] for line in chain.told] == [
+    chain = RoutedReader(releases.joinpath, CPU)
+    assert [line.partition(": ")[2] for line in chain.open_all()] == [
         f"no release for {area}; ALL answers in its place" for area in ("XR_B", "XR_C")
     ]
     said: list[str] = []
     done = answer_all(chain, asked, tmp_path / "studies", out, said.append)
-    assert (done.answered, done.unreadable, len(said)) == (29, ("study07",), 1)
+    assert (done.answered, done.unreadable, len(said)) == (29, ("study07",), 3)
     rows = rows_of(out)
     assert [row["study"] for row in rows] == [one.name for one in asked]
     kinds = set()
@@ -126,7 +124,7 @@ def test_each_row_is_what_the_router_and_its_release_say_of_that_study_alone(
         if row["error"]:
             assert row["area"] == row["confidence"] == row["probability"] == row["release"] == ""
             continue
-        alone = chained(releases.joinpath, one.images, CPU)
+        alone = RoutedReader(releases.joinpath, CPU).predict(one.images)
         assert (row["area"], int(row["views"])) == (alone.route.area, len(one.images))
         assert float(row["confidence"]) == pytest.approx(alone.route.confidence, abs=1e-5)
         if alone.answer is None:
@@ -141,11 +139,11 @@ def test_each_row_is_what_the_router_and_its_release_say_of_that_study_alone(
 
 
 def test_a_stopped_call_goes_on_to_the_same_table(
-    asked: list[Asked], releases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: list[StudyFiles], releases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = tmp_path / "whole.json", tmp_path / "out.json"
-    answer_all(Chain(releases.joinpath, CPU), asked, tmp_path / "studies", whole, print)
-    chain, seen = Chain(releases.joinpath, CPU), []
+    answer_all(RoutedReader(releases.joinpath, CPU), asked, tmp_path / "studies", whole, print)
+    chain, seen = RoutedReader(releases.joinpath, CPU), []
     real = chain.router.logits
 
     def stopping(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -157,19 +155,19 @@ def test_a_stopped_call_goes_on_to_the_same_table(
     monkeypatch.setattr(chain.router, "logits", stopping)
     with pytest.raises(KeyboardInterrupt):
         answer_all(chain, asked, tmp_path / "studies", out, print)
-    done = answer_all(Chain(releases.joinpath, CPU), asked, tmp_path / "studies", out, print)
+    done = answer_all(RoutedReader(releases.joinpath, CPU), asked, tmp_path / "studies", out, print)
     assert 5 < done.before < 29
     assert out.read_text() == whole.read_text()
 
     release(releases / "XR_A", 4, 48, asked[:5], None)  # another one in its place
     with pytest.raises(InputError, match=r"its rows are by .*XR_A .*; choose another --out"):
-        answer_all(Chain(releases.joinpath, CPU), asked, tmp_path / "studies", out, print)
+        answer_all(RoutedReader(releases.joinpath, CPU), asked, tmp_path / "studies", out, print)
     with pytest.raises(InputError, match="not written by this command"):
-        answer_all(Parts(Router(releases / "router", CPU)), asked, tmp_path / "studies", out, print)
+        answer_all(Router(releases / "router", CPU), asked, tmp_path / "studies", out, print)
 
 
 def test_studies_of_an_area_without_a_release_are_marked_until_there_is_one(
-    asked: list[Asked], releases: Path, run: Callable[..., Ran], tmp_path: Path
+    asked: list[StudyFiles], releases: Path, run: Callable[..., Ran], tmp_path: Path
 ) -> None:
     (releases / "ALL").rename(tmp_path / "aside")
     out = tmp_path / "answers.csv"
@@ -190,19 +188,19 @@ def test_studies_of_an_area_without_a_release_are_marked_until_there_is_one(
 
 
 def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
-    asked: list[Asked], releases: Path, run: Callable[..., Ran], tmp_path: Path
+    asked: list[StudyFiles], releases: Path, run: Callable[..., Ran], tmp_path: Path
 ) -> None:
     out = tmp_path / "areas.csv"
     ran = run("infer", tmp_path / "studies", "--area=router", f"--out={out}")
     assert ran.code == 0, ran.err
     router = Router(releases / "router", CPU)
     for row, one in list(zip(rows_of(out), asked, strict=True))[:5]:
-        alone = router.study(one.images)
+        alone = router.predict(one.images)
         assert (row["area"], row["abstain"]) == (alone.area, str(alone.abstain).lower())
     release(releases / "multitask", 5, 32, asked[:5], MULTITASK)
     predictor = Predictor(releases / "multitask", CPU)
-    assert Chosen.from_json(predictor.bundle.manifest).threshold == 0.5
-    answer_all(Single(predictor), asked[:5], tmp_path / "studies", out.with_name("both.csv"), print)
+    assert Chosen.from_json(predictor.release.manifest).threshold == 0.5
+    answer_all(predictor, asked[:5], tmp_path / "studies", out.with_name("both.csv"), print)
     for row, one in zip(rows_of(out.with_name("both.csv")), asked[:5], strict=True):
         x = torch.cat(
             [
@@ -211,15 +209,15 @@ def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
             ]
         )
         with torch.inference_mode():
-            logits = predictor.bundle.net(x)
+            logits = predictor.release.net(x)
         assert row["area"] == AREAS[int(logits[:, 1:].mean(0).argmax())]
-        told = predictor.study(one.images)
-        assert f"looks like {row['area']}" in told.describe()
+        told = predictor.predict(one.images)
+        assert f"looks like {row['area']}" in str(told)
         assert float(row["probability"]) == pytest.approx(told.probability, abs=1e-6)
 
 
 def test_a_router_and_what_it_names_come_from_a_server(
-    asked: list[Asked],
+    asked: list[StudyFiles],
     releases: Path,
     run: Callable[..., Ran],
     tmp_path: Path,

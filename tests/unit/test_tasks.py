@@ -17,6 +17,7 @@ from mura_tune.evaluation import routing
 from mura_tune.metrics.estimates import sigmoid
 from mura_tune.networks.heads import AreaHead, shrink_classifier
 from mura_tune.networks.network import Network
+from mura_tune.reading.locate import release_for
 from mura_tune.release import two_stage
 from mura_tune.training.batches import Split
 from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, Task
@@ -255,9 +256,9 @@ def test_a_study_sent_elsewhere_is_answered_there() -> None:
 
 def test_a_missing_release_is_named_and_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"XR_HAND: no release for XR_HAND, and none for ALL"):
-        two_stage.release_for(tmp_path.joinpath, "XR_HAND")
+        release_for(tmp_path.joinpath, "XR_HAND")
     for name in ("multitask", "ALL", "XR_HAND"):
         (tmp_path / name).mkdir()
-        folder, told = two_stage.release_for(tmp_path.joinpath, "XR_HAND")
+        folder, told = release_for(tmp_path.joinpath, "XR_HAND")
         assert folder.name == name
         assert (told is None) == (name == "XR_HAND")
