@@ -200,7 +200,7 @@ def report(
         files.replace_file(out, content)
     else:
         release_io.add(folder, {release_io.REPORT: html})
-        index.write(folder.parent, console.print_note)
+        index.write_index(folder.parent, console.print_note)
     place = str(out or folder / release_io.REPORT)
     plain = {"report": place, "bytes": len(content)}
     console.print_report(as_json, lambda: plain, lambda: place)

@@ -119,7 +119,7 @@ def finalize(
         lambda: [one.manifest | {"folder": str(one.folder)} for one in made],
         lambda: "\n\n".join(one.describe() for one in made) + summary(made),
     )
-    index.write(releases, console.print_note)
+    index.write_index(releases, console.print_note)
     if failed:
         raise InputError(f"no release for {', '.join(failed)}; the reasons stand above")
 

@@ -24,7 +24,7 @@ from mura_tune.networks.gradcam import (
 )
 from mura_tune.reading.answers import Answer, AreaAnswer
 from mura_tune.reading.readers import Predictor, Router
-from mura_tune.report.cases import COLOURS, overlay
+from mura_tune.report.heatmap import COLOURS, overlay
 from mura_tune.training.batches import to_input
 
 _CAPTION = (

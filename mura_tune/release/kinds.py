@@ -13,9 +13,8 @@ from mura_tune.evaluation import calibration, evaluate, routing
 from mura_tune.evaluation.compare import Comparison, compare, compare_routers
 from mura_tune.metrics.estimates import Studies
 from mura_tune.networks.network import Model
-from mura_tune.report.abnormality import report
-from mura_tune.report.card import model_card
-from mura_tune.report.router import routing_card, routing_report
+from mura_tune.report.abnormality import render_card, render_report
+from mura_tune.report.router import render_router_card, render_router_report
 from mura_tune.training.batches import Split, split_of
 from mura_tune.training.fit import predict
 from mura_tune.training.recognition import recognised
@@ -64,8 +63,8 @@ BINARY = Kind(
     stored=calibration.Chosen.from_json,
     measured=evaluate.measured,
     studies=lambda chosen, logits, split: chosen.calibration.studies(logits, split),
-    card=model_card,
-    report=report,
+    card=render_card,
+    report=render_report,
     compare=compare,
 )
 BOTH = replace(
@@ -81,8 +80,8 @@ ROUTING = Kind(
     stored=routing.Routing.from_json,
     measured=routing.measured,
     studies=lambda chosen, logits, split: routed_right(logits, split),
-    card=routing_card,
-    report=routing_report,
+    card=render_router_card,
+    report=render_router_report,
     compare=compare_routers,
 )
 

@@ -1,15 +1,10 @@
-"""A heatmap laid over its radiograph.
-
-The studies that say most about a model: its surest errors, and what it got right.
-"""
+"""The studies that say most about a network: its surest errors, and some that it got right."""
 
 from __future__ import annotations
 
 import base64
-import functools
-import html
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,51 +16,21 @@ from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import Measured
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import Model
+from mura_tune.report.heatmap import css_colours, overlay
 from mura_tune.training.batches import Split, to_input
-
-COLOURS = "inferno"  # dark to bright, also in grey and to colour-blind eyes
-STRONGEST = 0.75  # how much of the picture the top of the map may hide
-
-
-def overlay(
-    image_hw: NDArray[np.uint8], cam_ss: NDArray[np.float32], strength: float = 1.0
-) -> NDArray[np.uint8]:
-    """The radiograph (H, W) in colours (H, W, 3) where the map (S, S) in [0, 1] is high.
-
-    The map belongs to the square that the network saw, so it is stretched back to the
-    picture's own shape. A lower `strength`, down to 0, makes it fainter all over.
-    """
-    height, width = image_hw.shape
-    size = (width, height)
-    cam = np.asarray(
-        Image.fromarray(cam_ss.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    )
-    level = np.clip(cam, 0, 1)[..., None]
-    colours = _table()[(np.clip(cam, 0, 1) * 255).round().astype(np.uint8)]
-    hidden = STRONGEST * strength * np.sqrt(level)
-    mixed = (1 - hidden) * image_hw[..., None].astype(np.float32) + hidden * colours
-    return np.asarray(np.clip(mixed, 0, 255), dtype=np.uint8)
-
-
-def gradient(stops: int = 6) -> list[str]:
-    """The colours from 0 to 1, as a style sheet writes them."""
-    rows = _table()[np.linspace(0, 255, stops).round().astype(int)].round().astype(int)
-    return [f"rgb({r} {g} {b})" for r, g, b in rows.tolist()]
-
-
-@functools.cache
-def _table() -> NDArray[np.float32]:
-    from matplotlib import colormaps
-
-    return np.asarray(colormaps[COLOURS](np.arange(256))[:, :3] * 255, dtype=np.float32)
-
 
 MOST_VIEWS, SIDE = 3, 256  # of a study; pixels of a picture's longer side
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One row of the gallery: which studies, and whether the surest have a high score."""
+class CaseKind:
+    """Studies of one label that the network called one way.
+
+    Attributes:
+        label: 1 for abnormal.
+        called: whether the network called them abnormal; the surest then have a high score.
+        right: whether the call is the label.
+    """
 
     title: str
     label: int
@@ -73,134 +38,168 @@ class Kind:
     right: bool
 
 
-KINDS = (
-    Kind("Missed: labelled abnormal, called normal", 1, False, False),
-    Kind("False alarms: labelled normal, called abnormal", 0, True, False),
-    Kind("Rightly called abnormal", 1, True, True),
-    Kind("Rightly called normal", 0, False, True),
+CASE_KINDS = (
+    CaseKind("Missed: labelled abnormal, called normal", 1, False, False),
+    CaseKind("False alarms: labelled normal, called abnormal", 0, True, False),
+    CaseKind("Rightly called abnormal", 1, True, True),
+    CaseKind("Rightly called normal", 0, False, True),
 )
 
 
-def chosen(test: Measured, kind: Kind, most: int) -> list[int]:
-    """Row numbers of the surest studies of a kind, the surest first."""
-    studies = test.studies
-    called = studies.scores >= test.chosen.threshold
-    rows = np.flatnonzero((studies.labels == kind.label) & (called == kind.called))
-    sure = studies.scores[rows] * (-1 if kind.called else 1)
-    order = np.argsort(sure, kind="stable")
-    return [int(row) for row in rows[order][:most]]
+@dataclass(frozen=True)
+class CaseView:
+    """One view; `radiograph` and `overlay` are addresses that hold a JPEG picture themselves.
 
-
-def gallery(
-    net: Model,
-    split: Split,
-    test: Measured,
-    cases: int,
-    picture: Callable[[str], NDArray[np.uint8]],
-) -> str:
-    """HTML of `cases` studies of each kind of error, half as many of what was right.
-
-    A view that says little for abnormal has a faint map.
-
-    Args:
-        picture: a view's radiograph (H, W), by its path.
+    `overlay` is None where the network has no map.
     """
-    rows = {kind: chosen(test, kind, -(-cases // 2) if kind.right else cases) for kind in KINDS}
-    views = {
-        row: np.flatnonzero(split.studies == str(test.studies.names[row]))
-        for some in rows.values()
-        for row in some
-    }
-    maps = _maps(net, split, test, [index[:MOST_VIEWS] for index in views.values()])
-    parts = [_LEGEND.format(colours=", ".join(gradient()))] if maps else []
-    for kind in KINDS:
-        found = len(chosen(test, kind, len(test.studies.labels)))
-        count = f"{len(rows[kind])} of {found}" if found else "none"
-        figures = "".join(_study(split, test, row, views[row], maps, picture) for row in rows[kind])
-        parts.append(
-            f"<h3>{html.escape(kind.title)} <small>{count}</small></h3>"
-            f'<div class="cases">{figures}</div>'
-        )
-    return "\n".join(parts)
+
+    path: str
+    score: float
+    radiograph: str
+    overlay: str | None
 
 
-_LEGEND = """<p class="scale"><span>nothing for abnormal</span>
-<i style="background: linear-gradient(90deg, {colours})"></i>
-<span>the strongest place of a view; all of it fainter in a view that says little</span></p>"""
+@dataclass(frozen=True)
+class Case:
+    """One study; `views` are the first of its `all_views`."""
+
+    name: str
+    score: float
+    views: list[CaseView]
+    all_views: int
+
+
+@dataclass(frozen=True)
+class CaseGroup:
+    """The studies shown of a kind, the surest first; there are `total` of the kind."""
+
+    kind: CaseKind
+    cases: list[Case]
+    total: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The studies of each kind; `colours` are those of the maps, from 0 to 1, for a style sheet."""
+
+    groups: list[CaseGroup]
+    has_maps: bool
+    colours: list[str]
 
 
 @dataclass(frozen=True, eq=False)
-class _Map:
-    """A view's map (S, S) as a share of its maximum, and how strongly to show it."""
+class CaseMap:
+    """A view's map (S, S) as a share of its maximum, and how strongly to show it, in [0, 1]."""
 
     cam: NDArray[np.float32]
     strength: float
 
 
-def _maps(
-    net: Model, split: Split, test: Measured, studies: Sequence[NDArray[np.int64]]
-) -> dict[int, _Map]:
-    """The map of each view, by its row; none from a network without one.
+def find_cases(
+    net: Model,
+    split: Split,
+    test: Measured,
+    cases: int,
+    read_view: Callable[[str], NDArray[np.uint8]],
+) -> Gallery:
+    """Find `cases` studies of each kind of error, and half as many of each kind that is right.
 
-    One that says as much as the median view called abnormal, or more, is shown in full, one that
-    says half of that half as strongly: else a view that says next to nothing would look like one
-    that says much.
+    Args:
+        read_view: gives the radiograph (H, W) of a view, by its path.
+    """
+    rows = {kind: rank_studies(test, kind) for kind in CASE_KINDS}
+    shown = {kind: rows[kind][: -(-cases // 2) if kind.right else cases] for kind in CASE_KINDS}
+    views = {
+        row: np.flatnonzero(split.studies == str(test.studies.names[row]))
+        for some in shown.values()
+        for row in some
+    }
+    maps = map_views(net, split, test, [index[:MOST_VIEWS] for index in views.values()])
+
+    def open_case(row: int) -> Case:
+        return Case(
+            name=str(test.studies.names[row]),
+            score=float(test.studies.scores[row]),
+            views=[
+                _open_view(
+                    str(split.paths[view]),
+                    float(test.views.scores[view]),
+                    maps.get(view),
+                    read_view,
+                )
+                for view in views[row][:MOST_VIEWS].tolist()
+            ],
+            all_views=len(views[row]),
+        )
+
+    return Gallery(
+        groups=[
+            CaseGroup(kind, [open_case(row) for row in shown[kind]], len(rows[kind]))
+            for kind in CASE_KINDS
+        ],
+        has_maps=bool(maps),
+        colours=css_colours(),
+    )
+
+
+def rank_studies(test: Measured, kind: CaseKind) -> list[int]:
+    """Row numbers of the studies of a kind, the surest first."""
+    studies = test.studies
+    called = studies.scores >= test.chosen.threshold
+    rows = np.flatnonzero((studies.labels == kind.label) & (called == kind.called))
+    sure = studies.scores[rows] * (-1 if kind.called else 1)
+    return [int(row) for row in rows[np.argsort(sure, kind="stable")]]
+
+
+def map_views(
+    net: Model, split: Split, test: Measured, studies: Sequence[NDArray[np.int64]]
+) -> dict[int, CaseMap]:
+    """The map of each view by its row; empty for a network that has no maps.
+
+    A map is shown in full if its maximum is at least that of the median view called abnormal, and
+    with half the strength if its maximum is half as large. Otherwise a view that says next to
+    nothing for *abnormal* would look like one that says much.
+
+    Args:
+        studies: the rows of each study's views.
     """
     if not studies:
         return {}
     device = next(net.parameters()).device
     try:  # a study at a time: a whole gallery's activations would not fit everywhere
-        found = [
+        parts = [
             compute_gradcam(net, to_input(split.pixels[i.tolist()], device)).cpu() for i in studies
         ]
     except InputError:
         return {}
-    cams, rows = torch.cat(found).numpy(), np.concatenate(studies)
+    cams, rows = torch.cat(parts).numpy(), np.concatenate(studies)
     most = np.maximum(cams.max((1, 2)), 1e-12)
     called = test.views.scores[rows] >= test.chosen.threshold
     usual = float(np.median(most[called] if called.any() else most))
     return {
-        int(row): _Map(cam / top, min(1.0, float(top) / usual))
+        int(row): CaseMap(cam / top, min(1.0, float(top) / usual))
         for row, cam, top in zip(rows, cams, most, strict=True)
     }
 
 
-def _study(
-    split: Split,
-    test: Measured,
-    row: int,
-    views: NDArray[np.int64],
-    maps: Mapping[int, _Map],
-    picture: Callable[[str], NDArray[np.uint8]],
-) -> str:
-    pairs = ""
-    for number, index in enumerate(views[:MOST_VIEWS].tolist(), 1):
-        path, score = str(split.paths[index]), float(test.views.scores[index])
-        told = f"<small>view {number} of {len(views)}: {score:.3f}</small>" * (len(views) > 1)
-        pairs += (
-            f'<div class="pair">{_pair(path, score, maps.get(index), picture(path))}{told}</div>'
-        )
-    name = html.escape(str(test.studies.names[row]))
-    return (
-        f"<figure><figcaption><b>P = {test.studies.scores[row]:.3f}</b> {name}</figcaption>"
-        f'<div class="views">{pairs}</div></figure>'
-    )
-
-
-def _pair(path: str, score: float, found: _Map | None, picture: NDArray[np.uint8]) -> str:
-    """One view, and beside it what speaks for abnormal, if the network has a map."""
-    image = Image.fromarray(picture)
+def _open_view(
+    path: str,
+    score: float,
+    case_map: CaseMap | None,
+    read_view: Callable[[str], NDArray[np.uint8]],
+) -> CaseView:
+    image = Image.fromarray(read_view(path))
     image.thumbnail((SIDE, SIDE))
     small = np.asarray(image)
-    shown = _img(small, f"{path}, P = {score:.3f}")
-    if found is None:
-        return shown
-    return shown + _img(overlay(small, found.cam, found.strength), f"{path}, Grad-CAM")
+    radiograph = _data_address(small)
+    if case_map is None:
+        return CaseView(path, score, radiograph, None)
+    mixed = overlay(small, case_map.cam, case_map.strength)
+    return CaseView(path, score, radiograph, _data_address(mixed))
 
 
-def _img(pixels: NDArray[np.uint8], about: str) -> str:
+def _data_address(pixels: NDArray[np.uint8]) -> str:
+    """An address that holds the picture itself, as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=85)
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    alt = html.escape(about, quote=True)
-    return f'<img src="data:image/jpeg;base64,{text}" alt="{alt}" title="{alt}">'
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,29 +1,32 @@
-"""A chart as SVG that stands inside a page: no file, no font, no address of its own.
+"""Charts of a release, as SVG that stands inside a page: no file, no font, no address of its own.
 
-Charts of what was measured: ROC, precision and recall, calibration, scores.
-
-Charts of how a release came about: its learning curves, and the search before it.
+Four charts show the release on one split: ROC, precision and recall, calibration, probabilities.
+Three show how it came about: the search, and the score and the loss of the final training. One
+compares releases.
 """
 
 from __future__ import annotations
 
 import html
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mura_tune.evaluation.evaluate import Measured
+from mura_tune.lines import visible
 from mura_tune.metrics.calibration_error import reliability
 from mura_tune.metrics.curves import precision_recall, roc
-from mura_tune.metrics.estimates import wilson
+from mura_tune.metrics.estimates import Estimate, wilson
 from mura_tune.metrics.operating_points import counts
 
 BLUE, RED, INK, PALE, GRID = "#1f5fa8", "#c8402f", "#22262b", "#6b727c", "#e6e8eb"
@@ -42,16 +45,20 @@ _NAMES = {
 INCHES = (4.3, 3.3)
 
 
-def chart(
+def draw_chart(
     title: str, x: str, y: str, draw: Callable[[Axes], None], *, height: float = INCHES[1]
-) -> str:
-    """What `draw` puts into an axes with its title and axes named, as an <svg> element.
+) -> Markup:
+    """Draw a chart as an <svg> element, which scales with the column that it stands in.
 
-    Text stays text, in the page's own font; the element scales with the column it stands in. A
-    dollar sign is one: no text is a formula.
+    Text stays text, in the page's own font. A dollar sign is a dollar sign: no text is a formula.
+
+    Args:
+        x, y: the names of the axes.
+        draw: draws into the axes.
+        height: of the chart, in inches.
     """
     with matplotlib.rc_context({"text.parse_math": False}):
-        return _inline(_figure(title, x, y, draw, height), title)
+        return Markup(_inline(_figure(title, x, y, draw, height), title))
 
 
 def _figure(title: str, x: str, y: str, draw: Callable[[Axes], None], height: float) -> Figure:
@@ -97,23 +104,29 @@ def _inline(figure: Figure, title: str) -> str:
     )
 
 
-def _font(found: re.Match[str]) -> str:
+def _font(style: re.Match[str]) -> str:
     """Weight and size without the family, which the page gives."""
-    weight = f"font-weight: {found[1]}; " if found[1] else ""
-    return f"{weight}font-size: {found[2]}"
+    weight = f"font-weight: {style[1]}; " if style[1] else ""
+    return f"{weight}font-size: {style[2]}"
 
 
-def roc_chart(test: Measured) -> str:
+def draw_curves(test: Measured) -> list[Markup]:
+    """The four charts of a release on one split."""
+    charts = (draw_roc, draw_precision_recall, draw_calibration, draw_probabilities)
+    return [draw(test) for draw in charts]
+
+
+def draw_roc(test: Measured) -> Markup:
     """ROC with its AUC and the recommended operating point."""
     false, true = roc(test.studies)
-    found = counts(test.studies, test.chosen.threshold)
+    calls = counts(test.studies, test.chosen.threshold)
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], c=GUIDE, lw=1, ls="--")
         axes.plot(false, true, c=BLUE, lw=1.8)
         axes.fill_between(false, true, color=BLUE, alpha=0.07, lw=0)
-        normal, abnormal = found["fp"] + found["tn"], found["tp"] + found["fn"]
-        point = (found["fp"] / max(normal, 1), found["tp"] / max(abnormal, 1))
+        normal, abnormal = calls["fp"] + calls["tn"], calls["tp"] + calls["fn"]
+        point = (calls["fp"] / max(normal, 1), calls["tp"] / max(abnormal, 1))
         axes.plot(*point, "o", mfc=PAPER, mec=RED, mew=1.6, ms=7)
         axes.text(
             0.97,
@@ -126,29 +139,29 @@ def roc_chart(test: Measured) -> str:
         )
         _unit(axes)
 
-    return chart(_title("ROC", test), "1 - specificity", "sensitivity", draw)
+    return draw_chart(_title("ROC", test), "1 - specificity", "sensitivity", draw)
 
 
-def precision_recall_chart(test: Measured) -> str:
-    """Precision over recall, and the share of abnormal studies as what chance gives."""
+def draw_precision_recall(test: Measured) -> Markup:
+    """Precision over recall; chance gives the share of abnormal studies."""
     recall, precision = precision_recall(test.studies)
     share = float(test.studies.labels.mean())
 
     def draw(axes: Axes) -> None:
         axes.axhline(share, c=GUIDE, lw=1, ls="--")
         axes.plot(recall, precision, c=BLUE, lw=1.8)
-        told = f"average precision\n{test.figures['average_precision'].brief()}"
-        axes.text(0.03, 0.05, told, ha="left", va="bottom", size=8.5, c=INK)
+        label = f"average precision\n{test.figures['average_precision'].brief()}"
+        axes.text(0.03, 0.05, label, ha="left", va="bottom", size=8.5, c=INK)
         axes.text(1, share - 0.02, "chance", ha="right", va="top", size=8, c=PALE)
         _unit(axes)
 
-    return chart(_title("Precision and recall", test), "recall", "precision", draw)
+    return draw_chart(_title("Precision and recall", test), "recall", "precision", draw)
 
 
-def calibration_chart(test: Measured) -> str:
+def draw_calibration(test: Measured) -> Markup:
     """Share of abnormal studies over the mean probability of each bin, before and after.
 
-    The bars are a bin's 95 % interval, as if its studies were independent (Wilson 1927).
+    A bar is the 95 % interval of a bin, as if the studies in it were independent (Wilson 1927).
     """
 
     def draw(axes: Axes) -> None:
@@ -169,11 +182,13 @@ def calibration_chart(test: Measured) -> str:
         axes.plot(x, y, "o", c=BLUE, ms=4.5, label="after, with 95 %")
         _unit(axes)
 
-    return chart(_title("Calibration", test), "mean probability of a bin", "share abnormal", draw)
+    return draw_chart(
+        _title("Calibration", test), "mean probability of a bin", "share abnormal", draw
+    )
 
 
-def score_chart(test: Measured) -> str:
-    """How the probabilities of abnormal studies (up) and normal ones (down) are spread."""
+def draw_probabilities(test: Measured) -> Markup:
+    """Histograms of the probabilities: of abnormal studies upwards, of normal studies downwards."""
     studies, band = test.studies, test.chosen.band
 
     def draw(axes: Axes) -> None:
@@ -198,7 +213,7 @@ def score_chart(test: Measured) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
 
-    return chart(
+    return draw_chart(
         _title("Probabilities", test),
         "calibrated probability of abnormal",
         "studies, normal ones down",
@@ -206,8 +221,8 @@ def score_chart(test: Measured) -> str:
     )
 
 
-def _title(what: str, test: Measured) -> str:
-    return f"{what}: {len(test.studies.labels)} {test.part} studies"
+def _title(subject: str, test: Measured) -> str:
+    return f"{subject}: {len(test.studies.labels)} {test.part} studies"
 
 
 def _unit(axes: Axes) -> None:
@@ -215,21 +230,31 @@ def _unit(axes: Axes) -> None:
     axes.set_ylim(-0.02, 1.03)
 
 
-def score_curve(epochs: Sequence[Mapping[str, Any]], best: int, monitor: str) -> str:
-    """Dev score after each epoch of both phases; a ring around the one that was kept."""
+def draw_training(manifest: Mapping[str, Any]) -> list[Markup]:
+    """The search, where the manifest holds its trials, and the final training."""
+    search, training = manifest["study"], manifest["training"]
+    epochs, best = training["epochs"], training["best_epoch"]
+    return [
+        *([draw_search(search)] if search["history"] else []),
+        draw_score_curve(epochs, best, search["monitor"]),
+        draw_loss_curve(epochs),
+    ]
+
+
+def draw_score_curve(epochs: Sequence[Mapping[str, Any]], best: int, monitor: str) -> Markup:
+    """Dev score after each epoch of both phases, with a ring around epoch `best`."""
     number, score = [e["number"] for e in epochs], [e["score"] for e in epochs]
 
     def draw(axes: Axes) -> None:
         axes.plot(number, score, "o-", c=BLUE, lw=1.6, ms=3)
-        kept = score[number.index(best)]
-        axes.plot(best, kept, "o", mfc=PAPER, mec=RED, mew=1.6, ms=7)
+        axes.plot(best, score[number.index(best)], "o", mfc=PAPER, mec=RED, mew=1.6, ms=7)
         axes.margins(y=0.16)
         _phases(axes, epochs)
 
-    return chart("Final training (ring: kept)", "epoch", f"dev {monitor}", draw)
+    return draw_chart("Final training (ring: kept)", "epoch", f"dev {monitor}", draw)
 
 
-def loss_curve(epochs: Sequence[Mapping[str, Any]]) -> str:
+def draw_loss_curve(epochs: Sequence[Mapping[str, Any]]) -> Markup:
     """Training loss of each epoch of both phases."""
 
     def draw(axes: Axes) -> None:
@@ -239,11 +264,11 @@ def loss_curve(epochs: Sequence[Mapping[str, Any]]) -> str:
         axes.margins(y=0.16)
         _phases(axes, epochs)
 
-    return chart("Final training: loss", "epoch", "training loss", draw)
+    return draw_chart("Final training: loss", "epoch", "training loss", draw)
 
 
-def search_chart(study: Mapping[str, Any]) -> str:
-    """Every trial by number and dev score: finished, pruned, the baseline, the best so far."""
+def draw_search(study: Mapping[str, Any]) -> Markup:
+    """Every trial of the search by its number and its dev score, and the best score so far."""
     trials = [t for t in study["history"] if t["score"] is not None]
     finished = [t for t in trials if t["state"] == "COMPLETE"]
     most = max([study["trial"], *(t["number"] for t in trials)])
@@ -290,7 +315,22 @@ def search_chart(study: Mapping[str, Any]) -> str:
         axes.set_xlim(-0.5, most + 0.5)
         axes.margins(y=0.1)
 
-    return chart("The search", "trial", f"dev {study['monitor']}", draw)
+    return draw_chart("The search", "trial", f"dev {study['monitor']}", draw)
+
+
+def draw_forest(name: str, estimates: Mapping[str, Estimate]) -> Markup:
+    """One score of several releases, by their names, each with its interval."""
+    defined = {release: one for release, one in estimates.items() if not math.isnan(one.value)}
+
+    def draw(axes: Axes) -> None:
+        for y, one in enumerate(defined.values()):
+            axes.plot([one.low, one.high], [y, y], c=BLUE, lw=1.4)
+            axes.plot(one.value, y, "o", c=BLUE, ms=5)
+        axes.set_yticks(range(len(defined)), [visible(release) for release in defined])
+        axes.set_ylim(len(defined) - 0.5, -0.5)
+
+    title, height = f"{name} on test, with 95 %", 1.1 + 0.24 * len(defined)
+    return draw_chart(title, name, "", draw, height=height)
 
 
 def _phases(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from matplotlib.axes import Axes
+from markupsafe import Markup
 
 from mura_tune import files
 from mura_tune.errors import InputError, explain_error
-from mura_tune.lines import visible
+from mura_tune.metrics.estimates import Estimate
 from mura_tune.release_format import checksums
 from mura_tune.release_format import manifest as manifests
 from mura_tune.release_format.manifest import NAME as MANIFEST
 from mura_tune.release_format.manifest import REPORT, SCHEMA
-from mura_tune.report.charts import BLUE, chart
-from mura_tune.report.page import WARNING, cell, markdown, plain, shell, table, words
+from mura_tune.report.charts import draw_forest
+from mura_tune.report.page import Markdown, escape_markdown, render_html, render_markdown
 from mura_tune.training.recognition import NAMES
-from mura_tune.training.tasks import PART
 
 # Over all areas together; the two sets are never put into one table.
 PUBLISHED = {
@@ -46,160 +46,165 @@ _NOTE = (
 )
 
 
-KEYS = {"auc": "AUC", "kappa": "kappa", "sensitivity": "sensitivity", "specificity": "specificity"}
-_HOW = (
+SCORES = {
+    "auc": "AUC",
+    "kappa": "kappa",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
+_METHOD = (
     "Test, by study, with 95 % intervals from 2,000 resamplings of whole patients; each at its "
     "own operating point, which was chosen on dev."
 )
-_OTHERS = ("published by others", "studies", *KEYS.values())
-Release = tuple[str, Mapping[str, Any]]  # its folder's name, and its bundle.json
+_PUBLISHED_HEAD = ("published by others", "studies", *SCORES.values())
 
 
-def write(folder: Path, say: Callable[[str], None]) -> None:
-    """Write both files over the releases in `folder`; nothing where there is none.
+@dataclass(frozen=True)
+class ListedRelease:
+    """A release of the folder, by its folder's name and its manifest."""
+
+    folder: str
+    manifest: Mapping[str, Any]
+
+    @property
+    def address(self) -> str:
+        """The address of its report, to the byte."""
+        return f"{quote(self.folder, errors='surrogateescape')}/{REPORT}"
+
+    @property
+    def model(self) -> str:
+        """How many networks of which architecture, and the side of their input."""
+        members = len(self.manifest.get("members", ())) or 1
+        count = f"{members} x " if members > 1 else ""
+        return f"{count}{self.manifest['arch']}, {self.manifest['preprocessing']['size']} px"
+
+    @property
+    def studies(self) -> str:
+        """How many test studies there are, and how many of them are abnormal."""
+        test = self.manifest["metrics"]["test"]
+        abnormal = f" ({test['abnormal']} abnormal)" if "abnormal" in test else ""
+        return f"{test['studies']}{abnormal}"
+
+    @property
+    def measured_on(self) -> str:
+        """The data set that its scores belong to."""
+        name = self.manifest.get("data", {}).get("name") or f"the data set of {self.folder}"
+        return f"the published valid part of {name}"
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Releases that have the same scores: names of scores by their keys, and the releases."""
+
+    scores: Mapping[str, str]
+    releases: Sequence[ListedRelease]
+
+    @property
+    def rows(self) -> list[tuple[object, ...]]:
+        """The release, its test studies, and its scores."""
+        return [(one, one.studies, *self._estimates(one)) for one in self.releases]
+
+    @property
+    def linked_rows(self) -> list[tuple[object, ...]]:
+        """The same for Markdown, with a link and the model."""
+        return [
+            (
+                Markdown(f"[{escape_markdown(one.folder)}]({one.address})"),
+                one.model,
+                one.studies,
+                *self._estimates(one),
+            )
+            for one in self.releases
+        ]
+
+    @property
+    def chart(self) -> Markup:
+        """The first score of each release; empty where there is one release alone."""
+        if len(self.releases) < 2:
+            return Markup("")
+        key, name = next(iter(self.scores.items()))
+        scores = {
+            one.folder: Estimate.from_json(one.manifest["metrics"]["test"][key])
+            for one in self.releases
+        }
+        return draw_forest(name, scores)
+
+    def _estimates(self, release: ListedRelease) -> list[Any]:
+        return [release.manifest["metrics"]["test"][key] for key in self.scores]
+
+
+def write_index(folder: Path, warn: Callable[[str], None]) -> None:
+    """Write both files over the releases in `folder`; nothing where there is no release.
 
     Args:
-        say: told in a line of each release that is left out, and why.
+        warn: takes a line about each release that is left out, and why.
     """
-    found = _releases(folder, say)
-    if found:
-        files.replace_file(
-            folder / "index.html", index_html(found).encode("utf-8", "backslashreplace")
-        )
-        files.replace_file(
-            folder / "RESULTS.md", results_md(found).encode("utf-8", "backslashreplace")
-        )
+    releases = list(_list_releases(folder, warn))
+    if releases:
+        for name, text in (
+            ("index.html", render_index(releases)),
+            ("RESULTS.md", render_results(releases)),
+        ):
+            files.replace_file(folder / name, text.encode("utf-8", "backslashreplace"))
 
 
-def index_html(releases: Sequence[Release]) -> str:
-    """The page, from (folder name, what bundle.json says) of each release."""
-    parts = []
-    for name, group in _by_set(releases):
-        parts.append(f"<h2>Measured on {plain(name)}</h2>")
-        for keys, some in _by_figures(group):
-            rows = [
-                [_link(folder, m), _studies(m), *(cell(m["metrics"]["test"][key]) for key in keys)]
-                for folder, m in some
-            ]
-            parts.append(table(("release", "studies", *keys.values()), rows, wide=True))
-            if len(some) > 1:
-                parts.append(f'<div class="charts">{_forest(next(iter(keys.items())), some)}</div>')
-    for name, others in PUBLISHED.items():
-        parts.append(f"<h2>For orientation: {plain(name)}</h2>{table(_OTHERS, others, wide=True)}")
-    return shell(
-        "mura-tune releases",
-        f"<h1>Releases</h1><p class='warning'><b>{WARNING}</b></p><p>{_HOW}</p>{''.join(parts)}"
-        f"<p class='note'>{_NOTE}</p>",
-    )
+def render_index(releases: Sequence[ListedRelease]) -> str:
+    """The page over these releases."""
+    return render_html("index.html.j2", **_values(releases))
 
 
-def _forest(figure: tuple[str, str], releases: Sequence[Release]) -> str:
-    """One figure of each release with its interval, below one another."""
-    key, name = figure
-    found = [(folder, m["metrics"]["test"][key]) for folder, m in releases]
-    there = [(folder, one) for folder, one in found if one["value"] is not None]
-
-    def draw(axes: Axes) -> None:
-        for y, (_, one) in enumerate(there):
-            axes.plot([one["low"], one["high"]], [y, y], c=BLUE, lw=1.4)
-            axes.plot(one["value"], y, "o", c=BLUE, ms=5)
-        axes.set_yticks(range(len(there)), [visible(folder) for folder, _ in there])
-        axes.set_ylim(len(there) - 0.5, -0.5)
-
-    return chart(f"{name} on test, with 95 %", name, "", draw, height=1.1 + 0.24 * len(there))
-
-
-def results_md(releases: Sequence[Release]) -> str:
+def render_results(releases: Sequence[ListedRelease]) -> str:
     """The same as Markdown."""
-    lines = ["# Results", "", f"**{WARNING}**", "", _HOW, ""]
-    for name, group in _by_set(releases):
-        lines += [f"## Measured on {markdown(name)}", ""]
-        for keys, some in _by_figures(group):
-            head = ("release", "model", "studies", *keys.values())
-            lines += [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-            for folder, m in some:
-                test = m["metrics"]["test"]
-                link = f"[{markdown(folder)}]({_url(folder)}/{REPORT})"
-                cells = (
-                    link,
-                    markdown(_model(m)),
-                    _studies(m),
-                    *(words(test[key]) for key in keys),
-                )
-                lines.append(f"| {' | '.join(cells)} |")
-            lines.append("")
-    for name, others in PUBLISHED.items():
-        rows = [f"| {' | '.join(row)} |" for row in others]
-        lines += [
-            f"## For orientation: {name}",
-            "",
-            f"| {' | '.join(_OTHERS)} |",
-            "| --- " * len(_OTHERS) + "|",
-            *rows,
-            "",
-        ]
-    return "\n".join([*lines, _NOTE, ""])
+    return render_markdown("results.md.j2", **_values(releases))
 
 
-def _releases(folder: Path, say: Callable[[str], None]) -> list[Release]:
-    """What can be shown, in the order of names; a damaged neighbour takes away nothing but itself.
+def _values(releases: Sequence[ListedRelease]) -> dict[str, Any]:
+    """What both templates need."""
+    return {
+        "method": _METHOD,
+        "groups": _group_releases(releases),
+        "published": PUBLISHED,
+        "published_head": _PUBLISHED_HEAD,
+        "note": _NOTE,
+    }
 
-    Those of schema 1 were measured by other figures, and are passed over.
+
+def _list_releases(folder: Path, warn: Callable[[str], None]) -> Iterator[ListedRelease]:
+    """The releases that can be shown, in the order of names; a damaged one is left out alone.
+
+    Releases of schema 1 have other scores, and are passed over.
     """
-    found: list[Release] = []
     for place in sorted(path.parent for path in folder.glob(f"*/{MANIFEST}")):
         if place.name.startswith("."):
             continue
         try:
-            manifest = _vouched(place)
+            manifest = _read_manifest(place)
         except (InputError, OSError) as error:
-            say(f"{explain_error(error) or place}; left out of index.html and RESULTS.md")
+            warn(f"{explain_error(error) or place}; left out of index.html and RESULTS.md")
             continue
         if manifest["schema"] == SCHEMA and "metrics" in manifest:
-            found.append((place.name, manifest))
-    return found
+            yield ListedRelease(place.name, manifest)
 
 
-def _vouched(place: Path) -> dict[str, Any]:
-    """What a release's bundle.json says, as its sums have it; the rest is not looked at here."""
+def _read_manifest(place: Path) -> dict[str, Any]:
+    """The manifest of a release, checked against its sum; no other file is read."""
     checksums.check_file(place, MANIFEST, checksums.read(place))
     return manifests.read(place / MANIFEST)
 
 
-def _by_set(releases: Sequence[Release]) -> list[tuple[str, list[Release]]]:
-    """Releases by the data set whose valid part they were measured on."""
-    groups: dict[str, list[Release]] = {}
-    for folder, manifest in releases:
-        name = manifest.get("data", {}).get("name") or f"the data set of {folder}"
-        groups.setdefault(f"the published valid part of {name}", []).append((folder, manifest))
-    return sorted(groups.items())
+def _group_releases(releases: Sequence[ListedRelease]) -> dict[str, list[ResultTable]]:
+    """Releases by the data set that their scores belong to: first those that tell normal from
+    abnormal, then those that tell areas apart."""
+    groups: dict[str, list[ListedRelease]] = {}
+    for release in releases:
+        groups.setdefault(release.measured_on, []).append(release)
+    return {name: _tabulate(group) for name, group in sorted(groups.items())}
 
 
-def _by_figures(group: Sequence[Release]) -> list[tuple[Mapping[str, str], list[Release]]]:
-    """What tells normal from abnormal, then what tells areas apart, each with its figures."""
-    routers = [one for one in group if one[1].get("task") == PART.name]
-    others = [one for one in group if one not in routers]
-    return [(keys, some) for keys, some in ((KEYS, others), (NAMES, routers)) if some]
-
-
-def _link(folder: str, manifest: Mapping[str, Any]) -> str:
-    there = f'<a href="{_url(folder)}/{REPORT}">{plain(folder)}</a>'
-    return f"{there}<br><small>{plain(_model(manifest))}</small>"
-
-
-def _url(folder: str) -> str:
-    """A folder's name in a link, to the byte."""
-    return quote(folder, errors="surrogateescape")
-
-
-def _studies(manifest: Mapping[str, Any]) -> str:
-    """How many, and of them abnormal where that is what was asked."""
-    test = manifest["metrics"]["test"]
-    some = f" ({test['abnormal']} abnormal)" if "abnormal" in test else ""
-    return f"{test['studies']}{some}"
-
-
-def _model(manifest: Mapping[str, Any]) -> str:
-    members = len(manifest.get("members", ())) or 1
-    of = f"{members} x " if members > 1 else ""
-    return f"{of}{manifest['arch']}, {manifest['preprocessing']['size']} px"
+def _tabulate(group: Sequence[ListedRelease]) -> list[ResultTable]:
+    tables = []
+    for scores in (SCORES, NAMES):
+        releases = [one for one in group if scores.keys() <= one.manifest["metrics"]["test"].keys()]
+        if releases:
+            tables.append(ResultTable(scores, releases))
+    return tables

@@ -1,91 +1,141 @@
-"""What the pages share: one HTML shell with its style, tables, and figures in words."""
+"""Pages and Markdown files, made by the Jinja2 templates in `templates/`.
+
+A value that a template prints is escaped, unless its type says that it is HTML (`Markup`) or
+Markdown (`Markdown`) already. An estimate is printed with its interval, another fraction to four
+significant digits. A name that a template does not have is an error.
+"""
 
 from __future__ import annotations
 
+import functools
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from mura_tune.lines import printable
-from mura_tune.metrics.estimates import Estimate
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from mura_tune.lines import printable, shell_command
+from mura_tune.metrics.estimates import Estimate, interval_text, range_text, wrong
 
 WARNING = "Not a medical device. For research; not for any decision about a patient."
 
 
-def shell(title: str, body: str) -> str:
-    """A whole page; it asks nothing of any other file or address."""
-    template = Template(Path(__file__).with_name("page.html").read_text("utf-8"))
-    return template.substitute(title=html.escape(title), body=body)
+class Markdown(str):
+    """Text that is Markdown already, and is not escaped again."""
+
+    __slots__ = ()
 
 
-def sections(parts: Sequence[tuple[str, str]]) -> str:
-    """Headings with what stands under them, HTML both, and links to each before the first."""
-    marks = [_bare(name).lower().replace(" ", "-") for name, _ in parts]
-    links = "".join(
-        f'<a href="#{mark}">{name}</a>' for mark, (name, _) in zip(marks, parts, strict=True)
-    )
-    told = (
-        f'<h2 id="{mark}">{name}</h2>\n{text}'
-        for mark, (name, text) in zip(marks, parts, strict=True)
-    )
-    return "\n".join([f"<nav>{links}</nav>", *told])
+def render_html(template: str, **values: object) -> str:
+    """The HTML page, or the piece of one, that a template makes of these values.
 
+    A whole page asks nothing of any other file or address.
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: bool = False) -> str:
-    """A table of cells that are HTML already; the first of a row is its name.
-
-    Args:
-        wide: too wide for a phone, where each row becomes a block with its columns named.
+    Raises:
+        jinja2.UndefinedError: the template needs a value that is not there.
     """
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = ""
-    for first, *rest in rows:
-        cells = zip(head[1:], rest, strict=True)
-        named = "".join(f'<td data-name="{_bare(name)}">{cell}</td>' for name, cell in cells)
-        body += f'<tr><th scope="row">{first}</th>{named}</tr>'
-    kind = ' class="wide"' if wide else ""
-    rows = f"<table{kind}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{rows}</div>'
+    return _html_environment().get_template(template).render(values)
 
 
-def cell(estimate: Mapping[str, Any]) -> str:
-    """An estimate from bundle.json as HTML."""
-    return Estimate.from_json(estimate).html()
+def render_markdown(template: str, **values: object) -> str:
+    """The Markdown that a template makes of these values; raises as `render_html` does."""
+    return _markdown_environment().get_template(template).render(values)
 
 
-def words(estimate: Mapping[str, Any]) -> str:
-    """The same as plain text."""
-    return Estimate.from_json(estimate).brief()
-
-
-def markdown(value: object) -> str:
-    """Any text as one line of Markdown that shows it as it is, and is no HTML."""
+def escape_markdown(value: object) -> Markdown:
+    """Any text as one line of Markdown that shows the text as it is, and is no HTML."""
     line = html.escape(printable(value), quote=False)
-    return re.sub(r"[\\`*\[\]|~$#!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
+    return Markdown(re.sub(r"[\\`*\[\]|~$#!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line))
 
 
-def code(value: object) -> str:
+def markdown_code(value: object) -> Markdown:
     """Any text as one line of code in Markdown."""
     line = printable(value)
     longest = max((len(run) for run in re.findall("`+", line)), default=0)
     fence = "`" * (longest + 1)
-    return f"{fence} {line} {fence}" if longest else f"`{line}`"
+    return Markdown(f"{fence} {line} {fence}" if longest else f"`{line}`")
 
 
-def shifted(offset: float) -> str:
-    """What is added to a logit: + 0.12 or - 0.12."""
-    return f"{'-' if offset < 0 else '+'} {abs(offset):.4g}"
+def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Markdown:
+    """A table in Markdown, its cells escaped."""
+    lines = ([_print_markdown(cell) for cell in line] for line in (head, *rows))
+    first, *others = (f"| {' | '.join(map(str, line))} |" for line in lines)
+    return Markdown("\n".join([first, "| --- " * len(head) + "|", *others]))
 
 
-def _bare(text: str) -> str:
-    """HTML without its tags."""
-    return re.sub(r"<[^>]*>", " ", text)
+def format_addend(number: float) -> str:
+    """What is added to a logit, with its sign: `+ 0.12` or `- 0.12`."""
+    return f"{'-' if number < 0 else '+'} {abs(number):.4g}"
 
 
-def plain(value: object) -> str:
-    """Any value as escaped text; numbers as short as they are exact enough."""
-    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return html.escape(shown)
+def format_percent(share: float) -> str:
+    """A share in whole percents: `17%`."""
+    return f"{share:.0%}"
+
+
+def _print_html(value: object) -> object:
+    """What stands in a page for a value; Jinja2 escapes it where it is not `Markup`."""
+    if isinstance(value, Mapping) and "low" in value:
+        value = Estimate.from_json(value)
+    if isinstance(value, Estimate):
+        return Markup(value.html())
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _print_markdown(value: object) -> Markdown:
+    """What stands in a Markdown file for a value."""
+    if isinstance(value, Mapping) and "low" in value:
+        value = Estimate.from_json(value)
+    if isinstance(value, Markdown):
+        return value
+    if isinstance(value, Estimate):
+        return Markdown(value.brief())
+    return escape_markdown(f"{value:.4g}" if isinstance(value, float) else value)
+
+
+def _anchor(heading: str) -> str:
+    """The name of a heading in a link."""
+    return heading.lower().replace(" ", "-")
+
+
+def _environment(escape_html: bool, print_value: Callable[[Any], Any]) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=escape_html,
+        finalize=print_value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals["warning"] = WARNING
+    environment.globals["interval_text"] = interval_text
+    environment.globals["range_text"] = range_text
+    environment.filters["percent"] = format_percent
+    environment.filters["addend"] = format_addend
+    return environment
+
+
+@functools.cache
+def _html_environment() -> Environment:
+    environment = _environment(True, _print_html)
+    environment.filters["anchor"] = _anchor
+    environment.filters["answered_wrong"] = wrong
+    return environment
+
+
+@functools.cache
+def _markdown_environment() -> Environment:
+    environment = _environment(False, _print_markdown)
+    environment.globals["table"] = markdown_table
+    environment.globals["command"] = lambda *words: Markdown(shell_command(*words))
+    environment.filters["as_markdown"] = Markdown  # our own sentence, with intervals in brackets
+    environment.filters["code"] = markdown_code
+    environment.filters["code_list"] = lambda values: Markdown(
+        ", ".join(map(markdown_code, values))
+    )
+    environment.filters["answered_wrong"] = lambda error, n: Markdown(wrong(error, n))
+    return environment

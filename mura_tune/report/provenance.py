@@ -1,4 +1,4 @@
-"""How a release came about, as sections of its page: search, data, recipe, how to make it again."""
+"""How a release came about, for its page and its card: search, data, recipe, commands."""
 
 from __future__ import annotations
 
@@ -11,45 +11,80 @@ import yaml
 from mura_tune import config, recipe
 from mura_tune.evaluation.runs import describe
 from mura_tune.lines import shell_command
-from mura_tune.metrics.estimates import interval_text
 from mura_tune.names import file_name_of
-from mura_tune.report import charts
-from mura_tune.report.page import cell, plain, table
 
-Manifest = Mapping[str, Any]
+Row = tuple[object, ...]
 
 
-def sections_of(manifest: Manifest) -> list[tuple[str, str]]:
-    """Headings and what stands under them, as HTML, but for the search."""
-    return [
-        ("Data", _data(manifest)),
-        ("Recipe", _recipe(manifest)),
-        ("How to reproduce it", _reproduce(manifest)),
-    ]
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What pages and cards say of how a release came about, beside what its manifest says itself.
+
+    Attributes:
+        trial_counts: how many trials of the search ended how.
+        judged_on: studies that the score of the released trial was measured on; None where an
+            earlier version did not store the number.
+        verdict: whether the trial beats the default recipe, as a sentence; empty in an older
+            release.
+        seeds: what differed between final runs, as a sentence; empty where there was one run.
+        seed_rows: each final run with its score on dev and on test.
+        counted: what is counted in each split.
+        count_rows: the splits with these counts.
+        searched_rows: each field that was searched: its value, its range, and its default.
+        other_rows: every other field of the recipe, and its value.
+        commands: lines for a shell that make the release again.
+        versions: of the programs that made it.
+    """
+
+    trial_counts: str
+    judged_on: int | None
+    verdict: str
+    seeds: str
+    seed_rows: list[Row]
+    counted: list[str]
+    count_rows: list[Row]
+    searched_rows: list[Row]
+    other_rows: list[Row]
+    commands: str
+    versions: str
 
 
-def training_section(manifest: Manifest) -> str:
-    """What was searched, and how the final training went."""
-    study, training = manifest["study"], manifest["training"]
-    epochs, monitor = training["epochs"], study["monitor"]
-    counts = ", ".join(f"{n} {word}" for word, n in study["trials"].items() if n)
-    n = f", n = {studies}" if (studies := _judged_on(manifest)) else ""
-    baseline = study["baseline_dev_score"]
-    against = f"; the default recipe had {baseline:.3f}" if baseline is not None else ""
-    found = f"<div>{charts.search_chart(study)}</div>" if study["history"] else ""
-    return (
-        f"<p>Study <code class='path'>{plain(study['name'])}</code>: {plain(counts)}. "
-        f"Trial {study['trial']} was released, with a dev {plain(monitor)} of "
-        f"{study['dev_score']:.3f} {interval_text(*study['dev_interval'])}{n}{against}. "
-        f"{plain(_verdict(study))}Then it was trained at length; epoch {training['best_epoch']} of "
-        f"{len(epochs)} was kept.</p>{_seeds(manifest)}"
-        f'<div class="charts">{found}'
-        f"<div>{charts.score_curve(epochs, training['best_epoch'], monitor)}</div>"
-        f"<div>{charts.loss_curve(epochs)}</div></div>"
+def describe_provenance(manifest: Mapping[str, Any]) -> Provenance:
+    """How the release with this manifest came about."""
+    counts, search = manifest["data"]["counts"], _search_config(manifest)
+    released = dataclasses.asdict(
+        recipe.recipe_from_dict(manifest["recipe"], str(manifest["area"]))
+    )
+    values, defaults = dict(_leaves(released)), dict(_leaves(search["recipe"]))
+    counted = list(counts["train"])
+    return Provenance(
+        trial_counts=", ".join(
+            f"{number} {state}" for state, number in manifest["study"]["trials"].items() if number
+        ),
+        judged_on=_count_judges(manifest),
+        verdict=_as_sentence(manifest["study"].get("verdict", "")),
+        seeds=describe(manifest),
+        seed_rows=list(_seed_rows(manifest)),
+        counted=counted,
+        count_rows=[(split, *(own[name] for name in counted)) for split, own in counts.items()],
+        searched_rows=[
+            (path, values[path], _describe_axis(axis), defaults[path])
+            for path, axis in search["search"].items()
+        ],
+        other_rows=[
+            (path, value) for path, value in values.items() if path not in search["search"]
+        ],
+        commands=_write_commands(manifest, search),
+        versions=", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
     )
 
 
-def _judged_on(manifest: Manifest) -> int | None:
+def data_set_name(manifest: Mapping[str, Any]) -> str:
+    """What the data set of a release is called."""
+    return manifest["data"].get("name") or "the data set"
+
+
+def _count_judges(manifest: Mapping[str, Any]) -> int | None:
     """The studies that the score of the released trial was measured on: of all folds, or of dev.
 
     A release of an earlier version does not say it, and None stands for folds there.
@@ -61,134 +96,68 @@ def _judged_on(manifest: Manifest) -> int | None:
     return None if folds else int(manifest["metrics"]["dev"]["studies"])
 
 
-def set_name(manifest: Manifest) -> str:
-    """What the data set is called, as HTML."""
-    return plain(manifest["data"].get("name") or "the data set")
+def _as_sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}." if clause else ""
 
 
-def _seeds(manifest: Manifest) -> str:
-    """What differed between runs that differ by their seed; nothing where there was one."""
-    if "seeds" not in manifest:
-        return ""
-    measure = plain(manifest["seeds"]["measure"])
-    head = ("", f"dev {measure}, by study", f"test {measure}, by study", "epoch kept", "")
-    rows = [
-        [
-            f"seed {one['seed']}",
-            cell(one["dev_score"]),
-            cell(one["test_score"]),
-            str(one["best_epoch"]),
-            "released" if one["released"] else "",
-        ]
-        for one in manifest["seeds"]["runs"]
-    ]
-    curves = "The curves below are the first released one's."
-    return f"<p>{plain(describe(manifest))} {curves}</p>{table(head, rows, wide=True)}"
+def _seed_rows(manifest: Mapping[str, Any]) -> Iterator[Row]:
+    for run in manifest.get("seeds", {}).get("runs", ()):
+        yield (
+            f"seed {run['seed']}",
+            run["dev_score"],
+            run["test_score"],
+            run["best_epoch"],
+            "released" if run["released"] else "",
+        )
 
 
-def _verdict(study: Mapping[str, Any]) -> str:
-    """Whether it beats the default recipe, as a sentence; nothing in an older release."""
-    told = study.get("verdict", "")
-    return f"{told[0].upper()}{told[1:]}. " if told else ""
-
-
-def _data(manifest: Manifest) -> str:
-    """What it was made with, and what was left out."""
-    counts, left_out = manifest["data"]["counts"], manifest["data"]["left_out"]
-    names = list(counts["train"])
-    told = table(
-        ("part", *map(plain, names)),
-        [[plain(part), *(str(counts[part][n]) for n in names)] for part in counts],
-    )
-    rows = [
-        [
-            f"<span class='path'>{plain(f['path'])}</span><br>"
-            f"<small class='path'>{plain(f['kind'])}: {plain(f['detail'])}</small>"
-        ]
-        for f in left_out
-    ]
-    images = "1 image was" if len(rows) == 1 else f"{len(rows)} images were"
-    gone = (
-        f"<details><summary>{images} left out: by name, and why</summary>"
-        f"{table(('image, and why',), rows)}</details>"
-        if rows
-        else "<p>No image was left out.</p>"
-    )
-    return (
-        f"{told}<p>Data set: {set_name(manifest)}. A patient is in one part only, over all "
-        f"areas; test was published as <code>valid</code>.</p>{gone}"
-    )
-
-
-def _recipe(manifest: Manifest) -> str:
-    """What was searched, from which range and default to which value, and every other field."""
-    study, source = _study(manifest), str(manifest["area"])
-    released = dataclasses.asdict(recipe.recipe_from_dict(manifest["recipe"], source))
-    value, start = dict(_leaves(released)), dict(_leaves(study["recipe"]))
-    searched = [
-        [f"<code>{plain(path)}</code>", plain(value[path]), _range(axis), plain(start[path])]
-        for path, axis in study["search"].items()
-    ]
-    rest = [
-        [f"<code>{plain(path)}</code>", plain(value[path])]
-        for path in value
-        if path not in study["search"]
-    ]
-    return (
-        table(("searched", "released", "range", "default (trial 0)"), searched)
-        + f"<details><summary>The other {len(rest)} fields</summary>"
-        + table(("field", "value"), rest)
-        + "</details>"
-    )
-
-
-def _study(manifest: Manifest) -> dict[str, Any]:
-    """The study as this version stores it: with the fields that came after the release."""
+def _search_config(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the search as this version stores them: with the fields that are younger
+    than the release."""
     stored = manifest["study"]["config"]
     return config.config_to_dict(config.config_from_dict(stored, str(manifest["area"])))
 
 
-def _range(axis: Mapping[str, Any]) -> str:
+def _describe_axis(axis: Mapping[str, Any]) -> str:
+    """The values that a field was searched over, in words."""
     if "choices" in axis:
-        return plain(", ".join(map(str, axis["choices"])))
-    how = ", log scale" if axis.get("log") else ""
-    how += f", in steps of {plain(axis['step'])}" if "step" in axis else ""
-    high = "all stages" if axis["high"] == "all" else axis["high"]
-    return f"{plain(axis['low'])} to {plain(high)}{how}"
+        return ", ".join(map(str, axis["choices"]))
+    scale = ", log scale" if axis.get("log") else ""
+    steps = f", in steps of {_short(axis['step'])}" if "step" in axis else ""
+    high = "all stages" if axis["high"] == "all" else _short(axis["high"])
+    return f"{_short(axis['low'])} to {high}{scale}{steps}"
 
 
-def _reproduce(manifest: Manifest) -> str:
-    """The commands that make it again."""
-    study, area, data = _study(manifest), manifest["area"], manifest["data"]
-    name, trials = manifest["study"]["name"], study["budget"]["trials"]
-    named = ["--study", name] if name != area else []
-    sets = "".join(f" \\\n  {shell_command('--set', one)}" for one in overrides(area, study))
-    pairs = ", ".join(f"{key} {value}" for key, value in manifest["versions"].items())
+def _short(value: object) -> str:
+    """A fraction to four significant digits, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _write_commands(manifest: Mapping[str, Any], search: Mapping[str, Any]) -> str:
+    """The commands that make the release again, a line each."""
+    area, name = manifest["area"], manifest["study"]["name"]
+    study_option = ["--study", name] if name != area else []
+    settings = "".join(f" \\\n  {shell_command('--set', one)}" for one in overrides(area, search))
     folder = f"releases/{file_name_of(name)}"
-    commands = "\n".join(
+    trials = search["budget"]["trials"]
+    return "\n".join(
         [
-            shell_command("mura", "tune", area, *named, "--trials", trials, "--data", "DATA")
-            + sets,
-            shell_command("mura", "finalize", name, "--data", "DATA") + _runs(manifest),
+            shell_command("mura", "tune", area, *study_option, "--trials", trials, "--data", "DATA")
+            + settings,
+            shell_command("mura", "finalize", name, "--data", "DATA", *_seed_options(manifest)),
             shell_command("mura", "evaluate", "--release", folder, "--data", "DATA"),
             shell_command("mura", "verify", folder),
         ]
     )
-    return (
-        f"<pre>{plain(commands)}</pre><p>With the same data: fingerprint <code>"
-        f"{plain(data['fingerprint'][:16])}</code>, split <code>{plain(data['split_hash'][:16])}"
-        "</code>. One worker, on a CPU with the same number of threads, makes the same weights, "
-        f"bit for bit. Made with {plain(pairs)}. <code>bundle.json</code> holds the whole study."
-        "</p>"
-    )
 
 
-def _runs(manifest: Manifest) -> str:
-    if "seeds" not in manifest:
-        return ""
-    runs = manifest["seeds"]["runs"]
-    mean = " --ensemble" if sum(one["released"] for one in runs) > 1 else ""
-    return f" --seeds {len(runs)}{mean}"
+def _seed_options(manifest: Mapping[str, Any]) -> list[str]:
+    """The options of `mura finalize` that bring as many final runs."""
+    runs = manifest.get("seeds", {}).get("runs", ())
+    if not runs:
+        return []
+    ensemble = ["--ensemble"] if sum(run["released"] for run in runs) > 1 else []
+    return ["--seeds", str(len(runs)), *ensemble]
 
 
 def overrides(area: str, study: Mapping[str, Any]) -> list[str]:

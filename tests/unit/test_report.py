@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jinja2 import UndefinedError
 from matplotlib.axes import Axes
 
 from mura_tune import config
@@ -19,14 +20,22 @@ from mura_tune.evaluation.evaluate import Measured, measured
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import build_network
 from mura_tune.release_format import checksums
-from mura_tune.report import cases as case_gallery
-from mura_tune.report import charts, index, page, provenance
-from mura_tune.report.card import model_card
-from mura_tune.report.cases import overlay
+from mura_tune.report import cases, charts, index, page, provenance
+from mura_tune.report.abnormality import render_card
+from mura_tune.report.heatmap import overlay
 from mura_tune.training.batches import Split, to_input
 
 FIGURES = {
-    key: {"value": 0.8, "low": 0.7, "high": 0.9} for key in (*index.KEYS, "average_precision")
+    key: {"value": 0.8, "low": 0.7, "high": 0.9} for key in (*index.SCORES, "average_precision")
+}
+
+
+INDEX: dict[str, Any] = {
+    "method": "",
+    "groups": {},
+    "published": {},
+    "published_head": ["", "a", "b", "c"],
+    "note": "",
 }
 
 
@@ -43,8 +52,8 @@ def test_a_chart_names_no_address_no_font_and_nothing_twice() -> None:
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], "o-", label="a < b")
 
-    found = charts.chart("One & two", "x", "y", draw)
-    other = charts.chart("Another", "x", "y", draw)
+    found = charts.draw_chart("One & two", "x", "y", draw)
+    other = charts.draw_chart("Another", "x", "y", draw)
     assert found.startswith("<svg viewBox=")
     assert 'aria-label="One &amp; two"' in found
     assert "a &lt; b" in found
@@ -55,15 +64,30 @@ def test_a_chart_names_no_address_no_font_and_nothing_twice() -> None:
         assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(there)
 
 
-def test_cells_say_when_there_is_no_value_and_escape_what_they_are_given() -> None:
-    undefined = {"value": None, "low": None, "high": None, "studies": 5, "patients": 5}
-    defined = {"value": 0.5, "low": 0.25, "high": 1, "studies": 5, "patients": 5}
-    assert page.cell(undefined) == "<i>undefined</i>"
-    assert page.cell(defined) == "0.500 <i>[0.250, 1.000]</i>"
-    assert page.words(defined) == "0.500 [0.250, 1.000]"
-    assert page.plain("<script>") == "&lt;script&gt;"
-    assert page.plain(0.000123456) == "0.0001235"
-    assert "<title>&lt;b&gt;</title>" in page.shell("<b>", "")
+UNDEFINED = {"value": None, "low": None, "high": None, "studies": 5, "patients": 5}
+DEFINED = {"value": 0.5, "low": 0.25, "high": 1, "studies": 5, "patients": 5}
+
+
+def test_pages_say_when_there_is_no_value_and_escape_what_they_are_given() -> None:
+    rows = [("<script>", UNDEFINED, DEFINED, 0.000123456)]
+    found = page.render_html("index.html.j2", **INDEX | {"published": {"<b>": rows}})
+    assert "For orientation: &lt;b&gt;</h2>" in found
+    assert ">&lt;script&gt;</th>" in found
+    assert "><i>undefined</i></td>" in found
+    assert ">0.500 <i>[0.250, 1.000]</i></td>" in found
+    assert ">0.0001235</td>" in found
+    table = page.markdown_table(("", "a|b"), [("<script>", UNDEFINED), (DEFINED, 0.000123456)])
+    assert table.splitlines() == [
+        "|  | a\\|b |",
+        "| --- | --- |",
+        "| &lt;script&gt; | undefined |",
+        "| 0.500 [0.250, 1.000] | 0.0001235 |",
+    ]
+
+
+def test_a_template_that_lacks_a_value_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="published"):
+        page.render_html("index.html.j2", **{k: v for k, v in INDEX.items() if k != "published"})
 
 
 def test_an_overlay_has_the_pictures_shape_and_leaves_what_the_map_leaves() -> None:
@@ -103,8 +127,8 @@ def test_the_gallery_shows_the_surest_first(test_part: tuple[Split, Measured]) -
     _, test = test_part
     studies, cut = test.studies, test.chosen.threshold
     shown = []
-    for kind in case_gallery.KINDS:
-        rows = case_gallery.chosen(test, kind, 99)
+    for kind in cases.CASE_KINDS:
+        rows = cases.rank_studies(test, kind)
         assert all(studies.labels[rows] == kind.label)
         assert all((studies.scores[rows] >= cut) == kind.called)
         distance = np.abs(studies.scores[rows] - cut)
@@ -118,14 +142,18 @@ def picture(path: str) -> np.ndarray:
     return np.full((400, 200), int(path[1:].removesuffix(".png")), dtype=np.uint8)
 
 
+def show(gallery: cases.Gallery) -> str:
+    return page.render_html("gallery.html.j2", gallery=gallery)
+
+
 def test_the_gallery_escapes_names_and_shows_views_with_and_without_a_map(
     test_part: tuple[Split, Measured],
 ) -> None:
     split, test = test_part
-    found = case_gallery.gallery(build_network("cnn"), split, test, 2, picture)
-    cases = found.count("<figure>")
-    assert found.count("<img") == cases * case_gallery.MOST_VIEWS * 2
-    assert found.count("view 3 of 4:") == cases
+    found = show(cases.find_cases(build_network("cnn"), split, test, 2, picture))
+    shown = found.count("<figure>")
+    assert found.count("<img") == shown * cases.MOST_VIEWS * 2
+    assert found.count("view 3 of 4:") == shown
     assert "s00<" not in found
     size = 160  # of timm's test transformer
     wide = Split(
@@ -136,14 +164,14 @@ def test_the_gallery_escapes_names_and_shows_views_with_and_without_a_map(
         split.patients,
         split.paths,
     )
-    bare = case_gallery.gallery(build_network("test_vit"), wide, test, 1, picture)
-    assert bare.count("<img") == bare.count("<figure>") * case_gallery.MOST_VIEWS
+    bare = show(cases.find_cases(build_network("test_vit"), wide, test, 1, picture))
+    assert bare.count("<img") == bare.count("<figure>") * cases.MOST_VIEWS
 
 
 def test_a_view_that_says_little_has_a_faint_map(test_part: tuple[Split, Measured]) -> None:
     split, test = test_part
     rows = [np.arange(12)]
-    maps = case_gallery._maps(build_network("cnn", seed=1), split, test, rows)
+    maps = cases.map_views(build_network("cnn", seed=1), split, test, rows)
     raw = compute_gradcam(
         build_network("cnn", seed=1), to_input(split.pixels[:12], torch.device("cpu"))
     )
@@ -207,7 +235,7 @@ def test_an_index_survives_its_neighbours(tmp_path: Path) -> None:
     put(tmp_path / "unsummed", json.dumps(good))
     (tmp_path / "unsummed" / "SHA256SUMS").unlink()
     said: list[str] = []
-    index.write(tmp_path, said.append)
+    index.write_index(tmp_path, said.append)
     assert len(said) == 6
     for name in ("injected", "cut", "list", "unmeasured", "changed", "unsummed"):
         (line,) = (one for one in said if f"/{name}/" in one)
@@ -226,7 +254,7 @@ def test_an_index_survives_its_neighbours(tmp_path: Path) -> None:
 def test_an_index_links_folders_of_any_name(tmp_path: Path) -> None:
     for name in (b"R\xf6", b"a\x1bb"):
         put(tmp_path / os.fsdecode(name), json.dumps(stored()))
-    index.write(tmp_path, lambda line: None)
+    index.write_index(tmp_path, lambda line: None)
     page_text, results = ((tmp_path / one).read_text() for one in ("index.html", "RESULTS.md"))
     for text in (page_text, results):
         assert "R%F6/report.html" in text
@@ -235,37 +263,50 @@ def test_an_index_links_folders_of_any_name(tmp_path: Path) -> None:
 
 
 def test_text_in_markdown_is_shown_as_it_is() -> None:
-    assert page.markdown("XR_WRIST (left), v1.1-b") == "XR_WRIST (left), v1.1-b"
-    assert page.markdown("_a_ <b>|`c`\n# d") == "\\_a\\_ &lt;b&gt;\\|\\`c\\` \\# d"
-    assert page.code("a/b.png") == "`a/b.png`"
-    assert page.code("a`b\n```") == "```` a`b ``` ````"
+    assert page.escape_markdown("XR_WRIST (left), v1.1-b") == "XR_WRIST (left), v1.1-b"
+    assert page.escape_markdown("_a_ <b>|`c`\n# d") == "\\_a\\_ &lt;b&gt;\\|\\`c\\` \\# d"
+    assert page.markdown_code("a/b.png") == "`a/b.png`"
+    assert page.markdown_code("a`b\n```") == "```` a`b ``` ````"
 
 
 def test_a_chart_takes_a_dollar_sign_for_one() -> None:
-    found = charts.chart(HOSTILE, HOSTILE, "y", lambda axes: axes.plot([1], [1], label=HOSTILE))
+    found = charts.draw_chart(
+        HOSTILE, HOSTILE, "y", lambda axes: axes.plot([1], [1], label=HOSTILE)
+    )
     assert found.count("a$\\frac{$b &lt;img") >= 3
     assert "<img" not in found
+
+
+def training(values: dict[str, Any]) -> str:
+    """What a page says of the search and the final training."""
+    return page.render_html(
+        "training.html.j2",
+        manifest=values,
+        provenance=provenance.describe_provenance(values),
+        charts={"training": charts.draw_training(values)},
+    )
 
 
 def test_the_interval_of_a_search_is_told_with_the_studies_it_was_measured_on() -> None:
     folds = stored()
     folds["study"]["config"]["split"]["folds"] = 3
-    assert "n = 10" in provenance.training_section(stored())
-    assert "n = " not in provenance.training_section(folds)  # an earlier release does not say it
+    assert "n = 10" in training(stored())
+    assert "n = " not in training(folds)  # an earlier release does not say it
     folds["study"]["dev_studies"] = 178
-    assert "n = 178" in provenance.training_section(folds)
+    assert "n = 178" in training(folds)
 
 
 def test_commands_of_a_page_and_a_card_can_be_pasted() -> None:
     name = "left wrist (2)"
     values = stored(name=name)
-    (_, text) = provenance.sections_of(values)[-1]
+    found = provenance.describe_provenance(values)
+    text = page.render_html("reproduction.html.j2", manifest=values, provenance=found)
     block = html.unescape(re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)[0])
     tune, final, evaluated, verified = block.replace("\\\n", "").splitlines()
     assert shlex.split(tune)[2:5] == ["XR_WRIST", "--study", name]
     assert shlex.split(final)[2] == name
     assert shlex.split(evaluated)[3] == shlex.split(verified)[2] == f"releases/{name}"
-    card = model_card(values)
+    card = render_card(values)
     (infer,) = (line for line in card.splitlines() if line.startswith("mura infer"))
     assert shlex.split(infer)[3] == f"releases/{name}"
 
@@ -278,18 +319,15 @@ def test_a_card_is_no_html_whatever_it_tells() -> None:
             {"kind": "unreadable", "path": f"{HOSTILE}\n# x", "detail": ""},
         ],
     }
-    outside = re.sub(r"```.*?```|(`+) .*? \1|`[^`]*`", "", model_card(values), flags=re.DOTALL)
+    outside = re.sub(r"```.*?```|(`+) .*? \1|`[^`]*`", "", render_card(values), flags=re.DOTALL)
     assert "<img" not in outside
     assert "\n# x" not in outside
 
 
 def test_results_stand_under_the_set_they_were_measured_on() -> None:
-    releases = [
-        ("A", manifest("MURA-v1.1")),
-        ("B", manifest("phantoms")),
-        ("C", manifest("MURA-v1.1")),
-    ]
-    found = index.results_md(releases)
+    sets = {"A": "MURA-v1.1", "B": "phantoms", "C": "MURA-v1.1"}
+    releases = [index.ListedRelease(folder, manifest(name)) for folder, name in sets.items()]
+    found = index.render_results(releases)
     sections = found.split("\n## ")[1:]
     assert [s.splitlines()[0] for s in sections] == [
         "Measured on the published valid part of MURA-v1.1",
@@ -299,4 +337,4 @@ def test_results_stand_under_the_set_they_were_measured_on() -> None:
     ]
     assert "[A]" in sections[0] and "[C]" in sections[0] and "[B]" not in sections[0]  # noqa: PT018 - one section
     assert "0.705" in sections[2] and "0.705" not in sections[3]  # noqa: PT018 - one figure
-    assert index.index_html(releases).count("<h2>") == 4
+    assert index.render_index(releases).count("<h2>") == 4
