@@ -1,6 +1,6 @@
-"""How far a run is after an epoch, and what keeps that so that a killed run goes on from it.
+"""The one training function: a trial, a final run and every task are this call.
 
-The one training function: a trial, a final run and every later task are this call.
+How far a run is after an epoch is a `State`; a `Memory` holds it, so that a killed run goes on.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mura_tune.training import optim
 from mura_tune.training.batches import Split, plain_batches
 from mura_tune.training.consistency import consistent, require_map
 from mura_tune.training.feeds import Feed, Source, pixels
+from mura_tune.training.graphs import captured
 from mura_tune.training.losses import Loss
 from mura_tune.training.tasks import Task
 
@@ -166,8 +167,9 @@ def fit(
             continue
         depth, before = net.set_depth(phase.depth), sum(e.phase <= index for e in epochs)
         feed = source(net, train, dev, recipe, index)
-        judge = _judge(net, feed, task.loss(train, recipe), recipe)
         optimiser = optim.optimiser(net, recipe, index)
+        judge = _judge(net, feed, task.loss(train, recipe), recipe)
+        step, forward = captured(_step(judge, optimiser), device), captured(feed.forward, device)
         steps = phase.epochs * max(1, -(-len(train) // recipe.batch))
         schedule = optim.Schedule(optimiser, recipe, steps)
         parts: dict[str, Part] = {"net": net.body, "optimiser": optimiser, "schedule": schedule}
@@ -177,8 +179,8 @@ def fit(
         while not _over(phase, recipe.patience, len(epochs), before, best):
             started, number = time.perf_counter(), len(epochs) + 1
             batches = ((x, targets[rows]) for x, rows in feed.train(number))
-            loss = _train_epoch(net, batches, judge, optimiser, schedule, number)
-            logits = _logits(net, feed.forward, feed.dev())
+            loss = _train_epoch(net, batches, step, schedule, number)
+            logits = _logits(net, forward, feed.dev())
             score = task.score(logits, dev)
             if not math.isfinite(score):
                 raise Diverged(f"{task.monitor} is {score} after epoch {number}")
@@ -222,11 +224,23 @@ def _judge(net: Network, feed: Feed, loss_of: Loss, recipe: Recipe) -> Judge:
     return consistent(net, loss_of, recipe.consistency)
 
 
+def _step(judge: Judge, optimiser: torch.optim.Optimizer) -> Judge:
+    """One step of training: the loss of a batch, ahead of what it changes."""
+
+    def step(x: Tensor, wanted: Tensor) -> Tensor:
+        loss = judge(x, wanted)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimiser.step()
+        return loss.detach()
+
+    return step
+
+
 def _train_epoch(
     net: Network,
     batches: Iterable[tuple[Tensor, Tensor]],
-    judge: Judge,
-    optimiser: torch.optim.Optimizer,
+    take_step: Judge,
     schedule: optim.Schedule,
     number: int,
 ) -> float:
@@ -234,12 +248,8 @@ def _train_epoch(
     net.train()
     losses: list[Tensor] = []
     for x, wanted in batches:
-        loss = judge(x, wanted)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
+        losses.append(take_step(x, wanted))
         schedule.step()
-        losses.append(loss.detach())
     values = torch.stack(losses).cpu()
     finite = torch.isfinite(values)
     if not finite.all():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
@@ -33,12 +33,16 @@ def optimiser(net: Network, recipe: Recipe, phase: int) -> torch.optim.Optimizer
         if parameter.requires_grad:
             rate = recipe.phases[phase].lr * recipe.layer_decay ** net.distance(name)
             groups.setdefault(rate, []).append(parameter)
-    return OPTIMISERS[recipe.optimiser](
+    made = OPTIMISERS[recipe.optimiser](
         [{"params": params, "lr": rate} for rate, params in groups.items()],
         lr=recipe.phases[phase].lr,
         weight_decay=recipe.weight_decay,
         fused=True,
     )
+    for group in made.param_groups:
+        if "capturable" in group:  # Adam's word for a step that a CUDA graph may hold
+            group["capturable"] = group["params"][0].is_cuda
+    return made
 
 
 class Schedule:
@@ -56,7 +60,7 @@ class Schedule:
     def __init__(self, optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> None:
         self.optimiser, self.recipe, self.steps = optimiser, recipe, steps
         self.rising = round(recipe.warmup * steps)
-        self.peaks = [group["lr"] for group in optimiser.param_groups]
+        self.peaks = [float(group["lr"]) for group in optimiser.param_groups]
         self.done, self.lowered = 0, 1.0
         self._set()
 
@@ -93,4 +97,15 @@ class Schedule:
     def _set(self) -> None:
         factor = self.factor()
         for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
+            _set_rate(group, peak * factor)
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    """Give a group its learning rate; on a GPU in place, since a captured step reads it there."""
+    device, old = group["params"][0].device, group["lr"]
+    if device.type != "cuda":
+        group["lr"] = rate
+    elif isinstance(old, Tensor) and old.device == device:
+        old.fill_(rate)
+    else:
+        group["lr"] = torch.tensor(rate, device=device)
