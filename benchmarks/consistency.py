@@ -19,7 +19,7 @@ from measure import arguments, opened, spread
 from mura_tune import config
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
-from mura_tune.metrics.estimates import auc
+from mura_tune.metrics.ranking import auc
 from mura_tune.networks.network import Network, build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import apply_values

@@ -2,7 +2,7 @@
 
 Draws 400 test sets of two sizes from a known
 population and counts how often each interval holds its value; 400 repeats know a coverage of .95
-within +-.021. `ours` is what every report shows (learning/intervals.py), `percentile` the middle of
+within +-.021. `ours` is what every report shows (metrics/estimates.py), `percentile` the middle of
 the same patient-cluster draws, `naive` the bootstrap of images as if each were a patient of
 its own. A score is 1.6 x label + a patient's part + a study's part + a view's part, so that
 what belongs to one patient resembles itself.
@@ -14,19 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from measure import arguments, opened
 
-from mura_tune.metrics.comparison import auc_difference
+from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import (
     DRAWS,
     Estimate,
     Floats,
-    Studies,
-    Views,
-    all_over_draws,
-    auc,
-    auc_interval,
-    weighted_auc,
+    StudyScores,
+    ViewScores,
+    resample_all,
 )
-from mura_tune.metrics.operating_points import at_threshold, confusion
+from mura_tune.metrics.operating_points import estimate_at_threshold, threshold_metrics
+from mura_tune.metrics.ranking import auc, estimate_auc, weighted_auc
 
 REPEATS, SIZES, POPULATION = 400, (50, 170), 400_000  # MURA's valid areas have 129 to 207 patients
 EFFECT, SPREAD, CUT = 1.6, 0.6, 0.8  # of the label; of a patient, a study and a view each
@@ -36,9 +34,9 @@ EFFECT, SPREAD, CUT = 1.6, 0.6, 0.8  # of the label; of a patient, a study and a
 class Sample:
     """One test set: its studies, its images, and a second model's scores for the studies."""
 
-    studies: Studies
-    views: Views
-    second: Studies
+    studies: StudyScores
+    views: ViewScores
+    second: StudyScores
 
 
 def sample(rng: np.random.Generator, patients: int) -> Sample:
@@ -54,16 +52,16 @@ def sample(rng: np.random.Generator, patients: int) -> Sample:
     hard = SPREAD * (rng.normal(size=patients)[patient] + rng.normal(size=n))
     image = (EFFECT * labels + hard)[study] + SPREAD * rng.normal(size=len(study))
     names, whose = np.arange(n), patient
-    first = Studies(names, whose, labels, np.bincount(study, image) / views)
+    first = StudyScores(names, whose, labels, np.bincount(study, image) / views)
     return Sample(
         studies=first,
-        views=Views(study, whose[study], labels[study], image),
+        views=ViewScores(study, whose[study], labels[study], image),
         second=replace(first, scores=EFFECT * 0.8 * labels + hard + SPREAD * rng.normal(size=n)),
     )
 
 
-def kappa(rows: Studies, weights: Floats) -> Floats:
-    return confusion(rows.scores >= CUT, rows.labels, weights)["kappa"]
+def kappa(rows: StudyScores, weights: Floats) -> Floats:
+    return threshold_metrics(rows.scores >= CUT, rows.labels, weights)["kappa"]
 
 
 def truth(population: Sample) -> dict[str, float]:
@@ -83,21 +81,21 @@ def intervals(one: Sample, seed: int) -> dict[tuple[str, str], tuple[float, floa
         if level == "image":
             drawn_from["naive"] = np.arange(len(rows.labels))
         ours: dict[str, Estimate] = {
-            "AUC": auc_interval(rows, seed=seed),
-            "kappa": at_threshold(rows, CUT, seed=seed)["kappa"],
+            "AUC": estimate_auc(rows, seed=seed),
+            "kappa": estimate_at_threshold(rows, CUT, seed=seed)["kappa"],
         }
         for figure, estimate in ours.items():
             found[f"{level} {figure}", "ours"] = (estimate.low, estimate.high)
 
-        def figures(weights: Floats, rows: Studies = rows) -> dict[str, Floats]:
+        def figures(weights: Floats, rows: StudyScores = rows) -> dict[str, Floats]:
             area = weighted_auc(rows.scores, rows.labels, weights)
             return {"AUC": area, "kappa": kappa(rows, weights)}
 
         for method, clusters in drawn_from.items():
-            for figure, value in all_over_draws(figures, clusters, DRAWS, seed).items():
+            for figure, value in resample_all(figures, clusters, DRAWS, seed).items():
                 low, high = np.nanpercentile(value, [2.5, 97.5])
                 found[f"{level} {figure}", method] = (float(low), float(high))
-    paired = auc_difference([one.studies], [one.second], seed=seed)
+    paired = compare_aucs([one.studies], [one.second], seed=seed)
     found["AUC difference", "percentile"] = (paired.low, paired.high)
     return found
 

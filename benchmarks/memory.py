@@ -27,7 +27,7 @@ from mura_tune.data import cache
 from mura_tune.data.index import open_dataset
 from mura_tune.training.batches import split_of
 from mura_tune.networks.network import build
-from mura_tune.metrics.comparison import fold_mean
+from mura_tune.metrics.comparison import (average_folds)
 from mura_tune.training.feature_cache import Store
 from mura_tune.training.feeds import Features
 from mura_tune.training.tasks import ABNORMALITY
@@ -62,7 +62,7 @@ recipe = apply(load("default").recipe, {
     "finetune.depth": 1}, "benchmark")
 features = Features(Store(work / "features"))
 found = fit(build("cnn"), train, dev, recipe, ABNORMALITY, source=features)
-fold_mean([ABNORMALITY.table(found.logits, dev)], measure=ABNORMALITY.measure)
+average_folds([ABNORMALITY.table(found.logits, dev)], measure=ABNORMALITY.measure)
 """,
 }
 REPORT = """

@@ -22,8 +22,9 @@ from mura_tune import config
 from mura_tune.areas import ALL
 from mura_tune.data.index import Dataset, open_dataset
 from mura_tune.data.prepare import prepare
-from mura_tune.metrics.comparison import auc_difference
-from mura_tune.metrics.estimates import AUC, Studies
+from mura_tune.metrics.comparison import compare_aucs
+from mura_tune.metrics.estimates import StudyScores
+from mura_tune.metrics.ranking import AUC
 from mura_tune.networks.network import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import Recipe
@@ -81,7 +82,9 @@ def main() -> None:
             f"{given.epochs} epochs on "
             + ", ".join(f"{len(parts[area][0])} of {area}" for area in SMALL)
         )
-        found: dict[str, tuple[list[Studies], list[Studies]]] = {area: ([], []) for area in SMALL}
+        found: dict[str, tuple[list[StudyScores], list[StudyScores]]] = {
+            area: ([], []) for area in SMALL
+        }
         for seed in range(given.seeds):
             recipe = replace(study.recipe, seed=seed)
             file = str(started(replace(recipe, finetune=longer), parts[ALL], folder))
@@ -89,9 +92,9 @@ def main() -> None:
                 alone.append(tested(area, recipe, parts[area]))
                 with_start.append(tested(area, replace(recipe, pretrained=file), parts[area]))
     for area, (alone, with_start) in found.items():
-        told = auc_difference(with_start, alone)
-        gains = [AUC.of(a) - AUC.of(b) for a, b in zip(with_start, alone, strict=True)]
-        means = [np.mean([AUC.of(run) for run in runs]) for runs in (alone, with_start)]
+        told = compare_aucs(with_start, alone)
+        gains = [AUC.score(a) - AUC.score(b) for a, b in zip(with_start, alone, strict=True)]
+        means = [np.mean([AUC.score(run) for run in runs]) for runs in (alone, with_start)]
         print(
             f"{area}: mean test AUC {means[0]:.3f} from random weights, {means[1]:.3f} with the "
             f"start, n = {told.studies};\n  difference {told.value:+.3f} [{told.low:+.3f}, "
@@ -124,7 +127,7 @@ def started(recipe: Recipe, parts: list[Split], folder: Path) -> Path:
     return file
 
 
-def tested(area: str, recipe: Recipe, parts: list[Split]) -> Studies:
+def tested(area: str, recipe: Recipe, parts: list[Split]) -> StudyScores:
     """One model's test studies; their AUC is printed with its interval."""
     train, dev, test = parts
     net = build_network(

@@ -30,7 +30,7 @@ from measure import REAL, arguments, interleaved, opened, ratio, spread
 from mura_tune.config import load_config
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
-from mura_tune.metrics.estimates import auc_interval
+from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.networks.network import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import Recipe, apply_values
@@ -184,7 +184,7 @@ def case(arch: str, asked: argparse.Namespace) -> None:
 
         def ours(layout: torch.memory_format = torch.channels_last, keep: bool = True) -> float:
             seconds, best, dev = our_search(given, trials, layout, keep)
-            scores["ours"].append(str(auc_interval(study_scores(best.logits, dev))))
+            scores["ours"].append(str(estimate_auc(study_scores(best.logits, dev))))
             return seconds
 
         between = {

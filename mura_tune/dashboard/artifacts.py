@@ -21,7 +21,7 @@ from PIL import Image
 from mura_tune.dashboard.notes import trial_note
 from mura_tune.dashboard.panels import EXHIBITS, Exhibit, monitor_of
 from mura_tune.dashboard.trial_pictures import Fits
-from mura_tune.metrics.estimates import Studies
+from mura_tune.metrics.estimates import StudyScores
 from mura_tune.search.trial import Keep
 
 SCORES = "dev-scores.csv"
@@ -78,7 +78,7 @@ class TrialArtifacts:
         """What keeps a trial of a task."""
         return functools.partial(self.keep, exhibit=EXHIBITS[task]())
 
-    def keep(self, trial: optuna.Trial, fits: Fits, studies: Studies, exhibit: Exhibit) -> None:
+    def keep(self, trial: optuna.Trial, fits: Fits, studies: StudyScores, exhibit: Exhibit) -> None:
         """Store a trial's pictures, scores and note, as far as the allowance covers them.
 
         Call it in the objective once the trial's `dev_score` and `recipe` are stored, and before it

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mura_tune.dashboard.trial_pictures import BLUE, INK, PALE, RED, Fits
-from mura_tune.metrics.estimates import Studies, sigmoid
+from mura_tune.metrics.areas import softmax
+from mura_tune.metrics.estimates import StudyScores, sigmoid
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import Fit
-from mura_tune.training.recognition import softmax, study_logits
+from mura_tune.training.tasks import study_logits
 
 ACROSS = 5  # studies of each kind
 SHOWN = 4  # views of a study
@@ -42,7 +43,7 @@ class Row:
     studies: Sequence[Shown]
 
 
-def sheet(fits: Fits, studies: Studies, threshold: float) -> Image.Image:
+def sheet(fits: Fits, studies: StudyScores, threshold: float) -> Image.Image:
     """Missed abnormal studies above, normal ones called abnormal below, each worst first, RGB."""
     rows = []
     for label, words in ((1, "abnormal, called normal"), (0, "normal, called abnormal")):
@@ -54,7 +55,7 @@ def sheet(fits: Fits, studies: Studies, threshold: float) -> Image.Image:
     return drawn(rows)
 
 
-def worst(studies: Studies, threshold: float, label: int) -> NDArray[np.int64]:
+def worst(studies: StudyScores, threshold: float, label: int) -> NDArray[np.int64]:
     """Rows of the studies with that label on the wrong side of the threshold, worst first."""
     called = studies.scores >= threshold
     rows = np.flatnonzero((studies.labels == label) & (called != label))
@@ -69,7 +70,7 @@ def area_sheet(fits: Fits) -> Image.Image:
         chances = softmax(parts.logits)
         told += [
             (float(chance.max()), int(chance.argmax()), int(part), fit, dev, str(name))
-            for name, part, chance in zip(parts.names, parts.parts, chances, strict=True)
+            for name, part, chance in zip(parts.names, parts.areas, chances, strict=True)
         ]
     told.sort(key=lambda one: -one[0])
     wrong = [one for one in told if one[1] != one[2]]
@@ -102,7 +103,7 @@ def _most(number: int) -> str:
     return f", the {ACROSS} most confident" if number > ACROSS else ""
 
 
-def _found(studies: Studies, row: int, fits: Fits) -> Shown:
+def _found(studies: StudyScores, row: int, fits: Fits) -> Shown:
     """A study and its probability, from the fold that held it out."""
     name, label = studies.names[row], int(studies.labels[row])
     fit, dev = next(pair for pair in fits if (pair[1].studies == name).any())

@@ -12,10 +12,11 @@ from PIL import Image
 
 from mura_tune.dashboard.error_sheet import area_sheet, sheet
 from mura_tune.dashboard.trial_pictures import AreaCharts, Charts, Fits
-from mura_tune.metrics.estimates import Studies, youden
+from mura_tune.metrics.areas import softmax
+from mura_tune.metrics.estimates import StudyScores
+from mura_tune.metrics.operating_points import youden_threshold
 from mura_tune.search.records import dev_auc_of, dev_part_of, dev_score_of, recipe_of
-from mura_tune.training.recognition import softmax, study_logits
-from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, task_of
+from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, study_logits, task_of
 
 CHARTS, ERRORS, AREAS = "charts.png", "worst-errors.png", "areas.png"
 
@@ -31,10 +32,12 @@ class Exhibit(Protocol):
     caption: str
     columns: Sequence[str]
 
-    def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
+    def pictures(
+        self, trial: optuna.Trial, fits: Fits, studies: StudyScores
+    ) -> dict[str, Image.Image]:
         """Pictures by file name; `studies` are the dev studies of all `fits`."""
 
-    def rows(self, fits: Fits, studies: Studies) -> Iterator[Sequence[str]]:
+    def rows(self, fits: Fits, studies: StudyScores) -> Iterator[Sequence[str]]:
         """Every dev study, those answered worst first."""
 
 
@@ -48,16 +51,18 @@ class Abnormal:
     def __init__(self) -> None:
         self._charts: Charts | None = None
 
-    def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
+    def pictures(
+        self, trial: optuna.Trial, fits: Fits, studies: StudyScores
+    ) -> dict[str, Image.Image]:
         self._charts = self._charts or Charts()
-        threshold, auc = youden(studies), dev_auc_of(trial)
+        threshold, auc = youden_threshold(studies), dev_auc_of(trial)
         monitor = monitor_of(trial, self.task)
         return {
             CHARTS: self._charts.draw(fits, studies, auc, threshold, monitor),
             ERRORS: sheet(fits, studies, threshold),
         }
 
-    def rows(self, fits: Fits, studies: Studies) -> Iterator[Sequence[str]]:
+    def rows(self, fits: Fits, studies: StudyScores) -> Iterator[Sequence[str]]:
         for row in np.argsort(-np.abs(studies.scores - studies.labels), kind="stable"):
             label = "abnormal" if studies.labels[row] else "normal"
             yield studies.names[row], studies.patients[row], label, f"{studies.scores[row]:.4f}"
@@ -72,7 +77,9 @@ class Both(Abnormal):
         super().__init__()
         self._areas: AreaCharts | None = None
 
-    def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
+    def pictures(
+        self, trial: optuna.Trial, fits: Fits, studies: StudyScores
+    ) -> dict[str, Image.Image]:
         self._areas = self._areas or AreaCharts()
         parts = [(replace(fit, logits=fit.logits[:, 1:]), dev) for fit, dev in fits]
         accuracy, monitor = dev_part_of(trial), monitor_of(trial, self.task)
@@ -90,7 +97,9 @@ class Areas:
     def __init__(self) -> None:
         self._charts: AreaCharts | None = None
 
-    def pictures(self, trial: optuna.Trial, fits: Fits, studies: Studies) -> dict[str, Image.Image]:
+    def pictures(
+        self, trial: optuna.Trial, fits: Fits, studies: StudyScores
+    ) -> dict[str, Image.Image]:
         self._charts = self._charts or AreaCharts()
         accuracy = dev_score_of(trial)
         return {
@@ -98,12 +107,12 @@ class Areas:
             ERRORS: area_sheet(fits),
         }
 
-    def rows(self, fits: Fits, studies: Studies) -> Iterator[Sequence[str]]:
+    def rows(self, fits: Fits, studies: StudyScores) -> Iterator[Sequence[str]]:
         found = []
         for fit, dev in fits:
             table = study_logits(fit.logits, dev)
             for row, chances in enumerate(softmax(table.logits)):
-                called, part = int(chances.argmax()), int(table.parts[row])
+                called, part = int(chances.argmax()), int(table.areas[row])
                 right, sure = called == part, float(chances[called])
                 cells = (
                     str(table.names[row]),

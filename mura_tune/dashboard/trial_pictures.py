@@ -16,11 +16,12 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from mura_tune.metrics.estimates import Estimate, Floats, Studies
+from mura_tune.metrics.areas import confusion_matrix
+from mura_tune.metrics.estimates import Estimate, StudyScores
+from mura_tune.metrics.ranking import roc_curve
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import Epoch, Fit
-from mura_tune.training.recognition import confusion as area_confusion
-from mura_tune.training.recognition import study_logits
+from mura_tune.training.tasks import study_logits
 
 Fits = Sequence[tuple[Fit, Split]]  # a fit and its dev split: one pair, or one a patient fold
 
@@ -83,7 +84,7 @@ class Charts:
     def draw(
         self,
         fits: Fits,
-        studies: Studies,
+        studies: StudyScores,
         auc: Estimate,
         threshold: float,
         monitor: str = "study AUC",
@@ -106,22 +107,6 @@ class Charts:
         canvas: Any = self._canvas  # matplotlib leaves these two untyped
         canvas.draw()
         return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def roc(studies: Studies) -> tuple[Floats, Floats]:
-    """False and true positive rate at every threshold, from (0, 0) to (1, 1)."""
-    order = np.argsort(-studies.scores, kind="stable")
-    scores, labels = studies.scores[order], studies.labels[order]
-    ends = np.append(scores[1:] < scores[:-1], True)  # equal scores are one step
-    true = np.append(0, np.cumsum(labels)[ends]) / labels.sum()
-    false = np.append(0, np.cumsum(1 - labels)[ends]) / (1 - labels).sum()
-    return false, true
-
-
-def confusion(studies: Studies, threshold: float) -> NDArray[np.int64]:
-    """How many studies of each label (rows: normal, abnormal) are called what (columns), (2, 2)."""
-    called = (studies.scores >= threshold).astype(np.int64)
-    return np.bincount(2 * studies.labels + called, minlength=4).reshape(2, 2)
 
 
 def curves(scores: Axes, losses: Axes, fits: Sequence[Fit]) -> None:
@@ -175,12 +160,12 @@ def _phases(scores: Axes, losses: Axes, epochs: Sequence[Epoch]) -> None:
             )
 
 
-def _roc(axes: Axes, studies: Studies, auc: Estimate, threshold: float, folds: int) -> None:
-    false, true = roc(studies)
+def _roc(axes: Axes, studies: StudyScores, auc: Estimate, threshold: float, folds: int) -> None:
+    false, true = roc_curve(studies)
     axes.plot([0, 1], [0, 1], c="#c4c8ce", lw=1, ls="--")
     axes.plot(false, true, c=BLUE, lw=2)
     axes.fill_between(false, true, color=BLUE, alpha=0.07, lw=0)
-    (tn, fp), (fn, tp) = confusion(studies, threshold)
+    (tn, fp), (fn, tp) = _confusion(studies, threshold)
     axes.plot(fp / (fp + tn), tp / (tp + fn), **RING)
     over = "" if folds == 1 else f"mean of {folds} folds\n"
     axes.text(
@@ -197,8 +182,13 @@ def _roc(axes: Axes, studies: Studies, auc: Estimate, threshold: float, folds: i
     title(axes, f"ROC, {part} (ring: at {threshold:.3f})")
 
 
-def _matrix(axes: Axes, studies: Studies, threshold: float) -> None:
-    table = confusion(studies, threshold)
+def _confusion(studies: StudyScores, threshold: float) -> NDArray[np.int64]:
+    """Studies by label (rows: normal, abnormal) and by what they are called (columns), (2, 2)."""
+    return confusion_matrix(studies.labels, (studies.scores >= threshold).astype(np.int64), 2)
+
+
+def _matrix(axes: Axes, studies: StudyScores, threshold: float) -> None:
+    table = _confusion(studies, threshold)
     shares = table / table.sum(1, keepdims=True)
     for row, column in np.ndindex(2, 2):
         share, right = shares[row, column], row == column
@@ -293,7 +283,7 @@ def matrix(fits: Fits) -> NDArray[np.int64]:
     tables = [study_logits(fit.logits, dev) for fit, dev in fits]
     k = len(fits[0][1].areas)
     return sum(
-        (area_confusion(table.parts, table.logits.argmax(1), k) for table in tables),
+        (confusion_matrix(table.areas, table.called, k) for table in tables),
         start=np.zeros((k, k), np.int64),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mura_tune.data.prepare import Prepared
-from mura_tune.metrics.comparison import auc_difference
+from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import split_of
@@ -78,5 +78,5 @@ def ablate(
             runs.append(fit(net, train, dev, own, MULTITASK, on_epoch=on_epoch))
         tables.append([MULTITASK.table(run.logits, dev) for run in runs])
         scores.append(tuple(run.best.score for run in runs))
-    difference = auc_difference(tables[0], tables[1])
+    difference = compare_aucs(tables[0], tables[1])
     return Ablation(recipe.aux_weight, numbers, scores[0], scores[1], difference)

@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import (
-    Floats,
-    Studies,
-    Views,
-    by_study,
-    cut_points,
-    sigmoid,
-    youden,
-)
+from mura_tune.metrics.estimates import Floats, StudyScores, ViewScores, score_studies, sigmoid
+from mura_tune.metrics.operating_points import f1_threshold, sensitivity_threshold, youden_threshold
 from mura_tune.training.batches import Split
 
 SENSITIVITY = 0.90  # what the third operating point guarantees on dev
@@ -53,15 +46,15 @@ class Calibration:
         check_finite(logits_n)
         return (np.asarray(logits_n, dtype=np.float64) + self.offset) / self.temperature
 
-    def studies(self, logits_nk: Tensor, split: Split) -> Studies:
+    def studies(self, logits_nk: Tensor, split: Split) -> StudyScores:
         """A calibrated probability of *abnormal* for each study."""
         logits_n = self.logits(_first(logits_nk))
-        return by_study(logits_n, split.labels.cpu().numpy(), split.studies, split.patients)
+        return score_studies(logits_n, split.labels.cpu().numpy(), split.studies, split.patients)
 
-    def views(self, logits_nk: Tensor, split: Split) -> Views:
+    def views(self, logits_nk: Tensor, split: Split) -> ViewScores:
         """A calibrated probability of *abnormal* for each image."""
         scores = sigmoid(self.logits(_first(logits_nk)))
-        return Views(split.studies, split.patients, split.labels.cpu().numpy(), scores)
+        return ViewScores(split.studies, split.patients, split.labels.cpu().numpy(), scores)
 
 
 @dataclass(frozen=True)
@@ -152,9 +145,9 @@ def choose(logits_nk: Tensor, dev: Split) -> Chosen:
     calibration = fit(logits_nk, dev)
     studies = calibration.studies(logits_nk, dev)
     points = {
-        "max_youden": youden(studies),
-        "max_f1": _max_f1(studies),
-        "sensitivity_90": _sensitive(studies, SENSITIVITY),
+        "max_youden": youden_threshold(studies),
+        "max_f1": f1_threshold(studies),
+        "sensitivity_90": sensitivity_threshold(studies, SENSITIVITY),
     }
     recommended = "max_youden"
     return Chosen(calibration, points, recommended, _band(studies, points[recommended]))
@@ -203,18 +196,7 @@ def fit(logits_nk: Tensor, dev: Split) -> Calibration:
     )
 
 
-def _max_f1(studies: Studies) -> float:
-    cuts, hits, alarms = cut_points(studies)
-    return float(cuts[np.argmax(2 * hits / (hits + alarms + max(hits[0], 1)))])
-
-
-def _sensitive(studies: Studies, least: float) -> float:
-    """The highest threshold that keeps the sensitivity at `least`."""
-    cuts, hits, _ = cut_points(studies)
-    return float(cuts[hits >= least * hits[0]][-1])
-
-
-def _band(studies: Studies, threshold: float) -> Band:
+def _band(studies: StudyScores, threshold: float) -> Band:
     """The studies nearest to the threshold in logits step aside, one by one, until the answers
     that remain are wrong in DOUBT_ERROR of cases at most (El-Yaniv and Wiener 2010)."""
     middle = _logit(np.array(threshold))

@@ -11,12 +11,11 @@ import numpy as np
 from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import NAMES, SPLIT_NAMES, Measured
 from mura_tune.evaluation.routing import Routed
-from mura_tune.metrics.comparison import DeLong, auc_difference, delong
-from mura_tune.metrics.curves import weighted_average_precision
-from mura_tune.metrics.estimates import DRAWS, Estimate, Floats, Studies, all_over_draws
-from mura_tune.metrics.operating_points import FIGURES, confusion
-from mura_tune.training import recognition
-from mura_tune.training.recognition import Recognition
+from mura_tune.metrics.areas import AREA_METRICS, AreaRecognition
+from mura_tune.metrics.comparison import DeLong, compare_aucs, compare_by_delong
+from mura_tune.metrics.estimates import DRAWS, Estimate, Floats, StudyScores, resample_all
+from mura_tune.metrics.operating_points import THRESHOLD_METRICS, threshold_metrics
+from mura_tune.metrics.ranking import weighted_average_precision
 
 Figures = Measured | Routed
 Under = Callable[[Floats], Mapping[str, Floats]]  # figures by name, under rows of study weights
@@ -86,7 +85,7 @@ def compare(area: str, names: tuple[str, str], ours: Measured, theirs: Measured)
         InputError: they were not measured on the same studies.
     """
     _same_studies(names, ours.studies.names, theirs.studies.names)
-    differences = {"auc": auc_difference([ours.studies], [theirs.studies])}
+    differences = {"auc": compare_aucs([ours.studies], [theirs.studies])}
     differences |= _differences(ours.studies, _at_point(ours), _at_point(theirs))
     values = {name: (ours.figures[name].value, theirs.figures[name].value) for name in differences}
     labels = dict(NAMES)
@@ -96,7 +95,14 @@ def compare(area: str, names: tuple[str, str], ours: Measured, theirs: Measured)
         differences |= {f"part {key}": gap for key, gap in gaps.items()}
         values |= {f"part {key}": pair for key, pair in pairs.items()}
     return Comparison(
-        area, names, ours, theirs, labels, differences, values, delong(ours.studies, theirs.studies)
+        area,
+        names,
+        ours,
+        theirs,
+        labels,
+        differences,
+        values,
+        compare_by_delong(ours.studies, theirs.studies),
     )
 
 
@@ -104,7 +110,7 @@ def compare_routers(area: str, names: tuple[str, str], ours: Routed, theirs: Rou
     """Compare two routers; raises InputError as `compare`."""
     mine, other = ours.seen.studies, theirs.seen.studies
     _same_studies(names, mine.names, other.names)
-    studies = Studies(mine.names, mine.patients, mine.parts, ours.confidence)
+    studies = StudyScores(mine.names, mine.patients, mine.areas, ours.confidence)
     return Comparison(
         area, names, ours, theirs, *_recognition(studies, ours.seen, theirs.seen), None
     )
@@ -119,22 +125,22 @@ def _same_studies(names: tuple[str, str], ours: Any, theirs: Any) -> None:
 
 
 def _recognition(
-    studies: Studies, ours: Recognition, theirs: Recognition
+    studies: StudyScores, ours: AreaRecognition, theirs: AreaRecognition
 ) -> tuple[dict[str, str], dict[str, Estimate], dict[str, tuple[float, float]]]:
     """Labels, differences and values of what two networks recognise."""
-    labels = dict(recognition.NAMES) | {
+    labels = dict(AREA_METRICS) | {
         f"recall {number}": f"{area} recognised"
         for number, area in enumerate(ours.areas)
         if area in ours.recall
     }
-    gaps = _differences(studies, ours.under, theirs.under)
+    gaps = _differences(studies, ours.weighted, theirs.weighted)
     once = np.ones((1, len(studies.names)))
-    pair = [one.under(once) for one in (ours, theirs)]
+    pair = [one.weighted(once) for one in (ours, theirs)]
     values = {key: (float(pair[0][key][0]), float(pair[1][key][0])) for key in labels}
     return labels, {key: gaps[key] for key in labels}, values
 
 
-def _differences(studies: Studies, ours: Under, theirs: Under) -> dict[str, Estimate]:
+def _differences(studies: StudyScores, ours: Under, theirs: Under) -> dict[str, Estimate]:
     """Percentiles of draws that take the same patients for both."""
 
     def gaps(weights: Floats) -> dict[str, Floats]:
@@ -143,7 +149,7 @@ def _differences(studies: Studies, ours: Under, theirs: Under) -> dict[str, Esti
 
     once = gaps(np.ones((1, len(studies.labels))))
     found = {}
-    for name, values in all_over_draws(gaps, studies.patients, DRAWS, 0).items():
+    for name, values in resample_all(gaps, studies.patients, DRAWS, 0).items():
         drawn = values[np.isfinite(values)]
         ends = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
         found[name] = studies.estimate(float(once[name][0]), (float(ends[0]), float(ends[1])))
@@ -155,8 +161,8 @@ def _at_point(one: Measured) -> Under:
     called = one.studies.scores >= one.chosen.threshold
 
     def under(weights: Floats) -> Mapping[str, Floats]:
-        at_point = confusion(called, one.studies.labels, weights)
+        at_point = threshold_metrics(called, one.studies.labels, weights)
         ranked = {"average_precision": weighted_average_precision(one.studies, weights)}
-        return ranked | {name: at_point[name] for name in FIGURES}
+        return ranked | {name: at_point[name] for name in THRESHOLD_METRICS}
 
     return under

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Calibration, Chosen
-from mura_tune.metrics.calibration_error import brier, expected_calibration_error, reliability
-from mura_tune.metrics.curves import average_precision
-from mura_tune.metrics.estimates import Estimate, Studies, Views, auc_interval, wrong
-from mura_tune.metrics.operating_points import FIGURES, at_threshold, counts
+from mura_tune.metrics.areas import AreaRecognition
+from mura_tune.metrics.calibration_error import (
+    estimate_brier,
+    estimate_calibration_error,
+    reliability_bins,
+)
+from mura_tune.metrics.estimates import Estimate, StudyScores, ViewScores, describe_error
+from mura_tune.metrics.operating_points import THRESHOLD_METRICS, count_calls, estimate_at_threshold
+from mura_tune.metrics.ranking import estimate_auc, estimate_average_precision
 from mura_tune.training.batches import Split
-from mura_tune.training.recognition import Recognition
 
 if TYPE_CHECKING:  # inference names the parts, and needs no table of studies
     from mura_tune.data.prepare import Prepared
@@ -58,15 +62,15 @@ class Measured:
     part: str
     images: int
     chosen: Chosen
-    studies: Studies
-    views: Views
-    raw: Studies
+    studies: StudyScores
+    views: ViewScores
+    raw: StudyScores
     figures: Mapping[str, Estimate]
     image_figures: Mapping[str, Estimate]
     points: Mapping[str, Mapping[str, Estimate]]
     calibration: Mapping[str, Mapping[str, Estimate]]
     areas: Mapping[str, Estimate]
-    seen: Recognition | None = None
+    seen: AreaRecognition | None = None
 
     def describe(self) -> str:
         """The figures as lines for people."""
@@ -100,7 +104,7 @@ class Measured:
         answered = "none is answered"
         if told["error"] is not None:
             rest = len(self.studies.labels) - told["studies"]
-            answered = f"of the others {wrong(told['error'], rest)}"
+            answered = f"of the others {describe_error(told['error'], rest)}"
         return f"  {told['studies']} studies in the band of doubt; {answered}"
 
     def abstention(self) -> dict[str, Any]:
@@ -118,19 +122,19 @@ class Measured:
         return {
             "split": SPLIT_NAMES[self.part],
             "studies": len(self.studies.labels),
-            "patients": self.studies.patients_with(),
+            "patients": self.studies.count_patients(),
             "images": self.images,
             "abnormal": int(self.studies.labels.sum()),
             "threshold": self.chosen.threshold,
             **_plain(self.figures),
-            "confusion": counts(self.studies, self.chosen.threshold),
+            "confusion": count_calls(self.studies, self.chosen.threshold),
             "by_image": _plain(self.image_figures),
             "operating_points": {
                 name: {"threshold": self.chosen.points[name], **_plain(figures)}
                 for name, figures in self.points.items()
             },
             "calibration": {when: _plain(errors) for when, errors in self.calibration.items()},
-            "reliability": [asdict(one) for one in reliability(self.studies)],
+            "reliability": [asdict(one) for one in reliability_bins(self.studies)],
             "abstain": self.abstention(),
             "auc_by_area": _plain(self.areas),
             **({"body_part": self.seen.to_json()} if self.seen else {}),
@@ -146,7 +150,7 @@ def measured(logits_nk: Tensor, split: Split, chosen: Chosen) -> Measured:
     studies = chosen.calibration.studies(logits_nk, split)
     views = chosen.calibration.views(logits_nk, split)
     raw = Calibration().studies(logits_nk, split)
-    points = {name: at_threshold(studies, cut) for name, cut in chosen.points.items()}
+    points = {name: estimate_at_threshold(studies, cut) for name, cut in chosen.points.items()}
     return Measured(
         part=split.name,
         images=len(split),
@@ -155,10 +159,10 @@ def measured(logits_nk: Tensor, split: Split, chosen: Chosen) -> Measured:
         views=views,
         raw=raw,
         figures=_figures(studies, points[chosen.recommended]),
-        image_figures=_figures(views, at_threshold(views, chosen.threshold)),
+        image_figures=_figures(views, estimate_at_threshold(views, chosen.threshold)),
         points=points,
         calibration={
-            when: {"ece": expected_calibration_error(rows), "brier": brier(rows)}
+            when: {"ece": estimate_calibration_error(rows), "brier": estimate_brier(rows)}
             for when, rows in (("before", raw), ("after", studies))
         },
         areas=_by_area(studies, split),
@@ -186,7 +190,7 @@ def same_data(release: Path, manifest: Mapping[str, Any], prepared: Prepared) ->
             )
 
 
-def _by_area(studies: Studies, split: Split) -> dict[str, Estimate]:
+def _by_area(studies: StudyScores, split: Split) -> dict[str, Estimate]:
     """AUC within each of several areas: that over all of them also says which area is abnormal
     more often."""
     if len(split.areas) < 2:
@@ -197,15 +201,15 @@ def _by_area(studies: Studies, split: Split) -> dict[str, Estimate]:
     for number, area in enumerate(split.areas):
         mine = parts == number
         columns = (studies.names, studies.patients, studies.labels, studies.scores)
-        own = Studies(*(column[mine] for column in columns))
+        own = StudyScores(*(column[mine] for column in columns))
         if len(np.unique(own.labels)) == 2:
-            found[area] = auc_interval(own)
+            found[area] = estimate_auc(own)
     return found
 
 
-def _figures(rows: Studies, at_point: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    ranked = {"auc": auc_interval(rows), "average_precision": average_precision(rows)}
-    return ranked | {name: at_point[name] for name in FIGURES}
+def _figures(rows: StudyScores, at_point: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    ranked = {"auc": estimate_auc(rows), "average_precision": estimate_average_precision(rows)}
+    return ranked | {name: at_point[name] for name in THRESHOLD_METRICS}
 
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:

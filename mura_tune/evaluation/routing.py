@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mura_tune.evaluation.calibration import check_finite
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
-from mura_tune.metrics.estimates import Floats, wrong
+from mura_tune.metrics.areas import AreaLogits, AreaRecognition, softmax
+from mura_tune.metrics.estimates import Floats, describe_error
 from mura_tune.training.batches import Split
-from mura_tune.training.recognition import Parts, Recognition, recognised, softmax, study_logits
+from mura_tune.training.tasks import recognise_areas, study_logits
 
 ERROR = 0.01  # of the answers on dev that may remain
 LEAST = 0.01  # share of dev that abstains even where every answer is right: what looks like nothing
@@ -84,7 +85,7 @@ class Routed:
     part: str
     images: int
     chosen: Routing
-    seen: Recognition
+    seen: AreaRecognition
     confidence: Floats
 
     def abstention(self) -> dict[str, Any]:
@@ -100,9 +101,9 @@ class Routed:
     def describe(self) -> str:
         """The figures as lines for people."""
         told = self.abstention()
-        n, answered = len(self.seen.called), "none is answered"
+        n, answered = len(self.seen.studies.called), "none is answered"
         if told["error"] is not None:
-            answered = f"of the others {wrong(told['error'], n - told['studies'])}"
+            answered = f"of the others {describe_error(told['error'], n - told['studies'])}"
         return "\n".join(
             [
                 f"{SPLIT_NAMES[self.part]}, {n} studies, {self.images} images",
@@ -114,12 +115,14 @@ class Routed:
 
     def brief(self) -> str:
         """Studies and accuracy in a line."""
-        return f"{len(self.seen.called):>7}  accuracy {self.seen.figures['accuracy'].brief()}"
+        return (
+            f"{len(self.seen.studies.called):>7}  accuracy {self.seen.scores['accuracy'].brief()}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
             "split": SPLIT_NAMES[self.part],
-            "studies": len(self.seen.called),
+            "studies": len(self.seen.studies.called),
             "patients": len(np.unique(self.seen.studies.patients)),
             "images": self.images,
             **self.seen.to_json(),
@@ -133,7 +136,7 @@ def choose(logits_nk: Tensor, dev: Split) -> Routing:
     check_finite(found.logits)
     temperature = _temperature(found)
     chances = softmax(found.logits, temperature)
-    confidence, right = chances.max(1), chances.argmax(1) == found.parts
+    confidence, right = chances.max(1), chances.argmax(1) == found.areas
     order = np.argsort(-confidence, kind="stable")
     n = len(order)
     answered = np.arange(1, n + 1)
@@ -158,18 +161,18 @@ def choose(logits_nk: Tensor, dev: Split) -> Routing:
 
 def measured(logits_nk: Tensor, split: Split, chosen: Routing) -> Routed:
     """Figures from logits (N, K), each with its interval from resampling whole patients."""
-    seen = recognised(logits_nk, split)
+    seen = recognise_areas(logits_nk, split)
     confidence = chosen.confidences(seen.studies.logits).max(1)
     return Routed(split.name, len(split), chosen, seen, confidence)
 
 
-def _temperature(found: Parts) -> float:
+def _temperature(found: AreaLogits) -> float:
     """The temperature with the least cross-entropy of dev's studies, as if one more study among
     them had been missed: a few that happen to be all right do not make the router certain."""
     m, k = found.logits.shape
     missed = 1 / (m + 1)
     target = np.full((m, k), missed / max(1, k - 1))
-    target[np.arange(m), found.parts] = 1 - missed
+    target[np.arange(m), found.areas] = 1 - missed
     centre, reach = 0.0, 4.0  # logarithms, on a grid that closes in
     for _ in range(10):
         grid = np.linspace(centre - reach, centre + reach, 17)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mura_tune.metrics.estimates import Estimate, Measure, Studies, range_text
+from mura_tune.metrics.estimates import Estimate, Measure, StudyScores, range_text
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import Fit, predict
 
 # From a run's logits on dev, dev, its logits on a part and that part: what is measured there.
-Rows = Callable[[Tensor, Split, Tensor, Split], Studies]
+Rows = Callable[[Tensor, Split, Tensor, Split], StudyScores]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,17 +10,17 @@ from mura_tune.metrics.estimates import (
     DRAWS,
     Estimate,
     Floats,
-    Studies,
-    exact,
-    interval,
-    over_draws,
+    StudyScores,
+    exact_interval,
+    logit_interval,
+    resample,
 )
 
 BINS = 10
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """Studies of neighbouring scores: how many, their mean score, and the share abnormal."""
 
     studies: int
@@ -28,17 +28,19 @@ class Bin:
     abnormal: float
 
 
-def reliability(studies: Studies, bins: int = BINS) -> tuple[Bin, ...]:
+def reliability_bins(studies: StudyScores, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
     """Bins of equally many studies, by score; fewer where there are less than five a bin."""
     which = _bins(studies, bins)
     return tuple(
-        Bin(int(rows.sum()), float(studies.scores[rows].mean()), float(studies.labels[rows].mean()))
+        ReliabilityBin(
+            int(rows.sum()), float(studies.scores[rows].mean()), float(studies.labels[rows].mean())
+        )
         for rows in (which == b for b in np.unique(which))
     )
 
 
-def expected_calibration_error(
-    studies: Studies, *, bins: int = BINS, draws: int = DRAWS, seed: int = 0
+def estimate_calibration_error(
+    studies: StudyScores, *, bins: int = BINS, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
     """Mean distance of score and frequency over bins of equally many studies (Naeini et al. 2015;
     Nixon et al. 2019 for such bins). Never negative: it is above 0 even for a calibrated model,
@@ -52,24 +54,24 @@ def expected_calibration_error(
 
     ones = np.ones((1, len(which)))
     estimate = float(value(ones)[0])
-    return _estimate(studies, estimate, over_draws(value, studies.patients, draws, seed))
+    return _estimate(studies, estimate, resample(value, studies.patients, draws, seed))
 
 
-def brier(studies: Studies, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
+def estimate_brier(studies: StudyScores, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Mean squared distance of probability and label (Brier 1950); 0.25 is a coin's."""
     loss = (studies.scores - studies.labels) ** 2
-    drawn = over_draws(lambda w: w @ loss / w.sum(1), studies.patients, draws, seed)
+    drawn = resample(lambda w: w @ loss / w.sum(1), studies.patients, draws, seed)
     return _estimate(studies, float(loss.mean()), drawn)
 
 
-def _estimate(studies: Studies, value: float, drawn: Floats) -> Estimate:
-    ends = interval(value, drawn, studies.patients_with() - 1)
+def _estimate(studies: StudyScores, value: float, drawn: Floats) -> Estimate:
+    ends = logit_interval(value, drawn, studies.count_patients() - 1)
     if ends[0] == ends[1]:  # as sure as a share of 0 or 1 among the patients
-        ends = exact(value, studies.patients_with())
+        ends = exact_interval(value, studies.count_patients())
     return studies.estimate(value, ends)
 
 
-def _bins(studies: Studies, bins: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _bins(studies: StudyScores, bins: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Each study's bin; equal scores share one, so that their order does not matter."""
     n = len(studies.scores)
     bins = max(1, min(bins, n // 5))

@@ -1,6 +1,7 @@
-"""Several scores in one interval: two models on the same studies, the mean over patient folds.
+"""Two models on the same studies, and the mean over folds: differences with intervals.
 
-DeLong's comparison of two AUCs on the same studies, for studies that are independent.
+`compare_aucs` and `compare_folds` resample patients, the same for both sides. `compare_by_delong`
+has DeLong's standard error of a difference of AUCs, which takes studies as independent.
 """
 
 from __future__ import annotations
@@ -12,21 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from mura_tune.metrics.estimates import (
-    AUC,
     DRAWS,
     Estimate,
     Floats,
     Measure,
-    Studies,
+    StudyScores,
     Z,
-    auc,
     interval_text,
-    over_draws,
+    resample,
 )
+from mura_tune.metrics.ranking import AUC, auc
 
 
-def auc_difference(
-    ours: Sequence[Studies], theirs: Sequence[Studies], *, draws: int = DRAWS, seed: int = 0
+def compare_aucs(
+    ours: Sequence[StudyScores], theirs: Sequence[StudyScores], *, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
     """Mean study AUC of `ours` minus that of `theirs`, with a 95 % percentile interval.
 
@@ -37,20 +37,18 @@ def auc_difference(
     Raises:
         ValueError: a side without a run, or runs over different studies.
     """
-    return fold_difference(
-        [[run] for run in ours], [[run] for run in theirs], draws=draws, seed=seed
-    )
+    return compare_folds([[run] for run in ours], [[run] for run in theirs], draws=draws, seed=seed)
 
 
-def fold_difference(
-    ours: Sequence[Sequence[Studies]],
-    theirs: Sequence[Sequence[Studies]],
+def compare_folds(
+    ours: Sequence[Sequence[StudyScores]],
+    theirs: Sequence[Sequence[StudyScores]],
     *,
     measure: Measure = AUC,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """`auc_difference` where each run is a sequence of folds, and its score the mean over them."""
+    """`compare_aucs` where each run is a sequence of folds, and its score the mean over them."""
     if not ours or not theirs:
         raise ValueError("a difference needs a run on either side")
     first = ours[0]
@@ -68,8 +66,8 @@ def fold_difference(
     return _estimate(values, first)
 
 
-def fold_mean(
-    folds: Sequence[Studies], *, measure: Measure = AUC, draws: int = DRAWS, seed: int = 0
+def average_folds(
+    folds: Sequence[StudyScores], *, measure: Measure = AUC, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
     """The mean over folds of their scores; each draw takes patients anew within each fold."""
     if len(folds) == 1:
@@ -78,7 +76,7 @@ def fold_mean(
     return _estimate(np.mean(values, axis=0), folds)
 
 
-def _over_runs(runs: Sequence[Studies], measure: Measure, draws: int, seed: int) -> Floats:
+def _over_runs(runs: Sequence[StudyScores], measure: Measure, draws: int, seed: int) -> Floats:
     """(1 + draws,) mean score over runs on the same studies, as they are and in every draw."""
 
     def mean(weights: Floats) -> Floats:
@@ -86,10 +84,10 @@ def _over_runs(runs: Sequence[Studies], measure: Measure, draws: int, seed: int)
 
     patients = runs[0].patients
     once = mean(np.ones((1, len(patients))))
-    return np.concatenate([once, over_draws(mean, patients, draws, seed)])
+    return np.concatenate([once, resample(mean, patients, draws, seed)])
 
 
-def _estimate(values: Floats, folds: Sequence[Studies]) -> Estimate:
+def _estimate(values: Floats, folds: Sequence[StudyScores]) -> Estimate:
     low, high = np.nanpercentile(values[1:], [2.5, 97.5])
     return Estimate(
         value=float(values[0]),
@@ -115,11 +113,11 @@ class DeLong:
         return f"{self.value:+.3f} {interval_text(self.low, self.high, signed=True)}"
 
 
-def delong(ours: Studies, theirs: Studies) -> DeLong:
+def compare_by_delong(ours: StudyScores, theirs: StudyScores) -> DeLong:
     """The difference of two correlated AUCs by structural components (DeLong et al. 1988).
 
     It takes every study as independent: studies of one patient make it too sure. The
-    patient-cluster bootstrap (`paired.auc_difference`) does not.
+    patient-cluster bootstrap (`compare_aucs`) does not.
 
     Raises:
         ValueError: other studies, or a class with less than two of them.
@@ -141,7 +139,7 @@ def delong(ours: Studies, theirs: Studies) -> DeLong:
     return DeLong(value, value - Z * error, value + Z * error, error, p)
 
 
-def placements(studies: Studies) -> tuple[Floats, Floats]:
+def placements(studies: StudyScores) -> tuple[Floats, Floats]:
     """For each abnormal study the share of normal ones below it, and for each normal study the
     share of abnormal ones above it; ties count half. Both have the AUC as their mean."""
     positive, negative = (studies.scores[studies.labels == label] for label in (1, 0))

@@ -1,72 +1,77 @@
-"""Figures at an operating point: what calling a study abnormal at or above a threshold costs.
+"""Operating points: thresholds, and what calling a study abnormal at or above one costs.
 
-The scores of a study's answers that may decide: AUC, or F1 or kappa at their best threshold.
+`estimate_at_threshold` has sensitivity, specificity and their like at a threshold that is given.
+`youden_threshold` and its neighbours choose one. MONITORS are the measures that may judge a search.
 
-F1 and kappa need a threshold, and nothing has chosen one while a network trains: 0.5 would judge
-the class weight, which moves every probability. So each is taken at the threshold where it is
-largest on the very studies it is measured on, which flatters it; a release's own thresholds are
-chosen later, on calibrated probabilities.
+F1 and kappa need a threshold, and none has been chosen while a network trains: 0.5 would judge
+the class weight, which moves every probability. So as a monitor each is taken at the threshold
+where it is largest on the very studies it is measured on, which flatters it. A release's own
+thresholds are chosen later, on calibrated probabilities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mura_tune.metrics.estimates import (
-    AUC,
     DRAWS,
     TAIL,
     Estimate,
     Floats,
     Measure,
-    Studies,
-    all_over_draws,
-    exact,
-    interval,
+    StudyScores,
+    describe_error,
+    exact_interval,
+    logit_interval,
+    resample_all,
 )
+from mura_tune.metrics.ranking import AUC, threshold_counts
 
-FIGURES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "kappa")
+THRESHOLD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "kappa")
 
 
-def at_threshold(
-    studies: Studies, threshold: float, *, draws: int = DRAWS, seed: int = 0
+def estimate_at_threshold(
+    studies: StudyScores, threshold: float, *, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Estimate]:
-    """FIGURES of calling a study abnormal at or above `threshold`, with patient-cluster intervals.
+    """THRESHOLD_METRICS of calling a study abnormal at or above `threshold`.
 
-    PPV and NPV are those at this set's share of abnormal studies; kappa is Cohen's (1960). A figure
-    without spread (a perfect score) gets bounds from exact ones, see `_corners`.
+    Intervals are from the patient-cluster bootstrap. PPV and NPV are those at this table's share of
+    abnormal studies; kappa is Cohen's (1960). A number without spread (a perfect score) has exact
+    bounds, or bounds made from exact ones (`_corner_interval`).
     """
     called = studies.scores >= threshold
 
-    def figures(weights: Floats) -> dict[str, Floats]:
-        return confusion(called, studies.labels, weights)
+    def metrics(weights: Floats) -> dict[str, Floats]:
+        return threshold_metrics(called, studies.labels, weights)
 
-    values = figures(np.ones((1, len(called))))
-    resampled = all_over_draws(figures, studies.patients, draws, seed)
-    patients = len(np.unique(studies.patients))
+    values = metrics(np.ones((1, len(called))))
+    resampled = resample_all(metrics, studies.patients, draws, seed)
     rests_on = {
-        "sensitivity": studies.patients_with(1),
-        "specificity": studies.patients_with(0),
+        "sensitivity": studies.count_patients(1),
+        "specificity": studies.count_patients(0),
         "ppv": len(np.unique(studies.patients[called])),
         "npv": len(np.unique(studies.patients[~called])),
-        "accuracy": patients,
+        "accuracy": studies.count_patients(),
     }
-    found = {}
-    for name in FIGURES:
+    estimates = {}
+    for name in THRESHOLD_METRICS:
         value, floor = float(values[name][0]), -1.0 if name == "kappa" else 0.0
         freedom = rests_on[name] - 1 if name in rests_on else studies.freedom
-        ends = interval(value, resampled[name], freedom, floor=floor)
-        if ends[0] == ends[1]:
-            share = name in rests_on
-            ends = exact(value, rests_on[name]) if share else _corners(name, studies, called)
-        found[name] = studies.estimate(value, ends)
-    return found
+        ends = logit_interval(value, resampled[name], freedom, floor=floor)
+        if ends[0] == ends[1] and name in rests_on:
+            ends = exact_interval(value, rests_on[name])
+        elif ends[0] == ends[1]:
+            ends = _corner_interval(name, studies, called)
+        estimates[name] = studies.estimate(value, ends)
+    return estimates
 
 
-def counts(studies: Studies, threshold: float) -> dict[str, int]:
+def count_calls(studies: StudyScores, threshold: float) -> dict[str, int]:
     """Studies by label and call: true and false positives and negatives."""
     called, abnormal = studies.scores >= threshold, studies.labels == 1
     pairs = {
@@ -78,10 +83,10 @@ def counts(studies: Studies, threshold: float) -> dict[str, int]:
     return {name: int(rows.sum()) for name, rows in pairs.items()}
 
 
-def confusion(
+def threshold_metrics(
     called: NDArray[np.bool_], labels: NDArray[np.int64], weights: Floats
 ) -> dict[str, Floats]:
-    """Each of FIGURES for each row of weights (B, M); NaN where it is not defined."""
+    """THRESHOLD_METRICS under each row of weights (B, M), (B,) each; NaN where not defined."""
     abnormal = labels == 1
     tp, fp = weights @ (called & abnormal), weights @ (called & ~abnormal)
     fn, tn = weights @ (~called & abnormal), weights @ (~called & ~abnormal)
@@ -99,7 +104,9 @@ def confusion(
         }
 
 
-def _corners(name: str, studies: Studies, called: NDArray[np.bool_]) -> tuple[float, float]:
+def _corner_interval(
+    name: str, studies: StudyScores, called: NDArray[np.bool_]
+) -> tuple[float, float]:
     """Bounds of F1 or kappa from exact ones of sensitivity and specificity.
 
     At a fixed share of abnormal studies both rise with both of them (Kraemer 1979 for kappa), so
@@ -108,18 +115,18 @@ def _corners(name: str, studies: Studies, called: NDArray[np.bool_]) -> tuple[fl
     """
     share = float((studies.labels == 1).mean())
     sides = [
-        exact(
+        exact_interval(
             float((called[studies.labels == label] == bool(label)).mean()),
-            studies.patients_with(label),
+            studies.count_patients(label),
             TAIL / 2,
         )
         for label in (1, 0)
     ]
-    low, high = (_composed(name, share, sides[0][end], sides[1][end]) for end in (0, 1))
+    low, high = (metric_from_rates(name, share, sides[0][end], sides[1][end]) for end in (0, 1))
     return low, high
 
 
-def _composed(name: str, share: float, sensitivity: float, specificity: float) -> float:
+def metric_from_rates(name: str, share: float, sensitivity: float, specificity: float) -> float:
     """F1 or kappa of a population with `share` abnormal."""
     hit, alarm = share * sensitivity, (1 - share) * (1 - specificity)
     called = hit + alarm
@@ -129,15 +136,81 @@ def _composed(name: str, share: float, sensitivity: float, specificity: float) -
     return (hit + (1 - share) * specificity - chance) / (1 - chance)
 
 
-# From hits and calls at each threshold (B, T), the abnormal ones (B, 1) and all (B, 1).
-Figure = Callable[[Floats, Floats, Floats, Floats], Floats]
+@dataclass(frozen=True)
+class Abstention:
+    """What abstaining from doubtful studies is worth.
+
+    Attributes:
+        studies: from which the network abstains.
+        error: of the answers that remain; None where none remains.
+        error_without: of all answers, without abstaining.
+    """
+
+    studies: int
+    error: float | None
+    error_without: float
+
+    @classmethod
+    def measure(cls, doubtful: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> Abstention:
+        """From whether each study is doubtful, (M,), and whether its answer is wrong, (M,)."""
+        return cls(
+            studies=int(doubtful.sum()),
+            error=float(wrong[~doubtful].mean()) if not doubtful.all() else None,
+            error_without=float(wrong.mean()),
+        )
+
+    def describe_rest(self, studies: int) -> str:
+        """How many answers of the others are wrong, of so many studies in all."""
+        if self.error is None:
+            return "none is answered"
+        return f"of the others {describe_error(self.error, studies - self.studies)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, as bundle.json has them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Abstention:
+        """What `to_json` wrote."""
+        return cls(stored["studies"], stored["error"], stored["error_without"])
 
 
-def _largest(figure: Figure) -> Callable[[Studies, Floats], Floats]:
-    """The largest value of a figure over all thresholds, for each row of weights (B, M); NaN where
+# ---- thresholds by rule ----
+
+
+def youden_threshold(studies: StudyScores) -> float:
+    """The threshold with the largest sensitivity + specificity - 1 (Youden 1950).
+
+    It lies halfway between two neighbouring scores, so that it is stable.
+    """
+    thresholds, hits, alarms = threshold_counts(studies)
+    index = hits / max(hits[0], 1) - alarms / max(alarms[0], 1)
+    return float(thresholds[np.argmax(index)])
+
+
+def f1_threshold(studies: StudyScores) -> float:
+    """The threshold with the largest F1."""
+    thresholds, hits, alarms = threshold_counts(studies)
+    return float(thresholds[np.argmax(2 * hits / (hits + alarms + max(hits[0], 1)))])
+
+
+def sensitivity_threshold(studies: StudyScores, least: float) -> float:
+    """The highest threshold whose sensitivity is `least` or more."""
+    thresholds, hits, _ = threshold_counts(studies)
+    return float(thresholds[hits >= least * hits[0]][-1])
+
+
+# ---- the measures that may judge a search ----
+
+# A metric from hits and calls at each threshold (B, T), abnormal studies (B, 1) and all (B, 1).
+_FromCounts = Callable[[Floats, Floats, Floats, Floats], Floats]
+
+
+def _largest(metric: _FromCounts) -> Callable[[StudyScores, Floats], Floats]:
+    """The largest value of a metric over all thresholds, for each row of weights (B, M); NaN where
     a class has no weight."""
 
-    def values(studies: Studies, weights: Floats) -> Floats:
+    def values(studies: StudyScores, weights: Floats) -> Floats:
         if not np.isfinite(studies.scores).all():
             return np.full(len(weights), np.nan)
         order = np.argsort(-studies.scores, kind="stable")
@@ -147,8 +220,8 @@ def _largest(figure: Figure) -> Callable[[Studies, Floats], Floats]:
         hits, calls = np.cumsum(w * abnormal, 1), np.cumsum(w, 1)
         positives, total = hits[:, -1:], calls[:, -1:]
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = figure(hits[:, last], calls[:, last], positives, total)
-        best = np.where(np.isnan(found), -np.inf, found).max(1)
+            each = metric(hits[:, last], calls[:, last], positives, total)
+        best = np.where(np.isnan(each), -np.inf, each).max(1)
         both = (positives > 0) & (positives < total)
         return np.where(both[:, 0], best, np.nan)
 
@@ -166,9 +239,10 @@ def _kappa(hits: Floats, calls: Floats, positives: Floats, total: Floats) -> Flo
     return (agreed - chance) / (1 - chance)
 
 
-def _measure(name: str, figure: Figure) -> Measure:
-    return Measure(name, _largest(figure), lambda s: s.freedom, lambda s: s.rarer)
+def _best_threshold(name: str, metric: _FromCounts) -> Measure:
+    return Measure(name, _largest(metric), lambda s: s.freedom, lambda s: s.rarer_patients)
 
 
-F1, KAPPA = _measure("best-threshold F1", _f1), _measure("best-threshold kappa", _kappa)
-MONITORS: Mapping[str, Measure] = {"auc": AUC, "f1": F1, "kappa": KAPPA}
+BEST_F1 = _best_threshold("best-threshold F1", _f1)
+BEST_KAPPA = _best_threshold("best-threshold kappa", _kappa)
+MONITORS: Mapping[str, Measure] = {"auc": AUC, "f1": BEST_F1, "kappa": BEST_KAPPA}

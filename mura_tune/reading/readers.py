@@ -21,6 +21,7 @@ from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Chosen
 from mura_tune.evaluation.routing import Routing
+from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import sigmoid
 from mura_tune.reading.answer_table import AnswerRow
 from mura_tune.reading.answers import (
@@ -37,7 +38,6 @@ from mura_tune.release import legacy
 from mura_tune.release import release as release_io
 from mura_tune.release.release import Bundle
 from mura_tune.training.batches import to_input
-from mura_tune.training.recognition import softmax
 from mura_tune.training.tasks import MULTITASK, PART
 
 AnswerT = TypeVar("AnswerT", bound=StudyAnswer, covariant=True)

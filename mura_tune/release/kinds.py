@@ -11,14 +11,13 @@ from torch import Tensor
 from mura_tune.data.prepare import Prepared
 from mura_tune.evaluation import calibration, evaluate, routing
 from mura_tune.evaluation.compare import Comparison, compare, compare_routers
-from mura_tune.metrics.estimates import Studies
+from mura_tune.metrics.estimates import StudyScores
 from mura_tune.networks.network import Model
 from mura_tune.report.abnormality import render_card, render_report
 from mura_tune.report.router import render_router_card, render_router_report
 from mura_tune.training.batches import Split, split_of
 from mura_tune.training.fit import predict
-from mura_tune.training.recognition import recognised
-from mura_tune.training.tasks import MULTITASK, PART, routed_right
+from mura_tune.training.tasks import MULTITASK, PART, recognise_areas, routed_right
 
 Manifest = Mapping[str, Any]
 Figures = evaluate.Measured | routing.Routed
@@ -42,12 +41,12 @@ class Kind:
     choose: Callable[[Tensor, Split], Any]
     stored: Callable[[Manifest], Any]
     measured: Callable[[Tensor, Split, Any], Figures]
-    studies: Callable[[Any, Tensor, Split], Studies]
+    studies: Callable[[Any, Tensor, Split], StudyScores]
     card: Callable[[Manifest], str]
     report: Callable[..., str]
     compare: Callable[..., Comparison]
 
-    def rows(self, on_dev: Tensor, dev: Split, logits_nk: Tensor, split: Split) -> Studies:
+    def rows(self, on_dev: Tensor, dev: Split, logits_nk: Tensor, split: Split) -> StudyScores:
         """What the measure is taken of, calibrated by the same network's logits on dev."""
         return self.studies(self.choose(on_dev, dev), logits_nk, split)
 
@@ -71,7 +70,7 @@ BOTH = replace(
     BINARY,
     output="logit of abnormal as another release's, then a logit an area, in the order of areas",
     measured=lambda logits, split, chosen: replace(
-        evaluate.measured(logits, split, chosen), seen=recognised(logits[:, 1:], split)
+        evaluate.measured(logits, split, chosen), seen=recognise_areas(logits[:, 1:], split)
     ),
 )
 ROUTING = Kind(

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from mura_tune.evaluation.calibration import Chosen
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
 from mura_tune.evaluation.routing import Routing
-from mura_tune.metrics.comparison import auc_difference
-from mura_tune.metrics.estimates import AUC, Estimate, Floats, Names, Studies
+from mura_tune.metrics.comparison import compare_aucs
+from mura_tune.metrics.estimates import Estimate, Floats, Names, StudyScores
+from mura_tune.metrics.ranking import AUC
 from mura_tune.release.release import Bundle
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import predict
-from mura_tune.training.recognition import study_logits
+from mura_tune.training.tasks import study_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,19 +93,19 @@ def routes(
     known, routed = np.empty(len(called)), np.empty(len(called))
     for answering in {id(one): one for one in releases.values()}.values():
         mine = np.array([releases[area] is answering for area in areas])
-        asked = mine[found.parts] | mine[called]
+        asked = mine[found.areas] | mine[called]
         scores = _scores(answering, split_at, found.names[asked])
-        known[mine[found.parts]] = scores[mine[found.parts][asked]]
+        known[mine[found.areas]] = scores[mine[found.areas][asked]]
         routed[mine[called]] = scores[mine[called][asked]]
     labels = _labels(split, found.names)
-    tables = [Studies(found.names, found.patients, labels, one) for one in (known, routed)]
-    left = Studies(found.names[sure], found.patients[sure], labels[sure], routed[sure])
+    tables = [StudyScores(found.names, found.patients, labels, one) for one in (known, routed)]
+    left = StudyScores(found.names[sure], found.patients[sure], labels[sure], routed[sure])
     return Routes(
         known=AUC.estimate(tables[0]),
         routed=AUC.estimate(tables[1]),
-        cost=auc_difference([tables[1]], [tables[0]]),
+        cost=compare_aucs([tables[1]], [tables[0]]),
         answered=AUC.estimate(left) if len(np.unique(left.labels)) == 2 else None,
-        wrong=int((called != found.parts).sum()),
+        wrong=int((called != found.areas).sum()),
         abstained=int((~sure).sum()),
         fallbacks=fallbacks,
     )

@@ -24,10 +24,10 @@ from matplotlib.ticker import MaxNLocator
 
 from mura_tune.evaluation.evaluate import Measured
 from mura_tune.lines import visible
-from mura_tune.metrics.calibration_error import reliability
-from mura_tune.metrics.curves import precision_recall, roc
-from mura_tune.metrics.estimates import Estimate, wilson
-from mura_tune.metrics.operating_points import counts
+from mura_tune.metrics.calibration_error import reliability_bins
+from mura_tune.metrics.estimates import Estimate, wilson_interval
+from mura_tune.metrics.operating_points import count_calls
+from mura_tune.metrics.ranking import precision_recall_curve, roc_curve
 
 BLUE, RED, INK, PALE, GRID = "#1f5fa8", "#c8402f", "#22262b", "#6b727c", "#e6e8eb"
 GUIDE, BAND, PAPER = "#c4c8ce", "#f0ece2", "#ffffff"
@@ -118,8 +118,8 @@ def draw_curves(test: Measured) -> list[Markup]:
 
 def draw_roc(test: Measured) -> Markup:
     """ROC with its AUC and the recommended operating point."""
-    false, true = roc(test.studies)
-    calls = counts(test.studies, test.chosen.threshold)
+    false, true = roc_curve(test.studies)
+    calls = count_calls(test.studies, test.chosen.threshold)
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], c=GUIDE, lw=1, ls="--")
@@ -144,7 +144,7 @@ def draw_roc(test: Measured) -> Markup:
 
 def draw_precision_recall(test: Measured) -> Markup:
     """Precision over recall; chance gives the share of abnormal studies."""
-    recall, precision = precision_recall(test.studies)
+    recall, precision = precision_recall_curve(test.studies)
     share = float(test.studies.labels.mean())
 
     def draw(axes: Axes) -> None:
@@ -166,7 +166,7 @@ def draw_calibration(test: Measured) -> Markup:
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], c=GUIDE, lw=1, ls="--")
-        raw, bins = reliability(test.raw), reliability(test.studies)
+        raw, bins = reliability_bins(test.raw), reliability_bins(test.studies)
         axes.plot(
             [b.score for b in raw],
             [b.abnormal for b in raw],
@@ -177,7 +177,7 @@ def draw_calibration(test: Measured) -> Markup:
             label="before calibration",
         )
         x, y = [b.score for b in bins], [b.abnormal for b in bins]
-        ends = [wilson(b.abnormal, b.studies) for b in bins]
+        ends = [wilson_interval(b.abnormal, b.studies) for b in bins]
         axes.vlines(x, [low for low, _ in ends], [high for _, high in ends], color=BLUE, lw=1)
         axes.plot(x, y, "o", c=BLUE, ms=4.5, label="after, with 95 %")
         _unit(axes)

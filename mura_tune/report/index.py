@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from mura_tune import files
 from mura_tune.errors import InputError, explain_error
+from mura_tune.metrics.areas import AREA_METRICS
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.release_format import checksums
 from mura_tune.release_format import manifest as manifests
@@ -19,7 +20,6 @@ from mura_tune.release_format.manifest import NAME as MANIFEST
 from mura_tune.release_format.manifest import REPORT, SCHEMA
 from mura_tune.report.charts import draw_forest
 from mura_tune.report.page import Markdown, escape_markdown, render_html, render_markdown
-from mura_tune.training.recognition import NAMES
 
 # Over all areas together; the two sets are never put into one table.
 PUBLISHED = {
@@ -203,7 +203,7 @@ def _group_releases(releases: Sequence[ListedRelease]) -> dict[str, list[ResultT
 
 def _tabulate(group: Sequence[ListedRelease]) -> list[ResultTable]:
     tables = []
-    for scores in (SCORES, NAMES):
+    for scores in (SCORES, AREA_METRICS):
         releases = [one for one in group if scores.keys() <= one.manifest["metrics"]["test"].keys()]
         if releases:
             tables.append(ResultTable(scores, releases))

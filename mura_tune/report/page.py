@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mura_tune.lines import printable, shell_command
-from mura_tune.metrics.estimates import Estimate, interval_text, range_text, wrong
+from mura_tune.metrics.estimates import Estimate, describe_error, interval_text, range_text
 
 WARNING = "Not a medical device. For research; not for any decision about a patient."
 
@@ -123,7 +123,7 @@ def _environment(escape_html: bool, print_value: Callable[[Any], Any]) -> Enviro
 def _html_environment() -> Environment:
     environment = _environment(True, _print_html)
     environment.filters["anchor"] = _anchor
-    environment.filters["answered_wrong"] = wrong
+    environment.filters["answered_wrong"] = describe_error
     return environment
 
 
@@ -137,5 +137,5 @@ def _markdown_environment() -> Environment:
     environment.filters["code_list"] = lambda values: Markdown(
         ", ".join(map(markdown_code, values))
     )
-    environment.filters["answered_wrong"] = lambda error, n: Markdown(wrong(error, n))
+    environment.filters["answered_wrong"] = lambda error, n: Markdown(describe_error(error, n))
     return environment

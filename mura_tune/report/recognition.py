@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mura_tune.training.recognition import NAMES
+from mura_tune.metrics.areas import AREA_METRICS
 
 Row = tuple[object, ...]
 
@@ -31,7 +31,7 @@ def tabulate_recognition(dev: Mapping[str, Any], test: Mapping[str, Any]) -> Rec
     areas = list(test["areas"])
     return RecognitionTables(
         areas=areas,
-        score_rows=[(name, test[key], dev[key]) for key, name in NAMES.items()]
+        score_rows=[(name, test[key], dev[key]) for key, name in AREA_METRICS.items()]
         + [(f"{area} recognised", _recall(test, area), _recall(dev, area)) for area in areas],
         confusion_rows=[(area, *row) for area, row in zip(areas, test["confusion"], strict=True)],
     )

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mura_tune import recipe as recipes
 from mura_tune.database.outages import of_study
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import Estimate, Studies
+from mura_tune.metrics.estimates import Estimate, StudyScores
 from mura_tune.recipe import Recipe
 
 # System attributes: as user attributes they would be lines of thousands of characters on its page.
@@ -70,7 +70,7 @@ def keep_recipe(trial: optuna.Trial, recipe: Recipe) -> None:
     _set(trial, RECIPE, asdict(recipe))
 
 
-def keep_scores(trial: optuna.Trial, runs: Sequence[Studies]) -> None:
+def keep_scores(trial: optuna.Trial, runs: Sequence[StudyScores]) -> None:
     """Store the scores of the dev studies of each fold, in the order of their names."""
     _set(trial, SCORES, packed(runs))
 
@@ -162,7 +162,7 @@ def dev_part_of(trial: optuna.Trial | FrozenTrial) -> Estimate:
     return Estimate.from_json(trial.user_attrs["dev_part"])
 
 
-def packed(runs: Sequence[Studies]) -> list[str]:
+def packed(runs: Sequence[StudyScores]) -> list[str]:
     """The scores of each fold as text."""
     return [base64.b85encode(run.scores.astype("<f8").tobytes()).decode() for run in runs]
 

@@ -17,8 +17,8 @@ from mura_tune.database.outages import legible, of_study
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import database
 from mura_tune.errors import InputError
-from mura_tune.metrics.comparison import fold_difference
-from mura_tune.metrics.estimates import Estimate, Measure, Studies
+from mura_tune.metrics.comparison import compare_folds
+from mura_tune.metrics.estimates import Estimate, Measure, StudyScores
 from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.recipe import Recipe
 from mura_tune.search.records import (
@@ -345,7 +345,7 @@ def _difference(
     ours, theirs = (
         [_scored(study, run) for run in (again[t.number] if both else [t])] for t in pair
     )
-    return fold_difference(ours, theirs, measure=measure)
+    return compare_folds(ours, theirs, measure=measure)
 
 
 def _rarer(study: optuna.Study) -> int:
@@ -364,10 +364,10 @@ def _dev(study: optuna.Study) -> list[dict[str, list[int]]]:
     return parts
 
 
-def _scored(study: optuna.Study, trial: FrozenTrial) -> list[Studies]:
+def _scored(study: optuna.Study, trial: FrozenTrial) -> list[StudyScores]:
     """The dev studies of each fold with this trial's scores."""
     return [
-        Studies(
+        StudyScores(
             names=np.array([str(i) for i in range(len(scores))]),
             patients=np.array(part["patients"]),
             labels=np.array(part["labels"], dtype=np.int64),

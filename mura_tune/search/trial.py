@@ -19,8 +19,10 @@ from mura_tune.data.prepare import Prepared, prepare_folds
 from mura_tune.database.outages import Outage
 from mura_tune.errors import Diverged, MuraError
 from mura_tune.lines import printable
-from mura_tune.metrics.comparison import fold_mean
-from mura_tune.metrics.estimates import ACCURACY, AUC, Estimate, Studies
+from mura_tune.metrics.areas import ACCURACY
+from mura_tune.metrics.comparison import average_folds
+from mura_tune.metrics.estimates import Estimate, StudyScores
+from mura_tune.metrics.ranking import AUC
 from mura_tune.recipe import Recipe
 from mura_tune.search import space as spaces
 from mura_tune.search.records import has_recipe, keep_recipe, keep_scores, recipe_of
@@ -33,7 +35,7 @@ from mura_tune.training.tasks import task_of
 DIGITS = 6  # of a score, where people see it: finer than one pair of studies among a million
 
 # Keeps what people look at: of a trial, its fits with the dev split of each, and all dev studies.
-Keep = Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], Studies], None]
+Keep = Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], StudyScores], None]
 
 
 @dataclass(frozen=True)
@@ -140,27 +142,27 @@ class Objective:
                 mean = float(np.mean([f.best.score for f, _ in fits]))
                 _report(trial, mean, number + 1)
         runs = [task.table(result.logits, dev) for result, dev in fits]
-        estimate = fold_mean(runs, measure=task.measure)
+        estimate = average_folds(runs, measure=task.measure)
         trial.set_user_attr(
             "best_epoch", [f.best.number for f, _ in fits] if not alone else fits[0][0].best.number
         )
         trial.set_user_attr("dev_score", _rounded(estimate))
         if recipe.monitor != "auc":  # it is stored whatever decides
-            trial.set_user_attr("dev_auc", _rounded(fold_mean(runs, measure=AUC)))
+            trial.set_user_attr("dev_auc", _rounded(average_folds(runs, measure=AUC)))
         if task.beside:
             parts = [task.beside(result.logits, dev) for result, dev in fits]
-            trial.set_user_attr("dev_part", _rounded(fold_mean(parts, measure=ACCURACY)))
+            trial.set_user_attr("dev_part", _rounded(average_folds(parts, measure=ACCURACY)))
         keep_scores(trial, runs)
         self.keep(trial, fits, runs[0] if alone else _pooled(runs))
         return round(float(np.mean([f.best.score for f, _ in fits])), DIGITS)
 
 
-def _pooled(runs: Sequence[Studies]) -> Studies:
+def _pooled(runs: Sequence[StudyScores]) -> StudyScores:
     """The studies of all folds in one table, for pictures."""
     joined = {
-        f.name: np.concatenate([getattr(run, f.name) for run in runs]) for f in fields(Studies)
+        f.name: np.concatenate([getattr(run, f.name) for run in runs]) for f in fields(StudyScores)
     }
-    return Studies(**joined)
+    return StudyScores(**joined)
 
 
 def _rounded(estimate: Estimate) -> dict[str, Any]:

@@ -6,19 +6,28 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import ACCURACY, AUC, Measure, Studies, by_study
+from mura_tune.metrics.areas import (
+    ACCURACY,
+    AreaLogits,
+    AreaRecognition,
+    average_logits,
+    evaluate_areas,
+)
+from mura_tune.metrics.estimates import Measure, Names, StudyScores, score_studies
 from mura_tune.metrics.operating_points import MONITORS
+from mura_tune.metrics.ranking import AUC
 from mura_tune.networks.heads import AreaHead, shrink_classifier
 from mura_tune.networks.network import Network, build_network
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split
 from mura_tune.training.losses import Loss, binary
-from mura_tune.training.recognition import study_logits
 
 
 @dataclass(frozen=True)
@@ -39,10 +48,10 @@ class Task:
     outputs: Callable[[int], int]
     targets: Callable[[Split], Tensor]
     loss: Callable[[Split, Recipe], Loss]
-    table: Callable[[Tensor, Split], Studies]
+    table: Callable[[Tensor, Split], StudyScores]
     measure: Measure
     head: Callable[[int, int], nn.Module] | None = None
-    beside: Callable[[Tensor, Split], Studies] | None = None
+    beside: Callable[[Tensor, Split], StudyScores] | None = None
 
     @property
     def monitor(self) -> str:
@@ -53,7 +62,7 @@ class Task:
         """The number that decides; NaN where a logit is."""
         if bool(logits_nk.isnan().any()):
             return math.nan
-        return self.measure.of(self.table(logits_nk, split))
+        return self.measure.score(self.table(logits_nk, split))
 
     def network(self, recipe: Recipe, areas: int) -> Network:
         """A fresh network for this task on so many areas; InputError as `models.build`."""
@@ -71,20 +80,35 @@ class Task:
         return net
 
 
-def study_scores(logits_nk: Tensor, split: Split) -> Studies:
+def study_logits(logits_nk: Tensor, split: Split) -> AreaLogits:
+    """A row a study, from its views' logits of the areas alone, (N, K)."""
+    return average_logits(*_of_areas(logits_nk, split))
+
+
+def recognise_areas(logits_nk: Tensor, split: Split) -> AreaRecognition:
+    """How well a split's areas are told apart, from its views' logits of the areas, (N, K)."""
+    return evaluate_areas(*_of_areas(logits_nk, split), areas=split.areas)
+
+
+def _of_areas(
+    logits_nk: Tensor, split: Split
+) -> tuple[NDArray[np.float64], NDArray[np.int64], Names, Names]:
+    logits = logits_nk.double().cpu().numpy()
+    return logits, split.parts.cpu().numpy(), split.studies, split.patients
+
+
+def study_scores(logits_nk: Tensor, split: Split) -> StudyScores:
     """One probability of *abnormal* a study, from the first logit of each of its views."""
     logits = logits_nk[:, 0].double().cpu().numpy()
-    return by_study(logits, split.labels.cpu().numpy(), split.studies, split.patients)
+    return score_studies(logits, split.labels.cpu().numpy(), split.studies, split.patients)
 
 
-def routed_right(logits_nk: Tensor, split: Split) -> Studies:
+def routed_right(logits_nk: Tensor, split: Split) -> StudyScores:
     """A row a study: its area as the label, and 1 or 0 as the score: was it recognised?
 
     A study's area is that of the largest logit, averaged over its views.
     """
-    found = study_logits(logits_nk, split)
-    right = (found.logits.argmax(1) == found.parts).astype(float)
-    return Studies(found.names, found.patients, found.parts, right)
+    return study_logits(logits_nk, split).correctness()
 
 
 def _cross_entropy(train: Split, recipe: Recipe) -> Loss:

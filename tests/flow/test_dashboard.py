@@ -28,7 +28,7 @@ from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import auc_interval
+from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.networks.network import build_network
 from mura_tune.search import space
 from mura_tune.search.comparable import same_or_refuse
@@ -108,7 +108,7 @@ def search(
         result = fit(build_network(recipe.arch, seed=0), train, dev, recipe, ABNORMALITY)
         studies = study_scores(result.logits, dev)
         for name, value in (
-            ("dev_score", auc_interval(studies).to_json()),
+            ("dev_score", estimate_auc(studies).to_json()),
             ("epochs", len(result.epochs)),
         ):
             trial.set_user_attr(name, value)

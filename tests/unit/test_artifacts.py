@@ -20,12 +20,12 @@ from mura_tune.config import load_config
 from mura_tune.dashboard import artifacts, error_sheet
 from mura_tune.dashboard.artifacts import Allowance, TrialArtifacts
 from mura_tune.dashboard.trial_pictures import Charts, Fits, matrix
-from mura_tune.metrics.estimates import ACCURACY, auc_interval
+from mura_tune.metrics.areas import ACCURACY
+from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.search.records import keep_recipe
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import Fit
-from mura_tune.training.recognition import study_logits
-from mura_tune.training.tasks import MULTITASK, PART, Task, routed_right
+from mura_tune.training.tasks import MULTITASK, PART, Task, routed_right, study_logits
 
 RICH = {"share": 1.0, "expected": {"table": 0.0, "pictures": 0.0}, "trained": 60.0}
 
@@ -38,7 +38,7 @@ def kept(keeper: TrialArtifacts, fits: Fits) -> optuna.Study:
     def objective(trial: optuna.Trial) -> float:
         trial.suggest_float("finetune.lr", 1e-5, 1e-2, log=True)
         keep_recipe(trial, load_config("default").recipe)
-        trial.set_user_attr("dev_score", auc_interval(pooled(fits)).to_json())
+        trial.set_user_attr("dev_score", estimate_auc(pooled(fits)).to_json())
         keeper("abnormality")(trial, fits, pooled(fits))
         return 0.5
 

@@ -10,7 +10,7 @@ from mura_tune.evaluation.calibration import choose
 from mura_tune.evaluation.compare import compare, compare_routers
 from mura_tune.evaluation.evaluate import Measured, measured
 from mura_tune.evaluation.routing import Routed
-from mura_tune.metrics.comparison import delong
+from mura_tune.metrics.comparison import compare_by_delong
 from mura_tune.training.batches import Split
 
 NAMES = ("one", "two")
@@ -41,7 +41,7 @@ def test_differences_are_ours_minus_theirs_with_paired_intervals() -> None:
         assert difference.value == pytest.approx(expected), name
         assert difference.low <= difference.value <= difference.high
     assert found.differences["auc"].low > 0
-    assert found.delong == delong(good.studies, bad.studies)
+    assert found.delong == compare_by_delong(good.studies, bad.studies)
     assert found.delong.p < 0.01
     told = found.describe()
     assert "one minus two, test (published valid), 120 studies of 60 patients" in told
@@ -83,7 +83,7 @@ def router(sure: float, seed: int, studies: int = 90) -> Routed:
 def test_routers_are_paired_by_what_they_recognise() -> None:
     good, bad = router(4.0, 1), router(0.5, 2)
     found = compare_routers("router", NAMES, good, bad)
-    gap = good.seen.figures["accuracy"].value - bad.seen.figures["accuracy"].value
+    gap = good.seen.scores["accuracy"].value - bad.seen.scores["accuracy"].value
     assert found.differences["accuracy"].value == pytest.approx(gap)
     assert found.differences["accuracy"].low > 0
     recall = [one.seen.recall["XR_B"].value for one in (good, bad)]

@@ -13,7 +13,7 @@ from mura_tune.data.prepare import Prepared, prepare, prepare_folds
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import auc
+from mura_tune.metrics.ranking import auc
 from mura_tune.search import manage, verdict
 from mura_tune.search.records import DEV, SEARCH, facts, recipe_of, scores_of
 from mura_tune.search.results import best_in, confirmation

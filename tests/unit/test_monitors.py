@@ -15,49 +15,53 @@ from mura_tune import config
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import Studies, cluster_weights
-from mura_tune.metrics.operating_points import F1, KAPPA, MONITORS
+from mura_tune.metrics.estimates import StudyScores, patient_weights
+from mura_tune.metrics.operating_points import BEST_F1, BEST_KAPPA, MONITORS
 from mura_tune.networks.network import build_network
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import study_scores, task_of
 
 
-def studies(n: int = 60, seed: int = 0) -> Studies:
+def studies(n: int = 60, seed: int = 0) -> StudyScores:
     """Scores in steps of a twentieth, so that some are equal; two studies a patient."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n)
     scores = np.clip(np.round(20 * (0.3 * labels + 0.7 * rng.random(n))) / 20, 0, 1)
     names = np.array([f"s{i:03d}" for i in range(n)])
-    return Studies(names, np.array([f"p{i // 2:03d}" for i in range(n)]), labels, scores)
+    return StudyScores(names, np.array([f"p{i // 2:03d}" for i in range(n)]), labels, scores)
 
 
-@pytest.mark.parametrize(("measure", "reference"), [(F1, f1_score), (KAPPA, cohen_kappa_score)])
+@pytest.mark.parametrize(
+    ("measure", "reference"), [(BEST_F1, f1_score), (BEST_KAPPA, cohen_kappa_score)]
+)
 def test_it_is_the_largest_that_any_threshold_reaches(
     measure: object, reference: Callable[..., float]
 ) -> None:
     for seed in range(5):
         of = studies(seed=seed)
         each = [reference(of.labels, of.scores >= cut) for cut in np.unique(of.scores)]
-        assert measure.of(of) == pytest.approx(max(each))
+        assert measure.score(of) == pytest.approx(max(each))
 
 
-@pytest.mark.parametrize("measure", [F1, KAPPA])
+@pytest.mark.parametrize("measure", [BEST_F1, BEST_KAPPA])
 def test_weights_are_repetitions(measure: object) -> None:
     of = studies(20)
-    (weights,) = cluster_weights(of.patients, 6, 0)
+    (weights,) = patient_weights(of.patients, 6, 0)
     for row, found in zip(weights, measure.values(of, weights), strict=True):
         again = np.repeat(np.arange(20), row.astype(int))
         columns = (of.names, of.patients, of.labels, of.scores)
-        repeated = Studies(*(column[again] for column in columns))
-        assert found == pytest.approx(measure.of(repeated))
+        repeated = StudyScores(*(column[again] for column in columns))
+        assert found == pytest.approx(measure.score(repeated))
 
 
-@pytest.mark.parametrize("measure", [F1, KAPPA])
+@pytest.mark.parametrize("measure", [BEST_F1, BEST_KAPPA])
 def test_its_interval_holds_it_and_is_not_sure_of_perfection(measure: object) -> None:
     found = measure.estimate(studies())
     assert found.low < found.value < found.high
     of = studies()
-    perfect = measure.estimate(Studies(of.names, of.patients, of.labels, of.labels.astype(float)))
+    perfect = measure.estimate(
+        StudyScores(of.names, of.patients, of.labels, of.labels.astype(float))
+    )
     assert perfect.value == perfect.high == 1
     assert perfect.low < 0.95
 
@@ -65,7 +69,7 @@ def test_its_interval_holds_it_and_is_not_sure_of_perfection(measure: object) ->
 def test_one_class_or_a_score_that_is_no_number_has_none() -> None:
     of = studies()
     for labels, scores in ((of.labels * 0, of.scores), (of.labels, of.scores * np.nan)):
-        assert np.isnan(F1.of(Studies(of.names, of.patients, labels, scores)))
+        assert np.isnan(BEST_F1.score(StudyScores(of.names, of.patients, labels, scores)))
 
 
 @pytest.mark.parametrize("name", ["auc", "f1", "kappa"])
@@ -74,7 +78,7 @@ def test_the_monitor_picks_the_epoch_and_leaves_the_training_alone(name: str) ->
     net = build_network("cnn", seed=0)
     found = fit(net, TRAIN, DEV, given, task_of("abnormality", name))
     assert found.best.score == max(epoch.score for epoch in found.epochs)
-    assert MONITORS[name].of(study_scores(predict(net, DEV), DEV)) == found.best.score
+    assert MONITORS[name].score(study_scores(predict(net, DEV), DEV)) == found.best.score
     plain = fit(
         build_network("cnn", seed=0),
         TRAIN,

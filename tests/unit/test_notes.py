@@ -12,8 +12,9 @@ from test_pictures import pair, pooled
 
 from mura_tune import config
 from mura_tune.dashboard import notes
-from mura_tune.metrics.estimates import AUC, Studies, auc_interval
-from mura_tune.metrics.operating_points import F1
+from mura_tune.metrics.estimates import StudyScores
+from mura_tune.metrics.operating_points import BEST_F1
+from mura_tune.metrics.ranking import AUC, estimate_auc
 from mura_tune.search import space
 from mura_tune.search.records import (
     COMPARABLE,
@@ -59,10 +60,10 @@ def study_of(trials: int, name: str = "XR_A", **changes: object) -> optuna.Study
     return study
 
 
-def finished(dev: Studies, sure: int, **attrs: object) -> optuna.trial.FrozenTrial:
+def finished(dev: StudyScores, sure: int, **attrs: object) -> optuna.trial.FrozenTrial:
     scores = np.clip(dev.scores + 0.07 * sure * (dev.labels - 0.5), 0, 1)
-    better = Studies(dev.names, dev.patients, dev.labels, scores)
-    auc = auc_interval(better)
+    better = StudyScores(dev.names, dev.patients, dev.labels, scores)
+    auc = estimate_auc(better)
     return create_trial(
         state=TrialState.COMPLETE,
         value=auc.value,
@@ -143,7 +144,7 @@ def test_a_trials_note_has_its_score_cost_and_recipe() -> None:
     study = study_of(0)
     trial = study.ask(AXES)
     fit, dev = pair()
-    auc = auc_interval(pooled([(fit, dev)]))
+    auc = estimate_auc(pooled([(fit, dev)]))
     trial.set_user_attr("dev_score", auc.to_json())
     keep_recipe(trial, replace(STUDY.recipe, augment=0.123456789))
     text = notes.trial_note(
@@ -161,7 +162,7 @@ def test_a_trials_note_has_its_score_cost_and_recipe() -> None:
 def test_auc_stands_beside_another_score_that_decides() -> None:
     trial = study_of(0).ask(AXES)
     fit, dev = pair()
-    f1, auc = (measure.estimate(pooled([(fit, dev)])) for measure in (F1, AUC))
+    f1, auc = (measure.estimate(pooled([(fit, dev)])) for measure in (BEST_F1, AUC))
     trial.set_user_attr("dev_score", f1.to_json())
     trial.set_user_attr("dev_auc", auc.to_json())
     keep_recipe(trial, replace(STUDY.recipe, monitor="f1"))

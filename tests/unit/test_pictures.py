@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from mura_tune.dashboard import error_sheet
-from mura_tune.dashboard.trial_pictures import Charts, Fits, confusion, roc
-from mura_tune.metrics.estimates import Studies, auc_interval, youden
+from mura_tune.dashboard.trial_pictures import Charts, Fits
+from mura_tune.metrics.estimates import StudyScores
+from mura_tune.metrics.operating_points import youden_threshold
+from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import Epoch, Fit
 from mura_tune.training.tasks import study_scores
@@ -38,35 +39,19 @@ def pair(seed: int = 0, studies: int = 30, name: str = "s", epochs: int = 4) -> 
     return Fit(ran, ran[-1], {}, logits), split
 
 
-def pooled(fits: Fits) -> Studies:
+def pooled(fits: Fits) -> StudyScores:
     runs = [study_scores(fit.logits, dev) for fit, dev in fits]
-    return Studies(
+    return StudyScores(
         *(
             np.concatenate([getattr(run, f.name) for run in runs])
-            for f in dataclasses.fields(Studies)
+            for f in dataclasses.fields(StudyScores)
         )
     )
 
 
-def test_the_roc_is_sklearns_with_ties_as_one_step() -> None:
-    studies = pooled([pair()])
-    tied = dataclasses.replace(studies, scores=studies.scores.round(1))
-    for given in (studies, tied):
-        false, true = roc(given)
-        expected = roc_curve(given.labels, given.scores, drop_intermediate=False)
-        np.testing.assert_allclose((false, true), expected[:2])
-        assert np.trapezoid(true, false) == pytest.approx(roc_auc_score(given.labels, given.scores))
-
-
-def test_the_confusion_matrix_is_sklearns() -> None:
-    studies = pooled([pair()])
-    expected = confusion_matrix(studies.labels, studies.scores >= 0.4)
-    np.testing.assert_array_equal(confusion(studies, 0.4), expected)
-
-
 def drawn(charts: Charts, fits: Fits) -> bytes:
     studies = pooled(fits)
-    return charts.draw(fits, studies, auc_interval(studies), youden(studies)).tobytes()
+    return charts.draw(fits, studies, estimate_auc(studies), youden_threshold(studies)).tobytes()
 
 
 def test_a_picture_does_not_depend_on_what_was_drawn_before() -> None:
@@ -80,7 +65,7 @@ def test_a_picture_does_not_depend_on_what_was_drawn_before() -> None:
 def test_any_number_of_epochs_can_be_drawn(epochs: int) -> None:
     fits = [pair(epochs=epochs)]
     studies = pooled(fits)
-    picture = Charts().draw(fits, studies, auc_interval(studies), youden(studies))
+    picture = Charts().draw(fits, studies, estimate_auc(studies), youden_threshold(studies))
     assert picture.mode == "RGB"
     assert picture.width <= 1060  # what the dashboard shows of a note at 1400
 
@@ -88,7 +73,7 @@ def test_any_number_of_epochs_can_be_drawn(epochs: int) -> None:
 def test_the_worst_are_the_most_confident_errors() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
     scores = np.array([0.9, 0.2, 0.6, 0.1, 0.8, 0.4])
-    studies = Studies(np.array(list("abcdef")), np.array(list("abcdef")), labels, scores)
+    studies = StudyScores(np.array(list("abcdef")), np.array(list("abcdef")), labels, scores)
     assert list(error_sheet.worst(studies, 0.5, 0)) == [0, 2]
     assert list(error_sheet.worst(studies, 0.5, 1)) == [3, 5]
 

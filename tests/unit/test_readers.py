@@ -19,13 +19,13 @@ from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Chosen
 from mura_tune.evaluation.routing import Routing
 from mura_tune.imaging.images import read_image, resize_to_square
+from mura_tune.metrics.areas import softmax
 from mura_tune.networks.network import build_network
 from mura_tune.reading.batch import answer_all
 from mura_tune.reading.readers import Predictor, RoutedReader, Router
 from mura_tune.reading.studies import StudyFiles, find_studies
 from mura_tune.release import release as release_io
 from mura_tune.training.batches import to_input
-from mura_tune.training.recognition import softmax
 from mura_tune.training.tasks import MULTITASK, PART, Task
 
 AREAS = ["XR_A", "XR_B", "XR_C"]

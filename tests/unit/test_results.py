@@ -175,7 +175,7 @@ def test_a_winner_is_found_without_an_interval(monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("bootstrapped")
 
-    monkeypatch.setattr(results, "fold_difference", fail)
+    monkeypatch.setattr(results, "compare_folds", fail)
     assert choose(study, runs).winner.number == 2
     storage: Any = study._storage
     copied = optuna.create_study(storage=storage, study_name="XR_A.confirm", direction="maximize")

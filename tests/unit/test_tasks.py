@@ -182,13 +182,13 @@ def test_figures_of_a_router_agree_with_scikit_learn() -> None:
     part = split(studies=90)
     logits = noisy(part, 1.0)
     found = routing.measured(logits, part, routing.choose(logits, part))
-    true, called = found.seen.studies.parts, found.seen.called
+    true, called = found.seen.studies.areas, found.seen.studies.called
     for name, value in (
         ("accuracy", accuracy_score(true, called)),
         ("balanced_accuracy", balanced_accuracy_score(true, called)),
         ("macro_f1", f1_score(true, called, average="macro")),
     ):
-        estimate = found.seen.figures[name]
+        estimate = found.seen.scores[name]
         assert estimate.value == pytest.approx(value)
         assert estimate.low < value < estimate.high
     assert (found.seen.confusion == confusion_matrix(true, called)).all()

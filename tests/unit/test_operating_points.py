@@ -7,28 +7,28 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score, precision_score
 
 from mura_tune.metrics import operating_points
-from mura_tune.metrics.estimates import Studies, sigmoid
-from mura_tune.metrics.operating_points import FIGURES, at_threshold
+from mura_tune.metrics.estimates import StudyScores, sigmoid
+from mura_tune.metrics.operating_points import THRESHOLD_METRICS, estimate_at_threshold
 
 
-def studies(n: int, seed: int, labels: np.ndarray | None = None) -> Studies:
+def studies(n: int, seed: int, labels: np.ndarray | None = None) -> StudyScores:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n) if labels is None else labels
     patients = np.array([f"p{i // 2}" for i in range(n)])
-    return Studies(patients, patients, labels, sigmoid(rng.normal(size=n) + labels))
+    return StudyScores(patients, patients, labels, sigmoid(rng.normal(size=n) + labels))
 
 
-def perfect(normal: int, abnormal: int) -> Studies:
+def perfect(normal: int, abnormal: int) -> StudyScores:
     labels = np.array([0] * normal + [1] * abnormal)
     names = np.array([f"p{i}" for i in range(len(labels))])
-    return Studies(names, names, labels, labels * 0.8 + 0.1)
+    return StudyScores(names, names, labels, labels * 0.8 + 0.1)
 
 
 def test_figures_at_a_threshold_equal_sklearn() -> None:
     s = studies(101, 3)
-    found = at_threshold(s, 0.5)
+    found = estimate_at_threshold(s, 0.5)
     called = (s.scores >= 0.5).astype(int)
-    assert tuple(found) == FIGURES
+    assert tuple(found) == THRESHOLD_METRICS
     assert found["kappa"].value == pytest.approx(cohen_kappa_score(s.labels, called))
     assert found["f1"].value == pytest.approx(f1_score(s.labels, called))
     assert found["ppv"].value == pytest.approx(precision_score(s.labels, called))
@@ -37,7 +37,7 @@ def test_figures_at_a_threshold_equal_sklearn() -> None:
     assert found["sensitivity"].value == pytest.approx(called[s.labels == 1].mean())
     assert found["specificity"].value == pytest.approx(1 - called[s.labels == 0].mean())
     assert all(e.low < e.value < e.high and e.studies == 101 for e in found.values())
-    assert operating_points.counts(s, 0.5) == {
+    assert operating_points.count_calls(s, 0.5) == {
         "tp": int((called & s.labels).sum()),
         "fp": int((called & (1 - s.labels)).sum()),
         "fn": int(((1 - called) & s.labels).sum()),
@@ -50,8 +50,8 @@ def test_a_perfect_share_is_not_certain(threshold: float, whole: str) -> None:
     from scipy.stats import binomtest
 
     s = studies(60, 2)
-    found = at_threshold(s, threshold)
-    n = s.patients_with(int(whole == "sensitivity"))
+    found = estimate_at_threshold(s, threshold)
+    n = s.count_patients(int(whole == "sensitivity"))
     exact = binomtest(n, n).proportion_ci(method="exact")
     assert (found[whole].low, found[whole].high) == pytest.approx((exact.low, exact.high))
     other = found["specificity" if whole == "sensitivity" else "sensitivity"]
@@ -62,7 +62,7 @@ def test_a_perfect_share_is_not_certain(threshold: float, whole: str) -> None:
 
 
 def test_a_perfect_f1_and_kappa_are_as_sure_as_the_shares_they_are_made_of() -> None:
-    found = at_threshold(perfect(30, 20), 0.5)
+    found = estimate_at_threshold(perfect(30, 20), 0.5)
     assert found["f1"].value == found["kappa"].value == 1
     sensitivity, specificity = 0.0125 ** (1 / 20), 0.0125 ** (1 / 30)
     tp, fn = 20 * sensitivity, 20 * (1 - sensitivity)
@@ -72,7 +72,7 @@ def test_a_perfect_f1_and_kappa_are_as_sure_as_the_shares_they_are_made_of() -> 
     chance = float(table.sum(0) @ table.sum(1))
     assert found["kappa"].low == pytest.approx((table.trace() - chance) / (1 - chance))
     assert found["f1"].high == found["kappa"].high == 1
-    larger = at_threshold(perfect(300, 200), 0.5)
+    larger = estimate_at_threshold(perfect(300, 200), 0.5)
     assert found["kappa"].low < 0.75 < 0.95 < larger["kappa"].low < 1
 
 
@@ -82,14 +82,14 @@ def test_f1_and_kappa_rise_with_sensitivity_and_specificity(name: str) -> None:
     steps = np.linspace(0, 1, 21)
     for share, fixed in itertools.product((0.05, 0.4, 0.95), steps):
         for values in (
-            [operating_points._composed(name, share, x, float(fixed)) for x in steps],
-            [operating_points._composed(name, share, float(fixed), x) for x in steps],
+            [operating_points.metric_from_rates(name, share, x, float(fixed)) for x in steps],
+            [operating_points.metric_from_rates(name, share, float(fixed), x) for x in steps],
         ):
             assert (np.diff(values) >= -1e-12).all()
 
 
 def test_no_call_at_all_has_no_precision() -> None:
-    found = at_threshold(perfect(10, 10), 0.95)
+    found = estimate_at_threshold(perfect(10, 10), 0.95)
     assert np.isnan(found["ppv"].value)
     assert found["npv"].value == 0.5
     assert found["f1"].value == 0 < found["f1"].high < 0.6

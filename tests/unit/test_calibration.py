@@ -14,7 +14,7 @@ from mura_tune.errors import InputError
 from mura_tune.evaluation import calibration as calibrations
 from mura_tune.evaluation.calibration import Band, Calibration, Chosen, choose, fit
 from mura_tune.evaluation.routing import Routing
-from mura_tune.metrics.estimates import Studies, sigmoid
+from mura_tune.metrics.estimates import StudyScores, sigmoid
 from mura_tune.training.batches import Split
 
 
@@ -165,11 +165,11 @@ def test_the_band_takes_what_is_nearest_until_the_rest_is_right_enough() -> None
 def test_a_sure_model_needs_no_band_and_a_bad_one_takes_half_at_most() -> None:
     names = np.array([f"p{i}" for i in range(40)])
     labels = np.repeat([0, 1], 20)
-    sure = calibrations._band(Studies(names, names, labels, labels * 0.8 + 0.1), 0.5)
+    sure = calibrations._band(StudyScores(names, names, labels, labels * 0.8 + 0.1), 0.5)
     assert (sure.low, sure.high, sure.share) == (0.5, 0.5, 0.0)
     assert not sure.holds(0.5)
     noise = np.random.default_rng(0).random(40)
-    bad = calibrations._band(Studies(names, names, labels, noise), 0.5)
+    bad = calibrations._band(StudyScores(names, names, labels, noise), 0.5)
     assert bad.share <= 0.5
     assert bad.error <= bad.error_without
 

@@ -1,17 +1,25 @@
-"""Metrics against closed forms and scikit-learn."""
+"""Estimates against closed forms, scikit-learn and scipy's quantiles."""
 
 import json
 import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, t
 from sklearn.metrics import roc_auc_score
 
-from mura_tune.metrics import estimates
-from mura_tune.metrics.estimates import Studies
+from mura_tune.metrics import estimates, operating_points, ranking
+from mura_tune.metrics.estimates import (
+    StudyScores,
+    exact_interval,
+    logit_interval,
+    pooled_freedom,
+    t_quantile,
+    wilson_interval,
+)
 
 
-def studies(n: int, seed: int, ties: bool = False, signal: float = 1.0) -> Studies:
+def studies(n: int, seed: int, ties: bool = False, signal: float = 1.0) -> StudyScores:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n)
     labels[:2] = 0, 1
@@ -19,14 +27,14 @@ def studies(n: int, seed: int, ties: bool = False, signal: float = 1.0) -> Studi
     if ties:
         scores = scores.round(1)
     patients = np.array([f"p{i // 2}" for i in range(n)])
-    return Studies(np.array([f"s{i}" for i in range(n)]), patients, labels, scores)
+    return StudyScores(np.array([f"s{i}" for i in range(n)]), patients, labels, scores)
 
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 def test_auc_equals_sklearn(seed: int, ties: bool) -> None:
     s = studies(57, seed, ties)
-    assert estimates.auc(s.scores, s.labels) == pytest.approx(
+    assert ranking.auc(s.scores, s.labels) == pytest.approx(
         roc_auc_score(s.labels, s.scores), abs=1e-12
     )
 
@@ -41,7 +49,7 @@ def test_auc_equals_sklearn(seed: int, ties: bool) -> None:
     ],
 )
 def test_auc_closed_forms(scores: list[float], labels: list[int], expected: float) -> None:
-    assert estimates.auc(np.array(scores), np.array(labels)) == expected
+    assert ranking.auc(np.array(scores), np.array(labels)) == expected
 
 
 @pytest.mark.parametrize(
@@ -50,12 +58,12 @@ def test_auc_closed_forms(scores: list[float], labels: list[int], expected: floa
 )
 def test_auc_refuses_what_has_none(scores: list[float], labels: list[int], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        estimates.auc(np.array(scores), np.array(labels))
+        ranking.auc(np.array(scores), np.array(labels))
 
 
 def test_a_study_scores_the_mean_probability_of_its_views() -> None:
     names = np.array(["b", "a", "b"])
-    found = estimates.by_study(np.array([0.0, 2.0, 1.0]), np.array([1, 0, 1]), names, names)
+    found = estimates.score_studies(np.array([0.0, 2.0, 1.0]), np.array([1, 0, 1]), names, names)
     assert found.names.tolist() == ["a", "b"]
     assert found.labels.tolist() == [0, 1]
     expected = [1 / (1 + np.exp(-2)), (0.5 + 1 / (1 + np.exp(-1))) / 2]
@@ -64,14 +72,14 @@ def test_a_study_scores_the_mean_probability_of_its_views() -> None:
 
 def test_intervals_resample_patients_and_not_rows() -> None:
     s = studies(200, 0)
-    (weights,) = estimates.cluster_weights(s.patients, 50, 0)
+    (weights,) = estimates.patient_weights(s.patients, 50, 0)
     assert weights.shape == (50, 200)
     assert (weights[:, 0::2] == weights[:, 1::2]).all()  # both studies of a patient together
     assert (weights[:, 0::2].sum(1) == 100).all()
-    copied = Studies(
+    copied = StudyScores(
         *(np.repeat(getattr(s, f), 4) for f in ("names", "patients", "labels", "scores"))
     )
-    once, four = estimates.auc_interval(s), estimates.auc_interval(copied)
+    once, four = ranking.estimate_auc(s), ranking.estimate_auc(copied)
     assert four.high - four.low == pytest.approx(once.high - once.low, rel=1e-9)
     assert once.low < once.value < once.high
 
@@ -87,16 +95,16 @@ def test_draws_taken_in_parts_are_the_draws_taken_at_once(
     weights = drawn[:, patient].astype(np.float64)
 
     def auc(w: estimates.Floats) -> estimates.Floats:
-        return estimates.weighted_auc(s.scores, s.labels, w)
+        return ranking.weighted_auc(s.scores, s.labels, w)
 
     def both(w: estimates.Floats) -> dict[str, estimates.Floats]:
         return {"auc": auc(w), "brier": w @ (s.scores - s.labels) ** 2 / w.sum(1)}
 
-    blocks = [*estimates.cluster_weights(s.patients, 60, 5)]
+    blocks = [*estimates.patient_weights(s.patients, 60, 5)]
     assert len(blocks) == {1: 60, 90 * 7: 9}.get(at_once, 1)
     assert np.array_equal(np.concatenate(blocks), weights)
-    assert np.array_equal(estimates.over_draws(auc, s.patients, 60, 5), auc(weights))
-    found, expected = estimates.all_over_draws(both, s.patients, 60, 5), both(weights)
+    assert np.array_equal(estimates.resample(auc, s.patients, 60, 5), auc(weights))
+    found, expected = estimates.resample_all(both, s.patients, 60, 5), both(weights)
     assert np.array_equal(found["auc"], expected["auc"])
     np.testing.assert_allclose(found["brier"], expected["brier"], rtol=0, atol=1e-12)
 
@@ -105,7 +113,7 @@ def test_an_interval_takes_a_byte_a_patient_and_draw() -> None:
     names = np.array([f"p{i}" for i in range(3000)], dtype=object)
     s = studies(3000, 0)
     tracemalloc.start()
-    estimates.auc_interval(Studies(names, names, s.labels, s.scores), draws=1000)
+    ranking.estimate_auc(StudyScores(names, names, s.labels, s.scores), draws=1000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1000 * 3000 + 10 * 8 * estimates.AT_ONCE  # 24 MB each if all weights were floats
@@ -119,7 +127,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         labels = np.repeat([0, 1], 60)
         scores = estimates.sigmoid(rng.normal(size=120) + labels)
         names = np.array([f"p{i}" for i in range(120)])
-        found = estimates.auc_interval(Studies(names, names, labels, scores), draws=400)
+        found = ranking.estimate_auc(StudyScores(names, names, labels, scores), draws=400)
         covered += found.low <= 0.76025 <= found.high
     assert 0.89 <= covered / 150 <= 0.99
 
@@ -127,7 +135,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_perfect_separation_of_few_patients_is_not_certain() -> None:
     names = np.array([f"p{i}" for i in range(30)])
     labels = np.array([0] * 8 + [1] * 22)
-    found = estimates.auc_interval(Studies(names, names, labels, labels * 0.5 + 0.1))
+    found = ranking.estimate_auc(StudyScores(names, names, labels, labels * 0.5 + 0.1))
     assert (found.value, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(0.025 ** (1 / 8))
 
@@ -141,17 +149,17 @@ def test_youden_is_the_best_of_all_cuts(ties: bool) -> None:
         return float(called[s.labels == 1].mean() - called[s.labels == 0].mean())
 
     every = [index(cut) for cut in np.linspace(0, 1, 2001)]
-    assert index(estimates.youden(s)) == pytest.approx(max(every))
+    assert index(operating_points.youden_threshold(s)) == pytest.approx(max(every))
 
 
 def test_an_image_row_counts_its_studies_and_images_apart() -> None:
     s = studies(40, 0)
-    views = estimates.Views(s.patients, s.patients, s.labels, s.scores)
-    found = estimates.auc_interval(views)
+    views = estimates.ViewScores(s.patients, s.patients, s.labels, s.scores)
+    found = ranking.estimate_auc(views)
     assert (found.images, found.studies, found.patients) == (40, 20, 20)
     assert str(found).endswith("(n = 40 images of 20 studies)")
     assert found.to_json()["images"] == 40
-    assert "images" not in estimates.auc_interval(s).to_json()
+    assert "images" not in ranking.estimate_auc(s).to_json()
 
 
 def test_an_undefined_value_says_so_and_is_null_in_json() -> None:
@@ -190,5 +198,55 @@ def test_an_estimate_prints_itself() -> None:
 def test_one_abnormal_patient_proves_nothing() -> None:
     names = np.array([f"p{i}" for i in range(30)])
     labels = np.array([1] + [0] * 29)
-    found = estimates.auc_interval(Studies(names, names, labels, np.linspace(0.9, 0.1, 30)))
+    found = ranking.estimate_auc(StudyScores(names, names, labels, np.linspace(0.9, 0.1, 30)))
     assert (found.low, found.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 8, 12, 30, 100, 1000])
+def test_students_t_is_scipys(freedom: int) -> None:
+    assert t_quantile(freedom) == pytest.approx(t.ppf(0.975, freedom), abs=0.01)
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_exact_bounds_are_clopper_and_pearsons(n: int, share: float) -> None:
+    expected = binomtest(int(share * n), n).proportion_ci(method="exact")
+    assert exact_interval(share, n) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 5), (3, 5), (40, 90)])
+def test_a_share_of_independent_cases_has_wilsons_interval(hits: int, n: int) -> None:
+    expected = binomtest(hits, n).proportion_ci(method="wilson")
+    assert wilson_interval(hits / n, n) == pytest.approx((expected.low, expected.high))
+
+
+def test_exact_bounds_claim_nothing_where_they_do_not_apply() -> None:
+    assert exact_interval(0.5, 10) == (0.0, 1.0)
+    assert exact_interval(1.0, 0) == (0.0, 1.0)
+
+
+def test_a_share_of_many_patients_has_the_textbook_interval() -> None:
+    draws = np.random.default_rng(0).binomial(400, 0.7, 2000) / 400
+    low, high = logit_interval(0.7, draws, 399)
+    assert (low, high) == pytest.approx((0.7 - 0.0449, 0.7 + 0.0449), abs=0.003)
+
+
+@pytest.mark.parametrize("value", [0.02, 0.5, 0.99])
+@pytest.mark.parametrize("floor", [0.0, -1.0])
+def test_an_interval_holds_its_value_and_stays_on_the_scale(value: float, floor: float) -> None:
+    draws = np.clip(np.random.default_rng(0).normal(value, 0.2, 500), floor, 1)
+    low, high = logit_interval(value, draws, 12, floor=floor)
+    assert floor <= low < value < high <= 1
+
+
+def test_no_spread_is_left_to_the_caller_and_no_value_stays_none() -> None:
+    assert logit_interval(1.0, np.ones(9), 20) == (1.0, 1.0)
+    assert logit_interval(0.4, np.full(9, 0.4), 20) == (0.4, 0.4)
+    assert logit_interval(0.4, np.array([0.1, 0.9]), 0, floor=-1) == (-1.0, 1.0)
+    assert np.isnan(logit_interval(float("nan"), np.ones(9), 20)).all()
+
+
+def test_two_classes_of_patients_pool_their_freedom() -> None:
+    assert pooled_freedom(25, 25) == pytest.approx(48)
+    assert 2 < pooled_freedom(3, 1000) < 2.1  # hardly more than the three alone
+    assert pooled_freedom(1, 1000) == 0
