@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mura_tune.data import listing
-from mura_tune.data.index import COLUMNS, Dataset, Finding
+from mura_tune.data.index import Dataset, Finding
+from mura_tune.data.listing import IMAGE_COLUMNS, SYSTEM_FILES, ImageFolder, walk_image_folders
 from mura_tune.errors import InputError
 
 SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -52,9 +52,9 @@ def index_label_folders(root: Path, area: str) -> Dataset:
         notes += _loose(part, root)
         for folder in _inner(part):
             label = _label(folder, root)
-            for inside in listing.folders(folder, visited):
+            for inside in walk_image_folders(folder, visited):
                 notes += _not_taken(inside, folder, root)
-                for file in inside.pictures:
+                for file in inside.images:
                     path = file.relative_to(root).as_posix()
                     rows.append((path, area, path, f"{area}/{path}", label, "valid"))
     if len({row[4] for row in rows}) < 2:
@@ -62,7 +62,7 @@ def index_label_folders(root: Path, area: str) -> Dataset:
             f"{root}: {len(rows)} images, and not of both labels; put them into folders such as "
             "'fractured' and 'not fractured'"
         )
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(IMAGE_COLUMNS))
     return Dataset(root, frame, f"{root.resolve().name}-{area}", tuple(notes))
 
 
@@ -100,12 +100,12 @@ def _words(name: str) -> str:
 def _loose(folder: Path, root: Path) -> Iterator[Finding]:
     """Yield what lies beside the folders of labels, or beside the parts."""
     for file in sorted(folder.iterdir()):
-        hidden = file.name.startswith(".") or file.name.lower() in listing.SYSTEM
+        hidden = file.name.startswith(".") or file.name.lower() in SYSTEM_FILES
         if not hidden and not file.is_dir():
             yield Finding("not taken", file.relative_to(root).as_posix(), _NO_LABEL)
 
 
-def _not_taken(inside: listing.Folder, labelled: Path, root: Path) -> Iterator[Finding]:
+def _not_taken(inside: ImageFolder, labelled: Path, root: Path) -> Iterator[Finding]:
     """Yield the files of a folder that are not measured. Raises InputError for a doubtful one."""
     if inside.problem:
         raise InputError(inside.problem)
@@ -115,7 +115,7 @@ def _not_taken(inside: listing.Folder, labelled: Path, root: Path) -> Iterator[F
             f"{inside.path}: names another label than {labelled.name}, in which it lies; move it "
             "elsewhere"
         )
-    if inside.again:
+    if inside.repeated:
         path = inside.path.relative_to(root).as_posix()
         yield Finding("not taken", path, "a link to a folder that is read already")
     for file in inside.documents:

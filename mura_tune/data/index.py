@@ -15,13 +15,17 @@ from pathlib import Path
 import pandas as pd
 
 from mura_tune.areas import ALL, WHOLE_DATASET_AREAS
-from mura_tune.data import listing
-from mura_tune.data.listing import full_name, lines_of
+from mura_tune.data.listing import (
+    IMAGE_COLUMNS,
+    full_study_name,
+    read_csv_lines,
+    read_image_table,
+    refuse_repeated_images,
+)
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
 from mura_tune.names import check_search_name
 
-COLUMNS = ("path", "area", "patient", "study", "label", "split")
 GET_MURA = "get MURA from https://stanfordmlgroup.github.io/competitions/mura/ or try 'make demo'"
 
 
@@ -30,7 +34,7 @@ class FrameBuilder:
     same string: the views of a study follow one another, as do the studies of a patient."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[str | int]] = {column: [] for column in COLUMNS}
+        self._columns: dict[str, list[str | int]] = {column: [] for column in IMAGE_COLUMNS}
 
     def add(self, *row: str | int) -> None:
         """Append a row, a value for each of COLUMNS."""
@@ -42,17 +46,17 @@ class FrameBuilder:
 
     def frame(self) -> pd.DataFrame:
         """All rows; afterwards there are none, so that they are not in memory twice."""
-        return pd.DataFrame({name: pd.Series(self._columns.pop(name)) for name in COLUMNS})
+        return pd.DataFrame({name: pd.Series(self._columns.pop(name)) for name in IMAGE_COLUMNS})
 
 
 def validate_frame(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return the frame with its columns in order and rows numbered, or raise InputError."""
-    if missing := [column for column in COLUMNS if column not in frame.columns]:
+    if missing := [column for column in IMAGE_COLUMNS if column not in frame.columns]:
         raise InputError(f"{name}: the index has no column {', '.join(missing)}")
-    frame = frame[list(COLUMNS)].reset_index(drop=True)
+    frame = frame[list(IMAGE_COLUMNS)].reset_index(drop=True)
     if frame.empty:
         raise InputError(f"{name}: no image is left in it; {GET_MURA}")
-    for column in COLUMNS:
+    for column in IMAGE_COLUMNS:
         if column == "label":
             good = pd.api.types.is_integer_dtype(frame[column]) and frame[column].isin([0, 1]).all()
         else:
@@ -236,10 +240,10 @@ def index_table(table: Path) -> Dataset:
     the image's folder, and the split is train (`splits.assign` then holds a test part out).
     Raises InputError for a missing file or column, or a malformed row (file and line).
     """
-    listed = listing.read(table, ("path", "patient", "label"))
+    listed = read_image_table(table, ("path", "patient", "label"))
     if not listed:
         raise InputError(f"{table}: lists no image; add a row per image under its header")
-    listing.refuse_twice(table, listed, in_one_study=False)
+    refuse_repeated_images(table, listed, in_one_study=False)
     rows = FrameBuilder()
     area_names: set[str] = set()
     for row in listed:
@@ -248,7 +252,7 @@ def index_table(table: Path) -> Dataset:
         _check_area(area, where, area_names)
         if split not in ("train", "valid"):
             raise InputError(f"{where}: split {split!r} is neither 'train' nor 'valid' (held out)")
-        study = full_name(row.study, area, row.patient)
+        study = full_study_name(row.study, area, row.patient)
         rows.add(row.path, area, row.patient, study, _label(row.label, where), split)
     return Dataset(table.parent, rows.frame(), table.stem, table=table)
 
@@ -332,7 +336,7 @@ def _label(cell: str, where: str) -> int:
 
 def _body(file: Path, notes: list[Finding]) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of one of MURA's CSVs; a first row that is no path is a header, and noted."""
-    for position, (line, cells) in enumerate(lines_of(file)):
+    for position, (line, cells) in enumerate(read_csv_lines(file)):
         if position == 0 and "/" not in cells[0]:
             notes.append(Finding("header", file.name, f"line {line} is a header: {cells[0]!r}"))
             continue

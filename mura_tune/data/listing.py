@@ -1,12 +1,12 @@
-"""A CSV table of images, a row an image: the one reader for training and for inference.
+"""The images that a CSV table or a folder lists, for training and for inference alike.
 
-Columns are `path`, and perhaps `area`, `patient`, `study`, `label` and `split`; others are passed
-over, and so are blank lines and spaces around a cell. A study is told by area, patient and name.
+A table has a row for each image. Its columns are `path`, and perhaps `area`, `patient`, `study`,
+`label` and `split`; other columns, blank lines and spaces around a cell are ignored. Area, patient
+and name together identify a study.
 
-Which files below a folder are pictures: every one but hidden files and plain documents.
-
-Linked folders are followed, each folder once. Nothing is passed over without a word: who walks
-gets the documents too, and what could not be opened.
+In a folder, and in the folders below it, every file is an image but hidden files and documents.
+Links to folders are followed, and each folder is read once. The walk also gives the documents, and
+the folders that could not be opened, so that a caller can name what is left out.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import NamedTuple
 
 from mura_tune.errors import InputError, explain_error
 
-COLUMNS = ("path", "area", "patient", "study", "label", "split")
+IMAGE_COLUMNS = ("path", "area", "patient", "study", "label", "split")
 
 
 class ImageRow(NamedTuple):
-    """The cells of one image: "" where there is no such column, or nothing in it.
+    """The cells of one image, and the line of its row; "" for an empty cell or a missing column.
 
-    `study` is never empty: what the table does not name, the image's folder does.
+    `study` is never empty: where the table names no study, the name comes from the image's folder.
     """
 
     line: int
@@ -41,39 +41,42 @@ class ImageRow(NamedTuple):
     @property
     def study_name(self) -> str:
         """AREA/PATIENT/STUDY, or PATIENT/STUDY without an area; STUDY where no patient is known."""
-        return full_name(self.study, self.area, self.patient) if self.patient else self.study
+        return full_study_name(self.study, self.area, self.patient) if self.patient else self.study
 
 
-def full_name(study: str, *above: str) -> str:
-    """A study's name below the names `above` it; a cell that holds them already stays as it is."""
+def full_study_name(study: str, *above: str) -> str:
+    """A study's name with the names `above` it in front; a name that begins with them stays."""
     prefix = "".join(f"{name}/" for name in above if name)
     return study if study.startswith(prefix) else prefix + study
 
 
-def read(table: Path, required: Collection[str]) -> list[ImageRow]:
-    """The rows of a table that has the columns `required`, in order.
+def read_image_table(table: Path, required: Collection[str]) -> list[ImageRow]:
+    """The rows of a table, in order.
 
-    Where there is a patient column, every row has to name one. Without a name for its study, an
-    image belongs to its folder: to its last name, or to the whole path where two folders of one
-    patient end alike; and to the whole path where no patient is known.
+    Where there is a patient column, every row has to name a patient. Where a row names no study,
+    the study is named by the image's folder: by the folder's last name, or by its whole path where
+    two folders of one patient have the same last name, or where no patient is known.
+
+    Args:
+        required: the columns that have to be there.
 
     Raises:
         InputError: no such file, no CSV in UTF-8, a column that is missing or stands twice, or
             (with its line) a row that is not as wide as the header, has no path or patient, or
-            names a study as another patient's is named.
+            gives a study the name of another patient's study.
     """
-    lines = lines_of(table)
+    lines = read_csv_lines(table)
     _, header = next(lines, (0, [""]))
     names = [name.lower() for name in header]
     if missing := [name for name in required if name not in names]:
         raise InputError(
             f"{table}: no column {', '.join(missing)} in its header row ({', '.join(header)}); "
-            f"{', '.join(required)} must be there, others of {', '.join(COLUMNS)} may be"
+            f"{', '.join(required)} must be there, others of {', '.join(IMAGE_COLUMNS)} may be"
         )
-    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+    if twice := [name for name in IMAGE_COLUMNS if names.count(name) > 1]:
         raise InputError(f"{table}: column {twice[0]} stands twice in its header row; remove one")
     # A column that is not there reads the empty cell which each row gets at its end.
-    places = [names.index(name) if name in names else len(names) for name in COLUMNS]
+    places = [names.index(name) if name in names else len(names) for name in IMAGE_COLUMNS]
     rows = []
     for line, cells in lines:
         if len(cells) != len(names):
@@ -89,11 +92,13 @@ def read(table: Path, required: Collection[str]) -> list[ImageRow]:
     return rows
 
 
-def refuse_twice(table: Path, rows: Collection[ImageRow], *, in_one_study: bool) -> None:
+def refuse_repeated_images(table: Path, rows: Collection[ImageRow], *, in_one_study: bool) -> None:
     """Raise InputError, with the line, where a row names an image that a row above it names.
 
-    `a.png`, `./a.png` and `x/../a.png` are one image. With `in_one_study`, two studies may hold
-    the same image.
+    `a.png`, `./a.png` and `x/../a.png` are one image.
+
+    Args:
+        in_one_study: compare the rows of each study alone, so that two studies may share an image.
     """
     root = table.parent.absolute()
     first: dict[tuple[str, str], ImageRow] = {}
@@ -101,14 +106,14 @@ def refuse_twice(table: Path, rows: Collection[ImageRow], *, in_one_study: bool)
         scope = row.study_name if in_one_study else ""
         file = posixpath.normpath(f"{root}/{row.path}" if row.path[0] != "/" else row.path)
         above = first.setdefault((scope, file), row)
-        if above is not row and _one_file(table.parent / above.path, table.parent / row.path):
+        if above is not row and _is_same_file(table.parent / above.path, table.parent / row.path):
             raise InputError(
                 f"{table}:{row.line}: {row.path} is listed twice (line {above.line}: "
                 f"{above.path}); keep one row"
             )
 
 
-def lines_of(file: Path) -> Iterator[tuple[int, list[str]]]:
+def read_csv_lines(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, stripped cells) of a CSV's rows that are not blank.
 
     Raises:
@@ -139,19 +144,19 @@ def lines_of(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _with_studies(rows: list[ImageRow]) -> list[ImageRow]:
-    """The rows, each with a study."""
+    """The rows, each with a study: its own, or one that is named by the image's folder."""
     folder_of: dict[tuple[str, str, str], str] = {}
-    alike: set[tuple[str, str, str]] = set()  # last names of two folders of one patient
+    shared: set[tuple[str, str, str]] = set()  # last names that two folders of a patient have
     for row in rows:
         if not row.study:
             folder = _folder(row)
             key = (row.area, row.patient, folder.name)
             if folder_of.setdefault(key, str(folder)) != str(folder):
-                alike.add(key)
+                shared.add(key)
 
     def study_of(row: ImageRow) -> str:
         folder = _folder(row)
-        if not row.patient or (row.area, row.patient, folder.name) in alike:
+        if not row.patient or (row.area, row.patient, folder.name) in shared:
             return str(folder)
         return folder.name or "study1"
 
@@ -163,7 +168,7 @@ def _folder(row: ImageRow) -> PurePosixPath:
 
 
 def _refuse_shared_names(table: Path, rows: list[ImageRow]) -> None:
-    """A slash in a name could make two patients' studies one: a/b + c, and a + b/c."""
+    """Raise InputError where a slash makes two patients' studies one: a/b + c, and a + b/c."""
     owner: dict[str, ImageRow] = {}
     for row in rows:
         above = owner.setdefault(row.study_name, row)
@@ -174,76 +179,116 @@ def _refuse_shared_names(table: Path, rows: list[ImageRow]) -> None:
             )
 
 
-def _one_file(one: Path, other: Path) -> bool:
-    """Whether two paths that read alike are one: behind a linked folder, `..` leads elsewhere."""
-    return one == other or os.path.realpath(one) == os.path.realpath(other)
+def _is_same_file(first: Path, second: Path) -> bool:
+    """Whether two paths that read alike lead to one file: behind a linked folder `..` may not."""
+    return first == second or os.path.realpath(first) == os.path.realpath(second)
 
 
-# Suffixes of pictures. A file of another suffix may be one too, or one that is not readable here.
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
-PICTURES |= {".pbm", ".pnm", ".jfif", ".jpe", ".jp2", ".dcm", ".dicom", ".heic", ".heif", ".avif"}
-# Files that belong to a system's file browser, and files that by their suffix are no picture.
-SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir"}
-DOCUMENTS = {".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".htm"}
-DOCUMENTS |= {".pdf", ".doc", ".docx", ".xls", ".xlsx", ".odt", ".ods", ".ini", ".log", ".db"}
-DOCUMENTS |= {".zip", ".gz", ".py", ".sh", ".safetensors", ".pt", ".onnx", ".npy", ".lock"}
+# Suffixes of image files. A file of another suffix may be an image too, or unreadable here.
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
+IMAGE_SUFFIXES |= {
+    ".pbm",
+    ".pnm",
+    ".jfif",
+    ".jpe",
+    ".jp2",
+    ".dcm",
+    ".dicom",
+    ".heic",
+    ".heif",
+    ".avif",
+}
+# Files of a system's file browser, and suffixes of files that are no images.
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir"}
+DOCUMENT_SUFFIXES = {
+    ".txt",
+    ".md",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".htm",
+}
+DOCUMENT_SUFFIXES |= {
+    ".pdf",
+    ".doc",
+    ".docx",
+    ".xls",
+    ".xlsx",
+    ".odt",
+    ".ods",
+    ".ini",
+    ".log",
+    ".db",
+}
+DOCUMENT_SUFFIXES |= {".zip", ".gz", ".py", ".sh", ".safetensors", ".pt", ".onnx", ".npy", ".lock"}
 
 
 @dataclass(frozen=True)
-class Folder:
+class ImageFolder:
     """The files of one folder, sorted.
 
     Attributes:
-        problem: why it could not be opened.
-        again: whether it was read already, and this is a link to it.
+        problem: why the folder could not be opened; "" where it could.
+        repeated: whether this is a link to a folder that was read before; its files are left out.
     """
 
     path: Path
-    pictures: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
     documents: tuple[Path, ...] = ()
     problem: str = ""
-    again: bool = False
+    repeated: bool = False
 
 
-def folders(root: Path, visited: set[tuple[int, int]] | None = None) -> Iterator[Folder]:
-    """Yield `root` and every folder below it, top down, but for hidden ones.
+def walk_image_folders(
+    root: Path, visited: set[tuple[int, int]] | None = None
+) -> Iterator[ImageFolder]:
+    """Yield `root` and every folder below it, top down, without hidden folders.
 
-    A folder that may not be opened comes with its problem, and a link to one that was read already,
-    here or by an earlier walk with the same `visited` (device and inode of each), without files.
-    Raises OSError if `root` itself may not be opened.
+    Args:
+        visited: device and inode of each folder that earlier walks have read; this walk adds its
+            own. A folder among them comes without files, as `repeated`.
+
+    Raises:
+        OSError: `root` itself may not be opened. Another folder comes with its `problem`.
     """
     os.scandir(root).close()
     visited = set() if visited is None else visited
-    closed: list[Folder] = []
+    unopened: list[ImageFolder] = []
 
-    def note(error: OSError) -> None:
-        closed.append(Folder(Path(str(error.filename)), problem=str(explain_error(error) or error)))
+    def note_problem(error: OSError) -> None:
+        unopened.append(
+            ImageFolder(Path(str(error.filename)), problem=str(explain_error(error) or error))
+        )
 
-    for name, inner, files in os.walk(root, onerror=note, followlinks=True):
-        folder = Path(name)
-        inner[:] = sorted(one for one in inner if not one.startswith("."))
+    for root_name, subfolders, files in os.walk(root, onerror=note_problem, followlinks=True):
+        folder = Path(root_name)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         identity = folder.stat()
         if (identity.st_dev, identity.st_ino) in visited:
-            inner.clear()
-            yield Folder(folder, again=True)
+            subfolders.clear()
+            yield ImageFolder(folder, repeated=True)
             continue
         visited.add((identity.st_dev, identity.st_ino))
-        pictures: list[Path] = []
+        images: list[Path] = []
         documents: list[Path] = []
-        for path in (folder / one for one in sorted(files) if _is_seen(one)):
-            (documents if is_document(path) else pictures).append(path)
-        yield Folder(folder, tuple(pictures), tuple(documents))
-    yield from closed
+        for path in (folder / name for name in sorted(files) if _is_visible(name)):
+            (documents if is_document(path) else images).append(path)
+        yield ImageFolder(folder, tuple(images), tuple(documents))
+    yield from unopened
 
 
 def is_document(path: Path) -> bool:
-    """Whether a file is plainly no picture: by its suffix, or since text is all it starts with."""
+    """Whether a file is no image: by its suffix, or because its first kilobyte is text."""
     suffix = path.suffix.lower()
-    if suffix in PICTURES or suffix in DOCUMENTS:
-        return suffix in DOCUMENTS
+    if suffix in IMAGE_SUFFIXES or suffix in DOCUMENT_SUFFIXES:
+        return suffix in DOCUMENT_SUFFIXES
     try:
         if not path.is_file():
-            return False  # a pipe, a device, a broken link: an unreadable picture
+            return False  # a pipe, a device, a broken link: an unreadable image
         with path.open("rb") as file:
             start = file.read(1024)
         text = start.decode("utf-8", "strict" if len(start) < 1024 else "ignore")
@@ -252,5 +297,5 @@ def is_document(path: Path) -> bool:
     return bool(text) and all(c.isprintable() or c in "\t\r\n\f" for c in text)
 
 
-def _is_seen(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in SYSTEM
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in SYSTEM_FILES

@@ -154,7 +154,7 @@ def _load(sizes: frozenset[int], answered: Mapping[str, AnswerRow], study: Study
         digest = _digest(contents)
         if study.name in answered and answered[study.name]["files"] == digest:
             return _Loaded(digest)
-        return _Loaded(digest, views=StudyViews.decoded(study, contents, sizes))
+        return _Loaded(digest, views=StudyViews.decode(study, contents, sizes))
     except UnreadableImage as error:
         return _Loaded("", failure=error)
     except (OSError, MemoryError) as error:

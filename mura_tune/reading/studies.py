@@ -9,7 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.data import listing
+from mura_tune.data.listing import (
+    read_image_table,
+    refuse_repeated_images,
+    walk_image_folders,
+)
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import decode_image, read_image, resize_to_square
 from mura_tune.lines import visible
@@ -29,13 +33,16 @@ class StudyFiles:
 
 @dataclass(frozen=True, eq=False)
 class StudyViews:
-    """A study with its V views as grey squares (V, S, S), by their side S."""
+    """A study with its V views as grey squares (V, S, S), by their side S.
+
+    The squares of a size that was not decoded yet are read from the files, once.
+    """
 
     files: StudyFiles
     squares: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
     @staticmethod
-    def decoded(files: StudyFiles, contents: Sequence[bytes], sizes: Iterable[int]) -> StudyViews:
+    def decode(files: StudyFiles, contents: Sequence[bytes], sizes: Iterable[int]) -> StudyViews:
         """The squares of these sizes, from the bytes of the files; every file is decoded once.
 
         Raises:
@@ -46,7 +53,7 @@ class StudyViews:
         return StudyViews(files, {size: _squares(images, size) for size in sizes})
 
     def at(self, size: int) -> NDArray[np.uint8]:
-        """The squares (V, S, S) of a size, read from the files where they are not there yet.
+        """The squares (V, S, S) of a size.
 
         Raises:
             UnreadableImage: a view that cannot be decoded.
@@ -61,15 +68,18 @@ def _squares(images: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8
 
 
 def find_studies(source: Path, say: Callable[[str], None] = lambda line: None) -> list[StudyFiles]:
-    """Every folder under `source` that holds images, named by its path, or a table's rows.
+    """The studies of a folder or of a table.
 
-    Every file of a folder is a view, whatever its suffix, unless it is plainly none: a document,
-    which `say` is told of, a file browser's own, or a hidden one. Linked folders are followed. A
-    folder that may not be opened is a study without views, and says why.
+    In a folder each folder with images is a study, which is named by its path below `source`, and
+    every file is a view but documents, hidden files and those of a file browser. Links to folders
+    are followed. A folder that may not be opened is a study without views, with its problem.
 
-    A table is a .csv as `mura tune` reads it (see `image_table`), of which the column `path` alone
-    must be there (from the table's folder, or absolute). With a column `patient`, a study is that
-    patient's: PATIENT/STUDY, or AREA/PATIENT/STUDY with a column `area`.
+    A table is a .csv as `mura tune` reads it (see `data.listing`), in which only the column `path`
+    has to be there: absolute, or from the table's folder. With a column `patient` the name of a
+    study is PATIENT/STUDY, and AREA/PATIENT/STUDY with a column `area`.
+
+    Args:
+        say: is given a line on the documents and the links that are left out.
 
     Raises:
         InputError: no such place, no image in it, two studies of one name, or a table that cannot
@@ -77,40 +87,41 @@ def find_studies(source: Path, say: Callable[[str], None] = lambda line: None) -
         OSError: `source` itself may not be read.
     """
     if source.is_dir():
-        studies = list(_folders(source, say))
+        studies = list(_studies_of_folder(source, say))
     elif source.is_file():
-        studies = _rows(source)
+        studies = _studies_of_table(source)
     else:
         raise InputError(f"{source}: no such folder or table of studies")
     if not studies:
         raise InputError(f"{source}: no image there")
-    _refuse_one_name_for_two(source, studies)
+    _refuse_repeated_names(source, studies)
     return studies
 
 
-def _refuse_one_name_for_two(source: Path, studies: list[StudyFiles]) -> None:
+def _refuse_repeated_names(source: Path, studies: list[StudyFiles]) -> None:
     first: dict[str, StudyFiles] = {}
     for study in studies:
         other = first.setdefault(study.name, study)
         if other is not study:
-            places = [
-                str(one.images[0].parent if one.images else one.problem) for one in (other, study)
-            ]
             raise InputError(
-                f"{source}: two studies would be named {study.name}: in {places[0]} and in "
-                f"{places[1]}; rename a folder"
+                f"{source}: two studies would be named {study.name}: in {_place(other)} and in "
+                f"{_place(study)}; rename a folder"
             )
 
 
-def _folders(root: Path, say: Callable[[str], None]) -> Iterator[StudyFiles]:
+def _place(study: StudyFiles) -> str:
+    return str(study.images[0].parent) if study.images else study.problem
+
+
+def _studies_of_folder(root: Path, say: Callable[[str], None]) -> Iterator[StudyFiles]:
     documents: list[Path] = []
-    for folder in listing.folders(root):
-        if folder.again:
+    for folder in walk_image_folders(root):
+        if folder.repeated:
             say(f"{folder.path}: a link to a folder that is read already; left out")
         elif folder.problem:
             yield StudyFiles(_name(folder.path, root), (), folder.problem)
-        elif folder.pictures:
-            yield StudyFiles(_name(folder.path, root), folder.pictures)
+        elif folder.images:
+            yield StudyFiles(_name(folder.path, root), folder.images)
         documents += folder.documents
     if documents:
         more = f" and {len(documents) - 1} more" if len(documents) > 1 else ""
@@ -123,10 +134,10 @@ def _name(folder: Path, root: Path) -> str:
     return visible(below if below != "." else root.resolve().name or "root")
 
 
-def _rows(table: Path) -> list[StudyFiles]:
+def _studies_of_table(table: Path) -> list[StudyFiles]:
     """The studies of a table, in the order in which they are first named."""
-    rows = listing.read(table, ("path",))
-    listing.refuse_twice(table, rows, in_one_study=True)
+    rows = read_image_table(table, ("path",))
+    refuse_repeated_images(table, rows, in_one_study=True)
     views: dict[str, list[Path]] = {}
     for row in rows:
         views.setdefault(row.study_name, []).append(table.parent / row.path)

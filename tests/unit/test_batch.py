@@ -56,12 +56,12 @@ def test_a_row_a_study_with_the_answer_it_gets_alone(
     folder: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    asked = find_studies(folder)
-    assert [one.name for one in asked][:2] == ["patient00/study1", "patient01/study1"]
-    done = answer_all(predictor, asked, folder, tmp_path / "out.csv", said.append)
+    studies = find_studies(folder)
+    assert [one.name for one in studies][:2] == ["patient00/study1", "patient01/study1"]
+    done = answer_all(predictor, studies, folder, tmp_path / "out.csv", said.append)
     rows = rows_of(tmp_path / "out.csv")
-    assert [row["study"] for row in rows] == [one.name for one in asked]
-    for row, one in zip(rows, asked, strict=True):
+    assert [row["study"] for row in rows] == [one.name for one in studies]
+    for row, one in zip(rows, studies, strict=True):
         assert int(row["views"]) == len(one.images)
         if row["error"]:
             assert row["probability"] == row["abnormal"] == row["abstain"] == ""
@@ -80,8 +80,8 @@ def test_a_row_a_study_with_the_answer_it_gets_alone(
 def test_what_is_there_is_not_computed_again(
     folder: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    out, asked = tmp_path / name, find_studies(folder)
-    answer_all(predictor, asked, folder, tmp_path / f"whole-{name}", print)
+    out, studies = tmp_path / name, find_studies(folder)
+    answer_all(predictor, studies, folder, tmp_path / f"whole-{name}", print)
     real, seen = predictor.logits, []
 
     def stopping(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -92,43 +92,43 @@ def test_what_is_there_is_not_computed_again(
 
     monkeypatch.setattr(predictor, "logits", stopping)
     with pytest.raises(KeyboardInterrupt):
-        answer_all(predictor, asked, folder, out, print)
+        answer_all(predictor, studies, folder, out, print)
     counted: list[int] = []
     monkeypatch.setattr(predictor, "logits", lambda p: (counted.append(len(p)), real(p))[1])
-    done = answer_all(predictor, asked, folder, out, print)
+    done = answer_all(predictor, studies, folder, out, print)
     assert done.before > 5
-    images = sum(len(one.images) for one in asked)
+    images = sum(len(one.images) for one in studies)
     assert sum(counted) + seen[0] == images - 2  # the marked study's two are never seen
     assert out.read_text() == (tmp_path / f"whole-{name}").read_text()
     counted.clear()
     Image.linear_gradient("L").save(folder / "patient05/study1/image1.png")
-    done = answer_all(predictor, asked, folder, out, print)
+    done = answer_all(predictor, studies, folder, out, print)
     assert (counted, done.answered, done.unreadable) == ([2], 1, ())
 
 
 def test_rows_of_another_release_or_threshold_are_left_alone(
     folder: Path, release: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
-    out, asked = tmp_path / "out.csv", find_studies(folder)[:3]
-    answer_all(predictor, asked, folder, out, print)
+    out, studies = tmp_path / "out.csv", find_studies(folder)[:3]
+    answer_all(predictor, studies, folder, out, print)
     before = out.read_bytes()
     with pytest.raises(InputError, match="choose another --out"):
-        answer_all(Predictor(release, CPU, threshold=0.25), asked, folder, out, print)
+        answer_all(Predictor(release, CPU, threshold=0.25), studies, folder, out, print)
     other = tmp_path / "other"
     manifest = dict(predictor.release.manifest)
     release_io.save(
         other, build_network("cnn", size=32, seed=4), manifest, {}
     )  # the same recipe's second seed
     with pytest.raises(InputError, match="choose another --out"):
-        answer_all(Predictor(other, CPU), asked, folder, out, print)
+        answer_all(Predictor(other, CPU), studies, folder, out, print)
     assert out.read_bytes() == before
     for text in ("a,b\n1,2\n", "study,views\nx,y\n"):
         out.write_text(text)
         with pytest.raises(InputError, match="not written by this command"):
-            answer_all(predictor, asked, folder, out, print)
+            answer_all(predictor, studies, folder, out, print)
         assert out.read_text() == text
     with pytest.raises(InputError, match=r"a .csv or a .json"):
-        answer_all(predictor, asked, folder, tmp_path / "out.xlsx", print)
+        answer_all(predictor, studies, folder, tmp_path / "out.xlsx", print)
 
 
 def test_a_table_names_studies_or_leaves_it_to_the_folders(folder: Path, tmp_path: Path) -> None:

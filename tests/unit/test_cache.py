@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from mura_tune.data import cache, scan
-from mura_tune.data.index import COLUMNS, Dataset, index_mura
+from mura_tune.data.index import Dataset, index_mura
+from mura_tune.data.listing import IMAGE_COLUMNS
 from mura_tune.data.pixels import open_pixels
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging import images
@@ -35,7 +36,7 @@ def make(root: Path, count: int = 30) -> Dataset:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         paint(root / path, i)
         rows.append((path, "XR_A", f"p{i}", study, i % 2, "train"))
-    return Dataset(root, pd.DataFrame(rows, columns=list(COLUMNS)), "XR_A")
+    return Dataset(root, pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)), "XR_A")
 
 
 def manifest_of(runs: Path) -> Path:
@@ -306,7 +307,7 @@ def test_names_that_are_not_utf_8_are_cached(tmp_path: Path, runs: Path) -> None
         root.mkdir(exist_ok=True)
         paint(root / path, i)
         rows.append((path, "XR_A", f"p{i}", f"XR_A/p{i}/s", i, "valid"))
-    dataset = Dataset(root, pd.DataFrame(rows, columns=list(COLUMNS)), root.name)
+    dataset = Dataset(root, pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)), root.name)
     first = build(dataset, runs)
     assert build(dataset, runs).fingerprint == first.fingerprint
     assert_true_to_the_files(first, dataset)
@@ -379,7 +380,7 @@ def test_the_fingerprint_and_the_names_of_pixels_never_change(tmp_path: Path) ->
         (f"train/{name}.png", "XR_A", f"p{i}", f"XR_A/p{i}/s", i % 2, "train")
         for i, name in enumerate("bca")
     ]
-    dataset = Dataset(tmp_path, pd.DataFrame(rows, columns=list(COLUMNS)), "XR_A")
+    dataset = Dataset(tmp_path, pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)), "XR_A")
     (tmp_path / "train").mkdir()
     for path in dataset.frame["path"]:
         uncompressed(tmp_path / path, (8, 8), len(path))

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from mura_tune.data.index import (
-    COLUMNS,
     Dataset,
     Finding,
     dataset_name,
@@ -17,6 +16,7 @@ from mura_tune.data.index import (
     index_table,
     open_dataset,
 )
+from mura_tune.data.listing import IMAGE_COLUMNS
 from mura_tune.errors import InputError
 
 TRAIN = [
@@ -53,7 +53,7 @@ def kinds(dataset: Dataset) -> list[str]:
 def test_mura_is_indexed_under_the_folder_it_lies_in(tmp_path: Path) -> None:
     dataset = index_mura(mura(tmp_path / "elsewhere"), index_only=True)
     assert dataset.name == "elsewhere"
-    assert list(dataset.frame.columns) == list(COLUMNS)
+    assert list(dataset.frame.columns) == list(IMAGE_COLUMNS)
     assert dataset.frame.to_numpy().tolist()[2] == [
         "train/XR_WRIST/patient00001/study1_negative/image1.png",
         "XR_WRIST",

@@ -32,7 +32,7 @@ AREAS = ["XR_A", "XR_B", "XR_C"]
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> list[StudyFiles]:
+def studies(tmp_path: Path) -> list[StudyFiles]:
     """Thirty studies of one or two views, from dark to bright; one view is no picture."""
     rng = np.random.default_rng(0)
     for number in range(30):
@@ -45,19 +45,21 @@ def asked(tmp_path: Path) -> list[StudyFiles]:
     return find_studies(tmp_path / "studies")
 
 
-def views(asked: list[StudyFiles], size: int) -> Tensor:
+def views(studies: list[StudyFiles], size: int) -> Tensor:
     """The first view of each study, as a network is given it."""
-    pixels = np.stack([resize_to_square(read_image(one.images[0]), size) for one in asked])
+    pixels = np.stack([resize_to_square(read_image(one.images[0]), size) for one in studies])
     return to_input(torch.from_numpy(pixels), CPU)
 
 
-def release(folder: Path, seed: int, size: int, asked: list[StudyFiles], task: Task | None) -> Path:
+def release(
+    folder: Path, seed: int, size: int, studies: list[StudyFiles], task: Task | None
+) -> Path:
     """A network that nobody trained, whose answers differ from study to study."""
     outputs = task.outputs(3) if task else 1
     net = build_network(
         "cnn", size=size, seed=seed, outputs=outputs, head=task.head if task else None
     )
-    x = views(asked, size)
+    x = views(studies, size)
     with torch.no_grad():
         logits = net.eval()(x)
         head: Any = net.body.fc
@@ -91,10 +93,10 @@ def release(folder: Path, seed: int, size: int, asked: list[StudyFiles], task: T
 
 
 @pytest.fixture
-def releases(tmp_path: Path, asked: list[StudyFiles]) -> Path:
+def releases(tmp_path: Path, studies: list[StudyFiles]) -> Path:
     """A router, XR_A at another size, ALL in the place of the others."""
     root = tmp_path / "releases"
-    good = [one for one in asked if one.name != "study07"]
+    good = [one for one in studies if one.name != "study07"]
     release(root / "router", 1, 32, good, PART)
     release(root / "XR_A", 2, 48, good, None)
     release(root / "ALL", 3, 32, good, None)
@@ -107,7 +109,7 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 
 
 def test_each_row_is_what_the_router_and_its_release_say_of_that_study_alone(
-    asked: list[StudyFiles], releases: Path, tmp_path: Path
+    studies: list[StudyFiles], releases: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "answers.csv"
     chain = RoutedReader(releases.joinpath, CPU)
@@ -115,12 +117,12 @@ def test_each_row_is_what_the_router_and_its_release_say_of_that_study_alone(
         f"no release for {area}; ALL answers in its place" for area in ("XR_B", "XR_C")
     ]
     said: list[str] = []
-    done = answer_all(chain, asked, tmp_path / "studies", out, said.append)
+    done = answer_all(chain, studies, tmp_path / "studies", out, said.append)
     assert (done.answered, done.unreadable, len(said)) == (29, ("study07",), 3)
     rows = rows_of(out)
-    assert [row["study"] for row in rows] == [one.name for one in asked]
+    assert [row["study"] for row in rows] == [one.name for one in studies]
     kinds = set()
-    for row, one in zip(rows, asked, strict=True):
+    for row, one in zip(rows, studies, strict=True):
         if row["error"]:
             assert row["area"] == row["confidence"] == row["probability"] == row["release"] == ""
             continue
@@ -139,10 +141,10 @@ def test_each_row_is_what_the_router_and_its_release_say_of_that_study_alone(
 
 
 def test_a_stopped_call_goes_on_to_the_same_table(
-    asked: list[StudyFiles], releases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    studies: list[StudyFiles], releases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = tmp_path / "whole.json", tmp_path / "out.json"
-    answer_all(RoutedReader(releases.joinpath, CPU), asked, tmp_path / "studies", whole, print)
+    answer_all(RoutedReader(releases.joinpath, CPU), studies, tmp_path / "studies", whole, print)
     chain, seen = RoutedReader(releases.joinpath, CPU), []
     real = chain.router.logits
 
@@ -154,20 +156,22 @@ def test_a_stopped_call_goes_on_to_the_same_table(
 
     monkeypatch.setattr(chain.router, "logits", stopping)
     with pytest.raises(KeyboardInterrupt):
-        answer_all(chain, asked, tmp_path / "studies", out, print)
-    done = answer_all(RoutedReader(releases.joinpath, CPU), asked, tmp_path / "studies", out, print)
+        answer_all(chain, studies, tmp_path / "studies", out, print)
+    done = answer_all(
+        RoutedReader(releases.joinpath, CPU), studies, tmp_path / "studies", out, print
+    )
     assert 5 < done.before < 29
     assert out.read_text() == whole.read_text()
 
-    release(releases / "XR_A", 4, 48, asked[:5], None)  # another one in its place
+    release(releases / "XR_A", 4, 48, studies[:5], None)  # another one in its place
     with pytest.raises(InputError, match=r"its rows are by .*XR_A .*; choose another --out"):
-        answer_all(RoutedReader(releases.joinpath, CPU), asked, tmp_path / "studies", out, print)
+        answer_all(RoutedReader(releases.joinpath, CPU), studies, tmp_path / "studies", out, print)
     with pytest.raises(InputError, match="not written by this command"):
-        answer_all(Router(releases / "router", CPU), asked, tmp_path / "studies", out, print)
+        answer_all(Router(releases / "router", CPU), studies, tmp_path / "studies", out, print)
 
 
 def test_studies_of_an_area_without_a_release_are_marked_until_there_is_one(
-    asked: list[StudyFiles], releases: Path, run: Callable[..., Ran], tmp_path: Path
+    studies: list[StudyFiles], releases: Path, run: Callable[..., Ran], tmp_path: Path
 ) -> None:
     (releases / "ALL").rename(tmp_path / "aside")
     out = tmp_path / "answers.csv"
@@ -188,20 +192,20 @@ def test_studies_of_an_area_without_a_release_are_marked_until_there_is_one(
 
 
 def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
-    asked: list[StudyFiles], releases: Path, run: Callable[..., Ran], tmp_path: Path
+    studies: list[StudyFiles], releases: Path, run: Callable[..., Ran], tmp_path: Path
 ) -> None:
     out = tmp_path / "areas.csv"
     ran = run("infer", tmp_path / "studies", "--area=router", f"--out={out}")
     assert ran.code == 0, ran.err
     router = Router(releases / "router", CPU)
-    for row, one in list(zip(rows_of(out), asked, strict=True))[:5]:
+    for row, one in list(zip(rows_of(out), studies, strict=True))[:5]:
         alone = router.predict(one.images)
         assert (row["area"], row["abstain"]) == (alone.area, str(alone.abstain).lower())
-    release(releases / "multitask", 5, 32, asked[:5], MULTITASK)
+    release(releases / "multitask", 5, 32, studies[:5], MULTITASK)
     predictor = Predictor(releases / "multitask", CPU)
     assert Chosen.from_json(predictor.release.manifest).threshold == 0.5
-    answer_all(predictor, asked[:5], tmp_path / "studies", out.with_name("both.csv"), print)
-    for row, one in zip(rows_of(out.with_name("both.csv")), asked[:5], strict=True):
+    answer_all(predictor, studies[:5], tmp_path / "studies", out.with_name("both.csv"), print)
+    for row, one in zip(rows_of(out.with_name("both.csv")), studies[:5], strict=True):
         x = torch.cat(
             [
                 to_input(torch.from_numpy(resize_to_square(read_image(p), 32))[None], CPU)
@@ -217,7 +221,7 @@ def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
 
 
 def test_a_router_and_what_it_names_come_from_a_server(
-    asked: list[StudyFiles],
+    studies: list[StudyFiles],
     releases: Path,
     run: Callable[..., Ran],
     tmp_path: Path,
@@ -236,7 +240,7 @@ def test_a_router_and_what_it_names_come_from_a_server(
         assert "XR_B: no release for XR_B; ALL answers in its place" in ran.err
         assert away.read_text() == here.read_text()
         kinds = set()
-        for one in asked[::3]:
+        for one in studies[::3]:
             views = [f"--image={path}" for path in one.images]
             out = tmp_path / f"{one.name}.png"
             ran = run("explain", "--area=auto", f"--base-url={url}", *views, f"--out={out}")

@@ -1,11 +1,11 @@
-"""image_table: training and inference read the same studies out of the same table."""
+"""A listing: training and inference read the same studies out of the same table."""
 
 from pathlib import Path
 
 import pytest
 
-from mura_tune.data import listing
 from mura_tune.data.index import index_table
+from mura_tune.data.listing import read_image_table
 from mura_tune.errors import InputError
 from mura_tune.reading.studies import find_studies
 
@@ -124,4 +124,4 @@ def test_what_is_no_table_of_images_is_one_line(table: Path, content: bytes, wor
 def test_a_folder_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "x.csv").mkdir()
     with pytest.raises(InputError, match=r"x\.csv: a folder or device, not a table"):
-        listing.read(tmp_path / "x.csv", ["path"])
+        read_image_table(tmp_path / "x.csv", ["path"])
