@@ -19,7 +19,7 @@ from mura_tune.cli import mura
 from mura_tune.cli.mura_infer import infer as mura_infer
 from mura_tune.config import PRUNERS, SearchConfig, studies_folder
 from mura_tune.recipe import CHOICES
-from mura_tune.strict import types_of
+from mura_tune.strict import field_types
 
 TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
@@ -72,7 +72,7 @@ def study_files_page() -> str:
         if section == "search":
             parts += [*_axes(values["search"]), ""]
             continue
-        kind = types_of(SearchConfig)[section]
+        kind = field_types(SearchConfig)[section]
         if not dataclasses.is_dataclass(kind):
             rows = [f"| `{key}` | `{_plain(value)}` |" for key, value in values[section].items()]
             parts += ["| key | in default.yaml |", "| --- | --- |", *rows, ""]
@@ -185,7 +185,7 @@ def _axes(axes: Mapping[str, Any]) -> list[str]:
 def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, tuple[Any, str]]]:
     """Dotted names of a dataclass's fields with type and the comment on their line."""
     notes = _comments(cls)
-    for name, kind in types_of(cls).items():
+    for name, kind in field_types(cls).items():
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             yield from _fields(kind, f"{prefix}{name}.")
         else:

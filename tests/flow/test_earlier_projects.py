@@ -1,5 +1,5 @@
-"""What the README says that earlier projects do, here: each line of it, at toy size, and every verb
-on the releases that it makes."""
+"""What the documentation says that earlier projects do, here: each line of it, at toy size, and
+every verb on the releases that it makes."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from mura_tune.reading import readers
 from mura_tune.release.release import verify
 
 Run = Callable[..., Ran]
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "earlier-projects.md"
 QUICK = [
     *TINY,
     "--set=head.epochs=0",
@@ -34,7 +34,7 @@ QUICK = [
     "--no-artifacts",
     "--feature-gb=0",
 ]
-ROWS = [line for line in README.read_text(encoding="utf-8").splitlines() if "--image A.png" in line]
+ROWS = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if "--image A.png" in line]
 LINES = [line for row in ROWS for line in re.findall(r"`(mura tune.*?)`", row) if row[0] == "|"]
 AREAS = ["XR_HAND", "XR_WRIST"]
 

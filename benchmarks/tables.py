@@ -1,0 +1,200 @@
+"""Tables of measured numbers in README.md and docs/, made from benchmarks/results.
+
+A page holds `<!-- table NAME -->` and `<!-- end -->`; what stands between them is this script's.
+`python benchmarks/tables.py` writes all of them; with --check it exits with 1 if one is stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")]
+MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+DEMO = "XR_WRIST"
+RELEASED = [
+    (
+        "demo",
+        "phantom wrists, small CNN at 96 px from a model of three areas, best of 12 trials",
+        "`make demo`",
+    ),
+]
+RATIO = r"([\d.]+) \(([\d.]+) to ([\d.]+)\)x"
+
+
+def speed() -> str:
+    """The pipeline against a search as a user would write it."""
+    path, epoch = "data_path", "epoch_densenet121"
+    grey, rgb = r"ours, %s: .*grey " + RATIO, r"ours, %s: .*RGB " + RATIO
+    searches = [
+        ("search_cnn", "ten trials of five epochs, small CNN at 64 px, caches built anew"),
+        ("search_resnet18", "the same, ResNet-18 at 96 px on real radiographs"),
+        ("search_densenet121", "the same, DenseNet-121 at 128 px on real radiographs"),
+    ]
+    rows = [
+        ("a training image at 224 px, augmented, from 512 px files", path, grey % "train"),
+        ("the same, against a loader of RGB images", path, rgb % "train"),
+        ("an image for evaluation at 224 px", path, grey % "evaluate"),
+        ("the same, against a loader of RGB images", path, rgb % "evaluate"),
+        *((what, name, rf"\n  ours: .*peer / this {RATIO}") for name, what in searches),
+        ("a later trial's epoch, DenseNet-121, head alone", epoch, rf"head, later: .*?{RATIO}"),
+        ("the same, last stage", epoch, rf"last stage, later: .*?{RATIO}"),
+    ]
+    lines = [
+        f"| {what} | **{_round(match[1])}** | {_round(match[2])} to {_round(match[3])} | "
+        f"{_source(name)} |"
+        for what, name, pattern in rows
+        for match in [_search(name, pattern)]
+    ]
+    return _table("what | peer / ours, median | range | result", lines)
+
+
+def ladder() -> str:
+    """What each part of the pipeline brings to the small network's search."""
+    steps = re.findall(r"from `(.+?)` to `(.+?)`: ([\d.]+)x", _text("search_cnn_ladder"))
+    return _table("from | to | times as fast", [f"| {a} | {b} | {x} |" for a, b, x in steps])
+
+
+def full_depth() -> str:
+    """An epoch in which all stages train, over the bare training steps."""
+    cases = [("epoch_densenet121", "DenseNet-121"), ("epoch_resnet18", "ResNet-18")]
+    cases.append(("epoch", "the small CNN"))
+    lines = []
+    for name, network in cases:
+        match = _search(name, rf"all, pixels: .*this / bare {RATIO}")
+        lines.append(f"| {network} | {match[1]} | {match[2]} to {match[3]} | {_source(name)} |")
+    return _table("network | epoch / bare steps, median | range | result", lines)
+
+
+def coverage() -> str:
+    """How often an interval holds the true value, in simulated test sets."""
+    lines = []
+    for block in re.split(r"\n\n", _text("coverage"))[1:]:
+        patients = re.match(r"(\d+) patients", block.strip())
+        assert patients is not None
+        for row in re.findall(r"^(\S.*?)  +(\w+) +([\d.]+) +([\d.]+)$", block, re.MULTILINE):
+            score, interval, covered, width = row
+            lines.append(f"| {patients[1]} | {score} | {interval} | {covered} | {width} |")
+    return _table("patients | score | interval | coverage | mean width", lines)
+
+
+def heatmaps() -> str:
+    """How much of a heatmap's top tenth lies on the phantoms' lesions."""
+    lines = []
+    for name in ("explain", "explain_224"):
+        size = _search(name, r"at (\d+) px")[1]
+        trained = _search(name, r"trained: ([\d.]+) x chance .*boxes ([\d.]+)")
+        random = _search(name, r"random weights.*: ([\d.]+) x chance .*boxes ([\d.]+);")
+        lines.append(f"| {size} | **{trained[1]}** | {random[1]} | {trained[2]} | {random[2]} |")
+    head = "on the lesion | random weights | on another view's lesion | random weights"
+    return _table(f"pixels a side | {head}", lines)
+
+
+def starts() -> str:
+    """Test AUC of an area of few patients, with and without a start from all areas."""
+    lines = []
+    pattern = (
+        r"(XR_\w+): mean test AUC ([\d.]+) from random weights, ([\d.]+) with the start, "
+        r"n = (\d+);\s+difference (\S+ \[.*?\]) by patient, (\S+ \(.*?\)) by seed"
+    )
+    for area, alone, start, n, patient, seed in re.findall(pattern, _text("pretrain")):
+        lines.append(f"| {area} | {n} | {alone} | {start} | {patient} | {seed} |")
+    head = "area | test studies | random weights | pooled start | difference, by patient | by seed"
+    return _table(head, lines)
+
+
+def models() -> str:
+    """What each network costs and reaches on one small budget, on real radiographs."""
+    block = _text("models").split("real radiographs", 1)[1]
+    rows = re.findall(
+        r"^(\S+) +([\d.]+) +(\d+) +([\d.]+) +study AUC +(\S+ \[.*?\]) +(\S+ \[.*?\])$",
+        block,
+        re.MULTILINE,
+    )
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    head = "network | million parameters | stages | s / epoch | dev study AUC | test study AUC"
+    return _table(head, lines)
+
+
+def answer() -> str:
+    """One study's answer, as the demo printed it."""
+    match = _search("demo", r"\n(XR_WRIST: P\(abnormal\).*(?:\n  [\d.]+  .*)+)")
+    views = [line.split()[1] for line in match[1].splitlines()[1:]]
+    verb = f"mura infer --area {DEMO} --releases runs/demo/releases"
+    call = " \\\n    ".join([verb, *(f"--image {view}" for view in views)])
+    return f"```console\n$ {call}\n{match[1]}\n```"
+
+
+def released() -> str:
+    """Dev and test AUC of the releases that the demo and the real radiographs end in."""
+    lines = []
+    for name, what, command in RELEASED:
+        row = r"{}.*\), (\d+) studies.*\n.*by image\n  AUC +(\S+ \[.*?\])"
+        text = _text(name).rpartition("mura finalize")[2]
+        dev, test = (re.search(row.format(split), text) for split in ("dev", "test"))
+        assert dev is not None
+        assert test is not None
+        numbers = f"{dev[2]}, n = {dev[1]} | **{test[2]}**, n = {test[1]}"
+        lines.append(f"| {what}: {command} | {numbers} |")
+    return _table("what | dev study AUC | test study AUC", lines)
+
+
+def speed_short() -> str:
+    """Three rows of the table of speed."""
+    head, rule, *rows = speed().splitlines()
+    return "\n".join([head, rule, rows[0], *rows[4:7]])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table
+    for table in (
+        *(answer, released, speed, speed_short, ladder),
+        *(full_depth, coverage, heatmaps, starts, models),
+    )
+}
+
+
+def fill(text: str) -> str:
+    """The text of a page with each of its tables made anew. Raises KeyError for an unknown one."""
+    return MARK.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+
+
+def stale() -> list[Path]:
+    """The pages whose tables differ from benchmarks/results."""
+    return [page for page in PAGES if fill(page.read_text("utf-8")) != page.read_text("utf-8")]
+
+
+def _text(name: str) -> str:
+    return (RESULTS / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def _search(name: str, pattern: str) -> re.Match[str]:
+    match = re.search(pattern, _text(name))
+    if match is None:
+        raise ValueError(f"results/{name}.txt has no line like {pattern}")
+    return match
+
+
+def _source(name: str) -> str:
+    return f"`{name}.txt`"
+
+
+def _round(number: str) -> str:
+    """Two digits where they say something: 8.52 is 8.5, 172.87 is 173."""
+    return f"{float(number):.0f}" if float(number) >= 20 else f"{float(number):.1f}"
+
+
+def _table(head: str, lines: list[str]) -> str:
+    columns = head.count("|") + 1
+    return "\n".join([f"| {head} |", f"|{' --- |' * columns}", *lines])
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit("\n".join(f"{page}: run benchmarks/tables.py" for page in stale()) or None)
+    for page in stale():
+        page.write_text(fill(page.read_text("utf-8")), encoding="utf-8")

@@ -1,0 +1,105 @@
+"""Documents: every link leads somewhere, every module that is named exists, tables are fresh."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "docs" / "scripts"))
+reference = importlib.import_module("reference")
+PAGES = [
+    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+PACKAGE = ROOT / "mura_tune"
+FOLDERS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+MADE = {ROOT / "docs" / name for name in reference.PAGES}
+SUFFIXES = ("py", "html", "md", "yaml", "json", "csv")  # `report.html` is a file, no module
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as MkDocs and code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(page: Path) -> list[str]:
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue  # another server's; nothing here asks it
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if file in MADE:
+            continue  # made from the code when the site is built, which checks its anchors
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            dead.append(target)
+    return dead
+
+
+def named_modules(text: str) -> set[str]:
+    """What stands between backticks, or in a link, like `folder.module` or mura_tune.x.y."""
+    words = re.findall(r"`((?:\w+\.)+\w+)`|\b(mura_tune(?:\.\w+)+)", text)
+    names = {(short or full).removeprefix("mura_tune.") for short, full in words}
+    modules = {name for name in names if name.split(".")[0] in FOLDERS}
+    return {name for name in modules if name.split(".")[-1] not in SUFFIXES}
+
+
+def exists(name: str) -> bool:
+    """Whether `folder.module` is a module, or `folder.module.NAME` is defined in one."""
+    for count in range(name.count(".") + 1, 0, -1):
+        path = PACKAGE.joinpath(*name.split(".")[:count])
+        rest = name.split(".")[count:]
+        if path.is_dir():
+            return not rest
+        if path.with_suffix(".py").is_file():
+            source = path.with_suffix(".py").read_text("utf-8")
+            return not rest or bool(re.search(rf"^(?:def |class )?{rest[0]}\b", source, re.M))
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert dead_links(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_modules_that_are_named_exist(page: Path) -> None:
+    names = named_modules(page.read_text("utf-8"))
+    assert sorted(name for name in names if not exists(name)) == []
+
+
+def test_a_dead_link_and_a_missing_module_are_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A page\n[a](#a-page) [b](#gone) [c](gone.md) [d](https://example.org)\n")
+    assert dead_links(page) == ["#gone", "gone.md"]
+    assert named_modules("`data.gone`, `report.html`, mura_tune.search") == {"data.gone", "search"}
+    assert exists("search")
+    assert exists("training.fit.fit")
+    assert not exists("data.gone")
+    assert not exists("training.fit.gone")
+
+
+def test_tables_are_those_of_the_results() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    tables = importlib.import_module("tables")
+    assert tables.stale() == [], "run benchmarks/tables.py"
+
+
+def test_reference_pages_can_be_made() -> None:
+    assert all(page().startswith("# ") for page in reference.PAGES.values())
+
+
+def test_readme_is_short() -> None:
+    words = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text("utf-8")).split()
+    assert len([word for word in words if re.search(r"\w", word)]) < 1000
