@@ -27,6 +27,7 @@ from mura_tune.reading.batch import answer_all
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import find_studies
 from mura_tune.release import release as release_io
+from mura_tune.release_format.manifest import SCHEMA, parse_manifest
 from mura_tune.training.batches import split_of, to_input
 from mura_tune.training.fit import predict
 
@@ -109,17 +110,18 @@ def many_studies(data: Path, arch: str, size: int, rounds: int, folder: Path) ->
 def release(folder: Path, arch: str, size: int) -> None:
     """A network with drawn weights, released as it is."""
     manifest = {
+        "schema": SCHEMA,
         "area": "XR_WRIST",
         "arch": arch,
         "outputs": 1,
         "recipe_digest": "none",
-        "preprocessing": release_io.preprocessing(size),
+        "preprocessing": release_io.preprocessing(size).to_json(),
         "calibration": {"temperature": 1.0, "offset": 0.0},
         "recommended": "max_youden",
         "operating_points": {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}},
         "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
     }
-    release_io.save(folder, build_network(arch, size=size), manifest, {})
+    release_io.save(folder, build_network(arch, size=size), parse_manifest(manifest, folder), {})
 
 
 if __name__ == "__main__":

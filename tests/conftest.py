@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import postgres as postgresql
 import pytest
@@ -26,6 +25,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.networks.network import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.release import release as release_io
+from mura_tune.release_format.manifest import Manifest, parse_manifest
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real-xrays"
 CPU = torch.device("cpu")
@@ -121,20 +121,22 @@ def storage(new_storage: Callable[[], str]) -> str:
     return new_storage()
 
 
-def manifest_of(arch: str = "cnn", size: int = 32) -> dict[str, Any]:
+def manifest_of(arch: str = "cnn", size: int = 32) -> Manifest:
     """What a release that nobody trained says of itself."""
     points = {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}}
-    return {
+    values = {
+        "schema": 2,
         "area": "XR_TEST",
         "arch": arch,
         "outputs": 1,
         "recipe_digest": "0" * 12,
-        "preprocessing": release_io.preprocessing(size),
+        "preprocessing": release_io.preprocessing(size).to_json(),
         "calibration": {"temperature": 0.5, "offset": 0.01},
         "operating_points": points,
         "recommended": "max_youden",
         "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
     }
+    return parse_manifest(values, "for a test")
 
 
 @pytest.fixture

@@ -88,8 +88,8 @@ def evaluate(
         console.print_report(as_json, outside.to_json, outside.describe)
         return
     loaded, prepared = _with_data(folder, data, runs, device, strict)
-    area, kind = loaded.manifest["area"], kind_of(loaded.manifest)
-    measured = kind.measure(loaded.net, prepared, "test", kind.stored(loaded.manifest))
+    area, kind = loaded.manifest.area, kind_of(loaded.manifest.task)
+    measured = kind.measure(loaded.net, prepared, "test", kind.stored(loaded))
     console.print_report(as_json, lambda: {"area": area, **measured.to_json()}, measured.describe)
 
 
@@ -122,15 +122,15 @@ def compare(
     kinds, areas, measured = [], [], []
     for name in (first, second):
         loaded, prepared = _with_data(release_at(name, base_url), data, runs, device, strict)
-        kind = kind_of(loaded.manifest)
+        kind = kind_of(loaded.manifest.task)
         kinds.append(kind)
-        areas.append(loaded.manifest["area"])
+        areas.append(loaded.manifest.area)
         if kind.compare is not kinds[0].compare:
             raise InputError(
                 f"{first} is for {areas[0]} and {second} for {areas[1]}: one tells "
                 "areas apart and one what is abnormal; name two of one kind"
             )
-        chosen = kind.stored(loaded.manifest)
+        chosen = kind.stored(loaded)
         measured.append(kind.measure(loaded.net, prepared, "test", chosen))
     area = " and ".join(dict.fromkeys(areas))
     found = kinds[0].compare(area, (first, second), *measured)
@@ -192,8 +192,8 @@ def report(
         check_place(folder)
     files.check_writable(out or folder.parent / f".{folder.name}.new")
     loaded, prepared = _with_data(folder, data, runs, device, strict)
-    kind = kind_of(loaded.manifest)
-    test = kind.measure(loaded.net, prepared, "test", kind.stored(loaded.manifest))
+    kind = kind_of(loaded.manifest.task)
+    test = kind.measure(loaded.net, prepared, "test", kind.stored(loaded))
     html = kind.report(loaded.net, loaded.manifest, prepared, test=test, cases=cases)
     content = html.encode("utf-8", "backslashreplace")
     if out:
@@ -211,7 +211,6 @@ def _routes(
 ) -> Routes:
     from dataclasses import replace
 
-    from mura_tune import config
     from mura_tune.areas import ROUTER
     from mura_tune.reading.locate import release_for
     from mura_tune.release.two_stage import routes
@@ -220,8 +219,8 @@ def _routes(
     folder = find(ROUTER)
     router, _ = _with_data(folder, data, runs, device, strict)
     _require_kind(router, router=True)
-    study = config.config_from_dict(router.manifest["study"]["config"], str(folder))
-    places = {area: release_for(find, area) for area in router.manifest["areas"]}
+    study = router.manifest.search.read_config(folder)
+    places = {area: release_for(find, area) for area in router.manifest.areas}
     opened = {
         folder: _with_data(folder, data, runs, device, strict)[0]
         for folder in dict.fromkeys(folder for folder, _ in places.values())
@@ -246,10 +245,10 @@ def _require_kind(release: Bundle, *, router: bool) -> None:
     from mura_tune.errors import InputError
     from mura_tune.training.tasks import PART
 
-    if (release.manifest["task"] == PART.name) != router:
+    if (release.manifest.task == PART.name) != router:
         wanted = "a router" if router else "a release that tells what is abnormal"
         raise InputError(
-            f"{release.folder}: of task {release.manifest['task']}, where {wanted} "
+            f"{release.folder}: of task {release.manifest.task}, where {wanted} "
             "is needed; put the right release there"
         )
 
@@ -258,18 +257,16 @@ def _with_data(
     release: Path, data: Path, runs: Path, device: str, strict: bool
 ) -> tuple[Bundle, Prepared]:
     """A release and the data it was made with, prepared at its size and divided its way."""
-    from mura_tune import config
     from mura_tune.evaluation.evaluate import same_data
     from mura_tune.release import release as release_io
-    from mura_tune.release_format.manifest import require
 
     loaded = release_io.load(release, device_of(device))
     manifest = loaded.manifest
-    require(manifest, release / release_io.MANIFEST, "study.config", "data.fingerprint")
+    manifest.require(release / release_io.MANIFEST, "study.config", "data.fingerprint")
     tell_changes(loaded)
-    study = config.config_from_dict(manifest["study"]["config"], str(release / release_io.MANIFEST))
-    prepared = prepared_of(manifest["area"], study, data, runs, strict)
-    same_data(release, manifest, prepared)
+    study = manifest.search.read_config(release / release_io.MANIFEST)
+    prepared = prepared_of(manifest.area, study, data, runs, strict)
+    same_data(release, manifest.data, prepared)
     return loaded, prepared
 
 

@@ -116,7 +116,7 @@ def finalize(
             kept.clear()
     console.print_report(
         as_json,
-        lambda: [one.manifest | {"folder": str(one.folder)} for one in made],
+        lambda: [one.manifest.to_json() | {"folder": str(one.folder)} for one in made],
         lambda: "\n\n".join(one.describe() for one in made) + summary(made),
     )
     index.write_index(releases, console.print_note)

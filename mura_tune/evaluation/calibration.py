@@ -17,6 +17,13 @@ from torch import Tensor
 from mura_tune.errors import InputError
 from mura_tune.metrics.estimates import Floats, StudyScores, ViewScores, score_studies, sigmoid
 from mura_tune.metrics.operating_points import f1_threshold, sensitivity_threshold, youden_threshold
+from mura_tune.release_format.entries import (
+    BandEntry,
+    CalibrationEntry,
+    OperatingPointEntry,
+    ThresholdEntry,
+)
+from mura_tune.release_format.manifest import AbnormalityManifest
 from mura_tune.training.batches import Split
 
 SENSITIVITY = 0.90  # what the third operating point guarantees on dev
@@ -102,32 +109,33 @@ class Chosen:
         """The recommended operating point: a study is called abnormal at or above it."""
         return self.points[self.recommended]
 
-    def to_json(self) -> dict[str, Any]:
-        """The part of bundle.json that holds it; `threshold` repeats the recommended point."""
+    def entries(self) -> dict[str, Any]:
+        """The fields of a manifest that store it; `threshold` repeats the recommended point."""
         return {
-            "calibration": asdict(self.calibration)
-            | {
-                "order": "(view logit + offset) / temperature, sigmoid, mean over the views",
-                "fitted_on": "dev",
-            },
+            "calibration": CalibrationEntry(
+                temperature=self.calibration.temperature,
+                offset=self.calibration.offset,
+                order="(view logit + offset) / temperature, sigmoid, mean over the views",
+                fitted_on="dev",
+            ),
             "operating_points": {
-                name: {"threshold": cut, "chosen": RULES[name]} for name, cut in self.points.items()
+                name: OperatingPointEntry(threshold=threshold, rule=RULES[name])
+                for name, threshold in self.points.items()
             },
             "recommended": self.recommended,
-            "threshold": {"value": self.threshold, "chosen": RULES[self.recommended]},
-            "abstain": asdict(self.band) | {"chosen": self.band.rule},
+            "threshold": ThresholdEntry(value=self.threshold, rule=RULES[self.recommended]),
+            "abstain": BandEntry(**asdict(self.band), rule=self.band.rule),
         }
 
     @staticmethod
-    def from_json(manifest: Mapping[str, Any]) -> Chosen:
-        """What `to_json` wrote into a bundle.json."""
-        found = manifest["calibration"]
-        band = {key: manifest["abstain"][key] for key in Band.__dataclass_fields__}
+    def from_manifest(manifest: AbnormalityManifest) -> Chosen:
+        """What a manifest stores."""
+        band = manifest.abstain
         return Chosen(
-            calibration=Calibration(found["temperature"], found["offset"]),
-            points={n: p["threshold"] for n, p in manifest["operating_points"].items()},
-            recommended=manifest["recommended"],
-            band=Band(**band),
+            calibration=Calibration(manifest.calibration.temperature, manifest.calibration.offset),
+            points={name: point.threshold for name, point in manifest.operating_points.items()},
+            recommended=manifest.recommended,
+            band=Band(band.low, band.high, band.share, band.error, band.error_without),
         )
 
 

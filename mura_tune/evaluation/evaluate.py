@@ -21,6 +21,7 @@ from mura_tune.metrics.calibration_error import (
 from mura_tune.metrics.estimates import Estimate, StudyScores, ViewScores, describe_error
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS, count_calls, estimate_at_threshold
 from mura_tune.metrics.ranking import estimate_auc, estimate_average_precision
+from mura_tune.release_format.entries import DataEntry
 from mura_tune.training.batches import Split
 
 if TYPE_CHECKING:  # inference names the parts, and needs no table of studies
@@ -169,15 +170,17 @@ def measured(logits_nk: Tensor, split: Split, chosen: Chosen) -> Measured:
     )
 
 
-def same_data(release: Path, manifest: Mapping[str, Any], prepared: Prepared) -> None:
+def same_data(release: Path, data: DataEntry, prepared: Prepared) -> None:
     """Refuse data on which a release's figures could be measured on patients it learned from.
 
     Raises:
         InputError: the fingerprint or the split is not the one the release was made with.
     """
-    data = manifest["data"]
-    for key, now in (("fingerprint", prepared.fingerprint), ("split_hash", prepared.split_hash)):
-        if data[key] != now:
+    for key, then, now in (
+        ("fingerprint", data.fingerprint, prepared.fingerprint),
+        ("split_hash", data.split_hash, prepared.split_hash),
+    ):
+        if then != now:
             way_out = "point --data at the dataset that it was trained on"
             if key == "split_hash" and prepared.near_copies:
                 way_out += (
@@ -186,7 +189,7 @@ def same_data(release: Path, manifest: Mapping[str, Any], prepared: Prepared) ->
                 )
             raise InputError(
                 f"{release}: the data's {key} is {now[:12]}…, and the release was made "
-                f"with {data[key][:12]}…; {way_out}"
+                f"with {then[:12]}…; {way_out}"
             )
 
 

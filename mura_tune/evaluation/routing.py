@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,9 @@ from mura_tune.evaluation.calibration import check_finite
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
 from mura_tune.metrics.areas import AreaLogits, AreaRecognition, softmax
 from mura_tune.metrics.estimates import Floats, describe_error
+from mura_tune.release_format.entries import ConfidenceEntry, RouterCalibrationEntry
+from mura_tune.release_format.manifest import RouterManifest
+from mura_tune.release_format.schema import Entry
 from mura_tune.training.batches import Split
 from mura_tune.training.tasks import recognise_areas, study_logits
 
@@ -58,24 +60,34 @@ class Routing:
         check_finite(logits_mk)
         return softmax(logits_mk, self.temperature)
 
-    def to_json(self) -> dict[str, Any]:
-        """The part of bundle.json that holds it."""
+    def entries(self) -> dict[str, Entry]:
+        """The fields of a router's manifest that store it."""
         return {
-            "calibration": {
-                "temperature": self.temperature,
-                "order": "mean of the views' logits, over temperature, softmax",
-                "fitted_on": "dev",
-            },
-            "abstain": {k: v for k, v in asdict(self).items() if k != "temperature"}
-            | {"chosen": self.rule},
+            "calibration": RouterCalibrationEntry(
+                temperature=self.temperature,
+                order="mean of the views' logits, over temperature, softmax",
+                fitted_on="dev",
+            ),
+            "abstain": ConfidenceEntry(
+                confidence=self.confidence,
+                share=self.share,
+                error=self.error,
+                error_without=self.error_without,
+                rule=self.rule,
+            ),
         }
 
     @staticmethod
-    def from_json(manifest: Mapping[str, Any]) -> Routing:
-        """What `to_json` wrote into a bundle.json."""
-        told = manifest["abstain"]
-        kept = {key: told[key] for key in ("confidence", "share", "error", "error_without")}
-        return Routing(temperature=manifest["calibration"]["temperature"], **kept)
+    def from_manifest(manifest: RouterManifest) -> Routing:
+        """What a router's manifest stores."""
+        abstain = manifest.abstain
+        return Routing(
+            temperature=manifest.calibration.temperature,
+            confidence=abstain.confidence,
+            share=abstain.share,
+            error=abstain.error,
+            error_without=abstain.error_without,
+        )
 
 
 @dataclass(frozen=True, eq=False)

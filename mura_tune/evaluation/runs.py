@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from mura_tune.metrics.estimates import Estimate, Measure, StudyScores, range_text
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
+from mura_tune.release_format.entries import RunEntry, RunsEntry, SpreadEntry
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import Fit, predict
 
@@ -46,51 +46,47 @@ def everyone(runs: Sequence[Run]) -> Sequence[Run]:
     return runs
 
 
-def spread(runs: Sequence[Run], released: Sequence[Run], test: Split) -> dict[str, Any]:
+def spread(runs: Sequence[Run], released: Sequence[Run], test: Split) -> RunsEntry:
     """What bundle.json says of several runs; called once the release is fixed, as it reads test."""
-    scores = {
-        "dev": [run.score(run.dev) for run in runs],
-        "test": [run.score(test) for run in runs],
-    }
+    dev_scores = [run.score(run.dev) for run in runs]
+    test_scores = [run.score(test) for run in runs]
     measure = runs[0].measure.name
-    told = [
-        {
-            "seed": run.recipe.seed,
-            "best_epoch": run.fit.best.number,
-            "released": run in released,
-            "dev_score": dev.to_json(),
-            "test_score": tested.to_json(),
-        }
-        for run, dev, tested in zip(runs, scores["dev"], scores["test"], strict=True)
-    ]
-    return {
-        "rule": "mean of all logits" if len(released) > 1 else f"highest dev {measure}",
-        "measure": measure,
-        "runs": told,
-        **{f"{part}_score": _range([one.value for one in each]) for part, each in scores.items()},
-    }
-
-
-def _range(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "mean": float(np.mean(values)),
-        "sd": float(np.std(values, ddof=1)),
-        "low": min(values),
-        "high": max(values),
-    }
-
-
-def describe(manifest: Mapping[str, Any]) -> str:
-    """The seeds of a release in a sentence; nothing where there was one."""
-    found = manifest.get("seeds")
-    if not found:
-        return ""
-    seeds = [one["seed"] for one in found["runs"] if one["released"]]
-    what = f"the mean of all {len(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}, best on dev"
-    apart = ", ".join(
-        f"{part} {found['measure']} {range_text(told['low'], told['high'])} "
-        f"(mean {told['mean']:.3f}, SD {told['sd']:.3f})"
-        for part in ("dev", "test")
-        for told in [found[f"{part}_score"]]
+    return RunsEntry(
+        rule="mean of all logits" if len(released) > 1 else f"highest dev {measure}",
+        measure=measure,
+        runs=tuple(
+            RunEntry(
+                seed=run.recipe.seed,
+                best_epoch=run.fit.best.number,
+                released=run in released,
+                dev_score=dev_score,
+                test_score=test_score,
+            )
+            for run, dev_score, test_score in zip(runs, dev_scores, test_scores, strict=True)
+        ),
+        dev_score=_spread_of([score.value for score in dev_scores]),
+        test_score=_spread_of([score.value for score in test_scores]),
     )
-    return f"Trained with {len(found['runs'])} seeds: {apart}. Released: {what}."
+
+
+def _spread_of(values: Sequence[float]) -> SpreadEntry:
+    return SpreadEntry(
+        mean=float(np.mean(values)),
+        sd=float(np.std(values, ddof=1)),
+        low=min(values),
+        high=max(values),
+    )
+
+
+def describe(runs: RunsEntry | None) -> str:
+    """The runs behind a release in a sentence; nothing where there was one."""
+    if runs is None:
+        return ""
+    seeds = [run.seed for run in runs.runs if run.released]
+    which = f"the mean of all {len(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}, best on dev"
+    spreads = ", ".join(
+        f"{split} {runs.measure} {range_text(spread.low, spread.high)} "
+        f"(mean {spread.mean:.3f}, SD {spread.sd:.3f})"
+        for split, spread in (("dev", runs.dev_score), ("test", runs.test_score))
+    )
+    return f"Trained with {len(runs.runs)} seeds: {spreads}. Released: {which}."

@@ -12,7 +12,6 @@ import timm
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from mura_tune import config
 from mura_tune.config import Holdout
 from mura_tune.errors import InputError
 from mura_tune.networks.weights import (
@@ -22,10 +21,10 @@ from mura_tune.networks.weights import (
     rename_tensors,
     sum_to_one_channel,
 )
-from mura_tune.release_format import checksums, manifest
+from mura_tune.release_format import checksums
 from mura_tune.release_format.checksums import SUMS, sha256
 from mura_tune.release_format.manifest import NAME as MANIFEST
-from mura_tune.release_format.manifest import WEIGHTS
+from mura_tune.release_format.manifest import WEIGHTS, Manifest, read_manifest
 
 IMAGENET, NONE = "imagenet", "none"
 TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev parts
@@ -96,16 +95,16 @@ def start_provenance(source: str) -> StartProvenance | None:
     folder = Path(source)
     if source in (IMAGENET, NONE) or not folder.is_dir():
         return None
-    values, listed = _told(folder)
-    if "study" not in values:
+    manifest, listed = _vouched_manifest(folder)
+    if not manifest.has("search"):
         return None
     pictures = None
     if (folder / TRAINED_ON).is_file():
         checksums.check_file(folder, TRAINED_ON, listed)
         pictures = frozenset((folder / TRAINED_ON).read_text(encoding="utf-8").split())
     return StartProvenance(
-        areas=frozenset(values.get("areas", [values["area"]])),
-        split=config.config_from_dict(values["study"]["config"], str(folder / MANIFEST)).split,
+        areas=frozenset(manifest.areas or (manifest.area,)),
+        split=manifest.search.read_config(folder / MANIFEST).split,
         pictures=pictures,
     )
 
@@ -145,14 +144,14 @@ def unreachable_weights(arch: str, why: str) -> InputError:
 
 def _weights_of(folder: Path, arch: str) -> Path:
     """The weights of a release: of this network, and vouched for by its sums."""
-    values, listed = _told(folder)
-    theirs, members = values["arch"], values["members"]
+    manifest, listed = _vouched_manifest(folder)
+    theirs, members = manifest.arch, manifest.members
     if theirs != arch:
         raise InputError(
             f"{folder}: a release of {theirs}, not of {arch}; "
             f"write arch: {theirs}, or name another start"
         )
-    if members != [WEIGHTS]:
+    if members != (WEIGHTS,):
         raise InputError(
             f"{folder}: a release of several networks; "
             f"name the file of one, such as {folder / members[0]}"
@@ -161,8 +160,8 @@ def _weights_of(folder: Path, arch: str) -> Path:
     return folder / WEIGHTS
 
 
-def _told(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """A release's manifest, as its sums have it, and these: digests by name."""
+def _vouched_manifest(folder: Path) -> tuple[Manifest, dict[str, str]]:
+    """A release's manifest, checked against its sums, and the sums: digests by name."""
     if not (folder / MANIFEST).is_file() or not (folder / SUMS).is_file():
         raise InputError(
             f"{folder}: no whole release ({MANIFEST} or {SUMS} is missing); "
@@ -170,7 +169,7 @@ def _told(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
         )
     listed = checksums.read(folder)
     checksums.check_file(folder, MANIFEST, listed)
-    return manifest.read(folder / MANIFEST), listed
+    return read_manifest(folder / MANIFEST), listed
 
 
 def _fitted(body: Any, name: str, given: Tensor, wanted: Tensor) -> Tensor:

@@ -37,8 +37,12 @@ from mura_tune.reading.studies import StudyFiles, StudyViews
 from mura_tune.release import legacy
 from mura_tune.release import release as release_io
 from mura_tune.release.release import Bundle
+from mura_tune.release_format.manifest import (
+    AbnormalityManifest,
+    MultitaskManifest,
+    RouterManifest,
+)
 from mura_tune.training.batches import to_input
-from mura_tune.training.tasks import MULTITASK, PART
 
 AnswerT = TypeVar("AnswerT", bound=StudyAnswer, covariant=True)
 CPU = torch.device("cpu")
@@ -110,7 +114,7 @@ class _ReleaseReader(Reader[AnswerT]):
     @property
     def size(self) -> int:
         """The side of the network's input in pixels."""
-        return int(self.release.manifest["preprocessing"]["size"])
+        return self.release.manifest.preprocessing.size
 
     @property
     def sizes(self) -> frozenset[int]:
@@ -161,9 +165,8 @@ class _ReleaseReader(Reader[AnswerT]):
 
         The digits tell releases apart, also those of one recipe.
         """
-        manifest = self.release.manifest
-        identity = [manifest[key] for key in ("recipe_digest", "calibration")]
-        identity.append(manifest.get("golden"))
+        stored = self.release.manifest.to_json()
+        identity = [stored["recipe_digest"], stored["calibration"], stored.get("golden")]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         return f"{digest} at {self.threshold:.6g}"
 
@@ -201,17 +204,17 @@ class Predictor(_ReleaseReader[Answer]):
         )
         self.device = device
         manifest = self.release.manifest
-        if manifest.get("task") == PART.name:
+        if not isinstance(manifest, AbnormalityManifest):
             raise InputError(
                 f"{folder}: a router, which says nothing about disease; ask it by "
                 f"--area {ROUTER}, or through it by --area auto"
             )
-        self.chosen = Chosen.from_json(manifest)
+        self.chosen = Chosen.from_manifest(manifest)
         self.own_threshold = threshold
-        multitask = manifest.get("task") == MULTITASK.name
-        self.areas: tuple[str, ...] = tuple(manifest["areas"]) if multitask else ()
-        self.area = str(manifest["area"])
-        if area and area not in (self.area, *manifest.get("areas", ())):
+        multitask = isinstance(manifest, MultitaskManifest)
+        self.areas: tuple[str, ...] = manifest.areas if multitask else ()
+        self.area = manifest.area
+        if area and area not in (self.area, *manifest.areas):
             raise InputError(
                 f"{folder}: a release for {self.area}, not for {area}; "
                 f"name the one for {area} with --release"
@@ -248,7 +251,7 @@ class Predictor(_ReleaseReader[Answer]):
                 for image, value in zip(images, probabilities, strict=True)
             ),
             release=str(self.release.folder),
-            recipe=str(self.release.manifest["recipe_digest"]),
+            recipe=self.release.manifest.recipe_digest,
             recognised_area=None if recognised is None else self.areas[recognised],
         )
 
@@ -285,13 +288,13 @@ class Router(_ReleaseReader[AreaAnswer]):
             )
         self.release = release_io.load(folder, device)
         manifest = self.release.manifest
-        if manifest.get("task") != PART.name:
+        if not isinstance(manifest, RouterManifest):
             raise InputError(
-                f"{folder}: no router, but a release for {manifest['area']}; "
+                f"{folder}: no router, but a release for {manifest.area}; "
                 f"make one: mura tune {ROUTER}"
             )
-        self.routing = Routing.from_json(manifest)
-        self.areas: tuple[str, ...] = tuple(manifest["areas"])
+        self.routing = Routing.from_manifest(manifest)
+        self.areas: tuple[str, ...] = manifest.areas
         self.device = device
 
     @property
@@ -420,7 +423,7 @@ class RoutedReader(Reader[RoutedAnswer]):
     def sources(self, row: AnswerRow) -> dict[str, str]:
         release = ""
         if row["probability"] is not None and (predictor := self._predictor_of(row["area"])):
-            release = f"{predictor.release.manifest['area']} {predictor.source}"
+            release = f"{predictor.release.manifest.area} {predictor.source}"
         return {"router": self.router.source, "release": release}
 
     def confirms(self, row: AnswerRow) -> bool:

@@ -22,14 +22,13 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError, MuraError
-from mura_tune.evaluation.calibration import Chosen
-from mura_tune.evaluation.routing import Routing
 from mura_tune.files import check_writable, replace_file
 from mura_tune.lines import printable
 from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import build_network, members_of
 from mura_tune.networks.weights import copy_tensors
-from mura_tune.release.release import Bundle
+from mura_tune.release.release import Bundle, as_abnormality
+from mura_tune.release_format.manifest import RouterManifest
 from mura_tune.training.batches import MEAN, STD
 from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, TASKS
 
@@ -52,7 +51,7 @@ def export(bundle: Bundle, kind: str, out: Path | None = None) -> tuple[Path, st
         MuraError: ONNX answers differently than torch.
     """
     suffix, write = KINDS[kind]
-    path = out or Path(f"{bundle.manifest['area']}{suffix}")
+    path = out or Path(f"{bundle.manifest.area}{suffix}")
     check_writable(path)
     content, told = write(bundle)
     try:
@@ -72,8 +71,7 @@ def calibrated(bundle: Bundle) -> list[nn.Module]:
     Raises:
         InputError: a network whose classifier cannot hold the calibration.
     """
-    fitted = bundle.manifest["calibration"]
-    temperature, offset = fitted["temperature"], fitted.get("offset", 0.0)  # a router has none
+    temperature, offset = _calibration(bundle)
     own_head = TASKS[_task(bundle)].head is not None
     views = _noise(bundle, channels=1)
     bodies = []
@@ -87,11 +85,19 @@ def calibrated(bundle: Bundle) -> list[nn.Module]:
         wanted = torch.cat(((before[:, :last] + offset) / temperature, before[:, last:]), 1)
         if not _gap(_logits(body, views), wanted) <= TOLERANCE:
             raise InputError(
-                f"{bundle.folder}: the classifier of {bundle.manifest['arch']} cannot hold its "
+                f"{bundle.folder}: the classifier of {bundle.manifest.arch} cannot hold its "
                 "calibration; use the release's folder"
             )
         bodies.append(body.float())
     return bodies
+
+
+def _calibration(bundle: Bundle) -> tuple[float, float]:
+    """Temperature and offset; a router has no offset."""
+    if isinstance(bundle.manifest, RouterManifest):
+        return bundle.manifest.calibration.temperature, 0.0
+    fitted = as_abnormality(bundle).calibration
+    return fitted.temperature, fitted.offset
 
 
 @torch.no_grad()
@@ -117,7 +123,7 @@ def _gap(one: Tensor, other: Tensor) -> float:
 def _noise(bundle: Bundle, channels: int) -> Tensor:
     """Two grey views (2, C, S, S), as the network reads them or normalised as ImageNet's are, in
     double precision."""
-    size = bundle.manifest["preprocessing"]["size"]
+    size = bundle.manifest.preprocessing.size
     generator = torch.Generator().manual_seed(0)
     levels = torch.rand((2, 1, size, size), generator=generator, dtype=torch.float64)
     if channels == 1:
@@ -139,7 +145,7 @@ def three_channels(weight: Tensor) -> Tensor:
 
 
 def _pt(bundle: Bundle) -> tuple[bytes, str]:
-    arch, size = bundle.manifest["arch"], bundle.manifest["preprocessing"]["size"]
+    arch, size = bundle.manifest.arch, bundle.manifest.preprocessing.size
     if TASKS[_task(bundle)].head:
         raise InputError(
             f"{bundle.folder}: a pt holds {arch} with a linear classifier, and the "
@@ -166,11 +172,11 @@ def _in_three_channels(bundle: Bundle, body: nn.Module) -> dict[str, Tensor]:
         InputError: a network that answers otherwise, since it standardises its stem's weights, or
             one that does more with the grey channel than convolutions do.
     """
-    arch, size = bundle.manifest["arch"], bundle.manifest["preprocessing"]["size"]
+    arch, size = bundle.manifest.arch, bundle.manifest.preprocessing.size
     refusal = f"{bundle.folder}: a pt of {arch} for three channels"
     instead = "export it --to onnx or safetensors"
     weights = body.double().state_dict()
-    twin = build_network(arch, size=size, outputs=bundle.manifest["outputs"], channels=3).body
+    twin = build_network(arch, size=size, outputs=bundle.manifest.outputs, channels=3).body
     twin = twin.double().eval()
     for name, wanted in twin.state_dict().items():
         if weights[name].shape == wanted.shape:
@@ -235,7 +241,7 @@ def _onnx(bundle: Bundle) -> tuple[bytes, str]:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"--to onnx needs {package}: pip install 'mura-tune[onnx]'")
-    size, task = bundle.manifest["preprocessing"]["size"], _task(bundle)
+    size, task = bundle.manifest.preprocessing.size, _task(bundle)
     net = Answers(calibrated(bundle), task).eval()
     levels = torch.rand((3, 1, size, size), generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():  # the exporter's own, about torch's insides
@@ -255,7 +261,7 @@ def _onnx(bundle: Bundle) -> tuple[bytes, str]:
         except Exception as error:  # the exporter's own kinds, and torch's insides' beneath them
             reason = printable(str(error).partition("\n")[0].partition(". ")[0])
             raise InputError(
-                f"{bundle.folder}: {bundle.manifest['arch']} cannot be written as onnx "
+                f"{bundle.folder}: {bundle.manifest.arch} cannot be written as onnx "
                 f"({reason or 'torch does not say why'}); export it --to pt or safetensors"
             ) from error
     assert program is not None  # it is, with dynamo
@@ -266,7 +272,7 @@ def _onnx(bundle: Bundle) -> tuple[bytes, str]:
     worst = max(apart(content, net, views) for views in (levels, levels[:1]))
     if not worst <= TOLERANCE:
         raise MuraError(f"{bundle.folder}: ONNX differs from torch by {worst:.1e}; not written")
-    areas = ", ".join(bundle.manifest.get("areas", ()))
+    areas = ", ".join(bundle.manifest.areas)
     told = {
         "probability": "probability (views, 1) of abnormal",
         "areas": f"areas (views, K), a logit of each of {areas}: softmax their mean over a "
@@ -305,31 +311,31 @@ def _only(bundle: Bundle) -> nn.Module:
 
 
 def _task(bundle: Bundle) -> str:
-    return str(bundle.manifest.get("task", ABNORMALITY.name))
+    return bundle.manifest.task
 
 
 def _about(bundle: Bundle) -> dict[str, Any]:
     """Plain values that travel beside the weights; a reader that wants weights alone skips them."""
-    manifest, router = bundle.manifest, _task(bundle) == PART.name
+    manifest = bundle.manifest
     chosen = (
-        {"confidence": Routing.from_json(manifest).confidence}
-        if router
-        else {"threshold": Chosen.from_json(manifest).threshold}
+        {"confidence": manifest.abstain.confidence}
+        if isinstance(manifest, RouterManifest)
+        else {"threshold": as_abnormality(bundle).operating_point.threshold}
     )
     several = TASKS[_task(bundle)] is not ABNORMALITY
     return {
-        "area": manifest["area"],
-        "arch": manifest["arch"],
-        "size": manifest["preprocessing"]["size"],
+        "area": manifest.area,
+        "arch": manifest.arch,
+        "size": manifest.preprocessing.size,
         **chosen,
-        "recipe_digest": manifest["recipe_digest"],
-        **({"task": _task(bundle), "areas": list(manifest["areas"])} if several else {}),
+        "recipe_digest": manifest.recipe_digest,
+        **({"task": _task(bundle), "areas": list(manifest.areas)} if several else {}),
     }
 
 
 def _outputs(bundle: Bundle) -> str:
     """What the outputs are, in words."""
-    areas = ", ".join(bundle.manifest.get("areas", ()))
+    areas = ", ".join(bundle.manifest.areas)
     return {
         ABNORMALITY.name: "sigmoid",
         PART.name: f"softmax over {areas}, of the mean over a study's views",
@@ -338,7 +344,7 @@ def _outputs(bundle: Bundle) -> str:
 
 
 def _grey(bundle: Bundle) -> str:
-    size = bundle.manifest["preprocessing"]["size"]
+    size = bundle.manifest.preprocessing.size
     return f"one grey channel of {size} x {size}, (level - {MEAN}) / {STD} of 0 to 1"
 
 

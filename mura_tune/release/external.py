@@ -19,10 +19,10 @@ from mura_tune.evaluation.calibration import Chosen
 from mura_tune.evaluation.evaluate import Measured, measured
 from mura_tune.imaging.images import read_image
 from mura_tune.networks.starts import DIGEST_DIGITS, TRAINED_ON
-from mura_tune.release.release import Bundle
+from mura_tune.release.release import Bundle, as_abnormality
+from mura_tune.release_format.manifest import RouterManifest
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import predict
-from mura_tune.training.tasks import PART
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +91,13 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
             one label only once copies under both are left out.
     """
     manifest = bundle.manifest
-    if manifest.get("task") == PART.name:
+    if isinstance(manifest, RouterManifest):
         raise InputError(
             f"{bundle.folder}: a router, and an external set has no areas to tell "
             "apart; name a release that tells what is abnormal"
         )
-    dataset = index_label_folders(root, manifest["area"])
-    cached = cache.open_cache(dataset, manifest["preprocessing"]["size"], folder, strict=strict)
+    dataset = index_label_folders(root, manifest.area)
+    cached = cache.open_cache(dataset, manifest.preprocessing.size, folder, strict=strict)
     frame = cached.frame.assign(first=duplicates.group_copies(cached.pixels))
     both = frame.groupby("first")["label"].transform("nunique") > 1
     left_out = tuple(
@@ -108,10 +108,11 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
     if kept["label"].nunique() < 2:
         raise InputError(f"{root}: without copies under both labels one label is left")
     split = _split(cached.pixels, kept, next(bundle.net.parameters()).device)
+    chosen = Chosen.from_manifest(as_abnormality(bundle))
     return External(
         name=dataset.name,
-        area=manifest["area"],
-        measured=measured(predict(bundle.net, split), split, Chosen.from_json(manifest)),
+        area=manifest.area,
+        measured=measured(predict(bundle.net, split), split, chosen),
         copies=len(kept) - kept["first"].nunique(),
         seen=_seen(bundle.folder, dataset, kept),
         left_out=(*dataset.notes, *cached.left_out, *left_out),

@@ -25,11 +25,21 @@ from mura_tune.recipe import Recipe, apply_values
 from mura_tune.release import release
 from mura_tune.release.external import trained_on
 from mura_tune.release.kinds import Figures, kind_of
+from mura_tune.release_format.entries import (
+    ConfirmationEntry,
+    DataEntry,
+    EpochEntry,
+    FindingEntry,
+    SearchEntry,
+    TrainingEntry,
+    TrialEntry,
+)
+from mura_tune.release_format.manifest import Manifest, RouterManifest
 from mura_tune.search.results import Best
 from mura_tune.search.verdict import verdict
 from mura_tune.training.batches import split_of
 from mura_tune.training.fit import FORGETFUL, Epoch, Memory, fit
-from mura_tune.training.tasks import PART, TASKS, task_of
+from mura_tune.training.tasks import TASKS, task_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +47,13 @@ class Release:
     """What finalize made: the folder, and its figures on dev and test."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     dev: Figures
     test: Figures
 
     def describe(self) -> str:
         """Its figures as lines for people, and what to do with it."""
-        routes = self.manifest["task"] == PART.name
+        routes = isinstance(self.manifest, RouterManifest)
         use = (
             ("--area", "auto", "--releases", self.folder.parent)
             if routes
@@ -51,7 +61,7 @@ class Release:
         )
         lines = (
             str(self.folder),
-            describe(self.manifest),
+            describe(self.manifest.runs),
             self.dev.describe(),
             self.test.describe(),
             f"read: {self.folder / release.CARD} and {self.folder / release.REPORT}",
@@ -104,7 +114,7 @@ def finalize(
     recipe = final_recipe(best)
     train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
     task = task_of(best.config.task, recipe.monitor)
-    kind = kind_of({"task": task.name})
+    kind = kind_of(task.name)
     runs = []
     for number in range(seeds):
         own = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
@@ -117,11 +127,14 @@ def finalize(
     chosen = kind.choose(logits, dev_split)  # before anything reads test
     dev = kind.measured(logits, dev_split, chosen)
     test = kind.measure(model, prepared, "test", chosen)
-    manifest = _manifest(best, prepared, members[0], dev, test) | {"output": kind.output}
-    if seeds > 1:
-        manifest["seeds"] = spread(runs, members, split_of(prepared, "test", device))
-    manifest["data"]["name"] = dataset
-    manifest["members"] = release.names_of(model)
+    manifest = kind.manifest(
+        **_origin(best, prepared, members[0], dataset),
+        **chosen.entries(),
+        metrics=kind.metrics.parse({"dev": dev.to_json(), "test": test.to_json()}),
+        output=kind.output,
+        runs=spread(runs, members, split_of(prepared, "test", device)) if seeds > 1 else None,
+        members=release.names_of(model),
+    )
     page = kind.report(model, manifest, prepared, test=test)
     texts = {
         release.CARD: kind.card(manifest),
@@ -146,51 +159,38 @@ def _same_as_searched(best: Best, prepared: Prepared) -> None:
             )
 
 
-def _manifest(
-    best: Best, prepared: Prepared, run: Run, dev: Figures, test: Figures
-) -> dict[str, Any]:
-    """Everything that someone who only has the folder will ask; `run` is the first released."""
-    recipe, result = run.recipe, run.fit
+def _origin(best: Best, prepared: Prepared, run: Run, dataset: str) -> dict[str, Any]:
+    """The fields of a manifest that say where a release comes from; `run` is the first released."""
+    recipe = run.recipe
     return {
         "area": prepared.area,
         "task": best.config.task,
-        "areas": prepared.areas,
+        "areas": tuple(prepared.areas),
         "arch": recipe.arch,
         "outputs": TASKS[best.config.task].outputs(len(prepared.areas)),
         "preprocessing": release.preprocessing(recipe.size),
-        **dev.chosen.to_json(),
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,
         "start_sha256": best.starts.get(recipe.pretrained),
-        "study": {
-            "name": best.study,
-            "monitor": best.monitor,
-            "trial": best.best.number,
-            "params": best.best.params,
-            "dev_score": best.best.score,
-            "dev_interval": [best.best.estimate.low, best.best.estimate.high],
-            "dev_studies": best.best.estimate.studies,
-            "baseline_dev_score": best.baseline.score if best.baseline else None,
-            "confirmed": [dataclasses.asdict(c) for c in best.confirmed],
-            "verdict": verdict(best),
-            "history": [dataclasses.asdict(point) for point in best.history],
-            "trials": best.counts,
-            "config": config.config_to_dict(best.config),
-        },
-        "training": {
-            "best_epoch": result.best.number,
-            "epochs": [dataclasses.asdict(epoch) for epoch in result.epochs],
-        },
-        "metrics": {"dev": dev.to_json(), "test": test.to_json()},
-        "data": {
-            "fingerprint": prepared.fingerprint,
-            "split_hash": prepared.split_hash,
-            "counts": prepared.counts(),
-            "left_out": [
-                {key: printable(text) for key, text in dataclasses.asdict(finding).items()}
+        "search": _search(best),
+        "training": TrainingEntry(
+            best_epoch=run.fit.best.number,
+            epochs=tuple(EpochEntry(**dataclasses.asdict(epoch)) for epoch in run.fit.epochs),
+        ),
+        "data": DataEntry(
+            fingerprint=prepared.fingerprint,
+            split_hash=prepared.split_hash,
+            counts=prepared.counts(),
+            left_out=tuple(
+                FindingEntry(
+                    kind=printable(finding.kind),
+                    path=printable(finding.path),
+                    detail=printable(finding.detail),
+                )
                 for finding in prepared.left_out
-            ],
-        },
+            ),
+            name=dataset,
+        ),
         "versions": {
             "mura-tune": mura_tune.__version__,
             "torch": torch.__version__,
@@ -199,3 +199,22 @@ def _manifest(
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _search(best: Best) -> SearchEntry:
+    """The search that the recipe was found by."""
+    return SearchEntry(
+        name=best.study,
+        monitor=best.monitor,
+        trial=best.best.number,
+        params=best.best.params,
+        dev_score=best.best.score,
+        dev_interval=(best.best.estimate.low, best.best.estimate.high),
+        dev_studies=best.best.estimate.studies,
+        baseline_dev_score=best.baseline.score if best.baseline else None,
+        confirmed=tuple(ConfirmationEntry(**dataclasses.asdict(one)) for one in best.confirmed),
+        verdict=verdict(best),
+        history=tuple(TrialEntry(**dataclasses.asdict(point)) for point in best.history),
+        trial_counts=best.counts,
+        config=config.config_to_dict(best.config),
+    )

@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mura_tune.errors import InputError
 from mura_tune.networks.network import Model
+from mura_tune.release_format.manifest import Manifest
 from mura_tune.training.batches import to_input
 
 TOLERANCE = 1e-4  # of a logit, and of its size where that is above 1: what rounding may differ by
 
 
-def answer(net: Model, size: int) -> list[list[float]]:
+def answer(net: Model, size: int) -> tuple[tuple[float, ...], ...]:
     """The logits (3, K) of `_question`, by a copy of `net` on the CPU."""
     reader = copy.deepcopy(net).cpu().eval()
     with torch.inference_mode():
         logits: Tensor = reader(to_input(_question(size), torch.device("cpu")))
-    return [[float(value) for value in row] for row in logits]
+    return tuple(tuple(float(value) for value in row) for row in logits)
 
 
-def check(net: Model, manifest: Mapping[str, Any], source: object) -> float | None:
+def check(net: Model, manifest: Manifest, source: object) -> float | None:
     """The largest difference from the stored answer; None for a release that stored none.
 
     Raises:
         InputError: it is beyond TOLERANCE, or the answer has another form.
     """
-    if "golden" not in manifest:
+    if manifest.reference_logits is None:
         return None
-    stored = torch.tensor(manifest["golden"], dtype=torch.float64)
-    found = torch.tensor(answer(net, manifest["preprocessing"]["size"]), dtype=torch.float64)
+    stored = torch.tensor(manifest.reference_logits, dtype=torch.float64)
+    found = torch.tensor(answer(net, manifest.preprocessing.size), dtype=torch.float64)
     if stored.shape != found.shape:
         raise InputError(
             f"{source}: golden holds logits {tuple(stored.shape)}, and the network "

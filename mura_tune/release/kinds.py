@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +13,25 @@ from mura_tune.evaluation import calibration, evaluate, routing
 from mura_tune.evaluation.compare import Comparison, compare, compare_routers
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.networks.network import Model
+from mura_tune.release.release import Bundle, as_abnormality, as_router
+from mura_tune.release_format.entries import (
+    AbnormalityMetricsEntry,
+    MetricsEntry,
+    MultitaskMetricsEntry,
+    RouterMetricsEntry,
+)
+from mura_tune.release_format.manifest import (
+    AbnormalityManifest,
+    Manifest,
+    MultitaskManifest,
+    RouterManifest,
+)
 from mura_tune.report.abnormality import render_card, render_report
 from mura_tune.report.router import render_router_card, render_router_report
 from mura_tune.training.batches import Split, split_of
 from mura_tune.training.fit import predict
 from mura_tune.training.tasks import MULTITASK, PART, recognise_areas, routed_right
 
-Manifest = Mapping[str, Any]
 Figures = evaluate.Measured | routing.Routed
 
 
@@ -30,7 +42,8 @@ class Kind:
     Attributes:
         output: what a logit is, in words.
         choose: from dev's logits (N, K), all that is chosen there.
-        stored: the same from a bundle.json.
+        stored: the same from a release.
+        manifest, metrics: the classes of its manifest and of the metrics there.
         measured: from logits, their split and what was chosen, its figures.
         studies: from what was chosen, logits and their split, what the task's measure is taken of.
         card, report: the texts MODEL_CARD.md and report.html.
@@ -39,7 +52,9 @@ class Kind:
 
     output: str
     choose: Callable[[Tensor, Split], Any]
-    stored: Callable[[Manifest], Any]
+    stored: Callable[[Bundle], Any]
+    manifest: Callable[..., Manifest]
+    metrics: type[MetricsEntry]
     measured: Callable[[Tensor, Split, Any], Figures]
     studies: Callable[[Any, Tensor, Split], StudyScores]
     card: Callable[[Manifest], str]
@@ -59,15 +74,19 @@ class Kind:
 BINARY = Kind(
     output="logit of one view, uncalibrated; see calibration for a study's probability",
     choose=calibration.choose,
-    stored=calibration.Chosen.from_json,
+    stored=lambda release: calibration.Chosen.from_manifest(as_abnormality(release)),
+    manifest=AbnormalityManifest,
+    metrics=AbnormalityMetricsEntry,
     measured=evaluate.measured,
     studies=lambda chosen, logits, split: chosen.calibration.studies(logits, split),
-    card=render_card,
-    report=render_report,
+    card=lambda manifest: render_card(manifest.to_json()),
+    report=lambda net, manifest, *a, **kw: render_report(net, manifest.to_json(), *a, **kw),
     compare=compare,
 )
 BOTH = replace(
     BINARY,
+    manifest=MultitaskManifest,
+    metrics=MultitaskMetricsEntry,
     output="logit of abnormal as another release's, then a logit an area, in the order of areas",
     measured=lambda logits, split, chosen: replace(
         evaluate.measured(logits, split, chosen), seen=recognise_areas(logits[:, 1:], split)
@@ -76,15 +95,19 @@ BOTH = replace(
 ROUTING = Kind(
     output="a logit an area of one view, in the order of areas; see calibration for a study's",
     choose=routing.choose,
-    stored=routing.Routing.from_json,
+    stored=lambda release: routing.Routing.from_manifest(as_router(release)),
+    manifest=RouterManifest,
+    metrics=RouterMetricsEntry,
     measured=routing.measured,
     studies=lambda chosen, logits, split: routed_right(logits, split),
-    card=render_router_card,
-    report=render_router_report,
+    card=lambda manifest: render_router_card(manifest.to_json()),
+    report=lambda net, manifest, *args, **more: render_router_report(
+        net, manifest.to_json(), *args, **more
+    ),
     compare=compare_routers,
 )
 
 
-def kind_of(manifest: Manifest) -> Kind:
-    """The kind of a release, or of a task under `task`."""
-    return {PART.name: ROUTING, MULTITASK.name: BOTH}.get(manifest.get("task", ""), BINARY)
+def kind_of(task: str) -> Kind:
+    """The kind of the releases of a task."""
+    return {PART.name: ROUTING, MULTITASK.name: BOTH}.get(task, BINARY)

@@ -21,6 +21,7 @@ from mura_tune.networks.weights import (
 from mura_tune.release.exports import RGB_MEAN, RGB_STD
 from mura_tune.release.release import Bundle, preprocessing
 from mura_tune.release_format.checksums import sha256
+from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import uncalibrated
 from mura_tune.training.batches import MEAN, STD
 
@@ -67,9 +68,9 @@ def load(path: Path, device: torch.device, area: str | None = None) -> Bundle:
     for key, kind in (("arch", str), ("size", int), ("threshold", float)):
         if not isinstance(about[key], kind) or isinstance(about[key], bool):
             raise InputError(f"{path}: its {key} is {about[key]!r}; export the release again")
-    cut = {"value": about["threshold"], "chosen": "the file's own, or one half"}
-    if not 0 <= cut["value"] <= 1:
-        raise InputError(f"{path}: its threshold is {cut['value']}, and no probability")
+    threshold = about["threshold"]
+    if not 0 <= threshold <= 1:
+        raise InputError(f"{path}: its threshold is {threshold}, and no probability")
     arch, size = about["arch"], about["size"]
     try:
         wanted = outline_network(arch, size=size, channels=3)
@@ -80,14 +81,14 @@ def load(path: Path, device: torch.device, area: str | None = None) -> Bundle:
     body = _restored(weights, arch, size)
     check_finite_weights(body.state_dict(), path)
     named = NAME.match(path.name)
-    manifest = {
-        "area": about.get("area") or (named and named[1]) or area or "unknown",
-        "arch": arch,
-        "outputs": 1,
-        "preprocessing": preprocessing(size),
-        "recipe_digest": about.get("recipe_digest") or sha256(path)[:12],
-    }
-    manifest |= {"threshold": cut, **uncalibrated(cut)}
+    manifest = uncalibrated(ThresholdEntry(value=threshold, rule="the file's own, or one half"))
+    manifest = manifest.changed(
+        area=about.get("area") or (named and named[1]) or area or "unknown",
+        arch=arch,
+        outputs=1,
+        preprocessing=preprocessing(size),
+        recipe_digest=about.get("recipe_digest") or sha256(path)[:12],
+    )
     return Bundle(path, manifest, Network(body).to(device).eval())
 
 

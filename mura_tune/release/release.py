@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -20,14 +19,26 @@ from mura_tune.networks.weights import copy_tensors
 from mura_tune.release import golden
 from mura_tune.release.timm_config import timm_config
 from mura_tune.release_format import checksums
-from mura_tune.release_format import manifest as manifests
+from mura_tune.release_format.entries import PreprocessingEntry
 from mura_tune.release_format.folder import recover, replacing
+from mura_tune.release_format.manifest import (
+    CARD,
+    NAME,
+    REPORT,
+    SCHEMA,
+    WEIGHTS,
+    AbnormalityManifest,
+    Manifest,
+    RouterManifest,
+    parse_manifest,
+    read_manifest,
+)
 from mura_tune.strict import show_value
 from mura_tune.training.batches import MEAN, STD
 from mura_tune.training.tasks import TASKS
 
-SCHEMA, MANIFEST, WEIGHTS = manifests.SCHEMA, manifests.NAME, manifests.WEIGHTS
-CARD, REPORT = manifests.CARD, manifests.REPORT
+MANIFEST = NAME
+__all__ = ["CARD", "MANIFEST", "REPORT", "SCHEMA", "WEIGHTS"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +46,29 @@ class Bundle:
     """A release in memory: what bundle.json says, and the network with its weights."""
 
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     net: Model
 
 
-def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+def as_abnormality(release: Bundle) -> AbnormalityManifest:
+    """The manifest of a release that answers normal or abnormal.
+
+    Raises:
+        InputError: a router, which says nothing about disease.
+    """
+    if not isinstance(release.manifest, AbnormalityManifest):
+        raise InputError(f"{release.folder}: a router, which says nothing about disease")
+    return release.manifest
+
+
+def as_router(release: Bundle) -> RouterManifest:
+    """The manifest of a router. Raises InputError for another release."""
+    if not isinstance(release.manifest, RouterManifest):
+        raise InputError(f"{release.folder}: no router, but a release for {release.manifest.area}")
+    return release.manifest
+
+
+def save(folder: Path, net: Model, manifest: Manifest, texts: Mapping[str, str]) -> None:
     """Write a release beside `folder`, then put it in the place of the release that was there.
 
     Args:
@@ -50,12 +79,10 @@ def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[s
             one that no reader would take: what stands in the place is the better release.
     """
     names = names_of(net)
-    whole = {"schema": SCHEMA, **manifest, "members": names}
-    whole["golden"] = golden.answer(net, manifest["preprocessing"]["size"])
-    text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
-    manifests.parse(
-        strict.parse_json(text, folder / MANIFEST), folder / MANIFEST
-    )  # as every reader
+    answers = golden.answer(net, manifest.preprocessing.size)
+    whole = manifest.changed(schema=SCHEMA, members=names, reference_logits=answers)
+    text = json.dumps(whole.to_json(), indent=2, allow_nan=False) + "\n"
+    parse_manifest(strict.parse_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
     content = {
         name: to_safetensors(copy_tensors(member.body.state_dict()), metadata={"format": "pt"})
         for name, member in zip(names, members_of(net), strict=True)
@@ -65,32 +92,36 @@ def save(folder: Path, net: Model, manifest: Mapping[str, Any], texts: Mapping[s
     _write(folder, content)
 
 
-def names_of(net: Model) -> list[str]:
+def names_of(net: Model) -> tuple[str, ...]:
     """The files of its members' weights."""
     number = sum(1 for _ in members_of(net))
-    return [WEIGHTS] if number == 1 else [f"model-{i}.safetensors" for i in range(number)]
+    if number == 1:
+        return (WEIGHTS,)
+    return tuple(f"model-{index}.safetensors" for index in range(number))
 
 
-def preprocessing(size: int) -> dict[str, Any]:
+def preprocessing(size: int) -> PreprocessingEntry:
     """What happens to an image before a network sees it, as bundle.json says it.
 
     A release without `decoding` was made by its version 1; see `images.preprocessing_changes`.
     """
-    return {
-        "size": size,
-        "channels": 1,
-        "resize": "bilinear, to a square",
-        "mean": MEAN,
-        "std": STD,
-        "range": [0, 1],
-        "decoding": PREPROCESSING,
-    }
+    return PreprocessingEntry.of(
+        {
+            "size": size,
+            "channels": 1,
+            "resize": "bilinear, to a square",
+            "mean": MEAN,
+            "std": STD,
+            "range": [0, 1],
+            "decoding": PREPROCESSING,
+        }
+    )
 
 
-def changes(manifest: Mapping[str, Any]) -> str:
+def changes(manifest: Manifest) -> str:
     """Which pictures are read differently since a release was made, in a line; "" for none."""
-    told = preprocessing_changes(manifest["preprocessing"].get("decoding", 1))
-    return told and f"made when pictures were read otherwise; since then: {told}"
+    since = preprocessing_changes(manifest.preprocessing.decoding)
+    return since and f"made when pictures were read otherwise; since then: {since}"
 
 
 def add(folder: Path, texts: Mapping[str, str]) -> None:
@@ -120,8 +151,8 @@ def _write(folder: Path, content: Mapping[str, bytes]) -> None:
         ) from None
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """Check every file of a release against SHA256SUMS; returns what bundle.json says.
+def verify(folder: Path) -> Manifest:
+    """Check every file of a release against SHA256SUMS; returns its manifest.
 
     Raises:
         InputError: no release there, a file that is missing, foreign or changed, by name, or one
@@ -131,14 +162,14 @@ def verify(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no release there; make one with 'make finalize'")
     listed = checksums.check(folder)
-    values = manifests.read(folder / MANIFEST)
-    for name in values["members"]:
+    manifest = read_manifest(folder / MANIFEST)
+    for name in manifest.members:
         if name not in listed:
             raise InputError(
                 f"{folder / checksums.SUMS}: does not list {name}; fetch the release again"
             )
-    _check_preprocessing(values["preprocessing"], folder / MANIFEST)
-    return values
+    _check_preprocessing(manifest.preprocessing, folder / MANIFEST)
+    return manifest
 
 
 def load(folder: Path, device: torch.device) -> Bundle:
@@ -147,17 +178,17 @@ def load(folder: Path, device: torch.device) -> Bundle:
     Raises:
         InputError: see `verify`; also weights that do not fit the network named.
     """
-    values = verify(folder)
-    manifests.require(values, folder / MANIFEST, *manifests.ANSWER[values["task"]])
-    net = join_members([_network(values, folder / name) for name in values["members"]])
-    return Bundle(folder, values, net.to(device).eval())
+    manifest = verify(folder)
+    manifest.require_answer(folder / MANIFEST)
+    net = join_members([_network(manifest, folder / name) for name in manifest.members])
+    return Bundle(folder, manifest, net.to(device).eval())
 
 
-def _check_preprocessing(stored: Mapping[str, Any], source: Path) -> None:
+def _check_preprocessing(stored: PreprocessingEntry, source: Path) -> None:
     """Refuse what this version does not do to an image; earlier decodings differ for few."""
-    known = preprocessing(stored["size"])
-    known["decoding"] = min(PREPROCESSING, stored.get("decoding", 1))
-    for key, value in stored.items():
+    known = preprocessing(stored.size).to_json()
+    known["decoding"] = min(PREPROCESSING, stored.decoding)
+    for key, value in stored.to_json().items():
         if json.dumps(value) != json.dumps(known.get(key)):  # as text, where 1 is not true
             raise InputError(
                 f"{source}: preprocessing.{key} is {show_value(value)}, which this version "
@@ -165,8 +196,8 @@ def _check_preprocessing(stored: Mapping[str, Any], source: Path) -> None:
             )
 
 
-def _network(manifest: Mapping[str, Any], path: Path) -> Network:
+def _network(manifest: Manifest, path: Path) -> Network:
     """The network that a release names, with the weights of one of its members."""
-    head = TASKS[manifest["task"]].head
-    size, outputs = manifest["preprocessing"]["size"], manifest["outputs"]
-    return restore_network(path, manifest["arch"], size=size, outputs=outputs, head=head)
+    head = TASKS[manifest.task].head
+    size, outputs = manifest.preprocessing.size, manifest.outputs
+    return restore_network(path, manifest.arch, size=size, outputs=outputs, head=head)

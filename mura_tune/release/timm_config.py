@@ -9,25 +9,27 @@ from typing import Any
 import timm
 
 from mura_tune.networks.network import Ensemble, Model
-from mura_tune.training.tasks import ABNORMALITY, TASKS
+from mura_tune.release_format.manifest import Manifest
+from mura_tune.training.batches import MEAN, STD
+from mura_tune.training.tasks import TASKS
 
 CONFIG = "config.json"
 
 
-def timm_config(net: Model, manifest: Mapping[str, Any]) -> dict[str, str]:
+def timm_config(net: Model, manifest: Manifest) -> dict[str, str]:
     """The file by its name, for a backbone of timm's; nothing for our own networks and heads, or
     ensembles.
 
     timm refuses a key it does not know inside `pretrained_cfg`, and passes `model_args` on.
     """
-    own_head = TASKS[manifest.get("task", ABNORMALITY.name)].head
-    if isinstance(net, Ensemble) or own_head or not timm.is_model(manifest["arch"]):
+    own_head = TASKS[manifest.task].head
+    if isinstance(net, Ensemble) or own_head or not timm.is_model(manifest.arch):
         return {}
     about: Mapping[str, Any] = net.body.pretrained_cfg
-    size, outputs = manifest["preprocessing"]["size"], manifest["outputs"]
+    size, outputs = manifest.preprocessing.size, manifest.outputs
     fixed = {"img_size": size} if about.get("fixed_input_size") else {}
     plain = {
-        "architecture": manifest["arch"],
+        "architecture": manifest.arch,
         "num_classes": outputs,
         "num_features": net.body.num_features,
         "model_args": {"in_chans": 1, "num_classes": outputs, **fixed},
@@ -37,8 +39,8 @@ def timm_config(net: Model, manifest: Mapping[str, Any]) -> dict[str, str]:
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "crop_mode": "squash",
-            "mean": [manifest["preprocessing"]["mean"]],
-            "std": [manifest["preprocessing"]["std"]],
+            "mean": [MEAN],
+            "std": [STD],
             "num_classes": outputs,
             "first_conv": about.get("first_conv"),
             "classifier": about.get("classifier"),

@@ -15,7 +15,7 @@ from mura_tune.evaluation.routing import Routing
 from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import Estimate, Floats, Names, StudyScores
 from mura_tune.metrics.ranking import AUC
-from mura_tune.release.release import Bundle
+from mura_tune.release.release import Bundle, as_abnormality, as_router
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import predict
 from mura_tune.training.tasks import study_logits
@@ -85,8 +85,9 @@ def routes(
         releases: by area, what answers for it.
         split_at: the test part of all areas, at so many pixels a side.
     """
-    split = split_at(router.manifest["preprocessing"]["size"])
-    routing, areas = Routing.from_json(router.manifest), list(router.manifest["areas"])
+    split = split_at(router.manifest.preprocessing.size)
+    manifest = as_router(router)
+    routing, areas = Routing.from_manifest(manifest), manifest.areas
     found = study_logits(predict(router.net, split), split)
     called = found.logits.argmax(1)
     sure = routing.confidences(found.logits).max(1) >= routing.confidence
@@ -113,7 +114,7 @@ def routes(
 
 def _scores(answering: Bundle, split_at: Callable[[int], Split], names: Names) -> Floats:
     """A release's probability of *abnormal* of each study, in the order of `names` (sorted)."""
-    split = split_at(answering.manifest["preprocessing"]["size"])
+    split = split_at(answering.manifest.preprocessing.size)
     if not len(names):
         return np.empty(0)
     wanted = set(names)
@@ -127,7 +128,7 @@ def _scores(answering: Bundle, split_at: Callable[[int], Split], names: Names) -
         paths=split.paths[rows],
         parts=split.parts[rows.tolist()],
     )
-    calibration = Chosen.from_json(answering.manifest).calibration
+    calibration = Chosen.from_manifest(as_abnormality(answering)).calibration
     return calibration.studies(predict(answering.net, part), part).scores
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mura_tune import config, recipe
 from mura_tune.release import golden
 from mura_tune.release import release as release_io
-from mura_tune.release_format import manifest
 from mura_tune.release_format.checksums import SUMS, sha256
+from mura_tune.release_format.manifest import SCHEMA, Manifest
 
 
 @dataclass(frozen=True)
@@ -80,23 +78,23 @@ def inspect(folder: Path) -> Inspection:
     """
     loaded = release_io.load(folder, torch.device("cpu"))
     source = folder / release_io.MANIFEST
-    if loaded.manifest["schema"] == manifest.SCHEMA:  # older ones hold older studies
+    if loaded.manifest.schema == SCHEMA:  # older ones hold older studies
         _check_story(loaded.manifest, str(source))
     return Inspection(
         release=folder,
-        area=str(loaded.manifest["area"]),
+        area=loaded.manifest.area,
         digest=sha256(folder / SUMS),
         files=sum(not path.name.startswith(".") for path in folder.iterdir()),
         tensors=len(loaded.net.state_dict()),
         apart=golden.check(loaded.net, loaded.manifest, folder),
-        lacks=manifest.missing(loaded.manifest),
+        lacks=tuple(loaded.manifest.missing()),
         changes=release_io.changes(loaded.manifest),
     )
 
 
-def _check_story(values: Mapping[str, Any], source: str) -> None:
+def _check_story(manifest: Manifest, source: str) -> None:
     """Raise InputError unless the recipe and the study can be read, where they are stored."""
-    if "recipe" in values:
-        recipe.recipe_from_dict(values["recipe"], source)
-    if "study" in values:
-        config.config_from_dict(values["study"]["config"], source)
+    if manifest.has("recipe"):
+        manifest.read_recipe(source)
+    if manifest.has("search"):
+        manifest.search.read_config(source)

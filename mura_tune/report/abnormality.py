@@ -13,7 +13,7 @@ from mura_tune.evaluation.evaluate import NAMES, Measured
 from mura_tune.imaging.images import read_image
 from mura_tune.names import file_name_of
 from mura_tune.networks.network import Model
-from mura_tune.release_format.manifest import WEIGHTS, missing
+from mura_tune.release_format.manifest import WEIGHTS, parse_manifest
 from mura_tune.report import charts
 from mura_tune.report.cases import find_cases
 from mura_tune.report.page import Markdown, markdown_code, render_html, render_markdown
@@ -41,10 +41,10 @@ def render_report(
     Raises:
         InputError: a release of an older version, which has too little to report.
     """
-    if missing(manifest):
+    if lacking := list(parse_manifest(dict(manifest), "").missing()):
         raise InputError(
             f"{manifest['area']}: released by an older version, without what a report "
-            f"shows ({missing(manifest)[0]}); run 'mura finalize' again"
+            f"shows ({lacking[0]}); run 'mura finalize' again"
         )
     gallery = None
     if cases:

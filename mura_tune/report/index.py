@@ -15,9 +15,8 @@ from mura_tune.errors import InputError, explain_error
 from mura_tune.metrics.areas import AREA_METRICS
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.release_format import checksums
-from mura_tune.release_format import manifest as manifests
 from mura_tune.release_format.manifest import NAME as MANIFEST
-from mura_tune.release_format.manifest import REPORT, SCHEMA
+from mura_tune.release_format.manifest import REPORT, SCHEMA, read_manifest
 from mura_tune.report.charts import draw_forest
 from mura_tune.report.page import Markdown, escape_markdown, render_html, render_markdown
 
@@ -189,7 +188,7 @@ def _list_releases(folder: Path, warn: Callable[[str], None]) -> Iterator[Listed
 def _read_manifest(place: Path) -> dict[str, Any]:
     """The manifest of a release, checked against its sum; no other file is read."""
     checksums.check_file(place, MANIFEST, checksums.read(place))
-    return manifests.read(place / MANIFEST)
+    return read_manifest(place / MANIFEST).to_json()
 
 
 def _group_releases(releases: Sequence[ListedRelease]) -> dict[str, list[ResultTable]]:

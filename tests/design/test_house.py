@@ -15,10 +15,10 @@ from mura_tune.cli import mura
 PACKAGE = Path(__file__).parents[2] / "mura_tune"
 FLOORS = (
     "ground",
+    "metrics",
     "release_format",
     "phantoms",
     "imaging",
-    "metrics",
     "data",
     "networks",
     "training",

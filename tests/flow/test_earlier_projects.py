@@ -71,7 +71,9 @@ def follow(run: Run, command: str, data: Path, capfd: pytest.CaptureFixture[str]
 
 def made(releases: Path, arch: str, **tasks: str) -> dict[str, dict[str, Any]]:
     """What the releases say, which are all of one network and of these tasks."""
-    found = {path.parent.name: verify(path.parent) for path in releases.glob("*/bundle.json")}
+    found = {
+        path.parent.name: verify(path.parent).to_json() for path in releases.glob("*/bundle.json")
+    }
     assert {name: manifest["task"] for name, manifest in found.items()} == tasks
     assert {manifest["arch"] for manifest in found.values()} == {arch}
     return found
@@ -206,5 +208,5 @@ class _Stored:
     """`Routing` whose stored confidence is another."""
 
     def __init__(self, least: float) -> None:
-        stored = Routing.from_json
-        self.from_json = lambda manifest: replace(stored(manifest), confidence=least)
+        stored = Routing.from_manifest
+        self.from_manifest = lambda manifest: replace(stored(manifest), confidence=least)

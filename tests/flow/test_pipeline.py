@@ -28,7 +28,7 @@ def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path)
     assert finalized.code == 0, finalized.err
     (made,) = json.loads(finalized.out)
     release = tmp_path / "releases" / "XR_WRIST"
-    manifest = verify(release)
+    manifest = verify(release).to_json()
     assert manifest["study"]["trial"] == found["best"]["number"]
     assert manifest["recipe"]["finetune"]["lr"] == found["best"]["recipe"]["finetune"]["lr"]
     assert manifest["recipe"]["finetune"]["epochs"] == 2  # the final phases, not the trial's
@@ -81,9 +81,8 @@ def test_an_answer_is_the_score_that_evaluation_counted(
     assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0
     release = tmp_path / "releases" / "XR_WRIST"
     loaded = release_io.load(release, torch.device("cpu"))
-    from mura_tune.config import config_from_dict
 
-    split = config_from_dict(loaded.manifest["study"]["config"], "test").split
+    split = loaded.manifest.search.read_config("test").split
     prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path / "cache")
     part = split_of(prepared, "test", torch.device("cpu"))
     predictor = Predictor(release, torch.device("cpu"))
@@ -116,7 +115,7 @@ def test_a_study_finalizes_from_the_stored_recipe(run: Run, phantoms: Path, tmp_
     args = ("XR_WRIST", "--study=mine", f"--data={phantoms}", "--trials=1")
     assert run("tune", *args, *TINY).code == 0
     assert run("finalize", "mine", f"--data={phantoms}").code == 0
-    manifest = verify(tmp_path / "releases" / "mine")
+    manifest = verify(tmp_path / "releases" / "mine").to_json()
     assert (manifest["area"], manifest["arch"], manifest["recipe"]["size"]) == (
         "XR_WRIST",
         "cnn",

@@ -37,7 +37,7 @@ def test_the_best_on_dev_is_released_and_all_are_told(run: Run, tuned: str, tmp_
     made = run("finalize", "XR_WRIST", tuned, "--seeds=3")
     assert made.code == 0, made.err
     release = tmp_path / "releases" / "XR_WRIST"
-    manifest = release_io.verify(release)
+    manifest = release_io.verify(release).to_json()
     found = manifest["seeds"]
     first = manifest["study"]["config"]["recipe"]["seed"]
     assert [one["seed"] for one in found["runs"]] == [first, first + 1, first + 2]
@@ -68,8 +68,8 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
     assert made.code == 0, made.err
     release = tmp_path / "releases" / "XR_WRIST"
     loaded = release_io.load(release, CPU)
-    assert loaded.manifest["members"] == ["model-0.safetensors", "model-1.safetensors"]
-    assert all(one["released"] for one in loaded.manifest["seeds"]["runs"])
+    assert loaded.manifest.members == ("model-0.safetensors", "model-1.safetensors")
+    assert all(one.released for one in loaded.manifest.runs.runs)
     assert "The mean of the logits of 2 `cnn` networks" in (release / release_io.CARD).read_text()
 
     image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
@@ -78,7 +78,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
     with torch.inference_mode():
         logits = [float(member(x_1chw)) for member in loaded.net.members]
     assert logits[0] != logits[1]
-    fitted = loaded.manifest["calibration"]
+    fitted = loaded.manifest.to_json()["calibration"]
     z = (sum(logits) / 2 + fitted["offset"]) / fitted["temperature"]
     answer = run("infer", "--area=XR_WRIST", f"--image={image}", "--json")
     assert json.loads(answer.out)["probability"] == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-5)

@@ -115,7 +115,7 @@ def test_rows_of_another_release_or_threshold_are_left_alone(
     with pytest.raises(InputError, match="choose another --out"):
         answer_all(Predictor(release, CPU, threshold=0.25), studies, folder, out, print)
     other = tmp_path / "other"
-    manifest = dict(predictor.release.manifest)
+    manifest = predictor.release.manifest
     release_io.save(
         other, build_network("cnn", size=32, seed=4), manifest, {}
     )  # the same recipe's second seed

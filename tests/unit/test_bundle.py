@@ -17,18 +17,20 @@ from mura_tune.reading.locate import locate_release
 from mura_tune.release import golden, release
 from mura_tune.release.verify import inspect
 from mura_tune.release_format import checksums
-from mura_tune.release_format.manifest import uncalibrated
+from mura_tune.release_format.entries import PreprocessingEntry, ThresholdEntry
+from mura_tune.release_format.manifest import parse_manifest, uncalibrated
 from mura_tune.training.batches import MEAN, STD
 
 PREPROCESSING = {"size": 32, "mean": MEAN, "std": STD}
-MANIFEST = {
+VALUES = {
     "area": "XR_TEST",
     "arch": "cnn",
     "outputs": 1,
     "preprocessing": PREPROCESSING,
     "recipe_digest": "0" * 12,
-    **uncalibrated({"value": 0.3, "chosen": "for a test"}),
+    **uncalibrated(ThresholdEntry(value=0.3, rule="for a test")).to_json(),
 }
+MANIFEST = parse_manifest({"schema": 2, **VALUES}, "for a test")
 CPU = torch.device("cpu")
 
 
@@ -46,7 +48,7 @@ def test_what_was_saved_comes_back(folder: Path) -> None:
     got = loaded.net.body.state_dict()
     assert all(torch.equal(got[name], expected[name]) for name in expected)
     assert not loaded.net.training
-    assert loaded.manifest["area"] == "XR_TEST"
+    assert loaded.manifest.area == "XR_TEST"
     assert sorted(p.name for p in folder.iterdir()) == [
         "MODEL_CARD.md",
         "SHA256SUMS",
@@ -94,7 +96,7 @@ def test_a_full_disk_leaves_the_old_release_and_no_part_of_the_new(folder: Path)
 
 def test_what_no_reader_would_take_replaces_no_release(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    unreadable = MANIFEST | {"created": os.fsdecode(b"f\xe9vrier")}
+    unreadable = MANIFEST.changed(created=os.fsdecode(b"f\xe9vrier"))
     with pytest.raises(InputError, match="created is"):
         release.save(folder, build_network("cnn", seed=4), unreadable, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -171,7 +173,7 @@ def replaced(folder: Path, text: str) -> None:
 
 def test_the_stored_answer_is_held_against_what_the_network_says_here(folder: Path) -> None:
     loaded = release.load(folder, CPU)
-    assert len(loaded.manifest["golden"]) == 3
+    assert len(loaded.manifest.reference_logits) == 3
     assert golden.check(loaded.net, loaded.manifest, folder) == 0
     with torch.no_grad():
         loaded.net.body.fc.bias.add_(5e-5)
@@ -182,8 +184,8 @@ def test_the_stored_answer_is_held_against_what_the_network_says_here(folder: Pa
         golden.check(loaded.net, loaded.manifest, folder)
     for stored in ([[0.0]], [[float("nan")]] * 3):
         with pytest.raises(InputError, match=r"golden|logits differ"):
-            golden.check(loaded.net, loaded.manifest | {"golden": stored}, folder)
-    old = {key: value for key, value in loaded.manifest.items() if key != "golden"}
+            golden.check(loaded.net, loaded.manifest.changed(reference_logits=stored), folder)
+    old = loaded.manifest.changed(reference_logits=None)
     assert golden.check(loaded.net, old, folder) is None
 
 
@@ -218,7 +220,7 @@ def test_what_is_needed_for_an_answer_and_absent_is_refused_when_it_is_loaded(
 def test_a_failed_write_leaves_the_old_release_and_no_draft(folder: Path) -> None:
     before = (folder / "bundle.json").read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        release.save(folder, build_network("cnn"), {**MANIFEST, "x": float("nan")}, {})
+        release.save(folder, build_network("cnn"), MANIFEST.changed(outputs=float("nan")), {})
     assert (folder / "bundle.json").read_bytes() == before
     assert [file.name for file in folder.parent.iterdir()] == ["XR_TEST"]
 
@@ -228,7 +230,7 @@ def test_a_release_that_a_killed_call_had_moved_aside_is_found_again(folder: Pat
         place = folder.parent / aside
         place.parent.mkdir(exist_ok=True)
         folder.rename(place)
-        assert release.load(folder, CPU).manifest["area"] == "XR_TEST"
+        assert release.load(folder, CPU).manifest.area == "XR_TEST"
         place.parent.mkdir(exist_ok=True)
         folder.rename(place)
         server = "http://127.0.0.1:9"
@@ -237,8 +239,8 @@ def test_a_release_that_a_killed_call_had_moved_aside_is_found_again(folder: Pat
 
 
 def test_a_new_release_takes_the_place_of_the_old(folder: Path) -> None:
-    release.save(folder, build_network("cnn", seed=4), {**MANIFEST, "area": "XR_NEW"}, {})
-    assert release.load(folder, CPU).manifest["area"] == "XR_NEW"
+    release.save(folder, build_network("cnn", seed=4), MANIFEST.changed(area="XR_NEW"), {})
+    assert release.load(folder, CPU).manifest.area == "XR_NEW"
     assert not (folder / "MODEL_CARD.md").exists()
     assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]
 
@@ -269,10 +271,10 @@ def test_a_release_of_schema_1_answers_as_it_did(folder: Path) -> None:
     from mura_tune.evaluation.calibration import Calibration, Chosen
 
     core = ("area", "arch", "outputs", "preprocessing", "recipe_digest")
-    old = {key: MANIFEST[key] for key in core}
+    old = {key: VALUES[key] for key in core}
     old |= {"schema": 1, "threshold": {"value": 0.3, "chosen": "largest Youden index"}}
     replaced(folder, json.dumps(old))
-    chosen = Chosen.from_json(release.load(folder, CPU).manifest)
+    chosen = Chosen.from_manifest(release.load(folder, CPU).manifest)
     assert chosen.calibration == Calibration(temperature=1.0, offset=0.0)
     assert (chosen.threshold, chosen.recommended) == (0.3, "max_youden")
     assert not chosen.band.holds(0.3)
@@ -287,8 +289,9 @@ def test_plain_timm_loads_a_release_offline(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     net = build_network(arch, size=size, outputs=outputs, seed=7).eval()
-    about = {"arch": arch, "outputs": outputs, "preprocessing": PREPROCESSING | {"size": size}}
-    release.save(tmp_path / "XR_TEST", net, MANIFEST | about, {})
+    own = PreprocessingEntry.of(PREPROCESSING | {"size": size})
+    manifest = MANIFEST.changed(arch=arch, outputs=outputs, preprocessing=own)
+    release.save(tmp_path / "XR_TEST", net, manifest, {})
     theirs = timm.create_model(f"local-dir:{tmp_path / 'XR_TEST'}", pretrained=True).eval()
     x = torch.randn(20, 1, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -15,6 +15,7 @@ from mura_tune.evaluation import calibration as calibrations
 from mura_tune.evaluation.calibration import Band, Calibration, Chosen, choose, fit
 from mura_tune.evaluation.routing import Routing
 from mura_tune.metrics.estimates import StudyScores, sigmoid
+from mura_tune.release_format.manifest import AbnormalityManifest
 from mura_tune.training.batches import Split
 
 
@@ -174,10 +175,11 @@ def test_a_sure_model_needs_no_band_and_a_bad_one_takes_half_at_most() -> None:
     assert bad.error <= bad.error_without
 
 
-def test_what_was_chosen_comes_back_from_json() -> None:
+def test_what_was_chosen_comes_back_from_a_manifest() -> None:
     chosen = choose(*part(60, 6))
-    assert Chosen.from_json(chosen.to_json()) == chosen
-    assert chosen.to_json()["threshold"]["value"] == chosen.threshold
+    manifest = AbnormalityManifest.partial(**chosen.entries())
+    assert Chosen.from_manifest(manifest) == chosen
+    assert manifest.operating_point.threshold == chosen.threshold
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])

@@ -32,7 +32,9 @@ from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.reading.readers import Predictor
 from mura_tune.release import exports, legacy
 from mura_tune.release import release as release_io
-from mura_tune.release_format.manifest import uncalibrated
+from mura_tune.release_format.entries import ThresholdEntry
+from mura_tune.release_format.manifest import parse_manifest, uncalibrated
+from mura_tune.release_format.schema import to_plain
 from mura_tune.training.batches import MEAN, STD
 from mura_tune.training.tasks import MULTITASK, PART, Task
 
@@ -54,15 +56,16 @@ def release(folder: Path, arch: str, size: int, views: Tensor) -> release_io.Bun
             layer.weight.mul_(2 / logits.std())
             layer.bias.copy_((layer.bias - logits.mean()) * 2 / logits.std())
     manifest = {
+        "schema": 2,
         "area": "XR_TEST",
         "arch": arch,
         "outputs": 1,
         "recipe_digest": "0123456789ab",
-        "preprocessing": release_io.preprocessing(size),
-        **uncalibrated({"value": 0.37, "chosen": "for a test"}),
+        "preprocessing": release_io.preprocessing(size).to_json(),
+        **uncalibrated(ThresholdEntry(value=0.37, rule="for a test")).to_json(),
         "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
     }
-    release_io.save(folder / "XR_TEST", net, manifest, {})
+    release_io.save(folder / "XR_TEST", net, parse_manifest(manifest, "for a test"), {})
     return release_io.load(folder / "XR_TEST", CPU)
 
 
@@ -128,7 +131,7 @@ def test_a_pt_of_any_network_comes_back_to_the_same_probability(
     path, told = exports.export(opened, "pt", tmp_path / "some.pt")
     again = legacy.load(path, CPU)
     assert names in told
-    assert (again.manifest["area"], again.manifest["threshold"]["value"]) == ("XR_TEST", 0.37)
+    assert (again.manifest.area, again.manifest.threshold.value) == ("XR_TEST", 0.37)
     with torch.inference_mode():
         found = torch.sigmoid(again.net(noise(size)))
     assert torch.allclose(found, expected(opened, noise(size)), atol=exports.TOLERANCE)
@@ -204,24 +207,25 @@ def of_areas(folder: Path, task: Task) -> release_io.Bundle:
     names = ["XR_A", "XR_B", "XR_C"]
     net = task.network(replace(load_config("router", QUICK).recipe, seed=1), 3)
     found = (
-        Routing(1.7, 0.5, 0.0, 0.0, 0.0).to_json()
+        to_plain(Routing(1.7, 0.5, 0.0, 0.0, 0.0).entries())
         if task is PART
         else {
-            **uncalibrated({"value": 0.37, "chosen": "for a test"}),
+            **uncalibrated(ThresholdEntry(value=0.37, rule="for a test")).to_json(),
             "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
         }
     )
     manifest = {
+        "schema": 2,
         "area": "every",
         "arch": "cnn",
         "outputs": task.outputs(3),
         "recipe_digest": "0" * 12,
-        "preprocessing": release_io.preprocessing(32),
+        "preprocessing": release_io.preprocessing(32).to_json(),
         "task": task.name,
         "areas": names,
         **found,
     }
-    release_io.save(folder / "every", net, manifest, {})
+    release_io.save(folder / "every", net, parse_manifest(manifest, "for a test"), {})
     return release_io.load(folder / "every", CPU)
 
 
@@ -390,7 +394,7 @@ def test_a_checkpoint_as_a_script_leaves_it_is_read(tmp_path: Path) -> None:
         expected = theirs((levels - mean) / deviation)
         for opened in (plain, legacy.load(other, CPU)):
             assert torch.allclose(opened.net(x), expected, atol=1e-5)
-            assert opened.manifest["threshold"]["value"] == 0.4
+            assert opened.manifest.threshold.value == 0.4
 
 
 @pytest.mark.parametrize(

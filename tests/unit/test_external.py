@@ -19,7 +19,8 @@ from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.network import build_network
 from mura_tune.release import external
 from mura_tune.release import release as release_io
-from mura_tune.release_format.manifest import uncalibrated
+from mura_tune.release_format.entries import ThresholdEntry
+from mura_tune.release_format.manifest import parse_manifest, uncalibrated
 
 Run = Callable[..., Ran]
 
@@ -60,15 +61,21 @@ def release(phantoms: Path, tmp_path: Path) -> Path:
         tmp_path / "cache",
     )
     manifest = {
+        "schema": 2,
         "area": "XR_WRIST",
         "arch": "cnn",
         "outputs": 1,
         "recipe_digest": "",
-        "preprocessing": release_io.preprocessing(32),
-        **uncalibrated({"value": 0.5, "chosen": "for a test"}),
+        "preprocessing": release_io.preprocessing(32).to_json(),
+        **uncalibrated(ThresholdEntry(value=0.5, rule="for a test")).to_json(),
     }
     texts = {external.TRAINED_ON: external.trained_on(prepared)}
-    release_io.save(tmp_path / "XR_WRIST", build_network("cnn", seed=1), manifest, texts)
+    release_io.save(
+        tmp_path / "XR_WRIST",
+        build_network("cnn", seed=1),
+        parse_manifest(manifest, "for a test"),
+        texts,
+    )
     return tmp_path / "XR_WRIST"
 
 

@@ -18,6 +18,7 @@ from mura_tune.networks.network import build_network
 from mura_tune.networks.starts import DIGEST_DIGITS, TRAINED_ON
 from mura_tune.release import release
 from mura_tune.release.external import trained_on
+from mura_tune.release_format.manifest import parse_manifest
 from mura_tune.search.comparable import clean_or_refuse
 
 USUAL = Holdout(dev=0.2, seed=0, folds=0)
@@ -47,15 +48,18 @@ def released(folder: Path, of: Prepared, split: Holdout, listed: bool = True) ->
     study = config.load_config(of.area, ["arch=cnn", "size=32", "pretrained=none"])
     study = dataclasses.replace(study, split=split)
     manifest = {
+        "schema": 2,
         "area": of.area,
         "arch": "cnn",
         "outputs": 1,
-        "areas": of.areas,
+        "areas": list(of.areas),
         "preprocessing": {"size": 32},
         "study": {"config": config.config_to_dict(study)},
     }
     texts = {TRAINED_ON: trained_on(of)} if listed else {}
-    release.save(folder / of.area, build_network("cnn"), manifest, texts)
+    release.save(
+        folder / of.area, build_network("cnn"), parse_manifest(manifest, "for a test"), texts
+    )
     return str(folder / of.area)
 
 

@@ -25,6 +25,8 @@ from mura_tune.reading.batch import answer_all
 from mura_tune.reading.readers import Predictor, RoutedReader, Router
 from mura_tune.reading.studies import StudyFiles, find_studies
 from mura_tune.release import release as release_io
+from mura_tune.release_format.manifest import parse_manifest
+from mura_tune.release_format.schema import to_plain
 from mura_tune.training.batches import to_input
 from mura_tune.training.tasks import MULTITASK, PART, Task
 
@@ -77,18 +79,19 @@ def release(
     }
     if task is PART:
         sure = float(np.quantile(softmax(logits.double().numpy()).max(1), 0.3))
-        told = Routing(1.0, sure, 0.3, 0.0, 0.0).to_json()
+        told = to_plain(Routing(1.0, sure, 0.3, 0.0, 0.0).entries())
     manifest = {
+        "schema": 2,
         "area": folder.name,
         "arch": "cnn",
         "outputs": outputs,
         "recipe_digest": f"{seed:012}",
-        "preprocessing": release_io.preprocessing(size),
+        "preprocessing": release_io.preprocessing(size).to_json(),
         "task": task.name if task else "abnormality",
         "areas": [folder.name] if folder.name in AREAS else AREAS,
         **told,
     }
-    release_io.save(folder, net, manifest, {})
+    release_io.save(folder, net, parse_manifest(manifest, "for a test"), {})
     return folder
 
 
@@ -203,7 +206,7 @@ def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
         assert (row["area"], row["abstain"]) == (alone.area, str(alone.abstain).lower())
     release(releases / "multitask", 5, 32, studies[:5], MULTITASK)
     predictor = Predictor(releases / "multitask", CPU)
-    assert Chosen.from_json(predictor.release.manifest).threshold == 0.5
+    assert Chosen.from_manifest(predictor.release.manifest).threshold == 0.5
     answer_all(predictor, studies[:5], tmp_path / "studies", out.with_name("both.csv"), print)
     for row, one in zip(rows_of(out.with_name("both.csv")), studies[:5], strict=True):
         x = torch.cat(

@@ -13,6 +13,7 @@ from mura_tune.networks import starts
 from mura_tune.networks.heads import AreaHead
 from mura_tune.networks.network import build_network
 from mura_tune.release import release as release_io
+from mura_tune.release_format.manifest import Manifest, parse_manifest
 from mura_tune.training.batches import MEAN, STD
 
 
@@ -64,10 +65,20 @@ def test_a_vit_of_another_size_is_resampled(tmp_path: Path) -> None:
     assert torch.equal(body.blocks[3].attn.qkv.weight, at_64["blocks.3.attn.qkv.weight"])
 
 
+def manifest_with(outputs: int) -> Manifest:
+    values = {"schema": 2, "area": "ALL", "arch": "cnn", "preprocessing": {"size": 32}}
+    return parse_manifest({**values, "outputs": outputs}, "for a test")
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    manifest = {"area": "ALL", "arch": "cnn", "outputs": 2, "preprocessing": {"size": 32}}
-    release_io.save(tmp_path / "ALL", build_network("cnn", outputs=2, seed=5), manifest, {})
+    manifest = manifest_with(outputs=2)
+    release_io.save(
+        tmp_path / "ALL",
+        build_network("cnn", outputs=2, seed=5),
+        manifest,
+        {},
+    )
     return tmp_path / "ALL"
 
 
@@ -81,7 +92,7 @@ def test_a_release_of_ours_is_a_start_but_for_its_head(release: Path) -> None:
 
 def test_a_multi_task_release_is_a_start_of_its_own_arch_for_any_task(tmp_path: Path) -> None:
     """Its head has other tensors than a linear one; neither task takes the head of a start."""
-    manifest = {"area": "ALL", "arch": "cnn", "outputs": 3, "preprocessing": {"size": 32}}
+    manifest = manifest_with(outputs=3)
     theirs = build_network("cnn", outputs=3, seed=5, head=AreaHead)
     release_io.save(tmp_path / "ALL", theirs, manifest, {})
     for head in (None, AreaHead):

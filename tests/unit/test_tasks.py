@@ -19,6 +19,7 @@ from mura_tune.networks.heads import AreaHead, shrink_classifier
 from mura_tune.networks.network import Network
 from mura_tune.reading.locate import release_for
 from mura_tune.release import two_stage
+from mura_tune.release_format.manifest import RouterManifest, parse_manifest
 from mura_tune.training.batches import Split
 from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, Task
 
@@ -199,7 +200,7 @@ def test_a_router_abstains_below_the_confidence_that_dev_chose(sure: float) -> N
     dev = split(studies=120)
     logits = noisy(dev, sure)
     chosen = routing.choose(logits, dev)
-    assert routing.Routing.from_json(chosen.to_json()) == chosen
+    assert routing.Routing.from_manifest(RouterManifest.partial(**chosen.entries())) == chosen
     found = routing.measured(logits, dev, chosen)
     told = found.abstention()
     assert told["studies"] / 120 == pytest.approx(chosen.share)
@@ -222,14 +223,19 @@ class _Says(nn.Module):
 
 def release(logits_mk: Tensor, **told: Any) -> Any:
     band = {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0}
-    manifest = {
-        "preprocessing": {"size": 16},
+    values = {
+        "schema": 2,
+        "area": "XR_TEST",
+        "arch": "cnn",
+        "outputs": 1,
+        "preprocessing": {"size": 32},
         "calibration": {"temperature": 1.0, "offset": 0.0},
-        "operating_points": {"max_youden": {"threshold": 0.5}},
+        "operating_points": {"max_youden": {"threshold": 0.5, "chosen": "for a test"}},
         "recommended": "max_youden",
         "abstain": band,
         **told,
     }
+    manifest = parse_manifest(values, "for a test")
     return SimpleNamespace(manifest=manifest, net=_Says(logits_mk))
 
 
@@ -243,7 +249,7 @@ def test_a_study_sent_elsewhere_is_answered_there() -> None:
     logits = torch.nn.functional.one_hot(sent, 3) * 4.0
     logits[0] /= 4  # and of one of them the router is not sure
     abstain = {"confidence": 0.9, "share": 0.0, "error": 0.0, "error_without": 0.0}
-    router = release(logits, areas=AREAS, abstain=abstain)
+    router = release(logits, task="part", outputs=3, areas=list(AREAS), abstain=abstain)
     found = two_stage.routes(router, releases, (), lambda size: part)
     assert (found.wrong, found.abstained) == (6, 1)
     labels = part.labels[::2].numpy()
