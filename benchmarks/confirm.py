@@ -21,6 +21,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.metrics.ranking import auc
 from mura_tune.networks.network import build_network
 from mura_tune.recipe import Recipe, apply_values
+from mura_tune.search.records import SearchRecord
 from mura_tune.search.results import best
 from mura_tune.training.batches import split_of
 from mura_tune.training.fit import fit, predict
@@ -54,7 +55,9 @@ def main() -> None:
             file = folder / f"{seed}.db"
             confirmed = run(file, prepared, study(AREA, seed, trials, start))
             url = url_of(str(file))
-            believed = best(load_study(open_storage(url), AREA, url))  # no confirmation
+            believed = best(
+                SearchRecord(load_study(open_storage(url), AREA, url))
+            )  # no confirmation
             ends = [
                 test_auc(apply_values(b.best.recipe, b.config.final, "final"), prepared)
                 for b in (believed, confirmed)

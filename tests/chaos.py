@@ -23,7 +23,7 @@ import optuna
 import postgres
 from commands import Command, Launch, Shell, command_line, hit, start_together
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from mura_tune import config
 from mura_tune.data.index import open_dataset
@@ -32,10 +32,10 @@ from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.phantoms.dataset import write_phantoms
-from mura_tune.search.records import CONFIG, IDENTITY, has_recipe
+from mura_tune.search.records import SearchRecord, TrialRecord
 from mura_tune.search.results import counts
 from mura_tune.search.search import Job
-from mura_tune.search.slots import DONE, confirm_slots, slot_of, was_cut
+from mura_tune.search.slots import confirm_slots
 
 STUDY = "XR_WRIST"
 KINDS = ("SQLite", "PostgreSQL")
@@ -122,11 +122,11 @@ def storm(
 def amiss(url: str, trials: int, name: str = STUDY) -> list[str]:
     """What is wrong with a study that should be at its end: a line each."""
     with opened(url) as storage:
-        attrs = storage.get_study_system_attrs(storage.get_study_id_from_name(name))
+        record = SearchRecord(optuna.load_study(study_name=name, storage=storage))
+        stored, identity = record.config, record.identity
         search, again = (trials_of(storage, one) for one in (name, name + CONFIRM_SUFFIX))
-    given = config.config_from_dict(attrs[CONFIG], name)
     wrong = _unfilled(name, search, list(range(trials)))
-    keys = [slot.key for slot in confirm_slots(given, search, attrs.get(IDENTITY))]
+    keys = [slot.key for slot in confirm_slots(stored, search, identity)]
     return wrong + _unfilled(name + CONFIRM_SUFFIX, again, keys)
 
 
@@ -141,32 +141,32 @@ def opened(url: str, *, create: bool = False) -> Iterator[RDBStorage]:
         storage.engine.dispose()
 
 
-def trials_of(storage: RDBStorage, name: str) -> list[FrozenTrial]:
+def trials_of(storage: RDBStorage, name: str) -> list[TrialRecord]:
     """Of a study that may not be there yet."""
     try:
-        return storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+        trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
     except KeyError:
         return []
+    return [TrialRecord(trial, name) for trial in trials]
 
 
-def _unfilled(name: str, trials: Sequence[FrozenTrial], keys: Sequence[int | str]) -> list[str]:
+def _unfilled(name: str, trials: Sequence[TrialRecord], keys: Sequence[int | str]) -> list[str]:
     """Whether each slot was filled once, nothing still runs, and every trial says what it was."""
-    done = [t for t in trials if t.state in DONE]
-    filled = Counter(slot_of(t) for t in done)
+    done = [t for t in trials if t.is_done]
+    filled = Counter(t.slot for t in done)
     wrong = [] if len(done) == len(keys) else [f"{len(done)} done instead of {len(keys)}"]
     wrong += [f"slot {key} was filled {filled[key]} times" for key in keys if filled[key] != 1]
     wrong += [f"slot {key} is no slot" for key in filled if key not in keys]
     for trial in trials:
-        kept, state = trial.user_attrs, trial.state
+        state = trial.state
         if not state.is_finished():
             wrong.append(f"trial {trial.number} is {state.name}")
-        elif state == TrialState.FAIL and not was_cut(trial):
-            wrong.append(f"trial {trial.number} failed: {kept['reason']}")
-        elif state in DONE and not has_recipe(trial):
+        elif trial.failed_by_itself:
+            wrong.append(f"trial {trial.number} failed: {trial.reason}")
+        elif trial.is_done and not trial.has_recipe:
             wrong.append(f"trial {trial.number} has no recipe")
         elif state == TrialState.COMPLETE and not (
-            kept.get("dev_score")
-            and kept["dev_score"]["low"] <= trial.value <= kept["dev_score"]["high"]
+            trial.has_dev and trial.dev.low <= trial.score <= trial.dev.high
         ):
             wrong.append(f"trial {trial.number} has no interval")
     return [f"{name}: {what}" for what in wrong]
@@ -183,7 +183,7 @@ def _wait(command: Command, storage: RDBStorage, due: float) -> None:
 
 def _ended(storage: RDBStorage) -> int:
     names = (STUDY, STUDY + CONFIRM_SUFFIX)
-    return sum(t.state in DONE for name in names for t in trials_of(storage, name))
+    return sum(t.is_done for name in names for t in trials_of(storage, name))
 
 
 def _kill_one(command: Command, dice: random.Random) -> int:

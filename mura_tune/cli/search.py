@@ -115,6 +115,7 @@ def tune(
     from mura_tune.errors import InputError
     from mura_tune.search import pool as crews
     from mura_tune.search import results, verdict
+    from mura_tune.search.records import SearchRecord
     from mura_tune.search.search import Job, WorkerSettings, start
     from mura_tune.search.search import no_artifacts as nothing
     from mura_tune.training.tasks import task_of
@@ -144,7 +145,7 @@ def tune(
         job = Job(one if name is None else name, study, prepared_of(one, study, data, runs, strict))
         since |= start(job, how, allow_space_change=allow_space_change)
         jobs.append(job)
-    opened = {job.name: load_study(open_storage(url), job.name, url) for job in jobs}
+    opened = {job.name: SearchRecord(load_study(open_storage(url), job.name, url)) for job in jobs}
     wanted = {job.name: job.study.budget.trials for job in jobs}
     measures = {
         job.name: task_of(job.study.task, job.study.recipe.monitor).measure.name for job in jobs
@@ -162,9 +163,7 @@ def tune(
     chronicle = DashboardUpdates(url, jobs, again, finals)
 
     with (
-        SearchProgress(
-            wanted, lambda one: opened[one].get_trials(deepcopy=False), measures
-        ) as watch,
+        SearchProgress(wanted, lambda one: opened[one].trials(), measures) as watch,
         chronicle.kept(),
     ):
         crews.run(jobs, since, how, crew, both(watch, chronicle), watch.say)

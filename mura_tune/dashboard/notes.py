@@ -10,11 +10,9 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
-from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import get_note, save_note
 
-from mura_tune.metrics.estimates import Estimate
-from mura_tune.search.records import COMPARABLE, dev_score_of, facts, is_foreign, recipe_of
+from mura_tune.search.records import SearchRecord, TrialRecord, TrialWriter
 from mura_tune.search.results import Best, best, counts, numbers
 from mura_tune.search.verdict import verdict
 from mura_tune.training.fit import Fit
@@ -39,13 +37,14 @@ def trial_note(
         monitor: what a score is.
         caption: said above the pictures.
     """
-    score, recipe = dev_score_of(trial), dict(_flat(asdict(recipe_of(trial))))
-    searched = {path: recipe.pop(path, value) for path, value in trial.params.items()}
+    record = TrialWriter(trial).read()
+    score, recipe = record.dev, dict(_flat(asdict(record.recipe)))
+    searched = {path: recipe.pop(path, value) for path, value in record.params.items()}
     seconds = sum(epoch.seconds for fit in fits for epoch in fit.epochs)
     result = {
         f"dev {monitor}": f"**{score.value:.3f}**",
         "95 % interval": score.range(),
-        **_beside(trial),
+        **_beside(record),
         "studies": score.studies,
         "patients": score.patients,
         "epochs": ", ".join(str(len(fit.epochs)) for fit in fits),
@@ -63,19 +62,16 @@ def trial_note(
     return "\n".join([*lines, rest, "", caption, *shown])
 
 
-def _beside(trial: optuna.Trial) -> dict[str, str]:
+def _beside(trial: TrialRecord) -> dict[str, str]:
     """Figures that do not decide, each with its interval: AUC where another score does, and the
     body part's accuracy where that is a second task."""
-    names = {"dev_part": "body part recognised"}
-    if "dev_score" in trial.user_attrs:
-        names |= {"dev_auc": "dev study AUC"}
-    found = {name: trial.user_attrs.get(key) for key, name in names.items()}
-    return {name: Estimate.from_json(one).brief() for name, one in found.items() if one}
+    estimates = {"body part recognised": trial.dev_area, "dev study AUC": trial.other_auc}
+    return {name: estimate.brief() for name, estimate in estimates.items() if estimate}
 
 
 def write_study_note(
-    study: optuna.Study,
-    confirming: optuna.Study | None = None,
+    search: SearchRecord,
+    confirmation: SearchRecord | None = None,
     *,
     resume: str,
     finalize: str,
@@ -84,15 +80,15 @@ def write_study_note(
     """Store as the study's note what it searches and what it has found so far, if anything.
 
     Args:
-        confirming: the study that confirms it, if there is one yet.
+        confirmation: of the search, if there is one yet.
         resume: the command that goes on with it; `finalize` the one that releases its winner.
         parts: how many images, studies and patients train, dev and test have.
     """
-    comparable = facts(study)[COMPARABLE]
-    trials = study.get_trials(deepcopy=False)
+    comparable = search.comparable
+    assert comparable is not None  # it was started
     body = "\n".join(
         [
-            *_found(trials, study, confirming),
+            *_result(search, confirmation),
             "",
             "#### What is searched",
             "",
@@ -109,8 +105,8 @@ def write_study_note(
             _row(["release the winner", f"`{finalize}`"]),
         ]
     )
-    if get_note(study) != body:  # saving it again would discard what a person is writing there
-        save_note(study, body)
+    if get_note(search.handle) != body:  # saving it again would discard what a person writes there
+        save_note(search.handle, body)
 
 
 def digits(value: Any) -> str:
@@ -118,15 +114,14 @@ def digits(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _found(
-    trials: Sequence[FrozenTrial], study: optuna.Study, confirming: optuna.Study | None
-) -> Iterator[str]:
+def _result(search: SearchRecord, confirmation: SearchRecord | None) -> Iterator[str]:
     """The winner beside what it had to beat, and how sure that is."""
+    trials = search.trials()
     ended = ", ".join(f"{n} {word}" for word, n in counts(trials).items() if n) or "none yet"
-    if not any(t.state == TrialState.COMPLETE and not is_foreign(t) for t in trials):
+    if not any(trial.is_finished for trial in trials):
         yield f"**No trial has finished yet.** Trials: {ended}."
         return
-    found = best(study, confirming)
+    found = best(search, confirmation)
     words = verdict(found)
     yield f"**{words[0].upper()}{words[1:]}.**"
     yield ""
@@ -134,21 +129,12 @@ def _found(
     head = ["", "trial", f"dev {found.monitor}", "95 % interval", "studies"]
     yield from _head([*head, "mean over new seeds", "each seed"] if again else head)
     for number, name in _places(found).items():
-        score = dev_score_of(trials[number])
-        row = [
-            name,
-            number,
-            f"{score.value:.3f}",
-            score.range(),
-            score.studies,
-        ]
+        dev = trials[number].dev
+        row = [name, number, f"{dev.value:.3f}", dev.range(), dev.studies]
         if again:
             seeds = again.get(number)
-            row += (
-                [f"**{seeds.mean:.3f}**", ", ".join(f"{s:.3f}" for s in seeds.scores)]
-                if (seeds)
-                else ["", ""]
-            )
+            each = ", ".join(f"{score:.3f}" for score in seeds.scores) if seeds else ""
+            row += [f"**{seeds.mean:.3f}**" if seeds else "", each]
         yield _row(row)
     yield ""
     state = "are confirmed" if again else "are not confirmed with new seeds (yet)"

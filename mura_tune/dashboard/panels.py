@@ -15,7 +15,7 @@ from mura_tune.dashboard.trial_pictures import AreaCharts, Charts, Fits
 from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import youden_threshold
-from mura_tune.search.records import dev_auc_of, dev_part_of, dev_score_of, recipe_of
+from mura_tune.search.records import TrialWriter
 from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, study_logits, task_of
 
 CHARTS, ERRORS, AREAS = "charts.png", "worst-errors.png", "areas.png"
@@ -55,7 +55,7 @@ class Abnormal:
         self, trial: optuna.Trial, fits: Fits, studies: StudyScores
     ) -> dict[str, Image.Image]:
         self._charts = self._charts or Charts()
-        threshold, auc = youden_threshold(studies), dev_auc_of(trial)
+        threshold, auc = youden_threshold(studies), TrialWriter(trial).read().dev_auc
         monitor = monitor_of(trial, self.task)
         return {
             CHARTS: self._charts.draw(fits, studies, auc, threshold, monitor),
@@ -82,7 +82,8 @@ class Both(Abnormal):
     ) -> dict[str, Image.Image]:
         self._areas = self._areas or AreaCharts()
         parts = [(replace(fit, logits=fit.logits[:, 1:]), dev) for fit, dev in fits]
-        accuracy, monitor = dev_part_of(trial), monitor_of(trial, self.task)
+        accuracy, monitor = TrialWriter(trial).read().dev_area, monitor_of(trial, self.task)
+        assert accuracy is not None  # a multi-task trial stores it
         more = {AREAS: self._areas.draw(parts, accuracy, monitor)}
         return super().pictures(trial, fits, studies) | more
 
@@ -101,7 +102,7 @@ class Areas:
         self, trial: optuna.Trial, fits: Fits, studies: StudyScores
     ) -> dict[str, Image.Image]:
         self._charts = self._charts or AreaCharts()
-        accuracy = dev_score_of(trial)
+        accuracy = TrialWriter(trial).read().dev
         return {
             CHARTS: self._charts.draw(fits, accuracy, PART.monitor),
             ERRORS: area_sheet(fits),
@@ -134,4 +135,4 @@ EXHIBITS: Mapping[str, Callable[[], Exhibit]] = {
 
 def monitor_of(trial: optuna.Trial, task: str) -> str:
     """What the scores of a trial are."""
-    return task_of(task, recipe_of(trial).monitor).monitor
+    return task_of(task, TrialWriter(trial).read().recipe.monitor).monitor

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.importance import FanovaImportanceEvaluator
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from optuna_dashboard import save_plotly_graph_object
 
-from mura_tune.search.records import CONFIG, dev_score_of, facts, has_score, recipe_of
-from mura_tune.search.slots import BASELINE
+from mura_tune.search.records import BASELINE, SearchRecord, TrialRecord
 from mura_tune.training.tasks import ABNORMALITY, task_of
 
 ENOUGH = 8  # finished trials below which importances say nothing
@@ -37,26 +36,25 @@ class Figure:
         return json.dumps({"data": self.data, "layout": self.layout}, separators=(",", ":"))
 
 
-def refresh(study: optuna.Study) -> None:
+def refresh(search: SearchRecord) -> None:
     """Draw the study's plots anew; those that its trials do not suffice for are left out."""
-    trials = study.get_trials(deepcopy=False)
-    config = facts(study).get(CONFIG, {})
-    by = config.get("recipe", {}).get("monitor", "auc")
-    monitor = task_of(config.get("task", ABNORMALITY.name), by).monitor
+    trials, plain = search.trials(), search.plain_config
+    by = plain.get("recipe", {}).get("monitor", "auc")
+    monitor = task_of(plain.get("task", ABNORMALITY.name), by).monitor
     for name, figure in (
         ("mura-importance", importance(trials, monitor)),
         ("mura-auc", scores(trials, monitor)),
         ("mura-seconds", seconds(trials)),
     ):
         if figure is not None:
-            save_plotly_graph_object(study, figure, graph_object_id=name)
+            save_plotly_graph_object(search.handle, figure, graph_object_id=name)
 
 
-def importance(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) -> Figure | None:
+def importance(trials: Sequence[TrialRecord], monitor: str = ABNORMALITY.monitor) -> Figure | None:
     """Each searched value's share of the score's variance (Hutter et al. 2014), mean and standard
     deviation over forests; None where too few trials have finished, or all alike."""
-    finished = [t for t in trials if t.state == TrialState.COMPLETE and has_score(t)]
-    if len(finished) < ENOUGH or len({t.value for t in finished}) < 2:
+    finished = [t for t in trials if t.state == TrialState.COMPLETE and t.has_dev]
+    if len(finished) < ENOUGH or len({t.score for t in finished}) < 2:
         return None
     shares = _forests(finished)
     if not shares:
@@ -88,30 +86,30 @@ def importance(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor
     )
 
 
-def _forests(finished: Sequence[FrozenTrial]) -> list[dict[str, float]]:
+def _forests(finished: Sequence[TrialRecord]) -> list[dict[str, float]]:
     """Importances from one random forest a seed, for as long as there is time."""
     copy = optuna.create_study(direction="maximize")
-    copy.add_trials(finished)
-    found: list[dict[str, float]] = []
+    copy.add_trials([trial.frozen for trial in finished])
+    shares: list[dict[str, float]] = []
     started = time.perf_counter()
     for seed in range(SEEDS):
-        found.append(FanovaImportanceEvaluator(seed=seed).evaluate(copy))
+        shares.append(FanovaImportanceEvaluator(seed=seed).evaluate(copy))
         if time.perf_counter() - started > SECONDS:
             break
-    return [f for f in found if f and all(map(math.isfinite, f.values()))]
+    return [share for share in shares if share and all(map(math.isfinite, share.values()))]
 
 
-def scores(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) -> Figure | None:
+def scores(trials: Sequence[TrialRecord], monitor: str = ABNORMALITY.monitor) -> Figure | None:
     """Each finished trial's dev score with its 95 % interval, the baseline and the best one marked,
     pruned ones as ticks at their last score; None before any trial has finished."""
-    finished = [t for t in trials if t.state == TrialState.COMPLETE and has_score(t)]
+    finished = [t for t in trials if t.state == TrialState.COMPLETE and t.has_dev]
     if not finished:
         return None
-    best = max(finished, key=lambda t: (_value(t), -t.number))
-    baseline = [t for t in finished if t.user_attrs.get("role") == BASELINE and t is not best]
+    best = max(finished, key=lambda t: (t.score, -t.number))
+    baseline = [t for t in finished if t.role == BASELINE and t is not best]
     others = [t for t in finished if t is not best and t not in baseline]
-    pruned = [t for t in trials if t.state == TrialState.PRUNED and t.value is not None]
-    so_far = np.maximum.accumulate([_value(t) for t in finished])
+    pruned = [t for t in trials if t.state == TrialState.PRUNED and t.last_score is not None]
+    so_far = np.maximum.accumulate([t.score for t in finished])
     traces = [
         {
             "type": "scatter",
@@ -127,58 +125,55 @@ def scores(trials: Sequence[FrozenTrial], monitor: str = ABNORMALITY.monitor) ->
         _dots("baseline", baseline, AMBER, "diamond", 12),
         _dots(f"best: trial {best.number}", [best], RED, "star", 15),
     ]
-    small = f"{dev_score_of(best).studies} dev studies; intervals by resampling patients"
+    small = f"{best.dev.studies} dev studies; intervals by resampling patients"
     layout = _layout(f"Dev {monitor} with its 95 % interval", small, "trial", f"dev {monitor}")
     layout |= {"showlegend": True, "legend": {"orientation": "h", "y": -0.17, "yanchor": "top"}}
     return Figure([trace for trace in traces if trace["x"]], layout)
 
 
 def _dots(
-    name: str, trials: Sequence[FrozenTrial], colour: str, symbol: str, size: int
+    name: str, trials: Sequence[TrialRecord], colour: str, symbol: str, size: int
 ) -> dict[str, Any]:
     """Trials with their intervals."""
-    intervals = [dev_score_of(t) for t in trials]
+    estimates = [trial.dev for trial in trials]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": [t.number for t in trials],
-        "y": _plain(i.value for i in intervals),
+        "y": _plain(e.value for e in estimates),
         "error_y": {
             "type": "data",
             "symmetric": False,
             "thickness": 1.2,
             "width": 0,
-            "array": _plain(i.high - i.value for i in intervals),
-            "arrayminus": _plain(i.value - i.low for i in intervals),
+            "array": _plain(e.high - e.value for e in estimates),
+            "arrayminus": _plain(e.value - e.low for e in estimates),
         },
         "marker": {"color": colour, "symbol": symbol, "size": size},
         "hovertemplate": "trial %{x}: %{y:.3f}<extra></extra>",
     }
 
 
-def _ticks(pruned: Sequence[FrozenTrial]) -> dict[str, Any]:
+def _ticks(pruned: Sequence[TrialRecord]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
         "name": "pruned, last score",
         "x": [t.number for t in pruned],
-        "y": _plain(t.value for t in pruned),
+        "y": _plain(t.last_score for t in pruned),
         "marker": {"symbol": "line-ew", "size": 9, "line": {"color": GREY, "width": 2}},
         "hovertemplate": "trial %{x}, pruned: %{y:.3f}<extra></extra>",
     }
 
 
-def seconds(trials: Sequence[FrozenTrial]) -> Figure | None:
+def seconds(trials: Sequence[TrialRecord]) -> Figure | None:
     """Seconds an epoch took in each trial, coloured by how many stages it trained."""
-    timed = [t for t in trials if t.user_attrs.get("epochs") and "seconds" in t.user_attrs]
+    timed = [t for t in trials if t.seconds_an_epoch is not None]
     if not timed:
         return None
-    each = [
-        (t.user_attrs["seconds"] - t.user_attrs.get("artifact_seconds", 0)) / t.user_attrs["epochs"]
-        for t in timed
-    ]
-    depths = [recipe_of(t).finetune.depth for t in timed]
+    each = [t.seconds_an_epoch or 0.0 for t in timed]
+    depths = [t.recipe.finetune.depth for t in timed]
     dots = {
         "type": "scatter",
         "mode": "markers",
@@ -226,11 +221,6 @@ def _layout(title: str, small: str, x: str, y: str, **axes: Mapping[str, Any]) -
         "showlegend": False,
         **{axis: {**grid, "title": names[axis], **axes.get(axis, {})} for axis in names},
     }
-
-
-def _value(trial: FrozenTrial) -> float:
-    assert trial.value is not None  # finished
-    return trial.value
 
 
 def _plain(values: Iterable[Any]) -> list[float]:

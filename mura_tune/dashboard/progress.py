@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn, Self
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from tqdm import tqdm
 
 from mura_tune.names import CONFIRM_SUFFIX
-from mura_tune.search.records import dev_score_of, is_foreign
+from mura_tune.search.records import TrialRecord
 from mura_tune.search.search import Ended, Event
-from mura_tune.search.slots import DONE, was_cut
 from mura_tune.search.verdict import trial_line
 from mura_tune.training.fit import Epoch
 
@@ -51,14 +50,14 @@ class SearchProgress:
     def __init__(
         self,
         wanted: Mapping[str, int],
-        trials: Callable[[str], list[FrozenTrial]],
+        trials: Callable[[str], list[TrialRecord]],
         measures: Mapping[str, str],
     ) -> None:
         self._wanted = wanted
         self._measures = measures
         self._running: dict[tuple[str, int], str] = {}
-        self._ended: dict[str, dict[int, FrozenTrial]] = {
-            name: {t.number: t for t in trials(name) if t.state.is_finished() and not is_foreign(t)}
+        self._ended: dict[str, dict[int, TrialRecord]] = {
+            name: {t.number: t for t in trials(name) if t.state.is_finished() and not t.is_foreign}
             for name in wanted
         }
         self._bar = _bar(sum(wanted.values()), "trials", "trial")
@@ -92,19 +91,19 @@ class SearchProgress:
 
     def _done(self) -> int:
         return sum(
-            min(wanted, sum(t.state in DONE for t in self._ended[name].values()))
+            min(wanted, sum(t.is_done for t in self._ended[name].values()))
             for name, wanted in self._wanted.items()
         )
 
     def _state(self) -> str:
         ended = [t for name in self._wanted for t in self._ended[name].values()]
         pruned = sum(t.state == TrialState.PRUNED for t in ended)
-        failed = sum(t.state == TrialState.FAIL and not was_cut(t) for t in ended)
+        failed = sum(t.failed_by_itself for t in ended)
         parts = []
         finished = [t for t in ended if t.state == TrialState.COMPLETE]
         if finished and len(self._wanted) == 1:
-            best = max(finished, key=lambda t: t.value or 0.0)
-            parts.append(f"best {best.value:.3f} {dev_score_of(best).interval()}")
+            best = max(finished, key=lambda t: t.score)
+            parts.append(f"best {best.score:.3f} {best.dev.interval()}")
         parts += [f"{n} {word}" for n, word in ((pruned, "pruned"), (failed, "failed")) if n]
         parts += [f"running {', '.join(self._running.values())}"] if self._running else []
         return ", ".join(parts)

@@ -14,7 +14,8 @@ from mura_tune.dashboard.notes import write_study_note
 from mura_tune.database.outages import PATIENCE, Outage, legible
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.names import CONFIRM_SUFFIX
-from mura_tune.search.results import confirmation
+from mura_tune.search.records import SearchRecord
+from mura_tune.search.results import load_confirmation
 from mura_tune.search.search import Ended, Event, Job
 
 PAUSE = 15.0  # seconds between two notes of a study: a note costs a few writes
@@ -60,15 +61,16 @@ class DashboardUpdates:
         for job in self.jobs:
             self._note(job)
             with legible(self.url, f"study {job.name}"):
-                plots.refresh(load_study(self._opened(), job.name, self.url))
+                search = SearchRecord(load_study(self._opened(), job.name, self.url))
+                plots.refresh(search)
 
     def _note(self, job: Job) -> None:
         self._last[job.name] = time.monotonic()
         storage = self._opened()
         with legible(self.url, f"study {job.name}"):
             write_study_note(
-                load_study(storage, job.name, self.url),
-                confirmation(storage, job.name),
+                SearchRecord(load_study(storage, job.name, self.url)),
+                load_confirmation(storage, job.name),
                 resume=self.resume[job.name],
                 finalize=self.finalize[job.name],
                 parts=job.prepared.counts(),

@@ -16,12 +16,10 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.exc import (
     DataError,
@@ -33,11 +31,11 @@ from sqlalchemy.exc import (
 )
 
 from mura_tune import console, errors
+from mura_tune.database.optuna_private import NOT_FOUND, STORAGE_CALLS
 from mura_tune.database.urls import TIMEOUT, database, file_of
 from mura_tune.errors import InputError, MuraError
 from mura_tune.lines import printable, shell_command
 
-P = ParamSpec("P")
 T = TypeVar("T")
 # What content that is not as we or Optuna stored it raises when it is read.
 _UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
@@ -72,21 +70,6 @@ def legible(url: str | None, part: str = "") -> Iterator[None]:
         raise damaged(url, f"{part}: {_why(error)}" if part else _why(error)) from error
 
 
-def of_study(
-    function: Callable[Concatenate[optuna.Study, P], T],
-) -> Callable[Concatenate[optuna.Study, P], T]:
-    """`legible` around a function that reads what a study holds, its first argument."""
-
-    @functools.wraps(function)
-    def reading(study: optuna.Study, /, *args: P.args, **options: P.kwargs) -> T:
-        storage = study._storage
-        url = getattr(getattr(storage, "_backend", storage), "url", None)  # Optuna's cache has none
-        with legible(url, f"study {study.study_name}"):
-            return function(study, *args, **options)
-
-    return reading
-
-
 @contextlib.contextmanager
 def decoded(url: str) -> Iterator[None]:
     """Within it, Optuna reads rows; ones that it cannot read are told as damage.
@@ -98,7 +81,7 @@ def decoded(url: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, TypeError) as error:
-        if error.args == (models.NOT_FOUND_MSG,):
+        if error.args == (NOT_FOUND,):
             raise
         raise damaged(url, _why(error)) from error
 
@@ -323,28 +306,7 @@ def _waiting(name: str) -> Callable[..., Any]:
 
 
 # A new trial that is stored twice leaves one that nobody runs, which `slots` takes for lost.
-for _name in (
-    "_create_new_trial",
-    "_get_best_trial_id",
-    "_get_stale_trial_ids",
-    "_get_trials",
-    "_set_trial_param",
-    "create_new_study",
-    "delete_study",
-    "get_all_studies",
-    "get_study_directions",
-    "get_study_id_from_name",
-    "get_study_name_from_id",
-    "get_study_system_attrs",
-    "get_study_user_attrs",
-    "get_trial",
-    "get_trial_id_from_study_id_trial_number",
-    "set_study_system_attr",
-    "set_study_user_attr",
-    "set_trial_intermediate_value",
-    "set_trial_system_attr",
-    "set_trial_user_attr",
-):
+for _name in STORAGE_CALLS:
     setattr(WaitingStorage, _name, _waiting(_name))
 
 

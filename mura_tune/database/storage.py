@@ -13,10 +13,10 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import BaseModel
 
 from mura_tune import files, names
 from mura_tune.database.locks import lock_of
+from mura_tune.database.optuna_private import TABLES
 from mura_tune.database.outages import WaitingStorage, damaged, legible
 from mura_tune.database.sqlite_file import (
     check_disk,
@@ -148,7 +148,7 @@ def _check_tables(url: str, options: dict[str, Any], create: bool) -> None:
     engine = sqlalchemy.create_engine(url, **{**options, "poolclass": sqlalchemy.NullPool})
     inspector = sqlalchemy.inspect(engine)
     there = set(inspector.get_table_names())
-    ours = BaseModel.metadata.tables
+    ours = TABLES
     if there and not there & ours.keys() and file_of(url):  # a server's may be shared with others
         raise _foreign(url, there)
     if _STAMP not in there:  # comes last: nothing is there yet, or what was killed while it began
@@ -164,7 +164,7 @@ def _check_tables(url: str, options: dict[str, Any], create: bool) -> None:
 def _other_columns(inspector: sqlalchemy.Inspector, tables: set[str]) -> bool:
     """Whether a table of one of Optuna's names has not Optuna's columns."""
     return any(
-        set(BaseModel.metadata.tables[table].columns.keys())
+        set(TABLES[table].columns.keys())
         - {column["name"] for column in inspector.get_columns(table)}
         for table in tables
     )

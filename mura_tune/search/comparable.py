@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,20 +19,19 @@ from mura_tune import config
 from mura_tune.config import Holdout, SearchConfig
 from mura_tune.data import splits
 from mura_tune.data.prepare import Prepared, prepare_folds
-from mura_tune.database.outages import of_study
 from mura_tune.errors import InputError
 from mura_tune.networks import starts
 from mura_tune.networks.starts import DIGEST_DIGITS, StartProvenance, start_provenance
 from mura_tune.recipe import CHANGED_FIELDS, RECIPE_DEFAULTS
-from mura_tune.search.records import COMPARABLE, CONFIG, DEV, facts, identify, keep_fact
+from mura_tune.search.records import DevFold, SearchRecord, reads_search
 from mura_tune.training.tasks import PART, task_of
 
 
 def clean_or_refuse(sources: Iterable[str], prepared: Prepared, split: Holdout) -> None:
     """Refuse starts that know the studies they would be judged by; see `_check_start`."""
     for source in sources:
-        if found := start_provenance(source):
-            _check_start(source, found, prepared, split)
+        if start := start_provenance(source):
+            _check_start(source, start, prepared, split)
 
 
 def _check_start(source: str, start: StartProvenance, prepared: Prepared, split: Holdout) -> None:
@@ -75,7 +74,7 @@ RANGE = {"low", "high"}  # of an axis: what may change with leave
 
 
 def same_or_refuse(
-    opened: optuna.Study,
+    search: SearchRecord,
     study: SearchConfig,
     space: Mapping[str, Any],
     prepared: Prepared,
@@ -91,10 +90,10 @@ def same_or_refuse(
         InputError: recipe, search space, split or dataset differ, with each difference; or a start
             has learned from those that would judge it.
     """
-    begun = as_begun(opened, study)
+    begun = as_begun(search, study)
     if begun != study:
         own = ", ".join(f"{name}: {getattr(begun.recipe, name)}" for name in CHANGED_FIELDS)
-        _LOG.warning("study %s goes on as it began, with %s", opened.study_name, own)
+        _LOG.warning("study %s goes on as it began, with %s", search.name, own)
     study = begun
     plain = config.config_to_dict(study)
     now = {
@@ -111,26 +110,26 @@ def same_or_refuse(
     if named := _starts(study):
         clean_or_refuse(named, prepared, study.split)
         now["starts"] = named
-    stored = facts(opened).get(COMPARABLE)
+    stored = search.comparable
     if stored is None:
-        _start(opened, now, prepared, study)
+        _start(search, now, prepared, study)
     elif (completed := _completed(stored)) != now:
-        _check_resume(opened, completed, now, allow_space_change)
+        _check_resume(search, completed, now, allow_space_change)
         older = [name for name in CHANGED_FIELDS if name not in stored["recipe"]]
         recipe = {name: v for name, v in plain["recipe"].items() if name not in older}
-        keep_fact(opened, COMPARABLE, now | {"recipe": recipe})
-    identify(opened)
-    keep_fact(opened, CONFIG, plain)  # budget and final phases may change between calls
+        search.store_comparable(now | {"recipe": recipe})
+    search.identify()
+    search.store_config(plain)  # budget and final phases may change between calls
 
 
-@of_study
-def as_begun(opened: optuna.Study, study: SearchConfig) -> SearchConfig:
+@reads_search
+def as_begun(search: SearchRecord, study: SearchConfig) -> SearchConfig:
     """`study` with the fields of `CHANGED_FIELDS` newer than its search as its trials had them.
 
     The shipped default.yaml starts heads elsewhere than it did; a search compares its trials, so
     one that began before goes on with what it began with. A new search is left as it is.
     """
-    stored = facts(opened).get(COMPARABLE)
+    stored = search.comparable
     if stored is None:
         return study
     older = {name: RECIPE_DEFAULTS[name] for name in CHANGED_FIELDS if name not in stored["recipe"]}
@@ -154,27 +153,27 @@ def _starts(study: SearchConfig) -> dict[str, str]:
     """sha256 of the weights at each path that trials start from."""
     axis = study.search.get("pretrained")
     named = {study.recipe.pretrained, *(map(str, axis.choices or ()) if axis else ())}
-    found = {name: starts.start_digest(name) for name in sorted(named)}
-    return {name: sha for name, sha in found.items() if sha}
+    digests = {name: starts.start_digest(name) for name in sorted(named)}
+    return {name: sha for name, sha in digests.items() if sha}
 
 
 def _start(
-    opened: optuna.Study, now: Mapping[str, Any], prepared: Prepared, study: SearchConfig
+    search: SearchRecord, now: Mapping[str, Any], prepared: Prepared, study: SearchConfig
 ) -> None:
-    if opened.get_trials(deepcopy=False) or opened.direction != StudyDirection.MAXIMIZE:
+    if search.trials() or search.handle.direction != StudyDirection.MAXIMIZE:
         raise InputError(
-            f"study {opened.study_name} was made by something else; "
+            f"study {search.name} was made by something else; "
             "start one of its own with --study NAME"
         )
     views = prepare_folds(prepared, study.split) if study.split.folds else (prepared,)
-    keep_fact(opened, DEV, [_dev_studies(view, study.task) for view in views])
-    keep_fact(opened, COMPARABLE, now)
+    search.store_dev([_dev_studies(view, study.task) for view in views])
+    search.store_comparable(now)
     with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        opened.set_metric_names([f"dev {task_of(study.task, study.recipe.monitor).monitor}"])
+        search.handle.set_metric_names([f"dev {task_of(study.task, study.recipe.monitor).monitor}"])
 
 
-def _dev_studies(prepared: Prepared, task: str) -> dict[str, list[int]]:
+def _dev_studies(prepared: Prepared, task: str) -> DevFold:
     """Label and patient (as a number) of each dev study, in the order of scores.
 
     The label is what the task tells apart: normal from abnormal, or one area from another.
@@ -184,21 +183,21 @@ def _dev_studies(prepared: Prepared, task: str) -> dict[str, list[int]]:
     _, patients = np.unique(rows["patient"].to_numpy(object)[first], return_inverse=True)
     area = np.searchsorted(prepared.areas, rows["area"].to_numpy(object))
     labels = (area if task == PART.name else rows["label"].to_numpy())[first]
-    return {"labels": [int(v) for v in labels], "patients": [int(p) for p in patients]}
+    return DevFold(labels.astype(np.int64), patients.astype(object))
 
 
 def _check_resume(
-    opened: optuna.Study, stored: Mapping[str, Any], now: Mapping[str, Any], allowed: bool
+    search: SearchRecord, stored: Mapping[str, Any], now: Mapping[str, Any], allowed: bool
 ) -> None:
     """Refuse whatever would make trials incomparable; ranges pass when they are `allowed` to."""
-    name = opened.study_name
+    name = search.name
     ranges: list[str] = []
     others: list[str] = []
     for path, old, new in _differences(stored, now):
         keys = path.split(".")
         only_range = keys[0] == "space" and keys[-1] in RANGE and keys[-2] == "attributes"
-        told = f"{path.replace('.attributes', '')} {_short(old)} -> {_short(new)}"
-        (ranges if only_range else others).append(told)
+        difference = f"{path.replace('.attributes', '')} {_short(old)} -> {_short(new)}"
+        (ranges if only_range else others).append(difference)
     if others:
         raise InputError(
             f"study {name} was started with something else: {'; '.join(others + ranges)}. Trials "
@@ -211,8 +210,7 @@ def _check_resume(
             f"--allow-space-change (what ran so far stays and counts), or start a study of its "
             f"own: mura tune {now['area']} --study {name}-2"
         )
-    history: Sequence[str] = opened.user_attrs.get("space_changes", [])
-    opened.set_user_attr("space_changes", [*history, *ranges])
+    search.add_space_changes(ranges)
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[tuple[str, Any, Any]]:

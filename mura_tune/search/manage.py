@@ -9,17 +9,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 import sqlalchemy
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from sqlalchemy import Connection, Engine, Table, insert, select
 from sqlalchemy.orm import Session
 
 from mura_tune import files
+from mura_tune.database import optuna_private
 from mura_tune.database.locks import Alive, lock_of
+from mura_tune.database.optuna_private import (
+    ARTIFACT_PREFIX,
+    SEARCH_FACTS,
+    SEARCH_TABLES,
+    TABLES,
+    TRIAL_FACTS,
+    TRIAL_TABLES,
+    StudyModel,
+)
 from mura_tune.database.outages import legible
 from mura_tune.database.sqlite_file import require_write
 from mura_tune.database.storage import has_study, load_study, using
@@ -27,8 +34,7 @@ from mura_tune.database.urls import database, file_of
 from mura_tune.errors import InputError
 from mura_tune.lines import to_cell
 from mura_tune.names import CONFIRM_SUFFIX, check_search_name
-from mura_tune.search.records import dev_score_of, has_score, is_foreign
-from mura_tune.search.slots import was_cut
+from mura_tune.search.records import SearchRecord, TrialRecord
 
 COLUMNS = (
     "study",
@@ -50,16 +56,7 @@ COLUMNS = (
     "started",
     "ended",
 )
-_TABLES = models.BaseModel.metadata.tables
-_TRIALS = _TABLES["trials"]
-_OF_STUDIES = ("study_directions", "study_user_attributes", "study_system_attributes")
-_OF_TRIALS = (
-    "trial_params",
-    "trial_values",
-    "trial_intermediate_values",
-    "trial_user_attributes",
-    "trial_system_attributes",
-)
+_TRIALS = TABLES["trials"]
 _Rows = Sequence[Mapping[str, Any]]
 
 
@@ -77,7 +74,7 @@ def copy(url: str, name: str, new: str, to: str) -> int:
         raise InputError(f"{name} confirms another study; copy {name.removesuffix(CONFIRM_SUFFIX)}")
     with using(url) as source, legible(url, f"study {name}"):
         load_study(source, name, url)  # or say which there are
-        parts = {one.removeprefix(name): _read(source, one, url) for one in _parts(source, name)}
+        copies = {one.removeprefix(name): _read(source, one, url) for one in _names(source, name)}
     with using(to, create=True) as target, legible(to, f"study {new}"), lock_of(to, new):
         for end in ("", CONFIRM_SUFFIX):
             if has_study(target, new + end):
@@ -86,21 +83,16 @@ def copy(url: str, name: str, new: str, to: str) -> int:
                     f"remove it by 'mura study delete {new}'"
                 )
         with target.engine.begin() as connection:
-            for end, rows in parts.items():
+            for end, rows in copies.items():
                 _write(connection, new + end, rows if _same(url, to) else _without_pictures(rows))
-    return len(parts[""]["trials"])
+    return len(copies[""]["trials"])
 
 
 def table(url: str, name: str) -> str:
     """Every trial of a study and of its confirmation as CSV, a row a trial."""
     with using(url) as storage, legible(url, f"study {name}"):
-        load_study(storage, name, url)
-        studies = [load_study(storage, one, url) for one in _parts(storage, name)]
-        rows = [
-            _row(study.study_name, trial)
-            for study in studies
-            for trial in study.get_trials(deepcopy=False)
-        ]
+        load_study(storage, name, url)  # or say which there are
+        rows = [_row(trial) for search in _both(storage, name, url) for trial in search.trials()]
     params = sorted({key for row in rows for key in row} - set(COLUMNS))
     out = io.StringIO()
     writer = csv.DictWriter(out, [*COLUMNS, *params], restval="", lineterminator="\n")
@@ -117,7 +109,7 @@ def count(url: str, name: str) -> int:
         InputError: no such study.
     """
     with using(url) as storage, legible(url, f"study {name}"):
-        return sum(len(study.get_trials(deepcopy=False)) for study in _both(storage, name, url))
+        return sum(len(search.trials()) for search in _both(storage, name, url))
 
 
 def delete(url: str, name: str, artifacts: Path) -> int:
@@ -137,71 +129,66 @@ def delete(url: str, name: str, artifacts: Path) -> int:
         lock_of(url, name),
         Alive(url) as alive,
     ):
-        studies = _both(storage, name, url)
-        for study in studies:
-            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if any(alive.lives(trial.user_attrs.get("worker")) for trial in running):
+        searches = _both(storage, name, url)
+        for search in searches:
+            if any(alive.lives(trial.worker) for trial in search.trials(TrialState.RUNNING)):
                 raise InputError(
-                    f"study {study.study_name}: a worker runs a trial of it; stop that first"
+                    f"study {search.name}: a worker runs a trial of it; stop that first"
                 )
-        gone = sum(len(study.get_trials(deepcopy=False)) for study in studies)
-        ids = [study._study_id for study in studies]
+        trials = sum(len(search.trials()) for search in searches)
+        ids = [optuna_private.search_id(search.handle) for search in searches]
         _remove_pictures(storage.engine, ids, artifacts)
         with Session(storage.engine) as session, session.begin():
             for key in ids:
-                session.delete(session.get_one(models.StudyModel, key))
-    return gone
+                session.delete(session.get_one(StudyModel, key))
+    return trials
 
 
-def _parts(storage: RDBStorage, name: str) -> list[str]:
-    """The names of a study and of its confirmation, of those that are there."""
+def _names(storage: RDBStorage, name: str) -> list[str]:
+    """The names of a search and of its confirmation, of those that are there."""
     return [one for one in (name, name + CONFIRM_SUFFIX) if has_study(storage, one)]
 
 
-def _both(storage: RDBStorage, name: str, url: str) -> list[optuna.Study]:
-    """A study and its confirmation; the latter may be all that is left."""
-    names = _parts(storage, name) or [name]  # or say which there are
-    return [load_study(storage, one, url) for one in names]
+def _both(storage: RDBStorage, name: str, url: str) -> list[SearchRecord]:
+    """A search and its confirmation; the latter may be all that is left."""
+    names = _names(storage, name) or [name]  # or say which there are
+    return [SearchRecord(load_study(storage, one, url)) for one in names]
 
 
-def _state(trial: FrozenTrial) -> str:
-    if is_foreign(trial):
+def _state(trial: TrialRecord) -> str:
+    if trial.is_foreign:
         return "foreign"  # another program added it; it does not count
-    return "cut off" if was_cut(trial) else trial.state.name.lower()
+    return "cut off" if trial.was_cut_off else trial.state.name.lower()
 
 
-def _row(study: str, trial: FrozenTrial) -> dict[str, Any]:
-    kept = trial.user_attrs
-    score = dev_score_of(trial).to_json() if has_score(trial) else {}
+def _row(trial: TrialRecord) -> dict[str, Any]:
+    dev = trial.dev if trial.has_dev else None
     return {
         **trial.params,
-        "study": study,
+        "study": trial.search,
         "trial": trial.number,
         "state": _state(trial),
-        "dev_score": trial.value,
-        **{key: score.get(key) for key in ("low", "high", "studies")},
-        **{
-            key: kept.get(key)
-            for key in (
-                "slot",
-                "role",
-                "epochs",
-                "best_epoch",
-                "seconds",
-                "reason",
-                "from",
-                "of",
-                "digest",
-            )
-        },
-        "started": trial.datetime_start,
-        "ended": trial.datetime_complete,
+        "dev_score": trial.frozen.value,
+        "low": dev and dev.low,
+        "high": dev and dev.high,
+        "studies": dev and dev.studies,
+        "slot": trial.slot,
+        "role": trial.role,
+        "epochs": trial.epochs,
+        "best_epoch": trial.best_epoch,
+        "seconds": trial.seconds,
+        "reason": trial.reason,
+        "from": trial.warm_start,
+        "of": trial.confirmed_trial,
+        "digest": trial.digest,
+        "started": trial.started,
+        "ended": trial.ended,
     }
 
 
 def _read(storage: RDBStorage, name: str, url: str) -> dict[str, _Rows]:
     """All rows of a study, as they were at one moment, by table."""
-    key = load_study(storage, name, url)._study_id
+    key = optuna_private.search_id(load_study(storage, name, url))
     with _snapshot(storage.engine) as connection:
 
         def rows(table: Table, condition: sqlalchemy.ColumnElement[bool]) -> _Rows:
@@ -213,8 +200,8 @@ def _read(storage: RDBStorage, name: str, url: str) -> dict[str, _Rows]:
         mine = select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == key)
         return {
             "trials": sorted(trials, key=lambda trial: int(trial["number"])),
-            **{one: rows(_TABLES[one], _TABLES[one].c.study_id == key) for one in _OF_STUDIES},
-            **{one: rows(_TABLES[one], _TABLES[one].c.trial_id.in_(mine)) for one in _OF_TRIALS},
+            **{one: rows(TABLES[one], TABLES[one].c.study_id == key) for one in SEARCH_TABLES},
+            **{one: rows(TABLES[one], TABLES[one].c.trial_id.in_(mine)) for one in TRIAL_TABLES},
         }
 
 
@@ -231,13 +218,13 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
 
 def _write(connection: Connection, name: str, rows: Mapping[str, _Rows]) -> None:
     """Add a study with these rows. Keys are drawn anew, and what refers to them follows."""
-    study = _add(connection, _TABLES["studies"], {"study_name": name})
+    study = _add(connection, TABLES["studies"], {"study_name": name})
     trials = {
         row["trial_id"]: _add(connection, _TRIALS, {**row, "trial_id": None, "study_id": study})
         for row in rows["trials"]
     }
-    for name_of_table in (*_OF_STUDIES, *_OF_TRIALS):
-        table = _TABLES[name_of_table]
+    for name_of_table in (*SEARCH_TABLES, *TRIAL_TABLES):
+        table = TABLES[name_of_table]
         own_key = table.primary_key.columns.keys()[0]
         changed: list[dict[str, Any]] = []
         for row in rows[name_of_table]:
@@ -264,7 +251,7 @@ def _same(url: str, to: str) -> bool:
 
 def _without_pictures(rows: Mapping[str, _Rows]) -> dict[str, _Rows]:
     return {
-        table: [row for row in each if not str(row.get("key")).startswith(ARTIFACTS_ATTR_PREFIX)]
+        table: [row for row in each if not str(row.get("key")).startswith(ARTIFACT_PREFIX)]
         for table, each in rows.items()
     }
 
@@ -275,16 +262,16 @@ def _remove_pictures(engine: Engine, studies: Sequence[int], artifacts: Path) ->
         return
     ours: set[str] = set()
     theirs: set[str] = set()
-    of_study, of_trial = _TABLES["study_system_attributes"].c, _TABLES["trial_system_attributes"].c
+    of_search, of_trial = SEARCH_FACTS.c, TRIAL_FACTS.c
     queries = (
-        select(of_study.study_id, of_study.key),
+        select(of_search.study_id, of_search.key),
         select(_TRIALS.c.study_id, of_trial.key).where(of_trial.trial_id == _TRIALS.c.trial_id),
     )
     with engine.connect() as connection:
         for columns in queries:
-            query = columns.where(columns.selected_columns.key.startswith(ARTIFACTS_ATTR_PREFIX))
+            query = columns.where(columns.selected_columns.key.startswith(ARTIFACT_PREFIX))
             for study, key in connection.execute(query):
-                (ours if study in studies else theirs).add(key.removeprefix(ARTIFACTS_ATTR_PREFIX))
+                (ours if study in studies else theirs).add(key.removeprefix(ARTIFACT_PREFIX))
     for name in ours - theirs:
         with contextlib.suppress(InputError):  # no name of a picture: not ours to remove
             files.path_within(artifacts, name).unlink(missing_ok=True)

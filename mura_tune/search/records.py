@@ -1,4 +1,8 @@
-"""What studies and trials store out of the dashboard's sight: recipes, dev scores, the split."""
+"""A search and its trials as the database stores them: nothing else knows its attributes' names.
+
+`SearchRecord` is one Optuna study, `TrialRecord` one of its trials; `TrialWriter` stores what a
+running trial comes to. The names of the attributes are those of every earlier version.
+"""
 
 from __future__ import annotations
 
@@ -6,178 +10,570 @@ import base64
 import functools
 import json
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from mura_tune import config
 from mura_tune import recipe as recipes
-from mura_tune.database.outages import of_study
+from mura_tune.config import SearchConfig
+from mura_tune.database import optuna_private
+from mura_tune.database.outages import legible
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import Estimate, StudyScores
+from mura_tune.metrics.estimates import Estimate, Names, StudyScores
 from mura_tune.recipe import Recipe
 
 # System attributes: as user attributes they would be lines of thousands of characters on its page.
-RECIPE = "mura:recipe"
-CONFIG = "mura:config"  # of a study, as `config.to_dict` has it
-COMPARABLE = "mura:comparable"  # what must stay as it is for its trials to be comparable
-DEV = "mura:dev"  # labels and patients of the dev studies of each fold
-SCORES = "mura:dev_scores"  # study probabilities of each fold, float64 in base85
-IDENTITY = "mura:identity"  # of a search, drawn when it starts: its name may be another's later
-SEARCH = "mura:search"  # of a confirmation's trial: the identity of the search that it confirms
+_RECIPE = "mura:recipe"
+_CONFIG = "mura:config"  # of a search, as `config.config_to_dict` has it
+_COMPARABLE = "mura:comparable"  # what must stay as it is for its trials to be comparable
+_DEV = "mura:dev"  # labels and patients of the dev studies of each fold
+_SCORES = "mura:dev_scores"  # probabilities of the dev studies of each fold, float64 in base85
+_IDENTITY = "mura:identity"  # of a search, drawn when it starts: its name may be another's later
+_CONFIRMED_SEARCH = "mura:search"  # of a confirming trial: the identity of the search it confirms
+# User attributes: a person sees them on the dashboard.
+_SLOT, _ROLE, _WORKER, _REASON = "slot", "role", "worker", "reason"
+_WARM_START = "from"  # which trial of which search gave the values
+_CONFIRMED_TRIAL = "of"  # of a confirming trial: the number of the trial that it runs again
+_EPOCHS, _BEST_EPOCH, _SECONDS, _DIGEST = "epochs", "best_epoch", "seconds", "digest"
+_ARTIFACT_SECONDS = "artifact_seconds"  # what earlier versions spent on pictures within `seconds`
+_DEV_SCORE, _DEV_AUC, _DEV_AREA = "dev_score", "dev_auc", "dev_part"
+_SPACE_CHANGES = "space_changes"
+
+# Roles of trials.
+BASELINE, WARM, CONFIRM = "baseline", "warm start", "confirmation"
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+# Reasons that say nothing about a trial's values: another trial runs them.
+KILLED, INTERRUPTED, SILENT, SUPERSEDED = "killed", "interrupted", "silent", "superseded"
+OUTAGE = "outage"  # the database or the disk failed, and not the trial
+_CUT_OFF = (KILLED, INTERRUPTED, SILENT, SUPERSEDED, OUTAGE)
+# What an earlier version stored as a trial's own failure, by the error's name.
+_OUTAGES = (
+    "StorageInternalError",
+    "OperationalError",
+    "InterfaceError",
+    "DBAPIError",
+    "DatabaseError",
+    "PendingRollbackError",
+    "OSError",
+    "PermissionError",
+    "FileNotFoundError",
+    "FileExistsError",
+    "NotADirectoryError",
+    "BlockingIOError",
+    "TimeoutError",
+    "BrokenPipeError",
+    "ConnectionResetError",
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def facts(study: optuna.Study) -> Mapping[str, Any]:
-    """What is stored with a study, by the names above."""
-    attrs: Mapping[str, Any] = study._storage.get_study_system_attrs(study._study_id)
-    return attrs
+@dataclass(frozen=True, eq=False)
+class TrialRecord:
+    """A trial of a search. Reading a property raises where the database holds something else.
 
-
-@of_study
-def comparable_of(study: optuna.Study) -> Mapping[str, Any] | None:
-    """What must stay as it is for the trials of a study to be comparable; None before its start."""
-    comparable: Mapping[str, Any] | None = facts(study).get(COMPARABLE)
-    if comparable is None:
-        return None
-    mappings = {key: dict(comparable[key]) for key in ("recipe", "space")}  # or it is damaged
-    return {**comparable, **mappings}
-
-
-def keep_fact(study: optuna.Study, key: str, value: Any) -> None:
-    """Store something with a study."""
-    study._storage.set_study_system_attr(study._study_id, key, value)
-
-
-def identity_of(study: optuna.Study) -> str | None:
-    """What tells a search from another of its name; None where an early version started it."""
-    identity: str | None = facts(study).get(IDENTITY)
-    return identity
-
-
-def identify(study: optuna.Study) -> None:
-    """Give a search an identity, if it has none. Under the study's lock."""
-    if identity_of(study) is None:
-        keep_fact(study, IDENTITY, uuid.uuid4().hex)
-
-
-def keep_recipe(trial: optuna.Trial, recipe: Recipe) -> None:
-    """Store what the trial trains."""
-    _set(trial, RECIPE, asdict(recipe))
-
-
-def keep_scores(trial: optuna.Trial, runs: Sequence[StudyScores]) -> None:
-    """Store the scores of the dev studies of each fold, in the order of their names."""
-    _set(trial, SCORES, packed(runs))
-
-
-def recipe_of(trial: optuna.Trial | FrozenTrial, study: str = "study") -> Recipe:
-    """The recipe that a trial trained, or was given to train.
-
-    Raises:
-        InputError: it has none: another program, or an early version of this one, made it.
+    Attributes:
+        frozen: the trial as Optuna has it.
+        search: the name of the search, for messages.
     """
-    if not has_recipe(trial):
-        raise InputError(
-            f"{study} trial {trial.number} has no recipe: something else made it; "
-            "start a study of its own with --study NAME"
-        )
-    return _parsed(json.dumps(_attrs(trial)[RECIPE]), f"{study} trial {trial.number}")
+
+    frozen: FrozenTrial
+    search: str = ""
+
+    @property
+    def number(self) -> int:
+        return self.frozen.number
+
+    @property
+    def state(self) -> TrialState:
+        return self.frozen.state
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The value of each searched field of the recipe, by its path."""
+        return self.frozen.params
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """What each of `params` was drawn from."""
+        return self.frozen.distributions
+
+    @property
+    def started(self) -> datetime | None:
+        return self.frozen.datetime_start
+
+    @property
+    def ended(self) -> datetime | None:
+        return self.frozen.datetime_complete
+
+    @property
+    def score(self) -> float:
+        """The dev score of a finished trial, the last one of a pruned trial."""
+        assert self.frozen.value is not None
+        return self.frozen.value
+
+    @property
+    def last_score(self) -> float | None:
+        """The latest dev score, whatever the trial's state; None before the first one."""
+        steps = self.frozen.intermediate_values
+        value = self.frozen.value
+        return value if value is not None or not steps else steps[max(steps)]
+
+    @property
+    def slot(self) -> int | str | None:
+        """The key of the slot that the trial fills."""
+        key = self._facts.get(_SLOT)
+        return key if isinstance(key, int | str) else None
+
+    @property
+    def role(self) -> str | None:
+        """`BASELINE`, `WARM` or `CONFIRM`; None where the sampler drew the values."""
+        role: str | None = self._facts.get(_ROLE)
+        return role
+
+    @property
+    def warm_start(self) -> str | None:
+        """Which trial of which search gave the values."""
+        source: str | None = self._facts.get(_WARM_START)
+        return source
+
+    @property
+    def confirmed_trial(self) -> int | None:
+        """The number of the trial that this one runs again with a new seed."""
+        number: int | None = self._facts.get(_CONFIRMED_TRIAL)
+        return number
+
+    @property
+    def confirmed_search(self) -> str | None:
+        """The identity of the search that this trial confirms."""
+        identity: str | None = self.frozen.system_attrs.get(_CONFIRMED_SEARCH)
+        return identity
+
+    @property
+    def worker(self) -> str | None:
+        """The name of the worker that runs or ran the trial."""
+        worker: str | None = self._facts.get(_WORKER)
+        return worker
+
+    @property
+    def reason(self) -> str | None:
+        """Why the trial failed."""
+        reason: str | None = self._facts.get(_REASON)
+        return reason
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs are trained, over all folds."""
+        epochs: int | None = self._facts.get(_EPOCHS)
+        return epochs
+
+    @property
+    def best_epoch(self) -> int | list[int] | None:
+        """The epoch that was kept; with folds, one for each."""
+        epoch: int | list[int] | None = self._facts.get(_BEST_EPOCH)
+        return epoch
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the trial took, pictures included."""
+        seconds: float | None = self._facts.get(_SECONDS)
+        return seconds
+
+    @property
+    def seconds_an_epoch(self) -> float | None:
+        """Seconds of training over epochs; None before the first epoch or the trial's end."""
+        if not self.epochs or self.seconds is None:
+            return None
+        return float((self.seconds - self._facts.get(_ARTIFACT_SECONDS, 0)) / self.epochs)
+
+    @property
+    def digest(self) -> str | None:
+        """The digest of the recipe."""
+        digest: str | None = self._facts.get(_DIGEST)
+        return digest
+
+    @property
+    def has_recipe(self) -> bool:
+        """Whether the trial stores a recipe; a confirming trial does before it begins."""
+        return _RECIPE in self.frozen.system_attrs
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that the trial trained, or was given to train.
+
+        Raises:
+            InputError: it has none: another program, or an early version of this one, made it.
+        """
+        name = f"study {self.search}" if self.search else "study"
+        if not self.has_recipe:
+            raise InputError(
+                f"{name} trial {self.number} has no recipe: something else made it; "
+                "start a study of its own with --study NAME"
+            )
+        text = json.dumps(self.frozen.system_attrs[_RECIPE])
+        return _parsed_recipe(text, f"{name} trial {self.number}")
+
+    @property
+    def has_dev(self) -> bool:
+        """Whether the trial has come to a dev score with its interval."""
+        return _DEV_SCORE in self._facts or _DEV_AUC in self._facts
+
+    @property
+    def dev(self) -> Estimate:
+        """The dev score of a finished trial with its interval."""
+        if _DEV_SCORE in self._facts:
+            return Estimate.from_json(self._facts[_DEV_SCORE])
+        # No other score than AUC was there yet.
+        return Estimate.from_json(self._facts[_DEV_AUC])
+
+    @property
+    def dev_auc(self) -> Estimate:
+        """The dev AUC of a finished trial with its interval, whatever score decides."""
+        return Estimate.from_json(self._facts[_DEV_AUC]) if self._facts.get(_DEV_AUC) else self.dev
+
+    @property
+    def other_auc(self) -> Estimate | None:
+        """The dev AUC where another score decides."""
+        beside = _DEV_SCORE in self._facts and self._facts.get(_DEV_AUC)
+        return Estimate.from_json(self._facts[_DEV_AUC]) if beside else None
+
+    @property
+    def dev_area(self) -> Estimate | None:
+        """The share of dev studies whose area a multi-task trial recognised, with its interval."""
+        stored = self._facts.get(_DEV_AREA)
+        return Estimate.from_json(stored) if stored else None
+
+    @property
+    def dev_scores(self) -> list[NDArray[np.float64]]:
+        """The dev scores of each fold, to the bit: a rounding would make ties."""
+        texts = self.frozen.system_attrs[_SCORES]
+        return [np.frombuffer(base64.b85decode(text), dtype="<f8") for text in texts]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the trial finished or was pruned."""
+        return self.state in DONE
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another program added a finished or pruned trial: no recipe, or no scores."""
+        if not self.is_done:
+            return False
+        scored = _SCORES in self.frozen.system_attrs and self.has_dev
+        return not (self.has_recipe and (scored or self.state == TrialState.PRUNED))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the trial finished, with a recipe and scores of its own."""
+        return self.state == TrialState.COMPLETE and not self.is_foreign
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether a trial ended without a verdict of its own: its slot is run again, as it was."""
+        if self.state != TrialState.FAIL:
+            return False
+        return self.reason is None or str(self.reason).partition(":")[0] in (*_CUT_OFF, *_OUTAGES)
+
+    @property
+    def failed_by_itself(self) -> bool:
+        """Whether a trial came to an end that is a verdict on what it ran, and no score."""
+        return self.state == TrialState.FAIL and not self.was_cut_off
+
+    def runs(self, recipe: Recipe, identity: str | None, since: datetime | None) -> bool:
+        """Whether the trial runs this recipe, seed and all, to confirm a trial of this search.
+
+        A name says too little: a search may have been deleted, and its confirmation left behind. So
+        a run names its search. One of an earlier version does not; it began after the searched
+        trial.
+
+        Args:
+            identity: of the search.
+            since: when the searched trial began.
+        """
+        if not self.has_recipe or self.recipe != recipe:
+            return False
+        if self.confirmed_search is not None:
+            return bool(self.confirmed_search == identity)
+        return self.started is None or since is None or self.started >= since
+
+    def confirms(self, trial: TrialRecord, identity: str | None) -> bool:
+        """Whether this trial runs a trial of the search `identity` again, with any seed."""
+        if self.confirmed_trial != trial.number or not self.has_recipe:
+            return False
+        reseeded = replace(trial.recipe, seed=self.recipe.seed)
+        return self.runs(reseeded, identity, trial.started)
+
+    @property
+    def _facts(self) -> Mapping[str, Any]:
+        return self.frozen.user_attrs
 
 
 @functools.lru_cache(maxsize=4096)  # a worker looks at the same trials after each of its own
-def _parsed(text: str, source: str) -> Recipe:
+def _parsed_recipe(text: str, source: str) -> Recipe:
     return recipes.recipe_from_dict(json.loads(text), source)
 
 
-def has_recipe(trial: optuna.Trial | FrozenTrial) -> bool:
-    """Whether its recipe was fixed before it began: a confirmation's is."""
-    return RECIPE in _attrs(trial)
+@dataclass(frozen=True, eq=False)
+class TrialWriter:
+    """Stores what a running trial is and what it comes to."""
+
+    trial: optuna.Trial
+    search: str = ""
+
+    def read(self) -> TrialRecord:
+        """The trial as the database has it now."""
+        return TrialRecord(optuna_private.frozen(self.trial), self.search)
+
+    def store_worker(self, worker: str, slot: int | str) -> None:
+        """Store who runs the trial, and the slot it fills unless it was queued for one."""
+        self.trial.set_user_attr(_WORKER, worker)
+        if _SLOT not in self.trial.user_attrs:
+            self.trial.set_user_attr(_SLOT, slot)
+
+    def store_recipe(self, recipe: Recipe) -> None:
+        """Store what the trial trains."""
+        optuna_private.store_trial_fact(self.trial, _RECIPE, asdict(recipe))
+        self.trial.set_user_attr(_DIGEST, recipe.digest)
+
+    def store_epochs(self, epochs: int) -> None:
+        """Store how many epochs are trained."""
+        self.trial.set_user_attr(_EPOCHS, epochs)
+
+    def store_estimates(
+        self,
+        dev: Estimate,
+        best_epoch: int | list[int],
+        auc: Estimate | None = None,
+        area: Estimate | None = None,
+    ) -> None:
+        """Store the dev score that decides, and what stands beside it.
+
+        Args:
+            best_epoch: the epoch that was kept; with folds, one for each.
+            auc: the dev AUC, where another score decides.
+            area: the share of dev studies whose area was recognised, where that is a second task.
+        """
+        self.trial.set_user_attr(_BEST_EPOCH, best_epoch)
+        self.trial.set_user_attr(_DEV_SCORE, asdict(dev))
+        if auc is not None:
+            self.trial.set_user_attr(_DEV_AUC, asdict(auc))
+        if area is not None:
+            self.trial.set_user_attr(_DEV_AREA, asdict(area))
+
+    def store_scores(self, folds: Sequence[StudyScores]) -> None:
+        """Store the scores of the dev studies of each fold, in the order of their names."""
+        optuna_private.store_trial_fact(self.trial, _SCORES, _packed(folds))
+
+    def store_reason(self, reason: str) -> None:
+        """Store why the trial fails, unless it was lost to another worker meanwhile."""
+        self._store_late(_REASON, reason)
+
+    def store_seconds(self, seconds: float) -> None:
+        """Store how long the trial took, unless it was lost to another worker meanwhile."""
+        self._store_late(_SECONDS, seconds)
+
+    def _store_late(self, name: str, value: object) -> None:
+        try:
+            self.trial.set_user_attr(name, value)
+        except UpdateFinishedTrialError:
+            return
 
 
-def is_foreign(trial: FrozenTrial) -> bool:
-    """Whether another program added a finished or pruned trial: it has no recipe, or no scores."""
-    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
-        return False
-    scored = trial.state == TrialState.PRUNED or (SCORES in trial.system_attrs and has_score(trial))
-    return not (has_recipe(trial) and scored)
+@dataclass(frozen=True, eq=False)
+class DevFold:
+    """The dev studies of one fold, a row each: labels (S,) and patients (S,), by number."""
+
+    labels: NDArray[np.int64]
+    patients: Names
+
+    def with_scores(self, scores: NDArray[np.float64]) -> StudyScores:
+        """The table of these studies with one trial's scores (S,)."""
+        names = np.array([str(row) for row in range(len(scores))])
+        return StudyScores(names, self.patients, self.labels, scores)
 
 
-def is_rerun(
-    run: FrozenTrial, recipe: Recipe, identity: str | None, since: datetime | None
-) -> bool:
-    """Whether a trial runs this recipe, seed and all, for this search.
+@dataclass(frozen=True, eq=False)
+class SearchRecord:
+    """A search, or the confirmation of one: the Optuna study `handle` and what is stored with it.
 
-    A name says too little: a search may have been deleted, and its confirmation left behind. So a
-    run names its search. One of an earlier version does not; it began after the searched trial.
-
-    Args:
-        identity: of the search.
-        since: when the searched trial began.
+    Whatever is read is read from the database at that moment.
     """
-    if not has_recipe(run) or recipe_of(run) != recipe:
-        return False
-    if (named := run.system_attrs.get(SEARCH)) is not None:
-        return bool(named == identity)
-    return run.datetime_start is None or since is None or run.datetime_start >= since
+
+    handle: optuna.Study
+
+    @property
+    def name(self) -> str:
+        return self.handle.study_name
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the search was started by this program, and so stores what `comparable` says."""
+        return _COMPARABLE in self._facts
+
+    @property
+    def comparable(self) -> Mapping[str, Any] | None:
+        """What must stay as it is for the trials to be comparable; None before the start.
+
+        Raises:
+            InputError: the database holds something else.
+        """
+        with self.legible():
+            stored: Mapping[str, Any] | None = self._facts.get(_COMPARABLE)
+            if stored is None:
+                return None
+            mappings = {key: dict(stored[key]) for key in ("recipe", "space")}  # or it is damaged
+            return {**stored, **mappings}
+
+    @property
+    def plain_config(self) -> Mapping[str, Any]:
+        """The configuration as `config.config_to_dict` made it; empty where none is stored."""
+        plain: Mapping[str, Any] = self._facts.get(_CONFIG, {})
+        return plain
+
+    @property
+    def config(self) -> SearchConfig:
+        """The configuration that the latest call went on with."""
+        return config.config_from_dict(self._facts[_CONFIG], f"study {self.name}")
+
+    @property
+    def identity(self) -> str | None:
+        """What tells a search from another of its name; None where an early version started it."""
+        identity: str | None = self._facts.get(_IDENTITY)
+        return identity
+
+    @property
+    def dev_folds(self) -> list[DevFold]:
+        """The dev studies of each fold; one fold unless the split has several."""
+        return [
+            DevFold(np.array(fold["labels"], dtype=np.int64), np.array(fold["patients"]))
+            for fold in self._facts[_DEV]
+        ]
+
+    def scored(self, trial: TrialRecord) -> list[StudyScores]:
+        """The dev studies of each fold with the scores of a trial."""
+        pairs = zip(self.dev_folds, trial.dev_scores, strict=True)
+        return [fold.with_scores(scores) for fold, scores in pairs]
+
+    def trials(self, *states: TrialState) -> list[TrialRecord]:
+        """All trials in the order of their numbers, or those in one of `states`."""
+        trials = self.handle.get_trials(deepcopy=False, states=states or None)
+        return [TrialRecord(trial, self.name) for trial in trials]
+
+    @contextmanager
+    def legible(self) -> Iterator[None]:
+        """Within it, a search that cannot be read is one line with the database's name.
+
+        Raises:
+            InputError: the database refuses, or what it holds is not as it was stored.
+        """
+        with legible(optuna_private.storage_url(self.handle), f"study {self.name}"):
+            yield
+
+    def store_comparable(self, comparable: Mapping[str, Any]) -> None:
+        """Store what must stay as it is for the trials to be comparable."""
+        self._store(_COMPARABLE, comparable)
+
+    def store_config(self, plain: Mapping[str, Any]) -> None:
+        """Store the configuration, as `config.config_to_dict` makes it."""
+        self._store(_CONFIG, plain)
+
+    def store_dev(self, folds: Sequence[DevFold]) -> None:
+        """Store labels and patients of the dev studies of each fold, in the order of scores."""
+        plain = [
+            {"labels": fold.labels.tolist(), "patients": fold.patients.tolist()} for fold in folds
+        ]
+        self._store(_DEV, plain)
+
+    def identify(self) -> None:
+        """Give the search an identity, if it has none. Under its lock."""
+        if self.identity is None:
+            self.store_identity(uuid.uuid4().hex)
+
+    def store_identity(self, identity: str) -> None:
+        """Store what tells the search from another of its name."""
+        self._store(_IDENTITY, identity)
+
+    def add_space_changes(self, changes: Sequence[str]) -> None:
+        """Store, where people see it, how ranges were changed after the start."""
+        history: Sequence[str] = self.handle.user_attrs.get(_SPACE_CHANGES, [])
+        self.handle.set_user_attr(_SPACE_CHANGES, [*history, *changes])
+
+    def queue(
+        self,
+        slot: int | str,
+        values: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        *,
+        role: str | None = None,
+        warm_start: str | None = None,
+        confirmed_trial: int | None = None,
+        recipe: Recipe | None = None,
+        identity: str | None = None,
+    ) -> None:
+        """Add a trial that waits for a worker.
+
+        Optuna's `enqueue_trial` would take values outside the space with a warning.
+
+        Args:
+            recipe: what exactly the trial has to train, for a search with this `identity`.
+        """
+        named = {_ROLE: role, _WARM_START: warm_start, _CONFIRMED_TRIAL: confirmed_trial}
+        facts = {name: value for name, value in named.items() if value is not None}
+        self.handle.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                params=dict(values),
+                distributions=dict(distributions),
+                user_attrs={**facts, _SLOT: slot},
+                system_attrs=_recipe_facts(recipe, identity) if recipe else {},
+            )
+        )
+
+    def fail(self, trial: TrialRecord, reason: str) -> None:
+        """End a trial of another worker as failed; one that ended meanwhile stays as it is."""
+        optuna_private.fail(self.handle, trial.frozen, _REASON, reason)
+
+    def silent_numbers(self, running: Sequence[TrialRecord]) -> set[int]:
+        """Numbers of the running trials whose heartbeat is older than the grace period."""
+        return optuna_private.stale_numbers(self.handle, [trial.frozen for trial in running])
+
+    @property
+    def _facts(self) -> Mapping[str, Any]:
+        return optuna_private.search_facts(self.handle)
+
+    def _store(self, name: str, value: Any) -> None:
+        optuna_private.store_search_fact(self.handle, name, value)
 
 
-def confirms(run: FrozenTrial, trial: FrozenTrial, identity: str | None) -> bool:
-    """Whether a trial of a confirmation runs a searched trial again, with any seed."""
-    if run.user_attrs.get("of") != trial.number or not has_recipe(run):
-        return False
-    again = replace(recipe_of(trial), seed=recipe_of(run).seed)
-    return is_rerun(run, again, identity, trial.datetime_start)
+def reads_search(
+    function: Callable[Concatenate[SearchRecord, P], T],
+) -> Callable[Concatenate[SearchRecord, P], T]:
+    """`SearchRecord.legible` around a function that reads a search, its first argument."""
+
+    @functools.wraps(function)
+    def reading(search: SearchRecord, /, *args: P.args, **options: P.kwargs) -> T:
+        with search.legible():
+            return function(search, *args, **options)
+
+    return reading
 
 
-def scores_of(trial: FrozenTrial) -> list[NDArray[np.float64]]:
-    """The dev scores of each fold, to the bit: a rounding would make ties."""
-    texts = trial.system_attrs[SCORES]
-    return [np.frombuffer(base64.b85decode(text), dtype="<f8") for text in texts]
-
-
-def has_score(trial: optuna.Trial | FrozenTrial) -> bool:
-    """Whether it has come to a dev score."""
-    return "dev_score" in trial.user_attrs or "dev_auc" in trial.user_attrs
-
-
-def dev_score_of(trial: optuna.Trial | FrozenTrial) -> Estimate:
-    """A finished trial's dev score with its interval."""
-    attrs = trial.user_attrs  # the second name is from before there were other scores than AUC
-    return Estimate.from_json(attrs["dev_score"] if "dev_score" in attrs else attrs["dev_auc"])
-
-
-def dev_auc_of(trial: optuna.Trial | FrozenTrial) -> Estimate:
-    """A finished trial's dev AUC with its interval, whatever decides."""
-    stored = trial.user_attrs.get("dev_auc")
-    return Estimate.from_json(stored) if stored else dev_score_of(trial)
-
-
-def dev_part_of(trial: optuna.Trial | FrozenTrial) -> Estimate:
-    """A finished multi-task trial's share of dev studies whose body part it recognised."""
-    return Estimate.from_json(trial.user_attrs["dev_part"])
-
-
-def packed(runs: Sequence[StudyScores]) -> list[str]:
+def _packed(folds: Sequence[StudyScores]) -> list[str]:
     """The scores of each fold as text."""
-    return [base64.b85encode(run.scores.astype("<f8").tobytes()).decode() for run in runs]
+    return [base64.b85encode(fold.scores.astype("<f8").tobytes()).decode() for fold in folds]
 
 
-def as_attrs(recipe: Recipe, identity: str | None = None) -> Mapping[str, Any]:
-    """System attributes of a trial that is queued with a fixed recipe, for a search."""
-    attrs: dict[str, Any] = {RECIPE: asdict(recipe)}
-    return attrs if identity is None else {**attrs, SEARCH: identity}
-
-
-def _attrs(trial: optuna.Trial | FrozenTrial) -> Mapping[str, Any]:
-    if isinstance(trial, FrozenTrial):
-        return trial.system_attrs
-    return trial.storage.get_trial_system_attrs(trial._trial_id)
-
-
-def _set(trial: optuna.Trial, key: str, value: Any) -> None:
-    trial.storage.set_trial_system_attr(trial._trial_id, key, value)
+def _recipe_facts(recipe: Recipe, identity: str | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {_RECIPE: asdict(recipe)}
+    return facts if identity is None else {**facts, _CONFIRMED_SEARCH: identity}

@@ -9,38 +9,20 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from mura_tune import config
 from mura_tune.config import SearchConfig
-from mura_tune.database.outages import legible, of_study
+from mura_tune.database.outages import legible
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import database
 from mura_tune.errors import InputError
 from mura_tune.metrics.comparison import compare_folds
-from mura_tune.metrics.estimates import Estimate, Measure, StudyScores
+from mura_tune.metrics.estimates import Estimate, Measure
 from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.recipe import Recipe
-from mura_tune.search.records import (
-    COMPARABLE,
-    CONFIG,
-    DEV,
-    confirms,
-    dev_score_of,
-    facts,
-    identity_of,
-    is_foreign,
-    recipe_of,
-    scores_of,
-)
-from mura_tune.search.slots import (
-    BASELINE,
-    confirm_slots,
-    failed_by_itself,
-    fills,
-    searched,
-    was_cut,
-)
+from mura_tune.search.records import BASELINE, SearchRecord, TrialRecord, reads_search
+from mura_tune.search.slots import confirm_slots, fills, searched
 from mura_tune.training.tasks import task_of
 
 
@@ -146,9 +128,9 @@ class Choice:
         runs: the confirmations of each candidate that has all of them; the rest as `Best` has it.
     """
 
-    winner: FrozenTrial
-    finished: dict[int, FrozenTrial]
-    runs: dict[int, list[FrozenTrial]]
+    winner: TrialRecord
+    finished: dict[int, TrialRecord]
+    runs: dict[int, list[TrialRecord]]
     pending: tuple[int, ...]
     unconfirmed: dict[int, str]
     config: SearchConfig
@@ -156,96 +138,94 @@ class Choice:
     @property
     def confirmed(self) -> tuple[Confirmed, ...]:
         """The candidates with all their new seeds, best mean first."""
-        scores = {number: tuple(map(_value, runs)) for number, runs in self.runs.items()}
+        scores = {number: tuple(run.score for run in runs) for number, runs in self.runs.items()}
         means = [Confirmed(number, each, float(np.mean(each))) for number, each in scores.items()]
         return tuple(sorted(means, key=lambda one: (-one.mean, one.trial)))
 
 
-@of_study
-def choose(study: optuna.Study, confirming: optuna.Study | None = None) -> Choice:
+@reads_search
+def choose(search: SearchRecord, confirmation: SearchRecord | None = None) -> Choice:
     """The winner: by its confirmation where that is done, else by score.
 
     Raises:
         InputError: no trial has finished, or something else made the study.
     """
-    trials = study.get_trials(deepcopy=False)
-    finished = {t.number: t for t in trials if t.state == TrialState.COMPLETE and not is_foreign(t)}
-    name, stored = study.study_name, facts(study)
-    if not finished and (COMPARABLE in stored or not trials):
+    trials, name = search.trials(), search.name
+    finished = {t.number: t for t in trials if t.is_finished}
+    if not finished and (search.is_ours or not trials):
         raise InputError(
             f"study {name}: no finished trial among {len(trials)}; run 'make tune AREA={name}'"
         )
-    if COMPARABLE not in stored:
+    if not search.is_ours:
         raise InputError(
             f"study {name}: another program, or an early version of this one, made "
             "it; tune again in a database of its own with --storage FILE"
         )
-    resolved = config.config_from_dict(stored[CONFIG], f"study {name}")
-    again = confirming.get_trials(deepcopy=False) if confirming else []
-    identity = identity_of(study)
-    pending, unconfirmed = _open_ends(resolved, trials, again, identity)
-    runs: dict[int, list[FrozenTrial]] = {}
-    for run in again:
-        trial = finished.get(run.user_attrs.get("of", -1))
-        whole = run.state == TrialState.COMPLETE and not is_foreign(run)
-        if trial and whole and confirms(run, trial, identity):
+    resolved, identity = search.config, search.identity
+    reruns = confirmation.trials() if confirmation else []
+    pending, unconfirmed = _open_ends(resolved, trials, reruns, identity)
+    runs: dict[int, list[TrialRecord]] = {}
+    for run in reruns:
+        trial = None if run.confirmed_trial is None else finished.get(run.confirmed_trial)
+        if trial and run.is_finished and run.confirms(trial, identity):
             runs.setdefault(trial.number, []).append(run)
     seeds = resolved.budget.confirm.seeds
     runs = {number: done for number, done in runs.items() if len(done) >= seeds}
-    winner = max(finished.values(), key=lambda t: (_value(t), -t.number))
+    winner = max(finished.values(), key=lambda t: (t.score, -t.number))
     choice = Choice(winner, finished, runs, pending, unconfirmed, resolved)
     if pending or not runs:
         return choice
     return replace(choice, winner=finished[choice.confirmed[0].trial])
 
 
-@of_study
-def best(study: optuna.Study, confirming: optuna.Study | None = None) -> Best:
+@reads_search
+def best(search: SearchRecord, confirmation: SearchRecord | None = None) -> Best:
     """The best finished trial, by its confirmation where there is one.
 
     Raises:
         InputError: no trial has finished, or something else made the study.
     """
-    chosen = choose(study, confirming)
-    trials, name = study.get_trials(deepcopy=False), study.study_name
-    comparable, resolved = facts(study)[COMPARABLE], chosen.config
+    chosen = choose(search, confirmation)
+    trials, resolved, comparable = search.trials(), chosen.config, search.comparable
+    assert comparable is not None  # or `choose` refuses
     task = task_of(resolved.task, resolved.recipe.monitor)
     finished, winner = chosen.finished.values(), chosen.winner
-    baseline = next((t for t in finished if t.user_attrs.get("role") == BASELINE), None)
-    ours = [t for t in trials if not is_foreign(t)]
+    baseline = next((t for t in finished if t.role == BASELINE), None)
     return Best(
-        study=name,
+        study=search.name,
         area=comparable["area"],
         monitor=task.monitor,
-        best=_trial(winner, name),
-        baseline=_trial(baseline, name) if baseline else None,
+        best=_trial(winner),
+        baseline=_trial(baseline) if baseline else None,
         confirmed=chosen.confirmed,
-        difference=_difference(study, task.measure, winner, baseline, chosen.runs),
-        rarer=_rarer(study),
-        span=(min(map(_value, finished)), max(map(_value, finished))),
+        difference=_difference(search, task.measure, winner, baseline, chosen.runs),
+        rarer=_rarer(search),
+        span=(min(t.score for t in finished), max(t.score for t in finished)),
         counts=counts(trials),
-        history=tuple(Point(t.number, t.state.name, _last(t)) for t in ours),
+        history=tuple(
+            Point(t.number, t.state.name, t.last_score) for t in trials if not t.is_foreign
+        ),
         config=resolved,
         dataset=comparable["dataset"],
         split_hash=comparable["split_hash"],
         starts=comparable.get("starts", {}),
         pending=chosen.pending,
         unconfirmed=chosen.unconfirmed,
-        foreign=tuple(t.number for t in trials if is_foreign(t)),
+        foreign=tuple(t.number for t in trials if t.is_foreign),
     )
 
 
 def best_in(url: str, name: str) -> Best:
     """`best` of a study by name, with its confirmation. Raises InputError as `best` does."""
     storage = open_storage(url)
-    study = load_study(storage, name, url)
-    return best(study, confirmation(storage, name))
+    search = SearchRecord(load_study(storage, name, url))
+    return best(search, load_confirmation(storage, name))
 
 
-def confirmation(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study | None:
-    """The study that confirms study `name`, if it exists."""
+def load_confirmation(storage: optuna.storages.BaseStorage, name: str) -> SearchRecord | None:
+    """The confirmation of search `name`, if it exists."""
     try:
-        return optuna.load_study(study_name=name + CONFIRM_SUFFIX, storage=storage)
+        return SearchRecord(optuna.load_study(study_name=name + CONFIRM_SUFFIX, storage=storage))
     except KeyError:
         return None
 
@@ -265,17 +245,17 @@ def finished_studies(url: str) -> list[str]:
     return sorted(names)
 
 
-def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+def counts(trials: Sequence[TrialRecord]) -> dict[str, int]:
     """Trials by how they ended; those that were cut off have been run again since, or will be."""
     counter = Counter(map(state_of, trials))
     return {word: counter[word] for word in (*_STATES.values(), CUT_OFF, FOREIGN)}
 
 
-def state_of(trial: FrozenTrial) -> str:
+def state_of(trial: TrialRecord) -> str:
     """How a trial ended, or that it has not, in a word."""
-    if is_foreign(trial):
+    if trial.is_foreign:
         return FOREIGN
-    return CUT_OFF if was_cut(trial) else _STATES[trial.state.name]
+    return CUT_OFF if trial.was_cut_off else _STATES[trial.state.name]
 
 
 def numbers(noun: str, of: Sequence[int]) -> str:
@@ -286,8 +266,8 @@ def numbers(noun: str, of: Sequence[int]) -> str:
 
 def _has_finished(storage: optuna.storages.BaseStorage, name: str) -> bool:
     """Whether a trial of the search has finished, other programs' left aside."""
-    trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-    return any(t.state == TrialState.COMPLETE and not is_foreign(t) for t in trials)
+    search = SearchRecord(optuna.load_study(study_name=name, storage=storage))
+    return any(trial.is_finished for trial in search.trials())
 
 
 _STATES = {
@@ -301,30 +281,31 @@ CUT_OFF, FOREIGN = "cut off", "foreign"
 
 
 def _open_ends(
-    study: SearchConfig,
-    trials: Sequence[FrozenTrial],
-    again: Sequence[FrozenTrial],
+    search_config: SearchConfig,
+    trials: Sequence[TrialRecord],
+    reruns: Sequence[TrialRecord],
     identity: str | None,
 ) -> tuple[tuple[int, ...], dict[int, str]]:
     """Candidates whose confirmation is not done though it has begun, and those that failed in it.
 
     Args:
-        again: the trials of the confirmation.
+        reruns: the trials of the confirmation.
     """
-    if not searched(study, trials):
+    if not searched(search_config, trials):
         return (), {}
     begun = False
     pending: list[int] = []
     failed: dict[int, str] = {}
-    for slot in confirm_slots(study, trials, identity):
-        number = int(slot.attrs["of"])
-        runs = [t for t in again if fills(t, slot)]
+    for slot in confirm_slots(search_config, trials, identity):
+        assert slot.confirmed_trial is not None
+        number = slot.confirmed_trial
+        runs = [t for t in reruns if fills(t, slot)]
         begun = begun or bool(runs)
         if any(t.state == TrialState.COMPLETE for t in runs):
             continue
-        own = [t for t in runs if failed_by_itself(t)]
+        own = [t for t in runs if t.failed_by_itself]
         if own:
-            failed[number] = str(own[-1].user_attrs.get("reason"))
+            failed[number] = str(own[-1].reason)
         else:
             pending.append(number)
     to_go = tuple(dict.fromkeys(n for n in pending if n not in failed))
@@ -332,67 +313,37 @@ def _open_ends(
 
 
 def _difference(
-    study: optuna.Study,
+    search: SearchRecord,
     measure: Measure,
-    winner: FrozenTrial,
-    baseline: FrozenTrial | None,
-    again: dict[int, list[FrozenTrial]],
+    winner: TrialRecord,
+    baseline: TrialRecord | None,
+    reruns: dict[int, list[TrialRecord]],
 ) -> Estimate | None:
     if baseline is None or winner.number == baseline.number:
         return None
     pair = [winner, baseline]
-    both = all(t.number in again for t in pair)
+    both = all(t.number in reruns for t in pair)
     ours, theirs = (
-        [_scored(study, run) for run in (again[t.number] if both else [t])] for t in pair
+        [search.scored(run) for run in (reruns[t.number] if both else [t])] for t in pair
     )
     return compare_folds(ours, theirs, measure=measure)
 
 
-def _rarer(study: optuna.Study) -> int:
+def _rarer(search: SearchRecord) -> int:
     """Dev patients of the class that has fewest of them, over all folds."""
-    found: dict[int, int] = {}
-    for part in _dev(study):
-        pairs = set(zip(part["patients"], part["labels"], strict=True))
-        for _, label in pairs:
-            found[label] = found.get(label, 0) + 1
-    return min(found.values())
+    patients: Counter[int] = Counter()
+    for fold in search.dev_folds:
+        pairs = set(zip(fold.patients.tolist(), fold.labels.tolist(), strict=True))
+        patients.update(label for _, label in pairs)
+    return min(patients.values())
 
 
-def _dev(study: optuna.Study) -> list[dict[str, list[int]]]:
-    """Labels and patients of the dev studies of each fold, as `resume` stored them."""
-    parts: list[dict[str, list[int]]] = facts(study)[DEV]
-    return parts
-
-
-def _scored(study: optuna.Study, trial: FrozenTrial) -> list[StudyScores]:
-    """The dev studies of each fold with this trial's scores."""
-    return [
-        StudyScores(
-            names=np.array([str(i) for i in range(len(scores))]),
-            patients=np.array(part["patients"]),
-            labels=np.array(part["labels"], dtype=np.int64),
-            scores=scores,
-        )
-        for part, scores in zip(_dev(study), scores_of(trial), strict=True)
-    ]
-
-
-def _trial(trial: FrozenTrial, study: str) -> Trial:
+def _trial(trial: TrialRecord) -> Trial:
     return Trial(
         number=trial.number,
-        score=_value(trial),
-        estimate=dev_score_of(trial),
+        score=trial.score,
+        estimate=trial.dev,
         params=trial.params,
-        recipe=recipe_of(trial, f"study {study}"),
-        source=trial.user_attrs.get("from"),
+        recipe=trial.recipe,
+        source=trial.warm_start,
     )
-
-
-def _last(trial: FrozenTrial) -> float | None:
-    steps = trial.intermediate_values
-    return trial.value if trial.value is not None or not steps else steps[max(steps)]
-
-
-def _value(trial: FrozenTrial) -> float:
-    assert trial.value is not None  # finished
-    return trial.value

@@ -15,7 +15,7 @@ import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from mura_tune.config import Budget, SearchConfig
 from mura_tune.data.prepare import Prepared
@@ -27,8 +27,8 @@ from mura_tune.names import CONFIRM_SUFFIX, check_search_name
 from mura_tune.search import space as spaces
 from mura_tune.search.comparable import as_begun, same_or_refuse
 from mura_tune.search.preflight import check_networks
-from mura_tune.search.records import comparable_of, has_recipe, identity_of
-from mura_tune.search.results import confirmation
+from mura_tune.search.records import SUPERSEDED, SearchRecord, TrialRecord, TrialWriter
+from mura_tune.search.results import load_confirmation
 from mura_tune.search.slots import (
     Plan,
     Slot,
@@ -82,7 +82,7 @@ class Ended:
     """A trial that ended, for whoever watches."""
 
     study: str
-    trial: FrozenTrial
+    trial: TrialRecord
 
 
 Event = Progress | Ended
@@ -105,12 +105,14 @@ def start(job: Job, how: WorkerSettings, *, allow_space_change: bool = False) ->
     TASKS[job.study.task].outputs(len(job.prepared.areas))  # or refuse a router of one area
     storage = open_storage(how.url, create=True, patience=how.patience)
     with lock_of(how.url, job.name, how.patience):
-        opened = optuna.create_study(
-            storage=storage, study_name=job.name, direction="maximize", load_if_exists=True
+        search = SearchRecord(
+            optuna.create_study(
+                storage=storage, study_name=job.name, direction="maximize", load_if_exists=True
+            )
         )
-        space = spaces.as_started(space, comparable_of(opened))
+        space = spaces.as_started(space, search.comparable)
         same_or_refuse(
-            opened,
+            search,
             job.study,
             spaces.space_to_json(space),
             job.prepared,
@@ -118,10 +120,10 @@ def start(job: Job, how: WorkerSettings, *, allow_space_change: bool = False) ->
         )
     if how.warm_start != AUTO:  # or refuse what is named
         warm_starts(storage, job.name, job.study, space, how.warm_start)
-    again = confirmation(storage, job.name)
+    confirmation = load_confirmation(storage, job.name)
     return {
-        job.name: len(opened.get_trials(deepcopy=False)),
-        job.name + CONFIRM_SUFFIX: len(again.get_trials(deepcopy=False)) if again else 0,
+        job.name: len(search.trials()),
+        job.name + CONFIRM_SUFFIX: len(confirmation.trials()) if confirmation else 0,
     }
 
 
@@ -200,12 +202,14 @@ class _Course:
 
     def __post_init__(self) -> None:
         self.lock: Lock = lock_of(self.how.url, self.job.name, self.how.patience)
-        self.study = optuna.load_study(
-            study_name=self.job.name, storage=self.storage, pruner=pruner(self.job.study)
+        self.search = SearchRecord(
+            optuna.load_study(
+                study_name=self.job.name, storage=self.storage, pruner=pruner(self.job.study)
+            )
         )
-        self.job = replace(self.job, study=as_begun(self.study, self.job.study))
-        self.space = spaces.as_started(spaces.space_of(self.job.study), comparable_of(self.study))
-        self._confirming: optuna.Study | None = None
+        self.job = replace(self.job, study=as_begun(self.search, self.job.study))
+        self.space = spaces.as_started(spaces.space_of(self.job.study), self.search.comparable)
+        self._confirmation: SearchRecord | None = None
         self._material: Material | None = None
         self._warm: Sequence[WarmStart] = ()
 
@@ -213,49 +217,49 @@ class _Course:
         """Whether nothing is left; counts what runs elsewhere on the way."""
         if (stage := self._stage()) is None:
             return True
-        study, plan = stage
-        trials = study.get_trials(deepcopy=False)
+        search, plan = stage
+        trials = search.trials()
         now = standing(trials, plan(trials))
         self.running = now.running
-        return study is not self.study and now.done == now.wanted
+        return search is not self.search and now.done == now.slots
 
     def one_more(self) -> bool:
         """Run the next open slot; False when none is open."""
         if (stage := self._stage()) is None:
             return False
-        study, plan = stage
+        search, plan = stage
         self._look_up_siblings()
         self.alive.renew()
-        first = self.since.get(study.study_name, 0)
+        first = self.since.get(search.name, 0)
         self.lock.acquire()
         try:
-            slot = next_slot(study, plan, self.space, self.alive.lives, first)
+            slot = next_slot(search, plan, self.space, self.alive.lives, first)
             if slot is None:
                 return False
             if self._material is None:
                 self.lock.release()  # the others need not wait while it is read
                 self._material = material(self.job.prepared, self.job.study, self.device)
                 return True
-            number = len(study.get_trials(deepcopy=False))
-            study.sampler = _sampler(self.job.study.budget, number)
+            number = len(search.trials())
+            search.handle.sampler = _sampler(self.job.study.budget, number)
             objective = Objective(
-                study.study_name,
+                search.name,
                 self.job.study,
                 self.space,
                 self._material,
                 self._let_go,
                 self.tell,
                 self.keep,
-                self._source(study),
+                self._source(search),
             )
-            self._optimise(study, _Run(objective, self.alive.name, slot))
+            self._optimise(search, _Run(objective, self.alive.name, slot))
         finally:
             self.lock.release()
         return True
 
     def _look_up_siblings(self) -> None:
         """What the next slots may start from. Others need not wait for it: it is not locked."""
-        trials, study = self.study.get_trials(deepcopy=False), self.job.study
+        trials, study = self.search.trials(), self.job.study
         self._warm = (
             warm_starts(self.storage, self.job.name, study, self.space, self.how.warm_start)
             if untried(study, trials)
@@ -268,11 +272,11 @@ class _Course:
         self.lock.release()
         return alone
 
-    def _optimise(self, study: optuna.Study, run: _Run) -> None:
+    def _optimise(self, search: SearchRecord, run: _Run) -> None:
         try:
-            study.optimize(run, n_trials=1, catch=(Exception,))
+            search.handle.optimize(run, n_trials=1, catch=(Exception,))
         except (UpdateFinishedTrialError, ValueError, AssertionError):
-            trial = study.get_trials(deepcopy=False)[run.number] if run.number >= 0 else None
+            trial = search.trials()[run.number] if run.number >= 0 else None
             if trial is None or trial.state != TrialState.FAIL:
                 raise
             # It was silent for too long, and its slot given to another worker: leave it to that.
@@ -281,30 +285,31 @@ class _Course:
         if run.trouble:  # told by whoever catches it, in one line
             raise run.trouble
         if run.number >= 0:
-            self.tell(Ended(study.study_name, study.get_trials(deepcopy=False)[run.number]))
+            self.tell(Ended(search.name, search.trials()[run.number]))
 
-    def _stage(self) -> tuple[optuna.Study, Plan] | None:
+    def _stage(self) -> tuple[SearchRecord, Plan] | None:
         """The search while it has open slots, then the confirmation, if one is wanted."""
-        trials, study = self.study.get_trials(deepcopy=False), self.job.study
+        trials, study = self.search.trials(), self.job.study
         if not searched(study, trials):
-            return self.study, lambda now: search_slots(study, self.space, now, lambda: self._warm)
-        slots = confirm_slots(study, trials, identity_of(self.study))
+            return self.search, lambda now: search_slots(study, self.space, now, lambda: self._warm)
+        slots = confirm_slots(study, trials, self.search.identity)
         if not slots:
             return None
-        if self._confirming is None:
+        if self._confirmation is None:
             with self.lock:
-                self._confirming = optuna.create_study(
+                handle = optuna.create_study(
                     storage=self.storage,
                     study_name=self.job.name + CONFIRM_SUFFIX,
                     direction="maximize",
                     load_if_exists=True,
                     pruner=optuna.pruners.NopPruner(),
                 )
-        return self._confirming, lambda now: slots
+            self._confirmation = SearchRecord(handle)
+        return self._confirmation, lambda now: slots
 
-    def _source(self, study: optuna.Study) -> Source:
+    def _source(self, search: SearchRecord) -> Source:
         """Search trials share what frozen stages give; a confirmation has its own seed's views."""
-        if self.how.features is None or study is not self.study:
+        if self.how.features is None or search is not self.search:
             return pixels
         return Features(Store(self.how.features, self.how.feature_bytes))
 
@@ -325,13 +330,11 @@ class _Run:
     trouble: Exception | None = None
 
     def __call__(self, trial: optuna.Trial) -> float:
-        self.number = trial.number
+        self.number, writer = trial.number, TrialWriter(trial)
         try:
-            trial.set_user_attr("worker", self.worker)
-            if "slot" not in trial.user_attrs:
-                trial.set_user_attr("slot", self.slot.key)
-            if self.slot.rerun and not has_recipe(trial):  # it would draw and train a stranger
-                trial.set_user_attr("reason", "superseded")
+            writer.store_worker(self.worker, self.slot.key)
+            if self.slot.rerun and not writer.read().has_recipe:  # it would draw another's values
+                writer.store_reason(SUPERSEDED)
                 raise MuraError(f"trial {trial.number} is not what slot {self.slot.key} runs")
             return self.objective(trial)
         except Exception as error:  # nothing is hidden: it is raised again

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 import optuna
@@ -21,12 +20,11 @@ from mura_tune.errors import Diverged, MuraError
 from mura_tune.lines import printable
 from mura_tune.metrics.areas import ACCURACY
 from mura_tune.metrics.comparison import average_folds
-from mura_tune.metrics.estimates import Estimate, StudyScores
+from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.ranking import AUC
 from mura_tune.recipe import Recipe
 from mura_tune.search import space as spaces
-from mura_tune.search.records import has_recipe, keep_recipe, keep_scores, recipe_of
-from mura_tune.search.slots import OUTAGE
+from mura_tune.search.records import INTERRUPTED, OUTAGE, SUPERSEDED, TrialWriter
 from mura_tune.training.batches import Split, split_of
 from mura_tune.training.feeds import Source, pixels
 from mura_tune.training.fit import Epoch, Fit, fit
@@ -85,44 +83,45 @@ class Objective:
     source: Source = pixels
 
     def __call__(self, trial: optuna.Trial) -> float:
-        started = time.perf_counter()
+        started, writer = time.perf_counter(), TrialWriter(trial, self.name)
         try:
-            recipe = self._recipe(trial)
+            recipe = self._recipe(writer)
         finally:
             alone = self.drawn()
         try:
             if not alone:  # a connection was lost, and with it the lock: another may fill the slot
-                _keep(trial, "reason", "superseded")
+                writer.store_reason(SUPERSEDED)
                 raise MuraError("the lock was lost while values were drawn; the slot is run again")
-            score = self._train(trial, recipe)
+            score = self._train(writer, recipe)
         except Outage:
             raise  # nothing more can be stored; a trial without a reason is run again
         except KeyboardInterrupt:
-            _keep(trial, "reason", "interrupted")
-            _keep(trial, "seconds", _elapsed(started))
+            writer.store_reason(INTERRUPTED)
+            writer.store_seconds(_elapsed(started))
             raise
         except (optuna.TrialPruned, UpdateFinishedTrialError):
-            _keep(trial, "seconds", _elapsed(started))
+            writer.store_seconds(_elapsed(started))
             raise
         except Exception as error:  # whatever it is, it is stored with its trial, and told
             if alone:
-                _keep(trial, "reason", _reason(error))
-            _keep(trial, "seconds", _elapsed(started))
+                writer.store_reason(_reason(error))
+            writer.store_seconds(_elapsed(started))
             raise
-        _keep(trial, "seconds", _elapsed(started))
+        writer.store_seconds(_elapsed(started))
         return score
 
-    def _recipe(self, trial: optuna.Trial) -> Recipe:
-        if has_recipe(trial):  # a confirmation: a searched trial's, with another seed
-            return recipe_of(trial, self.name)
+    def _recipe(self, writer: TrialWriter) -> Recipe:
+        record, trial = writer.read(), writer.trial
+        if record.has_recipe:  # a confirmation: a searched trial's, with another seed
+            return record.recipe
         values = spaces.suggest(trial, self.space)
         source = f"study {self.name} trial {trial.number}"
         recipe = spaces.recipe_for(self.study, values, source)
-        keep_recipe(trial, recipe)
-        trial.set_user_attr("digest", recipe.digest)
+        writer.store_recipe(recipe)
         return recipe
 
-    def _train(self, trial: optuna.Trial, recipe: Recipe) -> float:
+    def _train(self, writer: TrialWriter, recipe: Recipe) -> float:
+        trial = writer.trial
         fits: list[tuple[Fit, Split]] = []
         alone = len(self.material.pairs) == 1
         task = task_of(self.study.task, recipe.monitor)
@@ -130,7 +129,7 @@ class Objective:
 
             def on_epoch(epoch: Epoch, before: int = number * recipe.epochs) -> None:
                 done, total = before + epoch.number, recipe.epochs * len(self.material.pairs)
-                trial.set_user_attr("epochs", done)
+                writer.store_epochs(done)
                 self.tell(Progress(self.name, trial.number, done, total, epoch.score))
                 if alone:
                     _report(trial, epoch.score, epoch.number)
@@ -141,19 +140,18 @@ class Objective:
             if not alone:  # the mean of the folds so far, fold by fold
                 mean = float(np.mean([f.best.score for f, _ in fits]))
                 _report(trial, mean, number + 1)
-        runs = [task.table(result.logits, dev) for result, dev in fits]
-        estimate = average_folds(runs, measure=task.measure)
-        trial.set_user_attr(
-            "best_epoch", [f.best.number for f, _ in fits] if not alone else fits[0][0].best.number
-        )
-        trial.set_user_attr("dev_score", _rounded(estimate))
+        tables = [task.table(result.logits, dev) for result, dev in fits]
+        best_epochs = [f.best.number for f, _ in fits]
+        auc = area = None
         if recipe.monitor != "auc":  # it is stored whatever decides
-            trial.set_user_attr("dev_auc", _rounded(average_folds(runs, measure=AUC)))
+            auc = average_folds(tables, measure=AUC).rounded(DIGITS)
         if task.beside:
-            parts = [task.beside(result.logits, dev) for result, dev in fits]
-            trial.set_user_attr("dev_part", _rounded(average_folds(parts, measure=ACCURACY)))
-        keep_scores(trial, runs)
-        self.keep(trial, fits, runs[0] if alone else _pooled(runs))
+            area_tables = [task.beside(result.logits, dev) for result, dev in fits]
+            area = average_folds(area_tables, measure=ACCURACY).rounded(DIGITS)
+        dev_score = average_folds(tables, measure=task.measure).rounded(DIGITS)
+        writer.store_estimates(dev_score, best_epochs[0] if alone else best_epochs, auc, area)
+        writer.store_scores(tables)
+        self.keep(trial, fits, tables[0] if alone else _pooled(tables))
         return round(float(np.mean([f.best.score for f, _ in fits])), DIGITS)
 
 
@@ -165,22 +163,10 @@ def _pooled(runs: Sequence[StudyScores]) -> StudyScores:
     return StudyScores(**joined)
 
 
-def _rounded(estimate: Estimate) -> dict[str, Any]:
-    return asdict(estimate.rounded(DIGITS))
-
-
 def _report(trial: optuna.Trial, score: float, step: int) -> None:
     trial.report(round(score, DIGITS), step)
     if trial.should_prune():
         raise optuna.TrialPruned
-
-
-def _keep(trial: optuna.Trial, key: str, value: Any) -> None:
-    """Store with a trial, unless it was lost to another worker meanwhile."""
-    try:
-        trial.set_user_attr(key, value)
-    except UpdateFinishedTrialError:
-        return
 
 
 def is_of_surroundings(error: Exception) -> bool:

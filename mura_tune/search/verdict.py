@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
-from mura_tune.search.records import dev_score_of
+from mura_tune.search.records import TrialRecord
 from mura_tune.search.results import Best, Trial, numbers
-from mura_tune.search.slots import was_cut
 
 FEW = 10  # patients of a class, below which a percentile interval says too little
 
@@ -90,26 +87,23 @@ def shown_params(params: dict[str, Any]) -> str:
     )
 
 
-def trial_line(trial: FrozenTrial, measure: str) -> str:
+def trial_line(trial: TrialRecord, measure: str) -> str:
     """How a trial ended, in a line; `measure` is what its score is."""
-    seconds = f"{trial.user_attrs.get('seconds', 0):.1f} s"
-    role = trial.user_attrs.get("from") or trial.user_attrs.get("role") or ""
-    if "of" in trial.user_attrs:
-        role = f"again trial {trial.user_attrs['of']}"
+    seconds = f"{trial.seconds or 0:.1f} s"
+    role = trial.warm_start or trial.role or ""
+    if trial.confirmed_trial is not None:
+        role = f"again trial {trial.confirmed_trial}"
     head, params = f"trial {trial.number:>3}", shown_params(trial.params)
     match trial.state.name:
         case "COMPLETE":
-            outcome = f"dev {measure} {trial.value:.3f} {dev_score_of(trial).interval()}"
+            outcome = f"dev {measure} {trial.score:.3f} {trial.dev.interval()}"
         case "PRUNED":
-            outcome = (
-                f"pruned after epoch {trial.user_attrs.get('epochs')}, "
-                f"dev {measure} {trial.value:.3f}"
-            )
+            outcome = f"pruned after epoch {trial.epochs}, dev {measure} {trial.score:.3f}"
         case _:
-            ended = "cut off" if was_cut(trial) else "failed"
-            outcome = f"{ended}: {trial.user_attrs.get('reason', 'unknown')}"
-    told = f"{head}  {outcome}  {seconds}" + (f"  ({role})" if role else "")
-    return f"{told}  {params}"
+            ended = "cut off" if trial.was_cut_off else "failed"
+            outcome = f"{ended}: {trial.reason or 'unknown'}"
+    named_role = f"  ({role})" if role else ""
+    return f"{head}  {outcome}  {seconds}{named_role}  {params}"
 
 
 def _line(found: Best, trial: Trial) -> str:

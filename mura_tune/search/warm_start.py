@@ -10,8 +10,8 @@ from optuna.storages import BaseStorage
 from mura_tune.config import SearchConfig
 from mura_tune.errors import InputError
 from mura_tune.names import CONFIRM_SUFFIX
-from mura_tune.search.records import COMPARABLE, facts
-from mura_tune.search.results import choose, confirmation
+from mura_tune.search.records import SearchRecord
+from mura_tune.search.results import choose, load_confirmation
 from mura_tune.search.slots import WarmStart
 from mura_tune.search.space import Space, fits
 
@@ -56,13 +56,13 @@ def _winner(
 ) -> WarmStart | str:
     """The sibling's winner, or why it has none for us."""
     try:
-        opened = optuna.load_study(study_name=sibling, storage=storage)
+        search = SearchRecord(optuna.load_study(study_name=sibling, storage=storage))
     except KeyError:
         return "no such study"
-    if COMPARABLE not in facts(opened):
+    if not search.is_ours:
         return "not one of ours"
     try:
-        chosen = choose(opened, confirmation(storage, sibling))
+        chosen = choose(search, load_confirmation(storage, sibling))
     except InputError as error:
         return str(error)
     if chosen.pending or not chosen.runs:

@@ -32,8 +32,7 @@ from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.networks.network import build_network
 from mura_tune.search import space
 from mura_tune.search.comparable import same_or_refuse
-from mura_tune.search.records import keep_recipe, keep_scores
-from mura_tune.search.slots import BASELINE
+from mura_tune.search.records import BASELINE, SearchRecord, TrialWriter
 from mura_tune.search.space import Rounded
 from mura_tune.training.batches import split_of
 from mura_tune.training.fit import fit
@@ -87,11 +86,11 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
     opened = optuna.create_study(
         storage=open_storage(url, create=True), study_name="XR_WRIST", direction="maximize"
     )
-    same_or_refuse(opened, study, space.space_to_json(axes), prepared)
+    same_or_refuse(SearchRecord(opened), study, space.space_to_json(axes), prepared)
     search(opened, study, prepared, TrialArtifacts(folder, Allowance(share=1.0, trained=600)))
     commands = {"resume": "make tune AREA=XR_WRIST", "finalize": "make finalize AREA=XR_WRIST"}
-    notes.write_study_note(opened, **commands)
-    plots.refresh(opened)
+    notes.write_study_note(SearchRecord(opened), **commands)
+    plots.refresh(SearchRecord(opened))
     return url, folder
 
 
@@ -112,8 +111,8 @@ def search(
             ("epochs", len(result.epochs)),
         ):
             trial.set_user_attr(name, value)
-        keep_recipe(trial, recipe)
-        keep_scores(trial, [studies])
+        TrialWriter(trial).store_recipe(recipe)
+        TrialWriter(trial).store_scores([studies])
         keeper("abnormality")(trial, [(result, dev)], studies)
         trial.set_user_attr("seconds", time.perf_counter() - started)
         return result.best.score

@@ -22,7 +22,7 @@ from mura_tune.dashboard.artifacts import Allowance, TrialArtifacts
 from mura_tune.dashboard.trial_pictures import Charts, Fits, matrix
 from mura_tune.metrics.areas import ACCURACY
 from mura_tune.metrics.ranking import estimate_auc
-from mura_tune.search.records import keep_recipe
+from mura_tune.search.records import TrialWriter
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import Fit
 from mura_tune.training.tasks import MULTITASK, PART, Task, routed_right, study_logits
@@ -37,7 +37,7 @@ def kept(keeper: TrialArtifacts, fits: Fits) -> optuna.Study:
 
     def objective(trial: optuna.Trial) -> float:
         trial.suggest_float("finetune.lr", 1e-5, 1e-2, log=True)
-        keep_recipe(trial, load_config("default").recipe)
+        TrialWriter(trial).store_recipe(load_config("default").recipe)
         trial.set_user_attr("dev_score", estimate_auc(pooled(fits)).to_json())
         keeper("abnormality")(trial, fits, pooled(fits))
         return 0.5
@@ -91,7 +91,7 @@ def test_a_trial_that_tells_areas_apart_shows_what_it_took_for_what(
     table = task.table(fit.logits, dev)
     study = optuna.create_study(direction="maximize")
     trial = study.ask()
-    keep_recipe(trial, load_config("default").recipe)
+    TrialWriter(trial).store_recipe(load_config("default").recipe)
     trial.set_user_attr("dev_score", task.measure.estimate(table).to_json())
     if task is MULTITASK:
         trial.set_user_attr("dev_part", accuracy)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from stored import DEV, SEARCH, facts, recipe_of, scores_of
 from test_search import study_of, tune
 
 from mura_tune.data.index import open_dataset
@@ -15,8 +16,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
 from mura_tune.metrics.ranking import auc
 from mura_tune.search import manage, verdict
-from mura_tune.search.records import DEV, SEARCH, facts, recipe_of, scores_of
-from mura_tune.search.results import best_in, confirmation
+from mura_tune.search.results import best_in, load_confirmation
 
 CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 
@@ -24,7 +24,7 @@ CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 def test_the_winner_has_the_best_mean_over_new_seeds(prepared: Prepared, url: str) -> None:
     searched = tune(study_of(*CONFIRMED), prepared, url)
     assert len(searched.trials) == 3  # the confirmation is a study of its own
-    again = confirmation(open_storage(url), "s")
+    again = load_confirmation(open_storage(url), "s").handle
     assert again is not None
     found = best_in(url, "s")
     means = {c.trial: c.mean for c in found.confirmed}
@@ -53,7 +53,7 @@ def test_a_confirmation_that_was_left_behind_is_not_another_searchs(
     storage = open_storage(url)
     optuna.delete_study(study_name="s", storage=storage)  # as the writable dashboard does
     tune(study_of(*once), prepared, url)
-    ran = confirmation(storage, "s").trials
+    ran = load_confirmation(storage, "s").handle.trials
     assert [t.user_attrs["slot"] for t in ran] == ["0:1", "0:1"]
     assert len({t.system_attrs[SEARCH] for t in ran}) == 2
     found = best_in(url, "s")
@@ -76,7 +76,7 @@ def test_a_confirmation_keeps_its_values_under_a_narrowed_space(
         f"search.finetune.lr.{away[0]}={away[1]}",
     )
     tune(narrow, prepared, url, allow_space_change=True)
-    again = confirmation(open_storage(url), "s").trials
+    again = load_confirmation(open_storage(url), "s").handle.trials
     assert len(again) == 2
     for run in again:
         trial = searched.trials[run.user_attrs["of"]]
@@ -194,7 +194,7 @@ def test_a_study_can_be_copied_exported_and_deleted(
     head, *rows = manage.table(url, "s").splitlines()
     assert head.startswith("study,trial,slot,role,state,dev_score,low,high")
     assert "finetune.lr" in head
-    confirmed = len(confirmation(open_storage(url), "s").trials)
+    confirmed = len(load_confirmation(open_storage(url), "s").trials())
     assert [row.split(",")[0] for row in rows] == ["s"] * 2 + ["s.confirm"] * confirmed
 
     assert manage.delete(url, "s", tmp_path / "artifacts") == 2 + confirmed

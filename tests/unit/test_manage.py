@@ -13,13 +13,13 @@ from conftest import Ran
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from stored import COMPARABLE, facts, store
 
 from mura_tune.database.locks import Alive
 from mura_tune.database.storage import load_study, using
 from mura_tune.database.urls import url_of_file
 from mura_tune.errors import InputError
 from mura_tune.search import manage
-from mura_tune.search.records import COMPARABLE, facts, keep_fact
 
 
 def trial(number: int, state: TrialState = TrialState.COMPLETE, **attrs: Any) -> FrozenTrial:
@@ -40,7 +40,7 @@ def fill(url: str, name: str = "s", trials: int = 3) -> None:
         for one, count in ((name, trials), (f"{name}.confirm", 2)):
             study = optuna.create_study(storage=storage, study_name=one, direction="maximize")
             study.set_user_attr("note", f"of {one}")
-            keep_fact(study, COMPARABLE, {"area": "XR_WRIST"})
+            store(study, COMPARABLE, {"area": "XR_WRIST"})
             study.add_trials([trial(number) for number in range(count)])
         load_study(storage, name, url).add_trial(trial(trials, TrialState.FAIL, reason="=cmd()"))
 
@@ -201,7 +201,7 @@ def test_only_pictures_are_removed(url: str, tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     with using(url) as storage:
         study = load_study(storage, "s", url)
-        keep_fact(study, "artifacts:../precious", "a picture, says somebody")
+        store(study, "artifacts:../precious", "a picture, says somebody")
     manage.delete(url, "s", tmp_path / "artifacts")
     assert (tmp_path / "precious").exists()
 

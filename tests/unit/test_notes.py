@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note
+from stored import COMPARABLE, CONFIG, DEV, SCORES, packed, recipe_facts, store
 from test_pictures import pair, pooled
 
 from mura_tune import config
@@ -16,17 +17,7 @@ from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import BEST_F1
 from mura_tune.metrics.ranking import AUC, estimate_auc
 from mura_tune.search import space
-from mura_tune.search.records import (
-    COMPARABLE,
-    CONFIG,
-    DEV,
-    SCORES,
-    as_attrs,
-    keep_fact,
-    keep_recipe,
-    packed,
-)
-from mura_tune.search.slots import BASELINE
+from mura_tune.search.records import BASELINE, SearchRecord, TrialWriter
 
 STUDY = config.load_config("default", ["arch=cnn", "pretrained=none"])
 AXES = space.space_of(STUDY)
@@ -39,8 +30,8 @@ def study_of(trials: int, name: str = "XR_A", **changes: object) -> optuna.Study
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", study_name=name)
     plain = config.config_to_dict(STUDY)
-    keep_fact(study, CONFIG, plain)
-    keep_fact(
+    store(study, CONFIG, plain)
+    store(
         study,
         COMPARABLE,
         {
@@ -54,7 +45,7 @@ def study_of(trials: int, name: str = "XR_A", **changes: object) -> optuna.Study
     )
     dev = pooled([pair()])
     rows = [int(row) for row in range(len(dev.labels))]
-    keep_fact(study, DEV, [{"labels": dev.labels.tolist(), "patients": rows}])
+    store(study, DEV, [{"labels": dev.labels.tolist(), "patients": rows}])
     for number in range(trials):
         study.add_trial(finished(dev, number, role=BASELINE if number == 0 else "search"))
     return study
@@ -70,13 +61,13 @@ def finished(dev: StudyScores, sure: int, **attrs: object) -> optuna.trial.Froze
         distributions=AXES,
         params=space.defaults(STUDY.recipe, AXES),
         user_attrs={"dev_score": auc.to_json(), **attrs},
-        system_attrs={SCORES: packed([better]), **as_attrs(STUDY.recipe)},
+        system_attrs={SCORES: packed([better]), **recipe_facts(STUDY.recipe)},
     )
 
 
 def test_a_study_without_a_trial_has_a_note() -> None:
     study = study_of(0)
-    notes.write_study_note(study, **COMMANDS)
+    notes.write_study_note(SearchRecord(study), **COMMANDS)
     text = get_note(study)
     assert "No trial has finished yet" in text
     assert "`make tune AREA=XR_A TRIALS=9`" in text
@@ -88,7 +79,7 @@ def test_a_study_without_a_trial_has_a_note() -> None:
 
 def test_the_winner_stands_beside_the_baseline_with_intervals_and_n() -> None:
     study = study_of(4)
-    notes.write_study_note(study, **COMMANDS)
+    notes.write_study_note(SearchRecord(study), **COMMANDS)
     text = get_note(study)
     winner, baseline = (study.trials[n].user_attrs["dev_score"] for n in (3, 0))
     for name, number, auc in (("winner", 3, winner), ("baseline", 0, baseline)):
@@ -105,7 +96,7 @@ def test_a_confirmed_study_shows_every_candidate_and_seed() -> None:
     for number in (3, 2, 0):
         for seed in (1, 2):
             again.add_trial(finished(dev, number + seed, of=number))
-    notes.write_study_note(study, again, **COMMANDS)
+    notes.write_study_note(SearchRecord(study), SearchRecord(again), **COMMANDS)
     text = get_note(study)
     for number, name in ((3, "winner"), (2, "candidate"), (0, "baseline")):
         values = [t.value for t in again.trials if t.user_attrs["of"] == number]
@@ -117,14 +108,14 @@ def test_a_confirmed_study_shows_every_candidate_and_seed() -> None:
 
 def test_a_baseline_that_won_has_one_row() -> None:
     study = study_of(1)
-    notes.write_study_note(study, **COMMANDS)
+    notes.write_study_note(SearchRecord(study), **COMMANDS)
     assert get_note(study).count("baseline &emsp;") == 1
 
 
 def test_folds_and_counts_are_told() -> None:
     study = study_of(1, folds=3)
     parts = {"train": {"images": 70, "studies": 40}, "dev": {"images": 20, "studies": 10}}
-    notes.write_study_note(study, parts=parts, **COMMANDS)
+    notes.write_study_note(SearchRecord(study), parts=parts, **COMMANDS)
     text = get_note(study)
     assert "the mean over 3 folds" in text
     assert re.search(r"train.*70.*40", text)
@@ -136,7 +127,7 @@ def test_a_note_is_saved_only_when_it_changed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(notes, "save_note", lambda s, body: (saved.append(body), real(s, body)))
     study = study_of(1)
     for _ in range(3):
-        notes.write_study_note(study, **COMMANDS)
+        notes.write_study_note(SearchRecord(study), **COMMANDS)
     assert len(saved) == 1
 
 
@@ -146,7 +137,7 @@ def test_a_trials_note_has_its_score_cost_and_recipe() -> None:
     fit, dev = pair()
     auc = estimate_auc(pooled([(fit, dev)]))
     trial.set_user_attr("dev_score", auc.to_json())
-    keep_recipe(trial, replace(STUDY.recipe, augment=0.123456789))
+    TrialWriter(trial).store_recipe(replace(STUDY.recipe, augment=0.123456789))
     text = notes.trial_note(
         trial, [fit], {"charts.png": "/artifacts/0/0/x"}, "", "study AUC", "Of dev."
     )
@@ -165,7 +156,7 @@ def test_auc_stands_beside_another_score_that_decides() -> None:
     f1, auc = (measure.estimate(pooled([(fit, dev)])) for measure in (BEST_F1, AUC))
     trial.set_user_attr("dev_score", f1.to_json())
     trial.set_user_attr("dev_auc", auc.to_json())
-    keep_recipe(trial, replace(STUDY.recipe, monitor="f1"))
+    TrialWriter(trial).store_recipe(replace(STUDY.recipe, monitor="f1"))
     text = notes.trial_note(trial, [fit], {}, "none", "study best-threshold F1", "")
     head, _, row = text.splitlines()[:3]
     assert "dev study best-threshold F1" in head

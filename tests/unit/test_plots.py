@@ -11,12 +11,12 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+from stored import recipe_facts, records_of
 
 from mura_tune.config import load_config
 from mura_tune.dashboard import plots
 from mura_tune.recipe import with_values
-from mura_tune.search.records import as_attrs
-from mura_tune.search.slots import BASELINE
+from mura_tune.search.records import BASELINE, SearchRecord
 
 AXES = {
     "finetune.lr": FloatDistribution(1e-5, 1e-2, log=True),
@@ -37,7 +37,13 @@ def study_of(trials: int, pruned: int = 0, spread: float = 1.0) -> optuna.Study:
             "epochs": 8,
             "seconds": rng.uniform(9, 20) + 8,
             "artifact_seconds": 8.0,
-            "dev_score": {"value": value, "low": value - 0.08, "high": value + 0.05, "studies": 63},
+            "dev_score": {
+                "value": value,
+                "low": value - 0.08,
+                "high": value + 0.05,
+                "studies": 63,
+                "patients": 60,
+            },
         }
         study.add_trial(
             create_trial(
@@ -46,7 +52,7 @@ def study_of(trials: int, pruned: int = 0, spread: float = 1.0) -> optuna.Study:
                 distributions=AXES,
                 intermediate_values={1: value},
                 params={"finetune.lr": 10 ** rng.uniform(-5, -2), "finetune.depth": depth},
-                system_attrs=dict(as_attrs(deep)),
+                system_attrs=recipe_facts(deep),
                 user_attrs=attrs | ({"role": BASELINE} if number == 0 else {}),
             )
         )
@@ -59,7 +65,7 @@ def named(figure: plots.Figure | None) -> dict[str, Any]:
 
 
 def test_importance_finds_what_matters_and_how_sure_that_is() -> None:
-    figure = plots.importance(study_of(30).trials)
+    figure = plots.importance(records_of(study_of(30)))
     assert figure is not None
     (bars,) = figure.data
     assert bars["y"][-1] == "finetune.depth"
@@ -74,12 +80,12 @@ def test_importance_finds_what_matters_and_how_sure_that_is() -> None:
 def test_importance_is_left_out_where_it_says_nothing(
     trials: int, pruned: int, spread: float
 ) -> None:
-    assert plots.importance(study_of(trials, pruned, spread).trials) is None
+    assert plots.importance(records_of(study_of(trials, pruned, spread))) is None
 
 
 def test_aucs_mark_baseline_best_and_pruned() -> None:
     study = study_of(12, pruned=3)
-    traces = named(plots.scores(study.trials))
+    traces = named(plots.scores(records_of(study)))
     assert traces["baseline"]["x"] == [0]
     assert traces[f"best: trial {study.best_trial.number}"]["x"] == [study.best_trial.number]
     assert traces["pruned, last score"]["x"] == [9, 10, 11]
@@ -91,13 +97,14 @@ def test_aucs_mark_baseline_best_and_pruned() -> None:
 
 
 def test_a_baseline_that_leads_is_drawn_once() -> None:
-    traces = named(plots.scores(study_of(1).trials))
+    traces = named(plots.scores(records_of(study_of(1))))
     assert set(traces) == {"best so far", "best: trial 0"}
 
 
 def test_seconds_leave_out_what_pictures_took() -> None:
-    trials = study_of(3).trials
-    figure = plots.seconds(trials)
+    study = study_of(3)
+    trials = study.trials
+    figure = plots.seconds(records_of(study))
     assert figure is not None
     expected = [(t.user_attrs["seconds"] - 8) / 8 for t in trials]
     assert figure.data[0]["y"] == pytest.approx(expected, rel=1e-3)
@@ -108,7 +115,7 @@ def test_seconds_leave_out_what_pictures_took() -> None:
 def test_a_refresh_replaces_what_was_there(trials: int) -> None:
     study = study_of(trials)
     for _ in range(2):
-        plots.refresh(study)
+        plots.refresh(SearchRecord(study))
         attrs = study._storage.get_study_system_attrs(study._study_id)
         found = get_plotly_graph_objects(attrs)
         assert len(found) == {0: 0, 1: 2, 12: 3}[trials]
@@ -123,13 +130,13 @@ def test_a_trial_that_failed_before_it_stored_anything_is_passed_over() -> None:
     study = study_of(9)
     study.add_trial(create_trial(state=TrialState.FAIL))
     study.add_trial(create_trial(state=TrialState.RUNNING))
-    plots.refresh(study)
+    plots.refresh(SearchRecord(study))
 
 
 def test_growing_forests_stops_when_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "SECONDS", 0.0)
     started = time.perf_counter()
-    figure = plots.importance(study_of(10).trials)
+    figure = plots.importance(records_of(study_of(10)))
     assert figure is not None
     assert "over 1 forest" in figure.layout["title"]["text"]
     assert time.perf_counter() - started < 60

@@ -11,6 +11,7 @@ import pytest
 from conftest import Ran
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna_dashboard import get_note
+from stored import CONFIG, IDENTITY, SCORES, SEARCH, recipe_facts, recipe_of, records_of, store
 from test_notes import COMMANDS, STUDY, finished, study_of
 from test_pictures import pair, pooled
 
@@ -18,20 +19,24 @@ from mura_tune import config
 from mura_tune.dashboard import notes
 from mura_tune.errors import InputError
 from mura_tune.search import results, verdict, warm_start
-from mura_tune.search.records import (
-    CONFIG,
-    IDENTITY,
-    SCORES,
-    SEARCH,
-    as_attrs,
-    identity_of,
-    keep_fact,
-    recipe_of,
-)
-from mura_tune.search.results import best, choose
+from mura_tune.search.records import SearchRecord, TrialRecord
+from mura_tune.search.results import Best
 from mura_tune.search.slots import confirm_slots, fills, standing
 
 OWN, OTHER = "a" * 32, "b" * 32
+
+
+def best(study: optuna.Study, again: optuna.Study | None = None) -> Best:
+    return results.best(SearchRecord(study), SearchRecord(again) if again else None)
+
+
+def choose(study: optuna.Study, again: optuna.Study | None = None) -> results.Choice:
+    return results.choose(SearchRecord(study), SearchRecord(again) if again else None)
+
+
+def write_note(study: optuna.Study, again: optuna.Study | None = None) -> None:
+    record = SearchRecord(again) if again else None
+    notes.write_study_note(SearchRecord(study), record, **COMMANDS)
 
 
 def searched(trials: int = 3, seeds: int = 1, identity: str | None = OWN) -> optuna.Study:
@@ -54,9 +59,9 @@ def searched(trials: int = 3, seeds: int = 1, identity: str | None = OWN) -> opt
             ),
         )
     )
-    keep_fact(study, CONFIG, plain)
+    store(study, CONFIG, plain)
     if identity:
-        keep_fact(study, IDENTITY, identity)
+        store(study, IDENTITY, identity)
     return study
 
 
@@ -69,7 +74,7 @@ def rerun(
     run = finished(
         pooled([pair()]), sure, of=number, slot=f"{number}:{recipe.seed}", role="confirmation"
     )
-    run.system_attrs = {SCORES: run.system_attrs[SCORES], **as_attrs(recipe, identity)}
+    run.system_attrs = {SCORES: run.system_attrs[SCORES], **recipe_facts(recipe, identity)}
     return run
 
 
@@ -93,8 +98,8 @@ def test_a_confirmation_of_another_search_of_the_name_is_not_believed() -> None:
     left = confirming(*(rerun(study, n, sure=n == 0, identity=OTHER) for n in (0, 1, 2)))
     found = best(study, left)
     assert (found.best.number, found.confirmed, found.pending) == (2, (), ())
-    slots = confirm_slots(found.config, study.trials, identity_of(study))
-    assert standing(left.trials, slots).done == 0
+    slots = confirm_slots(found.config, records_of(study), OWN)
+    assert standing(records_of(left), slots).done == 0
     own = confirming(*left.trials, *(rerun(study, n, sure=n == 0) for n in (0, 1, 2)))
     assert best(study, own).best.number == 0
     assert {one.trial for one in best(study, own).confirmed} == {0, 1, 2}
@@ -144,7 +149,7 @@ def test_words_say_which_scores_were_compared() -> None:
     assert told.endswith(
         "by one seed each, the winner's picked as best: the baseline is not confirmed"
     )
-    notes.write_study_note(study, confirming(failed, *all_three[1:]), **COMMANDS)
+    write_note(study, confirming(failed, *all_three[1:]))
     assert "Trial 0 could not be confirmed: out of memory." in get_note(study)
 
 
@@ -159,7 +164,7 @@ def test_nobody_wins_while_a_confirmation_is_not_done(reason: str) -> None:
     assert verdict.verdict(found).startswith("no winner yet: the confirmation is not done (trial 2")
     with pytest.raises(InputError, match=r"study XR_A: no winner yet.* the same 'mura tune' goes"):
         found.decided()
-    notes.write_study_note(study, half, **COMMANDS)
+    write_note(study, half)
     assert "**No winner yet: the confirmation is not done" in get_note(study)
     assert "best so far" in get_note(study)
     done = best(study, confirming(*half.trials, rerun(study, 2, sure=2)))
@@ -201,25 +206,25 @@ def test_trials_of_another_program_are_named_and_do_not_count() -> None:
     told = verdict.describe(found)
     assert "3 finished, 2 foreign" in told
     assert "trials 3, 4 are another program's" in told
-    notes.write_study_note(study, **COMMANDS)
+    write_note(study)
     assert "Left out: trials 3, 4, of another program" in get_note(study)
-    slots = confirm_slots(found.config, study.trials, OWN)
-    assert {slot.attrs["of"] for slot in slots} == {0, 1, 2}
+    slots = confirm_slots(found.config, records_of(study), OWN)
+    assert {slot.confirmed_trial for slot in slots} == {0, 1, 2}
     alone = study_of(0)
     alone.add_trial(create_trial(value=1.5))
     with pytest.raises(InputError, match="no finished trial"):
         best(alone)
-    notes.write_study_note(alone, **COMMANDS)
+    write_note(alone)
     assert "No trial has finished yet" in get_note(alone)
 
 
 def test_a_run_fills_its_slot_only() -> None:
     study = searched()
-    slot = confirm_slots(choose(study).config, study.trials, OWN)[0]
-    run = rerun(study, int(slot.attrs["of"]))
-    assert fills(run, slot)
-    assert not fills(rerun(study, int(slot.attrs["of"]), identity=OTHER), slot)
-    assert not fills(rerun(study, int(slot.attrs["of"]), augment=0.75), slot)
+    slot = confirm_slots(choose(study).config, records_of(study), OWN)[0]
+    run = rerun(study, int(slot.confirmed_trial))
+    assert fills(TrialRecord(run), slot)
+    assert not fills(TrialRecord(rerun(study, int(slot.confirmed_trial), identity=OTHER)), slot)
+    assert not fills(TrialRecord(rerun(study, int(slot.confirmed_trial), augment=0.75)), slot)
 
 
 def test_finalize_releases_nobody_before_the_confirmation_is_done(

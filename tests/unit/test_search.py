@@ -10,6 +10,7 @@ import pytest
 import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
+from stored import COMPARABLE, CONFIG, facts, recipe_of, store
 
 from mura_tune import config
 from mura_tune.config import SearchConfig
@@ -24,7 +25,7 @@ from mura_tune.networks.network import build_network
 from mura_tune.recipe import RECIPE_DEFAULTS
 from mura_tune.release.finalize import finalize
 from mura_tune.search import results, search, space
-from mura_tune.search.records import COMPARABLE, CONFIG, facts, keep_fact, recipe_of
+from mura_tune.search.records import SearchRecord
 from mura_tune.search.search import Job, WorkerSettings
 from mura_tune.search.slots import WarmStart
 from mura_tune.search.trial import Progress
@@ -88,7 +89,7 @@ def test_n_is_the_total_however_often_it_is_called(prepared: Prepared, url: str)
 
 def test_trial_zero_is_the_recipe_as_it_stands(prepared: Prepared, url: str) -> None:
     study = study_of("budget.trials=2", "finetune.lr=3.0e-4", "finetune.depth=9")
-    found = results.best(tune(study, prepared, url))
+    found = results.best(SearchRecord(tune(study, prepared, url)))
     assert found.baseline is not None
     assert found.baseline.number == 0
     assert found.baseline.params["finetune.depth"] == 5  # as many as the network has
@@ -119,8 +120,8 @@ def test_an_interrupted_trial_is_run_again_with_its_values(prepared: Prepared, u
     assert cut.user_attrs["reason"] == "interrupted"
     assert again.params == cut.params
     assert again.user_attrs["slot"] == cut.user_attrs["slot"] == 1
-    assert results.best(after).counts["cut off"] == 1
-    assert results.best(after).counts["failed"] == 0
+    assert results.best(SearchRecord(after)).counts["cut off"] == 1
+    assert results.best(SearchRecord(after)).counts["failed"] == 0
 
 
 def test_a_trial_whose_worker_died_is_run_again(prepared: Prepared, url: str) -> None:
@@ -167,7 +168,7 @@ def test_failures_are_data_and_the_study_goes_on(prepared: Prepared, url: str) -
     assert after.trials[1].user_attrs["reason"] == "out of memory"
     assert after.trials[2].user_attrs["reason"] == "ValueError: an odd thing"
     assert after.trials[3].params != after.trials[1].params  # not retried unchanged
-    assert results.best(after).counts["failed"] == 2
+    assert results.best(SearchRecord(after)).counts["failed"] == 2
 
 
 def test_divergence_is_a_failed_trial(prepared: Prepared, url: str) -> None:
@@ -278,7 +279,8 @@ def test_an_outage_cuts_a_trial_off_and_ends_the_call(prepared: Prepared, url: s
     after = tune(study_of("budget.trials=1"), prepared, url)
     assert states(after) == ["FAIL", "COMPLETE"]
     assert after.trials[0].user_attrs["reason"].startswith("outage: [Errno 28] No space left")
-    assert (results.best(after).baseline.number, results.best(after).counts["cut off"]) == (1, 1)
+    result = results.best(SearchRecord(after))
+    assert (result.baseline.number, result.counts["cut off"]) == (1, 1)
 
 
 def test_a_lock_that_was_lost_while_values_were_drawn_has_the_slot_run_again(
@@ -338,7 +340,7 @@ def test_a_study_of_an_earlier_version_goes_on(prepared: Prepared, url: str) -> 
     for key in (COMPARABLE, CONFIG):
         stored = facts(before)[key]
         recipe = {k: v for k, v in stored["recipe"].items() if k not in RECIPE_DEFAULTS}
-        keep_fact(before, key, {**stored, "recipe": recipe})
+        store(before, key, {**stored, "recipe": recipe})
     assert states(tune(study_of("budget.trials=2"), prepared, url)) == ["COMPLETE"] * 2
     with pytest.raises(InputError, match=r"recipe\.loss bce -> focal"):
         tune(study_of("budget.trials=2", "loss=focal"), prepared, url)
@@ -366,7 +368,7 @@ def test_an_axis_of_whole_numbers_goes_on_as_an_earlier_version_began_it(
     before = optuna.load_study(study_name="s", storage=open_storage(url))
     stored = facts(before)[COMPARABLE]
     recipe = {k: v for k, v in stored["recipe"].items() if k != "head_init"}
-    keep_fact(
+    store(
         before,
         COMPARABLE,
         {
@@ -392,7 +394,7 @@ def test_a_search_older_than_a_field_goes_on_as_it_began(
     for key in (COMPARABLE, CONFIG):
         stored = facts(before)[key]
         recipe = {k: v for k, v in stored["recipe"].items() if k != "head_init"}
-        keep_fact(before, key, {**stored, "recipe": recipe})
+        store(before, key, {**stored, "recipe": recipe})
     wide = study_of("budget.trials=2", "search.finetune.lr.high=2.0e-2")
     for _ in range(2):  # the second call reads what the first stored with the new range
         after = tune(wide, prepared, url, allow_space_change=True)

@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from stored import SCORES, recipe_facts, recipe_of, records_of
 
 from mura_tune import config
 from mura_tune.config import SearchConfig
@@ -15,7 +16,7 @@ from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
-from mura_tune.search.records import SCORES, as_attrs, recipe_of
+from mura_tune.search.records import SearchRecord, TrialRecord
 from mura_tune.search.slots import (
     Rerun,
     Slot,
@@ -26,6 +27,7 @@ from mura_tune.search.slots import (
     searched,
     standing,
 )
+from mura_tune.search.space import Space
 
 SPACE = {"augment": FloatDistribution(0.0, 1.0)}
 PLAN = [Slot(0), Slot(1), Slot(2)]
@@ -54,14 +56,20 @@ def add(
             params={"augment": 0.25},
             distributions=SPACE,
             user_attrs={"slot": slot, **attrs},
-            system_attrs=dict(as_attrs(recipe, search)) if recipe else {},
+            system_attrs=recipe_facts(recipe, search) if recipe else {},
         )
     )
     return study.get_trials()[-1]
 
 
-def ask(study: optuna.Study, plan: list[Slot] = PLAN, lives: bool = True) -> Slot | None:
-    return next_slot(study, lambda trials: plan, SPACE, lambda worker: lives, 0)
+def ask(
+    study: optuna.Study,
+    plan: list[Slot] = PLAN,
+    lives: bool = True,
+    space: Space = SPACE,
+    since: int = 0,
+) -> Slot | None:
+    return next_slot(SearchRecord(study), lambda trials: plan, space, lambda worker: lives, since)
 
 
 def test_the_lowest_slot_without_a_trial_is_next(study: optuna.Study) -> None:
@@ -91,7 +99,9 @@ def test_what_was_cut_off_is_queued_again_as_it_was(
 
 def test_a_confirmation_that_was_cut_off_is_queued_whole(study: optuna.Study) -> None:
     recipe = study_of().recipe
-    fixed = Slot("3:1", {"augment": 0.75}, {"role": "confirmation", "of": 3}, Rerun(recipe, SPACE))
+    fixed = Slot(
+        "3:1", {"augment": 0.75}, "confirmation", confirmed_trial=3, rerun=Rerun(recipe, SPACE)
+    )
     add(study, TrialState.FAIL, "3:1", reason="killed", role="confirmation", of=3)
     assert ask(study, [fixed]) == fixed
     queued = study.get_trials()[-1]
@@ -127,7 +137,7 @@ def test_a_slot_queued_twice_runs_once(study: optuna.Study) -> None:
 def test_values_that_a_changed_space_lost_are_drawn_anew(study: optuna.Study) -> None:
     add(study, TrialState.FAIL, 0, reason="killed")
     narrow = {"augment": FloatDistribution(0.5, 1.0)}
-    slot = next_slot(study, lambda trials: PLAN, narrow, lambda worker: True, 0)
+    slot = next_slot(SearchRecord(study), lambda trials: PLAN, narrow, lambda worker: True, 0)
     assert slot is not None
     assert slot.key == 0
     assert len(study.trials) == 1
@@ -136,9 +146,11 @@ def test_values_that_a_changed_space_lost_are_drawn_anew(study: optuna.Study) ->
 def test_what_is_run_again_keeps_its_values_under_a_narrowed_space(study: optuna.Study) -> None:
     """Without them the worker would draw, and train a stranger under the winner's slot."""
     recipe = study_of().recipe
-    fixed = Slot("3:1", {"augment": 0.25}, {"role": "confirmation", "of": 3}, Rerun(recipe, SPACE))
+    fixed = Slot(
+        "3:1", {"augment": 0.25}, "confirmation", confirmed_trial=3, rerun=Rerun(recipe, SPACE)
+    )
     narrow = {"augment": FloatDistribution(0.5, 1.0)}
-    assert next_slot(study, lambda trials: [fixed], narrow, lambda worker: True, 0) == fixed
+    assert ask(study, [fixed], space=narrow) == fixed
     (queued,) = study.get_trials()
     assert (queued.params, queued.user_attrs["of"]) == ({"augment": 0.25}, 3)
     assert recipe_of(queued) == recipe
@@ -146,11 +158,11 @@ def test_what_is_run_again_keeps_its_values_under_a_narrowed_space(study: optuna
 
 def test_a_slot_that_another_recipe_was_queued_for_is_queued_anew(study: optuna.Study) -> None:
     recipe = study_of().recipe
-    fixed = Slot("3:1", {"augment": 0.25}, {"of": 3}, Rerun(recipe, SPACE, "search"))
+    fixed = Slot("3:1", {"augment": 0.25}, confirmed_trial=3, rerun=Rerun(recipe, SPACE, "search"))
     for state in (TrialState.COMPLETE, TrialState.WAITING):
         add(study, state, "3:1", replace(recipe, batch=8), "search", of=3)
         add(study, state, "3:1", recipe, "another search", of=3)
-    assert standing(study.get_trials(), [fixed]).done == 0
+    assert standing(records_of(study), [fixed]).done == 0
     assert ask(study, [fixed]) == fixed
     *stale, queued = study.get_trials()
     assert [t.state for t in stale[2:]] == [TrialState.FAIL] * 2
@@ -170,22 +182,22 @@ def test_an_outage_is_not_the_trials_own_verdict(study: optuna.Study, reason: st
     add(study, TrialState.COMPLETE, 0)  # an early version gave the slot to the sampler
     for key in (1, 2, 3):
         add(study, TrialState.COMPLETE, key)
-    assert not searched(study_of(), study.get_trials())
-    plan = search_slots(study_of(), SPACE, study.get_trials())
+    assert not searched(study_of(), records_of(study))
+    plan = search_slots(study_of(), SPACE, records_of(study))
     assert ask(study, plan) == plan[0]
     queued = study.get_trials()[-1]
     assert (queued.params, queued.user_attrs["role"]) == ({"augment": 0.5}, "baseline")
     add(study, TrialState.COMPLETE, 0, role="baseline")
-    assert searched(study_of(), study.get_trials())
+    assert searched(study_of(), records_of(study))
 
 
 def test_what_a_person_queues_does_not_take_the_baselines_place(study: optuna.Study) -> None:
     study.add_trial(create_trial(value=0.9))  # by another program: it fills no slot
     study.enqueue_trial({"augment": 1.0})
-    plan = search_slots(study_of(), SPACE, study.get_trials())
+    plan = search_slots(study_of(), SPACE, records_of(study))
     assert ask(study, plan) == plan[1]
     assert study.get_trials()[-1].state == TrialState.WAITING
-    assert standing(study.get_trials(), plan).done == 0
+    assert standing(records_of(study), plan).done == 0
 
 
 def test_five_alike_stop_it_unless_they_are_older_than_this_call(study: optuna.Study) -> None:
@@ -193,7 +205,7 @@ def test_five_alike_stop_it_unless_they_are_older_than_this_call(study: optuna.S
         add(study, TrialState.FAIL, slot, reason="diverged: at step 3")
     with pytest.raises(MuraError, match="5 trials in a row failed alike"):
         ask(study)
-    assert next_slot(study, lambda trials: PLAN, SPACE, lambda worker: True, 5) is not None
+    assert ask(study, since=5) is not None
     add(study, TrialState.COMPLETE, 0)
     assert ask(study) is not None  # not in a row
 
@@ -205,9 +217,9 @@ def test_standing_counts_slots_not_trials(study: optuna.Study) -> None:
     add(study, TrialState.COMPLETE, 7)  # of a larger budget
     recipe = study_of().recipe
     add(study, TrialState.FAIL, 2, recipe, reason="out of memory")
-    now = standing(study.get_trials(), PLAN)
-    assert (now.wanted, now.done, now.running) == (3, 1, 1)
-    assert standing(study.get_trials(), [*PLAN[:2], Slot(2, rerun=Rerun(recipe))]).done == 2
+    now = standing(records_of(study), PLAN)
+    assert (now.slots, now.done, now.running) == (3, 1, 1)
+    assert standing(records_of(study), [*PLAN[:2], Slot(2, rerun=Rerun(recipe))]).done == 2
 
 
 def study_of(trials: int = 4) -> SearchConfig:
@@ -219,11 +231,11 @@ def study_of(trials: int = 4) -> SearchConfig:
 def test_slot_zero_is_the_recipe_until_it_fails_by_itself(study: optuna.Study) -> None:
     slots = search_slots(study_of(), SPACE, [])
     assert [s.key for s in slots] == [0, 1, 2, 3]
-    assert (slots[0].values, slots[0].attrs["role"]) == ({"augment": 0.5}, "baseline")
+    assert (slots[0].values, slots[0].role) == ({"augment": 0.5}, "baseline")
     failed = add(study, TrialState.FAIL, 0, reason="out of memory")
-    assert search_slots(study_of(), SPACE, [failed])[0] == Slot(0)
+    assert search_slots(study_of(), SPACE, [TrialRecord(failed)])[0] == Slot(0)
     cut = add(study, TrialState.FAIL, 0, reason="killed")
-    assert search_slots(study_of(), SPACE, [cut])[0].values is not None
+    assert search_slots(study_of(), SPACE, [TrialRecord(cut)])[0].values is not None
 
 
 def test_warm_starts_take_the_first_free_slots_once(study: optuna.Study) -> None:
@@ -231,24 +243,24 @@ def test_warm_starts_take_the_first_free_slots_once(study: optuna.Study) -> None
         return [WarmStart("A trial 1", {"augment": 0.1}), WarmStart("B trial 2", {"augment": 0.9})]
 
     slots = search_slots(study_of(), SPACE, [], warm)
-    assert [s.attrs.get("from") for s in slots] == [None, "A trial 1", "B trial 2", None]
+    assert [s.warm_start for s in slots] == [None, "A trial 1", "B trial 2", None]
     ran = add(study, TrialState.COMPLETE, 1, **{"from": "A trial 1"})
-    slots = search_slots(study_of(), SPACE, [ran], warm)
-    assert [s.attrs.get("from") for s in slots] == [None, None, "B trial 2", None]
+    slots = search_slots(study_of(), SPACE, [TrialRecord(ran)], warm)
+    assert [s.warm_start for s in slots] == [None, None, "B trial 2", None]
 
 
 def test_the_best_and_the_baseline_are_confirmed_with_new_seeds(study: optuna.Study) -> None:
-    system = {**as_attrs(study_of().recipe), SCORES: []}
+    system = {**recipe_facts(study_of().recipe), SCORES: []}
     values = {0: 0.6, 1: 0.9, 2: 0.7, 3: 0.8, 4: 0.5}
     for slot, value in values.items():
         attrs = {"slot": slot, "dev_score": {}, **({"role": "baseline"} if slot == 0 else {})}
         study.add_trial(create_trial(value=value, user_attrs=attrs, system_attrs=system))
-    slots = confirm_slots(study_of(5), study.get_trials())
+    slots = confirm_slots(study_of(5), records_of(study))
     assert [s.key for s in slots] == ["1:1", "3:1", "2:1", "0:1", "1:2", "3:2", "2:2", "0:2"]
     assert [s.rerun.recipe.seed for s in slots] == [1] * 4 + [2] * 4
-    assert searched(study_of(5), study.get_trials())
-    assert not searched(study_of(6), study.get_trials())
+    assert searched(study_of(5), records_of(study))
+    assert not searched(study_of(6), records_of(study))
     assert (
-        confirm_slots(config.load_config("XR_WRIST", ["budget.confirm.top=0"]), study.get_trials())
+        confirm_slots(config.load_config("XR_WRIST", ["budget.confirm.top=0"]), records_of(study))
         == []
     )
