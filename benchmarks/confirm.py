@@ -23,7 +23,7 @@ from mura_tune.networks.network import build_network
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.search.records import SearchRecord
 from mura_tune.search.results import best
-from mura_tune.training.batches import split_of
+from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY, study_scores
 
@@ -32,7 +32,7 @@ FINALS = (1001, 1002, 1003)  # seeds that neither search nor confirmation used
 
 def test_auc(recipe: Recipe, prepared: Prepared) -> float:
     """Mean test study AUC of a recipe over the seeds of `FINALS`."""
-    train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))
+    train, dev, test = (load_split(prepared, part, CPU) for part in ("train", "dev", "test"))
     found = []
     for seed in FINALS:
         net = build_network(recipe.arch, pretrained=recipe.pretrained, seed=seed)

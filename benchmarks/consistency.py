@@ -24,7 +24,7 @@ from mura_tune.networks.network import Network, build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import apply_values
 from mura_tune.training import consistency
-from mura_tune.training.batches import Split, split_of, to_input
+from mura_tune.training.batches import Split, load_split, to_input
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY, study_scores
 
@@ -41,14 +41,14 @@ def agreement(net: Network, part: Split) -> tuple[float, ...]:
     here = consistency.class_maps(net, consistency.feature_map(net, x))
     for degrees in ANGLES:
         turn = torch.full((len(x),), math.radians(degrees))
-        moves = consistency.turns(turn, torch.ones(len(x)))
+        moves = consistency.rotation_matrices(turn, torch.ones(len(x)))
         view = consistency.move(x, moves, outside=consistency.BLACK)
         there = consistency.class_maps(net, consistency.feature_map(net, view))
         back = moves.transpose(1, 2)
         seen = consistency.move(consistency.move(torch.ones_like(here), moves), back) > 0.5
         pairs = zip(here, consistency.move(there, back), seen, strict=True)
         each = [torch.corrcoef(torch.stack((a[s], b[s])))[0, 1] for a, b, s in pairs]
-        apart = consistency.compare(here, there, moves)
+        apart = consistency.compare_maps(here, there, moves)
         found.append((float(torch.stack(each).nanmean()), float(apart)))
     return tuple(sum(column) / len(found) for column in zip(*found, strict=True))
 
@@ -80,7 +80,7 @@ def main() -> None:
         prepared = prepare(
             open_dataset(root), AREA, SIZE, config.load_config(AREA).split, Path(name, "c")
         )
-        train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))
+        train, dev, test = (load_split(prepared, part, CPU) for part in ("train", "dev", "test"))
         print(f"test: {len(set(test.studies))} studies")
         for seed in range(given.rounds):
             for weight, runs in seen.items():

@@ -20,7 +20,7 @@ from measure import arguments, interleaved, opened, ratio, spread
 from search import parts, phantom_data
 
 from mura_tune.networks.device import evaluation_batch
-from mura_tune.training.batches import Split, plain_batches, split_of, training_batches
+from mura_tune.training.batches import Split, load_split, plain_batches, training_batches
 
 CPU = torch.device("cpu")
 BATCH, STRENGTH, PASSES = 32, 0.5, 10  # one of ours is too short to time
@@ -36,8 +36,8 @@ def main() -> None:
         prepared, files = parts(data, "XR_WRIST", size, root / "cache")
         build = time.perf_counter() - started
         part = files["train"]
-        resident = split_of(prepared, "train", CPU)
-        streamed = split_of(prepared, "train", CPU, budget=0)
+        resident = load_split(prepared, "train", CPU)
+        streamed = load_split(prepared, "train", CPU, budget=0)
         n, views = len(resident), len(prepared.frame)
         print(f"cache: {build / views * 1000:.2f} ms/image, once ({views} images)")
 

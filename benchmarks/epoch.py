@@ -23,9 +23,9 @@ from search import CASES, CPU, material
 from mura_tune.config import load_config
 from mura_tune.networks.network import Network, build_network
 from mura_tune.recipe import Recipe, apply_values
-from mura_tune.training.batches import Split, split_of
-from mura_tune.training.feature_cache import Store
-from mura_tune.training.feeds import Features, Source, pixels
+from mura_tune.training.batches import Split, load_split
+from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 from mura_tune.training.fit import fit
 from mura_tune.training.tasks import ABNORMALITY
 
@@ -99,7 +99,7 @@ def main() -> None:
 def case(arch: str, size: int, rounds: int, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = material(arch, size, Path(folder), quick)
-        train, dev = (split_of(data.prepared, part, CPU) for part in ("train", "dev"))
+        train, dev = (load_split(data.prepared, part, CPU) for part in ("train", "dev"))
         print(f"{arch} at {size} px, {data.told}")
         for depth, name in ((0, "head"), (1, "last stage"), (2, "last two"), (99, "all")):
             # Short epochs thrice, or the first steps of a network, which are slow, weigh too much.
@@ -110,9 +110,9 @@ def case(arch: str, size: int, rounds: int, quick: bool) -> None:
                 found = fit(build_network(arch), train, dev, wanted, ABNORMALITY, source=source)
                 return sum(epoch.seconds for epoch in found.epochs)
 
-            def features(fresh: bool, stores: Path = stores) -> Features:
+            def features(fresh: bool, stores: Path = stores) -> FeatureSource:
                 number = len(list(stores.glob("*"))) + fresh
-                return Features(Store(stores / str(number)))
+                return FeatureSource(FeatureStore(stores / str(number)))
 
             def theirs(wanted: Recipe = wanted) -> float:
                 started = time.perf_counter()
@@ -121,7 +121,7 @@ def case(arch: str, size: int, rounds: int, quick: bool) -> None:
                 )
                 return time.perf_counter() - started
 
-            contenders = {"peer": theirs, "pixels": lambda run=run: run(pixels)}
+            contenders = {"peer": theirs, "pixels": lambda run=run: run(pixel_feed)}
             if depth < 2:
                 contenders |= {
                     "first": lambda run=run, features=features: run(features(True)),
@@ -134,7 +134,7 @@ def case(arch: str, size: int, rounds: int, quick: bool) -> None:
                 print(
                     f"  {name}, {who}: {spread(per, '.3f')} ms/image; peer / this "
                     f"{ratio(seen['peer'], seconds)}, pixels / this "
-                    f"{ratio(seen['pixels'], seconds)}, this / bare "
+                    f"{ratio(seen['pixel_feed'], seconds)}, this / bare "
                     f"{ratio(seconds, seen['bare'])}"
                 )
 

@@ -26,7 +26,7 @@ from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import Network, build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import apply_values
-from mura_tune.training.batches import Split, split_of, to_input
+from mura_tune.training.batches import Split, load_split, to_input
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY
 
@@ -103,7 +103,7 @@ def main() -> None:
         write_phantoms(root, areas=(AREA,), patients=patients, size=256)
         study = config.load_config(AREA)
         prepared = prepare(open_dataset(root), AREA, size, study.split, Path(folder) / "cache")
-        train, dev, test = (split_of(prepared, part, CPU) for part in ("train", "dev", "test"))
+        train, dev, test = (load_split(prepared, part, CPU) for part in ("train", "dev", "test"))
         rows, masks = boxes(root, test, size)
         recipe = apply_values(
             study.recipe, RECIPE | {"size": size, "finetune.epochs": epochs}, "benchmark"

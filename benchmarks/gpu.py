@@ -34,8 +34,8 @@ from mura_tune.networks.device import choose_device
 from mura_tune.networks.network import build_network
 from mura_tune.training import fit as training
 from mura_tune.training.batches import Split
-from mura_tune.training.feature_cache import Store
-from mura_tune.training.feeds import Features, Source, pixels
+from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 from mura_tune.training.fit import fit
 from mura_tune.training.graphs import captured
 from mura_tune.training.tasks import ABNORMALITY
@@ -84,7 +84,7 @@ def one_by_one() -> contextlib.AbstractContextManager[object]:
 
 
 def fitted(
-    arch: str, train: Split, dev: Split, batch: int, depth: int, source: Source = pixels
+    arch: str, train: Split, dev: Split, batch: int, depth: int, source: Source = pixel_feed
 ) -> float:
     """Images/s of the second epoch of a run: the first one captures, or fills the features."""
     wanted = recipe(arch, train.pixels.shape[1], batch, depth, 2)
@@ -115,7 +115,7 @@ def rates(arch: str, size: int, n: int, device: torch.device, rounds: int, until
                 contenders["one by one at 256"] = lambda: eagerly(256, 99)
             with tempfile.TemporaryDirectory() as folder:
                 if depth < 2:
-                    store = Features(Store(Path(folder)))
+                    store = FeatureSource(FeatureStore(Path(folder)))
                     contenders["features"] = lambda d=depth, b=batch, s=store: fitted(
                         arch, train, dev, b, d, s
                     )

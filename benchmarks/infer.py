@@ -28,7 +28,7 @@ from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import find_studies
 from mura_tune.release import release as release_io
 from mura_tune.release_format.manifest import SCHEMA, parse_manifest
-from mura_tune.training.batches import split_of, to_input
+from mura_tune.training.batches import load_split, to_input
 from mura_tune.training.fit import predict
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = phantom_data(Path(folder) / "phantoms", patients)
         prepared, files = parts(data, "XR_WRIST", size, Path(folder) / "cache")
-        part, split = files["train"], split_of(prepared, "train", CPU)
+        part, split = files["train"], load_split(prepared, "train", CPU)
         net = build_network(arch).eval()
         plain = build_network(arch).body.to(memory_format=torch.contiguous_format).eval()
 

@@ -22,17 +22,17 @@ IMPORTS = """
 import resource, sys, time
 from pathlib import Path
 import mura_tune, torch
-from mura_tune.config import load
+from mura_tune.config import load_config
 from mura_tune.data import cache
 from mura_tune.data.index import open_dataset
-from mura_tune.training.batches import split_of
-from mura_tune.networks.network import build
+from mura_tune.training.batches import load_split
+from mura_tune.networks.network import build_network
 from mura_tune.metrics.comparison import (average_folds)
-from mura_tune.training.feature_cache import Store
-from mura_tune.training.feeds import Features
+from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feeds import FeatureSource
 from mura_tune.training.tasks import ABNORMALITY
 from mura_tune.training.fit import fit
-from mura_tune.recipe import apply
+from mura_tune.recipe import apply_values
 
 root, work = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -50,18 +50,18 @@ started = time.perf_counter()
 WORK = {
     "nothing": "",
     "index": "open_dataset(root)",
-    "build": "cache.build(open_dataset(root), 64, work, progress=False)",
-    "reopen": "cache.build(open_dataset(root), 64, work, progress=False)",
+    "build": "cache.open_cache(open_dataset(root), 64, work, progress=False)",
+    "reopen": "cache.open_cache(open_dataset(root), 64, work, progress=False)",
     "trial": """
-whole = Whole(cache.build(open_dataset(root), 64, work, progress=False))
-train, dev = (split_of(whole, part, torch.device("cpu"), budget=4_000_000)
+whole = Whole(cache.open_cache(open_dataset(root), 64, work, progress=False))
+train, dev = (load_split(whole, part, torch.device("cpu"), budget=4_000_000)
               for part in ("train", "dev"))
 started = time.perf_counter()
-recipe = apply(load("default").recipe, {
+recipe = apply_values(load_config("default").recipe, {
     "arch": "cnn", "size": 64, "pretrained": "none", "head.epochs": 1, "finetune.epochs": 1,
     "finetune.depth": 1}, "benchmark")
-features = Features(Store(work / "features"))
-found = fit(build("cnn"), train, dev, recipe, ABNORMALITY, source=features)
+features = FeatureSource(FeatureStore(work / "features"))
+found = fit(build_network("cnn"), train, dev, recipe, ABNORMALITY, source=features)
 average_folds([ABNORMALITY.table(found.logits, dev)], measure=ABNORMALITY.measure)
 """,
 }

@@ -20,7 +20,7 @@ from mura_tune.areas import ALL, MULTITASK, ROUTER
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.phantoms.dataset import write_phantoms
-from mura_tune.training.batches import split_of
+from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import task_of
 
@@ -89,7 +89,7 @@ class Table:
         self.prepared: Prepared = prepare(
             open_dataset(data), area, study.recipe.size, study.split, self.root / "cache"
         )
-        self.parts = [split_of(self.prepared, part, CPU) for part in ("train", "dev", "test")]
+        self.parts = [load_split(self.prepared, part, CPU) for part in ("train", "dev", "test")]
         train, dev, test = ((len(part), len(set(part.studies))) for part in self.parts)
         print(f"\n{title}: {train[0]} images to train on, {dev[1]} dev and {test[1]} test studies")
         print(f"{'':22} {'million':>8} stages  s/epoch  {'score':15} {'dev':22} test")

@@ -28,7 +28,7 @@ from mura_tune.metrics.ranking import AUC
 from mura_tune.networks.network import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import Recipe
-from mura_tune.training.batches import Split, split_of
+from mura_tune.training.batches import Split, load_split
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY, study_scores
 
@@ -68,7 +68,7 @@ def main() -> None:
         dataset = fewer(open_dataset(folder / "phantoms"), given.few)
         parts = {
             area: [
-                split_of(
+                load_split(
                     prepare(dataset, area, given.size, study.split, folder / "cache"), part, CPU
                 )
                 for part in ("train", "dev", "test")

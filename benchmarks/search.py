@@ -34,10 +34,10 @@ from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.networks.network import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import Recipe, apply_values
-from mura_tune.training.batches import split_of
-from mura_tune.training.feature_cache import Store
-from mura_tune.training.feeds import Features, Source, pixels
-from mura_tune.training.fit import Fit, fit
+from mura_tune.training.batches import load_split
+from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
+from mura_tune.training.fit import FitResult, fit
 from mura_tune.training.tasks import ABNORMALITY, study_scores
 
 CPU = torch.device("cpu")
@@ -129,15 +129,17 @@ def material(arch: str, size: int, folder: Path, quick: bool, every: int = 1) ->
 
 def our_search(
     given: Material, trials: Sequence[Recipe], layout: torch.memory_format, keep: bool
-) -> tuple[float, Fit, Any]:
+) -> tuple[float, FitResult, Any]:
     """Seconds from files to the last trial, the best fit, and its dev split."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         size, area = trials[0].size, given.prepared.area
         prepared, _ = parts(given.root, area, size, Path(folder) / "cache")
-        train, dev = (split_of(prepared, part, CPU) for part in ("train", "dev"))
-        source: Source = Features(Store(Path(folder) / "features")) if keep else pixels
-        best: Fit | None = None
+        train, dev = (load_split(prepared, part, CPU) for part in ("train", "dev"))
+        source: Source = (
+            FeatureSource(FeatureStore(Path(folder) / "features")) if keep else pixel_feed
+        )
+        best: FitResult | None = None
         for recipe in trials:
             net = build_network(recipe.arch, seed=recipe.seed).to(memory_format=layout)
             found = fit(net, train, dev, recipe, ABNORMALITY, source=source)

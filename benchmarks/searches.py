@@ -22,7 +22,7 @@ from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.search import search
 from mura_tune.search.results import Best, best_in
 from mura_tune.search.search import Job, WorkerSettings
-from mura_tune.training.batches import split_of
+from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit
 from mura_tune.training.tasks import ABNORMALITY
 
@@ -71,7 +71,7 @@ def trained_start(folder: Path, patients: int = 600, epochs: int = 14) -> Path:
     whole = ("head.epochs=0", f"finetune.epochs={epochs}", "finetune.lr=1.0e-3", "finetune.depth=9")
     of = study("XR_WRIST", 0, 1, "pretrained=none", "augment=0.25", *whole)
     prepared = prepare(open_dataset(root), "XR_WRIST", SIZE, of.split, folder / "cache")
-    train, dev = (split_of(prepared, part, CPU) for part in ("train", "dev"))
+    train, dev = (load_split(prepared, part, CPU) for part in ("train", "dev"))
     net = build_network("cnn")
     result = fit(net, train, dev, of.recipe, ABNORMALITY)
     print(f"start: {patients} wrist patients, dev study AUC {result.best.score:.3f}", flush=True)

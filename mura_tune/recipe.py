@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mura_tune.errors import InputError
-from mura_tune.strict import build_dataclass, check_value, field_types, suggest
+from mura_tune.strict import build_dataclass, check_value, field_types, suggest_name
 
 LOSSES = ("bce", "focal")
 MONITORS = ("auc", "f1", "kappa")
@@ -217,7 +217,7 @@ def apply_values(recipe: Recipe, values: Mapping[str, Any], source: str) -> Reci
 def field_type(path: str) -> type:
     """The type of the field at a dotted path. Raises ValueError where there is no such field."""
     if path not in RECIPE_FIELDS:
-        raise ValueError(f"{path} is no recipe field{suggest(path, list(RECIPE_FIELDS))}")
+        raise ValueError(f"{path} is no recipe field{suggest_name(path, list(RECIPE_FIELDS))}")
     return RECIPE_FIELDS[path]
 
 

@@ -49,7 +49,7 @@ def build_dataclass(cls: type, raw: Any, where: str) -> Any:
     for name in raw:
         if name not in fields:
             raise ValueError(
-                f"unknown key {join_path(where, name)}{suggest(str(name), list(fields))}"
+                f"unknown key {join_path(where, name)}{suggest_name(str(name), list(fields))}"
             )
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
@@ -138,7 +138,7 @@ def show_value(value: object) -> str:
     return _short.repr(value)
 
 
-def suggest(name: str, known: list[str]) -> str:
+def suggest_name(name: str, known: list[str]) -> str:
     """What a misspelt name may mean, or all that is known, as the end of a message."""
     match = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]}?" if match else f"; known: {', '.join(sorted(known))}"

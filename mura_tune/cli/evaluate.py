@@ -214,7 +214,7 @@ def _routes(
     from mura_tune.areas import ROUTER
     from mura_tune.reading.locate import release_for
     from mura_tune.release.two_stage import routes
-    from mura_tune.training.batches import Split, split_of
+    from mura_tune.training.batches import Split, load_split
 
     folder = find(ROUTER)
     router, _ = _with_data(folder, data, runs, device, strict)
@@ -233,7 +233,7 @@ def _routes(
         if size not in splits:
             own = replace(study, recipe=replace(study.recipe, size=size))
             prepared = prepared_of(ROUTER, own, data, runs, strict)
-            splits[size] = split_of(prepared, "test", device_of(device))
+            splits[size] = load_split(prepared, "test", device_of(device))
         return splits[size]
 
     told = tuple(line for _, line in places.values() if line)

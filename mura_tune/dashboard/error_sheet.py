@@ -16,7 +16,7 @@ from mura_tune.dashboard.trial_pictures import BLUE, INK, PALE, RED, Fits
 from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import StudyScores, sigmoid
 from mura_tune.training.batches import Split
-from mura_tune.training.fit import Fit
+from mura_tune.training.fit import FitResult
 from mura_tune.training.tasks import study_logits
 
 ACROSS = 5  # studies of each kind
@@ -113,7 +113,7 @@ def _found(studies: StudyScores, row: int, fits: Fits) -> Shown:
     return _shown(f"p = {studies.scores[row]:.3f}, is {word}", dev, views, -np.abs(chances - label))
 
 
-def _called(chance: float, called: int, part: int, fit: Fit, dev: Split, name: str) -> Shown:
+def _called(chance: float, called: int, part: int, fit: FitResult, dev: Split, name: str) -> Shown:
     """A study and what it was taken for."""
     views = np.flatnonzero(dev.studies == name)
     sure = softmax(fit.logits[views].double().cpu().numpy())[:, called]

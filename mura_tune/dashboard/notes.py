@@ -15,7 +15,7 @@ from optuna_dashboard import get_note, save_note
 from mura_tune.search.records import SearchRecord, TrialRecord, TrialWriter
 from mura_tune.search.results import Best, best, counts, numbers
 from mura_tune.search.verdict import verdict
-from mura_tune.training.fit import Fit
+from mura_tune.training.fit import FitResult
 
 WIDE = 120  # characters; a page of the dashboard is as wide as its longest line
 Parts = Mapping[str, Mapping[str, int]]  # part -> what -> how many, such as dev -> studies -> 120
@@ -23,7 +23,7 @@ Parts = Mapping[str, Mapping[str, int]]  # part -> what -> how many, such as dev
 
 def trial_note(
     trial: optuna.Trial,
-    fits: Sequence[Fit],
+    fits: Sequence[FitResult],
     pictures: Mapping[str, str],
     missing: str,
     monitor: str,

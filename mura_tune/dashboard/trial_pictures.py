@@ -20,10 +20,10 @@ from mura_tune.metrics.areas import confusion_matrix
 from mura_tune.metrics.estimates import Estimate, StudyScores
 from mura_tune.metrics.ranking import roc_curve
 from mura_tune.training.batches import Split
-from mura_tune.training.fit import Epoch, Fit
+from mura_tune.training.fit import Epoch, FitResult
 from mura_tune.training.tasks import study_logits
 
-Fits = Sequence[tuple[Fit, Split]]  # a fit and its dev split: one pair, or one a patient fold
+Fits = Sequence[tuple[FitResult, Split]]  # a fit and its dev split: one pair, or one a patient fold
 
 BLUE, RED, INK, PALE = "#1f5fa8", "#c8402f", "#333333", "#7b818b"
 DPI = 100
@@ -109,7 +109,7 @@ class Charts:
         return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def curves(scores: Axes, losses: Axes, fits: Sequence[Fit]) -> None:
+def curves(scores: Axes, losses: Axes, fits: Sequence[FitResult]) -> None:
     """Dev scores over training losses, epoch by epoch, with a ring around the best."""
     epochs = max((fit.epochs for fit in fits), key=len)
     width = 1.8 if len(fits) == 1 else 1.0

@@ -1,4 +1,4 @@
-"""One area, ready to learn from: cached pixels, and every view in train, dev or test."""
+"""One area, ready to train on: cached pixels, and every view in train, dev or test."""
 
 from __future__ import annotations
 
@@ -12,27 +12,36 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mura_tune.config import Holdout
-from mura_tune.data import cache, duplicates, splits
+from mura_tune.data import duplicates
+from mura_tune.data.cache import explain_full_disk, open_cache
 from mura_tune.data.duplicates import NearCopy
 from mura_tune.data.index import Dataset, Finding
 from mura_tune.data.pixels import open_pixels
 from mura_tune.data.records import Digests
+from mura_tune.data.splits import (
+    SPLITS,
+    assign_folds,
+    assign_splits,
+    check_classes,
+    find_leaks,
+    hash_splits,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The views of one area.
+    """The views of one area, each in a split.
 
     Attributes:
-        pixels: (M, S, S) uint8, all of the cache, read as needed.
-        pixel_sha: (M,) of the pictures as they were decoded.
-        frame: a row a view: path, area, patient, study, label, split (as published), part, and
-            `row`, where it lies in `pixels`.
-        left_out: what was not used, and why.
-        near: pictures of which there are near-copies.
+        pixels: (M, S, S) uint8, every image of the cache, read as needed.
+        pixel_sha: (M,) sha256 of the images as they were decoded.
+        frame: a row a view: path, area, patient, study, label, published (train or valid), split,
+            and `row`, the view's place in `pixels`.
+        left_out: the images that are not used, and why.
+        near: the near-copies among the images.
         fingerprint: changes with any image, label or published split.
-        split_hash: changes when any study changes its part, and with each near-copy left out.
-        root: the folder that paths start from.
+        split_hash: changes when any study changes its split, and with each near-copy left out.
+        root: the folder that paths are relative to.
     """
 
     area: str
@@ -56,12 +65,12 @@ class Prepared:
         self.__dict__.update(state)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images, studies, patients and abnormal studies of each part."""
+        """Return the numbers of images, studies, patients and abnormal studies of each split."""
         counts = {}
-        for part in splits.SPLITS:
-            rows = self.frame.iloc[self.rows(part)]
+        for split in SPLITS:
+            rows = self.frame.iloc[self.rows(split)]
             studies = rows.drop_duplicates("study")
-            counts[part] = {
+            counts[split] = {
                 "images": len(rows),
                 "studies": len(studies),
                 "patients": int(rows["patient"].nunique()),
@@ -76,79 +85,78 @@ class Prepared:
 
     @property
     def pictures(self) -> Digests:
-        """The part of `pixel_sha` that is aligned with `frame`."""
+        """sha256 of the images of `frame`, in the order of its rows."""
         return self.pixel_sha.take(self.frame["row"].to_numpy())
 
     @property
     def near_copies(self) -> tuple[str, ...]:
-        """Paths of the images that are left out because another part holds a near-copy."""
-        return tuple(found.path for found in self.left_out if found.kind == "near-copy")
+        """Paths of the images that are left out because another split holds a near-copy."""
+        return tuple(finding.path for finding in self.left_out if finding.kind == "near-copy")
 
-    def rows(self, part: str) -> NDArray[np.int64]:
-        """Row numbers of one part: train, dev or test."""
-        return np.flatnonzero(self.frame["part"].to_numpy() == part)
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Row numbers of one split: train, dev or test."""
+        return np.flatnonzero(self.frame["split"].to_numpy() == split)
 
 
 def prepare(
     dataset: Dataset, area: str, size: int, holdout: Holdout, folder: Path, *, strict: bool = False
 ) -> Prepared:
-    """Decode what the cache lacks, divide patients, and drop copies that would cross a split.
+    """Decode what the cache lacks, assign splits, and drop copies that would cross a split.
 
-    Both those of the very same pixels and near-copies, as `copies` finds them.
+    Dropped are copies with the same pixels, and near-copies as `load_near_copies` gives them.
 
     Raises:
-        InputError: an area that isn't there, too many unreadable images (any, if `strict`),
-            or a part with one class only.
+        InputError: an area that the dataset does not have, too many unreadable images (any, if
+            `strict`), or a split with one class only.
     """
-    cached = cache.open_cache(dataset.for_area(area), size, folder, strict=strict)
-    # Over every area before one is looked at: a patient's part is the same wherever it occurs.
-    parts = splits.assign_splits(dataset.frame, holdout.dev, holdout.seed)
-    part_of = dict(zip(dataset.frame["path"], parts, strict=True))
-    frame = cached.frame.assign(
-        part=cached.frame["path"].map(part_of), row=np.arange(len(cached.frame))
-    )
-    with cache.explain_full_disk(cached.file.parent, area, size, needed=1):
-        alike = duplicates.load_near_copies(cached.file, cached.pixels, cached.pixel_sha, area)
-    kept, copies = _parted(frame, cached.pixel_sha, alike)
-    splits.check_classes(kept, "part", area)
-    crossing = [found.path for found in copies if found.kind == "near-copy"]
+    cached = open_cache(dataset.for_area(area), size, folder, strict=strict)
+    # Over every area before one is looked at: a patient's split is the same in every area.
+    splits = assign_splits(dataset.frame, holdout.dev, holdout.seed)
+    split_of = dict(zip(dataset.frame["path"], splits, strict=True))
+    frame = cached.frame.rename(columns={"split": "published"})
+    frame = frame.assign(split=frame["path"].map(split_of), row=np.arange(len(frame)))
+    with explain_full_disk(cached.file.parent, area, size, needed=1):
+        near = duplicates.load_near_copies(cached.file, cached.pixels, cached.pixel_sha, area)
+    frame, copies = _without_leaks(frame, cached.pixel_sha, near)
+    check_classes(frame, "split", area)
+    crossing = [finding.path for finding in copies if finding.kind == "near-copy"]
     return Prepared(
         area=area,
         pixels=cached.pixels,
         pixel_sha=cached.pixel_sha,
-        frame=kept,
+        frame=frame,
         left_out=(*cached.left_out, *copies),
-        near=alike,
+        near=near,
         fingerprint=cached.fingerprint,
-        split_hash=splits.hash_splits(kept, copies=crossing),
+        split_hash=hash_splits(frame, copies=crossing),
         root=dataset.root,
     )
 
 
 def prepare_folds(prepared: Prepared, holdout: Holdout) -> tuple[Prepared, ...]:
-    """`prepared` once for each of `holdout.folds` patient folds, with that fold as its dev part.
+    """Return `prepared` once for each of `holdout.folds` patient folds, with that fold as dev.
 
-    Test stays what it is, and is in no fold. Copies of a fold's dev pictures leave its train part.
+    Test stays what it is, and is in no fold. Copies of a fold's dev pictures leave its train split.
 
     Raises:
         InputError: a fold with one class only.
     """
-    rest = (prepared.frame["part"] != "test").to_numpy()
-    fold = splits.assign_folds(prepared.frame, holdout.folds, holdout.seed).to_numpy()
-    views = []
+    is_test = (prepared.frame["split"] == "test").to_numpy()
+    folds = assign_folds(prepared.frame, holdout.folds, holdout.seed).to_numpy()
+    fold_views = []
     for number in range(holdout.folds):
-        part = np.where(rest, np.where(fold == number, "dev", "train"), "test")
-        frame = prepared.frame.assign(part=part)
-        kept, copies = _parted(frame, prepared.pixel_sha, prepared.near)
-        splits.check_classes(kept, "part", f"{prepared.area} fold {number + 1}")
-        views.append(replace(prepared, frame=kept, left_out=(*prepared.left_out, *copies)))
-    return tuple(views)
+        split = np.where(is_test, "test", np.where(folds == number, "dev", "train"))
+        frame = prepared.frame.assign(split=split)
+        frame, copies = _without_leaks(frame, prepared.pixel_sha, prepared.near)
+        check_classes(frame, "split", f"{prepared.area} fold {number + 1}")
+        fold_views.append(replace(prepared, frame=frame, left_out=(*prepared.left_out, *copies)))
+    return tuple(fold_views)
 
 
-def _parted(
-    frame: pd.DataFrame, pixel_sha: Digests, alike: tuple[NearCopy, ...]
+def _without_leaks(
+    frame: pd.DataFrame, pixel_sha: Digests, near: tuple[NearCopy, ...]
 ) -> tuple[pd.DataFrame, tuple[Finding, ...]]:
-    """The rows without the copies that would cross parts, and those copies."""
-    copies = splits.find_leaks(frame, pixel_sha.take(frame["row"].to_numpy()), alike)
-    keep = ~frame["path"].isin([finding.path for finding in copies])
-    return frame[keep].reset_index(drop=True), copies
+    """Return the rows without the copies that would cross splits, and those copies."""
+    copies = find_leaks(frame, pixel_sha.take(frame["row"].to_numpy()), near)
+    stays = ~frame["path"].isin([finding.path for finding in copies])
+    return frame[stays].reset_index(drop=True), copies

@@ -1,4 +1,7 @@
-"""No patient crosses a split, in any area: each patient's split is a hash of its name."""
+"""Splits: train, dev and test, such that no patient crosses them in any area.
+
+A patient's split is a hash of the patient's name and a seed.
+"""
 
 import hashlib
 from collections import defaultdict
@@ -6,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mura_tune.data.duplicates import NearCopy
 from mura_tune.data.index import Finding
@@ -15,33 +19,41 @@ from mura_tune.errors import InputError
 SPLITS = ("train", "dev", "test")
 
 
-def assign_splits(frame: pd.DataFrame, dev: float, seed: int, *, test: float = 0.2) -> pd.Series:
+def assign_splits(
+    frame: pd.DataFrame, dev: float, seed: int, *, test: float = 0.2, column: str = "split"
+) -> pd.Series:
     """Return 'train', 'dev' or 'test' for each row of a whole dataset's frame.
 
-    The published valid split is the test set. Where nothing is published, the share `test` of
-    the patients is held out, whatever the seed, so that no seed trains on another's test set.
-    Of the others, the share `dev` becomes dev.
+    The published valid split is the test set. Where no valid split is published, the share `test`
+    of the patients is held out, whatever the seed, so that no seed trains on another's test set.
+    Of all other patients, the share `dev` becomes dev.
 
     An assignment that added rows cannot change has to be a function of the patient alone. So it
     is a hash of the seed and the patient's name, blind to area, label and every other patient:
     patients in several areas stay whole and adding patients moves nobody, while the shares and
     the balance of labels hold in expectation only (`check_classes` refuses the unlucky draw).
-    Raises InputError for a share that is not between 0 and 1.
+
+    Args:
+        column: the column of the frame that holds the published split, 'train' or 'valid'.
+
+    Raises:
+        InputError: a share that is not between 0 and 1.
     """
     for name, share in (("dev", dev), ("test", test)):
         if not 0 < share < 1:
             raise InputError(f"split.{name}: {share} is not between 0 and 1; 0.2 is usual")
-    published = frame["split"] == "valid"
+    published = frame[column] == "valid"
     patients = frame["patient"]
-    held = published if published.any() else _draw(patients, "test") < test
+    held_out = published if published.any() else _draw(patients, "test") < test
     split = pd.Series("train", index=frame.index, name="split", dtype="str")
-    return split.mask(_draw(patients, f"dev {seed}") < dev, "dev").mask(held, "test")
+    return split.mask(_draw(patients, f"dev {seed}") < dev, "dev").mask(held_out, "test")
 
 
 def assign_folds(frame: pd.DataFrame, k: int, seed: int) -> pd.Series:
-    """Return a fold from 0 to k - 1 for each row, by the same hash of the patient alone.
+    """Return a fold from 0 to k - 1 for each row: a hash of the patient's name and the seed.
 
-    Raises InputError for fewer than two folds.
+    Raises:
+        InputError: fewer than two folds.
     """
     if k < 2:
         raise InputError(f"split.folds: {k} is too few; 5 is usual, 2 the least")
@@ -51,9 +63,14 @@ def assign_folds(frame: pd.DataFrame, k: int, seed: int) -> pd.Series:
 def check_classes(
     frame: pd.DataFrame, column: str, name: str, *, splits: Sequence[str] = SPLITS
 ) -> None:
-    """Raise InputError, naming split and counts, unless each split has both classes of study.
+    """Check that each of `splits` has normal and abnormal studies.
 
-    `column` of the frame holds what `assign_splits` returned; `name` is the area, for the message.
+    Args:
+        column: the column of the frame that holds what `assign_splits` returned.
+        name: the area, for the message.
+
+    Raises:
+        InputError: a split with one class only; the message has the split and its counts.
     """
     studies = frame.drop_duplicates("study")
     for split in splits:
@@ -71,54 +88,67 @@ def check_classes(
 
 
 def find_leaks(
-    frame: pd.DataFrame, pixel_sha: Digests, near: Iterable[NearCopy] = (), column: str = "part"
+    frame: pd.DataFrame, pixel_sha: Digests, near: Iterable[NearCopy] = (), column: str = "split"
 ) -> tuple[Finding, ...]:
-    """Name the images to leave out because a split further on holds their picture.
+    """Return a finding for each image to leave out because a later split holds its picture.
 
-    Those of the very same pixels, and those that `near` says are one picture. Copies of test
-    images leave train and dev; copies of dev images leave train. `pixel_sha` is aligned with the
-    rows, `column` holds what `assign_splits` returned. Each Finding's `path` is the row to drop.
+    Copies of test images leave train and dev; copies of dev images leave train. A copy has the same
+    pixels, or is a near-copy. The `path` of each finding is the row to drop.
+
+    Args:
+        frame: N rows, a row an image.
+        pixel_sha: (N,) of the images, in the order of the rows.
+        near: the near-copies, by the sha256 of their pixels.
+        column: the column of the frame that holds what `assign_splits` returned.
     """
     paths = frame["path"].to_numpy(object)
-    parts = np.fromiter(map(SPLITS.index, frame[column]), np.int64, len(frame))
-    _, picture = np.unique(pixel_sha.packed, return_inverse=True)
-    # Of each picture: the furthest split that has it, and the first row there.
-    furthest = np.zeros(picture.max(initial=-1) + 1, np.int64)
-    np.maximum.at(furthest, picture, parts)
-    there = np.flatnonzero(parts == furthest[picture])
-    _, first = np.unique(picture[there], return_index=True)
-    holder = paths[there[first]]
-    like: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    for one, other, correlation in near:
-        pair = pixel_sha.find(one), pixel_sha.find(other)
-        if pair[0] is not None and pair[1] is not None:
-            a, b = (int(picture[row]) for row in pair)
-            like[a].append((b, correlation))
-            like[b].append((a, correlation))
-    found = []
-    for row in np.flatnonzero((furthest[picture] > parts) | np.isin(picture, list(like))):
-        path, split, own = paths[row], parts[row], int(picture[row])
+    splits = np.fromiter(map(SPLITS.index, frame[column]), np.int64, len(frame))
+    _, pictures = np.unique(pixel_sha.packed, return_inverse=True)
+    # Of each picture: the latest split that has it, and the path of the first row there.
+    latest = np.zeros(pictures.max(initial=-1) + 1, np.int64)
+    np.maximum.at(latest, pictures, splits)
+    rows_there = np.flatnonzero(splits == latest[pictures])
+    _, first = np.unique(pictures[rows_there], return_index=True)
+    path_there = paths[rows_there[first]]
+    near_pictures = _near_pictures(pixel_sha, pictures, near)
+    findings = []
+    for row in np.flatnonzero((latest[pictures] > splits) | np.isin(pictures, [*near_pictures])):
+        path, split, own = paths[row], splits[row], int(pictures[row])
         copies = [
-            (other == own, furthest[other], correlation, holder[other])
-            for other, correlation in ((own, 1.0), *like.get(own, ()))
-            if furthest[other] > split
+            (other == own, latest[other], correlation, path_there[other])
+            for other, correlation in ((own, 1.0), *near_pictures.get(own, ()))
+            if latest[other] > split
         ]
         if not copies:
             continue
-        same, further, correlation, keeper = max(copies)
-        left, kept = f"left out of {SPLITS[split]}", f"{keeper} in {SPLITS[further]}"
-        if same:
-            found.append(Finding("two splits", path, f"{left}: same pixels as {kept}"))
+        is_same, later_split, correlation, copy = max(copies)
+        left_out, stays = f"left out of {SPLITS[split]}", f"{copy} in {SPLITS[later_split]}"
+        if is_same:
+            findings.append(Finding("two splits", path, f"{left_out}: same pixels as {stays}"))
         else:
-            detail = f"{left}: a near-copy of {kept} (correlation {correlation:.3f})"
-            found.append(Finding("near-copy", path, detail))
-    return tuple(found)
+            detail = f"{left_out}: a near-copy of {stays} (correlation {correlation:.3f})"
+            findings.append(Finding("near-copy", path, detail))
+    return tuple(findings)
 
 
-def hash_splits(frame: pd.DataFrame, column: str = "part", copies: Collection[str] = ()) -> str:
+def _near_pictures(
+    pixel_sha: Digests, pictures: NDArray[np.int64], near: Iterable[NearCopy]
+) -> dict[int, list[tuple[int, float]]]:
+    """Return the near-copies of each picture that has some, with their correlations."""
+    near_pictures: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for first, second, correlation in near:
+        rows = pixel_sha.find(first), pixel_sha.find(second)
+        if rows[0] is not None and rows[1] is not None:
+            a, b = (int(pictures[row]) for row in rows)
+            near_pictures[a].append((b, correlation))
+            near_pictures[b].append((a, correlation))
+    return near_pictures
+
+
+def hash_splits(frame: pd.DataFrame, column: str = "split", copies: Collection[str] = ()) -> str:
     """Return the sha256 of the sorted (study, split) pairs: equal where the splits are equal.
 
-    `copies` are the images that are left out as near-copies; each changes it.
+    `copies` are the images that are left out as near-copies; each changes the hash.
     """
     pairs = sorted(set(zip(frame["study"], frame[column], strict=True)))
     lines = [f"{a}\t{b}" for a, b in pairs] + [f"{path}\tleft out" for path in sorted(copies)]

@@ -12,7 +12,7 @@ from mura_tune.data.prepare import Prepared
 from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.recipe import Recipe
-from mura_tune.training.batches import split_of
+from mura_tune.training.batches import load_split
 from mura_tune.training.fit import Epoch, fit
 from mura_tune.training.tasks import MULTITASK
 
@@ -67,7 +67,7 @@ def ablate(
 
     Dev also chose each run's epoch, on both sides alike. Test is not read.
     """
-    train, dev = (split_of(prepared, part, device) for part in ("train", "dev"))
+    train, dev = (load_split(prepared, part, device) for part in ("train", "dev"))
     numbers = tuple((recipe.seed + i) % 2**32 for i in range(seeds))
     tables, scores = [], []
     for weight in (recipe.aux_weight, 0.0):

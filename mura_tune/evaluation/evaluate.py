@@ -199,7 +199,7 @@ def _by_area(studies: StudyScores, split: Split) -> dict[str, Estimate]:
     if len(split.areas) < 2:
         return {}
     _, first = np.unique(split.studies, return_index=True)
-    parts = split.parts.cpu().numpy()[first]
+    parts = split.area_labels.cpu().numpy()[first]
     found = {}
     for number, area in enumerate(split.areas):
         mine = parts == number

@@ -13,7 +13,7 @@ from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
 from mura_tune.release_format.entries import RunEntry, RunsEntry, SpreadEntry
 from mura_tune.training.batches import Split
-from mura_tune.training.fit import Fit, predict
+from mura_tune.training.fit import FitResult, predict
 
 # From a run's logits on dev, dev, its logits on a part and that part: what is measured there.
 Rows = Callable[[Tensor, Split, Tensor, Split], StudyScores]
@@ -25,7 +25,7 @@ class Run:
 
     recipe: Recipe
     net: Network
-    fit: Fit
+    fit: FitResult
     dev: Split
     measure: Measure
     rows: Rows

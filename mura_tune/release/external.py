@@ -121,7 +121,7 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
 
 def trained_on(prepared: Prepared) -> str:
     """The content of TRAINED_ON: sorted, so that it tells nothing of the order of studies."""
-    held = (prepared.frame["part"] != "test").to_numpy()
+    held = (prepared.frame["split"] != "test").to_numpy()
     return "".join(sorted(f"{sha[:DIGEST_DIGITS]}\n" for sha in prepared.pictures.take(held)))
 
 

@@ -37,8 +37,8 @@ from mura_tune.release_format.entries import (
 from mura_tune.release_format.manifest import Manifest, RouterManifest
 from mura_tune.search.results import Best
 from mura_tune.search.verdict import verdict
-from mura_tune.training.batches import split_of
-from mura_tune.training.fit import FORGETFUL, Epoch, Memory, fit
+from mura_tune.training.batches import load_split
+from mura_tune.training.fit import NO_MEMORY, Epoch, Memory, fit
 from mura_tune.training.tasks import TASKS, task_of
 
 
@@ -95,7 +95,7 @@ def finalize(
     seeds: int = 1,
     released: Callable[[Sequence[Run]], Sequence[Run]] = strongest,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    memory: Callable[[Recipe], Memory] = lambda recipe: FORGETFUL,
+    memory: Callable[[Recipe], Memory] = lambda recipe: NO_MEMORY,
     dataset: str = "",
 ) -> Release:
     """Train the final network on train, choose what there is to choose on dev, measure on test.
@@ -112,7 +112,7 @@ def finalize(
     """
     _same_as_searched(best, prepared)
     recipe = final_recipe(best)
-    train, dev_split = (split_of(prepared, part, device) for part in ("train", "dev"))
+    train, dev_split = (load_split(prepared, part, device) for part in ("train", "dev"))
     task = task_of(best.config.task, recipe.monitor)
     kind = kind_of(task.name)
     runs = []
@@ -132,7 +132,7 @@ def finalize(
         **chosen.entries(),
         metrics=kind.metrics.parse({"dev": dev.to_json(), "test": test.to_json()}),
         output=kind.output,
-        runs=spread(runs, members, split_of(prepared, "test", device)) if seeds > 1 else None,
+        runs=spread(runs, members, load_split(prepared, "test", device)) if seeds > 1 else None,
         members=release.names_of(model),
     )
     page = kind.report(model, manifest, prepared, test=test)

@@ -28,7 +28,7 @@ from mura_tune.release_format.manifest import (
 )
 from mura_tune.report.abnormality import render_card, render_report
 from mura_tune.report.router import render_router_card, render_router_report
-from mura_tune.training.batches import Split, split_of
+from mura_tune.training.batches import Split, load_split
 from mura_tune.training.fit import predict
 from mura_tune.training.tasks import MULTITASK, PART, recognise_areas, routed_right
 
@@ -67,7 +67,7 @@ class Kind:
 
     def measure(self, net: Model, prepared: Prepared, part: str, chosen: Any) -> Figures:
         """Figures of a network on `dev` or `test`; `chosen` on dev, never here."""
-        split = split_of(prepared, part, next(net.parameters()).device)
+        split = load_split(prepared, part, next(net.parameters()).device)
         return self.measured(predict(net, split), split, chosen)
 
 

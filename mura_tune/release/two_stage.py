@@ -126,7 +126,7 @@ def _scores(answering: Bundle, split_at: Callable[[int], Split], names: Names) -
         studies=split.studies[rows],
         patients=split.patients[rows],
         paths=split.paths[rows],
-        parts=split.parts[rows.tolist()],
+        area_labels=split.area_labels[rows.tolist()],
     )
     calibration = Chosen.from_manifest(as_abnormality(answering)).calibration
     return calibration.studies(predict(answering.net, part), part).scores

@@ -19,7 +19,7 @@ from mura_tune.report.cases import find_cases
 from mura_tune.report.page import Markdown, markdown_code, render_html, render_markdown
 from mura_tune.report.provenance import data_set_name, describe_provenance
 from mura_tune.report.recognition import RecognitionTables, tabulate_recognition
-from mura_tune.training.batches import split_of
+from mura_tune.training.batches import load_split
 
 Row = tuple[object, ...]
 
@@ -48,7 +48,7 @@ def render_report(
         )
     gallery = None
     if cases:
-        split = split_of(prepared, "test", next(net.parameters()).device)
+        split = load_split(prepared, "test", next(net.parameters()).device)
         gallery = find_cases(net, split, test, cases, lambda path: read_image(prepared.root / path))
     on_dev, on_test = manifest["metrics"]["dev"], test.to_json()
     return render_html(

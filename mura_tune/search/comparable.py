@@ -37,16 +37,17 @@ def clean_or_refuse(sources: Iterable[str], prepared: Prepared, split: Holdout) 
 def _check_start(source: str, start: StartProvenance, prepared: Prepared, split: Holdout) -> None:
     """Compare what a release learned from with dev (of every fold) and test.
 
-    A picture of test in its list is a leak, whatever divided the data. Dev is a matter of
-    patients, who may be in areas that are not looked at here: since a patient's part is a function
-    of the split and the patient alone, it is asked again with the start's split. A start of the
-    same areas that lists none of these pictures is of another dataset, and may be divided anyhow.
+    A picture of test in the start's list is a leak, whatever divided the data. Dev is a matter of
+    patients, who may be in areas that are not looked at here: since a patient's split is a function
+    of the settings and the patient alone, it is computed again with the start's settings. A start
+    of the same areas that lists none of these pictures is of another dataset, and may be divided
+    anyhow.
 
     Raises:
         InputError: with the number of pictures or patients.
     """
     frame = prepared.frame
-    test = frame["part"] == "test"
+    test = frame["split"] == "test"
     if start.pictures is not None:
         known = np.array([sha[:DIGEST_DIGITS] in start.pictures for sha in prepared.pictures])
         if leaked := int((known & test).sum()):
@@ -56,8 +57,10 @@ def _check_start(source: str, start: StartProvenance, prepared: Prepared, split:
             )
         if start.areas & set(prepared.areas) and not known.any():
             return
-    judged = ~test if split.folds else frame["part"] == "dev"
-    learned = splits.assign_splits(frame, start.split.dev, start.split.seed) == "train"
+    judged = ~test if split.folds else frame["split"] == "dev"
+    learned = splits.assign_splits(frame, start.split.dev, start.split.seed, column="published").eq(
+        "train"
+    )
     patients = frame["patient"]
     if leaked := patients[judged & learned].nunique():
         same = start.split.dev, start.split.seed

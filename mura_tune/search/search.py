@@ -43,8 +43,8 @@ from mura_tune.search.slots import (
 from mura_tune.search.space import Rounded
 from mura_tune.search.trial import Keep, Material, Objective, Progress, is_of_surroundings, material
 from mura_tune.search.warm_start import AUTO, warm_starts
-from mura_tune.training.feature_cache import Store
-from mura_tune.training.feeds import Features, Source, pixels
+from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 from mura_tune.training.tasks import TASKS
 
 POLL = 1.0  # seconds between two looks for a slot that others may leave open
@@ -310,8 +310,8 @@ class _Course:
     def _source(self, search: SearchRecord) -> Source:
         """Search trials share what frozen stages give; a confirmation has its own seed's views."""
         if self.how.features is None or search is not self.search:
-            return pixels
-        return Features(Store(self.how.features, self.how.feature_bytes))
+            return pixel_feed
+        return FeatureSource(FeatureStore(self.how.features, self.how.feature_bytes))
 
 
 @dataclass

@@ -25,15 +25,15 @@ from mura_tune.metrics.ranking import AUC
 from mura_tune.recipe import Recipe
 from mura_tune.search import space as spaces
 from mura_tune.search.records import INTERRUPTED, OUTAGE, SUPERSEDED, TrialWriter
-from mura_tune.training.batches import Split, split_of
-from mura_tune.training.feeds import Source, pixels
-from mura_tune.training.fit import Epoch, Fit, fit
+from mura_tune.training.batches import Split, load_split
+from mura_tune.training.feeds import Source, pixel_feed
+from mura_tune.training.fit import Epoch, FitResult, fit
 from mura_tune.training.tasks import task_of
 
 DIGITS = 6  # of a score, where people see it: finer than one pair of studies among a million
 
 # Keeps what people look at: of a trial, its fits with the dev split of each, and all dev studies.
-Keep = Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], StudyScores], None]
+Keep = Callable[[optuna.Trial, Sequence[tuple[FitResult, Split]], StudyScores], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Material:
 def material(prepared: Prepared, study: SearchConfig, device: torch.device) -> Material:
     """The study's train and dev; with folds, k pairs that cover every patient but test's once."""
     views = prepare_folds(prepared, study.split) if study.split.folds else (prepared,)
-    pairs = ((split_of(v, "train", device), split_of(v, "dev", device)) for v in views)
+    pairs = ((load_split(v, "train", device), load_split(v, "dev", device)) for v in views)
     return Material(tuple(pairs), device)
 
 
@@ -80,7 +80,7 @@ class Objective:
     drawn: Callable[[], bool]
     tell: Callable[[Progress], None]
     keep: Keep
-    source: Source = pixels
+    source: Source = pixel_feed
 
     def __call__(self, trial: optuna.Trial) -> float:
         started, writer = time.perf_counter(), TrialWriter(trial, self.name)
@@ -122,7 +122,7 @@ class Objective:
 
     def _train(self, writer: TrialWriter, recipe: Recipe) -> float:
         trial = writer.trial
-        fits: list[tuple[Fit, Split]] = []
+        fits: list[tuple[FitResult, Split]] = []
         alone = len(self.material.pairs) == 1
         task = task_of(self.study.task, recipe.monitor)
         for number, (train, dev) in enumerate(self.material.pairs):

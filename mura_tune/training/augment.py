@@ -21,22 +21,22 @@ SHEAR = 0.15
 LOG_CONTRAST = math.log(1.6)
 BRIGHTNESS = 0.2  # of the full range
 LOG_GAMMA = math.log(1.5)
-DRAWS = 9
+DRAWS_PER_VIEW = 9
 LEVELS = 256
-IN_CACHE = 8  # images at once on a CPU: at 224 px what they pass through stays in its cache
-VIEWS = 2  # raise it whenever a change here, or in the order of batches, changes a view
+IMAGES_IN_CACHE = 8  # images at once on a CPU: at 224 px what they pass through stays in its cache
+VIEWS_VERSION = 2  # raise it whenever a change here, or in the order of batches, changes a view
 
 
-def draws(seed: int, epoch: int, n: int) -> NDArray[np.float32]:
+def draw_uniform(seed: int, epoch: int, n: int) -> NDArray[np.float32]:
     """Uniform numbers in [0, 1), (n, DRAWS): row i is the same however many rows are asked."""
-    return np.random.default_rng((seed, epoch)).random((n, DRAWS), dtype=np.float32)
+    return np.random.default_rng((seed, epoch)).random((n, DRAWS_PER_VIEW), dtype=np.float32)
 
 
 def augment(pixels_nhw: Tensor, u_nd: Tensor, strength: float) -> Tensor:
     """uint8 (N, S, S) re-exposed and warped, as (N, 1, S, S) in [0, 1]; strength 0 only converts.
 
     Args:
-        u_nd: this batch's rows of `draws`, on the same device.
+        u_nd: this batch's rows of `draw_uniform`, on the same device.
         strength: 0 to 1; scales every range. Flips are drawn at any strength above 0.
     """
     if strength == 0:
@@ -44,10 +44,10 @@ def augment(pixels_nhw: Tensor, u_nd: Tensor, strength: float) -> Tensor:
     v = (u_nd * 2 - 1) * strength
     flip = torch.where(u_nd[:, 0] < 0.5, -1.0, 1.0)
     out = torch.empty(pixels_nhw.shape, device=v.device).unsqueeze_(1)
-    at_once = len(v) if v.is_cuda else IN_CACHE
-    parts = (torch.split(t, at_once) for t in (out, pixels_nhw, _tones(v), v, flip))
-    for part in zip(*parts, strict=True):
-        _view(*part)
+    at_once = len(v) if v.is_cuda else IMAGES_IN_CACHE
+    slices = (torch.split(t, at_once) for t in (out, pixels_nhw, _tones(v), v, flip))
+    for batch in zip(*slices, strict=True):
+        _view(*batch)
     return out
 
 

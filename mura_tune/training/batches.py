@@ -1,38 +1,32 @@
-"""Which rows of train an epoch sees, in which order, and which draw of augmentation each gets.
+"""Splits and batches: the views of a split with their pixels, and the order an epoch sees them in.
 
-Pixels where there is room for them, and batches that are the same for the same (seed, epoch).
+The order, the augmentation and the batches of an epoch depend on (seed, epoch) alone. Pixels lie on
+the device when they fit there, else in the cache's file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-
-from mura_tune.metrics.estimates import Names
-
-if TYPE_CHECKING:  # it imports this module
-    pass
-import functools
-import hashlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import field
-
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mura_tune.data.pixels import MAPPED_ROWS, unmap_pages
+from mura_tune.metrics.estimates import Names
 from mura_tune.networks.device import pixel_memory
-from mura_tune.training.augment import augment, draws
+from mura_tune.training.augment import augment, draw_uniform
 
 if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load pandas
     from mura_tune.data.prepare import Prepared
 
-Rows = NDArray[np.int64]
+RowNumbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,66 +39,71 @@ class Stratum:
         counts: (M,) how many views it has.
     """
 
-    rows: Rows
-    starts: Rows
-    counts: Rows
+    rows: RowNumbers
+    starts: RowNumbers
+    counts: RowNumbers
 
-    def draw(self, n: int, rng: np.random.Generator) -> Rows:
+    def draw(self, n: int, rng: np.random.Generator) -> RowNumbers:
         """`n` rows with replacement: a study, each as likely, then one of its views."""
         study = rng.integers(len(self.starts), size=n)
         view = rng.integers(self.counts[study])
-        rows: Rows = self.rows[self.starts[study] + view]
+        rows: RowNumbers = self.rows[self.starts[study] + view]
         return rows
 
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """An epoch: `rows` (N,) of train in their order, and which of N `draws` augments each, (N,)."""
+    """The order of one epoch.
 
-    rows: Rows
-    draws: Rows
+    Attributes:
+        rows: (N,) row numbers of train, in the order in which they are seen.
+        draws: (N,) which row of `draw_uniform` augments each of them.
+    """
+
+    rows: RowNumbers
+    draws: RowNumbers
 
 
-def strata(labels: Rows, studies: Names) -> tuple[Stratum, ...]:
+def group_by_label(labels: RowNumbers, studies: Names) -> tuple[Stratum, ...]:
     """One stratum for each label that occurs; a study belongs to its first view's."""
-    found = []
+    strata = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         rows = rows[np.argsort(studies[rows], kind="stable")]
         _, starts, counts = np.unique(studies[rows], return_index=True, return_counts=True)
-        found.append(Stratum(rows, starts, counts))
-    return tuple(found)
+        strata.append(Stratum(rows, starts, counts))
+    return tuple(strata)
 
 
-def natural(split: Split, rng: np.random.Generator) -> Order:
+def natural_order(split: Split, rng: np.random.Generator) -> Order:
     """Every view once, with the draw that is its own."""
     rows = rng.permutation(len(split))
     return Order(rows, rows)
 
 
-def balanced(split: Split, rng: np.random.Generator) -> Order:
+def balanced_order(split: Split, rng: np.random.Generator) -> Order:
     """As many views as there are, an equal share from each class, see `Stratum.draw`.
 
     A view that comes twice is augmented anew: draws go with places in the order.
     """
     n, classes = len(split), split.strata
-    shares = [len(part) for part in np.array_split(np.arange(n), len(classes))]
-    parts = [stratum.draw(k, rng) for stratum, k in zip(classes, shares, strict=True)]
-    return Order(rng.permutation(np.concatenate(parts)), np.arange(n))
+    shares = [len(share) for share in np.array_split(np.arange(n), len(classes))]
+    rows = [stratum.draw(k, rng) for stratum, k in zip(classes, shares, strict=True)]
+    return Order(rng.permutation(np.concatenate(rows)), np.arange(n))
 
 
 SAMPLINGS: Mapping[str, Callable[[Split, np.random.Generator], Order]] = {
-    "natural": natural,
-    "balanced": balanced,
+    "natural": natural_order,
+    "balanced": balanced_order,
 }
 
 
-def order_of(split: Split, *, sampling: str, seed: int, epoch: int) -> Order:
+def epoch_order(split: Split, *, sampling: str, seed: int, epoch: int) -> Order:
     """What an epoch sees: a function of the split, the sampling's name, seed and epoch alone."""
     return SAMPLINGS[sampling](split, np.random.default_rng((seed, epoch, 1)))
 
 
-def in_batches(rows: Rows, size: int) -> list[Rows]:
+def cut_into_batches(rows: RowNumbers, size: int) -> list[RowNumbers]:
     """`rows` cut into batches of at most `size`, as equal as they can be, so that none is too
     small for BatchNorm."""
     return np.array_split(rows, max(1, -(-len(rows) // size)))
@@ -114,7 +113,9 @@ def in_batches(rows: Rows, size: int) -> list[Rows]:
 # stem summed this equals a grey image copied to three channels.
 MEAN, STD = 0.449, 0.226
 
-CHUNK = 8 * 2**20  # bytes read ahead where a split does not fit: five batches of 32 at 224 px
+READ_AHEAD_BYTES = (
+    8 * 2**20
+)  # bytes read ahead where a split does not fit: five batches of 32 at 224 px
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,18 +141,18 @@ class OnDisk:
         return len(self.rows)
 
     def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Tensor:
-        wanted = self.rows[index if isinstance(index, slice) else np.asarray(index)]
-        taken = np.empty((len(wanted), *self.stored.shape[1:]), np.uint8)
-        for start in range(0, len(wanted), MAPPED_ROWS):
-            rows = wanted[start : start + MAPPED_ROWS]
-            taken[start : start + MAPPED_ROWS] = self.stored[rows]
+        rows = self.rows[index if isinstance(index, slice) else np.asarray(index)]
+        pixels = np.empty((len(rows), *self.stored.shape[1:]), np.uint8)
+        for start in range(0, len(rows), MAPPED_ROWS):
+            chunk = slice(start, start + MAPPED_ROWS)
+            pixels[chunk] = self.stored[rows[chunk]]
             unmap_pages(self.stored)
-        return torch.from_numpy(taken)
+        return torch.from_numpy(pixels)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a dataset. A row is a view; views of a study share its name and label.
+    """One split of a dataset. A row is a view; the views of a study share its name and label.
 
     Attributes:
         name: train, dev or test.
@@ -161,7 +162,7 @@ class Split:
         patients: (N,) patient names.
         paths: (N,) image paths, as the dataset writes them.
         areas: names of the dataset's areas, in order.
-        parts: (N,) int64, which of `areas` a view shows, on the device; empty where none are named.
+        area_labels: (N,) int64, which of `areas` a view shows, on the device; empty without areas.
     """
 
     name: str
@@ -171,15 +172,15 @@ class Split:
     patients: Names
     paths: Names
     areas: tuple[str, ...] = ()
-    parts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    area_labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def __post_init__(self) -> None:
         n = len(self.pixels)
-        if self.areas and len(self.parts) != n:
-            raise ValueError(f"parts has {len(self.parts)} rows, pixels {n}")
-        for what in ("labels", "studies", "patients", "paths"):
-            if len(getattr(self, what)) != n:
-                raise ValueError(f"{what} has {len(getattr(self, what))} rows, pixels {n}")
+        if self.areas and len(self.area_labels) != n:
+            raise ValueError(f"area_labels has {len(self.area_labels)} rows, pixels {n}")
+        for column in ("labels", "studies", "patients", "paths"):
+            if len(getattr(self, column)) != n:
+                raise ValueError(f"{column} has {len(getattr(self, column))} rows, pixels {n}")
         if self.pixels.dtype != torch.uint8 or len(self.pixels.shape) != 3:
             raise ValueError(
                 f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}; "
@@ -192,42 +193,42 @@ class Split:
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of the pixels and their order, computed once: what two runs must share."""
-        found = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
-        step = max(1, CHUNK // (self.pixels.shape[1] * self.pixels.shape[2]))
+        digest = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
+        step = max(1, READ_AHEAD_BYTES // (self.pixels.shape[1] * self.pixels.shape[2]))
         for start in range(0, len(self), step):
-            found.update(self.pixels[start : start + step].cpu().contiguous().numpy().data)
-        return found.hexdigest()
+            digest.update(self.pixels[start : start + step].cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     @functools.cached_property
     def strata(self) -> tuple[Stratum, ...]:
-        """Its views by label and study, found once."""
-        return strata(self.labels.cpu().numpy(), self.studies)
+        """The split's views by label and study, computed once."""
+        return group_by_label(self.labels.cpu().numpy(), self.studies)
 
 
-def split_of(
-    prepared: Prepared, part: str, device: torch.device, budget: int | None = None
+def load_split(
+    prepared: Prepared, name: str, device: torch.device, budget: int | None = None
 ) -> Split:
-    """One part (train, dev or test) of a prepared area.
+    """The split `name` (train, dev or test) of a prepared area.
 
     Args:
-        budget: bytes of pixels that may lie on `device`; a larger part stays in the cache's file
-            and is streamed. None takes what `device.pixel_memory` finds.
+        budget: bytes of pixels that may lie on `device`; a larger split stays in the cache's file
+            and is streamed. None takes what `device.pixel_memory` returns.
     """
-    frame = prepared.frame.iloc[prepared.rows(part)]
+    frame = prepared.frame.iloc[prepared.rows(name)]
     rows = frame["row"].to_numpy()
     pixels: Tensor | OnDisk = OnDisk(prepared.pixels, rows)
     if len(rows) * prepared.pixels[0].size <= (pixel_memory(device) if budget is None else budget):
         pixels = torch.from_numpy(prepared.pixels[rows]).to(device)
-    part_of = {area: number for number, area in enumerate(prepared.areas)}
+    area_numbers = {area: number for number, area in enumerate(prepared.areas)}
     return Split(
-        name=part,
+        name=name,
         pixels=pixels,
         labels=torch.from_numpy(frame["label"].to_numpy(dtype=np.int64, copy=True)).to(device),
         studies=frame["study"].to_numpy(object),
         patients=frame["patient"].to_numpy(object),
         paths=frame["path"].to_numpy(object),
         areas=prepared.areas,
-        parts=torch.tensor([part_of[area] for area in frame["area"]]).to(device),
+        area_labels=torch.tensor([area_numbers[area] for area in frame["area"]]).to(device),
     )
 
 
@@ -247,15 +248,15 @@ def training_batches(
     device: torch.device,
     sampling: str = "natural",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented (x (B, 1, S, S), rows (B,) of the split), those of `order_of` in batches."""
-    order = order_of(split, sampling=sampling, seed=seed, epoch=epoch)
-    batches = in_batches(order.rows, size)
+    """Augmented (x (B, 1, S, S), rows (B,) of the split), those of `epoch_order` in batches."""
+    order = epoch_order(split, sampling=sampling, seed=seed, epoch=epoch)
+    batches = cut_into_batches(order.rows, size)
     sizes = [len(rows) for rows in batches]
     # The whole epoch's draws and rows at once: a step then copies nothing from the host.
-    u_nd = torch.from_numpy(draws(seed, epoch, len(split))[order.draws]).to(device)
+    u_nd = torch.from_numpy(draw_uniform(seed, epoch, len(split))[order.draws]).to(device)
     rows_n = torch.from_numpy(order.rows).to(device)
-    parts = (torch.split(u_nd, sizes), torch.split(rows_n, sizes))
-    for pixels, u, rows in zip(_pixels(split, batches, device), *parts, strict=True):
+    augmentation = (torch.split(u_nd, sizes), torch.split(rows_n, sizes))
+    for pixels, u, rows in zip(_pixels(split, batches, device), *augmentation, strict=True):
         yield augment(pixels.to(device), u, strength).sub_(MEAN).div_(STD), rows
 
 
@@ -263,11 +264,11 @@ def plain_batches(split: Split, size: int, device: torch.device) -> Iterator[Ten
     """The images in their order, not augmented: x (B, 1, S, S)."""
     starts = range(0, len(split), size)
     if _resident(split, device):  # slices: drawn rows would be copied first
-        parts = (split.pixels[start : start + size] for start in starts)
+        batches = (split.pixels[start : start + size] for start in starts)
     else:
         rows = [np.arange(start, min(start + size, len(split))) for start in starts]
-        parts = (pixels for pixels in _pixels(split, rows, device))
-    for pixels in parts:
+        batches = (pixels for pixels in _pixels(split, rows, device))
+    for pixels in batches:
         yield to_input(pixels, device)
 
 
@@ -285,7 +286,7 @@ def _pixels(
         for index in torch.split(order, sizes):
             yield split.pixels[index]
         return
-    per = max(1, CHUNK // (max(sizes) * split.pixels.shape[1] * split.pixels.shape[2]))
+    per = max(1, READ_AHEAD_BYTES // (max(sizes) * split.pixels.shape[1] * split.pixels.shape[2]))
     chunks = [batches[i : i + per] for i in range(0, len(batches), per)]
 
     def load(chunk: Sequence[NDArray[np.int64]]) -> Tensor:

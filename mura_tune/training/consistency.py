@@ -17,7 +17,9 @@ from mura_tune.training.losses import Loss
 BLACK = -MEAN / STD  # of a normalised view; what a turn brings in from outside
 
 
-def consistent(net: Network, loss_of: Loss, weight: float) -> Callable[[Tensor, Tensor], Tensor]:
+def add_consistency(
+    net: Network, loss_of: Loss, weight: float
+) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of a batch, (x (N, 1, S, S), targets (N, …)) to (), with the maps' disagreement.
 
     loss + weight x disagreement(M(x), T^-1 M(T x)), where M is `class_maps` and T a rotation by up
@@ -27,10 +29,10 @@ def consistent(net: Network, loss_of: Loss, weight: float) -> Callable[[Tensor, 
     """
 
     def judge(x_nchw: Tensor, targets: Tensor) -> Tensor:
-        moves = draw(len(x_nchw), x_nchw.device)
+        moves = draw_moves(len(x_nchw), x_nchw.device)
         features = feature_map(net, x_nchw)
         there = class_maps(net, feature_map(net, move(x_nchw, moves, outside=BLACK)))
-        apart = compare(class_maps(net, features), there, moves)
+        apart = compare_maps(class_maps(net, features), there, moves)
         return loss_of(_head(net, features), targets) + weight * apart
 
     return judge
@@ -80,14 +82,14 @@ def class_maps(net: Network, features: Tensor) -> Tensor:
     return _head(net, alone)[:, 0].float().view(len(nhwc), 1, *nhwc.shape[1:3])
 
 
-def draw(n: int, device: torch.device) -> Tensor:
+def draw_moves(n: int, device: torch.device) -> Tensor:
     """Rotations of up to +-30 degrees, half of them with a flip, (N, 2, 2): orthogonal."""
     u = torch.rand(n, 2, device=device)
     angle, flip = (2 * u[:, 0] - 1) * ROTATION, torch.where(u[:, 1] < 0.5, -1.0, 1.0)
-    return turns(angle, flip)
+    return rotation_matrices(angle, flip)
 
 
-def turns(angle_n: Tensor, flip_n: Tensor) -> Tensor:
+def rotation_matrices(angle_n: Tensor, flip_n: Tensor) -> Tensor:
     """Matrices (N, 2, 2) that turn by an angle and mirror left and right where `flip` is -1."""
     cos, sin = torch.cos(angle_n), torch.sin(angle_n)
     rows = torch.stack((cos * flip_n, -sin, sin * flip_n, cos), 1)
@@ -104,7 +106,7 @@ def move(x_nchw: Tensor, moves_n22: Tensor, *, outside: float = 0.0) -> Tensor:
     return moved + outside
 
 
-def compare(here_n1hw: Tensor, there_n1hw: Tensor, moves_n22: Tensor) -> Tensor:
+def compare_maps(here_n1hw: Tensor, there_n1hw: Tensor, moves_n22: Tensor) -> Tensor:
     """`disagreement` of maps with those of the turned views, turned back; places that left the
     view on the way count as far as they are seen."""
     back = moves_n22.transpose(1, 2)

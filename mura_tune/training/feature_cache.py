@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Store:
+class FeatureStore:
     """A folder of features that any number of processes share; InputError if it cannot be made.
 
     Within `budget` bytes the entries used longest ago make room for new ones. An entry that does
@@ -63,8 +63,8 @@ class Store:
             compute: gives the batches afresh.
         """
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-        if (found := self._find(key)) is not None:
-            yield from _read(*found, sizes, device)
+        if (entry := self._find(key)) is not None:
+            yield from _read(*entry, sizes, device)
             return
         writer = _Writer(self, key, about, sum(sizes))
         try:
@@ -79,12 +79,12 @@ class Store:
         """The open file of a whole entry, marked as used now, and its manifest."""
         manifest = self.folder / f"{key}.json"
         try:
-            told = json.loads(manifest.read_text("utf-8"))
-            size = int(told["bytes"])
+            header = json.loads(manifest.read_text("utf-8"))
+            size = int(header["bytes"])
             os.utime(manifest)
             file = (self.folder / f"{key}.bin").open("rb")  # readable even if evicted meanwhile
             if os.fstat(file.fileno()).st_size == size:
-                return file, told
+                return file, header
             file.close()
         except FileNotFoundError:
             pass
@@ -98,18 +98,18 @@ class Store:
             with file.open("rb") as opened:
                 if try_lock(opened):  # nobody writes it any more
                     file.unlink()
-        kept = []
+        entries = []
         for file in self.folder.glob("*.bin"):
             manifest = file.with_suffix(".json")
             if manifest.exists():
-                kept.append((manifest.stat().st_mtime_ns, file.stat().st_size, file, manifest))
+                entries.append((manifest.stat().st_mtime_ns, file.stat().st_size, file, manifest))
             else:  # its writer, or who evicted it, was killed between the two
                 file.unlink()
-        used = sum(size for _, size, *_ in kept)
+        used = sum(size for _, size, *_ in entries)
         promised = sum(file.stat().st_size for file in self.folder.glob("*.tmp"))
         if promised + needed > self.budget:
             return False
-        for _, size, file, manifest in sorted(kept):
+        for _, size, file, manifest in sorted(entries):
             if used + promised + needed <= self.budget:
                 break
             manifest.unlink()
@@ -121,11 +121,11 @@ class Store:
 class _Writer:
     """One entry on its way to the disk. It gives up rather than stop a training run."""
 
-    def __init__(self, store: Store, key: str, about: Mapping[str, Any], rows: int) -> None:
+    def __init__(self, store: FeatureStore, key: str, about: Mapping[str, Any], rows: int) -> None:
         self.store, self.key, self.about, self.rows = store, key, about, rows
         self.file: BinaryIO | None = None
         self.given_up = False
-        self.told: dict[str, Any] = {}
+        self.header: dict[str, Any] = {}
         self.written = 0
         self.temporary = store.folder / f"{key}.tmp"
         self._pending: list[tuple[Tensor, torch.Event]] = []
@@ -155,7 +155,7 @@ class _Writer:
     def _begin(self, rows: Tensor, channels_last: bool) -> None:
         """Lock the temporary file and reserve its size; else give up."""
         size = self.rows * math.prod(rows.shape[1:]) * rows.element_size()
-        self.told = {
+        self.header = {
             "bytes": size,
             "dtype": str(rows.dtype).removeprefix("torch."),
             "row": list(rows.shape[1:]),
@@ -193,7 +193,7 @@ class _Writer:
         """Make the entry visible, if it is whole."""
         try:
             self._flush(leave=0)
-            if self.file is None or self.written != self.told["bytes"]:
+            if self.file is None or self.written != self.header["bytes"]:
                 return
             self.file.flush()
             os.fsync(self.file.fileno())
@@ -201,7 +201,7 @@ class _Writer:
                 self.temporary.replace(self.temporary.with_suffix(".bin"))
                 new = self.temporary.with_suffix(".new")
                 with new.open("w", encoding="utf-8") as out:
-                    json.dump(self.told, out)
+                    json.dump(self.header, out)
                     out.flush()
                     os.fsync(out.fileno())
                 new.replace(self.temporary.with_suffix(".json"))
@@ -227,17 +227,17 @@ class _Writer:
 
 
 def _read(
-    file: BinaryIO, told: Mapping[str, Any], sizes: Sequence[int], device: torch.device
+    file: BinaryIO, header: Mapping[str, Any], sizes: Sequence[int], device: torch.device
 ) -> Iterator[Tensor]:
-    """The rows in batches; each maps its own part, so that what was read takes no memory."""
-    dtype, shape, offset = getattr(torch, told["dtype"]), told["row"], 0
+    """Yield the rows in batches. Each maps its own bytes of the file: read ones take no memory."""
+    dtype, shape, offset = getattr(torch, header["dtype"]), header["row"], 0
     with file:
         for n in sizes:
-            part = n * math.prod(shape) * dtype.itemsize
-            mapped = np.memmap(file, np.uint8, "r", offset, (part,))
+            size = n * math.prod(shape) * dtype.itemsize
+            mapped = np.memmap(file, np.uint8, "r", offset, (size,))
             # A copy in a fresh tensor: aligned as the computed one was, pinned for a GPU.
-            taken = torch.empty(part, dtype=torch.uint8, pin_memory=device.type == "cuda")
+            taken = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
             np.copyto(taken.numpy(), mapped)
             rows = taken.view(dtype).view(n, *shape).to(device, non_blocking=True)
-            yield rows.permute(0, 3, 1, 2) if told["channels_last"] else rows
-            offset += part
+            yield rows.permute(0, 3, 1, 2) if header["channels_last"] else rows
+            offset += size

@@ -16,9 +16,15 @@ from torch import Tensor, nn
 from mura_tune.networks.device import evaluation_batch, precision
 from mura_tune.networks.network import Network, Step, run_steps
 from mura_tune.recipe import Recipe
-from mura_tune.training.augment import VIEWS
-from mura_tune.training.batches import Split, in_batches, order_of, plain_batches, training_batches
-from mura_tune.training.feature_cache import Store
+from mura_tune.training.augment import VIEWS_VERSION
+from mura_tune.training.batches import (
+    Split,
+    cut_into_batches,
+    epoch_order,
+    plain_batches,
+    training_batches,
+)
+from mura_tune.training.feature_cache import FeatureStore
 
 SHARED_DEPTHS = (0, 1)  # deeper ones save half as much for 20 GB an area
 
@@ -42,7 +48,7 @@ class Feed:
 Source = Callable[[Network, Split, Split, Recipe, int], Feed]
 
 
-def pixels(net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -> Feed:
+def pixel_feed(net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -> Feed:
     """Every image warped and passed through the whole network, in every epoch."""
     device = next(net.parameters()).device
     return Feed(
@@ -61,7 +67,7 @@ def pixels(net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -
 
 
 @dataclass(frozen=True, eq=False)
-class Halves:
+class NetworkHalves:
     """A network cut where training begins: `rest(frozen(x))` is its output.
 
     Attributes:
@@ -75,7 +81,7 @@ class Halves:
     digest: str
 
 
-def halves(net: Network) -> Halves | None:
+def halve_network(net: Network) -> NetworkHalves | None:
     """`net` cut at its present depth, at depth 0 after the pooling. None if all of it trains, if
     nobody told its steps, or if dropout follows its pooling."""
     steps = net.steps()
@@ -90,7 +96,7 @@ def halves(net: Network) -> Halves | None:
     cut = next((i for i, step in enumerate(steps) if trains(step)), len(steps))
     if cut == 0:
         return None
-    return Halves(
+    return NetworkHalves(
         frozen=torch.no_grad()(functools.partial(run_steps, steps[:cut])),
         rest=functools.partial(net.finish, steps[cut:]),
         digest=_digest(net.body, trained),
@@ -98,26 +104,26 @@ def halves(net: Network) -> Halves | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
+class FeatureSource:
     """The source that computes the frozen stages' features once and keeps them in `store`.
 
-    Each batch holds what `pixels` would give the first trained stage, to the bit: a view is a
+    Each batch holds what `pixel_feed` would give the first trained stage, to the bit: a view is a
     function of (seed, epoch, image, strength), and frozen stages run in eval mode. Depths that
-    are not in `depths`, networks that `halves` cannot cut, and recipes with `consistency` go the
-    way of pixels.
+    are not in `depths`, networks that `halve_network` cannot cut, and recipes with `consistency`
+    get a `pixel_feed`.
     """
 
-    store: Store
+    store: FeatureStore
     depths: tuple[int, ...] = SHARED_DEPTHS
 
     def __call__(self, net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -> Feed:
-        plain = pixels(net, train, dev, recipe, phase)
+        plain = pixel_feed(net, train, dev, recipe, phase)
         depth = recipe.phases[phase].depth
         # Stages that an earlier phase trained are this trial's own: nobody could share them.
         moved = any(before.depth > depth for before in recipe.phases[:phase])
         # Consistency compares with views turned anew, which nobody could have kept.
         whole = depth not in self.depths or moved or recipe.consistency > 0
-        cut = None if whole else halves(net)
+        cut = None if whole else halve_network(net)
         if cut is None:
             return plain
         device = next(net.parameters()).device
@@ -125,7 +131,7 @@ class Features:
             "arch": recipe.arch,
             "depth": depth,
             "weights": cut.digest,
-            "views": VIEWS,
+            "views": VIEWS_VERSION,
             "precision": str(precision(device)).removeprefix("torch."),
             "device": _device_name(device),
             "torch": torch.__version__,
@@ -145,16 +151,16 @@ class Features:
             return (cut.frozen(x) for x in batches)
 
         def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            rows = order_of(train, sampling=recipe.sampling, seed=recipe.seed, epoch=epoch).rows
-            sizes = [len(batch) for batch in in_batches(rows, recipe.batch)]
+            rows = epoch_order(train, sampling=recipe.sampling, seed=recipe.seed, epoch=epoch).rows
+            sizes = [len(batch) for batch in cut_into_batches(rows, recipe.batch)]
             order = torch.from_numpy(rows).to(device)
-            kept = self.store.batches(
+            stored = self.store.batches(
                 of_train | {"epoch": epoch, "rows": _sha256(rows)},
                 sizes,
                 device,
                 lambda: features(x for x, _ in plain.train(epoch)),
             )
-            return zip(kept, torch.split(order, sizes), strict=True)
+            return zip(stored, torch.split(order, sizes), strict=True)
 
         def dev_batches() -> Iterator[Tensor]:
             sizes = [min(at_once, len(dev) - i) for i in range(0, len(dev), at_once)]
@@ -165,15 +171,15 @@ class Features:
 
 def _digest(body: nn.Module, trained: set[int]) -> str:
     """sha256 of the parameters and buffers of every module that does not train."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for prefix, module in body.named_modules():
         own = dict(module.named_parameters(recurse=False))
         if any(id(p) in trained for p in own.values()):
             continue
         for name, value in [*own.items(), *module.named_buffers(recurse=False)]:
-            found.update(f"{prefix}.{name} {value.dtype} {tuple(value.shape)}".encode())
-            found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+            digest.update(f"{prefix}.{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _sha256(rows: NDArray[np.int64]) -> str:

@@ -20,8 +20,8 @@ from mura_tune.networks.network import Network
 from mura_tune.recipe import Phase, Recipe
 from mura_tune.training import optim
 from mura_tune.training.batches import Split, plain_batches
-from mura_tune.training.consistency import consistent, require_map
-from mura_tune.training.feeds import Feed, Source, pixels
+from mura_tune.training.consistency import add_consistency, require_map
+from mura_tune.training.feeds import Feed, Source, pixel_feed
 from mura_tune.training.graphs import captured
 from mura_tune.training.losses import Loss
 from mura_tune.training.tasks import Task
@@ -60,7 +60,7 @@ class State:
     generators: Mapping[str, Tensor]
 
 
-class Part(Protocol):
+class Stateful(Protocol):
     """A part of a run that remembers, as torch's networks, optimisers and schedules do."""
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -78,7 +78,7 @@ class Memory(Protocol):
         """Keep `state` in place of the one before."""
 
 
-class Forgetful:
+class NoMemory:
     """Keeps nothing: a run that is cut off starts again."""
 
     def load(self) -> State | None:
@@ -88,7 +88,7 @@ class Forgetful:
         pass
 
 
-def generators(device: torch.device) -> dict[str, Tensor]:
+def generator_states(device: torch.device) -> dict[str, Tensor]:
     """States of the generators that a run on `device` draws from."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -97,18 +97,18 @@ def generators(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Let them go on from `states`, which `generators` gave."""
+    """Let them go on from `states`, which `generator_states` gave."""
     torch.set_rng_state(states["cpu"].cpu())
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)
 
 
-FORGETFUL = Forgetful()
-Judge = Callable[[Tensor, Tensor], Tensor]  # a batch's x and labels -> mean loss ()
+NO_MEMORY = NoMemory()
+BatchLoss = Callable[[Tensor, Tensor], Tensor]  # a batch's x and labels -> mean loss ()
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class FitResult:
     """Every epoch, the best one by dev score (the first among equals), and what it left."""
 
     epochs: tuple[Epoch, ...]
@@ -117,7 +117,7 @@ class Fit:
     logits: Tensor  # (N, K) float32, dev's, by the weights of the best epoch
 
 
-def ignore(epoch: Epoch) -> None:
+def ignore_epoch(epoch: Epoch) -> None:
     """The `on_epoch` that does nothing."""
 
 
@@ -128,10 +128,10 @@ def fit(
     recipe: Recipe,
     task: Task,
     *,
-    on_epoch: Callable[[Epoch], None] = ignore,
-    source: Source = pixels,
-    memory: Memory = FORGETFUL,
-) -> Fit:
+    on_epoch: Callable[[Epoch], None] = ignore_epoch,
+    source: Source = pixel_feed,
+    memory: Memory = NO_MEMORY,
+) -> FitResult:
     """Train `net` in place through the recipe's phases; it ends with the weights of the best epoch.
 
     The device is wherever `net` lives. The same seed on the same device and threads gives the
@@ -167,12 +167,12 @@ def fit(
             continue
         depth, before = net.set_depth(phase.depth), sum(e.phase <= index for e in epochs)
         feed = source(net, train, dev, recipe, index)
-        optimiser = optim.optimiser(net, recipe, index)
+        optimiser = optim.make_optimiser(net, recipe, index)
         judge = _judge(net, feed, task.loss(train, recipe), recipe)
         step, forward = captured(_step(judge, optimiser), device), captured(feed.forward, device)
         steps = phase.epochs * max(1, -(-len(train) // recipe.batch))
         schedule = optim.Schedule(optimiser, recipe, steps)
-        parts: dict[str, Part] = {"net": net.body, "optimiser": optimiser, "schedule": schedule}
+        parts: dict[str, Stateful] = {"net": net.body, "optimiser": optimiser, "schedule": schedule}
         if held and held.epochs[-1].phase == index + 1:  # cut off in this phase
             for name, part in parts.items():
                 part.load_state_dict(held.parts[name])
@@ -192,12 +192,12 @@ def fit(
             schedule.waited(number - max(best.number, before))
             states = {name: part.state_dict() for name, part in parts.items()}
             memory.save(
-                State(tuple(epochs), best, weights, best_logits, states, generators(device))
+                State(tuple(epochs), best, weights, best_logits, states, generator_states(device))
             )
             on_epoch(epoch)
     assert best is not None  # a Recipe has at least one epoch
     net.body.load_state_dict(weights)
-    return Fit(tuple(epochs), best, weights, best_logits)
+    return FitResult(tuple(epochs), best, weights, best_logits)
 
 
 def predict(net: nn.Module, split: Split) -> Tensor:
@@ -216,15 +216,15 @@ def _logits(net: nn.Module, forward: Callable[[Tensor], Tensor], dev: Iterable[T
     return torch.cat(logits)
 
 
-def _judge(net: Network, feed: Feed, loss_of: Loss, recipe: Recipe) -> Judge:
+def _judge(net: Network, feed: Feed, loss_of: Loss, recipe: Recipe) -> BatchLoss:
     """The loss of a batch by its x and targets."""
     if not recipe.consistency:
         return lambda x, wanted: loss_of(feed.forward(x), wanted)
     require_map(net, recipe.size)
-    return consistent(net, loss_of, recipe.consistency)
+    return add_consistency(net, loss_of, recipe.consistency)
 
 
-def _step(judge: Judge, optimiser: torch.optim.Optimizer) -> Judge:
+def _step(judge: BatchLoss, optimiser: torch.optim.Optimizer) -> BatchLoss:
     """One step of training: the loss of a batch, ahead of what it changes."""
 
     def step(x: Tensor, wanted: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ def _step(judge: Judge, optimiser: torch.optim.Optimizer) -> Judge:
 def _train_epoch(
     net: Network,
     batches: Iterable[tuple[Tensor, Tensor]],
-    take_step: Judge,
+    take_step: BatchLoss,
     schedule: optim.Schedule,
     number: int,
 ) -> float:

@@ -16,9 +16,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), labels (N,) -> mean 
 Form = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits (N,), targets (N,), weight () -> ()
 
 
-def binary(train: Split, recipe: Recipe) -> Loss:
+def binary_loss(train: Split, recipe: Recipe) -> Loss:
     """The loss that the recipe names, of the first logit; positives weigh `positive_weight`."""
-    value, form = positive_weight(train, recipe), FORMS[recipe.loss](recipe)
+    value, form = positive_weight(train, recipe), LOSS_FORMS[recipe.loss](recipe)
 
     @functools.cache  # a tensor made in every step would be a copy to the GPU in every step
     def weight_on(device: torch.device) -> Tensor:
@@ -62,7 +62,7 @@ def focal(logits_n: Tensor, target_n: Tensor, weight: Tensor, *, gamma: float) -
     return (missing * plain).mean()
 
 
-FORMS: Mapping[str, Callable[[Recipe], Form]] = {
+LOSS_FORMS: Mapping[str, Callable[[Recipe], Form]] = {
     "bce": lambda recipe: cross_entropy,
     "focal": lambda recipe: functools.partial(focal, gamma=recipe.focal_gamma),
 }

@@ -21,7 +21,7 @@ OPTIMISERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def optimiser(net: Network, recipe: Recipe, phase: int) -> torch.optim.Optimizer:
+def make_optimiser(net: Network, recipe: Recipe, phase: int) -> torch.optim.Optimizer:
     """The recipe's optimiser of what trains in `net` at its present depth, a group a learning rate.
 
     The head has the phase's; the stage that is d stages below it has `layer_decay` ** d of that

@@ -27,7 +27,7 @@ from mura_tune.networks.heads import AreaHead, shrink_classifier
 from mura_tune.networks.network import Network, build_network
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split
-from mura_tune.training.losses import Loss, binary
+from mura_tune.training.losses import Loss, binary_loss
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Task:
         return self.measure.score(self.table(logits_nk, split))
 
     def network(self, recipe: Recipe, areas: int) -> Network:
-        """A fresh network for this task on so many areas; InputError as `models.build`."""
+        """A fresh network for this task on so many areas; InputError as `build_network`."""
         outputs = self.outputs(areas)
         net = build_network(
             recipe.arch,
@@ -94,7 +94,7 @@ def _of_areas(
     logits_nk: Tensor, split: Split
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], Names, Names]:
     logits = logits_nk.double().cpu().numpy()
-    return logits, split.parts.cpu().numpy(), split.studies, split.patients
+    return logits, split.area_labels.cpu().numpy(), split.studies, split.patients
 
 
 def study_scores(logits_nk: Tensor, split: Split) -> StudyScores:
@@ -118,7 +118,7 @@ def _cross_entropy(train: Split, recipe: Recipe) -> Loss:
 
 def _both(train: Split, recipe: Recipe) -> Loss:
     """The abnormality's loss, and `aux_weight` times the body part's."""
-    abnormality = binary(train, recipe)
+    abnormality = binary_loss(train, recipe)
 
     def loss(logits_nk: Tensor, targets_n2: Tensor) -> Tensor:
         part = F.cross_entropy(logits_nk[:, 1:], targets_n2[:, 1])
@@ -137,14 +137,14 @@ ABNORMALITY = Task(
     name="abnormality",
     outputs=lambda areas: 1,
     targets=lambda split: split.labels,
-    loss=binary,
+    loss=binary_loss,
     table=study_scores,
     measure=AUC,
 )
 PART = Task(
     name="part",
     outputs=_told_apart,
-    targets=lambda split: split.parts,
+    targets=lambda split: split.area_labels,
     loss=_cross_entropy,
     table=routed_right,
     measure=ACCURACY,
@@ -152,7 +152,7 @@ PART = Task(
 MULTITASK = Task(
     name="multitask",
     outputs=lambda areas: 1 + areas,
-    targets=lambda split: torch.stack((split.labels, split.parts), 1),
+    targets=lambda split: torch.stack((split.labels, split.area_labels), 1),
     loss=_both,
     table=study_scores,
     measure=AUC,

@@ -34,7 +34,7 @@ from mura_tune.search import space
 from mura_tune.search.comparable import same_or_refuse
 from mura_tune.search.records import BASELINE, SearchRecord, TrialWriter
 from mura_tune.search.space import Rounded
-from mura_tune.training.batches import split_of
+from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit
 from mura_tune.training.tasks import ABNORMALITY, study_scores
 
@@ -99,7 +99,7 @@ def search(
 ) -> None:
     """Nine trials, trained for real."""
     axes = space.space_of(study)
-    train, dev = (split_of(prepared, part, CPU) for part in ("train", "dev"))
+    train, dev = (load_split(prepared, part, CPU) for part in ("train", "dev"))
 
     def objective(trial: optuna.Trial) -> float:
         started = time.perf_counter()

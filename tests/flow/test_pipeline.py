@@ -74,7 +74,7 @@ def test_an_answer_is_the_score_that_evaluation_counted(
     from mura_tune.data.prepare import prepare
     from mura_tune.reading.readers import Predictor
     from mura_tune.release import release as release_io
-    from mura_tune.training.batches import split_of
+    from mura_tune.training.batches import load_split
     from mura_tune.training.fit import predict
 
     assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
@@ -84,7 +84,7 @@ def test_an_answer_is_the_score_that_evaluation_counted(
 
     split = loaded.manifest.search.read_config("test").split
     prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path / "cache")
-    part = split_of(prepared, "test", torch.device("cpu"))
+    part = load_split(prepared, "test", torch.device("cpu"))
     predictor = Predictor(release, torch.device("cpu"))
     studies = predictor.chosen.calibration.studies(predict(loaded.net, part), part)
     for name, score in list(zip(studies.names, studies.scores, strict=True))[:5]:

@@ -164,7 +164,7 @@ def test_permuting_the_test_labels_changes_nothing_that_was_chosen(
     study = best.config
     prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, study.split, tmp_path / "cache")
     frame = prepared.frame.copy()
-    test = frame["part"] == "test"
+    test = frame["split"] == "test"
     studies = frame.loc[test].drop_duplicates("study")
     turned = dict(zip(studies["study"], 1 - studies["label"], strict=True))
     frame.loc[test, "label"] = frame.loc[test, "study"].map(turned)

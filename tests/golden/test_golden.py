@@ -14,7 +14,7 @@ from mura_tune.config import load_config
 from mura_tune.data import splits
 from mura_tune.imaging import images
 from mura_tune.networks.network import build_network
-from mura_tune.training.augment import augment, draws
+from mura_tune.training.augment import augment, draw_uniform
 
 STORED = json.loads((Path(__file__).parent / "stored.json").read_text())
 
@@ -50,7 +50,7 @@ def test_recipes_keep_their_names() -> None:
 
 def test_the_network_and_its_augmentation_give_the_stored_numbers() -> None:
     x = torch.linspace(0, 1, 2 * 48 * 48).reshape(2, 1, 48, 48)
-    moved = augment((x[:, 0] * 255).byte(), torch.from_numpy(draws(0, 1, 2)), 0.75)
+    moved = augment((x[:, 0] * 255).byte(), torch.from_numpy(draw_uniform(0, 1, 2)), 0.75)
     assert np.allclose(moved[:, 0, ::16, ::16].flatten(), STORED["augmented"], atol=1e-5)
     logits = build_network("cnn", seed=0).eval()(x).flatten().tolist()
     assert np.allclose(logits, STORED["logits"], atol=1e-4)

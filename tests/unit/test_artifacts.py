@@ -24,7 +24,7 @@ from mura_tune.metrics.areas import ACCURACY
 from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.search.records import TrialWriter
 from mura_tune.training.batches import Split
-from mura_tune.training.fit import Fit
+from mura_tune.training.fit import FitResult
 from mura_tune.training.tasks import MULTITASK, PART, Task, routed_right, study_logits
 
 RICH = {"share": 1.0, "expected": {"table": 0.0, "pictures": 0.0}, "trained": 60.0}
@@ -69,7 +69,7 @@ def test_a_trial_keeps_pictures_scores_and_a_note(tmp_path: Path, folds: int) ->
     assert 0 < study.trials[0].user_attrs["artifact_seconds"] < 60
 
 
-def of_areas(task: Task, seed: int = 0) -> tuple[Fit, Split]:
+def of_areas(task: Task, seed: int = 0) -> tuple[FitResult, Split]:
     """A fit that tells three areas apart somewhat, and its dev split of two views a study."""
     fit, dev = pair(seed, studies=45)
     parts = torch.arange(len(dev)) // 2 % 3
@@ -77,7 +77,7 @@ def of_areas(task: Task, seed: int = 0) -> tuple[Fit, Split]:
     logits = torch.randn(len(dev), 3, generator=rng) + 1.5 * nn.functional.one_hot(parts, 3)
     if task is MULTITASK:
         logits = torch.cat((fit.logits, logits), 1)
-    dev = replace(dev, areas=("XR_A", "XR_B", "XR_C"), parts=parts)
+    dev = replace(dev, areas=("XR_A", "XR_B", "XR_C"), area_labels=parts)
     return replace(fit, logits=logits), dev
 
 

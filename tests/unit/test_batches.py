@@ -14,9 +14,9 @@ from mura_tune.training import batches
 from mura_tune.training.batches import (
     OnDisk,
     Split,
-    order_of,
+    epoch_order,
+    load_split,
     plain_batches,
-    split_of,
     to_input,
     training_batches,
 )
@@ -58,16 +58,16 @@ def train(split: Split, **values: Any) -> list[tuple[torch.Tensor, torch.Tensor]
 def test_a_part_within_the_budget_lies_on_the_device(prepared: Any) -> None:
     rows = prepared.rows("train")
     exact = len(rows) * SIDE * SIDE
-    resident = split_of(prepared, "train", CPU, exact)
+    resident = load_split(prepared, "train", CPU, exact)
     assert isinstance(resident.pixels, torch.Tensor)
-    assert isinstance(split_of(prepared, "train", CPU, exact - 1).pixels, OnDisk)
-    assert isinstance(split_of(prepared, "train", CPU).pixels, torch.Tensor)
+    assert isinstance(load_split(prepared, "train", CPU, exact - 1).pixels, OnDisk)
+    assert isinstance(load_split(prepared, "train", CPU).pixels, torch.Tensor)
     assert (resident.pixels.numpy() == prepared.pixels[::-1][rows]).all()
     assert resident.labels.tolist() == rows.tolist()
 
 
 def test_the_names_of_a_part_are_those_of_the_frame(prepared: Any) -> None:
-    part = split_of(prepared, "dev", CPU)
+    part = load_split(prepared, "dev", CPU)
     for names, column in (
         (part.studies, "study"),
         (part.patients, "patient"),
@@ -80,9 +80,9 @@ def test_the_names_of_a_part_are_those_of_the_frame(prepared: Any) -> None:
 def test_streamed_batches_are_the_resident_ones_whatever_the_chunk(
     prepared: Any, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    resident, streamed = (split_of(prepared, "train", CPU, budget) for budget in (2**30, 0))
+    resident, streamed = (load_split(prepared, "train", CPU, budget) for budget in (2**30, 0))
     expected = train(resident)
-    monkeypatch.setattr(batches, "CHUNK", chunk)
+    monkeypatch.setattr(batches, "READ_AHEAD_BYTES", chunk)
     for (x, labels), (x_, labels_) in zip(train(streamed), expected, strict=True):
         assert torch.equal(x, x_)
         assert torch.equal(labels, labels_)
@@ -94,25 +94,25 @@ def test_streamed_batches_are_the_resident_ones_whatever_the_chunk(
 
 
 def test_an_images_view_does_not_depend_on_its_batch(prepared: Any) -> None:
-    split = split_of(prepared, "train", CPU)
+    split = load_split(prepared, "train", CPU)
     by_label = [
         {int(y): x for xs, ys in train(split, size=size) for x, y in zip(xs, ys, strict=True)}
         for size in (3, 12)
     ]
     assert all(torch.allclose(x, by_label[1][y], atol=1e-6) for y, x in by_label[0].items())
-    rows = order_of(split, sampling="natural", seed=3, epoch=2).rows
+    rows = epoch_order(split, sampling="natural", seed=3, epoch=2).rows
     assert torch.cat([y for _, y in train(split)]).tolist() == rows.tolist()
 
 
 def test_an_epoch_has_its_own_order_and_views(prepared: Any) -> None:
-    split = split_of(prepared, "train", CPU)
+    split = load_split(prepared, "train", CPU)
     one, same, other = train(split), train(split), train(split, epoch=3)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(one, same, strict=True))
     assert [b[1].tolist() for b in one] != [b[1].tolist() for b in other]
 
 
 def test_batches_leave_the_pixels_as_they_were(prepared: Any) -> None:
-    split = split_of(prepared, "train", CPU)
+    split = load_split(prepared, "train", CPU)
     before = split.pixels[:].clone()
     train(split, strength=0.0)
     many = split.pixels[:20]  # more than are converted at once
@@ -122,7 +122,7 @@ def test_batches_leave_the_pixels_as_they_were(prepared: Any) -> None:
 
 
 def test_the_fingerprint_is_of_pixels_and_order(prepared: Any) -> None:
-    split = split_of(prepared, "train", CPU)
+    split = load_split(prepared, "train", CPU)
     names = {"labels": split.labels, "studies": split.studies, "patients": split.patients}
 
     def of(pixels: torch.Tensor) -> str:

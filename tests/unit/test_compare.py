@@ -72,7 +72,7 @@ def router(sure: float, seed: int, studies: int = 90) -> Routed:
         patients=np.array([f"p{i // 2}" for i in range(studies)]),
         paths=names,
         areas=("XR_A", "XR_B", "XR_C"),
-        parts=torch.from_numpy(parts),
+        area_labels=torch.from_numpy(parts),
     )
     logits = rng.normal(size=(studies, 3))
     logits[np.arange(studies), parts] += sure

@@ -11,8 +11,8 @@ from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
 from mura_tune.training import consistency
 from mura_tune.training.batches import to_input
-from mura_tune.training.feature_cache import Store
-from mura_tune.training.feeds import Features
+from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feeds import FeatureSource
 from mura_tune.training.fit import fit
 from mura_tune.training.tasks import ABNORMALITY
 
@@ -21,7 +21,9 @@ X = to_input(split(6, side=96).pixels, CPU)
 
 
 def turn(degrees: float, flip: float = 1.0) -> torch.Tensor:
-    return consistency.turns(torch.tensor([math.radians(degrees)]), torch.tensor([flip]))
+    return consistency.rotation_matrices(
+        torch.tensor([math.radians(degrees)]), torch.tensor([flip])
+    )
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121", "efficientnet_b0"])
@@ -41,7 +43,7 @@ def test_a_linear_heads_map_is_the_class_activation_map(arch: str) -> None:
 )
 def test_every_network_with_a_map_has_one_that_trains_it(arch: str) -> None:
     net = build_network(arch).train()
-    judge = consistency.consistent(net, lambda logits, targets: 0 * logits.sum(), 1.0)
+    judge = consistency.add_consistency(net, lambda logits, targets: 0 * logits.sum(), 1.0)
     torch.manual_seed(0)
     loss = judge(X, torch.zeros(6))
     loss.backward()
@@ -97,8 +99,8 @@ def test_a_map_that_turns_with_its_view_agrees_and_one_that_stays_does_not() -> 
         size=28,
         mode="bicubic",
     )
-    turned = consistency.compare(smooth, consistency.move(smooth, moves), moves)
-    stayed = consistency.compare(smooth, smooth, moves)
+    turned = consistency.compare_maps(smooth, consistency.move(smooth, moves), moves)
+    stayed = consistency.compare_maps(smooth, smooth, moves)
     assert turned < 0.05 < 0.5 < stayed
 
 
@@ -117,7 +119,7 @@ def test_it_makes_maps_agree() -> None:
             here, there = (
                 consistency.class_maps(net, consistency.feature_map(net, view)) for view in views
             )
-        ends.append(float(consistency.compare(here, there, moves)))
+        ends.append(float(consistency.compare_maps(here, there, moves)))
     assert ends[1] < 0.8 * ends[0]
 
 
@@ -139,7 +141,7 @@ def test_features_are_not_shared_where_views_are_turned(tmp_path: Path, depth: i
     given = recipe(consistency=0.5, **{"finetune.depth": depth})
     net = build_network("cnn")
     net.set_depth(given.phases[1].depth)
-    feed = Features(Store(tmp_path))(net, TRAIN, DEV, given, 1)
+    feed = FeatureSource(FeatureStore(tmp_path))(net, TRAIN, DEV, given, 1)
     assert feed.forward is net
     assert list(tmp_path.iterdir()) == []
 

@@ -18,8 +18,8 @@ from mura_tune.recipe import Recipe
 from mura_tune.release.checkpoint import Checkpoint
 from mura_tune.search.pool import PRELOAD
 from mura_tune.training.batches import Split
-from mura_tune.training.feeds import Feed, Source, pixels
-from mura_tune.training.fit import FORGETFUL, Epoch, Fit, Memory, fit, ignore
+from mura_tune.training.feeds import Feed, Source, pixel_feed
+from mura_tune.training.fit import NO_MEMORY, Epoch, FitResult, Memory, fit, ignore_epoch
 from mura_tune.training.tasks import ABNORMALITY
 
 TRAIN, DEV = split(20), split(12, "dev", 1)
@@ -32,10 +32,10 @@ class Cut(Exception):
 
 
 def train(
-    memory: Memory = FORGETFUL,
-    on_epoch: Callable[[Epoch], None] = ignore,
-    source: Source = pixels,
-) -> Fit:
+    memory: Memory = NO_MEMORY,
+    on_epoch: Callable[[Epoch], None] = ignore_epoch,
+    source: Source = pixel_feed,
+) -> FitResult:
     """A run that needs all of its state: two phases, momenta, a schedule, and dropout's draws."""
     net = build_network("cnn", seed=RECIPE.seed)
     net.body.stem.register_forward_hook(
@@ -58,7 +58,7 @@ def middle(epoch: int, cut: Callable[[], None]) -> Source:
     """A source that cuts within one epoch, after two batches."""
 
     def source(net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -> Feed:
-        feed = pixels(net, train, dev, recipe, phase)
+        feed = pixel_feed(net, train, dev, recipe, phase)
 
         def batches(number: int) -> Iterator[tuple[Tensor, Tensor]]:
             for step, batch in enumerate(feed.train(number)):
@@ -90,11 +90,11 @@ def kept(tmp_path: Path, said: list[str]) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def whole() -> Fit:
+def whole() -> FitResult:
     return train()
 
 
-def assert_same(one: Fit, other: Fit) -> None:
+def assert_same(one: FitResult, other: FitResult) -> None:
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
     assert torch.equal(one.logits, other.logits)
     told = [[replace(e, seconds=0.0) for e in found.epochs] for found in (one, other)]
@@ -102,9 +102,9 @@ def assert_same(one: Fit, other: Fit) -> None:
     assert one.best.number == other.best.number
 
 
-def test_cut_at_every_boundary_and_within_every_epoch(whole: Fit, kept: Checkpoint) -> None:
+def test_cut_at_every_boundary_and_within_every_epoch(whole: FitResult, kept: Checkpoint) -> None:
     for epoch in range(1, 6):
-        for on_epoch, source in ((ignore, middle(epoch, cut)), (end(epoch, cut), pixels)):
+        for on_epoch, source in ((ignore_epoch, middle(epoch, cut)), (end(epoch, cut), pixel_feed)):
             with pytest.raises(Cut):
                 train(kept, on_epoch, source)
     assert_same(train(kept), whole)
@@ -114,13 +114,13 @@ def test_cut_at_every_boundary_and_within_every_epoch(whole: Fit, kept: Checkpoi
 
 
 @pytest.mark.parametrize("epoch", [2, 4])
-def test_one_cut_is_enough_to_matter(whole: Fit, kept: Checkpoint, epoch: int) -> None:
+def test_one_cut_is_enough_to_matter(whole: FitResult, kept: Checkpoint, epoch: int) -> None:
     with pytest.raises(Cut):
         train(kept, end(epoch, cut))
     trained: list[int] = []
 
     def counted(net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -> Feed:
-        feed = pixels(net, train, dev, recipe, phase)
+        feed = pixel_feed(net, train, dev, recipe, phase)
 
         def batches(number: int) -> Iterator[tuple[Tensor, Tensor]]:
             trained.append(number)
@@ -136,10 +136,10 @@ def doomed(path: Path, at: int) -> None:
     """What a process does that is killed at the end of epoch `at`, or within the one after."""
     torch.set_num_threads(1)
     checkpoint = Checkpoint(path, RUN, lambda line: None)
-    train(checkpoint, end(at, kill) if at % 2 else ignore, middle(at, kill))
+    train(checkpoint, end(at, kill) if at % 2 else ignore_epoch, middle(at, kill))
 
 
-def test_killed_processes(whole: Fit, kept: Checkpoint, said: list[str]) -> None:
+def test_killed_processes(whole: FitResult, kept: Checkpoint, said: list[str]) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOAD, "mura_tune.dashboard.updates"])  # as others do
     for at in (1, 4):
@@ -159,7 +159,7 @@ def damage(path: Path, at: int) -> None:
 
 
 def test_a_damaged_checkpoint_is_dropped_with_a_line(
-    whole: Fit, kept: Checkpoint, said: list[str]
+    whole: FitResult, kept: Checkpoint, said: list[str]
 ) -> None:
     with pytest.raises(Cut):
         train(kept, end(1, cut))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mura_tune.networks.network import build_network
 from mura_tune.training import fit as training
-from mura_tune.training.fit import Fit, fit
+from mura_tune.training.fit import FitResult, fit
 from mura_tune.training.graphs import WARM_UP, Captured, captured
 from mura_tune.training.tasks import ABNORMALITY
 
@@ -52,7 +52,7 @@ def test_what_cannot_be_captured_stays_eager(caplog: pytest.LogCaptureFixture) -
     torch.cuda.synchronize()
 
 
-def trained(arch: str, optimiser: str, depth: int) -> tuple[Fit, dict[str, Tensor]]:
+def trained(arch: str, optimiser: str, depth: int) -> tuple[FitResult, dict[str, Tensor]]:
     given = recipe(
         **{
             "finetune.depth": depth,

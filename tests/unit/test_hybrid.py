@@ -6,7 +6,7 @@ import torch
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.hybrid import AttentionPool, Embed, Hybrid
 from mura_tune.networks.network import build_network
-from mura_tune.training.feeds import halves
+from mura_tune.training.feeds import halve_network
 
 
 def test_hybrid_alone_has_a_densenet121_stem() -> None:
@@ -38,7 +38,7 @@ def test_any_stem_at_any_size_is_cut_and_explained(stem: str, size: int) -> None
     net = build_network(f"hybrid-{stem}", size=size)
     x = torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
     net.set_depth(1)
-    cut = halves(net)
+    cut = halve_network(net)
     net.eval()
     assert cut is not None
     assert torch.equal(cut.rest(cut.frozen(x)), net(x))

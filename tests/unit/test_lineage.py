@@ -34,11 +34,12 @@ def prepared(area: str, split: Holdout, owner: str = "") -> Prepared:
             "patient": names,
             "study": names,
             "label": 0,
-            "split": ["valid" if n % 5 == 0 else "train" for n in range(200)],
+            "published": ["valid" if n % 5 == 0 else "train" for n in range(200)],
         }
     )
     shas = [hashlib.sha256(f"{owner} {area} {name}".encode()).hexdigest() for name in names]
-    frame = frame.assign(part=splits.assign_splits(frame, split.dev, split.seed), row=range(200))
+    assigned = splits.assign_splits(frame, split.dev, split.seed, column="published")
+    frame = frame.assign(split=assigned, row=range(200))
     pixels = np.empty((0, 32, 32), np.uint8)
     return Prepared(area, pixels, Digests.of(shas), frame, (), (), "", "", Path())
 
@@ -96,8 +97,8 @@ def test_a_start_that_was_divided_otherwise_is_refused(
 ) -> None:
     start = released(tmp_path, prepared("XR_WRIST", USUAL), USUAL, listed)
     own = prepared(area, split)
-    judged = own.frame["part"] != "test" if split.folds else own.frame["part"] == "dev"
-    trained = prepared("XR_WRIST", USUAL).frame["part"] == "train"
+    judged = own.frame["split"] != "test" if split.folds else own.frame["split"] == "dev"
+    trained = prepared("XR_WRIST", USUAL).frame["split"] == "train"
     told = f"trained on {int((judged & trained).sum())} of the {int(judged.sum())} patients"
     with pytest.raises(InputError, match=told):
         clean_or_refuse([start], own, split)
@@ -117,8 +118,8 @@ def test_a_start_that_has_seen_a_test_picture_is_refused(tmp_path: Path) -> None
     theirs, own = prepared("XR_WRIST", USUAL, owner="theirs"), prepared("XR_WRIST", USUAL)
     leaked = own.pictures[own.rows("test")[0]]
     shas = [
-        leaked if part == "train" else sha
-        for sha, part in zip(theirs.pictures, theirs.frame["part"], strict=True)
+        leaked if split == "train" else sha
+        for sha, split in zip(theirs.pictures, theirs.frame["split"], strict=True)
     ]
     theirs = dataclasses.replace(theirs, pixel_sha=Digests.of(shas))
     start = released(tmp_path, theirs, USUAL)

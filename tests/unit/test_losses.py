@@ -22,15 +22,17 @@ def value_and_slope(loss: losses.Loss) -> tuple[float, torch.Tensor]:
 
 def test_focal_is_cross_entropy_at_gamma_zero() -> None:
     given = {"class_weight": 1.7}
-    bce = value_and_slope(losses.binary(TRAIN, recipe(**given)))
-    focal = value_and_slope(losses.binary(TRAIN, recipe(loss="focal", focal_gamma=0.0, **given)))
+    bce = value_and_slope(losses.binary_loss(TRAIN, recipe(**given)))
+    focal = value_and_slope(
+        losses.binary_loss(TRAIN, recipe(loss="focal", focal_gamma=0.0, **given))
+    )
     assert focal[0] == bce[0]
     assert torch.allclose(focal[1], bce[1], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
 def test_focal_is_its_formula(gamma: float) -> None:
-    found = losses.binary(TRAIN, recipe(loss="focal", focal_gamma=gamma, class_weight=3.0))
+    found = losses.binary_loss(TRAIN, recipe(loss="focal", focal_gamma=gamma, class_weight=3.0))
     p = 1 / (1 + np.exp(-LOGITS[1:-1, 0].double().numpy()))
     y = LABELS[1:-1].numpy()
     right = np.where(y == 1, p, 1 - p)
@@ -40,7 +42,9 @@ def test_focal_is_its_formula(gamma: float) -> None:
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 4.0])
 def test_focal_has_a_slope_however_sure_the_logits_are(gamma: float) -> None:
-    value, slope = value_and_slope(losses.binary(TRAIN, recipe(loss="focal", focal_gamma=gamma)))
+    value, slope = value_and_slope(
+        losses.binary_loss(TRAIN, recipe(loss="focal", focal_gamma=gamma))
+    )
     assert np.isfinite(value)
     assert torch.isfinite(slope).all()
 
@@ -59,7 +63,7 @@ def test_the_weight_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         losses.torch, "tensor", lambda *args, **kw: (made.append(args), real(*args, **kw))[1]
     )
-    loss = losses.binary(TRAIN, recipe())
+    loss = losses.binary_loss(TRAIN, recipe())
     for _ in range(3):
         loss(LOGITS, LABELS)
     assert len(made) == 1

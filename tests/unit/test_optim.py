@@ -33,7 +33,7 @@ def by_name(given: Recipe, arch: str, depth: int) -> dict[str, float]:
     """The learning rate of each parameter that trains in phase 2."""
     net = build_network(arch)
     net.set_depth(depth)
-    groups = optim.optimiser(net, given, 1).param_groups
+    groups = optim.make_optimiser(net, given, 1).param_groups
     names = {id(p): name for name, p in net.body.named_parameters()}
     return {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
 
@@ -41,7 +41,7 @@ def by_name(given: Recipe, arch: str, depth: int) -> dict[str, float]:
 def test_without_decay_there_is_one_group_in_the_networks_order() -> None:
     net = build_network("resnet18")
     net.set_depth(2)
-    (group,) = optim.optimiser(net, recipe(), 1).param_groups
+    (group,) = optim.make_optimiser(net, recipe(), 1).param_groups
     trained = [p for p in net.parameters() if p.requires_grad]
     assert [id(p) for p in group["params"]] == [id(p) for p in trained]
 
@@ -71,7 +71,7 @@ def test_densenets_last_norm_learns_with_its_last_block() -> None:
     ],
 )
 def test_the_optimiser_is_the_one_named(name: str, kind: type, momentum: float | None) -> None:
-    made = optim.optimiser(build_network("cnn"), recipe(optimiser=name, weight_decay=0.03), 0)
+    made = optim.make_optimiser(build_network("cnn"), recipe(optimiser=name, weight_decay=0.03), 0)
     assert type(made) is kind
     assert made.defaults["weight_decay"] == 0.03
     assert made.defaults.get("momentum") == momentum

@@ -12,11 +12,13 @@ from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import youden_threshold
 from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.training.batches import Split
-from mura_tune.training.fit import Epoch, Fit
+from mura_tune.training.fit import Epoch, FitResult
 from mura_tune.training.tasks import study_scores
 
 
-def pair(seed: int = 0, studies: int = 30, name: str = "s", epochs: int = 4) -> tuple[Fit, Split]:
+def pair(
+    seed: int = 0, studies: int = 30, name: str = "s", epochs: int = 4
+) -> tuple[FitResult, Split]:
     """A fit that separates somewhat, and its dev split of two views a study."""
     rng = np.random.default_rng(seed)
     n = 2 * studies
@@ -36,7 +38,7 @@ def pair(seed: int = 0, studies: int = 30, name: str = "s", epochs: int = 4) -> 
         Epoch(i + 1, 1 if i == 0 else 2, 0 if i == 0 else 3, 1 / (i + 1), 0.5 + i / 10, 1.0)
         for i in range(epochs)
     )
-    return Fit(ran, ran[-1], {}, logits), split
+    return FitResult(ran, ran[-1], {}, logits), split
 
 
 def pooled(fits: Fits) -> StudyScores:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mura_tune.errors import InputError
-from mura_tune.training.feature_cache import Store
+from mura_tune.training.feature_cache import FeatureStore
 
 CPU = torch.device("cpu")
 SIZES = [3, 3, 2]
@@ -24,7 +24,9 @@ def rows(seed: int = 0, *shape: int) -> list[torch.Tensor]:
     return [torch.rand(n, *(shape or (5,)), generator=generator) for n in SIZES]
 
 
-def get(store: Store, name: str, batches: list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
+def get(
+    store: FeatureStore, name: str, batches: list[torch.Tensor]
+) -> tuple[list[torch.Tensor], bool]:
     """An entry's batches, and whether they had to be computed."""
     computed = False
 
@@ -43,7 +45,7 @@ def get(store: Store, name: str, batches: list[torch.Tensor]) -> tuple[list[torc
 def test_what_was_computed_once_is_read_in_its_dtype(
     tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
-    store, batches = Store(tmp_path / "a" / "b"), [b.to(dtype) for b in rows(0, *shape)]
+    store, batches = FeatureStore(tmp_path / "a" / "b"), [b.to(dtype) for b in rows(0, *shape)]
     assert get(store, "x", batches)[1]
     found, computed = get(store, "x", batches)
     assert not computed
@@ -53,14 +55,14 @@ def test_what_was_computed_once_is_read_in_its_dtype(
 
 def test_channels_last_features_come_back_so(tmp_path: Path) -> None:
     batches = [b.to(memory_format=torch.channels_last) for b in rows(0, 3, 4, 4)]
-    get(Store(tmp_path), "x", batches)
-    found, computed = get(Store(tmp_path), "x", batches)
+    get(FeatureStore(tmp_path), "x", batches)
+    found, computed = get(FeatureStore(tmp_path), "x", batches)
     assert not computed
     assert [b.stride() for b in found] == [b.stride() for b in batches]
 
 
 def test_an_entry_that_is_not_read_to_its_end_is_not_kept(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FeatureStore(tmp_path)
     midway = store.batches({"name": "x"}, SIZES, CPU, lambda: rows())
     next(midway)
     assert len(list(tmp_path.glob("*.tmp"))) == 1
@@ -70,20 +72,20 @@ def test_an_entry_that_is_not_read_to_its_end_is_not_kept(tmp_path: Path) -> Non
 
 
 def test_who_meets_a_writer_computes_and_does_not_wait(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FeatureStore(tmp_path)
     writing = store.batches({"name": "x"}, SIZES, CPU, lambda: rows())
     next(writing)
-    assert get(Store(tmp_path), "x", rows())[1]
+    assert get(FeatureStore(tmp_path), "x", rows())[1]
     assert list(tmp_path.glob("*.bin")) == []  # the second writer left the first's file alone
     list(writing)
-    assert not get(Store(tmp_path), "x", rows())[1]
+    assert not get(FeatureStore(tmp_path), "x", rows())[1]
 
 
 # What another process runs: it says when it is midway through an entry, then stops there.
 WRITER = """
 import sys, time, torch
 from pathlib import Path
-from mura_tune.training.feature_cache import Store
+from mura_tune.training.feature_cache import FeatureStore
 def compute():
     generator = torch.Generator().manual_seed(0)
     for number, n in enumerate([3, 3, 2]):
@@ -91,12 +93,13 @@ def compute():
             print("midway", flush=True)
             time.sleep(60)
         yield torch.rand(n, 5, generator=generator)
-list(Store(Path(sys.argv[1])).batches({"name": "x"}, [3, 3, 2], torch.device("cpu"), compute))
+store = FeatureStore(Path(sys.argv[1]))
+list(store.batches({"name": "x"}, [3, 3, 2], torch.device("cpu"), compute))
 """
 
 
 def test_a_writer_killed_midway_leaves_nothing_that_is_read_or_waited_for(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FeatureStore(tmp_path)
     other = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -119,7 +122,7 @@ def test_a_writer_killed_midway_leaves_nothing_that_is_read_or_waited_for(tmp_pa
 
 
 def test_what_dead_writers_left_is_swept_with_the_next_entry(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FeatureStore(tmp_path)
     for name in ("dead.tmp", "dead.new", "orphan.bin"):
         (tmp_path / name).write_bytes(b"half")
     get(store, "x", rows())
@@ -128,7 +131,7 @@ def test_what_dead_writers_left_is_swept_with_the_next_entry(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "json", "empty"])
 def test_a_damaged_entry_is_computed_again(tmp_path: Path, damage: str) -> None:
-    store = Store(tmp_path)
+    store = FeatureStore(tmp_path)
     get(store, "x", rows())
     data, manifest = next(tmp_path.glob("*.bin")), next(tmp_path.glob("*.json"))
     if damage == "cut":
@@ -142,7 +145,7 @@ def test_a_damaged_entry_is_computed_again(tmp_path: Path, damage: str) -> None:
 
 
 def test_the_entry_used_longest_ago_makes_room(tmp_path: Path) -> None:
-    store = Store(tmp_path, budget=3 * 8 * 5 * 4)  # three entries of 8 rows of 5 floats
+    store = FeatureStore(tmp_path, budget=3 * 8 * 5 * 4)  # three entries of 8 rows of 5 floats
     for number, name in enumerate("abc"):
         get(store, name, rows())
         for manifest in tmp_path.glob("*.json"):  # a second apart, however coarse the clock
@@ -157,7 +160,7 @@ def test_the_entry_used_longest_ago_makes_room(tmp_path: Path) -> None:
 
 
 def test_an_entry_over_the_budget_evicts_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path, budget=200)
+    store = FeatureStore(tmp_path, budget=200)
     get(store, "small", rows(0, 1))
     assert get(store, "large", rows(0, 50))[1]
     assert get(store, "large", rows(0, 50))[1]
@@ -165,7 +168,7 @@ def test_an_entry_over_the_budget_evicts_nothing(tmp_path: Path) -> None:
 
 
 def test_who_reads_an_entry_keeps_it_though_it_is_evicted(tmp_path: Path) -> None:
-    store = Store(tmp_path, budget=8 * 5 * 4)
+    store = FeatureStore(tmp_path, budget=8 * 5 * 4)
     get(store, "x", rows(0))
     reading = store.batches({"name": "x"}, SIZES, CPU, lambda: pytest.fail("it is kept"))
     first = next(reading)
@@ -181,7 +184,7 @@ def test_a_full_disk_costs_time_and_no_run(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    store = Store(tmp_path)
+    store = FeatureStore(tmp_path)
     assert get(store, "x", rows())[1]
     assert "No space left" in caplog.text
     assert [file.name for file in tmp_path.iterdir()] == ["lock"]
@@ -193,4 +196,4 @@ def test_a_full_disk_costs_time_and_no_run(
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/features: cannot be made"):
-        Store(tmp_path / "file" / "features")
+        FeatureStore(tmp_path / "file" / "features")

@@ -14,7 +14,7 @@ from mura_tune.data import duplicates
 from mura_tune.data.index import Finding, open_dataset
 from mura_tune.data.prepare import Prepared, prepare, prepare_folds
 from mura_tune.imaging.images import read_image, resize_to_square
-from mura_tune.training.batches import split_of
+from mura_tune.training.batches import load_split
 
 
 def resaved(source: Path, target: Path) -> None:
@@ -52,7 +52,7 @@ def test_copies_of_test_pictures_leave_train_and_the_others_keep_their_pixels(ro
     told = prepared.left_out[1].detail
     assert f"a near-copy of {valid[1].relative_to(root)} in test (correlation 0.9" in told
     for given in (prepared, pickle.loads(pickle.dumps(prepared))):
-        seen = [split_of(given, part, CPU) for part in ("train", "dev", "test")]
+        seen = [load_split(given, part, CPU) for part in ("train", "dev", "test")]
         assert sum(map(len, seen)) == len(train) + len(valid) - 2
         for part in seen:
             for path, pixels in zip(part.paths, part.pixels, strict=True):

@@ -11,9 +11,9 @@ from test_sources import DEV, assert_same, network
 from test_sources import recipe as small
 
 from mura_tune.training import losses
-from mura_tune.training.batches import Split, in_batches, order_of, training_batches
-from mura_tune.training.feature_cache import Store
-from mura_tune.training.feeds import Features, pixels
+from mura_tune.training.batches import Split, cut_into_batches, epoch_order, training_batches
+from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feeds import FeatureSource, pixel_feed
 from mura_tune.training.fit import fit
 from mura_tune.training.tasks import ABNORMALITY
 
@@ -35,7 +35,7 @@ TRAIN = skewed()
 
 
 def drawn(epoch: int, sampling: str = "balanced", seed: int = 0) -> np.ndarray:
-    return order_of(TRAIN, sampling=sampling, seed=seed, epoch=epoch).rows
+    return epoch_order(TRAIN, sampling=sampling, seed=seed, epoch=epoch).rows
 
 
 def test_natural_is_every_view_once_in_the_order_it_always_had() -> None:
@@ -70,7 +70,7 @@ def test_it_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_a_view_that_comes_twice_is_augmented_anew() -> None:
-    order = order_of(TRAIN, sampling="balanced", seed=0, epoch=1)
+    order = epoch_order(TRAIN, sampling="balanced", seed=0, epoch=1)
     twice = next(row for row, count in Counter(order.rows.tolist()).items() if count > 1)
     x = torch.cat(
         [
@@ -95,7 +95,7 @@ def test_batches_hold_the_rows_that_were_drawn() -> None:
     )
     brightness = ((x[:, 0, 0, 0] * 0.226 + 0.449) * 255 / 8).round().int().tolist()
     assert brightness == drawn(5).tolist()
-    assert [len(rows) for rows in in_batches(drawn(5), 8)] == [8, 8, 7, 7]
+    assert [len(rows) for rows in cut_into_batches(drawn(5), 8)] == [8, 8, 7, 7]
 
 
 def test_the_class_weight_is_not_balanced_twice() -> None:
@@ -106,10 +106,10 @@ def test_the_class_weight_is_not_balanced_twice() -> None:
 
 def test_features_and_pixels_give_the_same_weights(tmp_path: Path) -> None:
     given = small(sampling="balanced", **{"finetune.depth": 0})
-    source = Features(Store(tmp_path))
+    source = FeatureSource(FeatureStore(tmp_path))
     afresh, kept, read = (
         fit(network(given), TRAIN, DEV, given, ABNORMALITY, source=one)
-        for one in (pixels, source, source)
+        for one in (pixel_feed, source, source)
     )
     assert_same(kept, afresh)
     assert_same(read, afresh)
@@ -122,7 +122,7 @@ def test_features_and_pixels_give_the_same_weights(tmp_path: Path) -> None:
 
 def test_corrected_labels_are_other_features(tmp_path: Path) -> None:
     given = small(sampling="balanced", **{"finetune.depth": 0})
-    source = Features(Store(tmp_path))
+    source = FeatureSource(FeatureStore(tmp_path))
     fit(network(given), TRAIN, DEV, given, ABNORMALITY, source=source)
     labels = TRAIN.labels.clone()
     labels[TRAIN.studies == "s03"] = 1

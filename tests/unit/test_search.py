@@ -457,7 +457,7 @@ def test_a_study_that_something_else_made_is_left_alone(prepared: Prepared, url:
 def test_the_search_never_reads_test(prepared: Prepared, url: str, tmp_path: Path) -> None:
     """Test labels turned round change nothing that a search stores."""
     frame = prepared.frame.copy()
-    test = frame["part"] == "test"
+    test = frame["split"] == "test"
     frame.loc[test, "label"] = 1 - frame.loc[test, "label"]
     other = url_of(str(tmp_path / "other.db"))
     one = tune(study_of(), prepared, url)

@@ -14,9 +14,9 @@ from mura_tune.networks.device import evaluation_batch
 from mura_tune.networks.network import Network, build_network
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split
-from mura_tune.training.feature_cache import Store
-from mura_tune.training.feeds import Features, halves, pixels
-from mura_tune.training.fit import Fit, fit
+from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feeds import FeatureSource, halve_network, pixel_feed
+from mura_tune.training.fit import FitResult, fit
 from mura_tune.training.tasks import ABNORMALITY
 
 CPU = torch.device("cpu")
@@ -54,11 +54,11 @@ def network(given: Recipe) -> Network:
     return build_network(given.arch, pretrained=given.pretrained, seed=given.seed)
 
 
-def trained(given: Recipe, **source: Features) -> Fit:
+def trained(given: Recipe, **source: FeatureSource) -> FitResult:
     return fit(network(given), TRAIN, DEV, given, ABNORMALITY, **source)
 
 
-def assert_same(one: Fit, other: Fit) -> None:
+def assert_same(one: FitResult, other: FitResult) -> None:
     timeless = [[dataclasses.replace(e, seconds=0.0) for e in f.epochs] for f in (one, other)]
     assert timeless[0] == timeless[1]
     assert torch.equal(one.logits, other.logits)
@@ -66,7 +66,7 @@ def assert_same(one: Fit, other: Fit) -> None:
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
 
 
-def seen_by_stem(given: Recipe, source: Features) -> int:
+def seen_by_stem(given: Recipe, source: FeatureSource) -> int:
     """Images through the first convolution in one fit."""
     net, seen = network(given), 0
 
@@ -83,7 +83,7 @@ def seen_by_stem(given: Recipe, source: Features) -> int:
 @pytest.mark.parametrize("depth", [0, 1, 2, 99])
 def test_scores_and_weights_are_the_same_to_the_bit(tmp_path: Path, arch: str, depth: int) -> None:
     given = recipe(**{"arch": arch, "finetune.depth": depth})
-    source = Features(Store(tmp_path))
+    source = FeatureSource(FeatureStore(tmp_path))
     afresh = trained(given)
     assert_same(trained(given, source=source), afresh)  # computed and kept
     assert_same(trained(given, source=source), afresh)  # read
@@ -92,7 +92,7 @@ def test_scores_and_weights_are_the_same_to_the_bit(tmp_path: Path, arch: str, d
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_second_trial_sees_no_pixel(tmp_path: Path, depth: int) -> None:
-    source = Features(Store(tmp_path))
+    source = FeatureSource(FeatureStore(tmp_path))
     first = recipe(**{"finetune.depth": depth})
     # Train once an epoch; dev once for each depth that occurs, whatever the number of epochs.
     assert seen_by_stem(first, source) == 3 * len(TRAIN) + len({0, depth}) * len(DEV)
@@ -105,7 +105,7 @@ def test_other_views_are_computed_and_dev_is_not(tmp_path: Path, values: dict[st
     weights = tmp_path / "weights.pt"
     torch.save(build_network("cnn").body.state_dict(), weights)  # the seed then decides views alone
     base = {"finetune.depth": 0, "pretrained": str(weights)}
-    source = Features(Store(tmp_path / "features"))
+    source = FeatureSource(FeatureStore(tmp_path / "features"))
     seen_by_stem(recipe(**base), source)
     given = recipe(**base, **values)
     assert seen_by_stem(given, source) == 3 * len(TRAIN)
@@ -113,7 +113,7 @@ def test_other_views_are_computed_and_dev_is_not(tmp_path: Path, values: dict[st
 
 
 def test_other_weights_are_other_features(tmp_path: Path) -> None:
-    source = Features(Store(tmp_path))
+    source = FeatureSource(FeatureStore(tmp_path))
     trained(recipe(**{"finetune.depth": 0}), source=source)
     given = recipe(seed=1, **{"finetune.depth": 0})
     assert seen_by_stem(given, source) == 3 * len(TRAIN) + len(DEV)
@@ -121,7 +121,7 @@ def test_other_weights_are_other_features(tmp_path: Path) -> None:
 
 
 def test_other_pixels_are_another_entry(tmp_path: Path) -> None:
-    source, given = Features(Store(tmp_path)), recipe(**{"finetune.depth": 0})
+    source, given = FeatureSource(FeatureStore(tmp_path)), recipe(**{"finetune.depth": 0})
     trained(given, source=source)
     other = split(34, "train", 5)
     runs = [
@@ -135,7 +135,7 @@ def test_stages_that_an_earlier_phase_trained_are_never_taken_from_the_store(
     tmp_path: Path,
 ) -> None:
     given = recipe(**{"head.depth": 2, "finetune.depth": 1})
-    source = Features(Store(tmp_path))
+    source = FeatureSource(FeatureStore(tmp_path))
     trained(recipe(**{"finetune.depth": 1}), source=source)  # the same views, initial weights
     kept = sorted(file.name for file in tmp_path.glob("*.bin"))
     assert_same(trained(given, source=source), trained(given))
@@ -144,7 +144,7 @@ def test_stages_that_an_earlier_phase_trained_are_never_taken_from_the_store(
 
 @pytest.mark.parametrize("budget", [0, 10_000, 60_000])
 def test_a_tiny_budget_changes_nothing_but_time(tmp_path: Path, budget: int) -> None:
-    source = Features(Store(tmp_path, budget=budget))
+    source = FeatureSource(FeatureStore(tmp_path, budget=budget))
     for depth in (0, 1, 0):
         given = recipe(**{"finetune.depth": depth})
         assert_same(trained(given, source=source), trained(given))
@@ -169,7 +169,7 @@ def test_the_halves_make_the_whole_at_every_depth(arch: str, side: int) -> None:
     digests = []
     for depth in range(len(net.stages)):
         net.set_depth(depth)
-        cut = halves(net.train())
+        cut = halve_network(net.train())
         assert cut is not None
         features = cut.frozen(x)
         assert not features.requires_grad
@@ -178,7 +178,7 @@ def test_the_halves_make_the_whole_at_every_depth(arch: str, side: int) -> None:
         digests.append(cut.digest)
     assert len(set(digests)) == len(digests)
     net.set_depth(99)
-    assert halves(net) is None
+    assert halve_network(net) is None
 
 
 def test_the_digest_is_of_the_frozen_stages_alone() -> None:
@@ -186,7 +186,7 @@ def test_the_digest_is_of_the_frozen_stages_alone() -> None:
     net.set_depth(1)
 
     def digest() -> str:
-        cut = halves(net)
+        cut = halve_network(net)
         assert cut is not None
         return cut.digest
 
@@ -202,9 +202,9 @@ def test_the_digest_is_of_the_frozen_stages_alone() -> None:
 def test_a_network_of_unknown_steps_goes_the_way_of_pixels(tmp_path: Path) -> None:
     net = build_network("mobilenetv3_small_050")
     net.set_depth(0)
-    assert halves(net) is None
+    assert halve_network(net) is None
     given = recipe(arch="mobilenetv3_small_050", **{"finetune.epochs": 0})
-    feed = Features(Store(tmp_path))(net, TRAIN, DEV, given, 0)
+    feed = FeatureSource(FeatureStore(tmp_path))(net, TRAIN, DEV, given, 0)
     assert feed.forward is net
     assert list(tmp_path.iterdir()) == []
 
@@ -213,11 +213,11 @@ def test_dropout_before_the_classifier_is_drawn_anew_each_epoch() -> None:
     net = build_network("resnet18")
     net.body.drop_rate = 0.5
     net.set_depth(0)
-    assert halves(net) is None
+    assert halve_network(net) is None
 
 
 def test_a_fit_that_is_stopped_midway_keeps_whole_epochs_only(tmp_path: Path) -> None:
-    source, given = Features(Store(tmp_path)), recipe(**{"finetune.depth": 0})
+    source, given = FeatureSource(FeatureStore(tmp_path)), recipe(**{"finetune.depth": 0})
     net = build_network("cnn", seed=0)
     net.set_depth(0)
     feed = source(net, TRAIN, DEV, given, 0)
@@ -231,7 +231,7 @@ def test_a_fit_that_is_stopped_midway_keeps_whole_epochs_only(tmp_path: Path) ->
 
 def test_pixels_is_what_fit_takes_by_default() -> None:
     given = recipe(**{"finetune.depth": 1})
-    explicit = fit(build_network("cnn", seed=0), TRAIN, DEV, given, ABNORMALITY, source=pixels)
+    explicit = fit(build_network("cnn", seed=0), TRAIN, DEV, given, ABNORMALITY, source=pixel_feed)
     assert_same(explicit, trained(given))
 
 
@@ -239,7 +239,7 @@ def test_features_keep_the_layout_they_were_computed_in(tmp_path: Path) -> None:
     net: Network = build_network("resnet18")
     net.set_depth(1)
     given = recipe(arch="resnet18", **{"head.epochs": 0, "finetune.depth": 1})
-    feed = Features(Store(tmp_path))(net, TRAIN, DEV, given, 0)
+    feed = FeatureSource(FeatureStore(tmp_path))(net, TRAIN, DEV, given, 0)
     first, again = (next(iter(list(feed.dev()))) for _ in range(2))
     assert torch.equal(first, again)
     assert first.stride() == again.stride()

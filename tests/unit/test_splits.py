@@ -95,16 +95,16 @@ def test_folds_are_even_keep_patients_whole_and_stay() -> None:
 
 
 def rows(*cells: tuple[str, int, str, str]) -> pd.DataFrame:
-    """Make a frame of (path, label, part, pixels)."""
-    frame = pd.DataFrame(cells, columns=["path", "label", "part", "sha"])
+    """Make a frame of (path, label, split, pixels)."""
+    frame = pd.DataFrame(cells, columns=["path", "label", "split", "sha"])
     return frame.assign(study=frame["path"], area="XR_HAND")
 
 
-BOTH = [(f"{part}{label}", label, part, "") for part in splits.SPLITS for label in (0, 1)]
+BOTH = [(f"{split}{label}", label, split, "") for split in splits.SPLITS for label in (0, 1)]
 
 
 def test_both_classes_everywhere_pass() -> None:
-    splits.check_classes(rows(*BOTH), "part", "XR_HAND")
+    splits.check_classes(rows(*BOTH), "split", "XR_HAND")
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,14 @@ def test_both_classes_everywhere_pass() -> None:
 def test_a_split_of_one_class_is_refused_with_its_counts(without: str, told: str) -> None:
     frame = rows(*(cells for cells in BOTH if cells[0] != without))
     with pytest.raises(InputError, match=told):
-        splits.check_classes(frame, "part", "XR_HAND")
+        splits.check_classes(frame, "split", "XR_HAND")
 
 
 def test_an_empty_split_is_refused_unless_it_is_not_asked_for() -> None:
     frame = rows(*(cells for cells in BOTH if cells[2] != "test"))
-    splits.check_classes(frame, "part", "XR_HAND", splits=("train", "dev"))
+    splits.check_classes(frame, "split", "XR_HAND", splits=("train", "dev"))
     with pytest.raises(InputError, match="test has 0 normal and 0 abnormal"):
-        splits.check_classes(frame, "part", "XR_HAND")
+        splits.check_classes(frame, "split", "XR_HAND")
 
 
 def shas(frame: pd.DataFrame) -> Digests:
@@ -148,7 +148,7 @@ def test_copies_are_left_out_of_the_split_before() -> None:
     assert {finding.kind for finding in found} == {"two splits"}
     assert found[0].detail == "left out of train: same pixels as b in test"
     kept = frame[~frame["path"].isin([finding.path for finding in found])]
-    assert kept.groupby("sha")["part"].nunique().eq(1).all()
+    assert kept.groupby("sha")["split"].nunique().eq(1).all()
 
 
 def test_near_copies_are_left_out_of_the_split_before() -> None:
@@ -186,5 +186,5 @@ def test_near_copies_are_left_out_of_the_split_before() -> None:
 def test_the_split_hash_ignores_order_and_sees_a_move() -> None:
     frame = rows(*BOTH)
     assert splits.hash_splits(frame) == splits.hash_splits(frame[::-1])
-    moved = frame.assign(part=frame["part"].where(frame["path"] != "train0", "dev"))
+    moved = frame.assign(split=frame["split"].where(frame["path"] != "train0", "dev"))
     assert splits.hash_splits(frame) != splits.hash_splits(moved)

@@ -42,7 +42,7 @@ def split(views: int = 2, studies: int = 60, seed: int = 0) -> Split:
 def test_a_studys_area_is_that_of_its_mean_logits() -> None:
     part = split(studies=3)
     logits = torch.zeros(6, 3)
-    logits[torch.arange(6), part.parts] = 1.0
+    logits[torch.arange(6), part.area_labels] = 1.0
     logits[1] = torch.tensor([0.0, 3.0, 0.0])  # a view that is surer of another area outweighs
     found = PART.table(logits, part)
     assert found.scores.tolist() == [0, 1, 1]
@@ -160,7 +160,7 @@ def test_the_second_loss_counts_by_its_weight() -> None:
         )
         for w in (0.0, 0.5, 1.0)
     ]
-    alone = float(nn.functional.cross_entropy(logits[:, 1:], part.parts))
+    alone = float(nn.functional.cross_entropy(logits[:, 1:], part.area_labels))
     assert losses[1] - losses[0] == pytest.approx(alone / 2, rel=1e-4)
     assert losses[2] - losses[0] == pytest.approx(alone, rel=1e-4)
 
@@ -173,7 +173,7 @@ def test_a_router_of_one_area_is_refused() -> None:
 def noisy(part: Split, sure: float, seed: int = 1) -> Tensor:
     """Logits that are right more often the larger `sure` is."""
     found = torch.randn(len(part), 3, generator=torch.Generator().manual_seed(seed))
-    found[torch.arange(len(part)), part.parts] += sure
+    found[torch.arange(len(part)), part.area_labels] += sure
     return found
 
 
