@@ -193,11 +193,11 @@ def explain(
     the map is right) or come (insertion, high if it is right), each beside that of a random order.
     """
     from mura_tune.errors import InputError
-    from mura_tune.reading.explain import drawable, explain_study
+    from mura_tune.reading.explain import check_drawable, explain_study
     from mura_tune.reading.locate import locate_release, release_finder
     from mura_tune.reading.readers import RoutedReader
 
-    drawable(out)
+    check_drawable(out)
     if out.resolve() in [image.resolve() for image in images]:
         raise InputError(f"{out}: is one of the images; name another place")
     reader: Predictor | Router
@@ -223,7 +223,7 @@ def explain(
     console.print_report(
         as_json,
         lambda: explanation.to_json() | {"out": str(out)},
-        lambda: f"{explanation.describe()}\n{out}: each view beside its map",
+        lambda: f"{explanation}\n{out}: each view beside its map",
     )
 
 

@@ -1,4 +1,4 @@
-"""The table of answers, a row a study: read back to go on with it, and written whole."""
+"""A table of answers, with a row for each study: read back by the next call, and written whole."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ AnswerRow = Mapping[str, Any]  # the cells of a study by column; None where ther
 # The last columns of a table: a digest of the study's image files, and the folder or table that
 # named the study. Tables of earlier versions end before them.
 PROVENANCE = ("files", "source")
-LARGEST = 2**31  # bytes of a .json of answers that is read back: some ten million rows
+LARGEST_BYTES = 2**31  # of a .json of answers that is read back: some ten million rows
 
 
 def read_answers(out: Path, columns: Sequence[str]) -> dict[str, AnswerRow]:
-    """What an earlier call wrote, by study; nothing where there is no file.
+    """The rows that an earlier call wrote, by study; none where there is no file.
 
-    Rows of an earlier version, which have no `PROVENANCE`, have empty text there.
+    Rows of an earlier version, which have no `PROVENANCE`, get "" there.
 
     Raises:
-        InputError: a file of another kind, with other columns, two rows of one study, or a value
-            (by its row) that no answer has, such as a probability of NaN.
+        InputError: a file of another form, other columns, two rows of one study, or (with its row)
+            a value that no answer has, such as a probability of NaN.
     """
     if out.suffix not in (".csv", ".json"):
         raise InputError(f"{out}: answers are a .csv or a .json")
     if not out.exists():
         return {}
-    rows = _json_rows(out) if out.suffix == ".json" else _csv_rows(out)
+    rows = _read_json_rows(out) if out.suffix == ".json" else _read_csv_rows(out)
     older = tuple(column for column in columns if column not in PROVENANCE)
     by_study: dict[str, AnswerRow] = {}
     for where, raw in rows:
         if tuple(raw) not in (tuple(columns), older):
-            raise _foreign(out)
+            raise _foreign_table_error(out)
         row = {column: raw.get(column, "") for column in columns}
         for column in columns:
             if not _VALID.get(column, _is_text)(row[column]):
@@ -53,7 +53,7 @@ def read_answers(out: Path, columns: Sequence[str]) -> dict[str, AnswerRow]:
 
 
 def write_answers(out: Path, rows: Iterable[AnswerRow], columns: Sequence[str]) -> None:
-    """Put the rows in the place of what was there, whole or not at all."""
+    """Write all rows in the place of the earlier file, whole or not at all."""
     text = io.StringIO()
     if out.suffix == ".json":
         json.dump([dict(row) for row in rows], text, indent=1, allow_nan=False)
@@ -61,19 +61,19 @@ def write_answers(out: Path, rows: Iterable[AnswerRow], columns: Sequence[str]) 
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()
         for row in rows:
-            table.writerow({column: _as_cell(value) for column, value in row.items()})
+            table.writerow({column: _format_cell(value) for column, value in row.items()})
     files.replace_file(out, text.getvalue().encode())
 
 
-def _json_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    document = strict.parse_json(out.read_bytes(), out, most=LARGEST)
+def _read_json_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    document = strict.parse_json(out.read_bytes(), out, most=LARGEST_BYTES)
     if not isinstance(document, list) or not all(isinstance(row, dict) for row in document):
-        raise _foreign(out)
+        raise _foreign_table_error(out)
     for number, row in enumerate(document, start=1):
         yield f"{out}: row {number}", row
 
 
-def _csv_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_csv_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with out.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file, strict=True)
@@ -83,36 +83,36 @@ def _csv_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     continue
                 where = f"{out}:{lines.line_num}"
                 if len(cells) != len(names) or len(set(names)) != len(names):
-                    raise _foreign(out)
+                    raise _foreign_table_error(out)
                 raw = zip(names, cells, strict=True)
-                yield where, {name: _from_cell(name, text) for name, text in raw}
+                yield where, {name: _parse_cell(name, text) for name, text in raw}
     except (UnicodeDecodeError, csv.Error):
-        raise _foreign(out) from None
+        raise _foreign_table_error(out) from None
 
 
-def _foreign(out: Path) -> InputError:
+def _foreign_table_error(out: Path) -> InputError:
     return InputError(f"{out}: not written by this command; choose another --out")
 
 
-def _as_cell(value: object) -> object:
+def _format_cell(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else "false"
     return to_cell(value) if isinstance(value, str) else value
 
 
-def _from_cell(column: str, text: str) -> object:
-    """A cell's value; a text where the column's own kind does not fit, for `read` to refuse."""
+def _parse_cell(column: str, text: str) -> object:
+    """The value of a cell; the text itself where no value can be parsed, which is refused later."""
     try:
         return _CELLS.get(column, from_cell)(text)
     except (ValueError, KeyError):
         return text
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def _flag(text: str) -> bool | None:
+def _parse_flag(text: str) -> bool | None:
     return {"true": True, "false": False, "": None}[text.lower()]
 
 
@@ -136,13 +136,13 @@ def _is_flag(value: object) -> bool:
     return value is None or isinstance(value, bool)
 
 
-# What the columns hold that are no text: from their cells, and whether a value may be there.
+# Columns that hold no text: the parser of their cells, and the check of their values.
 _CELLS: Mapping[str, Callable[[str], Any]] = {
     "views": int,
-    "confidence": _number,
-    "probability": _number,
-    "abnormal": _flag,
-    "abstain": _flag,
+    "confidence": _parse_number,
+    "probability": _parse_number,
+    "abnormal": _parse_flag,
+    "abstain": _parse_flag,
 }
 _VALID: Mapping[str, Callable[[object], bool]] = {
     "study": lambda value: isinstance(value, str) and value != "",

@@ -1,4 +1,4 @@
-"""Many studies read at once: a row each in a table that a stopped call goes on with."""
+"""Many studies read in batches into a table of answers; a stopped call is continued by the next."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from mura_tune.reading.answers import StudyAnswer
 from mura_tune.reading.readers import Reader
 from mura_tune.reading.studies import StudyFiles, StudyViews
 
-IMAGES = 32  # in a batch: more gain nothing on a CPU, and a study is not divided
-EVERY = 5.0  # seconds between two writings of the table
+IMAGES_PER_BATCH = 32  # more gain nothing on a CPU; a study is not divided
+WRITE_INTERVAL = 5.0  # seconds between two writings of the table
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a call did: studies answered before it, by it, and those without an answer.
+class BatchSummary:
+    """The result of a call of `answer_all`.
 
     Attributes:
-        unreadable: studies of which a view cannot be decoded.
-        unreleased: studies that were sent to an area without a release.
-        gone: rows that were left out, since their studies are no longer there.
+        out: the table of answers.
+        before: how many studies an earlier call had answered.
+        answered: how many studies this call answered.
+        unreadable: the names of studies of which a view cannot be decoded.
+        unreleased: the names of studies of an area without a release.
+        gone: the names of studies whose rows went, since the studies are no longer there.
     """
 
     out: Path
@@ -54,7 +57,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _LoadedStudy:
     """A study as a thread read it: the digest of its files, and its views or a failure.
 
     Without views and without a failure, the table has the study's row already.
@@ -71,14 +74,18 @@ def answer_all(
     source: Path,
     out: Path,
     say: Callable[[str], None],
-) -> Summary:
+) -> BatchSummary:
     """Write a row for each study of `source` into `out`, a .csv or .json.
 
     A study is not answered again where `out` has its answer, by its name and by the bytes of its
-    files. A study of which a view cannot be decoded gets none, since the mean over the others
-    would be another study's: it is marked with the file's name and the reason, named to `say`,
-    and tried again by the next call. Rows of other sources stay; rows of studies that `source` no
-    longer has go.
+    files. A study of which a view cannot be decoded gets no answer, since the mean over the other
+    views would be another study's: its row has the file's name and the reason as an error, and
+    the next call tries again. Rows of other sources stay; rows of studies that `source` no longer
+    has go.
+
+    Args:
+        source: the folder or the table that lists the studies.
+        say: is given a line for each study without an answer, and on releases that are missing.
 
     Raises:
         InputError: an `out` of another form, made by another release or threshold, or that
@@ -95,14 +102,14 @@ def _answer_all(
     source: str,
     out: Path,
     say: Callable[[str], None],
-) -> Summary:
+) -> BatchSummary:
     from tqdm import tqdm
 
     for line in reader.open_all():
         say(line)
     columns = (*reader.columns, *PROVENANCE)
     rows = read_answers(out, columns)
-    _same_or_refuse(reader, rows.values(), out)
+    _refuse_other_releases(reader, rows.values(), out)
     names = {study.name for study in studies}
     gone = tuple(n for n, row in rows.items() if n not in names and row["source"] == source)
     for name in gone:
@@ -121,7 +128,9 @@ def _answer_all(
         with tqdm(
             total=len(studies), unit="study", desc=out.name, disable=not sys.stderr.isatty()
         ) as bar:
-            for batch, loaded in _loaded(studies, partial(_load, reader.sizes, answered)):
+            for batch, loaded in _load_batches(
+                studies, partial(_load_study, reader.sizes, answered)
+            ):
                 decoded = [study.views for study in loaded if study.views is not None]
                 answers = iter(reader.answer(decoded) if decoded else [])
                 for study, read in zip(batch, loaded, strict=True):
@@ -129,36 +138,40 @@ def _answer_all(
                         rows[study.name] = {**rows[study.name], "source": source}
                         before += 1
                         continue
-                    _refuse_another(rows.get(study.name), source, out)
+                    _refuse_other_study(rows.get(study.name), source, out)
                     row = _row(reader, study, read.failure or next(answers))
                     rows[study.name] = {**row, "files": read.digest, "source": source}
                     if row["error"]:
                         say(f"{study.name}: no answer: {row['error']}")
                         (unreadable if read.failure else unreleased).append(study.name)
                 bar.update(len(batch))
-                if time.monotonic() - written > EVERY:
+                if time.monotonic() - written > WRITE_INTERVAL:
                     write_answers(out, rows.values(), columns)
                     written = time.monotonic()
-    finally:  # stopped or not, what is answered stays
+    finally:  # stopped or not, the answers stay
         write_answers(out, rows.values(), columns)
     done = len(studies) - before - len(unreadable) - len(unreleased)
-    return Summary(out, before, done, tuple(unreadable), tuple(unreleased), gone)
+    return BatchSummary(out, before, done, tuple(unreadable), tuple(unreleased), gone)
 
 
-def _load(sizes: frozenset[int], answered: Mapping[str, AnswerRow], study: StudyFiles) -> _Loaded:
-    """Read a study's files, and decode them unless their answer is there."""
+def _load_study(
+    sizes: frozenset[int], answered: Mapping[str, AnswerRow], study: StudyFiles
+) -> _LoadedStudy:
+    """Read a study's files, and decode them unless the table has their answer."""
     try:
         if study.problem:
             raise UnreadableImage(study.name, study.problem)
         contents = [read_file(path) for path in study.images]
         digest = _digest(contents)
         if study.name in answered and answered[study.name]["files"] == digest:
-            return _Loaded(digest)
-        return _Loaded(digest, views=StudyViews.decode(study, contents, sizes))
+            return _LoadedStudy(digest)
+        return _LoadedStudy(digest, views=StudyViews.decode(study, contents, sizes))
     except UnreadableImage as error:
-        return _Loaded("", failure=error)
+        return _LoadedStudy("", failure=error)
     except (OSError, MemoryError) as error:
-        return _Loaded("", failure=UnreadableImage(study.name, str(explain_error(error) or error)))
+        return _LoadedStudy(
+            "", failure=UnreadableImage(study.name, str(explain_error(error) or error))
+        )
 
 
 def _row(
@@ -180,7 +193,7 @@ def _digest(contents: Sequence[bytes]) -> str:
     return hashlib.sha256(each).hexdigest()[:16]
 
 
-def _refuse_another(row: AnswerRow | None, source: str, out: Path) -> None:
+def _refuse_other_study(row: AnswerRow | None, source: str, out: Path) -> None:
     """Raise InputError where a study's row is the answer to another source's study."""
     if row is not None and row["source"] not in ("", source):
         raise InputError(
@@ -189,7 +202,9 @@ def _refuse_another(row: AnswerRow | None, source: str, out: Path) -> None:
         )
 
 
-def _same_or_refuse(reader: Reader[StudyAnswer], rows: Iterable[AnswerRow], out: Path) -> None:
+def _refuse_other_releases(
+    reader: Reader[StudyAnswer], rows: Iterable[AnswerRow], out: Path
+) -> None:
     for row in rows:
         now = reader.sources(row)
         if any(row[key] != source for key, source in now.items()):
@@ -200,26 +215,29 @@ def _same_or_refuse(reader: Reader[StudyAnswer], rows: Iterable[AnswerRow], out:
             )
 
 
-def _loaded(
-    studies: Sequence[StudyFiles], read: Callable[[StudyFiles], _Loaded]
-) -> Iterator[tuple[list[StudyFiles], list[_Loaded]]]:
-    """Batches of studies as `read` gives them, by threads while the one before is answered."""
+def _load_batches(
+    studies: Sequence[StudyFiles], read: Callable[[StudyFiles], _LoadedStudy]
+) -> Iterator[tuple[list[StudyFiles], list[_LoadedStudy]]]:
+    """Batches of studies as threads `read` them, while the batch before is answered."""
 
-    def ahead(batch: list[StudyFiles]) -> list[Future[_Loaded]]:
+    def submit(batch: list[StudyFiles]) -> list[Future[_LoadedStudy]]:
         return [pool.submit(read, study) for study in batch]
 
-    batches = list(_batches(studies))
+    batches = list(_split_into_batches(studies))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        waiting = ahead(batches[0]) if batches else []
+        waiting = submit(batches[0]) if batches else []
         for number, batch in enumerate(batches):
-            now, waiting = waiting, ahead(batches[number + 1]) if number + 1 < len(batches) else []
+            now, waiting = waiting, submit(batches[number + 1]) if number + 1 < len(batches) else []
             yield batch, [study.result() for study in now]
 
 
-def _batches(studies: Sequence[StudyFiles]) -> Iterator[list[StudyFiles]]:
+def _split_into_batches(studies: Sequence[StudyFiles]) -> Iterator[list[StudyFiles]]:
     batch: list[StudyFiles] = []
     for study in studies:
-        if batch and sum(len(earlier.images) for earlier in batch) + len(study.images) > IMAGES:
+        if (
+            batch
+            and sum(len(earlier.images) for earlier in batch) + len(study.images) > IMAGES_PER_BATCH
+        ):
             yield batch
             batch = []
         batch.append(study)

@@ -1,4 +1,4 @@
-"""Answers of HTTP(S) servers: checked addresses, a time for each answer, files that grow."""
+"""Downloads over HTTP(S): checked addresses, a deadline for each answer, files that resume."""
 
 from __future__ import annotations
 
@@ -26,25 +26,27 @@ from mura_tune.errors import InputError, MuraError
 from mura_tune.lines import printable
 from mura_tune.release_format.checksums import sha256
 
-CHUNK = 2**18
-GONE = (401, 403, 404, 410)  # statuses that asking again does not change
+CHUNK_BYTES = 2**18
+FINAL_STATUSES = (401, 403, 404, 410)  # a second request would not change them
 # What may stand in a path beside letters, digits and escapes (RFC 3986).
 _IN_PATH = "/%:@!$&'()*+,;=~"
-_HEADERS = 2**20  # bytes of headers and redirects; http.client takes 100 lines of 64 kB
+_HEADER_BYTES = 2**20  # bytes of headers and redirects; http.client takes 100 lines of 64 kB
 _GOES_ON = "the same line goes on from here"
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a server may make us wait for, and store.
+class DownloadLimits:
+    """The limits of what a server may send, and of the time that it may take.
 
     Attributes:
-        timeout: seconds without a byte until a try is given up.
+        timeout: seconds without a byte after which a try ends.
         answer: seconds for the headers of any answer, and for a small answer as a whole.
         rate: bytes a second by which a file has to grow, on average over `window` seconds.
-        whole: seconds for all files of a release; what has come by then is kept.
-        tries: without one new byte between them; `pause` seconds times their number lie between.
-        bytes: of a release, all files together; the largest backbones have some 400 MB.
+        whole: seconds for all files of a release; the bytes that arrived by then stay.
+        tries: how often a download may fail in a row without a new byte.
+        pause: seconds to wait after a failed try, times the number of failed tries.
+        bytes: of all files of a release together; the largest backbones have some 400 MB.
+        sums_bytes: of SHA256SUMS.
     """
 
     timeout: float = 30.0
@@ -58,22 +60,22 @@ class Limits:
     sums_bytes: int = 2**16
 
 
-class Trouble(MuraError):
-    """A server that is out of reach, breaks off, dawdles or does not speak HTTP."""
+class ServerError(MuraError):
+    """A server that is out of reach, closes the connection, is too slow or does not speak HTTP."""
 
 
-class Refusal(Trouble):
-    """An answer with another status than the one that was asked for; `status` is its number."""
+class StatusError(ServerError):
+    """An answer with an HTTP status that is no success; `status` is its number."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"HTTP {status}")
         self.status = status
 
 
-def normalised(url: str) -> str:
+def normalise_url(url: str) -> str:
     """A URL in the characters that HTTP allows, without a slash at its end.
 
-    The path is percent-encoded and the host written as DNS knows it; what was plain stays as it is.
+    The path is percent-encoded and the host written as DNS knows it; a plain URL stays as it is.
 
     Raises:
         InputError: no http(s) URL of a folder, or one with a password in it.
@@ -88,7 +90,7 @@ def normalised(url: str) -> str:
             "folder here and name that"
         )
     try:
-        parts = _split(url)
+        parts = _split_url(url)
     except ValueError:
         raise refused from None
     if parts.query or parts.fragment:
@@ -100,7 +102,7 @@ def normalised(url: str) -> str:
     return f"{parts.scheme}://{netloc}{quote(parts.path, safe=_IN_PATH)}".rstrip("/")
 
 
-def _split(url: str) -> SplitResult:
+def _split_url(url: str) -> SplitResult:
     """The parts of an http(s) URL; ValueError where the scheme, host or port cannot be."""
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -111,29 +113,29 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def download_small(address: str, most: int, limits: Limits) -> bytes:
+def download_bytes(address: str, most: int, limits: DownloadLimits) -> bytes:
     """The whole answer at `address`, of at most `most` bytes, within `limits.answer` seconds.
 
     Raises:
         InputError: more bytes.
-        Refusal: another status than 200.
-        Trouble: no whole answer in time.
+        StatusError: another status than 200.
+        ServerError: no whole answer in time.
     """
     content = b""
-    clock = _Clock(limits.answer, limits.timeout, _HEADERS + most)
-    with _opened(address, clock) as response:
-        while len(content) <= most and (chunk := _read(response)):
+    deadline = _Deadline(limits.answer, limits.timeout, _HEADER_BYTES + most)
+    with _open_answer(address, deadline) as response:
+        while len(content) <= most and (chunk := _read_chunk(response)):
             content += chunk
-        length = _length(response)
+        length = _announced_length(response)
     if len(content) > most:
         raise InputError(f"{address}: more than {most} bytes; no list of files is that long")
     if length is not None and len(content) < length:  # cut between two lines it would look whole
-        raise Trouble("the connection was cut")
+        raise ServerError("the connection was cut")
     return content
 
 
 def download_file(
-    address: str, path: Path, digest: str, most: int, end: float, limits: Limits
+    address: str, path: Path, digest: str, most: int, end: float, limits: DownloadLimits
 ) -> None:
     """Append to `path` until it has its digest, or is as long as the server says it should be.
 
@@ -149,7 +151,7 @@ def download_file(
     from tqdm import tqdm
 
     name = printable(unquote(address.rpartition("/")[2]))
-    growth = _Growth(address, path, end, limits)
+    growth = _FileGrowth(address, path, end, limits)
     tries = 0
     with tqdm(desc=name, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         while True:
@@ -158,10 +160,10 @@ def download_file(
                 if _append(path, most, growth, bar):
                     return
                 reason = "the connection was cut"
-            except Trouble as trouble:
-                if isinstance(trouble, Refusal) and trouble.status in GONE:
+            except ServerError as error:
+                if isinstance(error, StatusError) and error.status in FINAL_STATUSES:
                     raise
-                reason = str(trouble)
+                reason = str(error)
             if path.is_file() and sha256(path) == digest:  # whatever length was announced
                 return
             growth.check()
@@ -173,26 +175,26 @@ def download_file(
             time.sleep(limits.pause * tries)
 
 
-class _Clock:
-    """The time that is left for an answer.
+class _Deadline:
+    """The time and the bytes that an answer may still take.
 
     Attributes:
-        end: the monotonic time at which it is over.
-        timeout: seconds that it may be silent meanwhile.
+        end: the monotonic time at which the answer has to be complete.
+        timeout: seconds that may pass without a byte.
         room: bytes that may still come, headers and redirects included.
     """
 
-    def __init__(self, seconds: float, timeout: float, room: int = _HEADERS) -> None:
+    def __init__(self, seconds: float, timeout: float, room: int = _HEADER_BYTES) -> None:
         self.end = time.monotonic() + seconds
         self.timeout = timeout
         self.room: float = room
 
     def wait(self) -> float:
-        """Seconds that the next byte has.
+        """Seconds within which the next byte has to come.
 
         Raises:
-            TimeoutError: none.
-            OSError: the room is used up.
+            TimeoutError: no time is left.
+            OSError: no byte more may come.
         """
         if self.room <= 0:
             raise OSError("an answer without end")
@@ -202,15 +204,15 @@ class _Clock:
         return min(left, self.timeout)
 
 
-class _Growth:
-    """How a file grows over several tries, and by when it has to have grown.
+class _FileGrowth:
+    """The growth of a file over several tries, and the time by which it has to grow.
 
     Attributes:
-        longest: bytes that it had at its longest; a server that begins again adds none.
-        until: the monotonic time by which `rate * window` new bytes have to be there.
+        longest: the largest size in bytes; a server that sends from the start again adds none.
+        until: the monotonic time by which `rate * window` new bytes have to arrive.
     """
 
-    def __init__(self, address: str, path: Path, end: float, limits: Limits) -> None:
+    def __init__(self, address: str, path: Path, end: float, limits: DownloadLimits) -> None:
         self.address = address
         self.longest = path.stat().st_size if path.is_file() else 0
         self.limits = limits
@@ -219,10 +221,10 @@ class _Growth:
         self._open_window(self.longest)
 
     def begin(self, start: int, have: int) -> None:
-        """A try whose bytes start at `start`, where `have` are there already.
+        """Begin a try whose bytes start at `start`, where the file has `have` bytes.
 
         Raises:
-            MuraError: a server that began from the start again too often.
+            MuraError: the server sent from the start again too often.
         """
         if start >= have:
             return
@@ -235,13 +237,13 @@ class _Growth:
         self._open_window(start)
 
     def note(self, size: int) -> None:
-        """The file has this size now."""
+        """Note the present size of the file in bytes."""
         self.longest = max(self.longest, size)
         if size - self._mark >= self.limits.rate * self.limits.window:
             self._open_window(size)
 
     def check(self) -> None:
-        """Raise MuraError if the time for the next bytes is over."""
+        """Raise MuraError where the file has not grown in time."""
         if time.monotonic() >= self.until:
             raise MuraError(
                 f"{self.address}: slower than {self.limits.rate:.0f} bytes a second, or not done "
@@ -253,26 +255,26 @@ class _Growth:
         self.until = min(time.monotonic() + self.limits.window, self.end)
 
 
-def _append(path: Path, most: int, growth: _Growth, bar: Any) -> bool:
-    """One try; whether the file is as long as the server said that it would be."""
+def _append(path: Path, most: int, growth: _FileGrowth, bar: Any) -> bool:
+    """Try once; returns whether the file has the length that the server announced."""
     address, limits = growth.address, growth.limits
     have = path.stat().st_size if path.is_file() else 0
-    clock = _Clock(min(limits.answer, growth.until - time.monotonic()), limits.timeout)
-    with _opened(address, clock, have) as response, files.name_os_errors(path):
-        start = _start(response, have)
+    deadline = _Deadline(min(limits.answer, growth.until - time.monotonic()), limits.timeout)
+    with _open_answer(address, deadline, have) as response, files.name_os_errors(path):
+        start = _answer_start(response, have)
         growth.begin(start, have)
-        length = _length(response)
+        length = _announced_length(response)
         total = None if length is None else start + length
         bar.total, bar.n = total, start
         with path.open("r+b" if path.is_file() else "wb") as file:
             file.truncate(start)
             file.seek(start)
-            clock.end, clock.room = growth.until, math.inf  # `most` bounds the file
-            while chunk := _read(response):
+            deadline.end, deadline.room = growth.until, math.inf  # `most` bounds the file
+            while chunk := _read_chunk(response):
                 file.write(chunk)
                 bar.update(len(chunk))
                 growth.note(file.tell())
-                clock.end = growth.until
+                deadline.end = growth.until
                 if file.tell() > most:
                     file.truncate(0)
                     raise InputError(
@@ -282,49 +284,51 @@ def _append(path: Path, most: int, growth: _Growth, bar: Any) -> bool:
             return total is None or file.tell() >= total
 
 
-def _start(response: Any, have: int) -> int:
-    """Where the bytes of this answer belong: after those that are there, or at the beginning."""
+def _answer_start(response: Any, have: int) -> int:
+    """The place in the file where the bytes of this answer begin: 0, or after the `have` bytes."""
     if response.status != 206:
         return 0
     content_range = str(response.headers.get("Content-Range"))
     if not content_range.startswith(f"bytes {have}-"):
-        raise Trouble(f"asked for the bytes from {have} on, and got {printable(content_range)}")
+        raise ServerError(f"asked for the bytes from {have} on, and got {printable(content_range)}")
     return have
 
 
-def _length(response: Any) -> int | None:
-    """How many bytes the server says that it sends; None where that is no number."""
+def _announced_length(response: Any) -> int | None:
+    """The number of bytes that the server announces; None where it announces no number."""
     length = str(response.headers.get("Content-Length"))
     return int(length) if re.fullmatch("[0-9]{1,18}", length) else None
 
 
-def _read(response: Any) -> bytes:
-    with _troubles():
-        return bytes(response.read1(CHUNK))
+def _read_chunk(response: Any) -> bytes:
+    with _raise_server_errors():
+        return bytes(response.read1(CHUNK_BYTES))
 
 
 @contextlib.contextmanager
-def _opened(address: str, clock: _Clock, have: int = 0) -> Iterator[Any]:
-    """The answer to a request for the bytes from `have` on: status 200, or 206 for a part."""
-    with _troubles():
-        response = _open(address, clock, have)
+def _open_answer(address: str, deadline: _Deadline, have: int = 0) -> Iterator[Any]:
+    """The answer to a request for the bytes from `have` on: status 200, or 206 for a range."""
+    with _raise_server_errors():
+        response = _request(address, deadline, have)
     with response:
         if response.status != 200 and not (response.status == 206 and have):
-            raise Refusal(response.status)
+            raise StatusError(response.status)
         yield response
 
 
-def _open(address: str, clock: _Clock, have: int) -> Any:
+def _request(address: str, deadline: _Deadline, have: int) -> Any:
     headers = {"User-Agent": f"mura-tune/{mura_tune.__version__}", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-    opener = urllib.request.build_opener(_Http(clock), _Https(clock), Redirects)
+    opener = urllib.request.build_opener(_Http(deadline), _Https(deadline), Redirects)
     try:
-        return opener.open(urllib.request.Request(address, headers=headers), timeout=clock.wait())
+        return opener.open(
+            urllib.request.Request(address, headers=headers), timeout=deadline.wait()
+        )
     except urllib.error.HTTPError as error:
         error.close()  # it holds the connection
         if error.code == 416 and have:  # nothing after what is there: begin again
-            return _open(address, clock, 0)
+            return _request(address, deadline, 0)
         raise
 
 
@@ -341,7 +345,7 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         try:
-            parts = _split(newurl)
+            parts = _split_url(newurl)
         except ValueError:
             raise InputError(
                 f"{req.full_url}: sent on to an address that is not supported"
@@ -370,52 +374,54 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Http(urllib.request.HTTPHandler):
-    def __init__(self, clock: _Clock) -> None:
+    def __init__(self, deadline: _Deadline) -> None:
         super().__init__()
-        self._connect = functools.partial(_connection, http.client.HTTPConnection, clock)
+        self._connect = functools.partial(_make_connection, http.client.HTTPConnection, deadline)
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self._connect, req)
 
 
 class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, clock: _Clock) -> None:
+    def __init__(self, deadline: _Deadline) -> None:
         super().__init__()
-        self._connect = functools.partial(_connection, http.client.HTTPSConnection, clock)
+        self._connect = functools.partial(_make_connection, http.client.HTTPSConnection, deadline)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self._connect, req)
 
 
-def _connection(
-    kind: type[http.client.HTTPConnection], clock: _Clock, host: str, /, **options: Any
+def _make_connection(
+    kind: type[http.client.HTTPConnection], deadline: _Deadline, host: str, /, **options: Any
 ) -> http.client.HTTPConnection:
-    """A connection whose answers keep to the clock, from their first byte to their last."""
+    """A connection whose answers keep to the deadline, from the first byte to the last."""
     connection = kind(host, **options)
     # Typed as a class; http.client only calls it.
-    connection.response_class = functools.partial(_Response, clock)  # type: ignore[assignment]
+    connection.response_class = functools.partial(_Response, deadline)  # type: ignore[assignment]
     return connection
 
 
 class _Response(http.client.HTTPResponse):
-    def __init__(self, clock: _Clock, sock: socket.socket, *args: Any, **options: Any) -> None:
+    def __init__(
+        self, deadline: _Deadline, sock: socket.socket, *args: Any, **options: Any
+    ) -> None:
         super().__init__(sock, *args, **options)
-        self.fp = io.BufferedReader(_Timed(self.fp.detach(), sock, clock))
+        self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, deadline))
 
 
-class _Timed(io.RawIOBase):
-    """The bytes of a socket. A timeout of its own would begin anew with every byte."""
+class _TimedReader(io.RawIOBase):
+    """The bytes of a socket up to a deadline; a socket's timeout begins anew with every byte."""
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, clock: _Clock) -> None:
-        self._raw, self._sock, self._clock = raw, sock, clock
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: _Deadline) -> None:
+        self._raw, self._sock, self._deadline = raw, sock, deadline
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._clock.wait())
+        self._sock.settimeout(self._deadline.wait())
         count = self._raw.readinto(buffer)
-        self._clock.room -= count or 0
+        self._deadline.room -= count or 0
         return count
 
     def close(self) -> None:
@@ -424,14 +430,14 @@ class _Timed(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _troubles() -> Iterator[None]:
-    """What a server does wrong, as Trouble in one line; InputError passes."""
+def _raise_server_errors() -> Iterator[None]:
+    """Raise errors of a server as ServerError, in one line; InputError passes."""
     try:
         yield
     except urllib.error.HTTPError as error:
-        raise Refusal(error.code) from None
+        raise StatusError(error.code) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Trouble(_reason(error)) from None
+        raise ServerError(_reason(error)) from None
 
 
 def _reason(error: Exception) -> str:

@@ -24,6 +24,7 @@ from mura_tune.networks.gradcam import (
 )
 from mura_tune.reading.answers import Answer, AreaAnswer
 from mura_tune.reading.readers import Predictor, Router
+from mura_tune.reading.studies import StudyFiles, StudyViews
 from mura_tune.report.heatmap import COLOURS, overlay
 from mura_tune.training.batches import to_input
 
@@ -34,11 +35,15 @@ _CAPTION = (
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """One image, the probability of what is explained, and what speaks for it.
+class ViewExplanation:
+    """The evidence in one view.
 
-    `cam` is the map (S, S) in [0, 1], a share of the largest value in any view of the study;
-    `faithfulness` says how true it is.
+    Attributes:
+        path: the image file.
+        pixels: its grey pixels (H, W).
+        probability: of the explanation's subject, calibrated.
+        cam: the map (S, S) in [0, 1], as a share of the largest value in any view of the study.
+        faithfulness: how far the probability follows the map's pixels; None if not measured.
     """
 
     path: Path
@@ -50,26 +55,27 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A study's answer and its views, explained; the maps show evidence for `subject`."""
+    """The answer about a study, and the evidence for `subject` in each of its views."""
 
     answer: Answer | AreaAnswer
     subject: str
-    views: tuple[View, ...]
+    views: tuple[ViewExplanation, ...]
 
-    def describe(self) -> str:
-        """The answer, and for each view its deletion and insertion area if it was asked for."""
+    def __str__(self) -> str:
         lines = [str(self.answer)]
         for view in self.views:
             if view.faithfulness is None:
                 continue
-            f = view.faithfulness
+            areas = view.faithfulness
             lines.append(
-                f"  {view.path.name}: deletion {f.deletion:.3f} (random {f.random_deletion:.3f}), "
-                f"insertion {f.insertion:.3f} (random {f.random_insertion:.3f})"
+                f"  {view.path.name}: deletion {areas.deletion:.3f} "
+                f"(random {areas.random_deletion:.3f}), insertion {areas.insertion:.3f} "
+                f"(random {areas.random_insertion:.3f})"
             )
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
+        """The answer; with each view its deletion and insertion areas, if they were measured."""
         document = self.answer.to_json()
         for view_document, view in zip(document["views"], self.views, strict=True):
             if view.faithfulness is not None:
@@ -94,64 +100,64 @@ class Explanation:
         for (left, right), view in zip(axes, self.views, strict=True):
             left.imshow(view.pixels, cmap="gray", vmin=0, vmax=255)
             right.imshow(overlay(view.pixels, view.cam))
-            left.set_title(_short(view.path), fontsize=9, loc="left", **text)
-            chance = f"P({self.subject}) = {view.probability:.3f}"
-            right.set_title(chance, fontsize=9, loc="left", **text)
+            left.set_title(_shorten(view.path), fontsize=9, loc="left", **text)
+            label = f"P({self.subject}) = {view.probability:.3f}"
+            right.set_title(label, fontsize=9, loc="left", **text)
             for axis in (left, right):
                 axis.axis("off")
         bar = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=axes[:, 1], shrink=0.7, aspect=30)
         bar.set_label(f"evidence for {self.subject}, share of the study's maximum", fontsize=9)
-        _write(figure, out)
+        _save_figure(figure, out)
 
 
 def explain_study(
     reader: Predictor | Router, images: Sequence[Path], *, deletion: bool = False
 ) -> Explanation:
-    """Answer for a study, and show where each view speaks for *abnormal*, or for the area that a
-    router takes it for.
+    """Read a study, and map the evidence in each view: for *abnormal*, or for a router's area.
 
     Args:
-        deletion: also measure how much of the probability goes and comes with the map's pixels.
+        deletion: also measure how the probability changes without, and with only, the map's pixels.
 
     Raises:
         UnreadableImage: a view that cannot be decoded.
         InputError: a network whose last features are no map.
     """
-    answer = reader.predict(images)
-    size, net = reader.size, reader.release.net
+    images_hw = [read_image(path) for path in images]
+    squares_nss = np.stack([resize_to_square(image, reader.size) for image in images_hw])
+    study = StudyViews(StudyFiles("", tuple(images)), {reader.size: squares_nss})
+    (answer,) = reader.answer([study])
+    net = reader.release.net
     subject = answer.area if isinstance(answer, AreaAnswer) else "abnormal"
-    output, probability = reader.evidence(subject)
-    pictures = [read_image(path) for path in images]
-    small = torch.from_numpy(np.stack([resize_to_square(picture, size) for picture in pictures]))
-    x_nchw = to_input(small, reader.device)
+    output, to_probability = reader.evidence(subject)
+    x_nchw = to_input(torch.from_numpy(squares_nss), reader.device)
     with torch.inference_mode():
-        chances = probability(net(x_nchw).float()).tolist()
+        probabilities = to_probability(net(x_nchw).float()).tolist()
     cams_nss = scale_maps(compute_gradcam(net, x_nchw, output))
     views = []
     for i, path in enumerate(images):
-        doubt = (
-            measure_faithfulness(net, x_nchw[i : i + 1], cams_nss[i], probability)
-            if deletion
-            else None
-        )
-        views.append(View(path, pictures[i], chances[i], cams_nss[i].cpu().numpy(), doubt))
+        faithfulness = None
+        if deletion:
+            x_1chw = x_nchw[i : i + 1]
+            faithfulness = measure_faithfulness(net, x_1chw, cams_nss[i], to_probability)
+        cam = cams_nss[i].cpu().numpy()
+        views.append(ViewExplanation(path, images_hw[i], probabilities[i], cam, faithfulness))
     return Explanation(answer, subject, tuple(views))
 
 
-def drawable(out: Path) -> None:
+def check_drawable(out: Path) -> None:
     """Raise InputError, before any work, if an explanation could not be drawn as `out`."""
     if out.suffix.lower() != ".png":
         raise InputError(f"{out}: an explanation is a .png")
     files.check_writable(out)
 
 
-def _short(path: Path) -> str:
+def _shorten(path: Path) -> str:
     """The end of a path, as long as a title may be."""
     text = visible("/".join(path.parts[-4:]))
     return text if len(text) <= 52 else f"…{text[-51:]}"
 
 
-def _write(figure: Any, out: Path) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=110, format="png")
-    files.replace_file(out, picture.getvalue())
+def _save_figure(figure: Any, out: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png")
+    files.replace_file(out, content.getvalue())

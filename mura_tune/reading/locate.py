@@ -1,4 +1,4 @@
-"""Where a release is: a folder or file, an address, or a name under a base address."""
+"""The folder of a release, from a folder or file, a URL, or a name under a base URL."""
 
 from __future__ import annotations
 
@@ -26,61 +26,64 @@ def locate_release(
     base_url: str | None,
     say: Callable[[str], None],
 ) -> Path:
-    """The folder to load: `release` if it is given, else the one named `area`.
+    """The folder of the release to load: `release`, or without it the release named `area`.
 
-    What exists on this disk is taken first. Another name is looked for under `base_url`, or under
-    the one that config.yaml names; see `fetch` for `#sha256=`.
+    A release on this disk comes first. Another name is fetched from `base_url`, or from the base
+    URL of config.yaml; see `fetch_release` for `#sha256=`.
 
     Args:
-        releases: where a release is looked for by its area.
+        release: a folder, a checkpoint file, a URL, or a name under the base URL.
+        area: the name of a release in `releases` or under the base URL.
+        releases: the folder with the releases of this disk.
+        say: is given a line where the server is out of reach and the cache is used.
 
     Raises:
-        InputError: neither is given, or a release that is not what it should be.
-        MuraError: it has to be fetched, and its server is out of reach.
+        InputError: neither `release` nor `area`, or a fetched release that is not whole.
+        MuraError: the release has to be fetched, and its server is out of reach.
     """
     if not release and not area:
         raise InputError("name the --area, or the --release")
-    if release and is_address(release):
-        return _fetched(release, say)
-    here = Path(release) if release else _folder_of(str(area), releases)
-    if here.exists() or _recovered(here):
+    if release and is_url(release):
+        return _fetch(release, say)
+    here = Path(release) if release else _area_folder(str(area), releases)
+    if here.exists() or _recover(here):
         return here
     name = _url_path(release or str(area))
-    base = name and (base_url or configured())
+    base = name and (base_url or configured_base_url())
     if not base:
-        return here  # whoever loads it says what is missing
-    return _fetched(f"{base.rstrip('/')}/{name}", say)
+        return here  # loading it raises an error that says what is missing
+    return _fetch(f"{base.rstrip('/')}/{name}", say)
 
 
-def is_address(text: str) -> bool:
-    """Whether a release is named by a URL, though perhaps one of another scheme or damaged."""
+def is_url(text: str) -> bool:
+    """Whether a release is named by a URL, perhaps a malformed one or one of another scheme."""
     return re.match("https?:|[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
 
 
-def _recovered(folder: Path) -> bool:
-    """Whether a call that was killed had moved the release aside; it is put back then."""
+def _recover(folder: Path) -> bool:
+    """Put back a release that a killed call had moved aside; returns whether there was one."""
     from mura_tune.release_format.folder import recover
 
     return recover(folder)
 
 
-def _fetched(url: str, say: Callable[[str], None]) -> Path:
-    from mura_tune.reading.fetch import fetch
+def _fetch(url: str, say: Callable[[str], None]) -> Path:
+    from mura_tune.reading.fetch import fetch_release
 
-    return fetch(url, say)
+    return fetch_release(url, say)
 
 
-def _folder_of(area: str, releases: Path) -> Path:
-    """The folder of an area's release; one that is there may have a name older than the rule."""
+def _area_folder(area: str, releases: Path) -> Path:
+    """The folder of an area's release; an existing one may have a name older than the rule."""
     if set(area) & set("/\\\0") or area in (".", "..") or not (releases / area).exists():
         check_name(area, "area")
     return files.path_within(releases, area)
 
 
 def _url_path(name: str) -> str:
-    """A release's name, and its `#sha256=`, as they stand in a URL; empty for a mere path.
+    """The name of a release with its `#sha256=`, quoted for a URL; "" for a path.
 
-    The names of folders may stand before it: `wrists/XR_WRIST`.
+    Names of folders may stand in front: `wrists/XR_WRIST`.
     """
     path, mark, digest = name.partition("#")
     try:
@@ -99,21 +102,21 @@ def release_finder(releases: Path, base_url: str | None, say: Callable[[str], No
 
     @functools.cache
     def find(name: str) -> Path:
-        from mura_tune.reading.fetch import Absent
+        from mura_tune.reading.fetch import ReleaseNotFound
 
         try:
             return locate_release(None, name, releases, base_url, say)
-        except Absent:
+        except ReleaseNotFound:
             return releases / name
 
     return find
 
 
 def release_for(find: FindRelease, area: str) -> tuple[Path, str | None]:
-    """The release of an area; where it is missing one for all areas, and a line that says so.
+    """The folder of an area's release, or of one for all areas and a line that says so.
 
     Raises:
-        InputError: none of them is there.
+        InputError: the area has no release, and there is none for all areas.
     """
     own = find(area)
     if own.is_dir():
@@ -127,11 +130,8 @@ def release_for(find: FindRelease, area: str) -> tuple[Path, str | None]:
     )
 
 
-def config_file() -> Path | None:
-    """What a person set for all projects: in XDG_CONFIG_HOME, which is ~/.config by default.
-
-    None where no home folder is known either.
-    """
+def user_config_file() -> Path | None:
+    """The user's config.yaml, in XDG_CONFIG_HOME or else ~/.config; None without a home folder."""
     if named := os.environ.get("XDG_CONFIG_HOME"):
         return Path(named) / "mura-tune" / "config.yaml"
     try:
@@ -140,13 +140,13 @@ def config_file() -> Path | None:
         return None
 
 
-def configured() -> str | None:
+def configured_base_url() -> str | None:
     """The `base_url` of config.yaml; None without one.
 
     Raises:
         InputError: a file that holds anything else.
     """
-    path = config_file()
+    path = user_config_file()
     if path is None or not path.is_file():
         return None
     raw = parse_yaml(path.read_bytes(), path)

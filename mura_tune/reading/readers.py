@@ -210,7 +210,7 @@ class Predictor(_ReleaseReader[Answer]):
                 f"--area {ROUTER}, or through it by --area auto"
             )
         self.chosen = Chosen.from_manifest(manifest)
-        self.own_threshold = threshold
+        self.threshold_override = threshold
         multitask = isinstance(manifest, MultitaskManifest)
         self.areas: tuple[str, ...] = manifest.areas if multitask else ()
         self.area = manifest.area
@@ -227,11 +227,11 @@ class Predictor(_ReleaseReader[Answer]):
 
     @property
     def threshold(self) -> float:
-        return self.chosen.threshold if self.own_threshold is None else self.own_threshold
+        return self.chosen.threshold if self.threshold_override is None else self.threshold_override
 
     def decide(self, probability: float) -> tuple[bool, bool]:
         """Whether a study of this probability is abnormal, and whether to abstain from it."""
-        doubtful = self.own_threshold is None and self.chosen.band.holds(probability)
+        doubtful = self.threshold_override is None and self.chosen.band.holds(probability)
         return probability >= self.threshold, doubtful
 
     def interpret(self, images: Sequence[Path], logits_vk: NDArray[np.float32]) -> Answer:
@@ -244,7 +244,7 @@ class Predictor(_ReleaseReader[Answer]):
             probability=probability,
             abnormal=abnormal,
             threshold=self.threshold,
-            operating_point=self.chosen.recommended if self.own_threshold is None else "given",
+            operating_point=self.chosen.recommended if self.threshold_override is None else "given",
             abstain=abstain,
             views=tuple(
                 ViewProbability(str(image), float(value))

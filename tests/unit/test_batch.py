@@ -19,7 +19,7 @@ from PIL import Image
 
 from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
-from mura_tune.reading.batch import Summary, answer_all
+from mura_tune.reading.batch import BatchSummary, answer_all
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import find_studies
 from mura_tune.release import release as release_io
@@ -178,7 +178,7 @@ def at(root: Path, *names: str) -> Path:
     return root
 
 
-def answers(predictor: Predictor, source: Path, out: Path) -> Summary:
+def answers(predictor: Predictor, source: Path, out: Path) -> BatchSummary:
     return answer_all(predictor, find_studies(source), source, out, lambda line: None)
 
 

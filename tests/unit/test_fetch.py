@@ -27,12 +27,12 @@ from serving import Answer, raw_server
 
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
-from mura_tune.reading.download import Limits, Redirects, normalised
-from mura_tune.reading.fetch import fetch, is_fetched
+from mura_tune.reading.download import DownloadLimits, Redirects, normalise_url
+from mura_tune.reading.fetch import fetch_release, is_fetched
 from mura_tune.reading.locate import locate_release
 from mura_tune.release_format import checksums
 
-IMPATIENT = Limits(timeout=5, tries=2, pause=0.01)
+IMPATIENT = DownloadLimits(timeout=5, tries=2, pause=0.01)
 
 
 class Server(ThreadingHTTPServer):
@@ -129,7 +129,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def get(tmp_path: Path, said: list[str]) -> Callable[..., Path]:
-    return lambda url, limits=IMPATIENT: fetch(url, said.append, tmp_path / "cache", limits)
+    return lambda url, limits=IMPATIENT: fetch_release(url, said.append, tmp_path / "cache", limits)
 
 
 Get = Callable[..., Path]
@@ -278,7 +278,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 def test_an_answer_that_never_ends_is_left(get: Get, answer: Answer, reason: str) -> None:
     seconds = 0.3 if reason == "timed out" else 60  # what ends by its size needs its time
     with raw_server(answer) as url, pytest.raises(MuraError, match=reason):
-        get(url, Limits(timeout=5, answer=seconds))
+        get(url, DownloadLimits(timeout=5, answer=seconds))
 
 
 def sending(served: Path, answer: Answer, name: str = "model.safetensors") -> Answer:
@@ -297,14 +297,14 @@ def sending(served: Path, answer: Answer, name: str = "model.safetensors") -> An
 @pytest.mark.parametrize(
     ("first", "limits"),
     [
-        (OK + b"\r\n", Limits(timeout=5, rate=1000, window=0.3)),
-        (OK + b"Content-Length: 50000\r\n\r\n", Limits(timeout=5, rate=1000, window=0.3)),
-        (OK + b"\r\n", Limits(timeout=5, rate=1, whole=0.3)),
-        (OK, Limits(timeout=5, answer=0.1, window=0.3, pause=0, tries=99)),
+        (OK + b"\r\n", DownloadLimits(timeout=5, rate=1000, window=0.3)),
+        (OK + b"Content-Length: 50000\r\n\r\n", DownloadLimits(timeout=5, rate=1000, window=0.3)),
+        (OK + b"\r\n", DownloadLimits(timeout=5, rate=1, whole=0.3)),
+        (OK, DownloadLimits(timeout=5, answer=0.1, window=0.3, pause=0, tries=99)),
     ],
 )
 def test_a_file_that_trickles_is_given_up(
-    served: Path, get: Get, first: bytes, limits: Limits
+    served: Path, get: Get, first: bytes, limits: DownloadLimits
 ) -> None:
     slow = r"model.safetensors: slower than .* goes on from here"
     with (
@@ -407,7 +407,7 @@ def test_what_was_fetched_before_a_cut_is_not_fetched_again(
 ) -> None:
     server.cut = 20_000
     with pytest.raises(MuraError):
-        get(server.url, Limits(timeout=5, tries=0, pause=0))
+        get(server.url, DownloadLimits(timeout=5, tries=0, pause=0))
     assert not any(
         p.is_dir() and not p.name.startswith(".")
         for p in (get(server.url).parent / "nothing").glob("*")
@@ -448,7 +448,7 @@ def test_a_part_that_was_damaged_meanwhile_is_fetched_anew(
 ) -> None:
     server.cut = 20_000
     with pytest.raises(MuraError):
-        get(server.url, Limits(timeout=5, tries=0, pause=0))
+        get(server.url, DownloadLimits(timeout=5, tries=0, pause=0))
     (part,) = (tmp_path / "cache").rglob("model.safetensors")
     part.write_bytes(b"x" * 20_000)
     assert_whole(get(server.url), served)
@@ -458,18 +458,18 @@ def test_a_slow_server_is_waited_for_and_a_silent_one_is_not(
     server: Server, served: Path, get: Get
 ) -> None:
     server.pause = 0.03
-    assert_whole(get(server.url, Limits(timeout=0.5, tries=1, pause=0)), served)
+    assert_whole(get(server.url, DownloadLimits(timeout=0.5, tries=1, pause=0)), served)
     (served / "bundle.json").write_text("new")
     (served / "SHA256SUMS").unlink()
     checksums.write(served)
     server.pause, server.silence = 0, 0.4
     with pytest.raises(MuraError, match="timed out"):
-        get(server.url, Limits(timeout=0.1, tries=1, pause=0))
+        get(server.url, DownloadLimits(timeout=0.1, tries=1, pause=0))
 
 
 def test_sizes_are_capped(server: Server, served: Path, get: Get, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="more than 30000 bytes in a release"):
-        get(server.url, Limits(bytes=30_000))
+        get(server.url, DownloadLimits(bytes=30_000))
     assert sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file()) < 1000
     (served / "SHA256SUMS").write_bytes(b"0" * 70_000)
     with pytest.raises(InputError, match="no list of files is that long"):
@@ -542,7 +542,7 @@ def test_a_password_in_an_address_is_refused_and_never_printed(tmp_path: Path, u
     ],
 )
 def test_an_address_is_written_as_http_knows_it(url: str, plain: str) -> None:
-    assert normalised(url) == plain
+    assert normalise_url(url) == plain
 
 
 def test_a_path_that_is_not_ascii_is_asked_for(server: Server, served: Path, get: Get) -> None:
@@ -575,12 +575,12 @@ def test_a_cache_that_cannot_be_written_names_the_way_out(
 ) -> None:
     Path(os.environ["XDG_CACHE_HOME"]).write_text("a file")
     with pytest.raises(InputError, match=r"releases: Not a directory; .* set XDG_CACHE_HOME"):
-        fetch(server.url, print)
+        fetch_release(server.url, print)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setattr(Path, "home", nobody)
     with pytest.raises(InputError, match=r"no home folder .* set XDG_CACHE_HOME"):
-        fetch(server.url, print)
+        fetch_release(server.url, print)
     assert not is_fetched(served)
     here = locate_release("XR_TEST", None, served, None, print)  # no config.yaml either
     assert here == Path("XR_TEST")
@@ -628,7 +628,10 @@ def test_a_release_is_a_folder_here_or_a_name_under_the_base_address(
 
 def test_two_processes_make_one_download(server: Server, served: Path, tmp_path: Path) -> None:
     server.pause = 0.02
-    code = "import sys; from mura_tune.reading.fetch import fetch; print(fetch(sys.argv[1], print))"
+    code = (
+        "import sys; from mura_tune.reading.fetch import fetch_release; "
+        "print(fetch_release(sys.argv[1], print))"
+    )
     both = [
         subprocess.Popen(
             [sys.executable, "-c", code, server.url],
