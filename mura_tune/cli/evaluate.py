@@ -257,7 +257,7 @@ def _with_data(
     release: Path, data: Path, runs: Path, device: str, strict: bool
 ) -> tuple[Bundle, Prepared]:
     """A release and the data it was made with, prepared at its size and divided its way."""
-    from mura_tune.evaluation.evaluate import same_data
+    from mura_tune.evaluation.evaluate import check_same_data
     from mura_tune.release import release as release_io
 
     loaded = release_io.load(release, device_of(device))
@@ -266,7 +266,7 @@ def _with_data(
     tell_changes(loaded)
     study = manifest.search.read_config(release / release_io.MANIFEST)
     prepared = prepared_of(manifest.area, study, data, runs, strict)
-    same_data(release, manifest.data, prepared)
+    check_same_data(release, manifest.data, prepared)
     return loaded, prepared
 
 

@@ -69,7 +69,7 @@ def finalize(
     from mura_tune.dashboard.progress import Epochs
     from mura_tune.data.index import dataset_name
     from mura_tune.errors import InputError, MuraError
-    from mura_tune.evaluation.runs import everyone, strongest
+    from mura_tune.evaluation.runs import pick_all, pick_strongest
     from mura_tune.release.checkpoint import Checkpoints, alone
     from mura_tune.release.finalize import final_recipe, summary
     from mura_tune.release.finalize import finalize as release
@@ -100,7 +100,7 @@ def finalize(
                             folder,
                             device_of(device),
                             seeds=seeds,
-                            released=everyone if ensemble else strongest,
+                            released=pick_all if ensemble else pick_strongest,
                             on_epoch=epochs.epoch,
                             memory=kept.of,
                             dataset=dataset_name(data),

@@ -1,7 +1,8 @@
-"""What a release decides with, chosen on dev alone: calibration, operating points, doubt.
+"""What an abnormality release decides with, chosen on dev alone: calibration, thresholds, doubt.
 
 A study's probability has one order of steps everywhere: each view's logit, (logit + offset) /
-temperature, the sigmoid, the mean over the study's views.
+temperature, the sigmoid, the mean over the study's views. The decision is abnormal at or above
+the recommended threshold, except for studies in the band of doubt.
 """
 
 from __future__ import annotations
@@ -15,9 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import Floats, StudyScores, ViewScores, score_studies, sigmoid
+from mura_tune.metrics.estimates import (
+    Floats,
+    StudyScores,
+    ViewScores,
+    describe_error,
+    score_studies,
+    sigmoid,
+)
 from mura_tune.metrics.operating_points import f1_threshold, sensitivity_threshold, youden_threshold
 from mura_tune.release_format.entries import (
+    AbstentionEntry,
     BandEntry,
     CalibrationEntry,
     OperatingPointEntry,
@@ -49,24 +58,24 @@ class Calibration:
             raise ValueError(f"temperature is {self.temperature}, offset {self.offset}")
 
     def logits(self, logits_n: NDArray[Any]) -> Floats:
-        """Calibrated logits of views. Raises InputError for one that is not a finite number."""
-        check_finite(logits_n)
+        """Calibrated logits of views, (N,). Raises InputError for one that is not finite."""
+        check_logits(logits_n)
         return (np.asarray(logits_n, dtype=np.float64) + self.offset) / self.temperature
 
     def studies(self, logits_nk: Tensor, split: Split) -> StudyScores:
         """A calibrated probability of *abnormal* for each study."""
-        logits_n = self.logits(_first(logits_nk))
+        logits_n = self.logits(_abnormality_logits(logits_nk))
         return score_studies(logits_n, split.labels.cpu().numpy(), split.studies, split.patients)
 
     def views(self, logits_nk: Tensor, split: Split) -> ViewScores:
         """A calibrated probability of *abnormal* for each image."""
-        scores = sigmoid(self.logits(_first(logits_nk)))
+        scores = sigmoid(self.logits(_abnormality_logits(logits_nk)))
         return ViewScores(split.studies, split.patients, split.labels.cpu().numpy(), scores)
 
 
 @dataclass(frozen=True)
-class Band:
-    """Probabilities from `low` up to `high` in which the model should abstain.
+class DoubtBand:
+    """Probabilities from `low` up to `high` in which the release abstains.
 
     Attributes:
         share: of the dev studies that fall inside.
@@ -92,17 +101,18 @@ class Band:
         )
 
     def holds(self, score: float) -> bool:
+        """Whether the release abstains at this probability."""
         return self.low <= score < self.high
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Decision:
     """Everything that was chosen on dev. `points` are thresholds by rule, see RULES."""
 
     calibration: Calibration
     points: Mapping[str, float]
     recommended: str
-    band: Band
+    band: DoubtBand
 
     @property
     def threshold(self) -> float:
@@ -128,19 +138,23 @@ class Chosen:
         }
 
     @staticmethod
-    def from_manifest(manifest: AbnormalityManifest) -> Chosen:
-        """What a manifest stores."""
+    def from_manifest(manifest: AbnormalityManifest) -> Decision:
+        """The decision that a manifest stores."""
         band = manifest.abstain
-        return Chosen(
+        return Decision(
             calibration=Calibration(manifest.calibration.temperature, manifest.calibration.offset),
             points={name: point.threshold for name, point in manifest.operating_points.items()},
             recommended=manifest.recommended,
-            band=Band(band.low, band.high, band.share, band.error, band.error_without),
+            band=DoubtBand(band.low, band.high, band.share, band.error, band.error_without),
         )
 
 
-def check_finite(logits: NDArray[Any]) -> None:
-    """Refuse answers that are no numbers: compared with a threshold they would all be normal."""
+def check_logits(logits: NDArray[Any]) -> None:
+    """Refuse answers that are no numbers: compared with a threshold they would all be normal.
+
+    Raises:
+        InputError: a logit is not finite.
+    """
     if not np.isfinite(logits).all():
         raise InputError(
             "the network answers a picture with what is no finite number; its weights "
@@ -148,9 +162,26 @@ def check_finite(logits: NDArray[Any]) -> None:
         )
 
 
-def choose(logits_nk: Tensor, dev: Split) -> Chosen:
+def measure_abstention(doubtful: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> AbstentionEntry:
+    """What abstaining costs and gains, from whether each study is doubtful, (M,), and whether its
+    answer is wrong, (M,)."""
+    return AbstentionEntry(
+        studies=int(doubtful.sum()),
+        error=float(wrong[~doubtful].mean()) if not doubtful.all() else None,
+        error_without=float(wrong.mean()),
+    )
+
+
+def describe_rest(abstention: AbstentionEntry, studies: int) -> str:
+    """How many of the answers that remain are wrong, where there are so many studies in all."""
+    if abstention.error is None:
+        return "none is answered"
+    return f"of the others {describe_error(abstention.error, studies - abstention.studies)}"
+
+
+def choose_decision(logits_nk: Tensor, dev: Split) -> Decision:
     """Fit the calibration on dev, then choose thresholds and the band on its calibrated scores."""
-    calibration = fit(logits_nk, dev)
+    calibration = fit_calibration(logits_nk, dev)
     studies = calibration.studies(logits_nk, dev)
     points = {
         "max_youden": youden_threshold(studies),
@@ -158,10 +189,10 @@ def choose(logits_nk: Tensor, dev: Split) -> Chosen:
         "sensitivity_90": sensitivity_threshold(studies, SENSITIVITY),
     }
     recommended = "max_youden"
-    return Chosen(calibration, points, recommended, _band(studies, points[recommended]))
+    return Decision(calibration, points, recommended, choose_band(studies, points[recommended]))
 
 
-def fit(logits_nk: Tensor, dev: Split) -> Calibration:
+def fit_calibration(logits_nk: Tensor, dev: Split) -> Calibration:
     """The temperature and offset with the least cross-entropy of dev's study probabilities.
 
     A temperature alone (Guo et al. 2017) cannot move a network's base rate, and training with
@@ -173,7 +204,7 @@ def fit(logits_nk: Tensor, dev: Split) -> Calibration:
     has one view this is scikit-learn's `method="sigmoid"`; the mean over several views is what
     that cannot fit.
     """
-    logits_n = _first(logits_nk)
+    logits_n = _abnormality_logits(logits_nk)
     names, inverse = np.unique(dev.studies, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     starts = np.searchsorted(inverse[order], np.arange(len(names)))
@@ -204,7 +235,7 @@ def fit(logits_nk: Tensor, dev: Split) -> Calibration:
     )
 
 
-def _band(studies: StudyScores, threshold: float) -> Band:
+def choose_band(studies: StudyScores, threshold: float) -> DoubtBand:
     """The studies nearest to the threshold in logits step aside, one by one, until the answers
     that remain are wrong in DOUBT_ERROR of cases at most (El-Yaniv and Wiener 2010)."""
     middle = _logit(np.array(threshold))
@@ -218,12 +249,14 @@ def _band(studies: StudyScores, threshold: float) -> Band:
     usable = last & (answered >= n * (1 - DOUBT_MOST))
     good = usable & (error <= DOUBT_ERROR)
     candidates = good if good.any() else usable & (error == error[usable].min())
-    keep = int(np.flatnonzero(candidates)[-1]) + 1
-    if keep == n:
-        return Band(threshold, threshold, 0.0, float(error[-1]), float(error[-1]))
-    reach = float(distance[order][keep - 1] + distance[order][keep]) / 2
+    rest = int(np.flatnonzero(candidates)[-1]) + 1
+    if rest == n:
+        return DoubtBand(threshold, threshold, 0.0, float(error[-1]), float(error[-1]))
+    reach = float(distance[order][rest - 1] + distance[order][rest]) / 2
     low, high = sigmoid(np.array([middle - reach, middle + reach]))
-    return Band(float(low), float(high), 1 - keep / n, float(error[keep - 1]), float(error[-1]))
+    return DoubtBand(
+        float(low), float(high), 1 - rest / n, float(error[rest - 1]), float(error[-1])
+    )
 
 
 def _logit(p: Floats) -> Floats:
@@ -231,6 +264,6 @@ def _logit(p: Floats) -> Floats:
     return np.asarray(np.log(p / (1 - p)))
 
 
-def _first(logits_nk: Tensor) -> Floats:
+def _abnormality_logits(logits_nk: Tensor) -> Floats:
     """The logit of *abnormal* for each view."""
     return np.asarray(logits_nk[:, 0].double().cpu().numpy())

@@ -9,35 +9,36 @@ from typing import Any
 import numpy as np
 
 from mura_tune.errors import InputError
-from mura_tune.evaluation.evaluate import NAMES, SPLIT_NAMES, Measured
-from mura_tune.evaluation.routing import Routed
+from mura_tune.evaluation.evaluate import METRIC_NAMES, SPLIT_NAMES, Evaluation
+from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.metrics.areas import AREA_METRICS, AreaRecognition
 from mura_tune.metrics.comparison import DeLong, compare_aucs, compare_by_delong
-from mura_tune.metrics.estimates import DRAWS, Estimate, Floats, StudyScores, resample_all
+from mura_tune.metrics.estimates import DRAWS, Estimate, Floats, Names, StudyScores, resample_all
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS, threshold_metrics
 from mura_tune.metrics.ranking import weighted_average_precision
 
-Figures = Measured | Routed
-Under = Callable[[Floats], Mapping[str, Floats]]  # figures by name, under rows of study weights
+AnyEvaluation = Evaluation | RouterEvaluation
+_Weighted = Callable[[Floats], Mapping[str, Floats]]  # metrics under rows of study weights
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The first release minus the second, figure by figure, each at its own operating point.
+    """The first release minus the second, metric by metric, each at its own operating point.
 
     Attributes:
+        area: what both are releases for.
         names: what the two are called by who compares them.
-        labels: of the figures, for people.
-        differences: by figure, with intervals from draws that take the same patients for both.
-        values: the two of each figure.
-        delong: of the AUC; it takes studies for independent, patients with several make it too
-            sure. None between routers.
+        labels: of the metrics, for people.
+        differences: by metric, with intervals from draws that take the same patients for both.
+        values: the two values of each metric.
+        delong: the difference of AUCs by DeLong, which takes studies as independent: patients
+            with several make it too sure. None between routers.
     """
 
     area: str
     names: tuple[str, str]
-    ours: Figures
-    theirs: Figures
+    ours: AnyEvaluation
+    theirs: AnyEvaluation
     labels: Mapping[str, str]
     differences: Mapping[str, Estimate]
     values: Mapping[str, tuple[float, float]]
@@ -48,7 +49,7 @@ class Comparison:
         first = next(iter(self.differences.values()))
         head = (
             f"{self.area}: {self.names[0]} minus {self.names[1]}, "
-            f"{SPLIT_NAMES[self.ours.part]}, {first.studies} studies of "
+            f"{SPLIT_NAMES[self.ours.split]}, {first.studies} studies of "
             f"{first.patients} patients"
         )
         wide = max(18, *(len(name) for name in self.labels.values()))
@@ -57,9 +58,9 @@ class Comparison:
             f"{self.values[key][0]:.3f} and {self.values[key][1]:.3f}"
             for key, difference in self.differences.items()
         )
-        return "\n".join([head, *rows, *self._other()])
+        return "\n".join([head, *rows, *self._describe_delong()])
 
-    def _other(self) -> Iterator[str]:
+    def _describe_delong(self) -> Iterator[str]:
         if self.delong:
             yield (
                 "  DeLong, as if every study were a patient's only one: "
@@ -67,56 +68,60 @@ class Comparison:
             )
 
     def to_json(self) -> dict[str, Any]:
+        """What `mura compare --json` prints."""
         return {
             "area": self.area,
             "releases": list(self.names),
-            "split": SPLIT_NAMES[self.ours.part],
+            "split": SPLIT_NAMES[self.ours.split],
             "differences": {name: one.to_json() for name, one in self.differences.items()},
             "delong": asdict(self.delong) if self.delong else None,
             "measured": [self.ours.to_json(), self.theirs.to_json()],
         }
 
 
-def compare(area: str, names: tuple[str, str], ours: Measured, theirs: Measured) -> Comparison:
-    """Compare two releases that were measured on the same part; where both name the body part,
-    that too.
+def compare_releases(
+    area: str, names: tuple[str, str], ours: Evaluation, theirs: Evaluation
+) -> Comparison:
+    """Compare two releases that were evaluated on the same split; where both name the area of a
+    study, that too.
 
     Raises:
-        InputError: they were not measured on the same studies.
+        InputError: they were not evaluated on the same studies.
     """
-    _same_studies(names, ours.studies.names, theirs.studies.names)
+    _check_same_studies(names, ours.studies.names, theirs.studies.names)
     differences = {"auc": compare_aucs([ours.studies], [theirs.studies])}
-    differences |= _differences(ours.studies, _at_point(ours), _at_point(theirs))
-    values = {name: (ours.figures[name].value, theirs.figures[name].value) for name in differences}
-    labels = dict(NAMES)
-    if ours.seen and theirs.seen:
-        told, gaps, pairs = _recognition(ours.studies, ours.seen, theirs.seen)
-        labels |= {f"part {key}": f"body part: {name}" for key, name in told.items()}
+    differences |= _compare_weighted(ours.studies, _weighted(ours), _weighted(theirs))
+    values = {
+        name: (ours.by_study[name].value, theirs.by_study[name].value) for name in differences
+    }
+    labels = dict(METRIC_NAMES)
+    if ours.recognition and theirs.recognition:
+        names_of, gaps, pairs = _compare_recognition(
+            ours.studies, ours.recognition, theirs.recognition
+        )
+        labels |= {f"part {key}": f"body part: {name}" for key, name in names_of.items()}
         differences |= {f"part {key}": gap for key, gap in gaps.items()}
         values |= {f"part {key}": pair for key, pair in pairs.items()}
-    return Comparison(
-        area,
-        names,
-        ours,
-        theirs,
-        labels,
-        differences,
-        values,
-        compare_by_delong(ours.studies, theirs.studies),
-    )
+    delong = compare_by_delong(ours.studies, theirs.studies)
+    return Comparison(area, names, ours, theirs, labels, differences, values, delong)
 
 
-def compare_routers(area: str, names: tuple[str, str], ours: Routed, theirs: Routed) -> Comparison:
-    """Compare two routers; raises InputError as `compare`."""
-    mine, other = ours.seen.studies, theirs.seen.studies
-    _same_studies(names, mine.names, other.names)
+def compare_routers(
+    area: str, names: tuple[str, str], ours: RouterEvaluation, theirs: RouterEvaluation
+) -> Comparison:
+    """Compare two routers that were evaluated on the same split.
+
+    Raises:
+        InputError: they were not evaluated on the same studies.
+    """
+    mine, other = ours.recognition.studies, theirs.recognition.studies
+    _check_same_studies(names, mine.names, other.names)
     studies = StudyScores(mine.names, mine.patients, mine.areas, ours.confidence)
-    return Comparison(
-        area, names, ours, theirs, *_recognition(studies, ours.seen, theirs.seen), None
-    )
+    compared = _compare_recognition(studies, ours.recognition, theirs.recognition)
+    return Comparison(area, names, ours, theirs, *compared, None)
 
 
-def _same_studies(names: tuple[str, str], ours: Any, theirs: Any) -> None:
+def _check_same_studies(names: tuple[str, str], ours: Names, theirs: Names) -> None:
     if list(ours) != list(theirs):
         raise InputError(
             f"{names[0]} and {names[1]}: measured on other studies, so there is nothing to "
@@ -124,45 +129,48 @@ def _same_studies(names: tuple[str, str], ours: Any, theirs: Any) -> None:
         )
 
 
-def _recognition(
+def _compare_recognition(
     studies: StudyScores, ours: AreaRecognition, theirs: AreaRecognition
 ) -> tuple[dict[str, str], dict[str, Estimate], dict[str, tuple[float, float]]]:
-    """Labels, differences and values of what two networks recognise."""
+    """Labels, differences and values of how well two networks tell areas apart."""
     labels = dict(AREA_METRICS) | {
         f"recall {number}": f"{area} recognised"
         for number, area in enumerate(ours.areas)
         if area in ours.recall
     }
-    gaps = _differences(studies, ours.weighted, theirs.weighted)
+    gaps = _compare_weighted(studies, ours.weighted, theirs.weighted)
     once = np.ones((1, len(studies.names)))
-    pair = [one.weighted(once) for one in (ours, theirs)]
+    pair = [recognition.weighted(once) for recognition in (ours, theirs)]
     values = {key: (float(pair[0][key][0]), float(pair[1][key][0])) for key in labels}
     return labels, {key: gaps[key] for key in labels}, values
 
 
-def _differences(studies: StudyScores, ours: Under, theirs: Under) -> dict[str, Estimate]:
-    """Percentiles of draws that take the same patients for both."""
+def _compare_weighted(
+    studies: StudyScores, ours: _Weighted, theirs: _Weighted
+) -> dict[str, Estimate]:
+    """Differences with percentiles of draws that take the same patients for both."""
 
     def gaps(weights: Floats) -> dict[str, Floats]:
         first, second = ours(weights), theirs(weights)
         return {name: values - second[name] for name, values in first.items()}
 
     once = gaps(np.ones((1, len(studies.labels))))
-    found = {}
+    estimates = {}
     for name, values in resample_all(gaps, studies.patients, DRAWS, 0).items():
         drawn = values[np.isfinite(values)]
         ends = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
-        found[name] = studies.estimate(float(once[name][0]), (float(ends[0]), float(ends[1])))
-    return found
+        estimates[name] = studies.estimate(float(once[name][0]), (float(ends[0]), float(ends[1])))
+    return estimates
 
 
-def _at_point(one: Measured) -> Under:
-    """All figures but the AUC, at the release's own operating point."""
-    called = one.studies.scores >= one.chosen.threshold
+def _weighted(evaluation: Evaluation) -> _Weighted:
+    """All metrics but the AUC, at the release's own operating point."""
+    studies = evaluation.studies
+    called = studies.scores >= evaluation.decision.threshold
 
-    def under(weights: Floats) -> Mapping[str, Floats]:
-        at_point = threshold_metrics(called, one.studies.labels, weights)
-        ranked = {"average_precision": weighted_average_precision(one.studies, weights)}
+    def weighted(weights: Floats) -> Mapping[str, Floats]:
+        at_point = threshold_metrics(called, studies.labels, weights)
+        ranked = {"average_precision": weighted_average_precision(studies, weights)}
         return ranked | {name: at_point[name] for name in THRESHOLD_METRICS}
 
-    return under
+    return weighted

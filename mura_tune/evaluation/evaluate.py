@@ -1,4 +1,7 @@
-"""A release measured on the published `valid` studies: the only reader of that split."""
+"""An evaluation: what an abnormality release is worth on one split, by study and by image.
+
+The published `valid` studies are the test split; no other module measures a release there.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,22 @@ import numpy as np
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.evaluation.calibration import Calibration, Chosen
+from mura_tune.evaluation.calibration import (
+    Calibration,
+    Decision,
+    describe_rest,
+    measure_abstention,
+)
 from mura_tune.metrics.areas import AreaRecognition
 from mura_tune.metrics.calibration_error import (
     estimate_brier,
     estimate_calibration_error,
     reliability_bins,
 )
-from mura_tune.metrics.estimates import Estimate, StudyScores, ViewScores, describe_error
+from mura_tune.metrics.estimates import Estimate, StudyScores, ViewScores
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS, count_calls, estimate_at_threshold
 from mura_tune.metrics.ranking import estimate_auc, estimate_average_precision
-from mura_tune.release_format.entries import DataEntry
+from mura_tune.release_format.entries import AbstentionEntry, DataEntry
 from mura_tune.training.batches import Split
 
 if TYPE_CHECKING:  # inference names the parts, and needs no table of studies
@@ -32,7 +40,7 @@ SPLIT_NAMES = {
     "test": "test (published valid)",
     "external": "external set (a study is a picture with its copies)",
 }
-NAMES = {
+METRIC_NAMES = {
     "auc": "AUC",
     "average_precision": "Average precision",
     "sensitivity": "Sensitivity",
@@ -46,132 +54,135 @@ NAMES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """One network on one part of a dataset.
+class Evaluation:
+    """One network on one split of a dataset.
 
     Attributes:
+        split: a key of SPLIT_NAMES.
+        images: how many there are.
+        decision: calibration, operating points and band of doubt, chosen on dev.
         studies, views: calibrated scores.
-        raw: the same studies without calibration.
-        figures: NAMES at study level, at the recommended operating point.
-        image_figures: the same where every image is judged by itself.
-        points: FIGURES at study level at each operating point.
-        calibration: `before` and `after`, each with `ece` and `brier`.
-        areas: AUC of each area that has both classes, where there are several.
-        seen: how often the body part is recognised, where that is a second task.
+        uncalibrated: the same studies without calibration.
+        by_study: METRIC_NAMES at study level, at the recommended operating point.
+        by_image: the same where every image is judged by itself.
+        at_points: THRESHOLD_METRICS at study level at each operating point.
+        calibration_errors: `before` and `after` calibration, each with `ece` and `brier`.
+        auc_by_area: of each area that has both classes, where there are several areas.
+        recognition: how often the area is recognised, where that is a second task.
     """
 
-    part: str
+    split: str
     images: int
-    chosen: Chosen
+    decision: Decision
     studies: StudyScores
     views: ViewScores
-    raw: StudyScores
-    figures: Mapping[str, Estimate]
-    image_figures: Mapping[str, Estimate]
-    points: Mapping[str, Mapping[str, Estimate]]
-    calibration: Mapping[str, Mapping[str, Estimate]]
-    areas: Mapping[str, Estimate]
-    seen: AreaRecognition | None = None
+    uncalibrated: StudyScores
+    by_study: Mapping[str, Estimate]
+    by_image: Mapping[str, Estimate]
+    at_points: Mapping[str, Mapping[str, Estimate]]
+    calibration_errors: Mapping[str, Mapping[str, Estimate]]
+    auc_by_area: Mapping[str, Estimate]
+    recognition: AreaRecognition | None = None
 
     def describe(self) -> str:
-        """The figures as lines for people."""
-        head = f"{SPLIT_NAMES[self.part]}, {len(self.studies.labels)} studies, {self.images} images"
-        head += f"; abnormal from {self.chosen.threshold:.3f} on ({self.chosen.recommended})"
+        """The estimates as lines for people."""
+        head = f"{SPLIT_NAMES[self.split]}, {len(self.studies.labels)} studies, "
+        head += f"{self.images} images; abnormal from {self.decision.threshold:.3f} on "
+        head += f"({self.decision.recommended})"
         columns = f"  {'':<18} {'by study':<22} by image"
         rows = (
-            f"  {NAMES[name]:<18} {estimate.brief():<22} {self.image_figures[name].brief()}"
-            for name, estimate in self.figures.items()
+            f"  {METRIC_NAMES[name]:<18} {estimate.brief():<22} {self.by_image[name].brief()}"
+            for name, estimate in self.by_study.items()
         )
-        before, after = self.calibration["before"], self.calibration["after"]
+        before, after = self.calibration_errors["before"], self.calibration_errors["after"]
         errors = (
             f"  {name:<18} {after[key].brief():<22} (before calibration {before[key].brief()})"
             for key, name in (("ece", "Calibration error"), ("brier", "Brier score"))
         )
-        areas = (f"  {'AUC, ' + area:<18} {auc}" for area, auc in self.areas.items())
-        told = [head, columns, *rows, *errors, *areas, self._doubt()]
-        if self.seen:
-            told += ["  the body part, its second task, by study", *self.seen.lines()]
-        return "\n".join(told)
+        areas = (f"  {'AUC, ' + area:<18} {auc}" for area, auc in self.auc_by_area.items())
+        lines = [head, columns, *rows, *errors, *areas, self._describe_doubt()]
+        if self.recognition:
+            lines += ["  the body part, its second task, by study", *self.recognition.lines()]
+        return "\n".join(lines)
 
     def brief(self) -> str:
         """Studies, AUC and kappa in a line, as a table of releases has them."""
-        auc, kappa = (self.figures[key].brief() for key in ("auc", "kappa"))
+        auc, kappa = (self.by_study[key].brief() for key in ("auc", "kappa"))
         return f"{len(self.studies.labels):>7}  {auc}  {kappa}"
 
-    def _doubt(self) -> str:
-        told = self.abstention()
-        if not told["studies"]:
+    def _describe_doubt(self) -> str:
+        abstention = self.abstention()
+        if not abstention.studies:
             return "  no study falls into the band of doubt"
-        answered = "none is answered"
-        if told["error"] is not None:
-            rest = len(self.studies.labels) - told["studies"]
-            answered = f"of the others {describe_error(told['error'], rest)}"
-        return f"  {told['studies']} studies in the band of doubt; {answered}"
+        rest = describe_rest(abstention, len(self.studies.labels))
+        return f"  {abstention.studies} studies in the band of doubt; {rest}"
 
-    def abstention(self) -> dict[str, Any]:
+    def abstention(self) -> AbstentionEntry:
         """Studies inside the band, and the error of the answers with and without it."""
-        band, scores = self.chosen.band, self.studies.scores
+        band, scores = self.decision.band, self.studies.scores
         inside = (scores >= band.low) & (scores < band.high)
-        wrong = (scores >= self.chosen.threshold) != (self.studies.labels == 1)
-        return {
-            "studies": int(inside.sum()),
-            "error": float(wrong[~inside].mean()) if not inside.all() else None,
-            "error_without": float(wrong.mean()),
-        }
+        wrong = (scores >= self.decision.threshold) != (self.studies.labels == 1)
+        return measure_abstention(inside, wrong)
 
     def to_json(self) -> dict[str, Any]:
+        """The part of bundle.json that holds it."""
         return {
-            "split": SPLIT_NAMES[self.part],
+            "split": SPLIT_NAMES[self.split],
             "studies": len(self.studies.labels),
             "patients": self.studies.count_patients(),
             "images": self.images,
             "abnormal": int(self.studies.labels.sum()),
-            "threshold": self.chosen.threshold,
-            **_plain(self.figures),
-            "confusion": count_calls(self.studies, self.chosen.threshold),
-            "by_image": _plain(self.image_figures),
+            "threshold": self.decision.threshold,
+            **_to_json(self.by_study),
+            "confusion": count_calls(self.studies, self.decision.threshold),
+            "by_image": _to_json(self.by_image),
             "operating_points": {
-                name: {"threshold": self.chosen.points[name], **_plain(figures)}
-                for name, figures in self.points.items()
+                name: {"threshold": self.decision.points[name], **_to_json(estimates)}
+                for name, estimates in self.at_points.items()
             },
-            "calibration": {when: _plain(errors) for when, errors in self.calibration.items()},
+            "calibration": {
+                when: _to_json(errors) for when, errors in self.calibration_errors.items()
+            },
             "reliability": [asdict(one) for one in reliability_bins(self.studies)],
-            "abstain": self.abstention(),
-            "auc_by_area": _plain(self.areas),
-            **({"body_part": self.seen.to_json()} if self.seen else {}),
+            "abstain": self.abstention().to_json(),
+            "auc_by_area": _to_json(self.auc_by_area),
+            **({"body_part": self.recognition.to_json()} if self.recognition else {}),
         }
 
 
-def measured(logits_nk: Tensor, split: Split, chosen: Chosen) -> Measured:
-    """Figures from logits (N, K), each with its interval, by study and by image.
+def evaluate_logits(logits_nk: Tensor, split: Split, decision: Decision) -> Evaluation:
+    """An evaluation from the logits (N, K) of a split's views.
 
     Args:
-        chosen: calibration and thresholds; chosen on dev, never here.
+        decision: calibration and thresholds; chosen on dev, never here.
     """
-    studies = chosen.calibration.studies(logits_nk, split)
-    views = chosen.calibration.views(logits_nk, split)
-    raw = Calibration().studies(logits_nk, split)
-    points = {name: estimate_at_threshold(studies, cut) for name, cut in chosen.points.items()}
-    return Measured(
-        part=split.name,
+    studies = decision.calibration.studies(logits_nk, split)
+    views = decision.calibration.views(logits_nk, split)
+    uncalibrated = Calibration().studies(logits_nk, split)
+    at_points = {
+        name: estimate_at_threshold(studies, threshold)
+        for name, threshold in decision.points.items()
+    }
+    return Evaluation(
+        split=split.name,
         images=len(split),
-        chosen=chosen,
+        decision=decision,
         studies=studies,
         views=views,
-        raw=raw,
-        figures=_figures(studies, points[chosen.recommended]),
-        image_figures=_figures(views, estimate_at_threshold(views, chosen.threshold)),
-        points=points,
-        calibration={
+        uncalibrated=uncalibrated,
+        by_study=_estimate_all(studies, at_points[decision.recommended]),
+        by_image=_estimate_all(views, estimate_at_threshold(views, decision.threshold)),
+        at_points=at_points,
+        calibration_errors={
             when: {"ece": estimate_calibration_error(rows), "brier": estimate_brier(rows)}
-            for when, rows in (("before", raw), ("after", studies))
+            for when, rows in (("before", uncalibrated), ("after", studies))
         },
-        areas=_by_area(studies, split),
+        auc_by_area=_estimate_by_area(studies, split),
     )
 
 
-def same_data(release: Path, data: DataEntry, prepared: Prepared) -> None:
-    """Refuse data on which a release's figures could be measured on patients it learned from.
+def check_same_data(release: Path, data: DataEntry, prepared: Prepared) -> None:
+    """Refuse data on which a release could be measured on patients that it learned from.
 
     Raises:
         InputError: the fingerprint or the split is not the one the release was made with.
@@ -193,27 +204,28 @@ def same_data(release: Path, data: DataEntry, prepared: Prepared) -> None:
             )
 
 
-def _by_area(studies: StudyScores, split: Split) -> dict[str, Estimate]:
+def _estimate_by_area(studies: StudyScores, split: Split) -> dict[str, Estimate]:
     """AUC within each of several areas: that over all of them also says which area is abnormal
     more often."""
     if len(split.areas) < 2:
         return {}
     _, first = np.unique(split.studies, return_index=True)
-    parts = split.area_labels.cpu().numpy()[first]
-    found = {}
+    numbers = split.area_labels.cpu().numpy()[first]
+    estimates = {}
     for number, area in enumerate(split.areas):
-        mine = parts == number
+        mine = numbers == number
         columns = (studies.names, studies.patients, studies.labels, studies.scores)
         own = StudyScores(*(column[mine] for column in columns))
         if len(np.unique(own.labels)) == 2:
-            found[area] = estimate_auc(own)
-    return found
+            estimates[area] = estimate_auc(own)
+    return estimates
 
 
-def _figures(rows: StudyScores, at_point: Mapping[str, Estimate]) -> dict[str, Estimate]:
+def _estimate_all(rows: StudyScores, at_point: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """METRIC_NAMES; `at_point` has those that a threshold decides."""
     ranked = {"auc": estimate_auc(rows), "average_precision": estimate_average_precision(rows)}
     return ranked | {name: at_point[name] for name in THRESHOLD_METRICS}
 
 
-def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+def _to_json(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: estimate.to_json() for name, estimate in estimates.items()}

@@ -1,4 +1,4 @@
-"""Which area a study shows: how sure a release is, when it abstains, and its figures."""
+"""A router: how sure it is of the area that a study shows, when it abstains, its evaluation."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mura_tune.evaluation.calibration import check_finite
+from mura_tune.evaluation.calibration import check_logits, describe_rest, measure_abstention
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
 from mura_tune.metrics.areas import AreaLogits, AreaRecognition, softmax
-from mura_tune.metrics.estimates import Floats, describe_error
-from mura_tune.release_format.entries import ConfidenceEntry, RouterCalibrationEntry
+from mura_tune.metrics.estimates import Floats
+from mura_tune.release_format.entries import (
+    AbstentionEntry,
+    ConfidenceEntry,
+    RouterCalibrationEntry,
+)
 from mura_tune.release_format.manifest import RouterManifest
 from mura_tune.release_format.schema import Entry
 from mura_tune.training.batches import Split
 from mura_tune.training.tasks import recognise_areas, study_logits
 
-ERROR = 0.01  # of the answers on dev that may remain
-LEAST = 0.01  # share of dev that abstains even where every answer is right: what looks like nothing
-MOST = 0.5  # known, and never more than this share
+ERROR = 0.01  # of the answers that remain on dev, at most
+# The share of dev's studies from which a router abstains: at least LEAST, even where every answer
+# is right, so that a study that looks like nothing known is not answered; and at most MOST.
+LEAST = 0.01
+MOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Routing:
 
         Raises InputError for one that is not a finite number.
         """
-        check_finite(logits_mk)
+        check_logits(logits_mk)
         return softmax(logits_mk, self.temperature)
 
     def entries(self) -> dict[str, Entry]:
@@ -91,64 +97,64 @@ class Routing:
 
 
 @dataclass(frozen=True, eq=False)
-class Routed:
-    """A router on one part of a dataset; `confidence` is each study's, of the area called."""
+class RouterEvaluation:
+    """A router on one split of a dataset.
 
-    part: str
+    Attributes:
+        split: a key of SPLIT_NAMES.
+        images: how many there are.
+        decision: temperature and least confidence, chosen on dev.
+        recognition: how well the areas are told apart.
+        confidence: of each study, in the area that is called, (M,).
+    """
+
+    split: str
     images: int
-    chosen: Routing
-    seen: AreaRecognition
+    decision: Routing
+    recognition: AreaRecognition
     confidence: Floats
 
-    def abstention(self) -> dict[str, Any]:
+    def abstention(self) -> AbstentionEntry:
         """Studies below the confidence, and the error of the answers with and without them."""
-        sure = self.confidence >= self.chosen.confidence
-        wrong = ~self.seen.right
-        return {
-            "studies": int((~sure).sum()),
-            "error": float(wrong[sure].mean()) if sure.any() else None,
-            "error_without": float(wrong.mean()),
-        }
+        doubtful = self.confidence < self.decision.confidence
+        return measure_abstention(doubtful, ~self.recognition.right)
 
     def describe(self) -> str:
-        """The figures as lines for people."""
-        told = self.abstention()
-        n, answered = len(self.seen.studies.called), "none is answered"
-        if told["error"] is not None:
-            answered = f"of the others {describe_error(told['error'], n - told['studies'])}"
+        """The estimates as lines for people."""
+        abstention, n = self.abstention(), len(self.confidence)
         return "\n".join(
             [
-                f"{SPLIT_NAMES[self.part]}, {n} studies, {self.images} images",
-                *self.seen.lines(),
-                f"  {told['studies']} studies below a confidence of "
-                f"{self.chosen.confidence:.3f}; {answered}",
+                f"{SPLIT_NAMES[self.split]}, {n} studies, {self.images} images",
+                *self.recognition.lines(),
+                f"  {abstention.studies} studies below a confidence of "
+                f"{self.decision.confidence:.3f}; {describe_rest(abstention, n)}",
             ]
         )
 
     def brief(self) -> str:
         """Studies and accuracy in a line."""
-        return (
-            f"{len(self.seen.studies.called):>7}  accuracy {self.seen.scores['accuracy'].brief()}"
-        )
+        accuracy = self.recognition.scores["accuracy"].brief()
+        return f"{len(self.confidence):>7}  accuracy {accuracy}"
 
     def to_json(self) -> dict[str, Any]:
+        """The part of bundle.json that holds it."""
         return {
-            "split": SPLIT_NAMES[self.part],
-            "studies": len(self.seen.studies.called),
-            "patients": len(np.unique(self.seen.studies.patients)),
+            "split": SPLIT_NAMES[self.split],
+            "studies": len(self.confidence),
+            "patients": len(np.unique(self.recognition.studies.patients)),
             "images": self.images,
-            **self.seen.to_json(),
-            "abstain": self.abstention(),
+            **self.recognition.to_json(),
+            "abstain": self.abstention().to_json(),
         }
 
 
-def choose(logits_nk: Tensor, dev: Split) -> Routing:
-    """Fit the temperature on dev's studies, then the confidence on what it gives."""
-    found = study_logits(logits_nk, dev)
-    check_finite(found.logits)
-    temperature = _temperature(found)
-    chances = softmax(found.logits, temperature)
-    confidence, right = chances.max(1), chances.argmax(1) == found.areas
+def choose_routing(logits_nk: Tensor, dev: Split) -> Routing:
+    """Fit the temperature on dev's studies, then choose the confidence on their probabilities."""
+    studies = study_logits(logits_nk, dev)
+    check_logits(studies.logits)
+    temperature = _fit_temperature(studies)
+    probabilities = softmax(studies.logits, temperature)
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == studies.areas
     order = np.argsort(-confidence, kind="stable")
     n = len(order)
     answered = np.arange(1, n + 1)
@@ -158,36 +164,38 @@ def choose(logits_nk: Tensor, dev: Split) -> Routing:
     usable = usable if usable.any() else last
     good = usable & (error <= ERROR)
     candidates = good if good.any() else usable & (error == error[usable].min())
-    keep = int(np.flatnonzero(candidates)[-1])
-    least = confidence[order][keep]
-    if keep + 1 < n:  # halfway to the next, so that it is stable
-        least = (least + confidence[order][keep + 1]) / 2
+    surest = int(np.flatnonzero(candidates)[-1]) + 1
+    least = confidence[order][surest - 1]
+    if surest < n:  # halfway to the next, so that it is stable
+        least = (least + confidence[order][surest]) / 2
     return Routing(
         temperature=temperature,
         confidence=float(least),
-        share=1 - (keep + 1) / n,
-        error=float(error[keep]),
+        share=1 - surest / n,
+        error=float(error[surest - 1]),
         error_without=float((~right).mean()),
     )
 
 
-def measured(logits_nk: Tensor, split: Split, chosen: Routing) -> Routed:
-    """Figures from logits (N, K), each with its interval from resampling whole patients."""
-    seen = recognise_areas(logits_nk, split)
-    confidence = chosen.confidences(seen.studies.logits).max(1)
-    return Routed(split.name, len(split), chosen, seen, confidence)
+def evaluate_router(logits_nk: Tensor, split: Split, decision: Routing) -> RouterEvaluation:
+    """An evaluation from the logits (N, K) of a split's views; `decision` was made on dev."""
+    recognition = recognise_areas(logits_nk, split)
+    confidence = decision.confidences(recognition.studies.logits).max(1)
+    return RouterEvaluation(split.name, len(split), decision, recognition, confidence)
 
 
-def _temperature(found: AreaLogits) -> float:
+def _fit_temperature(studies: AreaLogits) -> float:
     """The temperature with the least cross-entropy of dev's studies, as if one more study among
     them had been missed: a few that happen to be all right do not make the router certain."""
-    m, k = found.logits.shape
+    m, k = studies.logits.shape
     missed = 1 / (m + 1)
     target = np.full((m, k), missed / max(1, k - 1))
-    target[np.arange(m), found.areas] = 1 - missed
+    target[np.arange(m), studies.areas] = 1 - missed
     centre, reach = 0.0, 4.0  # logarithms, on a grid that closes in
     for _ in range(10):
         grid = np.linspace(centre - reach, centre + reach, 17)
-        losses = [-(target * np.log(softmax(found.logits, np.exp(t)) + 1e-300)).sum() for t in grid]
+        losses = [
+            -(target * np.log(softmax(studies.logits, np.exp(t)) + 1e-300)).sum() for t in grid
+        ]
         centre, reach = float(grid[int(np.argmin(losses))]), reach / 4
     return float(np.exp(centre))

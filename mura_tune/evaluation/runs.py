@@ -15,12 +15,12 @@ from mura_tune.release_format.entries import RunEntry, RunsEntry, SpreadEntry
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import FitResult, predict
 
-# From a run's logits on dev, dev, its logits on a part and that part: what is measured there.
-Rows = Callable[[Tensor, Split, Tensor, Split], StudyScores]
+# From a run's logits on dev, dev, its logits on a split and that split: the scores there.
+Scorer = Callable[[Tensor, Split, Tensor, Split], StudyScores]
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class FinalRun:
     """One final training and its score on dev, calibrated there as a release would be."""
 
     recipe: Recipe
@@ -28,25 +28,27 @@ class Run:
     fit: FitResult
     dev: Split
     measure: Measure
-    rows: Rows
+    scorer: Scorer
 
     def score(self, split: Split) -> Estimate:
-        """The measure on any part; what it is calibrated with comes from dev."""
+        """The measure on any split; what it is calibrated with comes from dev."""
         logits = self.fit.logits if split is self.dev else predict(self.net, split)
-        return self.measure.estimate(self.rows(self.fit.logits, self.dev, logits, split))
+        return self.measure.estimate(self.scorer(self.fit.logits, self.dev, logits, split))
 
 
-def strongest(runs: Sequence[Run]) -> Sequence[Run]:
+def pick_strongest(runs: Sequence[FinalRun]) -> Sequence[FinalRun]:
     """The run with the highest score on dev, the first among equals."""
     return [max(runs, key=lambda run: run.score(run.dev).value)]
 
 
-def everyone(runs: Sequence[Run]) -> Sequence[Run]:
+def pick_all(runs: Sequence[FinalRun]) -> Sequence[FinalRun]:
     """All of them: the release is their mean."""
     return runs
 
 
-def spread(runs: Sequence[Run], released: Sequence[Run], test: Split) -> RunsEntry:
+def summarise_runs(
+    runs: Sequence[FinalRun], released: Sequence[FinalRun], test: Split
+) -> RunsEntry:
     """What bundle.json says of several runs; called once the release is fixed, as it reads test."""
     dev_scores = [run.score(run.dev) for run in runs]
     test_scores = [run.score(test) for run in runs]
@@ -78,7 +80,7 @@ def _spread_of(values: Sequence[float]) -> SpreadEntry:
     )
 
 
-def describe(runs: RunsEntry | None) -> str:
+def describe_runs(runs: RunsEntry | None) -> str:
     """The runs behind a release in a sentence; nothing where there was one."""
     if runs is None:
         return ""

@@ -12,8 +12,6 @@ thresholds are chosen later, on calibrated probabilities.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +23,6 @@ from mura_tune.metrics.estimates import (
     Floats,
     Measure,
     StudyScores,
-    describe_error,
     exact_interval,
     logit_interval,
     resample_all,
@@ -134,45 +131,6 @@ def metric_from_rates(name: str, share: float, sensitivity: float, specificity: 
         return 2 * hit / (share + called)
     chance = called * share + (1 - called) * (1 - share)
     return (hit + (1 - share) * specificity - chance) / (1 - chance)
-
-
-@dataclass(frozen=True)
-class Abstention:
-    """What abstaining from doubtful studies is worth.
-
-    Attributes:
-        studies: from which the network abstains.
-        error: of the answers that remain; None where none remains.
-        error_without: of all answers, without abstaining.
-    """
-
-    studies: int
-    error: float | None
-    error_without: float
-
-    @classmethod
-    def measure(cls, doubtful: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> Abstention:
-        """From whether each study is doubtful, (M,), and whether its answer is wrong, (M,)."""
-        return cls(
-            studies=int(doubtful.sum()),
-            error=float(wrong[~doubtful].mean()) if not doubtful.all() else None,
-            error_without=float(wrong.mean()),
-        )
-
-    def describe_rest(self, studies: int) -> str:
-        """How many answers of the others are wrong, of so many studies in all."""
-        if self.error is None:
-            return "none is answered"
-        return f"of the others {describe_error(self.error, studies - self.studies)}"
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields, as bundle.json has them."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Abstention:
-        """What `to_json` wrote."""
-        return cls(stored["studies"], stored["error"], stored["error_without"])
 
 
 # ---- thresholds by rule ----

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
-from mura_tune.evaluation.calibration import Chosen
+from mura_tune.evaluation.calibration import Decision
 from mura_tune.evaluation.routing import Routing
 from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import sigmoid
@@ -209,7 +209,7 @@ class Predictor(_ReleaseReader[Answer]):
                 f"{folder}: a router, which says nothing about disease; ask it by "
                 f"--area {ROUTER}, or through it by --area auto"
             )
-        self.chosen = Chosen.from_manifest(manifest)
+        self.chosen = Decision.from_manifest(manifest)
         self.threshold_override = threshold
         multitask = isinstance(manifest, MultitaskManifest)
         self.areas: tuple[str, ...] = manifest.areas if multitask else ()

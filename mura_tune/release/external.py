@@ -15,8 +15,8 @@ from mura_tune.data.folders import index_label_folders
 from mura_tune.data.index import Dataset, Finding
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
-from mura_tune.evaluation.calibration import Chosen
-from mura_tune.evaluation.evaluate import Measured, measured
+from mura_tune.evaluation.calibration import Decision
+from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.imaging.images import read_image
 from mura_tune.networks.starts import DIGEST_DIGITS, TRAINED_ON
 from mura_tune.release.release import Bundle, as_abnormality
@@ -38,7 +38,7 @@ class External:
 
     name: str
     area: str
-    measured: Measured
+    measured: Evaluation
     copies: int
     seen: tuple[str, ...] | None
     left_out: tuple[Finding, ...]
@@ -108,11 +108,11 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
     if kept["label"].nunique() < 2:
         raise InputError(f"{root}: without copies under both labels one label is left")
     split = _split(cached.pixels, kept, next(bundle.net.parameters()).device)
-    chosen = Chosen.from_manifest(as_abnormality(bundle))
+    chosen = Decision.from_manifest(as_abnormality(bundle))
     return External(
         name=dataset.name,
         area=manifest.area,
-        measured=measured(predict(bundle.net, split), split, chosen),
+        measured=evaluate_logits(predict(bundle.net, split), split, chosen),
         copies=len(kept) - kept["first"].nunique(),
         seen=_seen(bundle.folder, dataset, kept),
         left_out=(*dataset.notes, *cached.left_out, *left_out),

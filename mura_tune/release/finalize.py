@@ -17,7 +17,7 @@ import mura_tune
 from mura_tune import config
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
-from mura_tune.evaluation.runs import Run, describe, spread, strongest
+from mura_tune.evaluation.runs import FinalRun, describe_runs, pick_strongest, summarise_runs
 from mura_tune.lines import printable, shell_command
 from mura_tune.networks.network import join_members
 from mura_tune.networks.starts import TRAINED_ON, start_digest
@@ -61,7 +61,7 @@ class Release:
         )
         lines = (
             str(self.folder),
-            describe(self.manifest.runs),
+            describe_runs(self.manifest.runs),
             self.dev.describe(),
             self.test.describe(),
             f"read: {self.folder / release.CARD} and {self.folder / release.REPORT}",
@@ -93,7 +93,7 @@ def finalize(
     device: torch.device,
     *,
     seeds: int = 1,
-    released: Callable[[Sequence[Run]], Sequence[Run]] = strongest,
+    released: Callable[[Sequence[FinalRun]], Sequence[FinalRun]] = pick_strongest,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     memory: Callable[[Recipe], Memory] = lambda recipe: NO_MEMORY,
     dataset: str = "",
@@ -120,7 +120,7 @@ def finalize(
         own = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
         net = task.network(own, len(prepared.areas)).to(device)
         result = fit(net, train, dev_split, own, task, on_epoch=on_epoch, memory=memory(own))
-        runs.append(Run(own, net, result, dev_split, task.measure, kind.rows))
+        runs.append(FinalRun(own, net, result, dev_split, task.measure, kind.rows))
     members = released(runs)
     model = join_members([run.net for run in members])
     logits = torch.stack([run.fit.logits for run in members]).mean(0)
@@ -132,7 +132,9 @@ def finalize(
         **chosen.entries(),
         metrics=kind.metrics.parse({"dev": dev.to_json(), "test": test.to_json()}),
         output=kind.output,
-        runs=spread(runs, members, load_split(prepared, "test", device)) if seeds > 1 else None,
+        runs=summarise_runs(runs, members, load_split(prepared, "test", device))
+        if seeds > 1
+        else None,
         members=release.names_of(model),
     )
     page = kind.report(model, manifest, prepared, test=test)
@@ -159,7 +161,7 @@ def _same_as_searched(best: Best, prepared: Prepared) -> None:
             )
 
 
-def _origin(best: Best, prepared: Prepared, run: Run, dataset: str) -> dict[str, Any]:
+def _origin(best: Best, prepared: Prepared, run: FinalRun, dataset: str) -> dict[str, Any]:
     """The fields of a manifest that say where a release comes from; `run` is the first released."""
     recipe = run.recipe
     return {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.evaluation import calibration, evaluate, routing
-from mura_tune.evaluation.compare import Comparison, compare, compare_routers
+from mura_tune.evaluation.compare import Comparison, compare_releases, compare_routers
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.networks.network import Model
 from mura_tune.release.release import Bundle, as_abnormality, as_router
@@ -32,7 +32,7 @@ from mura_tune.training.batches import Split, load_split
 from mura_tune.training.fit import predict
 from mura_tune.training.tasks import MULTITASK, PART, recognise_areas, routed_right
 
-Figures = evaluate.Measured | routing.Routed
+Figures = evaluate.Evaluation | routing.RouterEvaluation
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ class Kind:
 
 BINARY = Kind(
     output="logit of one view, uncalibrated; see calibration for a study's probability",
-    choose=calibration.choose,
-    stored=lambda release: calibration.Chosen.from_manifest(as_abnormality(release)),
+    choose=calibration.choose_decision,
+    stored=lambda release: calibration.Decision.from_manifest(as_abnormality(release)),
     manifest=AbnormalityManifest,
     metrics=AbnormalityMetricsEntry,
-    measured=evaluate.measured,
+    measured=evaluate.evaluate_logits,
     studies=lambda chosen, logits, split: chosen.calibration.studies(logits, split),
     card=lambda manifest: render_card(manifest.to_json()),
     report=lambda net, manifest, *a, **kw: render_report(net, manifest.to_json(), *a, **kw),
-    compare=compare,
+    compare=compare_releases,
 )
 BOTH = replace(
     BINARY,
@@ -89,16 +89,17 @@ BOTH = replace(
     metrics=MultitaskMetricsEntry,
     output="logit of abnormal as another release's, then a logit an area, in the order of areas",
     measured=lambda logits, split, chosen: replace(
-        evaluate.measured(logits, split, chosen), seen=recognise_areas(logits[:, 1:], split)
+        evaluate.evaluate_logits(logits, split, chosen),
+        recognition=recognise_areas(logits[:, 1:], split),
     ),
 )
 ROUTING = Kind(
     output="a logit an area of one view, in the order of areas; see calibration for a study's",
-    choose=routing.choose,
+    choose=routing.choose_routing,
     stored=lambda release: routing.Routing.from_manifest(as_router(release)),
     manifest=RouterManifest,
     metrics=RouterMetricsEntry,
-    measured=routing.measured,
+    measured=routing.evaluate_router,
     studies=lambda chosen, logits, split: routed_right(logits, split),
     card=lambda manifest: render_router_card(manifest.to_json()),
     report=lambda net, manifest, *args, **more: render_router_report(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.evaluation.calibration import Chosen
+from mura_tune.evaluation.calibration import Decision
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
 from mura_tune.evaluation.routing import Routing
 from mura_tune.metrics.comparison import compare_aucs
@@ -128,7 +128,7 @@ def _scores(answering: Bundle, split_at: Callable[[int], Split], names: Names) -
         paths=split.paths[rows],
         area_labels=split.area_labels[rows.tolist()],
     )
-    calibration = Chosen.from_manifest(as_abnormality(answering)).calibration
+    calibration = Decision.from_manifest(as_abnormality(answering)).calibration
     return calibration.studies(predict(answering.net, part), part).scores
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
-from mura_tune.evaluation.evaluate import NAMES, Measured
+from mura_tune.evaluation.evaluate import METRIC_NAMES, Evaluation
 from mura_tune.imaging.images import read_image
 from mura_tune.names import file_name_of
 from mura_tune.networks.network import Model
@@ -29,7 +29,7 @@ def render_report(
     manifest: Mapping[str, Any],
     prepared: Prepared,
     *,
-    test: Measured,
+    test: Evaluation,
     cases: int = 6,
 ) -> str:
     """The page of a release.
@@ -89,7 +89,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         answered=test["studies"] - test["abstain"]["studies"],
         score_head=score_head(dev, test),
         score_rows=[
-            *((name, dev[key], test[key]) for key, name in NAMES.items()),
+            *((name, dev[key], test[key]) for key, name in METRIC_NAMES.items()),
             *(
                 (f"AUC, {area}", dev["auc_by_area"][area], auc)
                 for area, auc in test["auc_by_area"].items()
@@ -129,7 +129,7 @@ _AT_POINT = ("sensitivity", "specificity", "ppv", "npv")
 
 def _score_rows(dev: Mapping[str, Any], test: Mapping[str, Any]) -> Iterator[Row]:
     """Each score by study on test, by image on test, and by study on dev."""
-    for key, name in NAMES.items():
+    for key, name in METRIC_NAMES.items():
         yield name, test[key], test["by_image"][key], dev[key]
 
 

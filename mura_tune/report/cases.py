@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mura_tune.errors import InputError
-from mura_tune.evaluation.evaluate import Measured
+from mura_tune.evaluation.evaluate import Evaluation
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import Model
 from mura_tune.report.heatmap import css_colours, overlay
@@ -98,7 +98,7 @@ class CaseMap:
 def find_cases(
     net: Model,
     split: Split,
-    test: Measured,
+    test: Evaluation,
     cases: int,
     read_view: Callable[[str], NDArray[np.uint8]],
 ) -> Gallery:
@@ -142,17 +142,17 @@ def find_cases(
     )
 
 
-def rank_studies(test: Measured, kind: CaseKind) -> list[int]:
+def rank_studies(test: Evaluation, kind: CaseKind) -> list[int]:
     """Row numbers of the studies of a kind, the surest first."""
     studies = test.studies
-    called = studies.scores >= test.chosen.threshold
+    called = studies.scores >= test.decision.threshold
     rows = np.flatnonzero((studies.labels == kind.label) & (called == kind.called))
     sure = studies.scores[rows] * (-1 if kind.called else 1)
     return [int(row) for row in rows[np.argsort(sure, kind="stable")]]
 
 
 def map_views(
-    net: Model, split: Split, test: Measured, studies: Sequence[NDArray[np.int64]]
+    net: Model, split: Split, test: Evaluation, studies: Sequence[NDArray[np.int64]]
 ) -> dict[int, CaseMap]:
     """The map of each view by its row; empty for a network that has no maps.
 
@@ -174,7 +174,7 @@ def map_views(
         return {}
     cams, rows = torch.cat(parts).numpy(), np.concatenate(studies)
     most = np.maximum(cams.max((1, 2)), 1e-12)
-    called = test.views.scores[rows] >= test.chosen.threshold
+    called = test.views.scores[rows] >= test.decision.threshold
     usual = float(np.median(most[called] if called.any() else most))
     return {
         int(row): CaseMap(cam / top, min(1.0, float(top) / usual))

@@ -22,7 +22,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mura_tune.evaluation.evaluate import Measured
+from mura_tune.evaluation.evaluate import Evaluation
 from mura_tune.lines import visible
 from mura_tune.metrics.calibration_error import reliability_bins
 from mura_tune.metrics.estimates import Estimate, wilson_interval
@@ -110,16 +110,16 @@ def _font(style: re.Match[str]) -> str:
     return f"{weight}font-size: {style[2]}"
 
 
-def draw_curves(test: Measured) -> list[Markup]:
+def draw_curves(test: Evaluation) -> list[Markup]:
     """The four charts of a release on one split."""
     charts = (draw_roc, draw_precision_recall, draw_calibration, draw_probabilities)
     return [draw(test) for draw in charts]
 
 
-def draw_roc(test: Measured) -> Markup:
+def draw_roc(test: Evaluation) -> Markup:
     """ROC with its AUC and the recommended operating point."""
     false, true = roc_curve(test.studies)
-    calls = count_calls(test.studies, test.chosen.threshold)
+    calls = count_calls(test.studies, test.decision.threshold)
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], c=GUIDE, lw=1, ls="--")
@@ -131,7 +131,7 @@ def draw_roc(test: Measured) -> Markup:
         axes.text(
             0.97,
             0.05,
-            f"AUC {test.figures['auc'].brief()}\nring: operating point",
+            f"AUC {test.by_study['auc'].brief()}\nring: operating point",
             ha="right",
             va="bottom",
             size=8.5,
@@ -142,7 +142,7 @@ def draw_roc(test: Measured) -> Markup:
     return draw_chart(_title("ROC", test), "1 - specificity", "sensitivity", draw)
 
 
-def draw_precision_recall(test: Measured) -> Markup:
+def draw_precision_recall(test: Evaluation) -> Markup:
     """Precision over recall; chance gives the share of abnormal studies."""
     recall, precision = precision_recall_curve(test.studies)
     share = float(test.studies.labels.mean())
@@ -150,7 +150,7 @@ def draw_precision_recall(test: Measured) -> Markup:
     def draw(axes: Axes) -> None:
         axes.axhline(share, c=GUIDE, lw=1, ls="--")
         axes.plot(recall, precision, c=BLUE, lw=1.8)
-        label = f"average precision\n{test.figures['average_precision'].brief()}"
+        label = f"average precision\n{test.by_study['average_precision'].brief()}"
         axes.text(0.03, 0.05, label, ha="left", va="bottom", size=8.5, c=INK)
         axes.text(1, share - 0.02, "chance", ha="right", va="top", size=8, c=PALE)
         _unit(axes)
@@ -158,7 +158,7 @@ def draw_precision_recall(test: Measured) -> Markup:
     return draw_chart(_title("Precision and recall", test), "recall", "precision", draw)
 
 
-def draw_calibration(test: Measured) -> Markup:
+def draw_calibration(test: Evaluation) -> Markup:
     """Share of abnormal studies over the mean probability of each bin, before and after.
 
     A bar is the 95 % interval of a bin, as if the studies in it were independent (Wilson 1927).
@@ -166,7 +166,7 @@ def draw_calibration(test: Measured) -> Markup:
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], c=GUIDE, lw=1, ls="--")
-        raw, bins = reliability_bins(test.raw), reliability_bins(test.studies)
+        raw, bins = reliability_bins(test.uncalibrated), reliability_bins(test.studies)
         axes.plot(
             [b.score for b in raw],
             [b.abnormal for b in raw],
@@ -187,9 +187,9 @@ def draw_calibration(test: Measured) -> Markup:
     )
 
 
-def draw_probabilities(test: Measured) -> Markup:
+def draw_probabilities(test: Evaluation) -> Markup:
     """Histograms of the probabilities: of abnormal studies upwards, of normal studies downwards."""
-    studies, band = test.studies, test.chosen.band
+    studies, band = test.studies, test.decision.band
 
     def draw(axes: Axes) -> None:
         if band.high > band.low:
@@ -208,7 +208,7 @@ def draw_probabilities(test: Measured) -> Markup:
                 label=f"{name}, {heights.sum()}",
             )
         axes.axhline(0, c=INK, lw=0.8)
-        axes.axvline(test.chosen.threshold, c=INK, lw=1.2, ls=":", label="threshold")
+        axes.axvline(test.decision.threshold, c=INK, lw=1.2, ls=":", label="threshold")
         axes.set_xlim(0, 1)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
@@ -221,8 +221,8 @@ def draw_probabilities(test: Measured) -> Markup:
     )
 
 
-def _title(subject: str, test: Measured) -> str:
-    return f"{subject}: {len(test.studies.labels)} {test.part} studies"
+def _title(subject: str, test: Evaluation) -> str:
+    return f"{subject}: {len(test.studies.labels)} {test.split} studies"
 
 
 def _unit(axes: Axes) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from mura_tune import config, recipe
-from mura_tune.evaluation.runs import describe
+from mura_tune.evaluation.runs import describe_runs
 from mura_tune.lines import shell_command
 from mura_tune.names import file_name_of
 from mura_tune.release_format.entries import RunsEntry
@@ -64,7 +64,7 @@ def describe_provenance(manifest: Mapping[str, Any]) -> Provenance:
         ),
         judged_on=_count_judges(manifest),
         verdict=_as_sentence(manifest["study"].get("verdict", "")),
-        seeds=describe(RunsEntry.parse(manifest["seeds"]) if "seeds" in manifest else None),
+        seeds=describe_runs(RunsEntry.parse(manifest["seeds"]) if "seeds" in manifest else None),
         seed_rows=list(_seed_rows(manifest)),
         counted=counted,
         count_rows=[(split, *(own[name] for name in counted)) for split, own in counts.items()],

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mura_tune.data.prepare import Prepared
-from mura_tune.evaluation.routing import Routed
+from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.networks.network import Model
 from mura_tune.report import charts
 from mura_tune.report.abnormality import score_head
@@ -16,7 +16,12 @@ from mura_tune.report.recognition import tabulate_recognition
 
 
 def render_router_report(
-    net: Model, manifest: Mapping[str, Any], prepared: Prepared, *, test: Routed, cases: int = 0
+    net: Model,
+    manifest: Mapping[str, Any],
+    prepared: Prepared,
+    *,
+    test: RouterEvaluation,
+    cases: int = 0,
 ) -> str:
     """The page of a router; without radiographs, whatever `cases` says."""
     on_dev, on_test = manifest["metrics"]["dev"], test.to_json()

@@ -268,13 +268,13 @@ def test_a_text_is_added_to_a_whole_release_and_vouched_for(folder: Path) -> Non
 
 
 def test_a_release_of_schema_1_answers_as_it_did(folder: Path) -> None:
-    from mura_tune.evaluation.calibration import Calibration, Chosen
+    from mura_tune.evaluation.calibration import Calibration, Decision
 
     core = ("area", "arch", "outputs", "preprocessing", "recipe_digest")
     old = {key: VALUES[key] for key in core}
     old |= {"schema": 1, "threshold": {"value": 0.3, "chosen": "largest Youden index"}}
     replaced(folder, json.dumps(old))
-    chosen = Chosen.from_manifest(release.load(folder, CPU).manifest)
+    chosen = Decision.from_manifest(release.load(folder, CPU).manifest)
     assert chosen.calibration == Calibration(temperature=1.0, offset=0.0)
     assert (chosen.threshold, chosen.recommended) == (0.3, "max_youden")
     assert not chosen.band.holds(0.3)

@@ -12,7 +12,13 @@ from sklearn.metrics import f1_score
 
 from mura_tune.errors import InputError
 from mura_tune.evaluation import calibration as calibrations
-from mura_tune.evaluation.calibration import Band, Calibration, Chosen, choose, fit
+from mura_tune.evaluation.calibration import (
+    Calibration,
+    Decision,
+    DoubtBand,
+    choose_decision,
+    fit_calibration,
+)
 from mura_tune.evaluation.routing import Routing
 from mura_tune.metrics.estimates import StudyScores, sigmoid
 from mura_tune.release_format.manifest import AbnormalityManifest
@@ -61,13 +67,15 @@ def test_with_one_view_a_study_it_is_sklearns_sigmoid(n: int) -> None:
     theirs = CalibratedClassifierCV(frozen, method="sigmoid", cv=2).fit(logits, dev.labels)
     x = np.linspace(-6, 6, 9)[:, None]
     expected = theirs.predict_proba(x)[:, 1]
-    assert sigmoid(fit(logits, dev).logits(x[:, 0])) == pytest.approx(expected, abs=2e-4)
+    assert sigmoid(fit_calibration(logits, dev).logits(x[:, 0])) == pytest.approx(
+        expected, abs=2e-4
+    )
 
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_nothing_near_it_has_less_cross_entropy(views: int) -> None:
     logits, dev = part(60, 8, views)
-    found = fit(logits, dev)
+    found = fit_calibration(logits, dev)
 
     def loss(calibration: Calibration) -> float:
         s = calibration.studies(logits, dev)
@@ -86,35 +94,37 @@ def test_nothing_near_it_has_less_cross_entropy(views: int) -> None:
 @pytest.mark.parametrize("views", [1, 3])
 def test_the_temperature_undoes_a_stretch(views: int) -> None:
     logits, dev = part(4000, 2, views)
-    found = fit(logits, dev)
+    found = fit_calibration(logits, dev)
     assert found.temperature == pytest.approx(3, rel=0.12)
     assert found.offset == pytest.approx(0, abs=0.3)
 
 
 def test_the_offset_undoes_what_weighted_classes_do_to_the_base_rate() -> None:
     logits, dev = part(4000, 2)
-    plain, shifted = fit(logits, dev), fit(logits + 2, dev)
+    plain, shifted = fit_calibration(logits, dev), fit_calibration(logits + 2, dev)
     assert shifted.temperature == pytest.approx(plain.temperature, rel=1e-3)
     assert shifted.offset == pytest.approx(plain.offset - 2, abs=1e-2)
 
 
 def test_logits_that_hardly_differ_are_not_blown_up() -> None:
     logits, dev = part(60, 0)
-    found = fit(logits * 1e-4, dev)
+    found = fit_calibration(logits * 1e-4, dev)
     assert found.temperature == pytest.approx(calibrations.COLDEST, rel=1e-6)
     assert np.ptp(found.studies(logits * 1e-4, dev).scores) < 0.01
 
 
 def test_logits_that_say_nothing_get_the_base_rate() -> None:
     _, dev = part(60, 0)
-    scores = fit(torch.full((60, 1), 0.7), dev).studies(torch.full((60, 1), 0.7), dev).scores
+    scores = (
+        fit_calibration(torch.full((60, 1), 0.7), dev).studies(torch.full((60, 1), 0.7), dev).scores
+    )
     assert scores == pytest.approx(float(dev.labels.double().mean()), abs=0.02)
 
 
 def test_separated_dev_studies_do_not_make_a_model_certain() -> None:
     _, dev = part(24, 0)
     apart = torch.where(dev.labels[:, None] == 1, 1.0, -1.0)
-    score = fit(apart, dev).studies(apart, dev).scores.max()
+    score = fit_calibration(apart, dev).studies(apart, dev).scores.max()
     assert score == pytest.approx((24 / 2 + 1) / (24 / 2 + 2), abs=0.03)
 
 
@@ -130,7 +140,7 @@ def test_a_study_is_the_mean_of_its_calibrated_views() -> None:
 
 def test_operating_points_are_the_best_of_all_cuts() -> None:
     logits, dev = part(150, 4, views=2)
-    chosen = choose(logits, dev)
+    chosen = choose_decision(logits, dev)
     s = chosen.calibration.studies(logits, dev)
 
     def rates(cut: float) -> tuple[float, float]:
@@ -151,7 +161,7 @@ def test_operating_points_are_the_best_of_all_cuts() -> None:
 
 def test_the_band_takes_what_is_nearest_until_the_rest_is_right_enough() -> None:
     logits, dev = part(300, 5, signal=3)
-    chosen = choose(logits, dev)
+    chosen = choose_decision(logits, dev)
     s = chosen.calibration.studies(logits, dev)
     band, cut = chosen.band, chosen.threshold
     inside = np.array([band.holds(x) for x in s.scores])
@@ -166,19 +176,19 @@ def test_the_band_takes_what_is_nearest_until_the_rest_is_right_enough() -> None
 def test_a_sure_model_needs_no_band_and_a_bad_one_takes_half_at_most() -> None:
     names = np.array([f"p{i}" for i in range(40)])
     labels = np.repeat([0, 1], 20)
-    sure = calibrations._band(StudyScores(names, names, labels, labels * 0.8 + 0.1), 0.5)
+    sure = calibrations.choose_band(StudyScores(names, names, labels, labels * 0.8 + 0.1), 0.5)
     assert (sure.low, sure.high, sure.share) == (0.5, 0.5, 0.0)
     assert not sure.holds(0.5)
     noise = np.random.default_rng(0).random(40)
-    bad = calibrations._band(StudyScores(names, names, labels, noise), 0.5)
+    bad = calibrations.choose_band(StudyScores(names, names, labels, noise), 0.5)
     assert bad.share <= 0.5
     assert bad.error <= bad.error_without
 
 
 def test_what_was_chosen_comes_back_from_a_manifest() -> None:
-    chosen = choose(*part(60, 6))
+    chosen = choose_decision(*part(60, 6))
     manifest = AbnormalityManifest.partial(**chosen.entries())
-    assert Chosen.from_manifest(manifest) == chosen
+    assert Decision.from_manifest(manifest) == chosen
     assert manifest.operating_point.threshold == chosen.threshold
 
 
@@ -189,7 +199,7 @@ def test_an_impossible_temperature_is_refused(bad: float) -> None:
 
 
 def test_an_empty_band_holds_nothing() -> None:
-    assert not Band(0.4, 0.4, 0, 0.1, 0.1).holds(0.4)
+    assert not DoubtBand(0.4, 0.4, 0, 0.1, 0.1).holds(0.4)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -6,17 +6,17 @@ import torch
 
 from mura_tune.errors import InputError
 from mura_tune.evaluation import routing
-from mura_tune.evaluation.calibration import choose
-from mura_tune.evaluation.compare import compare, compare_routers
-from mura_tune.evaluation.evaluate import Measured, measured
-from mura_tune.evaluation.routing import Routed
+from mura_tune.evaluation.calibration import choose_decision
+from mura_tune.evaluation.compare import compare_releases, compare_routers
+from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
+from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.metrics.comparison import compare_by_delong
 from mura_tune.training.batches import Split
 
 NAMES = ("one", "two")
 
 
-def model(noise: float, n: int = 120, first: int = 0) -> Measured:
+def model(noise: float, n: int = 120, first: int = 0) -> Evaluation:
     rng = np.random.default_rng(7)
     labels, hard = rng.integers(0, 2, n), rng.normal(size=n)
     logits = 2 * labels - 1 + hard + noise * np.random.default_rng(3).normal(size=n)
@@ -30,14 +30,14 @@ def model(noise: float, n: int = 120, first: int = 0) -> Measured:
         paths=names,
     )
     logits_nk = torch.from_numpy(logits)[:, None]
-    return measured(logits_nk, split, choose(logits_nk, split))
+    return evaluate_logits(logits_nk, split, choose_decision(logits_nk, split))
 
 
 def test_differences_are_ours_minus_theirs_with_paired_intervals() -> None:
     good, bad = model(0.0), model(3.0)
-    found = compare("XR_TEST", NAMES, good, bad)
+    found = compare_releases("XR_TEST", NAMES, good, bad)
     for name, difference in found.differences.items():
-        expected = good.figures[name].value - bad.figures[name].value
+        expected = good.by_study[name].value - bad.by_study[name].value
         assert difference.value == pytest.approx(expected), name
         assert difference.low <= difference.value <= difference.high
     assert found.differences["auc"].low > 0
@@ -50,17 +50,17 @@ def test_differences_are_ours_minus_theirs_with_paired_intervals() -> None:
 
 
 def test_a_release_does_not_differ_from_itself() -> None:
-    found = compare("XR_TEST", NAMES, model(1.0), model(1.0))
+    found = compare_releases("XR_TEST", NAMES, model(1.0), model(1.0))
     assert all((d.value, d.low, d.high) == (0, 0, 0) for d in found.differences.values())
     assert found.delong.p == 1
 
 
 def test_other_studies_are_refused() -> None:
     with pytest.raises(InputError, match="measured on other studies"):
-        compare("XR_TEST", NAMES, model(1.0), model(1.0, first=5))
+        compare_releases("XR_TEST", NAMES, model(1.0), model(1.0, first=5))
 
 
-def router(sure: float, seed: int, studies: int = 90) -> Routed:
+def router(sure: float, seed: int, studies: int = 90) -> RouterEvaluation:
     rng = np.random.default_rng(seed)
     parts = np.arange(studies) % 3
     names = np.array([f"s{i:03}" for i in range(studies)])
@@ -77,16 +77,16 @@ def router(sure: float, seed: int, studies: int = 90) -> Routed:
     logits = rng.normal(size=(studies, 3))
     logits[np.arange(studies), parts] += sure
     logits_nk = torch.from_numpy(logits)
-    return routing.measured(logits_nk, split, routing.choose(logits_nk, split))
+    return routing.evaluate_router(logits_nk, split, routing.choose_routing(logits_nk, split))
 
 
 def test_routers_are_paired_by_what_they_recognise() -> None:
     good, bad = router(4.0, 1), router(0.5, 2)
     found = compare_routers("router", NAMES, good, bad)
-    gap = good.seen.scores["accuracy"].value - bad.seen.scores["accuracy"].value
+    gap = good.recognition.scores["accuracy"].value - bad.recognition.scores["accuracy"].value
     assert found.differences["accuracy"].value == pytest.approx(gap)
     assert found.differences["accuracy"].low > 0
-    recall = [one.seen.recall["XR_B"].value for one in (good, bad)]
+    recall = [one.recognition.recall["XR_B"].value for one in (good, bad)]
     assert found.differences["recall 1"].value == pytest.approx(recall[0] - recall[1])
     told = found.describe()
     assert "one minus two, test (published valid), 90 studies of 45 patients" in told

@@ -16,7 +16,7 @@ from serving import server
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.evaluation.calibration import Chosen
+from mura_tune.evaluation.calibration import Decision
 from mura_tune.evaluation.routing import Routing
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.metrics.areas import softmax
@@ -206,7 +206,7 @@ def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
         assert (row["area"], row["abstain"]) == (alone.area, str(alone.abstain).lower())
     release(releases / "multitask", 5, 32, studies[:5], MULTITASK)
     predictor = Predictor(releases / "multitask", CPU)
-    assert Chosen.from_manifest(predictor.release.manifest).threshold == 0.5
+    assert Decision.from_manifest(predictor.release.manifest).threshold == 0.5
     answer_all(predictor, studies[:5], tmp_path / "studies", out.with_name("both.csv"), print)
     for row, one in zip(rows_of(out.with_name("both.csv")), studies[:5], strict=True):
         x = torch.cat(

@@ -15,8 +15,8 @@ from jinja2 import UndefinedError
 from matplotlib.axes import Axes
 
 from mura_tune import config
-from mura_tune.evaluation.calibration import choose
-from mura_tune.evaluation.evaluate import Measured, measured
+from mura_tune.evaluation.calibration import choose_decision
+from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import build_network
 from mura_tune.release_format import checksums
@@ -105,7 +105,7 @@ def test_an_overlay_has_the_pictures_shape_and_leaves_what_the_map_leaves() -> N
 
 
 @pytest.fixture(scope="module")
-def test_part() -> tuple[Split, Measured]:
+def test_part() -> tuple[Split, Evaluation]:
     rng = np.random.default_rng(0)
     n = 40
     labels = torch.from_numpy(rng.integers(0, 2, n))
@@ -120,12 +120,12 @@ def test_part() -> tuple[Split, Measured]:
         paths=np.array([f"i{i}.png" for i in range(n)]),
     )
     logits = torch.from_numpy(rng.normal(size=(n, 1)))
-    return split, measured(logits, split, choose(logits, split))
+    return split, evaluate_logits(logits, split, choose_decision(logits, split))
 
 
-def test_the_gallery_shows_the_surest_first(test_part: tuple[Split, Measured]) -> None:
+def test_the_gallery_shows_the_surest_first(test_part: tuple[Split, Evaluation]) -> None:
     _, test = test_part
-    studies, cut = test.studies, test.chosen.threshold
+    studies, cut = test.studies, test.decision.threshold
     shown = []
     for kind in cases.CASE_KINDS:
         rows = cases.rank_studies(test, kind)
@@ -147,7 +147,7 @@ def show(gallery: cases.Gallery) -> str:
 
 
 def test_the_gallery_escapes_names_and_shows_views_with_and_without_a_map(
-    test_part: tuple[Split, Measured],
+    test_part: tuple[Split, Evaluation],
 ) -> None:
     split, test = test_part
     found = show(cases.find_cases(build_network("cnn"), split, test, 2, picture))
@@ -168,7 +168,7 @@ def test_the_gallery_escapes_names_and_shows_views_with_and_without_a_map(
     assert bare.count("<img") == bare.count("<figure>") * cases.MOST_VIEWS
 
 
-def test_a_view_that_says_little_has_a_faint_map(test_part: tuple[Split, Measured]) -> None:
+def test_a_view_that_says_little_has_a_faint_map(test_part: tuple[Split, Evaluation]) -> None:
     split, test = test_part
     rows = [np.arange(12)]
     maps = cases.map_views(build_network("cnn", seed=1), split, test, rows)
@@ -176,7 +176,7 @@ def test_a_view_that_says_little_has_a_faint_map(test_part: tuple[Split, Measure
         build_network("cnn", seed=1), to_input(split.pixels[:12], torch.device("cpu"))
     )
     most = raw.amax((1, 2)).numpy()
-    usual = np.median(most[test.views.scores[:12] >= test.chosen.threshold])
+    usual = np.median(most[test.views.scores[:12] >= test.decision.threshold])
     assert most.max() > usual > 0
     for row, found in maps.items():
         assert found.cam.max() == pytest.approx(float(most[row] > 0))  # some say nothing at all

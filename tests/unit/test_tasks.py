@@ -182,30 +182,30 @@ def test_figures_of_a_router_agree_with_scikit_learn() -> None:
 
     part = split(studies=90)
     logits = noisy(part, 1.0)
-    found = routing.measured(logits, part, routing.choose(logits, part))
-    true, called = found.seen.studies.areas, found.seen.studies.called
+    found = routing.evaluate_router(logits, part, routing.choose_routing(logits, part))
+    true, called = found.recognition.studies.areas, found.recognition.studies.called
     for name, value in (
         ("accuracy", accuracy_score(true, called)),
         ("balanced_accuracy", balanced_accuracy_score(true, called)),
         ("macro_f1", f1_score(true, called, average="macro")),
     ):
-        estimate = found.seen.scores[name]
+        estimate = found.recognition.scores[name]
         assert estimate.value == pytest.approx(value)
         assert estimate.low < value < estimate.high
-    assert (found.seen.confusion == confusion_matrix(true, called)).all()
+    assert (found.recognition.confusion == confusion_matrix(true, called)).all()
 
 
 @pytest.mark.parametrize("sure", [1.0, 2.5, 9.0])
 def test_a_router_abstains_below_the_confidence_that_dev_chose(sure: float) -> None:
     dev = split(studies=120)
     logits = noisy(dev, sure)
-    chosen = routing.choose(logits, dev)
+    chosen = routing.choose_routing(logits, dev)
     assert routing.Routing.from_manifest(RouterManifest.partial(**chosen.entries())) == chosen
-    found = routing.measured(logits, dev, chosen)
+    found = routing.evaluate_router(logits, dev, chosen)
     told = found.abstention()
-    assert told["studies"] / 120 == pytest.approx(chosen.share)
-    assert told["error"] == pytest.approx(chosen.error)
-    assert 0 < told["studies"] <= 60
+    assert told.studies / 120 == pytest.approx(chosen.share)
+    assert told.error == pytest.approx(chosen.error)
+    assert 0 < told.studies <= 60
     assert chosen.error <= max(routing.ERROR, chosen.error_without)
 
 
