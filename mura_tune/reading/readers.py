@@ -37,10 +37,13 @@ from mura_tune.reading.studies import StudyFiles, StudyViews
 from mura_tune.release import legacy
 from mura_tune.release import release as release_io
 from mura_tune.release.release import Bundle
+from mura_tune.release_format.folder import recover
+from mura_tune.release_format.manifest import NAME as MANIFEST
 from mura_tune.release_format.manifest import (
     AbnormalityManifest,
     MultitaskManifest,
     RouterManifest,
+    read_manifest,
 )
 from mura_tune.training.batches import to_input
 
@@ -325,6 +328,28 @@ class Router(_ReleaseReader[AreaAnswer]):
         if confidence is None or area not in self.areas:
             return False
         return bool(row["abstain"] == (confidence < self.threshold))
+
+
+def load_reader(
+    folder: str | Path, device: torch.device = CPU, threshold: float | None = None
+) -> Predictor | Router:
+    """The reader of a release: a `Router` where the release is one, else a `Predictor`.
+
+    Args:
+        folder: the folder of the release, or a checkpoint file that an earlier project wrote.
+        threshold: replaces the release's recommended operating point, and the band of doubt.
+
+    Raises:
+        InputError: a release that is not whole, or a threshold for a router.
+    """
+    folder = Path(folder)
+    recover(folder)
+    manifest = folder / MANIFEST
+    if not manifest.is_file() or not isinstance(read_manifest(manifest), RouterManifest):
+        return Predictor(folder, device, threshold=threshold)
+    if threshold is not None:
+        raise InputError(f"{folder}: a router, which has no probability of abnormal to threshold")
+    return Router(folder, device)
 
 
 class RoutedReader(Reader[RoutedAnswer]):

@@ -21,9 +21,10 @@ from mura_tune.evaluation.routing import Routing
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.metrics.areas import softmax
 from mura_tune.networks.network import build_network
+from mura_tune.reading.answers import Answer, AreaAnswer
 from mura_tune.reading.batch import answer_all
-from mura_tune.reading.readers import Predictor, RoutedReader, Router
-from mura_tune.reading.studies import StudyFiles, find_studies
+from mura_tune.reading.readers import Predictor, RoutedReader, Router, load_reader
+from mura_tune.reading.studies import StudyFiles, StudyViews, find_studies
 from mura_tune.release import release as release_io
 from mura_tune.release_format.manifest import parse_manifest
 from mura_tune.release_format.schema import to_plain
@@ -256,3 +257,51 @@ def test_a_router_and_what_it_names_come_from_a_server(
         assert run("infer", *views, "--area=XR_B", f"--base-url={url}").code == 2
     refused = run("explain", "--area=auto", "--release=there", *views)
     assert (refused.code, "leave --release out" in refused.err) == (2, True)
+
+
+def test_a_release_is_read_by_the_reader_of_its_task(
+    studies: list[StudyFiles], releases: Path
+) -> None:
+    images = [str(image) for image in studies[1].images]
+    reader = load_reader(str(releases / "XR_A"), threshold=0.25)
+    answer = reader.predict(images)
+    assert isinstance(answer, Answer)
+    assert (answer.threshold, answer.operating_point, answer.abstain) == (0.25, "given", False)
+    assert answer == Predictor(releases / "XR_A", threshold=0.25).predict(studies[1].images)
+    assert str(answer).startswith(f"XR_A: P(abnormal) = {answer.probability:.3f}, ")
+    assert [view["image"] for view in answer.to_json()["views"]] == images
+    area = load_reader(releases / "router").predict(images)
+    assert isinstance(area, AreaAnswer)
+    assert area == Router(releases / "router").predict(studies[1].images)
+    with pytest.raises(InputError, match="a router, which has no probability"):
+        load_reader(releases / "router", threshold=0.25)
+    with pytest.raises(InputError, match="no release there"):
+        load_reader(releases / "XR_B")
+
+
+def test_a_study_is_one_view_or_several_and_never_none(
+    studies: list[StudyFiles], releases: Path
+) -> None:
+    reader = load_reader(releases / "XR_A")
+    (image,) = studies[0].images
+    assert reader.predict(image) == reader.predict(str(image)) == reader.predict([image])
+    with pytest.raises(InputError, match="at least one view"):
+        reader.predict([])
+
+
+def test_a_study_has_the_same_answer_alone_and_among_others(
+    studies: list[StudyFiles], releases: Path
+) -> None:
+    """A single study is a batch of one; sums over larger batches may differ in the last digits."""
+    readable = [study for study in studies if study.name != "study07"]
+    for reader in (
+        Predictor(releases / "XR_A"),
+        Router(releases / "router"),
+        RoutedReader(releases.joinpath),
+    ):
+        together = reader.answer([StudyViews(study) for study in readable])
+        for study, answer in zip(readable, together, strict=True):
+            alone = reader.predict(study.images)
+            for column, value in alone.cells().items():
+                same = pytest.approx(value, abs=1e-5) if isinstance(value, float) else value
+                assert answer.cells()[column] == same
