@@ -149,6 +149,15 @@ def join_path(where: str, name: object) -> str:
     return f"{where}.{name}" if where else str(name)
 
 
+def flatten(tree: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Every value of a nested mapping by its dotted path, which begins with `where`."""
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = join_path(where, name)
+        values |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
+    return values
+
+
 MOST_LEVELS = 64  # levels of lists and mappings; nothing of ours has more than eight
 MOST_DIGITS = 100  # of a whole number
 JSON_BYTES = 64 * 2**20  # largest document that is read; a bundle.json has some 20 kB

@@ -171,7 +171,7 @@ def report(
     """Write a release's report.html again, and index.html and RESULTS.md beside the releases.
 
     `finalize` writes them too. A release that was fetched stays as it is: name the page by --out.
-    The page shows radiographs of the test part: whether it may be passed on is for the dataset's
+    The page shows radiographs of the test split: whether it may be passed on is for the dataset's
     licence to say.
     """
     from mura_tune import files

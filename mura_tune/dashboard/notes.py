@@ -15,6 +15,7 @@ from optuna_dashboard import get_note, save_note
 from mura_tune.search.records import SearchRecord, TrialRecord, TrialWriter
 from mura_tune.search.results import Best, best, counts, numbers
 from mura_tune.search.verdict import verdict
+from mura_tune.strict import flatten
 from mura_tune.training.fit import FitResult
 
 WIDE = 120  # characters; a page of the dashboard is as wide as its longest line
@@ -38,7 +39,7 @@ def trial_note(
         caption: said above the pictures.
     """
     record = TrialWriter(trial).read()
-    score, recipe = record.dev, dict(_flat(asdict(record.recipe)))
+    score, recipe = record.dev, flatten(asdict(record.recipe))
     searched = {path: recipe.pop(path, value) for path, value in record.params.items()}
     seconds = sum(epoch.seconds for fit in fits for epoch in fit.epochs)
     result = {
@@ -92,7 +93,7 @@ def write_study_note(
             "",
             "#### What is searched",
             "",
-            *_axes(comparable["space"], dict(_flat(comparable["recipe"]))),
+            *_axes(comparable["space"], flatten(comparable["recipe"])),
             "",
             "#### On which data",
             "",
@@ -198,15 +199,6 @@ def _data(comparable: Mapping[str, Any], parts: Parts | None) -> Iterator[str]:
         yield ""
     yield f"Fingerprints: data `{comparable['dataset'][:12]}`, "
     yield f"split `{comparable['split_hash'][:12]}`."
-
-
-def _flat(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted paths and their values."""
-    for name, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield before + name, value
 
 
 def _head(names: Iterable[object]) -> list[str]:

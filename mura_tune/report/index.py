@@ -34,13 +34,13 @@ PUBLISHED = {
         ),
         ("best of the public leaderboard", "207", "", "0.843", "", ""),
     ),
-    "MURA's published valid part": (
+    "MURA's published valid split": (
         ("public code, ensembles of two networks", "1,199", "", "0.66 to 0.68", "", ""),
     ),
 }
 _NOTE = (
-    "Others' figures are over all areas, as they were published, without intervals. The hidden "
-    "test set and the published valid part differ a lot (hand: kappa 0.85 and 0.55), and figures "
+    "Scores of others are over all areas, as they were published, without intervals. The hidden "
+    "test set and the published valid split differ a lot (hand: kappa 0.85 and 0.55), and scores "
     "on another data set say nothing about MURA: compare within one set only."
 )
 
@@ -88,7 +88,7 @@ class ListedRelease:
     def measured_on(self) -> str:
         """The data set that its scores belong to."""
         name = self.manifest.get("data", {}).get("name") or f"the data set of {self.folder}"
-        return f"the published valid part of {name}"
+        return f"the published valid split of {name}"
 
 
 @dataclass(frozen=True)

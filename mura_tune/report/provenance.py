@@ -13,6 +13,7 @@ from mura_tune.evaluation.runs import describe_runs
 from mura_tune.lines import shell_command
 from mura_tune.names import file_name_of
 from mura_tune.release_format.entries import RunsEntry
+from mura_tune.strict import flatten
 
 Row = tuple[object, ...]
 
@@ -52,11 +53,11 @@ class Provenance:
 
 def describe_provenance(manifest: Mapping[str, Any]) -> Provenance:
     """How the release with this manifest came about."""
-    counts, search = manifest["data"]["counts"], _search_config(manifest)
+    counts, settings = manifest["data"]["counts"], _search_settings(manifest)
     released = dataclasses.asdict(
         recipe.recipe_from_dict(manifest["recipe"], str(manifest["area"]))
     )
-    values, defaults = dict(_leaves(released)), dict(_leaves(search["recipe"]))
+    values, defaults = flatten(released), flatten(settings["recipe"])
     counted = list(counts["train"])
     return Provenance(
         trial_counts=", ".join(
@@ -70,12 +71,12 @@ def describe_provenance(manifest: Mapping[str, Any]) -> Provenance:
         count_rows=[(split, *(own[name] for name in counted)) for split, own in counts.items()],
         searched_rows=[
             (path, values[path], _describe_axis(axis), defaults[path])
-            for path, axis in search["search"].items()
+            for path, axis in settings["search"].items()
         ],
         other_rows=[
-            (path, value) for path, value in values.items() if path not in search["search"]
+            (path, value) for path, value in values.items() if path not in settings["search"]
         ],
-        commands=_write_commands(manifest, search),
+        commands=_write_commands(manifest, settings),
         versions=", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
     )
 
@@ -112,7 +113,7 @@ def _seed_rows(manifest: Mapping[str, Any]) -> Iterator[Row]:
         )
 
 
-def _search_config(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _search_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the search as this version stores them: with the fields that are younger
     than the release."""
     stored = manifest["study"]["config"]
@@ -134,17 +135,19 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _write_commands(manifest: Mapping[str, Any], search: Mapping[str, Any]) -> str:
+def _write_commands(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """The commands that make the release again, a line each."""
     area, name = manifest["area"], manifest["study"]["name"]
     study_option = ["--study", name] if name != area else []
-    settings = "".join(f" \\\n  {shell_command('--set', one)}" for one in overrides(area, search))
+    overrides = "".join(
+        f" \\\n  {shell_command('--set', one)}" for one in list_overrides(area, settings)
+    )
     folder = f"releases/{file_name_of(name)}"
-    trials = search["budget"]["trials"]
+    trials = settings["budget"]["trials"]
     return "\n".join(
         [
             shell_command("mura", "tune", area, *study_option, "--trials", trials, "--data", "DATA")
-            + settings,
+            + overrides,
             shell_command("mura", "finalize", name, "--data", "DATA", *_seed_options(manifest)),
             shell_command("mura", "evaluate", "--release", folder, "--data", "DATA"),
             shell_command("mura", "verify", folder),
@@ -161,32 +164,29 @@ def _seed_options(manifest: Mapping[str, Any]) -> list[str]:
     return ["--seeds", str(len(runs)), *ensemble]
 
 
-def overrides(area: str, study: Mapping[str, Any]) -> list[str]:
-    """What `--set` has to say so that the files of an area give `study`, as `path=value`; its
-    number of trials apart."""
-    usual, wanted = (
-        {path: value for path, value in _leaves(one) if path != "budget.trials"}
-        for one in (config.config_to_dict(config.load_config(area)), study)
+def list_overrides(area: str, settings: Mapping[str, Any]) -> list[str]:
+    """The `path=value` pairs with which `--set` turns the settings of an area's files into these.
+
+    The number of trials is no part of them: it has an option of its own.
+    """
+    default, searched = (
+        {path: value for path, value in flatten(tree).items() if path != "budget.trials"}
+        for tree in (config.config_to_dict(config.load_config(area)), settings)
     )
-    gone = {".".join(path.split(".")[:-1]) for path in usual if path.startswith("search.")}
-    gone -= {".".join(path.split(".")[:-1]) for path in wanted if path.startswith("search.")}
-    found = [f"{axis}=null" for axis in sorted(gone)]
-    for path, value in wanted.items():
-        if path not in usual or usual[path] != value:
-            found.append(f"{path.removeprefix('recipe.')}={_yaml(value)}")
-    return found
+    dropped_axes = _axis_paths(default) - _axis_paths(searched)
+    return [f"{axis}=null" for axis in sorted(dropped_axes)] + [
+        f"{path.removeprefix('recipe.')}={_to_yaml(value)}"
+        for path, value in searched.items()
+        if path not in default or default[path] != value
+    ]
 
 
-def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a nested mapping by its dotted path."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
+def _axis_paths(values: Mapping[str, Any]) -> set[str]:
+    """The paths of the axes that are searched, of which `values` has each field by its path."""
+    return {path.rpartition(".")[0] for path in values if path.startswith("search.")}
 
 
-def _yaml(value: object) -> str:
+def _to_yaml(value: object) -> str:
     """A value as a study file writes it, on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
     return text.removesuffix("\n").removesuffix("...").rstrip()

@@ -97,7 +97,7 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     card = (release / "MODEL_CARD.md").read_text(encoding="utf-8")
     for heading in (
         "Intended use",
-        "Figures",
+        "Scores",
         "Calibration",
         "Training data",
         "Known shortcuts",
@@ -111,7 +111,7 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     index = (releases / "index.html").read_text(encoding="utf-8")
     assert Page(index).asked == ["XR_WRIST/report.html"]
     results = (releases / "RESULTS.md").read_text(encoding="utf-8")
-    assert "## Measured on the published valid part of phantoms" in results
+    assert "## Measured on the published valid split of phantoms" in results
     hidden = results.index("MURA's hidden test set")
     assert results.index("0.929") > hidden > results.index("[XR_WRIST](XR_WRIST/report.html)")
 

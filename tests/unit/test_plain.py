@@ -96,3 +96,9 @@ def test_what_yaml_stands_for(text: str | bytes, value: object) -> None:
     read = strict.parse_yaml(text, "x.yaml")
     assert read == value
     assert type(read) is type(value)
+
+
+def test_a_tree_is_flattened_to_dotted_paths() -> None:
+    tree = {"a": 1, "b": {"c": {"d": [2, {"e": 3}]}, "f": None}, "g": {}}
+    assert strict.flatten(tree) == {"a": 1, "b.c.d": [2, {"e": 3}], "b.f": None}
+    assert strict.flatten({"x": 1}, "recipe") == {"recipe.x": 1}

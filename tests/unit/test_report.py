@@ -196,9 +196,11 @@ def test_the_commands_of_a_page_give_the_study_that_was_searched() -> None:
         "budget.pruner.name=none",
     ]
     for area in ("XR_HUMERUS", "XR_MIXED", "ALL"):
-        assert provenance.overrides(area, config.config_to_dict(config.load_config(area))) == []
+        assert (
+            provenance.list_overrides(area, config.config_to_dict(config.load_config(area))) == []
+        )
         study = config.load_config(area, [*sets, "budget.trials=3"])
-        again = provenance.overrides(area, config.config_to_dict(study))
+        again = provenance.list_overrides(area, config.config_to_dict(study))
         assert config.load_config(area, [*again, "budget.trials=3"]) == study
 
 
@@ -330,11 +332,11 @@ def test_results_stand_under_the_set_they_were_measured_on() -> None:
     found = index.render_results(releases)
     sections = found.split("\n## ")[1:]
     assert [s.splitlines()[0] for s in sections] == [
-        "Measured on the published valid part of MURA-v1.1",
-        "Measured on the published valid part of phantoms",
+        "Measured on the published valid split of MURA-v1.1",
+        "Measured on the published valid split of phantoms",
         "For orientation: MURA's hidden test set",
-        "For orientation: MURA's published valid part",
+        "For orientation: MURA's published valid split",
     ]
     assert "[A]" in sections[0] and "[C]" in sections[0] and "[B]" not in sections[0]  # noqa: PT018 - one section
-    assert "0.705" in sections[2] and "0.705" not in sections[3]  # noqa: PT018 - one figure
+    assert "0.705" in sections[2] and "0.705" not in sections[3]  # noqa: PT018 - one score
     assert index.render_index(releases).count("<h2>") == 4
