@@ -37,6 +37,13 @@ class Trial:
     recipe: Recipe
     source: str | None = None  # of a warm start
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields; the interval stands as its two ends, beside the studies it is of."""
+        plain = asdict(self)
+        estimate = plain.pop("estimate")
+        interval = [estimate["low"], estimate["high"]]
+        return plain | {"interval": interval, "studies": estimate["studies"]}
+
 
 @dataclass(frozen=True)
 class Confirmed:
@@ -116,8 +123,13 @@ class Best:
         return self
 
     def to_json(self) -> dict[str, Any]:
-        plain = asdict(self)
-        return plain | {"config": config.config_to_dict(self.config)}
+        """What `mura best --json` prints."""
+        trials = {"best": self.best, "baseline": self.baseline}
+        return {
+            **asdict(self),
+            **{role: trial.to_json() if trial else None for role, trial in trials.items()},
+            "config": config.config_to_dict(self.config),
+        }
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,12 @@ def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path)
     found = json.loads(tuned.out)
     assert found["counts"]["finished"] == 2
     assert "trial   1" in tuned.err
-    assert json.loads(run("best", "XR_WRIST", "--json").out)["best"] == found["best"]
+    best = json.loads(run("best", "XR_WRIST", "--json").out)
+    assert best["best"] == found["best"]
+    for trial in (best["best"], best["baseline"]):
+        low, high = trial["interval"]
+        assert low <= trial["score"] <= high
+        assert trial["studies"] > 0
 
     finalized = run("finalize", "XR_WRIST", data, "--json")
     assert finalized.code == 0, finalized.err
