@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, by name, and how much of what it holds."""
+"""The audit of a dataset: its counts by area, split and label, and every fault by name."""
 
 import itertools
 import os
@@ -85,26 +85,29 @@ class Audit:
         scope = "the index and every image" if self.pixels_read else "the index alone"
         yield f"findings: {len(self.findings)} (from {scope})"
         for kind in FINDING_KINDS:
-            found = [finding for finding in self.findings if finding.kind == kind]
-            if not found:
+            findings = [finding for finding in self.findings if finding.kind == kind]
+            if not findings:
                 continue
-            yield f"{kind}: {len(found)}"
+            yield f"{kind}: {len(findings)}"
             yield from (
-                f"  {printable(f'{finding.path}: {finding.detail}')}" for finding in found[:NAMED]
+                f"  {printable(f'{finding.path}: {finding.detail}')}"
+                for finding in findings[:NAMED]
             )
-            if len(found) > NAMED:
-                yield f"  and {len(found) - NAMED} more"
+            if len(findings) > NAMED:
+                yield f"  and {len(findings) - NAMED} more"
 
 
 def audit_dataset(
     dataset: Dataset, *, pixels: Mapping[str, Record] | None = None, near: Iterable[NearCopy] = ()
 ) -> Audit:
-    """Count the dataset and gather what is wrong with it.
+    """Count the dataset and gather its faults.
 
-    `pixels` is what reading the images found, by path: `Cache.records`, or those of
-    `scan.scan(dataset)` where nothing is cached. With it come the unreadable and blank images, the
-    copies under two labels, in two published splits or under two patients, and the hidden files
-    that lie among the images. `near` are the near-copies; those under two patients are named.
+    Args:
+        pixels: the records of the images by path: `Cache.records`, or those that `scan_dataset`
+            returns. With records, the audit names unreadable and blank images, copies under two
+            labels, in two published splits or under two patients, and hidden files among the
+            images.
+        near: the near-copies; those under two patients are named.
     """
     frame = dataset.frame
     findings = list(dataset.notes)
@@ -115,7 +118,7 @@ def audit_dataset(
             for path in frame["path"]
             if path in pixels and pixels[path].error
         ]
-        findings += [found for found in _hidden(dataset) if found.path not in listed]
+        findings += [finding for finding in _hidden(dataset) if finding.path not in listed]
         findings += _copies(frame, pixels)
         findings += _near(frame, pixels, near)
     return Audit(
@@ -143,21 +146,21 @@ def _counts(frame: pd.DataFrame) -> Iterator[Count]:
 
 
 def _copies(frame: pd.DataFrame, pixels: Mapping[str, Record]) -> Iterator[Finding]:
-    """Yield one finding per set of equal images that has two labels, splits or patients."""
+    """Yield one finding per set of equal images with two labels, published splits or patients."""
     for copies in _by_pixels(frame, pixels).values():
         path, label, split, patient = copies[0]
-        labelled, parted, named = (
+        labelled, split_up, named = (
             [copy for copy in copies if copy[column] != copies[0][column]] for column in (1, 2, 3)
         )
         if labelled:
             words = ("normal", "abnormal")
             same = f"with the same pixels as {_names(labelled)}"
             yield Finding("two labels", path, f"{words[label]} here, {words[1 - label]} {same}")
-        if parted:
+        if split_up:
             yield Finding(
-                "two splits", path, f"in {split}, with the same pixels as {_names(parted)}"
+                "two splits", path, f"in {split}, with the same pixels as {_names(split_up)}"
             )
-        if named and not labelled and not parted:
+        if named and not labelled and not split_up:
             detail = f"of {patient} in {split}, with the same pixels as {_names(named)}"
             yield Finding("two patients", path, detail)
 
@@ -167,8 +170,8 @@ def _near(
 ) -> Iterator[Finding]:
     """Yield one finding per two images of different patients that are one picture."""
     holders = _by_pixels(frame, pixels)
-    for one, other, correlation in near:
-        pairs = itertools.product(holders.get(one, ()), holders.get(other, ()))
+    for first, second, correlation in near:
+        pairs = itertools.product(holders.get(first, ()), holders.get(second, ()))
         if crossing := next((pair for pair in pairs if pair[0][3] != pair[1][3]), None):
             (path, _, split, _), (copy, _, there, _) = crossing
             detail = f"in {split}, a near-copy of {copy} in {there} (correlation {correlation:.3f})"

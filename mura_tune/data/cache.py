@@ -1,13 +1,14 @@
-"""Decode once: one uint8 memmap per area and size, keyed by content, whole or absent.
+"""The cache of decoded pixels: one uint8 memmap per area and size, whole or absent.
 
-`FOLDER/AREA-SIZE/` holds `pixels-DIGEST.npy`, named by the contents they were made from, with
-`copies-DIGEST.json` beside them (see `near`), and for each dataset a `manifest-IDENTITY.json`,
-which is written last and says what each file held (see `inventory`). A dataset is a folder or a
-table at its place on the disk; two with equal contents share their pixels.
+`FOLDER/AREA-SIZE/` holds `pixels-DIGEST.npy`, named by the contents of the image files, with
+`copies-DIGEST.json` beside it (see `data.duplicates`), and for each dataset a
+`manifest-IDENTITY.json`, which is written last and has a record of each file (see `data.records`).
+A dataset is a folder or a table at its place on the disk; two with equal contents share their
+pixels.
 
 A file whose size and times are unchanged is trusted; a changed one is read and hashed, and decoded
-only when its content is new. Everything else is copied from pixels that are there. Pixels have a
-checksum, and go once no manifest names them and no process uses them.
+only when its content is new. All other rows are copied from existing pixels. Pixels have a
+checksum, and are deleted once no manifest names them and no process uses them.
 """
 
 import contextlib
@@ -37,18 +38,22 @@ from mura_tune.imaging.images import PREPROCESSING, Record, examine_image, resiz
 if TYPE_CHECKING:
     import pandas as pd
 
-LAYOUT = 2  # of the manifest; raise it whenever it says something else
+LAYOUT = 2  # of the manifest; raise it whenever its content changes
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """The pixels (N, S, S), uint8 and read-only, of the readable images, aligned with `frame`.
+    """The decoded images of a dataset.
 
-    They are mapped from `file`.
-    `left_out` names the unreadable images, `pixel_sha` is aligned with `frame`, `records` has an
-    entry for every image of the dataset. `fingerprint` is the sha256 of the sorted (path, file
-    sha256, study, label, split) of the images in it: the same wherever the dataset lies.
+    Attributes:
+        pixels: (N, S, S) uint8, read-only, of the readable images, mapped from `file`.
+        frame: the N rows of the index, in the order of the pixels.
+        left_out: a finding for each unreadable image.
+        fingerprint: sha256 of the sorted (path, file sha256, study, label, published split) of the
+            N images: the same wherever the dataset lies.
+        pixel_sha: (N,) sha256 of the images as they were decoded.
+        records: a record for every image of the dataset.
     """
 
     pixels: NDArray[np.uint8]
@@ -69,9 +74,9 @@ class Cache:
 
 @dataclass(frozen=True, eq=False)
 class _Stored:
-    """What each image of a dataset held, and the pixels of the readable ones, in their order.
+    """The records of a dataset, and the pixels of its readable images, in the same order.
 
-    `file` is the pixels' name, "" where no image is readable and nothing was written.
+    `file` is the name of the pixel file, "" where no image is readable and no file was written.
     """
 
     records: Records
@@ -80,17 +85,17 @@ class _Stored:
 
     @functools.cached_property
     def contents(self) -> Digests:
-        """Of the files of the readable images, aligned with the pixels."""
+        """sha256 of the files of the readable images, in the order of the pixels."""
         return self.records.file_sha
 
     @functools.cached_property
     def pixel_sha(self) -> Digests:
-        """Of the readable images, aligned with the pixels."""
+        """sha256 of the readable images as decoded, in the order of the pixels."""
         return self.records.pixel_sha
 
 
 class _Known:
-    """Contents that were decoded before, by this dataset or another one."""
+    """File contents that were decoded before, for this dataset or another one."""
 
     def __init__(self, stores: Sequence[_Stored]) -> None:
         self._stores = stores
@@ -102,16 +107,16 @@ class _Known:
         return None
 
     def pixel_sha(self, file_sha: str) -> str | None:
-        """The sha256 of the decoded image of a file's content; None if it is new."""
-        found = self._find(file_sha)
-        return None if found is None else found[0].pixel_sha[found[1]]
+        """Return the sha256 of the decoded image of a file's content; None for a new content."""
+        place = self._find(file_sha)
+        return None if place is None else place[0].pixel_sha[place[1]]
 
     def pixels(self, file_sha: str) -> NDArray[np.uint8]:
-        """Its pixels (S, S). Raises KeyError if it is new."""
-        found = self._find(file_sha)
-        if found is None:
+        """Return the pixels (S, S) of a file's content. Raises KeyError for a new content."""
+        place = self._find(file_sha)
+        if place is None:
             raise KeyError(file_sha)
-        store, row = found
+        store, row = place
         pixels: NDArray[np.uint8] = store.pixels[row]
         return pixels
 
@@ -131,8 +136,16 @@ def open_cache(
 ) -> Cache:
     """Open the cache of `dataset` at `size` pixels a side, decoding what is new or changed first.
 
-    Unreadable images are named and left out. Raises InputError when more than the share `limit`
-    of them is unreadable, or any with `strict`, and when the folder cannot be written.
+    Unreadable images are left out, with a finding each.
+
+    Args:
+        threads: that read images; None for `scan.usable_threads`.
+        progress: whether a bar is shown.
+        strict: whether a single unreadable image is an error.
+        limit: the share of unreadable images above which they are an error.
+
+    Raises:
+        InputError: too many unreadable images, or a folder that cannot be written.
     """
     if size < 1:
         raise InputError(f"size: {size} is no image size in pixels; 224 is usual")
@@ -145,24 +158,24 @@ def open_cache(
             stored = _rebuild(dataset, size, file, stored, threads, progress)
         if stored.file:
             _sweep(home, size)
-    left_out = _judged(dataset, stored.records, strict, limit)
+    left_out = _unreadable(dataset, stored.records, strict, limit)
     if not stored.file:  # not one readable image, which only a limit of 1 or more lets pass
         raise InputError(f"{dataset.root}: no image of {dataset.name} is readable")
     return _cache(dataset, stored, left_out, home)
 
 
 def dataset_identity(dataset: Dataset) -> str:
-    """What tells a dataset from every other one of this machine: its place, and its name.
+    """Return 16 hex digits that tell a dataset from every other one on this machine.
 
-    Neither a link to it nor another working directory changes it. A dataset that was moved is
-    another one, of which every content is known already.
+    They depend on its place and its name. Neither a link to it nor another working directory
+    changes them. A dataset that was moved is another one, whose contents are all known already.
     """
     place = (dataset.table or dataset.root).resolve()
     return hashlib.sha256(_bytes(f"{place}\0{dataset.name}")).hexdigest()[:16]
 
 
 def _trusted(file: Path, record: Record | None) -> bool:
-    """Say whether the file is as recorded; what could not be opened is always tried again."""
+    """Return whether the file is as recorded; one that could not be opened is tried again."""
     if record is None or not record.file_sha:
         return False
     try:
@@ -174,7 +187,7 @@ def _trusted(file: Path, record: Record | None) -> bool:
 
 
 def _unchanged(dataset: Dataset, records: Records) -> bool:
-    """Say whether the records are, in order, the dataset's images as they are now."""
+    """Return whether the records are, in order, the dataset's images as they are now."""
     if list(dataset.frame["path"]) != records.paths:
         return False
     return all(_trusted(dataset.root / path, records.at(i)) for i, path in enumerate(records))
@@ -188,12 +201,12 @@ def _rebuild(
     threads: int | None,
     progress: bool,
 ) -> _Stored:
-    """Write the pixel file and then the manifest `file`."""
+    """Write the pixel file and then the manifest `file`, reusing what `old` and others hold."""
     home = file.parent
     others = {} if old else _others(file, size)
     known = _Known([old] if old else [*others.values()])
 
-    def one(path: str) -> _Read:
+    def read(path: str) -> _Read:
         record = old.records.get(path) if old else None
         if record is not None and _trusted(dataset.root / path, record):
             return record, None
@@ -207,7 +220,7 @@ def _rebuild(
     try:
         with (
             temporary.open("wb") as out,
-            contextlib.closing(map_in_order(one, paths, threads, size * size)) as reads,
+            contextlib.closing(map_in_order(read, paths, threads, size * size)) as reads,
             progress_bar(dataset, len(paths), progress) as shown,
         ):
             _header(out, len(paths), size)
@@ -242,19 +255,22 @@ def _rebuild(
 
 
 def _others(file: Path, size: int) -> dict[Path, _Stored]:
-    """What the other datasets' manifests beside `file` hold, if it is whole."""
-    found = {}
+    """Return what the whole manifests of other datasets beside `file` hold."""
+    others = {}
     for other in sorted(file.parent.glob("manifest-*.json")):
         if other != file and (stored := _open(other, size, ())) is not None:
-            found[other] = stored
-    return found
+            others[other] = stored
+    return others
 
 
 def _about(size: int) -> dict[str, int | str]:
     return {"layout": LAYOUT, "preprocessing": PREPROCESSING, "size": size}
 
 
-def _judged(dataset: Dataset, records: Records, strict: bool, limit: float) -> tuple[Finding, ...]:
+def _unreadable(
+    dataset: Dataset, records: Records, strict: bool, limit: float
+) -> tuple[Finding, ...]:
+    """Return a finding for each unreadable image. Raises InputError where they are too many."""
     bad = tuple(Finding(records[p].kind, p, error) for p, error in records.errors.items())
     if strict and bad:
         raise InputError(
@@ -262,7 +278,7 @@ def _judged(dataset: Dataset, records: Records, strict: bool, limit: float) -> t
             f"images in {dataset.name}); restore them, or go on without --strict"
         )
     if len(bad) > limit * len(records):
-        named = "; ".join(f"{found.path}: {found.detail}" for found in bad[:3])
+        named = "; ".join(f"{finding.path}: {finding.detail}" for finding in bad[:3])
         raise InputError(
             f"{dataset.root}: {len(bad)} of {len(records)} images of {dataset.name} are "
             f"unreadable, more than {limit:.0%} ({named}); "
@@ -272,16 +288,17 @@ def _judged(dataset: Dataset, records: Records, strict: bool, limit: float) -> t
 
 
 def _cache(dataset: Dataset, stored: _Stored, left_out: tuple[Finding, ...], home: Path) -> Cache:
-    kept = dataset.drop({found.path for found in left_out}).frame if left_out else dataset.frame
+    unreadable = {finding.path for finding in left_out}
+    frame = dataset.drop(unreadable).frame if left_out else dataset.frame
     file_sha = stored.records.file_sha
-    paths, *others = (kept[name].to_numpy(object) for name in ("path", "study", "label", "split"))
+    paths, *others = (frame[name].to_numpy(object) for name in ("path", "study", "label", "split"))
     lines = (
         "\t".join((paths[row], file_sha[row], *(str(other[row]) for other in others)))
         for row in np.argsort(paths)
     )
     return Cache(
         pixels=stored.pixels,
-        frame=kept,
+        frame=frame,
         left_out=left_out,
         fingerprint=_digest(lines),
         pixel_sha=stored.records.pixel_sha,
@@ -291,7 +308,7 @@ def _cache(dataset: Dataset, stored: _Stored, left_out: tuple[Finding, ...], hom
 
 
 def _open(file: Path, size: int, paths: Iterable[str]) -> _Stored | None:
-    """Return what a manifest and its pixels hold; None unless whole and of this version."""
+    """Return a manifest's records and pixels; None unless both are whole and of this version."""
     try:
         head, records = read_records(file, _about(size), paths)
         name, crc = Path(str(head["pixels"])).name, head["crc32"]
@@ -302,7 +319,7 @@ def _open(file: Path, size: int, paths: Iterable[str]) -> _Stored | None:
 
 
 def _pixels(file: Path, count: int, size: int, crc: int | str) -> NDArray[np.uint8] | None:
-    """Map the pixels of a file; None unless they have this shape and this checksum."""
+    """Return the mapped pixels of a file; None unless they have this shape and this checksum."""
     try:
         pixels = open_pixels(file)
     except (OSError, ValueError, EOFError):
@@ -337,19 +354,19 @@ def _header(out: BinaryIO, count: int, size: int) -> None:
 
 
 def _digest(lines: Iterable[str]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for number, line in enumerate(lines):
-        found.update(_bytes(f"\n{line}" if number else line))
-    return found.hexdigest()
+        digest.update(_bytes(f"\n{line}" if number else line))
+    return digest.hexdigest()
 
 
 def _bytes(text: str) -> bytes:
-    """UTF-8, but for the bytes of a file name that are none: these stay as they are."""
+    """Encode as UTF-8; the bytes of a file name that are not UTF-8 stay as they are."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def _lock(home: Path) -> contextlib.AbstractContextManager[None]:
-    """The folder's lock, so that of several processes one builds and the others open."""
+    """Hold the folder's lock: of several processes one builds, and the others open."""
     refuse_releases(home)
     home.mkdir(parents=True, exist_ok=True)
     return hold_lock(home / "lock")
@@ -357,7 +374,7 @@ def _lock(home: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def explain_full_disk(home: Path, name: str, size: int, needed: int) -> Iterator[None]:
-    """Turn an OSError into one line that says how much room is needed, and where."""
+    """Turn an OSError inside into an InputError that says how much room is needed, and where."""
     try:
         yield
     except OSError as error:

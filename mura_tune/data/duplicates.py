@@ -1,6 +1,7 @@
-"""Which pictures are copies of one another: as they are, re-saved, resized, turned or mirrored.
+"""Near-copies: images with different pixels that show one picture.
 
-Near-copies of a cache or a scan: different pixels, one picture. Found once for each cache.
+A near-copy may be saved anew, resized, turned or mirrored. All images of a cache or a scan are
+compared with one another, once for each cache: the result is stored beside its pixels.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from mura_tune import files
 from mura_tune.data.pixels import MAPPED_ROWS, unmap_pages
 from mura_tune.data.records import Digests
 from mura_tune.imaging import registration
+from mura_tune.imaging.grey_levels import Pixels
 
-CANDIDATE_SIDE = 16  # pixels a side of what every picture is compared with every other at
+RULE_VERSION = 4  # raise it whenever `find_pairs` finds other pairs in the same pixels
+_SLOW = 3.0  # seconds until a bar shows
+CANDIDATE_SIDE = 16  # pixels a side at which every picture is compared with every other
 CANDIDATE_CORRELATION = 0.95  # correlation there from which a pair is looked at more closely
-SCAN_SIDE = 48  # pixels a side of what who scans pictures holds of each in memory
+SCAN_SIDE = 48  # pixels a side of each picture that a scan holds in memory
 FULL_SIDE = 224  # pixels a side of the pictures that the looks were measured on
 
 
 class Look(NamedTuple):
     """A closer look at a pair: pixels a side, and how well its details have to agree there.
 
-    Details are what is finer than a `share`th of a side.
+    Details are structures finer than a `share`th of a side.
     """
 
     side: int
@@ -55,28 +59,27 @@ _STRICTEST = 0.995  # where there are fewer pixels than that
 _BLOCK, _OTHERS = 128, 1024  # pictures compared at once, and with how many: 4 MB of correlations
 _PAIRS = 32  # pairs looked at more closely at once: 40 MB at the last look
 
-Pixels = NDArray[np.uint8]
 RowReader = Callable[[int], Pixels]
 CountCallback = Callable[[int], object]
 
 
 class Pair(NamedTuple):
-    """The rows of two pictures that are one, and the correlation of their details."""
+    """Two rows that show one picture, and the correlation of their details."""
 
-    one: int
-    other: int
+    first: int
+    second: int
     correlation: float
 
 
 def orientations(image: Pixels) -> Iterator[Pixels]:
-    """The eight ways to hold a picture (H, W): four turns, each as it is and mirrored."""
+    """Yield the eight ways to hold a picture (H, W): four turns, each as it is and mirrored."""
     for turned in (np.rot90(image, quarter) for quarter in range(4)):
         yield turned
         yield turned[:, ::-1]
 
 
 def pixel_digest(image: Pixels) -> str:
-    """sha256 of the pixels (H, W) and their shape, as the cache records it."""
+    """Return the sha256 of the pixels (H, W) and their shape, as the cache records it."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
@@ -86,17 +89,18 @@ def find_pairs(
     seen: CountCallback = lambda count: None,
     whole: RowReader | None = None,
 ) -> Iterator[Pair]:
-    """Yield every two of the pictures in `rows` that are one, whatever their way to be held.
+    """Yield every two of `rows` that show one picture, turned or mirrored or not.
 
-    Which pairs deserve a closer look, SIDE pixels a side tell: the correlation of one with a turn
-    or mirror image of the other is LIKE or more. Such a pair is a copy if, laid over one another
-    at more and more pixels, their details correlate, finer and finer ones. Below 32 pixels a side
-    only such as agree in every detail are.
+    A pair is looked at more closely if, at CANDIDATE_SIDE pixels a side, the correlation of one
+    picture with a turn or mirror image of the other is CANDIDATE_CORRELATION or more. The pair is
+    a copy if the details of the two, aligned at more and more pixels, correlate. Below 32 pixels a
+    side only pictures that agree in every detail are copies.
 
     Args:
-        seen: told how many more pictures have been compared with all before them.
-        whole: gives the picture of a row at USUAL pixels a side, where `pixels_nss` has them at
-            KEPT only; the few pairs that agree there are looked at in it.
+        pixels_nss: the pictures, (N, S, S).
+        seen: called with the number of pictures that have been compared with all before them.
+        whole: gives the picture of a row at FULL_SIDE pixels a side, where `pixels_nss` has them at
+            SCAN_SIDE only; pairs that agree at SCAN_SIDE are looked at in these pictures.
     """
     small = _shrunk(pixels_nss, rows, CANDIDATE_SIDE)
     for column in range(0, len(small), _OTHERS):
@@ -117,9 +121,9 @@ def find_pairs(
 
 
 def group_copies(pixels_nss: Pixels) -> NDArray[np.int64]:
-    """For each picture (N, S, S) the first one that it is a copy of, itself if it is none.
+    """Return for each picture (N, S, S) the first picture that it is a copy of, (N,).
 
-    Copies of copies are in one group.
+    A picture that is no copy is its own first. Copies of copies are in one group.
     """
     first = np.arange(len(pixels_nss))
 
@@ -130,7 +134,7 @@ def group_copies(pixels_nss: Pixels) -> NDArray[np.int64]:
         return i
 
     for pair in find_pairs(pixels_nss, np.arange(len(pixels_nss))):
-        a, b = sorted((root(pair.one), root(pair.other)))
+        a, b = sorted((root(pair.first), root(pair.second)))
         first[b] = a
     return np.array([root(i) for i in range(len(first))], dtype=np.int64)
 
@@ -138,42 +142,42 @@ def group_copies(pixels_nss: Pixels) -> NDArray[np.int64]:
 def _confirmed(
     pixels_nss: Pixels, rows: NDArray[np.int64], ways: NDArray[np.int64], whole: RowReader | None
 ) -> Iterator[Pair]:
-    """Those pairs of row numbers (K, 2), held in the given ways (K,), that closer looks confirm."""
+    """Yield the pairs of row numbers (K, 2), held in the given `ways` (K,), that looks confirm."""
     maps = registration.identity_maps(len(rows))
     size = pixels_nss.shape[1]
     for look in _looks(size if whole is None else _LOOKS[0][0]):
         reader = whole if whole and look.side > size else pixels_nss.__getitem__
-        ones = [*map(_held, _resized(reader, rows[:, 0], look.side), ways)]
-        held = np.stack(ones).astype(np.float32)
-        others = _resized(reader, rows[:, 1], look.side).astype(np.float32)
-        maps = registration.align(held, others, maps)
-        found = registration.measure_agreement(held, others, maps, look.share)
-        same = found >= look.needed
-        rows, ways, maps, found = rows[same], ways[same], maps[same], found[same]
+        held = [*map(_held, _resized(reader, rows[:, 0], look.side), ways)]
+        firsts = np.stack(held).astype(np.float32)
+        seconds = _resized(reader, rows[:, 1], look.side).astype(np.float32)
+        maps = registration.align(firsts, seconds, maps)
+        correlations = registration.measure_agreement(firsts, seconds, maps, look.share)
+        same = correlations >= look.needed
+        rows, ways, maps, correlations = rows[same], ways[same], maps[same], correlations[same]
         unmap_pages(pixels_nss)
         if not len(rows):
             return
-    for (one, other), correlation in zip(rows, found, strict=True):
-        yield Pair(int(one), int(other), float(correlation))
+    for (first, second), correlation in zip(rows, correlations, strict=True):
+        yield Pair(int(first), int(second), float(correlation))
 
 
 def _looks(size: int) -> tuple[Look, ...]:
-    """Those that pictures of `size` pixels a side are confirmed by."""
+    """Return the looks that confirm a pair of pictures of `size` pixels a side."""
     return next((looks for least, looks in _LOOKS if size >= least), (Look(size, _STRICTEST),))
 
 
 def _shrunk(pixels_nss: Pixels, rows: NDArray[np.int64], side: int) -> Pixels:
-    """Those rows at (side, side), read some at a time: the pixels may exceed memory."""
+    """Return the rows at (side, side), read in blocks: the pixels may exceed memory."""
     shrunk = np.empty((len(rows), side, side), np.uint8)
     for start in range(0, len(rows), MAPPED_ROWS):
-        some = slice(start, start + MAPPED_ROWS)
-        shrunk[some] = _resized(pixels_nss.__getitem__, rows[some], side)
+        block = slice(start, start + MAPPED_ROWS)
+        shrunk[block] = _resized(pixels_nss.__getitem__, rows[block], side)
         unmap_pages(pixels_nss)
     return shrunk
 
 
 def _resized(reader: RowReader, rows: NDArray[np.int64], side: int) -> Pixels:
-    """The pictures of those rows at (side, side)."""
+    """Return the pictures of the rows at (side, side)."""
     resized = np.empty((len(rows), side, side), np.uint8)
     for number, row in enumerate(rows):
         image = Image.fromarray(np.asarray(reader(int(row))))
@@ -189,13 +193,13 @@ def _turned(pictures_nss: Pixels) -> Iterator[Pixels]:
 
 
 def _held(picture: Pixels, way: int) -> Pixels:
-    """One of the eight that `_turned` gives, in its order."""
+    """Return one of the eight pictures that `_turned` yields, by its number."""
     turned = np.rot90(picture, way // 2)
     return turned[:, ::-1] if way % 2 else turned
 
 
 def _standard(small_nss: Pixels) -> NDArray[np.float32]:
-    """Rows of mean 0 and length 1; a picture of one grey is alike to nothing."""
+    """Return rows of mean 0 and length 1; a picture of one grey correlates with no other."""
     rows = small_nss.reshape(len(small_nss), -1).astype(np.float32)
     rows = rows - rows.mean(1, keepdims=True)
     length = np.sqrt((rows**2).sum(1, keepdims=True))
@@ -203,15 +207,11 @@ def _standard(small_nss: Pixels) -> NDArray[np.float32]:
     return standard
 
 
-RULE_VERSION = 4  # raise it whenever `copies.pairs` finds other pairs in the same pixels
-_SLOW = 3.0  # seconds until a bar shows
-
-
 class NearCopy(NamedTuple):
-    """The sha256 of the pixels of two pictures that are one, and how well their details agree."""
+    """The pixel sha256 of two images of one picture, and the correlation of their details."""
 
-    one: str
-    other: str
+    first: str
+    second: str
     correlation: float
 
 
@@ -223,11 +223,14 @@ def find_near_copies(
     progress: bool = True,
     whole: RowReader | None = None,
 ) -> tuple[NearCopy, ...]:
-    """Return every two different pictures that are one; `pixel_sha` is aligned with the pixels.
+    """Return every two images with different pixels that show one picture.
 
-    All are compared with all at 16 pixels a side, and it takes milliseconds for each pair that is
-    like enough there to be laid over one another; `name` says whose bar it is. `whole` reads the
-    picture of a row, see `copies.pairs`.
+    Aligning a pair takes milliseconds, and only pairs that are alike at 16 pixels a side are.
+
+    Args:
+        pixel_sha: (N,) of the images, in the order of the pixels.
+        name: the name beside the progress bar.
+        whole: reads the picture of a row, see `find_pairs`.
     """
     _, rows = np.unique(pixel_sha.packed, return_index=True)
     rows = np.sort(rows)  # in the order of the file that they are read from
@@ -236,7 +239,7 @@ def find_near_copies(
         total=len(rows), desc=f"{name} copies", unit="image", disable=quiet, delay=_SLOW
     ) as bar:
         return tuple(
-            NearCopy(pixel_sha[pair.one], pixel_sha[pair.other], round(pair.correlation, 4))
+            NearCopy(pixel_sha[pair.first], pixel_sha[pair.second], round(pair.correlation, 4))
             for pair in find_pairs(pixels_nss, rows, bar.update, whole)
         )
 
@@ -252,27 +255,25 @@ def load_near_copies(
     """Return the near-copies of a cache, from the file beside its pixels, written if need be."""
     path = pixel_file.with_name(copies_file_name(pixel_file.name))
     with files.hold_lock(path.parent / "copies.lock"):
-        found = _stored(path)
-        if found is None:
-            found = find_near_copies(pixels_nss, pixel_sha, name, progress=progress)
-            content = json.dumps({"rule": RULE_VERSION, "pairs": found}, indent=0)
+        near_copies = _stored(path)
+        if near_copies is None:
+            near_copies = find_near_copies(pixels_nss, pixel_sha, name, progress=progress)
+            content = json.dumps({"rule": RULE_VERSION, "pairs": near_copies}, indent=0)
             files.replace_file(path, content.encode())
-    return found
+    return near_copies
 
 
 def copies_file_name(pixels: str) -> str:
-    """Name of the file that goes with the cache's pixel file of that name."""
+    """Return the name of the file of near-copies beside the cache's pixel file of this name."""
     return pixels.replace("pixels-", "copies-").replace(".npy", ".json")
 
 
 def _stored(path: Path) -> tuple[NearCopy, ...] | None:
-    """What the file holds; None unless it is there, whole and of this version."""
+    """Return the near-copies in a file; None unless the file is whole and of this version."""
     try:
-        held = json.loads(path.read_text("utf-8"))
-        return (
-            None
-            if held["rule"] != RULE_VERSION
-            else tuple(NearCopy(*pair) for pair in held["pairs"])
-        )
+        content = json.loads(path.read_text("utf-8"))
+        if content["rule"] != RULE_VERSION:
+            return None
+        return tuple(NearCopy(*pair) for pair in content["pairs"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

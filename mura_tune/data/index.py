@@ -1,6 +1,7 @@
-"""The frame of an index: its columns, how rows become one, and what it may not hold.
+"""The index of a dataset: the area, patient, study, label and published split of each image.
 
-The index: which image belongs to which area, patient, study, label and published split.
+It is read from MURA's four CSVs, or from a table of one's own; label folders are read by
+`data.label_folders`. No image is opened: the cache does that, once.
 """
 
 from __future__ import annotations
@@ -27,66 +28,6 @@ from mura_tune.lines import printable
 from mura_tune.names import check_search_name
 
 GET_MURA = "get MURA from https://stanfordmlgroup.github.io/competitions/mura/ or try 'make demo'"
-
-
-class FrameBuilder:
-    """Rows on their way into a frame, kept by column. A name that the row above has too is the
-    same string: the views of a study follow one another, as do the studies of a patient."""
-
-    def __init__(self) -> None:
-        self._columns: dict[str, list[str | int]] = {column: [] for column in IMAGE_COLUMNS}
-
-    def add(self, *row: str | int) -> None:
-        """Append a row, a value for each of COLUMNS."""
-        for column, value in zip(self._columns.values(), row, strict=True):
-            column.append(column[-1] if column and column[-1] == value else value)
-
-    def __len__(self) -> int:
-        return len(self._columns["path"])
-
-    def frame(self) -> pd.DataFrame:
-        """All rows; afterwards there are none, so that they are not in memory twice."""
-        return pd.DataFrame({name: pd.Series(self._columns.pop(name)) for name in IMAGE_COLUMNS})
-
-
-def validate_frame(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the frame with its columns in order and rows numbered, or raise InputError."""
-    if missing := [column for column in IMAGE_COLUMNS if column not in frame.columns]:
-        raise InputError(f"{name}: the index has no column {', '.join(missing)}")
-    frame = frame[list(IMAGE_COLUMNS)].reset_index(drop=True)
-    if frame.empty:
-        raise InputError(f"{name}: no image is left in it; {GET_MURA}")
-    for column in IMAGE_COLUMNS:
-        if column == "label":
-            good = pd.api.types.is_integer_dtype(frame[column]) and frame[column].isin([0, 1]).all()
-        else:
-            good = pd.api.types.is_string_dtype(frame[column]) and frame[column].notna().all()
-        if not good:
-            raise InputError(f"{name}: column {column} holds something else than its kind of value")
-    if not frame["split"].isin(["train", "valid"]).all():
-        raise InputError(f"{name}: column split holds more than 'train' and 'valid'")
-    _refuse(
-        frame["path"][frame["path"].duplicated()], name, "image", "listed twice", "keep one row"
-    )
-    studies = frame[["study", "label"]].drop_duplicates()["study"]
-    way_out = "give each study one label, or name the studies apart in a study column"
-    _refuse(studies[studies.duplicated()], name, "study", "both normal and abnormal", way_out)
-    owners = frame[["study", "area", "patient"]].drop_duplicates()["study"]
-    way_out = "name the studies apart"
-    _refuse(owners[owners.duplicated()], name, "study", "of two patients or areas", way_out)
-    patients = frame[["patient", "split"]].drop_duplicates()["patient"]
-    way_out = "move all images of a patient to one split"
-    _refuse(patients[patients.duplicated()], name, "patient", "in both train and valid", way_out)
-    return frame
-
-
-def _refuse(bad: pd.Series[str], name: str, noun: str, what: str, way_out: str) -> None:
-    if bad.empty:
-        return
-    names = ", ".join(bad.iloc[:3]) + (", …" if len(bad) > 3 else "")
-    raise InputError(f"{name}: {noun} {what}: {names} ({len(bad)} in all); {way_out}")
-
-
 FINDING_KINDS = (
     "unreadable",
     "blank",
@@ -107,16 +48,85 @@ _ROW = "FOLDER/{split}/XR_AREA/PATIENT/STUDY"
 # The command line's words for all areas at once; no area has them in any case of letters.
 _RESERVED = {"all", *(name.casefold() for name in WHOLE_DATASET_AREAS)}
 _TABLES = tuple(
-    f"{split}_{what}.csv"
+    f"{split}_{content}.csv"
     for split in ("train", "valid")
-    for what in ("labeled_studies", "image_paths")
+    for content in ("labeled_studies", "image_paths")
 )
 _Row = tuple[str, str, str, str, int, str]
 
 
+class FrameBuilder:
+    """Collects rows by column, and makes a frame of them.
+
+    A name that equals the one in the row above is stored as the same string: the views of a study
+    follow one another, and so do the studies of a patient.
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[str | int]] = {column: [] for column in IMAGE_COLUMNS}
+
+    def add(self, *row: str | int) -> None:
+        """Append a row, a value for each of IMAGE_COLUMNS."""
+        for column, value in zip(self._columns.values(), row, strict=True):
+            column.append(column[-1] if column and column[-1] == value else value)
+
+    def __len__(self) -> int:
+        return len(self._columns["path"])
+
+    def frame(self) -> pd.DataFrame:
+        """Return all rows, and drop them here, so that they are not in memory twice."""
+        return pd.DataFrame({name: pd.Series(self._columns.pop(name)) for name in IMAGE_COLUMNS})
+
+
+def validate_frame(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the frame with the columns IMAGE_COLUMNS in order and its rows numbered.
+
+    Raises:
+        InputError: a missing column, no row, a value of another kind, a path listed twice, a study
+            with two labels, patients or areas, or a patient in both published splits.
+    """
+    if missing := [column for column in IMAGE_COLUMNS if column not in frame.columns]:
+        raise InputError(f"{name}: the index has no column {', '.join(missing)}")
+    frame = frame[list(IMAGE_COLUMNS)].reset_index(drop=True)
+    if frame.empty:
+        raise InputError(f"{name}: no image is left in it; {GET_MURA}")
+    for column in IMAGE_COLUMNS:
+        if column == "label":
+            is_valid = (
+                pd.api.types.is_integer_dtype(frame[column]) and frame[column].isin([0, 1]).all()
+            )
+        else:
+            is_valid = pd.api.types.is_string_dtype(frame[column]) and frame[column].notna().all()
+        if not is_valid:
+            raise InputError(f"{name}: column {column} holds something else than its kind of value")
+    if not frame["split"].isin(["train", "valid"]).all():
+        raise InputError(f"{name}: column split holds more than 'train' and 'valid'")
+    _refuse(
+        frame["path"][frame["path"].duplicated()], name, "image", "listed twice", "keep one row"
+    )
+    studies = frame[["study", "label"]].drop_duplicates()["study"]
+    way_out = "give each study one label, or name the studies apart in a study column"
+    _refuse(studies[studies.duplicated()], name, "study", "both normal and abnormal", way_out)
+    owners = frame[["study", "area", "patient"]].drop_duplicates()["study"]
+    way_out = "name the studies apart"
+    _refuse(owners[owners.duplicated()], name, "study", "of two patients or areas", way_out)
+    patients = frame[["patient", "split"]].drop_duplicates()["patient"]
+    way_out = "move all images of a patient to one split"
+    _refuse(patients[patients.duplicated()], name, "patient", "in both train and valid", way_out)
+    return frame
+
+
+def _refuse(bad: pd.Series[str], name: str, noun: str, fault: str, way_out: str) -> None:
+    """Raise InputError with the first names of `bad`, unless it is empty."""
+    if bad.empty:
+        return
+    names = ", ".join(bad.iloc[:3]) + (", …" if len(bad) > 3 else "")
+    raise InputError(f"{name}: {noun} {fault}: {names} ({len(bad)} in all); {way_out}")
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a dataset: its kind, the file or study it is in, and how."""
+    """One fault of a dataset: its kind, the file or study that has it, and a sentence about it."""
 
     kind: str
     path: str
@@ -131,13 +141,18 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """An index of images: one row of `frame` per image, with the columns COLUMNS.
+    """An index of images: `frame` has one row an image, with the columns IMAGE_COLUMNS.
 
-    `path` is posix and relative to `root`; `study` is AREA/PATIENT/NAME, because study names
-    collide across areas; `label` is 1 for abnormal; `split` is "train" or "valid" as published.
-    `notes` are the findings made while indexing, `table` the file that lists the images, if that is
-    no folder's own. Raises InputError for a frame that is empty,
-    lists a path twice, gives a study two labels or a patient both splits.
+    In the frame, `path` is posix and relative to `root`; `study` is AREA/PATIENT/NAME, because
+    study names collide across areas; `label` is 1 for abnormal; `split` is "train" or "valid" as
+    published.
+
+    Attributes:
+        notes: the findings made while indexing.
+        table: the CSV that lists the images, if the dataset is no folder in MURA's layout.
+
+    Raises:
+        InputError: as `validate_frame`.
     """
 
     root: Path
@@ -196,13 +211,18 @@ def _is_table(path: Path) -> bool:
 def index_mura(root: Path, *, index_only: bool = False) -> Dataset:
     """Index a folder in MURA's layout from its four CSVs alone.
 
-    No image is opened: the cache does that, once. `index_only` allows the image folders to be
-    absent altogether. The CSV's label wins over the study folder's name. Raises InputError for a
-    missing folder or CSV, a malformed row (file and line), or CSVs without any image folder.
+    The CSV's label wins over the study folder's name.
+
+    Args:
+        index_only: the image folders may be absent altogether.
+
+    Raises:
+        InputError: a missing folder or CSV, a malformed row (file and line), or CSVs without any
+            image folder.
     """
     if not root.is_dir():
-        what = "not a folder" if root.exists() else "no such folder"
-        raise InputError(f"{root}: {what}; {GET_MURA}")
+        fault = "not a folder" if root.exists() else "no such folder"
+        raise InputError(f"{root}: {fault}; {GET_MURA}")
     _check_tables(root)
     notes: list[Finding] = []
     rows = FrameBuilder()
@@ -234,11 +254,14 @@ def _check_tables(root: Path) -> None:
 
 
 def index_table(table: Path) -> Dataset:
-    """Index the images a CSV table lists: columns path, patient, label; area, study, split if any.
+    """Index the images that a CSV table lists.
 
-    Paths are relative to the table's folder. Without a column, the area is XR_ALL, the study is
-    the image's folder, and the split is train (`splits.assign` then holds a test part out).
-    Raises InputError for a missing file or column, or a malformed row (file and line).
+    Its columns are path, patient and label, and perhaps area, study and split. Paths are relative
+    to the table's folder. Where a column is missing, the area is XR_ALL, the study is the image's
+    folder, and the split is train (`splits.assign_splits` then holds a test split out).
+
+    Raises:
+        InputError: a missing file or column, or a malformed row (file and line).
     """
     listed = read_image_table(table, ("path", "patient", "label"))
     if not listed:
@@ -258,7 +281,7 @@ def index_table(table: Path) -> Dataset:
 
 
 def _check_area(area: str, where: str, known: set[str]) -> None:
-    """Refuse a name that no area may have; those in `known` are good, and it joins them."""
+    """Raise InputError for a name that no area may have; a legal one is added to `known`."""
     if area in known:
         return
     if area.casefold() in _RESERVED:
@@ -276,9 +299,9 @@ def _studies(root: Path, split: str, notes: list[Finding]) -> tuple[list[str], b
         where = f"{file}:{line}"
         if len(cells) != 2:
             raise InputError(f"{where}: {len(cells)} cells where a study and its label belong")
-        parts = _parts(cells[0], split, where, _ROW)
-        _check_area(parts[2], where, area_names)  # an image's area has to be one of these
-        study = "/".join(parts[2:])
+        components = _path_components(cells[0], split, where, _ROW)
+        _check_area(components[2], where, area_names)  # an image's area has to be one of these
+        study = "/".join(components[2:])
         label = _label(cells[1], where)
         if labels.setdefault(study, label) != label:
             raise InputError(f"{where}: {study} was labelled {1 - label} above; remove one row")
@@ -302,17 +325,19 @@ def _images(
         where = f"{file}:{line}"
         if len(cells) != 1:
             raise InputError(f"{where}: {len(cells)} cells where one image path belongs")
-        parts = _parts(cells[0], split, where, _ROW + "/IMAGE")
-        if parts[-1].startswith("."):
-            notes.append(Finding("hidden", "/".join(parts[1:]), f"listed in {file.name}, left out"))
+        components = _path_components(cells[0], split, where, _ROW + "/IMAGE")
+        if components[-1].startswith("."):
+            notes.append(
+                Finding("hidden", "/".join(components[1:]), f"listed in {file.name}, left out")
+            )
             continue
-        study = "/".join(parts[2:5])
+        study = "/".join(components[2:5])
         at = bisect.bisect_left(names, study)
         if at == len(names) or names[at] != study:
             unlabelled[study] += 1
             continue
         has_images[at] = True
-        yield "/".join(parts[1:]), parts[2], parts[3], names[at], labels[at], split
+        yield "/".join(components[1:]), components[2], components[3], names[at], labels[at], split
     for study, count in unlabelled.items():
         detail = f"not in {split}_labeled_studies.csv; images left out: {count}"
         notes.append(Finding("unlabelled", f"{split}/{study}", detail))
@@ -320,12 +345,13 @@ def _images(
         notes.append(Finding("no images", f"{split}/{study}", f"labelled, but not in {file.name}"))
 
 
-def _parts(cell: str, split: str, where: str, form: str) -> list[str]:
-    parts = cell.strip("/").split("/")
-    good = len(parts) == form.count("/") + 1 and parts[1] == split and parts[2].startswith("XR_")
-    if not good or {"", ".", ".."} & {*parts[1:]}:
+def _path_components(cell: str, split: str, where: str, form: str) -> list[str]:
+    """Return the components of a path in MURA's CSVs. Raises InputError for another form."""
+    names = cell.strip("/").split("/")
+    has_form = len(names) == form.count("/") + 1 and names[1] == split
+    if not has_form or not names[2].startswith("XR_") or {"", ".", ".."} & {*names[1:]}:
         raise InputError(f"{where}: {cell!r} is not of the form {form.format(split=split)}")
-    return parts
+    return names
 
 
 def _label(cell: str, where: str) -> int:

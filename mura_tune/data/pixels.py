@@ -1,7 +1,7 @@
-"""Pixels that are mapped from a file: what was read of them need not stay in memory.
+"""Pixels that are mapped from a file, so that rows that were read need not stay in memory.
 
-Who maps a file holds a shared lock on it for as long as the pixels live, so that a cache knows
-which files are in use and deletes none of them.
+A process that maps a file holds a shared lock on it for as long as the pixels live, so that a cache
+knows which files are in use and deletes none of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ _READ = 2**20  # bytes read at once for a checksum
 
 
 def open_pixels(file: Path) -> NDArray[np.uint8]:
-    """The pixels (N, S, S) of an npy file, read-only. Raises OSError, or ValueError for another."""
+    """Map the pixels (N, S, S) of an npy file, read-only.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: no npy file.
+    """
     with file.open("rb") as handle:
         with contextlib.suppress(OSError):  # some network disks know no locks
             fcntl.flock(handle, fcntl.LOCK_SH)  # stays with the map, which duplicates the handle
@@ -32,7 +37,7 @@ def open_pixels(file: Path) -> NDArray[np.uint8]:
 
 
 def is_in_use(file: Path) -> bool:
-    """Whether a process has mapped the file."""
+    """Return whether a process has mapped the file."""
     try:
         with file.open("rb") as handle:
             return not try_lock(handle)
@@ -41,7 +46,7 @@ def is_in_use(file: Path) -> bool:
 
 
 def checksum(pixels: NDArray[np.uint8], file: Path) -> int:
-    """CRC-32 of the pixels that are mapped from `file`: what the disk holds of them now."""
+    """Return the CRC-32 of the pixels that are mapped from `file`, as the disk holds them now."""
     crc = 0
     with file.open("rb") as handle:
         handle.seek(getattr(pixels, "offset", 0))
@@ -51,7 +56,7 @@ def checksum(pixels: NDArray[np.uint8], file: Path) -> int:
 
 
 def unmap_pages(stored: NDArray[np.uint8]) -> None:
-    """Unmap the pages of a file that were read; they would stay in this process' memory."""
+    """Unmap the pages that were read of a file, so that they leave this process' memory."""
     base: object = stored
     while isinstance(base, np.ndarray):
         base = base.base

@@ -1,10 +1,8 @@
-"""What reading every image found, in 88 bytes an image beside its path.
+"""Records of a dataset's images (sizes, times, digests, errors), and the file that stores them.
 
-What each image of a cache held: a file that is read and written an image at a time.
-
-It is one JSON document, laid out by lines so that it never has to be in memory as a whole: the
-head, a line for each image, and the end, which holds a checksum of the lines before it and without
-which it is not whole.
+In memory a record takes 88 bytes beside its path. The file is one JSON document, laid out by lines
+so that it never has to be in memory as a whole: the head, a line for each image, and an end with a
+checksum of the lines before it. A file without its end is not whole.
 """
 
 from __future__ import annotations
@@ -39,16 +37,16 @@ _COLUMNS = np.dtype(
 
 @dataclass(frozen=True, eq=False)
 class Digests:
-    """Many sha256: `packed` (N,) holds their bytes, an index gives one in hex, "" if there is none.
+    """Many sha256: `packed` (N,) holds their bytes; indexing gives one in hex, "" if missing.
 
-    No bytes at all stand for none; the chance that a sha256 is zero throughout is 2^-256.
+    A missing digest is stored as zeros; the chance that a sha256 is zero throughout is 2^-256.
     """
 
     packed: NDArray[np.bytes_]
 
     @staticmethod
     def of(texts: Sequence[str]) -> Digests:
-        """Those of texts in hex."""
+        """Pack digests in hex. Raises ValueError for a text that is no sha256."""
         return Digests(np.array([_bytes(text) for text in texts], dtype=f"S{_SHA}"))
 
     def __len__(self) -> int:
@@ -58,14 +56,14 @@ class Digests:
         return _hex(self.packed[row])
 
     def __iter__(self) -> Iterator[str]:
-        return (_hex(one) for one in self.packed)
+        return (_hex(digest) for digest in self.packed)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Digests:
-        """Those of the rows, by number or by a mask (N,)."""
+        """Return the digests of some rows, by their numbers or by a mask (N,)."""
         return Digests(self.packed[rows])
 
     def find(self, text: str) -> int | None:
-        """The first row with this sha256."""
+        """Return the first row with this sha256, or None."""
         at = np.searchsorted(self.packed, np.bytes_(_bytes(text)), sorter=self._order)
         row = int(self._order[at]) if at < len(self) else None
         return None if row is None or self[row] != text else row
@@ -76,7 +74,7 @@ class Digests:
 
 
 class Records(Mapping[str, Record]):
-    """Records by path, in the order they were added. A `Record` is made when it is asked for."""
+    """Records by path, in the order they were added; each `Record` is made when it is looked up."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -85,7 +83,7 @@ class Records(Mapping[str, Record]):
         self._row_of: dict[str, int] = {}  # filled when a path is first looked up
 
     def add(self, path: str, record: Record) -> None:
-        """Append a path that is not in it yet. Raises ValueError for what is no sha256."""
+        """Append the record of a new path. Raises ValueError for a digest that is no sha256."""
         shas = (_bytes(record.file_sha), _bytes(record.pixel_sha))
         self._packed += _PACKED.pack(record.size, record.mtime_ns, record.ctime_ns, *shas)
         if record.error:
@@ -105,7 +103,7 @@ class Records(Mapping[str, Record]):
         return self.at(self._row_of[path])
 
     def at(self, row: int) -> Record:
-        """The record that was added as number `row`, from 0."""
+        """Return the record that was added as number `row`, counted from 0."""
         packed = _PACKED.unpack_from(self._packed, row * _PACKED.size)
         size, mtime_ns, ctime_ns, file, pixel = packed
         error = self._errors.get(row, "")
@@ -113,26 +111,27 @@ class Records(Mapping[str, Record]):
 
     @property
     def errors(self) -> dict[str, str]:
-        """Why an image is unreadable, by path."""
+        """The reason why an image is unreadable, by path."""
         return {self.paths[row]: error for row, error in self._errors.items()}
 
     @property
     def file_sha(self) -> Digests:
-        """Of the files of readable images, in order."""
+        """sha256 of the files of readable images, in order."""
         return self._of_readable("file_sha")
 
     @property
     def pixel_sha(self) -> Digests:
-        """Of the readable images, in order."""
+        """sha256 of the pixels of readable images, in order."""
         return self._of_readable("pixel_sha")
 
     def _of_readable(self, name: str) -> Digests:
-        """A copy: while an array looks into the bytes, nothing can be added to them."""
+        """Copy a column: no bytes can be added while an array shares them."""
         columns = np.frombuffer(self._packed, _COLUMNS)
         return Digests(columns[name][columns["pixel_sha"] != b""])
 
 
 def _bytes(text: str) -> bytes:
+    """Return the bytes of a sha256 in hex, none for ""."""
     raw = bytes.fromhex(text)
     if len(raw) not in (0, _SHA):
         raise ValueError(f"{text!r} is no sha256 in hex")
@@ -140,7 +139,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _hex(raw: bytes) -> str:
-    """numpy and struct fill up with zeros, and numpy drops those that a value ends in."""
+    """Return a digest in hex: numpy and struct pad with zeros, and numpy drops trailing zeros."""
     return raw.ljust(_SHA, b"\0").hex() if raw.strip(b"\0") else ""
 
 
@@ -148,7 +147,7 @@ Head = dict[str, int | str]
 
 
 def write_records(file: Path, about: Mapping[str, int | str], records: Records) -> None:
-    """Write what `about` says, and every record: whole, or not at all."""
+    """Write `about` as the head, and every record: the whole file, or no file at all."""
     temporary = file.with_suffix(".tmp")
     crc = 0
     try:
@@ -165,27 +164,36 @@ def write_records(file: Path, about: Mapping[str, int | str], records: Records) 
 
 
 def read_head(file: Path, about: Mapping[str, int | str]) -> Head:
-    """What the first line says. Raises OSError, or ValueError where it says else than `about`."""
+    """Return the head of a file of records.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a damaged head, or one that contradicts `about`.
+    """
     with file.open("rb") as lines:
-        return _head(file, lines.readline(), about)
+        return _parse_head(file, lines.readline(), about)
 
 
 def read_records(
     file: Path, about: Mapping[str, int | str], paths: Iterable[str]
 ) -> tuple[Head, Records]:
-    """Return what the head says, and the records.
+    """Return the head and the records of a file.
 
-    A path that `paths` has in the same place is that very string, so that it is held once.
-    Raises OSError, or ValueError for what is not whole or whose head says else than `about`.
+    A path that equals the one of `paths` in the same place is that very string, so that it is in
+    memory once.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a file that is not whole, or whose head contradicts `about`.
     """
     expected, records = iter(paths), Records()
     try:
         with file.open("rb") as lines:
             first = lines.readline()
-            said, crc = _head(file, first, about), zlib.crc32(first)
+            head, crc = _parse_head(file, first, about), zlib.crc32(first)
             for line in lines:
                 if line == _end(crc):
-                    return said, records
+                    return head, records
                 crc = zlib.crc32(line, crc)
                 if line.startswith(b"]"):
                     break
@@ -197,18 +205,18 @@ def read_records(
     raise ValueError(f"{file}: not a whole manifest: cut short, or other than it was written")
 
 
-def _head(file: Path, line: bytes, about: Mapping[str, int | str]) -> Head:
+def _parse_head(file: Path, line: bytes, about: Mapping[str, int | str]) -> Head:
     try:
-        said: Head = json.loads(line + b"]}")
-        if said.pop("images") or about.items() - said.items():
-            raise ValueError(f"about something else: {said}")
+        head: Head = json.loads(line + b"]}")
+        if head.pop("images") or about.items() - head.items():
+            raise ValueError(f"about something else: {head}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: not a whole manifest: {error}") from None
-    return said
+    return head
 
 
 def _lines(about: Mapping[str, int | str], records: Records) -> Iterator[bytes]:
-    """Every line but the last. In ASCII, whatever the bytes of a path."""
+    """Yield every line but the last one, in ASCII, whatever the bytes of a path."""
     yield f'{json.dumps(about)[:-1]}, "images": [\n'.encode()
     last = len(records) - 1
     for row, path in enumerate(records):

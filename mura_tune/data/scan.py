@@ -1,4 +1,4 @@
-"""Read many images in threads, in order, with a bounded number in flight and a bar to watch."""
+"""Scan a dataset: read every image once, in threads and in order, with a progress bar."""
 
 import itertools
 import os
@@ -27,42 +27,42 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Scan:
-    """What reading every image found: `records` by path, and which pictures are near-copies."""
+    """The result of reading every image: `records` by path, and the near-copies among them."""
 
     records: Records
     near: tuple[NearCopy, ...]
 
 
 def usable_threads() -> int:
-    """How many threads to read with: a core each of those that this process may use."""
+    """Return how many threads to read with: one for each core that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return min(MOST_THREADS, len(os.sched_getaffinity(0)))
     return min(MOST_THREADS, os.cpu_count() or 1)
 
 
 def scan_dataset(dataset: Dataset, *, threads: int | None = None, progress: bool = True) -> Scan:
-    """Read every image once, storing nothing."""
+    """Read every image once, without storing pixels on disk."""
     side = duplicates.SCAN_SIDE
 
-    def one(path: str) -> tuple[Record, NDArray[np.uint8] | None]:
+    def read(path: str) -> tuple[Record, NDArray[np.uint8] | None]:
         record, grey = examine_image(dataset.root / path)
         return record, None if grey is None else resize_to_square(grey, side)
 
     paths = list(dataset.frame["path"])
-    found = Records()
+    records = Records()
     small: dict[str, NDArray[np.uint8]] = {}
     path_of: dict[str, str] = {}
-    reads = map_in_order(one, paths, threads, result_bytes=side * side)
+    reads = map_in_order(read, paths, threads, result_bytes=side * side)
     with progress_bar(dataset, len(paths), progress) as shown:
         for path, (record, square) in zip(paths, reads, strict=True):
-            found.add(path, record)
+            records.add(path, record)
             if square is not None:
                 small[record.pixel_sha], path_of[record.pixel_sha] = square, path
             shown.update()
     if not small:
-        return Scan(found, ())
+        return Scan(records, ())
     pictures, files = np.stack([*small.values()]), [*path_of.values()]
-    alike = duplicates.find_near_copies(
+    near = duplicates.find_near_copies(
         pictures,
         Digests.of([*small]),
         dataset.name,
@@ -71,7 +71,7 @@ def scan_dataset(dataset: Dataset, *, threads: int | None = None, progress: bool
             read_image(dataset.root / files[row]), duplicates.FULL_SIDE
         ),
     )
-    return Scan(found, alike)
+    return Scan(records, near)
 
 
 def map_in_order(
@@ -81,7 +81,7 @@ def map_in_order(
 
     Args:
         threads: None for `usable_threads`.
-        result_bytes: memory that a result takes, about; together they take IN_FLIGHT at most.
+        result_bytes: bytes that one result takes, about; waiting results take IN_FLIGHT at most.
     """
     threads = threads or usable_threads()
     ahead = max(threads, min(AHEAD * threads, IN_FLIGHT // max(1, result_bytes)))
@@ -101,6 +101,6 @@ def map_in_order(
 
 
 def progress_bar(dataset: Dataset, total: int, progress: bool) -> "tqdm[NoReturn]":
-    """A bar on stderr; none where that is no terminal, or where it isn't wanted."""
+    """Return a progress bar on stderr, which shows only in a terminal and with `progress`."""
     quiet = None if progress else True
     return tqdm(total=total, desc=dataset.name, unit="image", disable=quiet)

@@ -21,7 +21,7 @@ def pairs(pictures: list[NDArray[np.uint8]], size: int) -> list[tuple[int, int]]
     stack = np.stack(
         [resize_to_square(np.ascontiguousarray(picture), size) for picture in pictures]
     )
-    return sorted((p.one, p.other) for p in duplicates.find_pairs(stack, np.arange(len(stack))))
+    return sorted((p.first, p.second) for p in duplicates.find_pairs(stack, np.arange(len(stack))))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_bones_drawn_by_one_hand_are_not_one_picture(tmp_path: Path) -> None:
     )
     assert len(list(duplicates.find_pairs(small, np.arange(3)))) > 1
     found = duplicates.find_pairs(small, np.arange(3), whole=usual.__getitem__)
-    assert [(pair.one, pair.other) for pair in found] == [(0, 2)]
+    assert [(pair.first, pair.second) for pair in found] == [(0, 2)]
 
 
 def test_the_pairs_of_the_real_radiographs_stay_the_same(real: Path) -> None:
@@ -115,7 +115,7 @@ def test_pairs_cross_the_blocks_and_take_no_memory_for_each_picture() -> None:
     for count in (3_000, 5_000):
         rows = np.arange(5_000)[-count:]
         tracemalloc.start()
-        found = {(pair.one, pair.other) for pair in duplicates.find_pairs(pictures, rows)}
+        found = {(pair.first, pair.second) for pair in duplicates.find_pairs(pictures, rows)}
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert found == {(300 * i, 4_990 + i) for i in range(10)}

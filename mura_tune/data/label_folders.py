@@ -1,4 +1,4 @@
-"""An external set that sorts its images into folders by label, as a dataset."""
+"""Index an external set that sorts its images into folders by label."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ _NO_LABEL = "beside the folders of labels, and so without one"
 
 
 def index_label_folders(root: Path, area: str) -> Dataset:
-    """Index `{train,val,test}/{fractured,not fractured}/IMAGE`, or the same without the parts.
+    """Index `{train,val,test}/{fractured,not fractured}/IMAGE`, or the same without splits.
 
     An image may lie in folders further down. Every image is a study and a patient of its own until
-    `copies` says otherwise, and every part is held out: what its maker trained on is not what we
-    did. The dataset's notes name each file that was not taken; hidden ones are passed over.
+    `duplicates` says otherwise, and every split is held out: the set's maker trained on other
+    images than we did. The dataset's notes name each file that was not taken; hidden files are
+    passed over.
 
     Raises:
-        InputError: no such folder; a folder that is no part beside those that are, names no label,
-            names the other label inside one, or cannot be opened; or only one label.
+        InputError: no such folder; a folder that is no split beside folders that are, names no
+            label, names the other label inside one, or cannot be opened; or only one label.
     """
     if not root.is_dir():
         raise InputError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
-    parts = _parts(root)
-    notes = [*_loose(root, root)] if parts else []
+    split_folders = _split_folders(root)
+    notes = [*_unlabelled_files(root, root)] if split_folders else []
     rows: list[tuple[str, str, str, str, int, str]] = []
     visited: set[tuple[int, int]] = set()
-    for part in parts or [root]:
-        notes += _loose(part, root)
-        for folder in _inner(part):
+    for split_folder in split_folders or [root]:
+        notes += _unlabelled_files(split_folder, root)
+        for folder in _subfolders(split_folder):
             label = _label(folder, root)
             for inside in walk_image_folders(folder, visited):
                 notes += _not_taken(inside, folder, root)
@@ -66,39 +67,49 @@ def index_label_folders(root: Path, area: str) -> Dataset:
     return Dataset(root, frame, f"{root.resolve().name}-{area}", tuple(notes))
 
 
-def _inner(folder: Path) -> list[Path]:
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones."""
     return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def _parts(root: Path) -> list[Path]:
-    """The folders that are parts of the set; none where the folders of labels lie there."""
-    inner = _inner(root)
-    parts = [folder for folder in inner if folder.name.lower() in SPLIT_FOLDERS]
-    if others := [folder for folder in inner if parts and folder not in parts]:
+def _split_folders(root: Path) -> list[Path]:
+    """Return the folders that are splits of the set; none where the label folders lie in `root`.
+
+    Raises:
+        InputError: another folder beside those of splits.
+    """
+    folders = _subfolders(root)
+    splits = [folder for folder in folders if folder.name.lower() in SPLIT_FOLDERS]
+    if others := [folder for folder in folders if splits and folder not in splits]:
         raise InputError(
-            f"{others[0]}: stands beside {', '.join(part.name for part in parts)}, but is no part "
+            f"{others[0]}: stands beside {', '.join(f.name for f in splits)}, but is no part "
             f"of a set ({', '.join(SPLIT_FOLDERS)}); rename it, or move it elsewhere, so that it "
             "is clear what is measured"
         )
-    return parts
+    return splits
 
 
 def _label(folder: Path, root: Path) -> int:
+    """Return the label that a folder's name stands for. Raises InputError where it is none."""
     label = FOLDER_LABELS.get(_words(folder.name))
     if label is not None:
         return label
-    deeper = {_words(inner.name) for inner in _inner(folder)} & {*FOLDER_LABELS, *SPLIT_FOLDERS}
-    if deeper and _inner(root) == [folder]:
+    deeper = {_words(inner.name) for inner in _subfolders(folder)} & {
+        *FOLDER_LABELS,
+        *SPLIT_FOLDERS,
+    }
+    if deeper and _subfolders(root) == [folder]:
         raise InputError(f"{root}: the set lies one level deeper; name {folder}")
     raise InputError(f"{folder}: names no label; a folder is one of {', '.join(FOLDER_LABELS)}")
 
 
 def _words(name: str) -> str:
+    """Return a folder's name in lower case, with single spaces between its words."""
     return re.sub(r"[\s_-]+", " ", name).strip().lower()
 
 
-def _loose(folder: Path, root: Path) -> Iterator[Finding]:
-    """Yield what lies beside the folders of labels, or beside the parts."""
+def _unlabelled_files(folder: Path, root: Path) -> Iterator[Finding]:
+    """Yield a finding for each file beside the label folders, or beside the folders of splits."""
     for file in sorted(folder.iterdir()):
         hidden = file.name.startswith(".") or file.name.lower() in SYSTEM_FILES
         if not hidden and not file.is_dir():
@@ -106,7 +117,11 @@ def _loose(folder: Path, root: Path) -> Iterator[Finding]:
 
 
 def _not_taken(inside: ImageFolder, labelled: Path, root: Path) -> Iterator[Finding]:
-    """Yield the files of a folder that are not measured. Raises InputError for a doubtful one."""
+    """Yield a finding for each file of a folder that is no image.
+
+    Raises:
+        InputError: a folder that cannot be opened, or one that names another label than `labelled`.
+    """
     if inside.problem:
         raise InputError(inside.problem)
     label = FOLDER_LABELS.get(_words(inside.path.name))
