@@ -39,7 +39,7 @@ def commands_page() -> str:
             "Exit codes: 0 done, 2 bad input or configuration, 130 interrupted, 1 anything else. "
             "With `--json` a verb prints one JSON document on stdout; progress is on stderr.",
             "",
-            "| | |",
+            "| verb | what it does |",
             "| --- | --- |",
             *table,
             f"| [`mura-infer`](#mura-infer) | {_short(mura_infer)} |",
