@@ -22,6 +22,12 @@ RELEASED = [
         "phantom wrists, small CNN at 96 px from a model of three areas, best of 12 trials",
         "`make demo`",
     ),
+    (
+        "real",
+        "226 real studies of three areas, small CNN at 96 px from random weights, best of 10 trials",
+        "`make tune AREA=XR_MIXED DATA=… TRIALS=10 ARGS='--set arch=cnn --set size=96 "
+        "--set pretrained=none'`, `make finalize AREA=XR_MIXED DATA=…`",
+    ),
 ]
 RATIO = r"([\d.]+) \(([\d.]+) to ([\d.]+)\)x"
 

@@ -41,7 +41,7 @@ from mura_tune.networks.weights import (
 )
 from mura_tune.recipe import SIZES
 
-OWN_NETWORKS = {"cnn": SmallCNN}
+OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {"cnn": SmallCNN}
 HYBRID = "hybrid"
 MOST_OUTPUTS = 1000  # more areas than any dataset has
 # What stages, freezing, heatmaps and the head are found by.
