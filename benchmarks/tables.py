@@ -19,12 +19,12 @@ DEMO = "XR_WRIST"
 RELEASED = [
     (
         "demo",
-        "phantom wrists, small CNN at 96 px from a model of three areas, best of 12 trials",
+        "phantom wrists, small CNN at 96 px from a model of three areas, 12 trials",
         "`make demo`",
     ),
     (
         "real",
-        "226 real studies of three areas, small CNN at 96 px from random weights, best of 10 trials",
+        "226 real studies of three areas, small CNN at 96 px from random weights, 10 trials",
         "`make tune AREA=XR_MIXED DATA=… TRIALS=10 ARGS='--set arch=cnn --set size=96 "
         "--set pretrained=none'`, `make finalize AREA=XR_MIXED DATA=…`",
     ),

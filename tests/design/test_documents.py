@@ -75,7 +75,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_modules_that_are_named_exist(page: Path) -> None:
-    names = named_modules(page.read_text("utf-8"))
+    names = named_modules(prose(page))
     assert sorted(name for name in names if not exists(name)) == []
 
 

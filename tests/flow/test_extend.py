@@ -39,9 +39,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda text: text.split("\n")[0])
-def test_what_the_page_adds_works(
-    section: str, copy: Path, phantoms: Path, tmp_path: Path
-) -> None:
+def test_what_the_page_adds_works(section: str, copy: Path, phantoms: Path, tmp_path: Path) -> None:
     (tmp_path / "phantoms").symlink_to(phantoms)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MURA_")}
     environment["PYTHONPATH"] = str(copy)
