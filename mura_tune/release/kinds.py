@@ -57,7 +57,7 @@ class Kind:
     metrics: type[MetricsEntry]
     measured: Callable[[Tensor, Split, Any], Figures]
     studies: Callable[[Any, Tensor, Split], StudyScores]
-    card: Callable[[Manifest], str]
+    card: Callable[[Any], str]
     report: Callable[..., str]
     compare: Callable[..., Comparison]
 
@@ -79,8 +79,8 @@ BINARY = Kind(
     metrics=AbnormalityMetricsEntry,
     measured=evaluate.evaluate_logits,
     studies=lambda chosen, logits, split: chosen.calibration.studies(logits, split),
-    card=lambda manifest: render_card(manifest.to_json()),
-    report=lambda net, manifest, *a, **kw: render_report(net, manifest.to_json(), *a, **kw),
+    card=render_card,
+    report=render_report,
     compare=compare_releases,
 )
 BOTH = replace(
@@ -101,10 +101,8 @@ ROUTING = Kind(
     metrics=RouterMetricsEntry,
     measured=routing.evaluate_router,
     studies=lambda chosen, logits, split: routed_right(logits, split),
-    card=lambda manifest: render_router_card(manifest.to_json()),
-    report=lambda net, manifest, *args, **more: render_router_report(
-        net, manifest.to_json(), *args, **more
-    ),
+    card=render_router_card,
+    report=render_router_report,
     compare=compare_routers,
 )
 

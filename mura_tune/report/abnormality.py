@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
@@ -13,7 +12,12 @@ from mura_tune.evaluation.evaluate import METRIC_NAMES, Evaluation
 from mura_tune.imaging.images import read_image
 from mura_tune.names import file_name_of
 from mura_tune.networks.network import Model
-from mura_tune.release_format.manifest import WEIGHTS, parse_manifest
+from mura_tune.release_format.entries import (
+    AbnormalityEvaluationEntry,
+    EvaluationEntry,
+    MultitaskEvaluationEntry,
+)
+from mura_tune.release_format.manifest import AbnormalityManifest, Manifest
 from mura_tune.report import charts
 from mura_tune.report.cases import find_cases
 from mura_tune.report.page import Markdown, markdown_code, render_html, render_markdown
@@ -26,7 +30,7 @@ Row = tuple[object, ...]
 
 def render_report(
     net: Model,
-    manifest: Mapping[str, Any],
+    manifest: AbnormalityManifest,
     prepared: Prepared,
     *,
     test: Evaluation,
@@ -41,73 +45,58 @@ def render_report(
     Raises:
         InputError: a release of an older version, which has too little to report.
     """
-    if lacking := list(parse_manifest(dict(manifest), "").missing()):
+    if lacking := list(manifest.missing()):
         raise InputError(
-            f"{manifest['area']}: released by an older version, without what a report "
+            f"{manifest.area}: released by an older version, without what a report "
             f"shows ({lacking[0]}); run 'mura finalize' again"
         )
     gallery = None
     if cases:
         split = load_split(prepared, "test", next(net.parameters()).device)
         gallery = find_cases(net, split, test, cases, lambda path: read_image(prepared.root / path))
-    on_dev, on_test = manifest["metrics"]["dev"], test.to_json()
+    on_dev = manifest.metrics.dev
+    on_test = type(manifest.metrics.test).parse(test.to_json())
     return render_html(
         "abnormality.html.j2",
         manifest=manifest,
-        members=len(manifest.get("members", ())) or 1,
         dataset=data_set_name(manifest),
         dev=on_dev,
         test=on_test,
-        evaluation=test,
         results=[*_score_rows(on_dev, on_test), *_calibration_rows(on_dev, on_test)],
         auc_by_area=list(_area_rows(on_dev, on_test)),
-        points=[
-            (name, f"{point['threshold']:.3f}", *(point[key] for key in _AT_POINT))
-            for name, point in on_test["operating_points"].items()
-        ],
-        recognition=_recognition(on_dev, on_test),
-        charts={"curves": charts.draw_curves(test), "training": charts.draw_training(manifest)},
+        points=list(_point_rows(on_test)),
+        recognition=_tabulate_recognition(on_dev, on_test),
+        charts={
+            "curves": charts.draw_curves(test),
+            "training": charts.draw_training(manifest.search, manifest.training),
+        },
         gallery=gallery,
         provenance=describe_provenance(manifest),
     )
 
 
-def render_card(manifest: Mapping[str, Any]) -> str:
+def render_card(manifest: AbnormalityManifest) -> str:
     """The model card of a release, from its manifest alone."""
-    dev, test = manifest["metrics"]["dev"], manifest["metrics"]["test"]
-    left_out = Counter(image["kind"] for image in manifest["data"]["left_out"])
-    recognition = _recognition(dev, test)
+    dev, test = manifest.metrics.dev, manifest.metrics.test
+    left_out = Counter(image.kind for image in manifest.data.left_out)
+    recognition = _tabulate_recognition(dev, test)
     return render_markdown(
         "abnormality_card.md.j2",
         manifest=manifest,
-        members=manifest.get("members", [WEIGHTS]),
-        areas=manifest.get("areas", ()),
         dataset=data_set_name(manifest),
-        folder=f"releases/{file_name_of(manifest['study']['name'])}",
+        folder=f"releases/{file_name_of(manifest.search.name)}",
         dev=dev,
         test=test,
-        answered=test["studies"] - test["abstain"]["studies"],
-        score_head=score_head(dev, test),
-        score_rows=[
-            *((name, dev[key], test[key]) for key, name in METRIC_NAMES.items()),
-            *(
-                (f"AUC, {area}", dev["auc_by_area"][area], auc)
-                for area, auc in test["auc_by_area"].items()
-                if area in dev["auc_by_area"]
-            ),
-            *(
-                (f"Body part: {name}", on_dev, on_test)
-                for name, on_test, on_dev in (recognition.score_rows if recognition else ())
-            ),
-        ],
+        score_head=head_scores(dev, test),
+        score_rows=list(_card_rows(dev, test, recognition)),
         point_rows=[
             (
                 markdown_code(name),
-                f"{point['threshold']:.3f}",
-                point["sensitivity"],
-                point["specificity"],
+                f"{point.threshold:.3f}",
+                point.estimates["sensitivity"],
+                point.estimates["specificity"],
             )
-            for name, point in test["operating_points"].items()
+            for name, point in test.operating_points.items()
         ],
         recognition=recognition,
         left_out=[f"{number} {kind}" for kind, number in left_out.items()],
@@ -116,48 +105,75 @@ def render_card(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def score_head(dev: Mapping[str, Any], test: Mapping[str, Any]) -> Row:
+def head_scores(dev: EvaluationEntry, test: EvaluationEntry) -> Row:
     """The head of a card's table of scores on dev and on test: what each was measured on."""
     return (
         "",
-        *(f"{m['split']}, {m['studies']} studies, {m['patients']} patients" for m in (dev, test)),
+        *(f"{one.split}, {one.studies} studies, {one.patients} patients" for one in (dev, test)),
     )
 
 
-_AT_POINT = ("sensitivity", "specificity", "ppv", "npv")
-
-
-def _score_rows(dev: Mapping[str, Any], test: Mapping[str, Any]) -> Iterator[Row]:
+def _score_rows(dev: AbnormalityEvaluationEntry, test: AbnormalityEvaluationEntry) -> Iterator[Row]:
     """Each score by study on test, by image on test, and by study on dev."""
     for key, name in METRIC_NAMES.items():
-        yield name, test[key], test["by_image"][key], dev[key]
+        yield name, test.estimates[key], test.by_image[key], dev.estimates[key]
 
 
-def _calibration_rows(dev: Mapping[str, Any], test: Mapping[str, Any]) -> Iterator[Row]:
+def _calibration_rows(
+    dev: AbnormalityEvaluationEntry, test: AbnormalityEvaluationEntry
+) -> Iterator[Row]:
     """Calibration error and Brier score, before and after calibration, in the same columns."""
-    for key, name in (("ece", "Calibration error"), ("brier", "Brier score")):
-        for when, label in (("before", "before"), ("after", "calibrated")):
-            on_test, on_dev = (split["calibration"][when][key] for split in (test, dev))
-            yield f"{name}, {label}", on_test, "", on_dev
+    on_test, on_dev = test.calibration, dev.calibration
+    yield "Calibration error, before", on_test.before.ece, "", on_dev.before.ece
+    yield "Calibration error, calibrated", on_test.after.ece, "", on_dev.after.ece
+    yield "Brier score, before", on_test.before.brier, "", on_dev.before.brier
+    yield "Brier score, calibrated", on_test.after.brier, "", on_dev.after.brier
 
 
-def _area_rows(dev: Mapping[str, Any], test: Mapping[str, Any]) -> Iterator[Row]:
+def _area_rows(dev: AbnormalityEvaluationEntry, test: AbnormalityEvaluationEntry) -> Iterator[Row]:
     """The AUC within each area, where there are several."""
-    on_dev = dev.get("auc_by_area", {})
-    for area, auc in test["auc_by_area"].items():
-        yield area, auc["studies"], auc, on_dev.get(area, "one class only" if on_dev else "")
+    on_dev = dev.auc_by_area or {}
+    for area, auc in (test.auc_by_area or {}).items():
+        yield area, auc.studies, auc, on_dev.get(area, "one class only" if on_dev else "")
 
 
-def _recognition(dev: Mapping[str, Any], test: Mapping[str, Any]) -> RecognitionTables | None:
-    """How often a multi-task release recognises the body part; None for any other release."""
-    if "body_part" not in test:
-        return None
-    return tabulate_recognition(dev["body_part"], test["body_part"])
+def _point_rows(test: AbnormalityEvaluationEntry) -> Iterator[Row]:
+    """Each operating point by its name, with its threshold and its scores on test."""
+    keys = ("sensitivity", "specificity", "ppv", "npv")
+    for name, point in test.operating_points.items():
+        yield name, f"{point.threshold:.3f}", *(point.estimates[key] for key in keys)
 
 
-def _describe_start(manifest: Mapping[str, Any]) -> Markdown:
+def _card_rows(
+    dev: AbnormalityEvaluationEntry,
+    test: AbnormalityEvaluationEntry,
+    recognition: RecognitionTables | None,
+) -> Iterator[Row]:
+    """Every score by study, on dev and on test."""
+    for key, name in METRIC_NAMES.items():
+        yield name, dev.estimates[key], test.estimates[key]
+    on_dev = dev.auc_by_area or {}
+    for area, auc in (test.auc_by_area or {}).items():
+        if area in on_dev:
+            yield f"AUC, {area}", on_dev[area], auc
+    for label, recognised_on_test, recognised_on_dev in (
+        recognition.score_rows if recognition else ()
+    ):
+        yield f"Body part: {label}", recognised_on_dev, recognised_on_test
+
+
+def _tabulate_recognition(
+    dev: AbnormalityEvaluationEntry, test: AbnormalityEvaluationEntry
+) -> RecognitionTables | None:
+    """How often a multi-task release recognises the area; None for any other release."""
+    if isinstance(dev, MultitaskEvaluationEntry) and isinstance(test, MultitaskEvaluationEntry):
+        return tabulate_recognition(dev.recognition, test.recognition)
+    return None
+
+
+def _describe_start(manifest: Manifest) -> Markdown:
     """What the weights were before training: a file by its name and sum, not by its folder."""
-    start, digest = manifest["recipe"]["pretrained"], manifest.get("start_sha256")
+    start, digest = manifest.recipe["pretrained"], manifest.start_sha256
     if start == "none":
         return Markdown("random weights")
     imagenet = Markdown("timm's ImageNet weights")

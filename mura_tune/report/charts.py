@@ -12,7 +12,6 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -28,6 +27,7 @@ from mura_tune.metrics.calibration_error import reliability_bins
 from mura_tune.metrics.estimates import Estimate, wilson_interval
 from mura_tune.metrics.operating_points import count_calls
 from mura_tune.metrics.ranking import precision_recall_curve, roc_curve
+from mura_tune.release_format.entries import EpochEntry, SearchEntry, TrainingEntry
 
 BLUE, RED, INK, PALE, GRID = "#1f5fa8", "#c8402f", "#22262b", "#6b727c", "#e6e8eb"
 GUIDE, BAND, PAPER = "#c4c8ce", "#f0ece2", "#ffffff"
@@ -230,71 +230,62 @@ def _unit(axes: Axes) -> None:
     axes.set_ylim(-0.02, 1.03)
 
 
-def draw_training(manifest: Mapping[str, Any]) -> list[Markup]:
-    """The search, where the manifest holds its trials, and the final training."""
-    search, training = manifest["study"], manifest["training"]
-    epochs, best = training["epochs"], training["best_epoch"]
+def draw_training(search: SearchEntry, training: TrainingEntry) -> list[Markup]:
+    """The search, where its trials are known, and the final training."""
     return [
-        *([draw_search(search)] if search["history"] else []),
-        draw_score_curve(epochs, best, search["monitor"]),
-        draw_loss_curve(epochs),
+        *([draw_search(search)] if search.history else []),
+        draw_score_curve(training, search.monitor),
+        draw_loss_curve(training),
     ]
 
 
-def draw_score_curve(epochs: Sequence[Mapping[str, Any]], best: int, monitor: str) -> Markup:
-    """Dev score after each epoch of both phases, with a ring around epoch `best`."""
-    number, score = [e["number"] for e in epochs], [e["score"] for e in epochs]
+def draw_score_curve(training: TrainingEntry, monitor: str) -> Markup:
+    """Dev score after each epoch of both phases, with a ring around the epoch that is released."""
+    number, score = zip(*((one.number, one.score) for one in training.epochs), strict=True)
+    best = training.best_epoch
 
     def draw(axes: Axes) -> None:
         axes.plot(number, score, "o-", c=BLUE, lw=1.6, ms=3)
         axes.plot(best, score[number.index(best)], "o", mfc=PAPER, mec=RED, mew=1.6, ms=7)
         axes.margins(y=0.16)
-        _phases(axes, epochs)
+        _shade_phases(axes, training.epochs)
 
     return draw_chart("Final training (ring: kept)", "epoch", f"dev {monitor}", draw)
 
 
-def draw_loss_curve(epochs: Sequence[Mapping[str, Any]]) -> Markup:
+def draw_loss_curve(training: TrainingEntry) -> Markup:
     """Training loss of each epoch of both phases."""
 
     def draw(axes: Axes) -> None:
-        axes.plot(
-            [e["number"] for e in epochs], [e["loss"] for e in epochs], "o-", c=INK, lw=1.4, ms=3
-        )
+        number, loss = zip(*((one.number, one.loss) for one in training.epochs), strict=True)
+        axes.plot(number, loss, "o-", c=INK, lw=1.4, ms=3)
         axes.margins(y=0.16)
-        _phases(axes, epochs)
+        _shade_phases(axes, training.epochs)
 
     return draw_chart("Final training: loss", "epoch", "training loss", draw)
 
 
-def draw_search(study: Mapping[str, Any]) -> Markup:
+def draw_search(search: SearchEntry) -> Markup:
     """Every trial of the search by its number and its dev score, and the best score so far."""
-    trials = [t for t in study["history"] if t["score"] is not None]
-    finished = [t for t in trials if t["state"] == "COMPLETE"]
-    most = max([study["trial"], *(t["number"] for t in trials)])
-    pruned = [t for t in trials if t["state"] == "PRUNED"]
-    baseline = study["baseline_dev_score"]
+    trials = [(one.number, one.score, one.state) for one in search.history if one.score is not None]
+    finished = [(number, score) for number, score, state in trials if state == "COMPLETE"]
+    pruned = [(number, score) for number, score, state in trials if state == "PRUNED"]
+    last = max([search.trial, *(number for number, _, _ in trials)])
+    baseline = search.baseline_dev_score
 
     def draw(axes: Axes) -> None:
         if baseline is not None:
             axes.axhline(baseline, c=INK, lw=1, ls=":", label="baseline (default recipe)")
-        for some, marker, colour, name in (
+        for points, marker, colour, name in (
             (pruned, "x", PALE, "pruned, last score"),
             (finished, "o", BLUE, "finished"),
         ):
-            if some:
-                axes.plot(
-                    [t["number"] for t in some],
-                    [t["score"] for t in some],
-                    marker,
-                    c=colour,
-                    ms=5,
-                    label=name,
-                )
-        best = np.maximum.accumulate([t["score"] for t in finished])
+            if points:
+                numbers, scores = zip(*points, strict=True)
+                axes.plot(numbers, scores, marker, c=colour, ms=5, label=name)
         axes.step(
-            [t["number"] for t in finished],
-            best,
+            [number for number, _ in finished],
+            np.maximum.accumulate([score for _, score in finished]),
             where="post",
             c=BLUE,
             lw=1,
@@ -302,8 +293,8 @@ def draw_search(study: Mapping[str, Any]) -> Markup:
             label="best so far",
         )
         axes.plot(
-            study["trial"],
-            study["dev_score"],
+            search.trial,
+            search.dev_score,
             "o",
             mfc="none",
             mec=RED,
@@ -312,10 +303,10 @@ def draw_search(study: Mapping[str, Any]) -> Markup:
             label="released",
         )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlim(-0.5, most + 0.5)
+        axes.set_xlim(-0.5, last + 0.5)
         axes.margins(y=0.1)
 
-    return draw_chart("The search", "trial", f"dev {study['monitor']}", draw)
+    return draw_chart("The search", "trial", f"dev {search.monitor}", draw)
 
 
 def draw_forest(name: str, estimates: Mapping[str, Estimate]) -> Markup:
@@ -333,21 +324,16 @@ def draw_forest(name: str, estimates: Mapping[str, Estimate]) -> Markup:
     return draw_chart(title, name, "", draw, height=height)
 
 
-def _phases(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
+def _shade_phases(axes: Axes, epochs: Sequence[EpochEntry]) -> None:
     """Shade the phase in which the head alone trains, and name what trains."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0.5, len(epochs) + 0.5)
-    for phase in sorted({e["phase"] for e in epochs}):
-        inside = [e for e in epochs if e["phase"] == phase]
-        start, end, depth = (
-            inside[0]["number"] - 0.5,
-            inside[-1]["number"] + 0.5,
-            inside[0]["depth"],
-        )
+    for phase in sorted({one.phase for one in epochs}):
+        inside = [one for one in epochs if one.phase == phase]
+        start, end, depth = inside[0].number - 0.5, inside[-1].number + 0.5, inside[0].depth
         if depth == 0:
             axes.axvspan(start, end, color=BAND, lw=0)
         name = "head" if depth == 0 else f"head and {depth} stage{'s' if depth > 1 else ''}"
-        turned = 90 if depth == 0 else 0  # it may last for one epoch
         axes.text(
             start,
             0.99,
@@ -356,6 +342,6 @@ def _phases(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
             c=PALE,
             ha="left",
             va="top",
-            rotation=turned,
+            rotation=90 if depth == 0 else 0,  # the head's phase may last for one epoch
             transform=axes.get_xaxis_transform(),
         )

@@ -15,8 +15,9 @@ from mura_tune.errors import InputError, explain_error
 from mura_tune.metrics.areas import AREA_METRICS
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.release_format import checksums
+from mura_tune.release_format.entries import AbnormalityEvaluationEntry, RouterEvaluationEntry
 from mura_tune.release_format.manifest import NAME as MANIFEST
-from mura_tune.release_format.manifest import REPORT, SCHEMA, read_manifest
+from mura_tune.release_format.manifest import REPORT, SCHEMA, Manifest, read_manifest
 from mura_tune.report.charts import draw_forest
 from mura_tune.report.page import Markdown, escape_markdown, render_html, render_markdown
 
@@ -63,7 +64,7 @@ class ListedRelease:
     """A release of the folder, by its folder's name and its manifest."""
 
     folder: str
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def address(self) -> str:
@@ -73,21 +74,32 @@ class ListedRelease:
     @property
     def model(self) -> str:
         """How many networks of which architecture, and the side of their input."""
-        members = len(self.manifest.get("members", ())) or 1
+        members = len(self.manifest.members)
         count = f"{members} x " if members > 1 else ""
-        return f"{count}{self.manifest['arch']}, {self.manifest['preprocessing']['size']} px"
+        return f"{count}{self.manifest.arch}, {self.manifest.preprocessing.size} px"
 
     @property
     def studies(self) -> str:
         """How many test studies there are, and how many of them are abnormal."""
-        test = self.manifest["metrics"]["test"]
-        abnormal = f" ({test['abnormal']} abnormal)" if "abnormal" in test else ""
-        return f"{test['studies']}{abnormal}"
+        test = self.manifest.metrics.test
+        if isinstance(test, AbnormalityEvaluationEntry):
+            return f"{test.studies} ({test.abnormal} abnormal)"
+        return f"{test.studies}"
+
+    @property
+    def estimates(self) -> Mapping[str, Estimate]:
+        """Its scores on test."""
+        test = self.manifest.metrics.test
+        if isinstance(test, RouterEvaluationEntry):
+            return test.recognition.estimates
+        assert isinstance(test, AbnormalityEvaluationEntry)
+        return test.estimates
 
     @property
     def measured_on(self) -> str:
         """The data set that its scores belong to."""
-        name = self.manifest.get("data", {}).get("name") or f"the data set of {self.folder}"
+        stored = self.manifest.data.name if self.manifest.has("data") else None
+        name = stored or f"the data set of {self.folder}"
         return f"the published valid split of {name}"
 
 
@@ -122,14 +134,10 @@ class ResultTable:
         if len(self.releases) < 2:
             return Markup("")
         key, name = next(iter(self.scores.items()))
-        scores = {
-            one.folder: Estimate.from_json(one.manifest["metrics"]["test"][key])
-            for one in self.releases
-        }
-        return draw_forest(name, scores)
+        return draw_forest(name, {one.folder: one.estimates[key] for one in self.releases})
 
-    def _estimates(self, release: ListedRelease) -> list[Any]:
-        return [release.manifest["metrics"]["test"][key] for key in self.scores]
+    def _estimates(self, release: ListedRelease) -> list[Estimate]:
+        return [release.estimates[key] for key in self.scores]
 
 
 def write_index(folder: Path, warn: Callable[[str], None]) -> None:
@@ -181,14 +189,14 @@ def _list_releases(folder: Path, warn: Callable[[str], None]) -> Iterator[Listed
         except (InputError, OSError) as error:
             warn(f"{explain_error(error) or place}; left out of index.html and RESULTS.md")
             continue
-        if manifest["schema"] == SCHEMA and "metrics" in manifest:
+        if manifest.schema == SCHEMA and manifest.has("metrics"):
             yield ListedRelease(place.name, manifest)
 
 
-def _read_manifest(place: Path) -> dict[str, Any]:
+def _read_manifest(place: Path) -> Manifest:
     """The manifest of a release, checked against its sum; no other file is read."""
     checksums.check_file(place, MANIFEST, checksums.read(place))
-    return read_manifest(place / MANIFEST).to_json()
+    return read_manifest(place / MANIFEST)
 
 
 def _group_releases(releases: Sequence[ListedRelease]) -> dict[str, list[ResultTable]]:
@@ -203,7 +211,7 @@ def _group_releases(releases: Sequence[ListedRelease]) -> dict[str, list[ResultT
 def _tabulate(group: Sequence[ListedRelease]) -> list[ResultTable]:
     tables = []
     for scores in (SCORES, AREA_METRICS):
-        releases = [one for one in group if scores.keys() <= one.manifest["metrics"]["test"].keys()]
+        releases = [one for one in group if scores.keys() <= one.estimates.keys()]
         if releases:
             tables.append(ResultTable(scores, releases))
     return tables

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import html
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from mura_tune.evaluation.calibration import describe_rest
 from mura_tune.lines import printable, shell_command
 from mura_tune.metrics.estimates import Estimate, describe_error, interval_text, range_text
 
@@ -78,8 +79,6 @@ def format_percent(share: float) -> str:
 
 def _print_html(value: object) -> object:
     """What stands in a page for a value; Jinja2 escapes it where it is not `Markup`."""
-    if isinstance(value, Mapping) and "low" in value:
-        value = Estimate.from_json(value)
     if isinstance(value, Estimate):
         return Markup(value.html())
     return f"{value:.4g}" if isinstance(value, float) else value
@@ -87,8 +86,6 @@ def _print_html(value: object) -> object:
 
 def _print_markdown(value: object) -> Markdown:
     """What stands in a Markdown file for a value."""
-    if isinstance(value, Mapping) and "low" in value:
-        value = Estimate.from_json(value)
     if isinstance(value, Markdown):
         return value
     if isinstance(value, Estimate):
@@ -123,7 +120,8 @@ def _environment(escape_html: bool, print_value: Callable[[Any], Any]) -> Enviro
 def _html_environment() -> Environment:
     environment = _environment(True, _print_html)
     environment.filters["anchor"] = _anchor
-    environment.filters["answered_wrong"] = describe_error
+    environment.filters["describe_error"] = describe_error
+    environment.filters["describe_rest"] = describe_rest
     return environment
 
 
@@ -137,5 +135,6 @@ def _markdown_environment() -> Environment:
     environment.filters["code_list"] = lambda values: Markdown(
         ", ".join(map(markdown_code, values))
     )
-    environment.filters["answered_wrong"] = lambda error, n: Markdown(describe_error(error, n))
+    environment.filters["describe_error"] = lambda *values: Markdown(describe_error(*values))
+    environment.filters["describe_rest"] = lambda *values: Markdown(describe_rest(*values))
     return environment

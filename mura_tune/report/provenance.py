@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
 
-from mura_tune import config, recipe
+from mura_tune.axes import ALL, Axis
+from mura_tune.config import SearchConfig, config_to_dict, load_config
 from mura_tune.evaluation.runs import describe_runs
 from mura_tune.lines import shell_command
 from mura_tune.names import file_name_of
-from mura_tune.release_format.entries import RunsEntry
+from mura_tune.release_format.entries import RunEntry
+from mura_tune.release_format.manifest import Manifest
 from mura_tune.strict import flatten
 
+_TRIALS = "budget.trials"
 Row = tuple[object, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Provenance:
     """What pages and cards say of how a release came about, beside what its manifest says itself.
 
@@ -51,83 +54,76 @@ class Provenance:
     versions: str
 
 
-def describe_provenance(manifest: Mapping[str, Any]) -> Provenance:
+def describe_provenance(manifest: Manifest) -> Provenance:
     """How the release with this manifest came about."""
-    counts, settings = manifest["data"]["counts"], _search_settings(manifest)
-    released = dataclasses.asdict(
-        recipe.recipe_from_dict(manifest["recipe"], str(manifest["area"]))
-    )
-    values, defaults = flatten(released), flatten(settings["recipe"])
-    counted = list(counts["train"])
+    search, data = manifest.search, manifest.data
+    settings = search.read_config(manifest.area)
+    values = flatten(asdict(manifest.read_recipe(manifest.area)))
+    defaults = flatten(asdict(settings.recipe))
+    counted = list(data.counts["train"])
     return Provenance(
         trial_counts=", ".join(
-            f"{number} {state}" for state, number in manifest["study"]["trials"].items() if number
+            f"{number} {state}" for state, number in search.trial_counts.items() if number
         ),
-        judged_on=_count_judges(manifest),
-        verdict=_as_sentence(manifest["study"].get("verdict", "")),
-        seeds=describe_runs(RunsEntry.parse(manifest["seeds"]) if "seeds" in manifest else None),
-        seed_rows=list(_seed_rows(manifest)),
+        judged_on=_count_judges(manifest, settings),
+        verdict=_as_sentence(search.verdict or ""),
+        seeds=describe_runs(manifest.runs),
+        seed_rows=[
+            (
+                f"seed {run.seed}",
+                run.dev_score,
+                run.test_score,
+                run.best_epoch,
+                "released" if run.released else "",
+            )
+            for run in _final_runs(manifest)
+        ],
         counted=counted,
-        count_rows=[(split, *(own[name] for name in counted)) for split, own in counts.items()],
+        count_rows=[
+            (split, *(counts[name] for name in counted)) for split, counts in data.counts.items()
+        ],
         searched_rows=[
             (path, values[path], _describe_axis(axis), defaults[path])
-            for path, axis in settings["search"].items()
+            for path, axis in settings.search.items()
         ],
-        other_rows=[
-            (path, value) for path, value in values.items() if path not in settings["search"]
-        ],
+        other_rows=[(path, value) for path, value in values.items() if path not in settings.search],
         commands=_write_commands(manifest, settings),
-        versions=", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
+        versions=", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
     )
 
 
-def data_set_name(manifest: Mapping[str, Any]) -> str:
+def data_set_name(manifest: Manifest) -> str:
     """What the data set of a release is called."""
-    return manifest["data"].get("name") or "the data set"
+    return manifest.data.name or "the data set"
 
 
-def _count_judges(manifest: Mapping[str, Any]) -> int | None:
+def _count_judges(manifest: Manifest, settings: SearchConfig) -> int | None:
     """The studies that the score of the released trial was measured on: of all folds, or of dev.
 
     A release of an earlier version does not say it, and None stands for folds there.
     """
-    study = manifest["study"]
-    if "dev_studies" in study:
-        return int(study["dev_studies"])
-    folds = study["config"].get("split", {}).get("folds")
-    return None if folds else int(manifest["metrics"]["dev"]["studies"])
+    if manifest.search.dev_studies is not None:
+        return manifest.search.dev_studies
+    return None if settings.split.folds else manifest.metrics.dev.studies
 
 
 def _as_sentence(clause: str) -> str:
     return f"{clause[0].upper()}{clause[1:]}." if clause else ""
 
 
-def _seed_rows(manifest: Mapping[str, Any]) -> Iterator[Row]:
-    for run in manifest.get("seeds", {}).get("runs", ()):
-        yield (
-            f"seed {run['seed']}",
-            run["dev_score"],
-            run["test_score"],
-            run["best_epoch"],
-            "released" if run["released"] else "",
-        )
+def _final_runs(manifest: Manifest) -> Sequence[RunEntry]:
+    """The final runs that differ in their seed; empty where there was one run."""
+    return manifest.runs.runs if manifest.runs else ()
 
 
-def _search_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the search as this version stores them: with the fields that are younger
-    than the release."""
-    stored = manifest["study"]["config"]
-    return config.config_to_dict(config.config_from_dict(stored, str(manifest["area"])))
-
-
-def _describe_axis(axis: Mapping[str, Any]) -> str:
+def _describe_axis(axis: Axis) -> str:
     """The values that a field was searched over, in words."""
-    if "choices" in axis:
-        return ", ".join(map(str, axis["choices"]))
-    scale = ", log scale" if axis.get("log") else ""
-    steps = f", in steps of {_short(axis['step'])}" if "step" in axis else ""
-    high = "all stages" if axis["high"] == "all" else _short(axis["high"])
-    return f"{_short(axis['low'])} to {high}{scale}{steps}"
+    if axis.choices is not None:
+        return ", ".join(map(str, axis.choices))
+    scale = ", log scale" if axis.log else ""
+    steps = f", in steps of {_short(axis.step)}" if axis.step is not None else ""
+    high = "all stages" if axis.high == ALL else _short(axis.high)
+    return f"{_short(axis.low)} to {high}{scale}{steps}"
 
 
 def _short(value: object) -> str:
@@ -135,43 +131,37 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _write_commands(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _write_commands(manifest: Manifest, settings: SearchConfig) -> str:
     """The commands that make the release again, a line each."""
-    area, name = manifest["area"], manifest["study"]["name"]
+    area, name = manifest.area, manifest.search.name
     study_option = ["--study", name] if name != area else []
+    trials = settings.budget.trials
     overrides = "".join(
         f" \\\n  {shell_command('--set', one)}" for one in list_overrides(area, settings)
     )
+    runs = _final_runs(manifest)
+    seed_options = ["--seeds", len(runs)] if runs else []
+    ensemble = ["--ensemble"] if sum(run.released for run in runs) > 1 else []
     folder = f"releases/{file_name_of(name)}"
-    trials = settings["budget"]["trials"]
     return "\n".join(
         [
             shell_command("mura", "tune", area, *study_option, "--trials", trials, "--data", "DATA")
             + overrides,
-            shell_command("mura", "finalize", name, "--data", "DATA", *_seed_options(manifest)),
+            shell_command("mura", "finalize", name, "--data", "DATA", *seed_options, *ensemble),
             shell_command("mura", "evaluate", "--release", folder, "--data", "DATA"),
             shell_command("mura", "verify", folder),
         ]
     )
 
 
-def _seed_options(manifest: Mapping[str, Any]) -> list[str]:
-    """The options of `mura finalize` that bring as many final runs."""
-    runs = manifest.get("seeds", {}).get("runs", ())
-    if not runs:
-        return []
-    ensemble = ["--ensemble"] if sum(run["released"] for run in runs) > 1 else []
-    return ["--seeds", str(len(runs)), *ensemble]
-
-
-def list_overrides(area: str, settings: Mapping[str, Any]) -> list[str]:
+def list_overrides(area: str, settings: SearchConfig) -> list[str]:
     """The `path=value` pairs with which `--set` turns the settings of an area's files into these.
 
     The number of trials is no part of them: it has an option of its own.
     """
     default, searched = (
-        {path: value for path, value in flatten(tree).items() if path != "budget.trials"}
-        for tree in (config.config_to_dict(config.load_config(area)), settings)
+        {path: value for path, value in flatten(config_to_dict(one)).items() if path != _TRIALS}
+        for one in (load_config(area), settings)
     )
     dropped_axes = _axis_paths(default) - _axis_paths(searched)
     return [f"{axis}=null" for axis in sorted(dropped_axes)] + [

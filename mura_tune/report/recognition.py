@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mura_tune.metrics.areas import AREA_METRICS
+from mura_tune.release_format.entries import RecognitionEntry
 
 Row = tuple[object, ...]
 
@@ -26,16 +26,15 @@ class RecognitionTables:
     confusion_rows: Sequence[Row]
 
 
-def tabulate_recognition(dev: Mapping[str, Any], test: Mapping[str, Any]) -> RecognitionTables:
-    """The tables of what `Recognition.to_json` says of dev and of test."""
-    areas = list(test["areas"])
+def tabulate_recognition(dev: RecognitionEntry, test: RecognitionEntry) -> RecognitionTables:
+    """The tables of how often each area is recognised on dev and on test."""
+    scores = [(name, test.estimates[key], dev.estimates[key]) for key, name in AREA_METRICS.items()]
+    recalls = [
+        (f"{area} recognised", *(split.recall.get(area, "no study") for split in (test, dev)))
+        for area in test.areas
+    ]
     return RecognitionTables(
-        areas=areas,
-        score_rows=[(name, test[key], dev[key]) for key, name in AREA_METRICS.items()]
-        + [(f"{area} recognised", _recall(test, area), _recall(dev, area)) for area in areas],
-        confusion_rows=[(area, *row) for area, row in zip(areas, test["confusion"], strict=True)],
+        areas=list(test.areas),
+        score_rows=[*scores, *recalls],
+        confusion_rows=[(area, *row) for area, row in zip(test.areas, test.confusion, strict=True)],
     )
-
-
-def _recall(scores: Mapping[str, Any], area: str) -> object:
-    return scores["recall"].get(area, "no study")

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import os
 import re
 import shlex
@@ -17,18 +18,15 @@ from matplotlib.axes import Axes
 from mura_tune import config
 from mura_tune.evaluation.calibration import choose_decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
+from mura_tune.metrics.estimates import Estimate
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import build_network
 from mura_tune.release_format import checksums
+from mura_tune.release_format.manifest import AbnormalityManifest, parse_manifest
 from mura_tune.report import cases, charts, index, page, provenance
 from mura_tune.report.abnormality import render_card
 from mura_tune.report.heatmap import overlay
 from mura_tune.training.batches import Split, to_input
-
-FIGURES = {
-    key: {"value": 0.8, "low": 0.7, "high": 0.9} for key in (*index.SCORES, "average_precision")
-}
-
 
 INDEX: dict[str, Any] = {
     "method": "",
@@ -37,15 +35,6 @@ INDEX: dict[str, Any] = {
     "published_head": ["", "a", "b", "c"],
     "note": "",
 }
-
-
-def manifest(name: str) -> dict[str, object]:
-    return {
-        "arch": "cnn",
-        "preprocessing": {"size": 64},
-        "data": {"name": name},
-        "metrics": {"test": {"studies": 9, **FIGURES}},
-    }
 
 
 def test_a_chart_names_no_address_no_font_and_nothing_twice() -> None:
@@ -64,8 +53,8 @@ def test_a_chart_names_no_address_no_font_and_nothing_twice() -> None:
         assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(there)
 
 
-UNDEFINED = {"value": None, "low": None, "high": None, "studies": 5, "patients": 5}
-DEFINED = {"value": 0.5, "low": 0.25, "high": 1, "studies": 5, "patients": 5}
+UNDEFINED = Estimate(math.nan, math.nan, math.nan, 5, 5)
+DEFINED = Estimate(0.5, 0.25, 1, 5, 5)
 
 
 def test_pages_say_when_there_is_no_value_and_escape_what_they_are_given() -> None:
@@ -196,11 +185,9 @@ def test_the_commands_of_a_page_give_the_study_that_was_searched() -> None:
         "budget.pruner.name=none",
     ]
     for area in ("XR_HUMERUS", "XR_MIXED", "ALL"):
-        assert (
-            provenance.list_overrides(area, config.config_to_dict(config.load_config(area))) == []
-        )
+        assert provenance.list_overrides(area, config.load_config(area)) == []
         study = config.load_config(area, [*sets, "budget.trials=3"])
-        again = provenance.list_overrides(area, config.config_to_dict(study))
+        again = provenance.list_overrides(area, study)
         assert config.load_config(area, [*again, "budget.trials=3"]) == study
 
 
@@ -213,6 +200,13 @@ def stored(**study: object) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(STORED.read_text())
     values["study"] |= study
     return values
+
+
+def parsed(values: dict[str, Any]) -> AbnormalityManifest:
+    """The manifest that these values stand for."""
+    manifest = parse_manifest(values, "bundle.json")
+    assert isinstance(manifest, AbnormalityManifest)
+    return manifest
 
 
 def put(folder: Path, text: str) -> None:
@@ -281,11 +275,12 @@ def test_a_chart_takes_a_dollar_sign_for_one() -> None:
 
 def training(values: dict[str, Any]) -> str:
     """What a page says of the search and the final training."""
+    manifest = parsed(values)
     return page.render_html(
         "training.html.j2",
-        manifest=values,
-        provenance=provenance.describe_provenance(values),
-        charts={"training": charts.draw_training(values)},
+        manifest=manifest,
+        provenance=provenance.describe_provenance(manifest),
+        charts={"training": charts.draw_training(manifest.search, manifest.training)},
     )
 
 
@@ -300,15 +295,15 @@ def test_the_interval_of_a_search_is_told_with_the_studies_it_was_measured_on() 
 
 def test_commands_of_a_page_and_a_card_can_be_pasted() -> None:
     name = "left wrist (2)"
-    values = stored(name=name)
-    found = provenance.describe_provenance(values)
-    text = page.render_html("reproduction.html.j2", manifest=values, provenance=found)
+    manifest = parsed(stored(name=name))
+    found = provenance.describe_provenance(manifest)
+    text = page.render_html("reproduction.html.j2", manifest=manifest, provenance=found)
     block = html.unescape(re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)[0])
     tune, final, evaluated, verified = block.replace("\\\n", "").splitlines()
     assert shlex.split(tune)[2:5] == ["XR_WRIST", "--study", name]
     assert shlex.split(final)[2] == name
     assert shlex.split(evaluated)[3] == shlex.split(verified)[2] == f"releases/{name}"
-    card = render_card(values)
+    card = render_card(manifest)
     (infer,) = (line for line in card.splitlines() if line.startswith("mura infer"))
     assert shlex.split(infer)[3] == f"releases/{name}"
 
@@ -321,14 +316,20 @@ def test_a_card_is_no_html_whatever_it_tells() -> None:
             {"kind": "unreadable", "path": f"{HOSTILE}\n# x", "detail": ""},
         ],
     }
-    outside = re.sub(r"```.*?```|(`+) .*? \1|`[^`]*`", "", render_card(values), flags=re.DOTALL)
+    outside = re.sub(
+        r"```.*?```|(`+) .*? \1|`[^`]*`", "", render_card(parsed(values)), flags=re.DOTALL
+    )
     assert "<img" not in outside
     assert "\n# x" not in outside
 
 
 def test_results_stand_under_the_set_they_were_measured_on() -> None:
     sets = {"A": "MURA-v1.1", "B": "phantoms", "C": "MURA-v1.1"}
-    releases = [index.ListedRelease(folder, manifest(name)) for folder, name in sets.items()]
+    releases = []
+    for folder, name in sets.items():
+        values = stored()
+        values["data"]["name"] = name
+        releases.append(index.ListedRelease(folder, parsed(values)))
     found = index.render_results(releases)
     sections = found.split("\n## ")[1:]
     assert [s.splitlines()[0] for s in sections] == [
