@@ -92,13 +92,13 @@ def main() -> None:
                 alone.append(tested(area, recipe, parts[area]))
                 with_start.append(tested(area, replace(recipe, pretrained=file), parts[area]))
     for area, (alone, with_start) in found.items():
-        told = compare_aucs(with_start, alone)
+        difference = compare_aucs(with_start, alone)
         gains = [AUC.score(a) - AUC.score(b) for a, b in zip(with_start, alone, strict=True)]
         means = [np.mean([AUC.score(run) for run in runs]) for runs in (alone, with_start)]
         print(
             f"{area}: mean test AUC {means[0]:.3f} from random weights, {means[1]:.3f} with the "
-            f"start, n = {told.studies};\n  difference {told.value:+.3f} [{told.low:+.3f}, "
-            f"{told.high:+.3f}] by patient, {spread(gains, '+.3f')} by seed"
+            f"start, n = {difference.studies};\n  difference {difference.signed()} by patient, "
+            f"{spread(gains, '+.3f')} by seed"
         )
 
 

@@ -1,4 +1,4 @@
-"""Is the second task worth it? Trained with and without its loss, on equal budgets and seeds."""
+"""An ablation: a multi-task recipe trained with its second task's loss and without."""
 
 from __future__ import annotations
 
@@ -19,39 +19,46 @@ from mura_tune.training.tasks import MULTITASK
 
 @dataclass(frozen=True)
 class Ablation:
-    """Dev study AUC of each seed with the auxiliary loss and without, and their difference."""
+    """The dev study AUC of each seed with the auxiliary loss and without, and their difference.
+
+    Attributes:
+        weight: `aux_weight` of the recipe, the auxiliary loss's.
+        seeds: of the runs, the same with the loss and without.
+        difference: with minus without, paired by patient, the mean over the seeds.
+    """
 
     weight: float
     seeds: tuple[int, ...]
-    with_it: tuple[float, ...]
-    without: tuple[float, ...]
+    with_loss: tuple[float, ...]
+    without_loss: tuple[float, ...]
     difference: Estimate
 
     def describe(self) -> str:
         """The difference as lines for people."""
-        d = self.difference
-        pairs = zip(self.seeds, self.with_it, self.without, strict=True)
+        difference = self.difference
+        pairs = zip(self.seeds, self.with_loss, self.without_loss, strict=True)
         return "\n".join(
             [
-                f"dev, {d.studies} studies of {d.patients} patients; "
+                f"dev, {difference.studies} studies of {difference.patients} patients; "
                 "the same recipe, epochs and seeds",
                 *(
                     f"  seed {seed}: study AUC {ours:.3f} with aux_weight {self.weight:g}, "
                     f"{theirs:.3f} with 0"
                     for seed, ours, theirs in pairs
                 ),
-                f"  with minus without {d.signed()}, paired by patient, "
+                f"  with minus without {difference.signed()}, paired by patient, "
                 f"mean of {len(self.seeds)} seeds",
             ]
         )
 
     def to_json(self) -> dict[str, Any]:
+        """What `mura ablate --json` prints."""
         return {
             "split": "dev",
             "aux_weight": self.weight,
             "seeds": list(self.seeds),
-            "with": list(self.with_it),
-            "without": list(self.without),
+            "with": list(self.with_loss),
+            "without": list(self.without_loss),
             "difference": self.difference.to_json(),
         }
 
@@ -63,11 +70,11 @@ def ablate(
     device: torch.device,
     on_epoch: Callable[[Epoch], None],
 ) -> Ablation:
-    """Train a multi-task recipe `seeds` times as it is and as often with `aux_weight` 0.
+    """Train a multi-task recipe `seeds` times as it is, and as often with `aux_weight` 0.
 
-    Dev also chose each run's epoch, on both sides alike. Test is not read.
+    Dev also chose each run's epoch, with the loss and without alike. Test is not read.
     """
-    train, dev = (load_split(prepared, part, device) for part in ("train", "dev"))
+    train, dev = (load_split(prepared, split, device) for split in ("train", "dev"))
     numbers = tuple((recipe.seed + i) % 2**32 for i in range(seeds))
     tables, scores = [], []
     for weight in (recipe.aux_weight, 0.0):

@@ -1,8 +1,8 @@
-"""Two releases on the same test studies: what differs, and how sure that is."""
+"""Two releases on the same test studies: the differences of their metrics, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,13 +12,18 @@ from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import METRIC_NAMES, SPLIT_NAMES, Evaluation
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.metrics.areas import AREA_METRICS, AreaRecognition
-from mura_tune.metrics.comparison import DeLong, compare_aucs, compare_by_delong
-from mura_tune.metrics.estimates import DRAWS, Estimate, Floats, Names, StudyScores, resample_all
+from mura_tune.metrics.comparison import (
+    DeLong,
+    WeightedMetrics,
+    compare_aucs,
+    compare_by_delong,
+    compare_metrics,
+)
+from mura_tune.metrics.estimates import Estimate, Floats, Names, StudyScores
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS, threshold_metrics
 from mura_tune.metrics.ranking import weighted_average_precision
 
 AnyEvaluation = Evaluation | RouterEvaluation
-_Weighted = Callable[[Floats], Mapping[str, Floats]]  # metrics under rows of study weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +78,9 @@ class Comparison:
             "area": self.area,
             "releases": list(self.names),
             "split": SPLIT_NAMES[self.ours.split],
-            "differences": {name: one.to_json() for name, one in self.differences.items()},
+            "differences": {
+                name: difference.to_json() for name, difference in self.differences.items()
+            },
             "delong": asdict(self.delong) if self.delong else None,
             "measured": [self.ours.to_json(), self.theirs.to_json()],
         }
@@ -90,16 +97,16 @@ def compare_releases(
     """
     _check_same_studies(names, ours.studies.names, theirs.studies.names)
     differences = {"auc": compare_aucs([ours.studies], [theirs.studies])}
-    differences |= _compare_weighted(ours.studies, _weighted(ours), _weighted(theirs))
+    differences |= compare_metrics(ours.studies, _weighted(ours), _weighted(theirs))
     values = {
         name: (ours.by_study[name].value, theirs.by_study[name].value) for name in differences
     }
     labels = dict(METRIC_NAMES)
     if ours.recognition and theirs.recognition:
-        names_of, gaps, pairs = _compare_recognition(
+        area_labels, gaps, pairs = _compare_recognition(
             ours.studies, ours.recognition, theirs.recognition
         )
-        labels |= {f"part {key}": f"body part: {name}" for key, name in names_of.items()}
+        labels |= {f"part {key}": f"body part: {name}" for key, name in area_labels.items()}
         differences |= {f"part {key}": gap for key, gap in gaps.items()}
         values |= {f"part {key}": pair for key, pair in pairs.items()}
     delong = compare_by_delong(ours.studies, theirs.studies)
@@ -138,32 +145,14 @@ def _compare_recognition(
         for number, area in enumerate(ours.areas)
         if area in ours.recall
     }
-    gaps = _compare_weighted(studies, ours.weighted, theirs.weighted)
+    gaps = compare_metrics(studies, ours.weighted, theirs.weighted)
     once = np.ones((1, len(studies.names)))
     pair = [recognition.weighted(once) for recognition in (ours, theirs)]
     values = {key: (float(pair[0][key][0]), float(pair[1][key][0])) for key in labels}
     return labels, {key: gaps[key] for key in labels}, values
 
 
-def _compare_weighted(
-    studies: StudyScores, ours: _Weighted, theirs: _Weighted
-) -> dict[str, Estimate]:
-    """Differences with percentiles of draws that take the same patients for both."""
-
-    def gaps(weights: Floats) -> dict[str, Floats]:
-        first, second = ours(weights), theirs(weights)
-        return {name: values - second[name] for name, values in first.items()}
-
-    once = gaps(np.ones((1, len(studies.labels))))
-    estimates = {}
-    for name, values in resample_all(gaps, studies.patients, DRAWS, 0).items():
-        drawn = values[np.isfinite(values)]
-        ends = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
-        estimates[name] = studies.estimate(float(once[name][0]), (float(ends[0]), float(ends[1])))
-    return estimates
-
-
-def _weighted(evaluation: Evaluation) -> _Weighted:
+def _weighted(evaluation: Evaluation) -> WeightedMetrics:
     """All metrics but the AUC, at the release's own operating point."""
     studies = evaluation.studies
     called = studies.scores >= evaluation.decision.threshold

@@ -32,7 +32,7 @@ from mura_tune.metrics.ranking import estimate_auc, estimate_average_precision
 from mura_tune.release_format.entries import AbstentionEntry, DataEntry
 from mura_tune.training.batches import Split
 
-if TYPE_CHECKING:  # inference names the parts, and needs no table of studies
+if TYPE_CHECKING:  # inference imports this module, and does without pandas
     from mura_tune.data.prepare import Prepared
 
 SPLIT_NAMES = {
@@ -143,7 +143,7 @@ class Evaluation:
             "calibration": {
                 when: _to_json(errors) for when, errors in self.calibration_errors.items()
             },
-            "reliability": [asdict(one) for one in reliability_bins(self.studies)],
+            "reliability": [asdict(each) for each in reliability_bins(self.studies)],
             "abstain": self.abstention().to_json(),
             "auc_by_area": _to_json(self.auc_by_area),
             **({"body_part": self.recognition.to_json()} if self.recognition else {}),

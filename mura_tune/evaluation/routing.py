@@ -30,7 +30,7 @@ MOST = 0.5
 
 
 @dataclass(frozen=True)
-class Routing:
+class RouterDecision:
     """What was chosen on dev.
 
     Attributes:
@@ -58,7 +58,7 @@ class Routing:
             f"{LEAST:.0%} to {MOST:.0%} of it below"
         )
 
-    def confidences(self, logits_mk: Floats) -> Floats:
+    def probabilities(self, logits_mk: Floats) -> Floats:
         """Probabilities of the areas, (M, K), from the mean logits of each study's views.
 
         Raises InputError for one that is not a finite number.
@@ -84,10 +84,10 @@ class Routing:
         }
 
     @staticmethod
-    def from_manifest(manifest: RouterManifest) -> Routing:
+    def from_manifest(manifest: RouterManifest) -> RouterDecision:
         """What a router's manifest stores."""
         abstain = manifest.abstain
-        return Routing(
+        return RouterDecision(
             temperature=manifest.calibration.temperature,
             confidence=abstain.confidence,
             share=abstain.share,
@@ -110,7 +110,7 @@ class RouterEvaluation:
 
     split: str
     images: int
-    decision: Routing
+    decision: RouterDecision
     recognition: AreaRecognition
     confidence: Floats
 
@@ -148,7 +148,7 @@ class RouterEvaluation:
         }
 
 
-def choose_routing(logits_nk: Tensor, dev: Split) -> Routing:
+def choose_router_decision(logits_nk: Tensor, dev: Split) -> RouterDecision:
     """Fit the temperature on dev's studies, then choose the confidence on their probabilities."""
     studies = study_logits(logits_nk, dev)
     check_logits(studies.logits)
@@ -168,7 +168,7 @@ def choose_routing(logits_nk: Tensor, dev: Split) -> Routing:
     least = confidence[order][surest - 1]
     if surest < n:  # halfway to the next, so that it is stable
         least = (least + confidence[order][surest]) / 2
-    return Routing(
+    return RouterDecision(
         temperature=temperature,
         confidence=float(least),
         share=1 - surest / n,
@@ -177,10 +177,10 @@ def choose_routing(logits_nk: Tensor, dev: Split) -> Routing:
     )
 
 
-def evaluate_router(logits_nk: Tensor, split: Split, decision: Routing) -> RouterEvaluation:
+def evaluate_router(logits_nk: Tensor, split: Split, decision: RouterDecision) -> RouterEvaluation:
     """An evaluation from the logits (N, K) of a split's views; `decision` was made on dev."""
     recognition = recognise_areas(logits_nk, split)
-    confidence = decision.confidences(recognition.studies.logits).max(1)
+    confidence = decision.probabilities(recognition.studies.logits).max(1)
     return RouterEvaluation(split.name, len(split), decision, recognition, confidence)
 
 

@@ -20,9 +20,8 @@ from mura_tune.metrics.estimates import (
     Names,
     StudyScores,
     ViewScores,
-    exact_interval,
-    logit_interval,
     resample_all,
+    share_interval,
 )
 
 AREA_METRICS = {
@@ -161,8 +160,7 @@ def evaluate_areas(
 
     def estimate(key: str, patients: int) -> Estimate:
         value = float(values[key][0])
-        ends = logit_interval(value, resampled[key], patients - 1)
-        return rows.estimate(value, exact_interval(value, patients) if ends[0] == ends[1] else ends)
+        return rows.estimate(value, share_interval(value, resampled[key], patients))
 
     rests_on = {"accuracy": rows.count_patients(), "balanced_accuracy": fewest, "macro_f1": fewest}
     view_right = (logits_nk.argmax(1) == areas_n).astype(np.float64)

@@ -11,12 +11,11 @@ from mura_tune.metrics.estimates import (
     Estimate,
     Floats,
     StudyScores,
-    exact_interval,
-    logit_interval,
     resample,
+    share_interval,
 )
 
-BINS = 10
+BINS = 10  # with at least 50 studies
 
 
 @dataclass(frozen=True)
@@ -30,49 +29,50 @@ class ReliabilityBin:
 
 def reliability_bins(studies: StudyScores, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
     """Bins of equally many studies, by score; fewer where there are less than five a bin."""
-    which = _bins(studies, bins)
+    numbers = _number_bins(studies, bins)
+    members = (numbers == number for number in np.unique(numbers))  # (M,) each
     return tuple(
         ReliabilityBin(
-            int(rows.sum()), float(studies.scores[rows].mean()), float(studies.labels[rows].mean())
+            studies=int(member.sum()),
+            score=float(studies.scores[member].mean()),
+            abnormal=float(studies.labels[member].mean()),
         )
-        for rows in (which == b for b in np.unique(which))
+        for member in members
     )
 
 
 def estimate_calibration_error(
     studies: StudyScores, *, bins: int = BINS, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
-    """Mean distance of score and frequency over bins of equally many studies (Naeini et al. 2015;
-    Nixon et al. 2019 for such bins). Never negative: it is above 0 even for a calibrated model,
-    and more so with few studies."""
-    which = _bins(studies, bins)
-    member = (which[:, None] == np.unique(which)).astype(np.float64)  # (M, bins)
+    """The mean distance of score and frequency over bins of equally many studies.
+
+    Naeini et al. 2015; Nixon et al. 2019 for such bins. The error is never negative. So it is above
+    0 even for a calibrated model, and more so with few studies.
+    """
+    numbers = _number_bins(studies, bins)
+    member = (numbers[:, None] == np.unique(numbers)).astype(np.float64)  # (M, bins)
     gap = (studies.scores - studies.labels)[:, None] * member
 
-    def value(weights: Floats) -> Floats:
+    def values(weights: Floats) -> Floats:
         return np.asarray(np.abs(weights @ gap).sum(1) / weights.sum(1))
 
-    ones = np.ones((1, len(which)))
-    estimate = float(value(ones)[0])
-    return _estimate(studies, estimate, resample(value, studies.patients, draws, seed))
+    value = float(values(np.ones((1, len(numbers))))[0])
+    return _estimate(studies, value, resample(values, studies.patients, draws, seed))
 
 
 def estimate_brier(studies: StudyScores, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Mean squared distance of probability and label (Brier 1950); 0.25 is a coin's."""
+    """Mean squared distance of probability and label (Brier 1950); a constant 0.5 has 0.25."""
     loss = (studies.scores - studies.labels) ** 2
     drawn = resample(lambda w: w @ loss / w.sum(1), studies.patients, draws, seed)
     return _estimate(studies, float(loss.mean()), drawn)
 
 
 def _estimate(studies: StudyScores, value: float, drawn: Floats) -> Estimate:
-    ends = logit_interval(value, drawn, studies.count_patients() - 1)
-    if ends[0] == ends[1]:  # as sure as a share of 0 or 1 among the patients
-        ends = exact_interval(value, studies.count_patients())
-    return studies.estimate(value, ends)
+    return studies.estimate(value, share_interval(value, drawn, studies.count_patients()))
 
 
-def _bins(studies: StudyScores, bins: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Each study's bin; equal scores share one, so that their order does not matter."""
+def _number_bins(studies: StudyScores, bins: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The number of each study's bin, (M,); equal scores share a bin, whatever their order."""
     n = len(studies.scores)
     bins = max(1, min(bins, n // 5))
     rank = np.searchsorted(np.sort(studies.scores), studies.scores, side="left")

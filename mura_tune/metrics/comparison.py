@@ -1,13 +1,14 @@
 """Two models on the same studies, and the mean over folds: differences with intervals.
 
-`compare_aucs` and `compare_folds` resample patients, the same for both sides. `compare_by_delong`
-has DeLong's standard error of a difference of AUCs, which takes studies as independent.
+`compare_aucs`, `compare_folds` and `compare_metrics` resample patients, the same for both sides,
+and take percentiles of the differences. `compare_by_delong` has DeLong's standard error of a
+difference of AUCs, which takes studies as independent.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,12 @@ from mura_tune.metrics.estimates import (
     Z,
     interval_text,
     resample,
+    resample_all,
 )
 from mura_tune.metrics.ranking import AUC, auc
+
+# Metrics by name, (B,) each, under rows of study weights (B, M).
+WeightedMetrics = Callable[[Floats], Mapping[str, Floats]]
 
 
 def compare_aucs(
@@ -63,7 +68,7 @@ def compare_folds(
         ],
         axis=0,
     )
-    return _estimate(values, first)
+    return _percentiles(values, first)
 
 
 def average_folds(
@@ -73,7 +78,30 @@ def average_folds(
     if len(folds) == 1:
         return measure.estimate(folds[0], draws=draws, seed=seed)
     values = [_over_runs([fold], measure, draws, seed + i) for i, fold in enumerate(folds)]
-    return _estimate(np.mean(values, axis=0), folds)
+    return _percentiles(np.mean(values, axis=0), folds)
+
+
+def compare_metrics(
+    studies: StudyScores, ours: WeightedMetrics, theirs: WeightedMetrics
+) -> dict[str, Estimate]:
+    """The difference of each metric of two models on the same studies.
+
+    Args:
+        studies: names and patients, in the order of the weights' columns.
+        ours, theirs: metrics by name, (B,) each, under rows of study weights (B, M).
+    """
+
+    def differences(weights: Floats) -> dict[str, Floats]:
+        first, second = ours(weights), theirs(weights)
+        return {name: values - second[name] for name, values in first.items()}
+
+    once = differences(np.ones((1, len(studies.labels))))
+    estimates = {}
+    for name, values in resample_all(differences, studies.patients, DRAWS, 0).items():
+        drawn = values[np.isfinite(values)]
+        low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
+        estimates[name] = studies.estimate(float(once[name][0]), (float(low), float(high)))
+    return estimates
 
 
 def _over_runs(runs: Sequence[StudyScores], measure: Measure, draws: int, seed: int) -> Floats:
@@ -87,7 +115,8 @@ def _over_runs(runs: Sequence[StudyScores], measure: Measure, draws: int, seed: 
     return np.concatenate([once, resample(mean, patients, draws, seed)])
 
 
-def _estimate(values: Floats, folds: Sequence[StudyScores]) -> Estimate:
+def _percentiles(values: Floats, folds: Sequence[StudyScores]) -> Estimate:
+    """The first value, and as its interval percentiles of the others, (1 + draws,)."""
     low, high = np.nanpercentile(values[1:], [2.5, 97.5])
     return Estimate(
         value=float(values[0]),
@@ -100,7 +129,13 @@ def _estimate(values: Floats, folds: Sequence[StudyScores]) -> Estimate:
 
 @dataclass(frozen=True)
 class DeLong:
-    """AUC of the first minus that of the second, its standard error, and the two-sided p."""
+    """AUC of the first minus that of the second, by DeLong.
+
+    Attributes:
+        value: the difference; `low` and `high` are the ends of its 95 % interval.
+        error: its standard error.
+        p: two-sided, of no difference.
+    """
 
     value: float
     low: float
@@ -127,13 +162,11 @@ def compare_by_delong(ours: StudyScores, theirs: StudyScores) -> DeLong:
     ):
         raise ValueError("DeLong compares two models on the same studies")
     value = auc(ours.scores, ours.labels) - auc(theirs.scores, theirs.labels)
-    pairs = [placements(s) for s in (ours, theirs)]
     variance = 0.0
-    for side in (0, 1):
-        gap = pairs[0][side] - pairs[1][side]
-        if len(gap) < 2:
+    for first, second in zip(placements(ours), placements(theirs), strict=True):
+        if len(first) < 2:
             raise ValueError("DeLong needs two studies of each class")
-        variance += float(gap.var(ddof=1)) / len(gap)
+        variance += float((first - second).var(ddof=1)) / len(first)
     error = math.sqrt(variance)
     p = math.erfc(abs(value) / error / math.sqrt(2)) if error > 0 else float(value == 0)
     return DeLong(value, value - Z * error, value + Z * error, error, p)

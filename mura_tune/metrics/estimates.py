@@ -292,6 +292,15 @@ def logit_interval(
     return floor + width * _expit(middle - reach), floor + width * _expit(middle + reach)
 
 
+def share_interval(share: float, draws_b: Floats, patients: int) -> tuple[float, float]:
+    """The 95 % interval of a share, or of a mean between 0 and 1, that rests on `patients`.
+
+    It is the logit interval, and the exact one where the draws do not spread.
+    """
+    low, high = logit_interval(share, draws_b, patients - 1)
+    return (low, high) if low != high else exact_interval(share, patients)
+
+
 def exact_interval(share: float, patients: int, tail: float = TAIL) -> tuple[float, float]:
     """The interval of a share of 0 or 1 among `patients` (Clopper and Pearson 1934).
 

@@ -26,6 +26,7 @@ from mura_tune.metrics.estimates import (
     exact_interval,
     logit_interval,
     resample_all,
+    share_interval,
 )
 from mura_tune.metrics.ranking import AUC, threshold_counts
 
@@ -57,13 +58,14 @@ def estimate_at_threshold(
     }
     estimates = {}
     for name in THRESHOLD_METRICS:
-        value, floor = float(values[name][0]), -1.0 if name == "kappa" else 0.0
-        freedom = rests_on[name] - 1 if name in rests_on else studies.freedom
-        ends = logit_interval(value, resampled[name], freedom, floor=floor)
-        if ends[0] == ends[1] and name in rests_on:
-            ends = exact_interval(value, rests_on[name])
-        elif ends[0] == ends[1]:
-            ends = _corner_interval(name, studies, called)
+        value = float(values[name][0])
+        if name in rests_on:
+            ends = share_interval(value, resampled[name], rests_on[name])
+        else:
+            floor = -1.0 if name == "kappa" else 0.0
+            ends = logit_interval(value, resampled[name], studies.freedom, floor=floor)
+            if ends[0] == ends[1]:
+                ends = _corner_interval(name, studies, called)
         estimates[name] = studies.estimate(value, ends)
     return estimates
 
@@ -124,7 +126,7 @@ def _corner_interval(
 
 
 def metric_from_rates(name: str, share: float, sensitivity: float, specificity: float) -> float:
-    """F1 or kappa of a population with `share` abnormal."""
+    """F1 (`f1`) or Cohen's kappa of a population in which a share is abnormal."""
     hit, alarm = share * sensitivity, (1 - share) * (1 - specificity)
     called = hit + alarm
     if name == "f1":

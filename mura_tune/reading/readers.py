@@ -20,7 +20,7 @@ from torch import Tensor
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Decision
-from mura_tune.evaluation.routing import Routing
+from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import sigmoid
 from mura_tune.reading.answer_table import AnswerRow
@@ -296,7 +296,7 @@ class Router(_ReleaseReader[AreaAnswer]):
                 f"{folder}: no router, but a release for {manifest.area}; "
                 f"make one: mura tune {ROUTER}"
             )
-        self.routing = Routing.from_manifest(manifest)
+        self.routing = RouterDecision.from_manifest(manifest)
         self.areas: tuple[str, ...] = manifest.areas
         self.device = device
 

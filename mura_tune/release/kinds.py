@@ -95,8 +95,8 @@ BOTH = replace(
 )
 ROUTING = Kind(
     output="a logit an area of one view, in the order of areas; see calibration for a study's",
-    choose=routing.choose_routing,
-    stored=lambda release: routing.Routing.from_manifest(as_router(release)),
+    choose=routing.choose_router_decision,
+    stored=lambda release: routing.RouterDecision.from_manifest(as_router(release)),
     manifest=RouterManifest,
     metrics=RouterMetricsEntry,
     measured=routing.evaluate_router,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mura_tune.evaluation.calibration import Decision
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
-from mura_tune.evaluation.routing import Routing
+from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import Estimate, Floats, Names, StudyScores
 from mura_tune.metrics.ranking import AUC
@@ -87,10 +87,10 @@ def routes(
     """
     split = split_at(router.manifest.preprocessing.size)
     manifest = as_router(router)
-    routing, areas = Routing.from_manifest(manifest), manifest.areas
+    routing, areas = RouterDecision.from_manifest(manifest), manifest.areas
     found = study_logits(predict(router.net, split), split)
     called = found.logits.argmax(1)
-    sure = routing.confidences(found.logits).max(1) >= routing.confidence
+    sure = routing.probabilities(found.logits).max(1) >= routing.confidence
     known, routed = np.empty(len(called)), np.empty(len(called))
     for answering in {id(one): one for one in releases.values()}.values():
         mine = np.array([releases[area] is answering for area in areas])

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from mura_tune import config
 from mura_tune.config import SearchConfig
+from mura_tune.metrics.areas import AREA_METRICS
 from mura_tune.metrics.estimates import Estimate
+from mura_tune.metrics.operating_points import THRESHOLD_METRICS
 from mura_tune.recipe import SIZES
 from mura_tune.release_format.schema import (
     FLAT,
@@ -29,9 +31,7 @@ from mura_tune.release_format.schema import (
 from mura_tune.strict import check_value, join_path
 
 MOST_AREAS = 999  # more than any dataset has
-POINT_ESTIMATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "kappa")
-ESTIMATES = ("auc", "average_precision", *POINT_ESTIMATES)
-AREA_ESTIMATES = ("accuracy", "balanced_accuracy", "macro_f1")
+ESTIMATES = ("auc", "average_precision", *THRESHOLD_METRICS)
 
 _SHARE = number(0, 1)
 _SCORE = number(-1, 1)
@@ -152,10 +152,10 @@ class ConfusionEntry(Entry):
 
 
 class PointEvaluationEntry(Entry):
-    """An operating point's estimates, POINT_ESTIMATES by name."""
+    """An operating point's estimates, THRESHOLD_METRICS by name."""
 
     threshold: Annotated[float, _SHARE]
-    estimates: Annotated[Mapping[str, Estimate], FLAT, estimates(POINT_ESTIMATES)]
+    estimates: Annotated[Mapping[str, Estimate], FLAT, estimates(THRESHOLD_METRICS)]
 
 
 class CalibrationErrorEntry(Entry):
@@ -202,13 +202,13 @@ class RecognitionEntry(Entry):
     """How surely the area of a study is recognised.
 
     Attributes:
-        estimates: AREA_ESTIMATES by name, at study level.
+        estimates: AREA_METRICS by name, at study level.
         recall: by area.
         by_image: the accuracy where each image is judged by itself.
         confusion: counts of studies, a row an area, a column the area that was called.
     """
 
-    estimates: Annotated[Mapping[str, Estimate], FLAT, estimates(AREA_ESTIMATES)]
+    estimates: Annotated[Mapping[str, Estimate], FLAT, estimates(tuple(AREA_METRICS))]
     recall: Annotated[Mapping[str, Estimate], named(estimate)]
     by_image: Annotated[Mapping[str, Estimate], estimates(("accuracy",))]
     areas: Annotated[tuple[str, ...], _AREA_NAMES]

@@ -17,7 +17,7 @@ from conftest import TINY, Ran
 
 from mura_tune import console
 from mura_tune.cli.mura_infer import infer
-from mura_tune.evaluation.routing import Routing
+from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.reading import readers
 from mura_tune.release.release import verify
 
@@ -164,7 +164,7 @@ def test_the_body_part_first_then_its_own_model(
     views = [f"--image={path}" for path in sorted(data.glob("valid/XR_HAND/*/*/*.png"))[:2]]
     for least, word in ((0.0, "P(abnormal)"), (1.0, "abstain")):
         with monkeypatch.context() as patched:
-            patched.setattr(readers, "Routing", _Stored(least))
+            patched.setattr(readers, "RouterDecision", _Stored(least))
             assert word in run("infer", "--area=auto", *views).out
     drawn = run(
         "explain", "--area=router", *views, f"--out={tmp_path / 'a.png'}", "--deletion", "--json"
@@ -205,8 +205,8 @@ def test_the_body_part_as_a_second_task(
 
 
 class _Stored:
-    """`Routing` whose stored confidence is another."""
+    """`RouterDecision` whose stored confidence is another."""
 
     def __init__(self, least: float) -> None:
-        stored = Routing.from_manifest
+        stored = RouterDecision.from_manifest
         self.from_manifest = lambda manifest: replace(stored(manifest), confidence=least)

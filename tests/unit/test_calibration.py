@@ -1,6 +1,7 @@
 """Calibration against scikit-learn's, thresholds against every cut, the band of doubt."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ from mura_tune.evaluation.calibration import (
     choose_decision,
     fit_calibration,
 )
-from mura_tune.evaluation.routing import Routing
+from mura_tune.evaluation.evaluate import METRIC_NAMES
+from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.metrics.estimates import StudyScores, sigmoid
+from mura_tune.release_format.entries import ESTIMATES
 from mura_tune.release_format.manifest import AbnormalityManifest
 from mura_tune.training.batches import Split
 
@@ -206,6 +209,24 @@ def test_an_empty_band_holds_nothing() -> None:
 def test_an_answer_that_is_no_number_is_refused_and_not_called_normal(value: float) -> None:
     with pytest.raises(InputError, match="no finite number"):
         Calibration().logits(np.array([0.0, value]))
-    routing = Routing(1.0, 0.5, 0.0, 0.0, 0.0)
+    routing = RouterDecision(1.0, 0.5, 0.0, 0.0, 0.0)
     with pytest.raises(InputError, match="no finite number"):
-        routing.confidences(np.array([[0.0, value]]))
+        routing.probabilities(np.array([[0.0, value]]))
+
+
+def test_the_sentence_on_doubt_counts_the_answers_that_remain() -> None:
+    doubtful = np.array([True, True, False, False, False])
+    wrong = np.array([True, False, True, False, False])
+    some = calibrations.measure_abstention(doubtful, wrong)
+    assert (some.studies, some.error_without) == (2, pytest.approx(0.4))
+    found = calibrations.describe_rest(some, 5)
+    assert re.fullmatch(
+        r"of the others 1 of 3 are answered wrong, 0\.333 \[0\.\d+, 0\.\d+\]", found
+    )
+    all_of_them = calibrations.measure_abstention(np.ones(5, bool), wrong)
+    assert all_of_them.error is None
+    assert calibrations.describe_rest(all_of_them, 5) == "none is answered"
+
+
+def test_an_evaluation_names_each_estimate_that_a_manifest_stores() -> None:
+    assert tuple(METRIC_NAMES) == ESTIMATES

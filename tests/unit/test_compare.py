@@ -77,7 +77,9 @@ def router(sure: float, seed: int, studies: int = 90) -> RouterEvaluation:
     logits = rng.normal(size=(studies, 3))
     logits[np.arange(studies), parts] += sure
     logits_nk = torch.from_numpy(logits)
-    return routing.evaluate_router(logits_nk, split, routing.choose_routing(logits_nk, split))
+    return routing.evaluate_router(
+        logits_nk, split, routing.choose_router_decision(logits_nk, split)
+    )
 
 
 def test_routers_are_paired_by_what_they_recognise() -> None:

@@ -25,7 +25,7 @@ from mura_tune.cli.mura_infer import infer
 from mura_tune.config import load_config
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Calibration
-from mura_tune.evaluation.routing import Routing
+from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import Ensemble, build_network
 from mura_tune.phantoms.dataset import write_phantoms
@@ -207,7 +207,7 @@ def of_areas(folder: Path, task: Task) -> release_io.Bundle:
     names = ["XR_A", "XR_B", "XR_C"]
     net = task.network(replace(load_config("router", QUICK).recipe, seed=1), 3)
     found = (
-        to_plain(Routing(1.7, 0.5, 0.0, 0.0, 0.0).entries())
+        to_plain(RouterDecision(1.7, 0.5, 0.0, 0.0, 0.0).entries())
         if task is PART
         else {
             **uncalibrated(ThresholdEntry(value=0.37, rule="for a test")).to_json(),

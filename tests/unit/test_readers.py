@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Decision
-from mura_tune.evaluation.routing import Routing
+from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.metrics.areas import softmax
 from mura_tune.networks.network import build_network
@@ -80,7 +80,7 @@ def release(
     }
     if task is PART:
         sure = float(np.quantile(softmax(logits.double().numpy()).max(1), 0.3))
-        told = to_plain(Routing(1.0, sure, 0.3, 0.0, 0.0).entries())
+        told = to_plain(RouterDecision(1.0, sure, 0.3, 0.0, 0.0).entries())
     manifest = {
         "schema": 2,
         "area": folder.name,

@@ -182,7 +182,7 @@ def test_figures_of_a_router_agree_with_scikit_learn() -> None:
 
     part = split(studies=90)
     logits = noisy(part, 1.0)
-    found = routing.evaluate_router(logits, part, routing.choose_routing(logits, part))
+    found = routing.evaluate_router(logits, part, routing.choose_router_decision(logits, part))
     true, called = found.recognition.studies.areas, found.recognition.studies.called
     for name, value in (
         ("accuracy", accuracy_score(true, called)),
@@ -199,8 +199,10 @@ def test_figures_of_a_router_agree_with_scikit_learn() -> None:
 def test_a_router_abstains_below_the_confidence_that_dev_chose(sure: float) -> None:
     dev = split(studies=120)
     logits = noisy(dev, sure)
-    chosen = routing.choose_routing(logits, dev)
-    assert routing.Routing.from_manifest(RouterManifest.partial(**chosen.entries())) == chosen
+    chosen = routing.choose_router_decision(logits, dev)
+    assert (
+        routing.RouterDecision.from_manifest(RouterManifest.partial(**chosen.entries())) == chosen
+    )
     found = routing.evaluate_router(logits, dev, chosen)
     told = found.abstention()
     assert told.studies / 120 == pytest.approx(chosen.share)
