@@ -26,7 +26,7 @@ from mura_tune.networks.network import build_network
 from mura_tune.reading.batch import answer_all
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import find_studies
-from mura_tune.release import release as release_io
+from mura_tune.release.release import current_preprocessing, save_release
 from mura_tune.release_format.manifest import SCHEMA, parse_manifest
 from mura_tune.training.batches import load_split, to_input
 from mura_tune.training.fit import predict
@@ -115,13 +115,13 @@ def release(folder: Path, arch: str, size: int) -> None:
         "arch": arch,
         "outputs": 1,
         "recipe_digest": "none",
-        "preprocessing": release_io.preprocessing(size).to_json(),
+        "preprocessing": current_preprocessing(size).to_json(),
         "calibration": {"temperature": 1.0, "offset": 0.0},
         "recommended": "max_youden",
         "operating_points": {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}},
         "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
     }
-    release_io.save(folder, build_network(arch, size=size), parse_manifest(manifest, folder), {})
+    save_release(folder, build_network(arch, size=size), parse_manifest(manifest, folder), {})
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.database.urls import url_of
 from mura_tune.networks.network import build_network
 from mura_tune.phantoms.dataset import write_phantoms
-from mura_tune.release import release as release_io
-from mura_tune.release_format.manifest import Manifest, parse_manifest
+from mura_tune.release.release import current_preprocessing, save_release
+from mura_tune.release_format.manifest import CARD, Manifest, parse_manifest
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real-xrays"
 CPU = torch.device("cpu")
@@ -130,7 +130,7 @@ def manifest_of(arch: str = "cnn", size: int = 32) -> Manifest:
         "arch": arch,
         "outputs": 1,
         "recipe_digest": "0" * 12,
-        "preprocessing": release_io.preprocessing(size).to_json(),
+        "preprocessing": current_preprocessing(size).to_json(),
         "calibration": {"temperature": 0.5, "offset": 0.01},
         "operating_points": points,
         "recommended": "max_youden",
@@ -144,7 +144,7 @@ def release(tmp_path: Path) -> Path:
     """A release that nobody trained: releases/XR_TEST, the small network at 32 px."""
     folder = tmp_path / "releases" / "XR_TEST"
     net = build_network("cnn", size=32, seed=3)
-    release_io.save(folder, net, manifest_of(), {release_io.CARD: "# XR_TEST\n"})
+    save_release(folder, net, manifest_of(), {CARD: "# XR_TEST\n"})
     return folder
 
 

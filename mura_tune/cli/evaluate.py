@@ -26,8 +26,8 @@ from mura_tune.cli.options import (
 
 if TYPE_CHECKING:
     from mura_tune.data.prepare import Prepared
-    from mura_tune.release.release import Bundle
-    from mura_tune.release.two_stage import Routes
+    from mura_tune.release.release import Release
+    from mura_tune.release.two_stage import TwoStageEvaluation
 
 
 @click.command(short_help="Measure a release on studies that no search has read.")
@@ -79,11 +79,11 @@ def evaluate(
         return
     folder = release_at(release, base_url)
     if layout == "folders":
-        from mura_tune.release import external
-        from mura_tune.release import release as release_io
+        from mura_tune.release.external import evaluate_external
+        from mura_tune.release.release import load_release
 
-        outside = external.measure(
-            release_io.load(folder, device_of(device)), data, runs / "cache", strict=strict
+        outside = evaluate_external(
+            load_release(folder, device_of(device)), data, runs / "cache", strict=strict
         )
         console.print_report(as_json, outside.to_json, outside.describe)
         return
@@ -177,9 +177,10 @@ def report(
     from mura_tune import files
     from mura_tune.errors import InputError
     from mura_tune.reading.fetch import is_fetched
-    from mura_tune.release import release as release_io
     from mura_tune.release.kinds import kind_of
+    from mura_tune.release.release import add_files
     from mura_tune.release_format.folder import check_place
+    from mura_tune.release_format.manifest import REPORT
     from mura_tune.report import index
 
     folder = release_at(release, base_url)
@@ -199,21 +200,21 @@ def report(
     if out:
         files.replace_file(out, content)
     else:
-        release_io.add(folder, {release_io.REPORT: html})
+        add_files(folder, {REPORT: html})
         index.write_index(folder.parent, console.print_note)
-    place = str(out or folder / release_io.REPORT)
+    place = str(out or folder / REPORT)
     plain = {"report": place, "bytes": len(content)}
     console.print_report(as_json, lambda: plain, lambda: place)
 
 
 def _routes(
     find: Callable[[str], Path], data: Path, runs: Path, device: str, strict: bool
-) -> Routes:
+) -> TwoStageEvaluation:
     from dataclasses import replace
 
     from mura_tune.areas import ROUTER
     from mura_tune.reading.locate import release_for
-    from mura_tune.release.two_stage import routes
+    from mura_tune.release.two_stage import evaluate_two_stages
     from mura_tune.training.batches import Split, load_split
 
     folder = find(ROUTER)
@@ -237,10 +238,12 @@ def _routes(
         return splits[size]
 
     told = tuple(line for _, line in places.values() if line)
-    return routes(router, {a: opened[f] for a, (f, _) in places.items()}, told, split_at)
+    return evaluate_two_stages(
+        router, {a: opened[f] for a, (f, _) in places.items()}, told, split_at
+    )
 
 
-def _require_kind(release: Bundle, *, router: bool) -> None:
+def _require_kind(release: Release, *, router: bool) -> None:
     """Refuse a release that has a router's name and is none, or is one under an area's name."""
     from mura_tune.errors import InputError
     from mura_tune.training.tasks import PART
@@ -255,16 +258,17 @@ def _require_kind(release: Bundle, *, router: bool) -> None:
 
 def _with_data(
     release: Path, data: Path, runs: Path, device: str, strict: bool
-) -> tuple[Bundle, Prepared]:
+) -> tuple[Release, Prepared]:
     """A release and the data it was made with, prepared at its size and divided its way."""
     from mura_tune.evaluation.evaluate import check_same_data
-    from mura_tune.release import release as release_io
+    from mura_tune.release.release import load_release
+    from mura_tune.release_format.manifest import MANIFEST
 
-    loaded = release_io.load(release, device_of(device))
+    loaded = load_release(release, device_of(device))
     manifest = loaded.manifest
-    manifest.require(release / release_io.MANIFEST, "study.config", "data.fingerprint")
+    manifest.require(release / MANIFEST, "study.config", "data.fingerprint")
     tell_changes(loaded)
-    study = manifest.search.read_config(release / release_io.MANIFEST)
+    study = manifest.search.read_config(release / MANIFEST)
     prepared = prepared_of(manifest.area, study, data, runs, strict)
     check_same_data(release, manifest.data, prepared)
     return loaded, prepared
@@ -289,10 +293,10 @@ def verify(
     """
     from dataclasses import replace
 
-    from mura_tune.release.verify import inspect
+    from mura_tune.release.verify import inspect_release
 
     folder = release_at(release, base_url)
-    found = inspect(folder)
+    found = inspect_release(folder)
     if data:
         _with_data(folder, data, runs, "cpu", strict=False)
         found = replace(found, data=True)

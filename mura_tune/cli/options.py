@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mura_tune.config import SearchConfig
     from mura_tune.data.prepare import Prepared
-    from mura_tune.release.release import Bundle
+    from mura_tune.release.release import Release
     from mura_tune.search.results import Best
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -128,11 +128,11 @@ def release_at(name: str, base_url: str | None) -> Path:
     return locate_release(name, None, Path(), base_url, console.print_note)
 
 
-def tell_changes(release: Bundle) -> None:
+def tell_changes(release: Release) -> None:
     """Say which pictures are read otherwise since a release was made; nothing for a new one."""
-    from mura_tune.release.release import changes
+    from mura_tune.release.release import describe_decoding_changes
 
-    if told := changes(release.manifest):
+    if told := describe_decoding_changes(release.manifest):
         console.print_note(f"{release.folder}: {told}")
 
 

@@ -70,8 +70,8 @@ def finalize(
     from mura_tune.data.index import dataset_name
     from mura_tune.errors import InputError, MuraError
     from mura_tune.evaluation.runs import pick_all, pick_strongest
-    from mura_tune.release.checkpoint import Checkpoints, alone
-    from mura_tune.release.finalize import final_recipe, summary
+    from mura_tune.release.checkpoint import Checkpoints, hold_places
+    from mura_tune.release.finalize import final_recipe, summarise_releases
     from mura_tune.release.finalize import finalize as release
     from mura_tune.report import index
     from mura_tune.search.results import finished_studies
@@ -88,7 +88,7 @@ def finalize(
                 own = names.file_name_of(name)  # a search may be older than the rule for names
                 folder = files.path_within(releases, own)
                 finals = files.path_within(runs / "finals", own)
-                locks.enter_context(alone(folder, finals))
+                locks.enter_context(hold_places(folder, finals))
                 prepared = prepared_of(found.area, found.config, data, runs, strict)
                 kept = Checkpoints(finals, prepared, console.print_note)
                 total = final_recipe(found).epochs * seeds
@@ -117,7 +117,7 @@ def finalize(
     console.print_report(
         as_json,
         lambda: [one.manifest.to_json() | {"folder": str(one.folder)} for one in made],
-        lambda: "\n\n".join(one.describe() for one in made) + summary(made),
+        lambda: "\n\n".join(one.describe() for one in made) + summarise_releases(made),
     )
     index.write_index(releases, console.print_note)
     if failed:
@@ -150,10 +150,10 @@ def export(release: str, base_url: str | None, kind: str, out: Path | None, as_j
     import torch
 
     from mura_tune.release import exports
-    from mura_tune.release import release as release_io
+    from mura_tune.release.release import load_release
 
-    path, told = exports.export(
-        release_io.load(release_at(release, base_url), torch.device("cpu")), kind, out
+    path, told = exports.export_release(
+        load_release(release_at(release, base_url), torch.device("cpu")), kind, out
     )
     plain = {"file": str(path), "kind": kind, "use": told}
     console.print_report(as_json, lambda: plain, lambda: f"{path}\n  {told}")

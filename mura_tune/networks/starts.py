@@ -23,8 +23,7 @@ from mura_tune.networks.weights import (
 )
 from mura_tune.release_format import checksums
 from mura_tune.release_format.checksums import SUMS, sha256
-from mura_tune.release_format.manifest import NAME as MANIFEST
-from mura_tune.release_format.manifest import WEIGHTS, Manifest, read_manifest
+from mura_tune.release_format.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
 
 IMAGENET, NONE = "imagenet", "none"
 TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev parts
@@ -167,7 +166,7 @@ def _vouched_manifest(folder: Path) -> tuple[Manifest, dict[str, str]]:
             f"{folder}: no whole release ({MANIFEST} or {SUMS} is missing); "
             "name a file of weights or a release's folder"
         )
-    listed = checksums.read(folder)
+    listed = checksums.read_checksums(folder)
     checksums.check_file(folder, MANIFEST, listed)
     return read_manifest(folder / MANIFEST), listed
 

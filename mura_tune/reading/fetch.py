@@ -23,8 +23,8 @@ from mura_tune.reading.download import (
     download_file,
     normalise_url,
 )
-from mura_tune.release_format.checksums import SUMS, parse, sha256
-from mura_tune.release_format.manifest import NAME as MANIFEST
+from mura_tune.release_format.checksums import SUMS, parse_checksums, sha256
+from mura_tune.release_format.manifest import MANIFEST
 
 STALE_SECONDS = 7 * 86_400.0  # after which an unfinished download is removed
 LONGEST_NAME_BYTES = 255  # of a file's name, on the file systems that are in use
@@ -176,7 +176,7 @@ def _download_listing(address: str, limits: DownloadLimits) -> bytes:
 
 def _parse_listing(listing: bytes, source: str) -> dict[str, str]:
     """The digest of each file of a release by its name. Raises InputError for another text."""
-    listed = parse(listing, source)
+    listed = parse_checksums(listing, source)
     if MANIFEST not in listed:
         raise InputError(f"{source}: lists no {MANIFEST}, so no release lies there")
     for name in listed:

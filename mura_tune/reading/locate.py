@@ -62,9 +62,9 @@ def is_url(text: str) -> bool:
 
 def _recover(folder: Path) -> bool:
     """Put back a release that a killed call had moved aside; returns whether there was one."""
-    from mura_tune.release_format.folder import recover
+    from mura_tune.release_format.folder import recover_release
 
-    return recover(folder)
+    return recover_release(folder)
 
 
 def _fetch(url: str, say: Callable[[str], None]) -> Path:

@@ -34,12 +34,11 @@ from mura_tune.reading.answers import (
 )
 from mura_tune.reading.locate import FindRelease, release_for
 from mura_tune.reading.studies import StudyFiles, StudyViews
-from mura_tune.release import legacy
-from mura_tune.release import release as release_io
-from mura_tune.release.release import Bundle
-from mura_tune.release_format.folder import recover
-from mura_tune.release_format.manifest import NAME as MANIFEST
+from mura_tune.release.legacy import load_checkpoint
+from mura_tune.release.release import Release, load_release
+from mura_tune.release_format.folder import recover_release
 from mura_tune.release_format.manifest import (
+    MANIFEST,
     AbnormalityManifest,
     MultitaskManifest,
     RouterManifest,
@@ -111,7 +110,7 @@ class Reader(ABC, Generic[AnswerT]):
 class _ReleaseReader(Reader[AnswerT]):
     """A reader with one network: everything but what its logits mean."""
 
-    release: Bundle
+    release: Release
     device: torch.device
 
     @property
@@ -201,9 +200,9 @@ class Predictor(_ReleaseReader[Answer]):
     ) -> None:
         folder = Path(folder)
         self.release = (
-            legacy.load(folder, device, area)
+            load_checkpoint(folder, device, area)
             if folder.is_file()
-            else release_io.load(folder, device)
+            else load_release(folder, device)
         )
         self.device = device
         manifest = self.release.manifest
@@ -289,7 +288,7 @@ class Router(_ReleaseReader[AreaAnswer]):
                 f"{folder}: no router to ask for the area; name the --area, or make "
                 f"one: mura tune {ROUTER} && mura finalize {ROUTER}"
             )
-        self.release = release_io.load(folder, device)
+        self.release = load_release(folder, device)
         manifest = self.release.manifest
         if not isinstance(manifest, RouterManifest):
             raise InputError(
@@ -343,7 +342,7 @@ def load_reader(
         InputError: a release that is not whole, or a threshold for a router.
     """
     folder = Path(folder)
-    recover(folder)
+    recover_release(folder)
     manifest = folder / MANIFEST
     if not manifest.is_file() or not isinstance(read_manifest(manifest), RouterManifest):
         return Predictor(folder, device, threshold=threshold)

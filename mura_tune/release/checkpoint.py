@@ -18,15 +18,22 @@ import mura_tune
 from mura_tune import files
 from mura_tune.data.prepare import Prepared
 from mura_tune.recipe import Recipe
-from mura_tune.release_format.folder import check_place, recover
+from mura_tune.release_format.folder import check_place, recover_release
 from mura_tune.training.fit import Epoch, Memory, State
 
-DIGEST = 32  # bytes of sha256 that open a file
-UNUSABLE = (ValueError, KeyError, IndexError, TypeError, RuntimeError, pickle.UnpicklingError)
+DIGEST_BYTES = 32  # bytes of sha256 that open a file
+UNUSABLE_ERRORS = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    RuntimeError,
+    pickle.UnpicklingError,
+)
 
 
 @contextlib.contextmanager
-def alone(release: Path, finals: Path) -> Iterator[None]:
+def hold_places(release: Path, finals: Path) -> Iterator[None]:
     """Be the only one that makes the release in the folder `release`, or trains in `finals`.
 
     Raises:
@@ -40,7 +47,7 @@ def alone(release: Path, finals: Path) -> Iterator[None]:
         files.hold_sole_lock(release.with_name(f".{release.name}.lock"), busy),
         files.hold_sole_lock(finals.with_name(f".{finals.name}.lock"), busy),
     ):
-        recover(release)
+        recover_release(release)
         check_place(release)
         yield
 
@@ -94,7 +101,7 @@ class Checkpoint:
             return None
         try:
             return _state(self._checked(whole))
-        except UNUSABLE as error:
+        except UNUSABLE_ERRORS as error:
             why = str(error) if type(error) is ValueError else "of another version"
             self.say(f"{self.path}: a checkpoint not used ({why}): training starts again")
             self.path.unlink(missing_ok=True)
@@ -108,7 +115,7 @@ class Checkpoint:
 
     def _checked(self, whole: bytes) -> dict[str, Any]:
         """What `save` was given, as plain values."""
-        digest, content = whole[:DIGEST], whole[DIGEST:]
+        digest, content = whole[:DIGEST_BYTES], whole[DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:
             raise ValueError("damaged")
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

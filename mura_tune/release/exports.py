@@ -27,20 +27,20 @@ from mura_tune.lines import printable
 from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import build_network, members_of
 from mura_tune.networks.weights import copy_tensors
-from mura_tune.release.release import Bundle, as_abnormality
+from mura_tune.release.release import Release, as_abnormality
 from mura_tune.release_format.manifest import RouterManifest
 from mura_tune.training.batches import MEAN, STD
 from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, TASKS
 
 # ImageNet's means and deviations, by which other programs normalise three channels. Their means
-# average to MEAN; that is what makes `three_channels` exact.
+# average to MEAN; that is what makes `expand_to_three_channels` exact.
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TOLERANCE = 1e-4  # of an answer, between our network and what is exported
+EXPORT_TOLERANCE = 1e-4  # of an answer, between our network and what is exported
 SAME_AS_TORCHVISION = ("resnet", "densenet")  # timm gives these networks torchvision's names
 
 
-def export(bundle: Bundle, kind: str, out: Path | None = None) -> tuple[Path, str]:
-    """Write `bundle` as one of KINDS; returns the file and a line that says how to use it.
+def export_release(release: Release, kind: str, out: Path | None = None) -> tuple[Path, str]:
+    """Write `release` as one of KINDS; returns the file and a line that says how to use it.
 
     Args:
         out: [default: AREA_FINAL_best.pt, AREA.onnx, … in the working folder]
@@ -50,10 +50,10 @@ def export(bundle: Bundle, kind: str, out: Path | None = None) -> tuple[Path, st
             written.
         MuraError: ONNX answers differently than torch.
     """
-    suffix, write = KINDS[kind]
-    path = out or Path(f"{bundle.manifest.area}{suffix}")
+    suffix, write = EXPORTS[kind]
+    path = out or Path(f"{release.manifest.area}{suffix}")
     check_writable(path)
-    content, told = write(bundle)
+    content, told = write(release)
     try:
         replace_file(path, content)
     except OSError as error:
@@ -62,7 +62,7 @@ def export(bundle: Bundle, kind: str, out: Path | None = None) -> tuple[Path, st
     return path, told
 
 
-def calibrated(bundle: Bundle) -> list[nn.Module]:
+def calibrated_networks(release: Release) -> list[nn.Module]:
     """Copies of the members on the CPU whose outputs, or their mean, are calibrated logits.
 
     What is compared, here and for a pt, is compared in double precision: networks that are hardly
@@ -71,11 +71,11 @@ def calibrated(bundle: Bundle) -> list[nn.Module]:
     Raises:
         InputError: a network whose classifier cannot hold the calibration.
     """
-    temperature, offset = _calibration(bundle)
-    own_head = TASKS[_task(bundle)].head is not None
-    views = _noise(bundle, channels=1)
+    temperature, offset = _calibration(release)
+    own_head = TASKS[_task(release)].head is not None
+    views = _noise(release, channels=1)
     bodies = []
-    for member in members_of(copy.deepcopy(bundle.net).cpu()):
+    for member in members_of(copy.deepcopy(release.net).cpu()):
         body = member.body.to(torch.float64, memory_format=torch.contiguous_format).eval()
         before = _logits(body, views)
         layers = output_layers(body.get_classifier(), before.shape[1])
@@ -83,20 +83,20 @@ def calibrated(bundle: Bundle) -> list[nn.Module]:
             _fold(layer, temperature, offset)
         last = 1 if own_head else before.shape[1]
         wanted = torch.cat(((before[:, :last] + offset) / temperature, before[:, last:]), 1)
-        if not _gap(_logits(body, views), wanted) <= TOLERANCE:
+        if not _gap(_logits(body, views), wanted) <= EXPORT_TOLERANCE:
             raise InputError(
-                f"{bundle.folder}: the classifier of {bundle.manifest.arch} cannot hold its "
+                f"{release.folder}: the classifier of {release.manifest.arch} cannot hold its "
                 "calibration; use the release's folder"
             )
         bodies.append(body.float())
     return bodies
 
 
-def _calibration(bundle: Bundle) -> tuple[float, float]:
+def _calibration(release: Release) -> tuple[float, float]:
     """Temperature and offset; a router has no offset."""
-    if isinstance(bundle.manifest, RouterManifest):
-        return bundle.manifest.calibration.temperature, 0.0
-    fitted = as_abnormality(bundle).calibration
+    if isinstance(release.manifest, RouterManifest):
+        return release.manifest.calibration.temperature, 0.0
+    fitted = as_abnormality(release).calibration
     return fitted.temperature, fitted.offset
 
 
@@ -120,10 +120,10 @@ def _gap(one: Tensor, other: Tensor) -> float:
     return float(((one - other).abs() / one.abs().clamp_min(1)).max())
 
 
-def _noise(bundle: Bundle, channels: int) -> Tensor:
+def _noise(release: Release, channels: int) -> Tensor:
     """Two grey views (2, C, S, S), as the network reads them or normalised as ImageNet's are, in
     double precision."""
-    size = bundle.manifest.preprocessing.size
+    size = release.manifest.preprocessing.size
     generator = torch.Generator().manual_seed(0)
     levels = torch.rand((2, 1, size, size), generator=generator, dtype=torch.float64)
     if channels == 1:
@@ -134,7 +134,7 @@ def _noise(bundle: Bundle, channels: int) -> Tensor:
     return (levels - mean) / deviation
 
 
-def three_channels(weight: Tensor) -> Tensor:
+def expand_to_three_channels(weight: Tensor) -> Tensor:
     """A grey stem (O, 1, h, w) as (O, 3, h, w) for pictures normalised as ImageNet's are.
 
     With w_c = W s_c / (3 STD) the channels add up to W (g - MEAN) / STD for a grey level g, as the
@@ -144,27 +144,27 @@ def three_channels(weight: Tensor) -> Tensor:
     return weight * scale
 
 
-def _pt(bundle: Bundle) -> tuple[bytes, str]:
-    arch, size = bundle.manifest.arch, bundle.manifest.preprocessing.size
-    if TASKS[_task(bundle)].head:
+def _pt(release: Release) -> tuple[bytes, str]:
+    arch, size = release.manifest.arch, release.manifest.preprocessing.size
+    if TASKS[_task(release)].head:
         raise InputError(
-            f"{bundle.folder}: a pt holds {arch} with a linear classifier, and the "
+            f"{release.folder}: a pt holds {arch} with a linear classifier, and the "
             "multi-task head is none; export it --to onnx or safetensors"
         )
-    weights = _in_three_channels(bundle, _only(bundle))
+    weights = _in_three_channels(release, _only(release))
     file = io.BytesIO()
-    torch.save({"model_state": weights, **_about(bundle)}, file)
+    torch.save({"model_state": weights, **_about(release)}, file)
     same = arch.startswith(SAME_AS_TORCHVISION)
     names = f"torchvision's names of {arch}" if same else f"the names of timm's {arch}"
     if arch == "cnn" or arch.startswith("hybrid"):
         names = f"names of our own {arch}, which no other library has"
     return file.getvalue(), (
         f"model_state with {names}; RGB squashed to {size} x {size}, "
-        f"ImageNet's normalisation, {_outputs(bundle)}"
+        f"ImageNet's normalisation, {_outputs(release)}"
     )
 
 
-def _in_three_channels(bundle: Bundle, body: nn.Module) -> dict[str, Tensor]:
+def _in_three_channels(release: Release, body: nn.Module) -> dict[str, Tensor]:
     """The weights of a calibrated network for pictures in three channels, tried in one that takes
     them.
 
@@ -172,11 +172,11 @@ def _in_three_channels(bundle: Bundle, body: nn.Module) -> dict[str, Tensor]:
         InputError: a network that answers otherwise, since it standardises its stem's weights, or
             one that does more with the grey channel than convolutions do.
     """
-    arch, size = bundle.manifest.arch, bundle.manifest.preprocessing.size
-    refusal = f"{bundle.folder}: a pt of {arch} for three channels"
+    arch, size = release.manifest.arch, release.manifest.preprocessing.size
+    refusal = f"{release.folder}: a pt of {arch} for three channels"
     instead = "export it --to onnx or safetensors"
     weights = body.double().state_dict()
-    twin = build_network(arch, size=size, outputs=bundle.manifest.outputs, channels=3).body
+    twin = build_network(arch, size=size, outputs=release.manifest.outputs, channels=3).body
     twin = twin.double().eval()
     for name, wanted in twin.state_dict().items():
         if weights[name].shape == wanted.shape:
@@ -185,10 +185,13 @@ def _in_three_channels(bundle: Bundle, body: nn.Module) -> dict[str, Tensor]:
             raise InputError(
                 f"{refusal} cannot be made: {name} does not read the grey channel alone; {instead}"
             )
-        weights[name] = three_channels(weights[name])
+        weights[name] = expand_to_three_channels(weights[name])
     twin.load_state_dict(weights)
-    grey, rgb = _logits(body, _noise(bundle, channels=1)), _logits(twin, _noise(bundle, channels=3))
-    if not (gap := _gap(grey, rgb)) <= TOLERANCE:
+    grey, rgb = (
+        _logits(body, _noise(release, channels=1)),
+        _logits(twin, _noise(release, channels=3)),
+    )
+    if not (gap := _gap(grey, rgb)) <= EXPORT_TOLERANCE:
         raise InputError(
             f"{refusal} would answer otherwise (logits differ by {gap:.1e}): it standardises the "
             f"weights that read the picture; {instead}"
@@ -196,23 +199,23 @@ def _in_three_channels(bundle: Bundle, body: nn.Module) -> dict[str, Tensor]:
     return {name: v.float() if v.is_floating_point() else v for name, v in weights.items()}
 
 
-def _joblib(bundle: Bundle) -> tuple[bytes, str]:
+def _joblib(release: Release) -> tuple[bytes, str]:
     import joblib
 
     file = io.BytesIO()
-    joblib.dump({name: value.numpy() for name, value in _only(bundle).state_dict().items()}, file)
-    return file.getvalue(), f"a dict of numpy arrays by name; {_grey(bundle)}, {_outputs(bundle)}"
+    joblib.dump({name: value.numpy() for name, value in _only(release).state_dict().items()}, file)
+    return file.getvalue(), f"a dict of numpy arrays by name; {_grey(release)}, {_outputs(release)}"
 
 
-def _safetensors(bundle: Bundle) -> tuple[bytes, str]:
-    about = {name: str(value) for name, value in _about(bundle).items()}
-    weights = copy_tensors(_only(bundle).state_dict())
+def _safetensors(release: Release) -> tuple[bytes, str]:
+    about = {name: str(value) for name, value in _about(release).items()}
+    weights = copy_tensors(_only(release).state_dict())
     content = to_safetensors(weights, metadata={"format": "pt", **about})
-    return content, f"tensors by name; {_grey(bundle)}, {_outputs(bundle)}"
+    return content, f"tensors by name; {_grey(release)}, {_outputs(release)}"
 
 
-class Answers(nn.Module):
-    """Grey levels (N, 1, S, S) from 0 to 1 in; what each of `ANSWERS` makes of the mean logits
+class ExportedAnswers(nn.Module):
+    """Grey levels (N, 1, S, S) from 0 to 1 in; what each of `ONNX_OUTPUTS` makes of the mean logits
     (N, K) out."""
 
     def __init__(self, bodies: Sequence[nn.Module], task: str) -> None:
@@ -223,11 +226,11 @@ class Answers(nn.Module):
     def forward(self, levels: Tensor) -> tuple[Tensor, ...]:
         x_nchw = (levels - MEAN) / STD
         logits_nk = torch.stack([body(x_nchw) for body in self.bodies]).mean(0)
-        return tuple(answer(logits_nk) for answer in ANSWERS[self.task].values())
+        return tuple(answer(logits_nk) for answer in ONNX_OUTPUTS[self.task].values())
 
 
 # What an ONNX model of each task gives, by name, from calibrated logits (N, K).
-ANSWERS: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {
+ONNX_OUTPUTS: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {
     ABNORMALITY.name: {"probability": torch.sigmoid},
     PART.name: {"areas": lambda logits: logits},
     MULTITASK.name: {
@@ -237,12 +240,12 @@ ANSWERS: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
-def _onnx(bundle: Bundle) -> tuple[bytes, str]:
+def _onnx(release: Release) -> tuple[bytes, str]:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"--to onnx needs {package}: pip install 'mura-tune[onnx]'")
-    size, task = bundle.manifest.preprocessing.size, _task(bundle)
-    net = Answers(calibrated(bundle), task).eval()
+    size, task = release.manifest.preprocessing.size, _task(release)
+    net = ExportedAnswers(calibrated_networks(release), task).eval()
     levels = torch.rand((3, 1, size, size), generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():  # the exporter's own, about torch's insides
         warnings.simplefilter("ignore")
@@ -253,7 +256,7 @@ def _onnx(bundle: Bundle) -> tuple[bytes, str]:
                 dynamo=True,
                 verbose=False,
                 input_names=["levels"],
-                output_names=list(ANSWERS[task]),
+                output_names=list(ONNX_OUTPUTS[task]),
                 dynamic_shapes={"levels": {0: torch.export.Dim("views")}},
             )
         except MemoryError:
@@ -261,18 +264,18 @@ def _onnx(bundle: Bundle) -> tuple[bytes, str]:
         except Exception as error:  # the exporter's own kinds, and torch's insides' beneath them
             reason = printable(str(error).partition("\n")[0].partition(". ")[0])
             raise InputError(
-                f"{bundle.folder}: {bundle.manifest.arch} cannot be written as onnx "
+                f"{release.folder}: {release.manifest.arch} cannot be written as onnx "
                 f"({reason or 'torch does not say why'}); export it --to pt or safetensors"
             ) from error
     assert program is not None  # it is, with dynamo
     model = program.model_proto  # made anew whenever it is asked for
-    for name, value in _about(bundle).items():
+    for name, value in _about(release).items():
         model.metadata_props.add(key=name, value=str(value))
     content: bytes = model.SerializeToString()
-    worst = max(apart(content, net, views) for views in (levels, levels[:1]))
-    if not worst <= TOLERANCE:
-        raise MuraError(f"{bundle.folder}: ONNX differs from torch by {worst:.1e}; not written")
-    areas = ", ".join(bundle.manifest.areas)
+    worst = max(measure_onnx_gap(content, net, views) for views in (levels, levels[:1]))
+    if not worst <= EXPORT_TOLERANCE:
+        raise MuraError(f"{release.folder}: ONNX differs from torch by {worst:.1e}; not written")
+    areas = ", ".join(release.manifest.areas)
     told = {
         "probability": "probability (views, 1) of abnormal",
         "areas": f"areas (views, K), a logit of each of {areas}: softmax their mean over a "
@@ -280,12 +283,12 @@ def _onnx(bundle: Bundle) -> tuple[bytes, str]:
     }
     return content, (
         f"levels (views, 1, {size}, {size}), grey from 0 to 1, to "
-        + " and ".join(told[name] for name in ANSWERS[task])
+        + " and ".join(told[name] for name in ONNX_OUTPUTS[task])
     )
 
 
 @torch.inference_mode()
-def apart(content: bytes, net: nn.Module, views: Tensor) -> float:
+def measure_onnx_gap(content: bytes, net: nn.Module, views: Tensor) -> float:
     """The largest difference between what an ONNX model and `net` make of views (N, 1, S, S), of
     a probability, or of a logit and of its size where that is above 1."""
     import onnxruntime
@@ -299,58 +302,58 @@ def apart(content: bytes, net: nn.Module, views: Tensor) -> float:
     return float(max(gap.max() for gap in gaps))
 
 
-def _only(bundle: Bundle) -> nn.Module:
+def _only(release: Release) -> nn.Module:
     """The one network of a release, calibrated; InputError where it has several."""
-    bodies = calibrated(bundle)
+    bodies = calibrated_networks(release)
     if len(bodies) > 1:
         raise InputError(
-            f"{bundle.folder}: the mean of {len(bodies)} networks is no single one; "
+            f"{release.folder}: the mean of {len(bodies)} networks is no single one; "
             "export it --to onnx, or finalize one seed"
         )
     return bodies[0]
 
 
-def _task(bundle: Bundle) -> str:
-    return bundle.manifest.task
+def _task(release: Release) -> str:
+    return release.manifest.task
 
 
-def _about(bundle: Bundle) -> dict[str, Any]:
+def _about(release: Release) -> dict[str, Any]:
     """Plain values that travel beside the weights; a reader that wants weights alone skips them."""
-    manifest = bundle.manifest
+    manifest = release.manifest
     chosen = (
         {"confidence": manifest.abstain.confidence}
         if isinstance(manifest, RouterManifest)
-        else {"threshold": as_abnormality(bundle).operating_point.threshold}
+        else {"threshold": as_abnormality(release).operating_point.threshold}
     )
-    several = TASKS[_task(bundle)] is not ABNORMALITY
+    several = TASKS[_task(release)] is not ABNORMALITY
     return {
         "area": manifest.area,
         "arch": manifest.arch,
         "size": manifest.preprocessing.size,
         **chosen,
         "recipe_digest": manifest.recipe_digest,
-        **({"task": _task(bundle), "areas": list(manifest.areas)} if several else {}),
+        **({"task": _task(release), "areas": list(manifest.areas)} if several else {}),
     }
 
 
-def _outputs(bundle: Bundle) -> str:
+def _outputs(release: Release) -> str:
     """What the outputs are, in words."""
-    areas = ", ".join(bundle.manifest.areas)
+    areas = ", ".join(release.manifest.areas)
     return {
         ABNORMALITY.name: "sigmoid",
         PART.name: f"softmax over {areas}, of the mean over a study's views",
         MULTITASK.name: f"sigmoid of the first, softmax of the others over {areas}",
-    }[_task(bundle)]
+    }[_task(release)]
 
 
-def _grey(bundle: Bundle) -> str:
-    size = bundle.manifest.preprocessing.size
+def _grey(release: Release) -> str:
+    size = release.manifest.preprocessing.size
     return f"one grey channel of {size} x {size}, (level - {MEAN}) / {STD} of 0 to 1"
 
 
-Writer = Callable[[Bundle], tuple[bytes, str]]
+ExportWriter = Callable[[Release], tuple[bytes, str]]
 # What a file's name ends with, and what makes its content.
-KINDS: dict[str, tuple[str, Writer]] = {
+EXPORTS: dict[str, tuple[str, ExportWriter]] = {
     "pt": ("_FINAL_best.pt", _pt),
     "joblib": (".joblib", _joblib),
     "onnx": (".onnx", _onnx),

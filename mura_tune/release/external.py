@@ -19,14 +19,14 @@ from mura_tune.evaluation.calibration import Decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.imaging.images import read_image
 from mura_tune.networks.starts import DIGEST_DIGITS, TRAINED_ON
-from mura_tune.release.release import Bundle, as_abnormality
+from mura_tune.release.release import Release, as_abnormality
 from mura_tune.release_format.manifest import RouterManifest
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import predict
 
 
 @dataclass(frozen=True, eq=False)
-class External:
+class ExternalEvaluation:
     """A release's figures on an external set.
 
     Attributes:
@@ -80,7 +80,9 @@ class External:
         }
 
 
-def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -> External:
+def evaluate_external(
+    release: Release, root: Path, folder: Path, *, strict: bool = False
+) -> ExternalEvaluation:
     """Measure a release on every image of the folders at `root`.
 
     Args:
@@ -90,10 +92,10 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
         InputError: a router, no such layout, too many unreadable images (any, if `strict`), or
             one label only once copies under both are left out.
     """
-    manifest = bundle.manifest
+    manifest = release.manifest
     if isinstance(manifest, RouterManifest):
         raise InputError(
-            f"{bundle.folder}: a router, and an external set has no areas to tell "
+            f"{release.folder}: a router, and an external set has no areas to tell "
             "apart; name a release that tells what is abnormal"
         )
     dataset = index_label_folders(root, manifest.area)
@@ -107,19 +109,19 @@ def measure(bundle: Bundle, root: Path, folder: Path, *, strict: bool = False) -
     kept = frame[~both]
     if kept["label"].nunique() < 2:
         raise InputError(f"{root}: without copies under both labels one label is left")
-    split = _split(cached.pixels, kept, next(bundle.net.parameters()).device)
-    chosen = Decision.from_manifest(as_abnormality(bundle))
-    return External(
+    split = _split(cached.pixels, kept, next(release.net.parameters()).device)
+    chosen = Decision.from_manifest(as_abnormality(release))
+    return ExternalEvaluation(
         name=dataset.name,
         area=manifest.area,
-        measured=evaluate_logits(predict(bundle.net, split), split, chosen),
+        measured=evaluate_logits(predict(release.net, split), split, chosen),
         copies=len(kept) - kept["first"].nunique(),
-        seen=_seen(bundle.folder, dataset, kept),
+        seen=_seen(release.folder, dataset, kept),
         left_out=(*dataset.notes, *cached.left_out, *left_out),
     )
 
 
-def trained_on(prepared: Prepared) -> str:
+def list_training_pictures(prepared: Prepared) -> str:
     """The content of TRAINED_ON: sorted, so that it tells nothing of the order of studies."""
     held = (prepared.frame["split"] != "test").to_numpy()
     return "".join(sorted(f"{sha[:DIGEST_DIGITS]}\n" for sha in prepared.pictures.take(held)))

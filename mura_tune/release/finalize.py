@@ -22,9 +22,9 @@ from mura_tune.lines import printable, shell_command
 from mura_tune.networks.network import join_members
 from mura_tune.networks.starts import TRAINED_ON, start_digest
 from mura_tune.recipe import Recipe, apply_values
-from mura_tune.release import release
-from mura_tune.release.external import trained_on
+from mura_tune.release.external import list_training_pictures
 from mura_tune.release.kinds import Figures, kind_of
+from mura_tune.release.release import current_preprocessing, save_release, weight_file_names
 from mura_tune.release_format.entries import (
     ConfirmationEntry,
     DataEntry,
@@ -34,7 +34,7 @@ from mura_tune.release_format.entries import (
     TrainingEntry,
     TrialEntry,
 )
-from mura_tune.release_format.manifest import Manifest, RouterManifest
+from mura_tune.release_format.manifest import CARD, REPORT, Manifest, RouterManifest
 from mura_tune.search.results import Best
 from mura_tune.search.verdict import verdict
 from mura_tune.training.batches import load_split
@@ -43,7 +43,7 @@ from mura_tune.training.tasks import TASKS, task_of
 
 
 @dataclass(frozen=True, eq=False)
-class Release:
+class FinalRelease:
     """What finalize made: the folder, and its figures on dev and test."""
 
     folder: Path
@@ -64,14 +64,14 @@ class Release:
             describe_runs(self.manifest.runs),
             self.dev.describe(),
             self.test.describe(),
-            f"read: {self.folder / release.CARD} and {self.folder / release.REPORT}",
+            f"read: {self.folder / CARD} and {self.folder / REPORT}",
             "next: "
             + shell_command("mura", "infer", *use, "--image", "VIEW1.png", "--image", "VIEW2.png"),
         )
         return "\n".join(line for line in lines if line)
 
 
-def summary(releases: Sequence[Release]) -> str:
+def summarise_releases(releases: Sequence[FinalRelease]) -> str:
     """A table of several releases, a line each; nothing for one."""
     if len(releases) < 2:
         return ""
@@ -97,7 +97,7 @@ def finalize(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     memory: Callable[[Recipe], Memory] = lambda recipe: NO_MEMORY,
     dataset: str = "",
-) -> Release:
+) -> FinalRelease:
     """Train the final network on train, choose what there is to choose on dev, measure on test.
 
     Args:
@@ -135,16 +135,16 @@ def finalize(
         runs=summarise_runs(runs, members, load_split(prepared, "test", device))
         if seeds > 1
         else None,
-        members=release.names_of(model),
+        members=weight_file_names(model),
     )
     page = kind.report(model, manifest, prepared, test=test)
     texts = {
-        release.CARD: kind.card(manifest),
-        release.REPORT: page,
-        TRAINED_ON: trained_on(prepared),
+        CARD: kind.card(manifest),
+        REPORT: page,
+        TRAINED_ON: list_training_pictures(prepared),
     }
-    release.save(folder, model, manifest, texts)
-    return Release(folder, manifest, dev, test)
+    save_release(folder, model, manifest, texts)
+    return FinalRelease(folder, manifest, dev, test)
 
 
 def _same_as_searched(best: Best, prepared: Prepared) -> None:
@@ -170,7 +170,7 @@ def _origin(best: Best, prepared: Prepared, run: FinalRun, dataset: str) -> dict
         "areas": tuple(prepared.areas),
         "arch": recipe.arch,
         "outputs": TASKS[best.config.task].outputs(len(prepared.areas)),
-        "preprocessing": release.preprocessing(recipe.size),
+        "preprocessing": current_preprocessing(recipe.size),
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,
         "start_sha256": best.starts.get(recipe.pretrained),

@@ -13,7 +13,7 @@ from mura_tune.evaluation import calibration, evaluate, routing
 from mura_tune.evaluation.compare import Comparison, compare_releases, compare_routers
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.networks.network import Model
-from mura_tune.release.release import Bundle, as_abnormality, as_router
+from mura_tune.release.release import Release, as_abnormality, as_router
 from mura_tune.release_format.entries import (
     AbnormalityMetricsEntry,
     MetricsEntry,
@@ -52,7 +52,7 @@ class Kind:
 
     output: str
     choose: Callable[[Tensor, Split], Any]
-    stored: Callable[[Bundle], Any]
+    stored: Callable[[Release], Any]
     manifest: Callable[..., Manifest]
     metrics: type[MetricsEntry]
     measured: Callable[[Tensor, Split, Any], Figures]

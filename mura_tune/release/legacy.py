@@ -19,18 +19,18 @@ from mura_tune.networks.weights import (
     rename_tensors,
 )
 from mura_tune.release.exports import RGB_MEAN, RGB_STD
-from mura_tune.release.release import Bundle, preprocessing
+from mura_tune.release.release import Release, current_preprocessing
 from mura_tune.release_format.checksums import sha256
 from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import uncalibrated
 from mura_tune.training.batches import MEAN, STD
 
-NAME = re.compile(r"(XR_[A-Za-z0-9]+)_FINAL")
+FILE_NAME = re.compile(r"(XR_[A-Za-z0-9]+)_FINAL")
 # What the file itself does not say: torchvision's DenseNet-121 at 224 px with one logit.
-FORM = {"arch": "densenet121", "size": 224, "threshold": 0.5}
+DEFAULTS = {"arch": "densenet121", "size": 224, "threshold": 0.5}
 
 
-class Rgb(nn.Module):
+class GreyToRgb(nn.Module):
     """Our normalised grey channel as three, normalised as ImageNet's are."""
 
     scale: Tensor
@@ -47,7 +47,7 @@ class Rgb(nn.Module):
         return x_n1hw * self.scale + self.shift
 
 
-def load(path: Path, device: torch.device, area: str | None = None) -> Bundle:
+def load_checkpoint(path: Path, device: torch.device, area: str | None = None) -> Release:
     """The network in `{AREA}_FINAL_best.pt`: nothing is run, and every tensor has to fit.
 
     Its stem takes three channels; it is kept as it is, and given three.
@@ -59,7 +59,7 @@ def load(path: Path, device: torch.device, area: str | None = None) -> Bundle:
         InputError: no file of weights, or a missing, foreign or misshapen tensor, by name.
     """
     weights, beside = read_checkpoint(path)
-    about: dict[str, Any] = FORM | beside
+    about: dict[str, Any] = DEFAULTS | beside
     if "areas" in about:
         raise InputError(
             f"{path}: tells areas apart, which only a release's folder can do here; "
@@ -80,16 +80,16 @@ def load(path: Path, device: torch.device, area: str | None = None) -> Bundle:
     check_tensor_names(weights, wanted, f"{path} is no checkpoint of {arch}")
     body = _restored(weights, arch, size)
     check_finite_weights(body.state_dict(), path)
-    named = NAME.match(path.name)
+    named = FILE_NAME.match(path.name)
     manifest = uncalibrated(ThresholdEntry(value=threshold, rule="the file's own, or one half"))
     manifest = manifest.changed(
         area=about.get("area") or (named and named[1]) or area or "unknown",
         arch=arch,
         outputs=1,
-        preprocessing=preprocessing(size),
+        preprocessing=current_preprocessing(size),
         recipe_digest=about.get("recipe_digest") or sha256(path)[:12],
     )
-    return Bundle(path, manifest, Network(body).to(device).eval())
+    return Release(path, manifest, Network(body).to(device).eval())
 
 
 def _restored(weights: Mapping[str, Tensor], arch: str, size: int) -> nn.Module:
@@ -110,5 +110,5 @@ def _restored(weights: Mapping[str, Tensor], arch: str, size: int) -> nn.Module:
         convolution.weight = nn.Parameter(convolution.weight.detach().repeat(1, 3, 1, 1))
     body.load_state_dict(weights)
     for name, convolution in convolutions:
-        body.set_submodule(name, nn.Sequential(Rgb(), convolution))
+        body.set_submodule(name, nn.Sequential(GreyToRgb(), convolution))
     return body

@@ -16,15 +16,13 @@ from mura_tune.errors import InputError
 from mura_tune.imaging.images import PREPROCESSING, preprocessing_changes
 from mura_tune.networks.network import Model, Network, join_members, members_of, restore_network
 from mura_tune.networks.weights import copy_tensors
-from mura_tune.release import golden
+from mura_tune.release.reference import compute_reference_logits
 from mura_tune.release.timm_config import timm_config
 from mura_tune.release_format import checksums
 from mura_tune.release_format.entries import PreprocessingEntry
-from mura_tune.release_format.folder import recover, replacing
+from mura_tune.release_format.folder import recover_release, replace_release
 from mura_tune.release_format.manifest import (
-    CARD,
-    NAME,
-    REPORT,
+    MANIFEST,
     SCHEMA,
     WEIGHTS,
     AbnormalityManifest,
@@ -37,12 +35,9 @@ from mura_tune.strict import show_value
 from mura_tune.training.batches import MEAN, STD
 from mura_tune.training.tasks import TASKS
 
-MANIFEST = NAME
-__all__ = ["CARD", "MANIFEST", "REPORT", "SCHEMA", "WEIGHTS"]
-
 
 @dataclass(frozen=True, eq=False)
-class Bundle:
+class Release:
     """A release in memory: what bundle.json says, and the network with its weights."""
 
     folder: Path
@@ -50,7 +45,7 @@ class Bundle:
     net: Model
 
 
-def as_abnormality(release: Bundle) -> AbnormalityManifest:
+def as_abnormality(release: Release) -> AbnormalityManifest:
     """The manifest of a release that answers normal or abnormal.
 
     Raises:
@@ -61,14 +56,14 @@ def as_abnormality(release: Bundle) -> AbnormalityManifest:
     return release.manifest
 
 
-def as_router(release: Bundle) -> RouterManifest:
+def as_router(release: Release) -> RouterManifest:
     """The manifest of a router. Raises InputError for another release."""
     if not isinstance(release.manifest, RouterManifest):
         raise InputError(f"{release.folder}: no router, but a release for {release.manifest.area}")
     return release.manifest
 
 
-def save(folder: Path, net: Model, manifest: Manifest, texts: Mapping[str, str]) -> None:
+def save_release(folder: Path, net: Model, manifest: Manifest, texts: Mapping[str, str]) -> None:
     """Write a release beside `folder`, then put it in the place of the release that was there.
 
     Args:
@@ -78,8 +73,8 @@ def save(folder: Path, net: Model, manifest: Manifest, texts: Mapping[str, str])
         InputError: something else stands in the place; see `folder.check_place`. Or the manifest is
             one that no reader would take: what stands in the place is the better release.
     """
-    names = names_of(net)
-    answers = golden.answer(net, manifest.preprocessing.size)
+    names = weight_file_names(net)
+    answers = compute_reference_logits(net, manifest.preprocessing.size)
     whole = manifest.changed(schema=SCHEMA, members=names, reference_logits=answers)
     text = json.dumps(whole.to_json(), indent=2, allow_nan=False) + "\n"
     parse_manifest(strict.parse_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
@@ -92,7 +87,7 @@ def save(folder: Path, net: Model, manifest: Manifest, texts: Mapping[str, str])
     _write(folder, content)
 
 
-def names_of(net: Model) -> tuple[str, ...]:
+def weight_file_names(net: Model) -> tuple[str, ...]:
     """The files of its members' weights."""
     number = sum(1 for _ in members_of(net))
     if number == 1:
@@ -100,7 +95,7 @@ def names_of(net: Model) -> tuple[str, ...]:
     return tuple(f"model-{index}.safetensors" for index in range(number))
 
 
-def preprocessing(size: int) -> PreprocessingEntry:
+def current_preprocessing(size: int) -> PreprocessingEntry:
     """What happens to an image before a network sees it, as bundle.json says it.
 
     A release without `decoding` was made by its version 1; see `images.preprocessing_changes`.
@@ -118,19 +113,19 @@ def preprocessing(size: int) -> PreprocessingEntry:
     )
 
 
-def changes(manifest: Manifest) -> str:
+def describe_decoding_changes(manifest: Manifest) -> str:
     """Which pictures are read differently since a release was made, in a line; "" for none."""
     since = preprocessing_changes(manifest.preprocessing.decoding)
     return since and f"made when pictures were read otherwise; since then: {since}"
 
 
-def add(folder: Path, texts: Mapping[str, str]) -> None:
+def add_files(folder: Path, texts: Mapping[str, str]) -> None:
     """Put texts into a release, new or in place of what they were, and vouch for them.
 
     Raises:
         InputError: the release is not whole; see `sums.check`.
     """
-    content = {name: (folder / name).read_bytes() for name in checksums.check(folder)}
+    content = {name: (folder / name).read_bytes() for name in checksums.check_files(folder)}
     content |= {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
     _write(folder, content)
 
@@ -138,7 +133,7 @@ def add(folder: Path, texts: Mapping[str, str]) -> None:
 def _write(folder: Path, content: Mapping[str, bytes]) -> None:
     """A release of these files. Raises InputError where there is no room, saying how much."""
     try:
-        with replacing(folder) as draft:
+        with replace_release(folder) as draft:
             for name, data in content.items():
                 (draft / name).write_bytes(data)
     except OSError as error:
@@ -151,17 +146,17 @@ def _write(folder: Path, content: Mapping[str, bytes]) -> None:
         ) from None
 
 
-def verify(folder: Path) -> Manifest:
+def verify_release(folder: Path) -> Manifest:
     """Check every file of a release against SHA256SUMS; returns its manifest.
 
     Raises:
         InputError: no release there, a file that is missing, foreign or changed, by name, or one
             that another version would have to read.
     """
-    recover(folder)
+    recover_release(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no release there; make one with 'make finalize'")
-    listed = checksums.check(folder)
+    listed = checksums.check_files(folder)
     manifest = read_manifest(folder / MANIFEST)
     for name in manifest.members:
         if name not in listed:
@@ -172,21 +167,21 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def load(folder: Path, device: torch.device) -> Bundle:
+def load_release(folder: Path, device: torch.device) -> Release:
     """A verified release with its network in evaluation mode.
 
     Raises:
-        InputError: see `verify`; also weights that do not fit the network named.
+        InputError: see `verify_release`; also weights that do not fit the network named.
     """
-    manifest = verify(folder)
+    manifest = verify_release(folder)
     manifest.require_answer(folder / MANIFEST)
     net = join_members([_network(manifest, folder / name) for name in manifest.members])
-    return Bundle(folder, manifest, net.to(device).eval())
+    return Release(folder, manifest, net.to(device).eval())
 
 
 def _check_preprocessing(stored: PreprocessingEntry, source: Path) -> None:
     """Refuse what this version does not do to an image; earlier decodings differ for few."""
-    known = preprocessing(stored.size).to_json()
+    known = current_preprocessing(stored.size).to_json()
     known["decoding"] = min(PREPROCESSING, stored.decoding)
     for key, value in stored.to_json().items():
         if json.dumps(value) != json.dumps(known.get(key)):  # as text, where 1 is not true

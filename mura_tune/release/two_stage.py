@@ -15,14 +15,14 @@ from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import Estimate, Floats, Names, StudyScores
 from mura_tune.metrics.ranking import AUC
-from mura_tune.release.release import Bundle, as_abnormality, as_router
+from mura_tune.release.release import Release, as_abnormality, as_router
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import predict
 from mura_tune.training.tasks import study_logits
 
 
 @dataclass(frozen=True, eq=False)
-class Routes:
+class TwoStageEvaluation:
     """What it costs not to be told a study's area.
 
     Attributes:
@@ -73,12 +73,12 @@ class Routes:
         }
 
 
-def routes(
-    router: Bundle,
-    releases: Mapping[str, Bundle],
+def evaluate_two_stages(
+    router: Release,
+    releases: Mapping[str, Release],
     fallbacks: tuple[str, ...],
     split_at: Callable[[int], Split],
-) -> Routes:
+) -> TwoStageEvaluation:
     """Measure a chain on the test studies of every area.
 
     Args:
@@ -101,7 +101,7 @@ def routes(
     labels = _labels(split, found.names)
     tables = [StudyScores(found.names, found.patients, labels, one) for one in (known, routed)]
     left = StudyScores(found.names[sure], found.patients[sure], labels[sure], routed[sure])
-    return Routes(
+    return TwoStageEvaluation(
         known=AUC.estimate(tables[0]),
         routed=AUC.estimate(tables[1]),
         cost=compare_aucs([tables[1]], [tables[0]]),
@@ -112,7 +112,7 @@ def routes(
     )
 
 
-def _scores(answering: Bundle, split_at: Callable[[int], Split], names: Names) -> Floats:
+def _scores(answering: Release, split_at: Callable[[int], Split], names: Names) -> Floats:
     """A release's probability of *abnormal* of each study, in the order of `names` (sorted)."""
     split = split_at(answering.manifest.preprocessing.size)
     if not len(names):

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from mura_tune.release import golden
-from mura_tune.release import release as release_io
+from mura_tune.release.reference import check_reference_logits
+from mura_tune.release.release import describe_decoding_changes, load_release
 from mura_tune.release_format.checksums import SUMS, sha256
-from mura_tune.release_format.manifest import SCHEMA, Manifest
+from mura_tune.release_format.manifest import MANIFEST, SCHEMA, Manifest
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class Inspection:
         return asdict(self) | {"release": str(self.release), "whole": True}
 
 
-def inspect(folder: Path) -> Inspection:
+def inspect_release(folder: Path) -> Inspection:
     """Sums, schema, preprocessing, keys, shapes, and the stored answer, in this order.
 
     Raises:
         InputError: the first thing that is wrong, with the file's name and what to do.
     """
-    loaded = release_io.load(folder, torch.device("cpu"))
-    source = folder / release_io.MANIFEST
+    loaded = load_release(folder, torch.device("cpu"))
+    source = folder / MANIFEST
     if loaded.manifest.schema == SCHEMA:  # older ones hold older studies
         _check_story(loaded.manifest, str(source))
     return Inspection(
@@ -86,9 +86,9 @@ def inspect(folder: Path) -> Inspection:
         digest=sha256(folder / SUMS),
         files=sum(not path.name.startswith(".") for path in folder.iterdir()),
         tensors=len(loaded.net.state_dict()),
-        apart=golden.check(loaded.net, loaded.manifest, folder),
+        apart=check_reference_logits(loaded.net, loaded.manifest, folder),
         lacks=tuple(loaded.manifest.missing()),
-        changes=release_io.changes(loaded.manifest),
+        changes=describe_decoding_changes(loaded.manifest),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mura_tune.errors import InputError
 from mura_tune.files import RELEASE_FILES
 
-MANIFEST, SUMS = RELEASE_FILES
+_MANIFEST, SUMS = RELEASE_FILES
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -20,14 +20,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """List every file of `folder`, as the last of its files, in the form of `sha256sum`."""
     names = sorted(path.name for path in folder.iterdir())
     lines = "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
     (folder / SUMS).write_text(lines, encoding="utf-8")
 
 
-def parse(content: bytes, source: object) -> dict[str, str]:
+def parse_checksums(content: bytes, source: object) -> dict[str, str]:
     """Digest by name. A name is that of a file in the folder itself, and stands there once.
 
     Raises:
@@ -45,8 +45,8 @@ def parse(content: bytes, source: object) -> dict[str, str]:
     return listed
 
 
-def read(folder: Path) -> dict[str, str]:
-    """Digest by name, as the SHA256SUMS of a release's folder has it; see `parse`.
+def read_checksums(folder: Path) -> dict[str, str]:
+    """Digest by name, as the SHA256SUMS of a release's folder has it; see `parse_checksums`.
 
     Raises:
         InputError: there is none, or it is damaged.
@@ -54,7 +54,7 @@ def read(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     if not path.is_file():
         raise InputError(f"{path}: missing, so nothing vouches for this release; fetch it again")
-    return parse(path.read_bytes(), path)
+    return parse_checksums(path.read_bytes(), path)
 
 
 def check_file(folder: Path, name: str, listed: Mapping[str, str]) -> None:
@@ -70,16 +70,16 @@ def check_file(folder: Path, name: str, listed: Mapping[str, str]) -> None:
         )
 
 
-def check(folder: Path) -> dict[str, str]:
-    """Hold every file of `folder` against its SHA256SUMS; gives what `parse` gives.
+def check_files(folder: Path) -> dict[str, str]:
+    """Hold every file of `folder` against its SHA256SUMS; gives what `parse_checksums` gives.
 
     Hidden files, such as a file browser's notes, belong to nobody.
 
     Raises:
         InputError: a file that is missing, changed or listed nowhere, by its name.
     """
-    listed = read(folder)
-    for name in dict.fromkeys((MANIFEST, *listed)):
+    listed = read_checksums(folder)
+    for name in dict.fromkeys((_MANIFEST, *listed)):
         check_file(folder, name, listed)
     for file in sorted(folder.iterdir()):
         if file.name not in listed and file.name != SUMS and not file.name.startswith("."):

@@ -1,7 +1,8 @@
 """The folder of a release: a new one is written beside its place and put there whole.
 
-What stands in the place is removed last, and only if a release of ours is all that it holds. A call
-that is killed leaves either release whole: in its place, or aside, where `recover` finds it.
+What stands in the place is removed last, and only if a release of ours is all that it holds. A
+call that is killed leaves either release whole: in its place, or aside, where `recover_release`
+finds it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from mura_tune import files, strict
 from mura_tune.errors import InputError
 from mura_tune.release_format import checksums
-from mura_tune.release_format.manifest import NAME as MANIFEST
+from mura_tune.release_format.manifest import MANIFEST
 
 # What file browsers leave behind: nobody's work.
 _NUISANCES = re.compile(r"\.DS_Store|\._.*|\.directory|[Tt]humbs\.db|[Dd]esktop\.ini")
@@ -48,7 +49,9 @@ def check_place(folder: Path) -> None:
             f"{folder}: holds {_several(names)} and is no release of this program "
             f"({MANIFEST} with {checksums.SUMS}), so it is not replaced; {_WAY_OUT}"
         )
-    listed = checksums.parse((place / checksums.SUMS).read_bytes(), folder / checksums.SUMS)
+    listed = checksums.parse_checksums(
+        (place / checksums.SUMS).read_bytes(), folder / checksums.SUMS
+    )
     foreign = [name for name in names if name not in listed and name != checksums.SUMS]
     if foreign:
         raise InputError(
@@ -73,7 +76,7 @@ def check_place(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replace_release(folder: Path) -> Iterator[Path]:
     """Give an empty folder beside `folder`; what is written into it becomes the release `folder`.
 
     The files get their SHA256SUMS here. New files have the mode that the umask asks for, a folder
@@ -86,14 +89,14 @@ def replacing(folder: Path) -> Iterator[Path]:
     place = folder.resolve()  # a link stays one, and what it points at is replaced
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        recover(place)
+        recover_release(place)
         _sweep(place)
     except OSError as error:
         raise _renamed(error, place, folder) from error
     with _draft(place) as draft:
         try:
             yield draft
-            checksums.write(draft)
+            checksums.write_checksums(draft)
             for path in draft.iterdir():
                 _sync(path)
             files.sync_folder(draft)
@@ -106,7 +109,7 @@ def replacing(folder: Path) -> Iterator[Path]:
             raise
 
 
-def recover(folder: Path) -> bool:
+def recover_release(folder: Path) -> bool:
     """Put a release back that a killed call had moved aside; whether there was one.
 
     Raises InputError where it is found and cannot be put back.
@@ -217,7 +220,7 @@ def _remove_release(folder: Path) -> None:
     """Remove a release, file by file as its sums name them; what else is there stays."""
     listed: dict[str, str] = {}
     with contextlib.suppress(OSError, InputError):
-        listed = checksums.parse((folder / checksums.SUMS).read_bytes(), folder)
+        listed = checksums.parse_checksums((folder / checksums.SUMS).read_bytes(), folder)
     with contextlib.suppress(OSError):
         nuisances = [name for name in _names(folder) if _NUISANCES.fullmatch(name)]
         for name in (

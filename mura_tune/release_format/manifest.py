@@ -51,7 +51,7 @@ from mura_tune.release_format.schema import (
 )
 from mura_tune.strict import check_value
 
-NAME = RELEASE_FILES[0]
+MANIFEST = RELEASE_FILES[0]
 SCHEMA = 2  # the one that is written; 1 had one threshold and no calibration
 WEIGHTS = "model.safetensors"
 CARD, REPORT = "MODEL_CARD.md", "report.html"

@@ -16,8 +16,7 @@ from mura_tune.metrics.areas import AREA_METRICS
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.release_format import checksums
 from mura_tune.release_format.entries import AbnormalityEvaluationEntry, RouterEvaluationEntry
-from mura_tune.release_format.manifest import NAME as MANIFEST
-from mura_tune.release_format.manifest import REPORT, SCHEMA, Manifest, read_manifest
+from mura_tune.release_format.manifest import MANIFEST, REPORT, SCHEMA, Manifest, read_manifest
 from mura_tune.report.charts import draw_forest
 from mura_tune.report.page import Markdown, escape_markdown, render_html, render_markdown
 
@@ -195,7 +194,7 @@ def _list_releases(folder: Path, warn: Callable[[str], None]) -> Iterator[Listed
 
 def _read_manifest(place: Path) -> Manifest:
     """The manifest of a release, checked against its sum; no other file is read."""
-    checksums.check_file(place, MANIFEST, checksums.read(place))
+    checksums.check_file(place, MANIFEST, checksums.read_checksums(place))
     return read_manifest(place / MANIFEST)
 
 

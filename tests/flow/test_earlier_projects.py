@@ -19,7 +19,7 @@ from mura_tune import console
 from mura_tune.cli.mura_infer import infer
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.reading import readers
-from mura_tune.release.release import verify
+from mura_tune.release.release import verify_release
 
 Run = Callable[..., Ran]
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "earlier-projects.md"
@@ -72,7 +72,8 @@ def follow(run: Run, command: str, data: Path, capfd: pytest.CaptureFixture[str]
 def made(releases: Path, arch: str, **tasks: str) -> dict[str, dict[str, Any]]:
     """What the releases say, which are all of one network and of these tasks."""
     found = {
-        path.parent.name: verify(path.parent).to_json() for path in releases.glob("*/bundle.json")
+        path.parent.name: verify_release(path.parent).to_json()
+        for path in releases.glob("*/bundle.json")
     }
     assert {name: manifest["task"] for name, manifest in found.items()} == tasks
     assert {manifest["arch"] for manifest in found.values()} == {arch}
@@ -84,7 +85,7 @@ def again(run: Run, release: Path, data: Path) -> dict[str, Any]:
     ran = run("evaluate", f"--release={release}", f"--data={data}", "--json")
     told: dict[str, Any] = json.loads(ran.out)
     assert told.pop("area") == release.name
-    assert told == verify(release)["metrics"]["test"]
+    assert told == verify_release(release)["metrics"]["test"]
     listed = pd.read_csv(data / "valid_labeled_studies.csv", header=None)
     assert told["studies"] == len(listed)
     assert run("report", f"--release={release}", f"--data={data}", "--cases=0").code == 0

@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY, Ran
 
 from mura_tune.phantoms.dataset import write_phantoms
-from mura_tune.release.release import verify
+from mura_tune.release.release import load_release, verify_release
 
 Run = Callable[..., Ran]
 
@@ -33,7 +33,7 @@ def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path)
     assert finalized.code == 0, finalized.err
     (made,) = json.loads(finalized.out)
     release = tmp_path / "releases" / "XR_WRIST"
-    manifest = verify(release).to_json()
+    manifest = verify_release(release).to_json()
     assert manifest["study"]["trial"] == found["best"]["number"]
     assert manifest["recipe"]["finetune"]["lr"] == found["best"]["recipe"]["finetune"]["lr"]
     assert manifest["recipe"]["finetune"]["epochs"] == 2  # the final phases, not the trial's
@@ -78,14 +78,13 @@ def test_an_answer_is_the_score_that_evaluation_counted(
     from mura_tune.data.index import open_dataset
     from mura_tune.data.prepare import prepare
     from mura_tune.reading.readers import Predictor
-    from mura_tune.release import release as release_io
     from mura_tune.training.batches import load_split
     from mura_tune.training.fit import predict
 
     assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
     assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0
     release = tmp_path / "releases" / "XR_WRIST"
-    loaded = release_io.load(release, torch.device("cpu"))
+    loaded = load_release(release, torch.device("cpu"))
 
     split = loaded.manifest.search.read_config("test").split
     prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path / "cache")
@@ -120,7 +119,7 @@ def test_a_study_finalizes_from_the_stored_recipe(run: Run, phantoms: Path, tmp_
     args = ("XR_WRIST", "--study=mine", f"--data={phantoms}", "--trials=1")
     assert run("tune", *args, *TINY).code == 0
     assert run("finalize", "mine", f"--data={phantoms}").code == 0
-    manifest = verify(tmp_path / "releases" / "mine").to_json()
+    manifest = verify_release(tmp_path / "releases" / "mine").to_json()
     assert (manifest["area"], manifest["arch"], manifest["recipe"]["size"]) == (
         "XR_WRIST",
         "cnn",

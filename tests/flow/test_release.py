@@ -15,8 +15,9 @@ from serving import server
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
 from mura_tune.database.urls import url_of
-from mura_tune.release import release as release_io
 from mura_tune.release.finalize import finalize
+from mura_tune.release.release import verify_release
+from mura_tune.release_format.manifest import WEIGHTS
 from mura_tune.search.results import best_in
 
 Run = Callable[..., Ran]
@@ -89,7 +90,7 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     for heading in ("Results", "Curves", "Cases", "Data", "Recipe", "How to reproduce it"):
         assert f">{heading}</h2>" in text
     assert text.count("<svg") == 7
-    manifest = release_io.verify(release).to_json()
+    manifest = verify_release(release).to_json()
     auc = manifest["metrics"]["test"]["auc"]
     assert f"{auc['value']:.3f} <i>[{auc['low']:.3f}, {auc['high']:.3f}]</i>" in text
     assert [trial["number"] for trial in manifest["study"]["history"]] == [0, 1]
@@ -120,7 +121,7 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     bare = (release / "report.html").read_text(encoding="utf-8")
     assert json.loads(again.out)["bytes"] == len(bare.encode())
     assert Page(bare).images == 0
-    assert release_io.verify(release).to_json() == manifest
+    assert verify_release(release).to_json() == manifest
 
     with server(releases) as base:
         address = f"{base}/XR_WRIST"
@@ -194,5 +195,5 @@ def test_permuting_the_test_labels_changes_nothing_that_was_chosen(
     picked = [[one["released"] for one in m["seeds"]["runs"]] for m in (plain, other)]
     assert sorted(picked[0]) == [False, True]
     assert picked[0] == picked[1]
-    weights = [(one.folder / release_io.WEIGHTS).read_bytes() for one in made]
+    weights = [(one.folder / WEIGHTS).read_bytes() for one in made]
     assert weights[0] == weights[1]

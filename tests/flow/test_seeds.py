@@ -18,7 +18,8 @@ from mura_tune.errors import InputError
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import Ensemble
-from mura_tune.release import release as release_io
+from mura_tune.release.release import add_files, load_release, verify_release
+from mura_tune.release_format.manifest import CARD, REPORT
 from mura_tune.training import fit
 from mura_tune.training.batches import to_input
 
@@ -37,7 +38,7 @@ def test_the_best_on_dev_is_released_and_all_are_told(run: Run, tuned: str, tmp_
     made = run("finalize", "XR_WRIST", tuned, "--seeds=3")
     assert made.code == 0, made.err
     release = tmp_path / "releases" / "XR_WRIST"
-    manifest = release_io.verify(release).to_json()
+    manifest = verify_release(release).to_json()
     found = manifest["seeds"]
     first = manifest["study"]["config"]["recipe"]["seed"]
     assert [one["seed"] for one in found["runs"]] == [first, first + 1, first + 2]
@@ -53,7 +54,7 @@ def test_the_best_on_dev_is_released_and_all_are_told(run: Run, tuned: str, tmp_
     sentence = f"Trained with 3 seeds: dev AUC {min(on_dev):.3f} to {max(on_dev):.3f}"
     for text in (
         made.out,
-        *((release / n).read_text() for n in (release_io.CARD, release_io.REPORT)),
+        *((release / n).read_text() for n in (CARD, REPORT)),
     ):
         assert sentence in text
     assert not (tmp_path / "runs" / "finals" / "XR_WRIST").exists()
@@ -67,10 +68,10 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
     made = run("finalize", "XR_WRIST", tuned, "--seeds=2", "--ensemble", "--json")
     assert made.code == 0, made.err
     release = tmp_path / "releases" / "XR_WRIST"
-    loaded = release_io.load(release, CPU)
+    loaded = load_release(release, CPU)
     assert loaded.manifest.members == ("model-0.safetensors", "model-1.safetensors")
     assert all(one.released for one in loaded.manifest.runs.runs)
-    assert "The mean of the logits of 2 `cnn` networks" in (release / release_io.CARD).read_text()
+    assert "The mean of the logits of 2 `cnn` networks" in (release / CARD).read_text()
 
     image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
     x_1chw = to_input(torch.from_numpy(resize_to_square(read_image(image), 32))[None], CPU)
@@ -86,7 +87,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
     again = run("evaluate", f"--release={release}", tuned, "--json")
     assert json.loads(again.out)["auc"] == json.loads(made.out)[0]["metrics"]["test"]["auc"]
     assert compute_gradcam(loaded.net, x_1chw).shape == (1, 32, 32)
-    release_io.add(release, {release_io.REPORT: "<p></p>"})
+    add_files(release, {REPORT: "<p></p>"})
     (release / "model-1.safetensors").write_bytes(b"")
     refused = run("verify", release)
     assert refused.code == 2

@@ -38,7 +38,8 @@ from PIL import Image
 from mura_tune import config, console
 from mura_tune.cli import mura
 from mura_tune.networks.network import build_network
-from mura_tune.release import release as release_io
+from mura_tune.release.release import current_preprocessing, save_release
+from mura_tune.release_format.manifest import CARD
 
 LIMIT = 5.0  # seconds of processor time a case may take; most take hundredths
 LONGEST = 4_000  # characters of a line of a refusal
@@ -119,17 +120,17 @@ class World:
             "arch": "cnn",
             "outputs": 1,
             "recipe_digest": "0" * 12,
-            "preprocessing": release_io.preprocessing(32),
+            "preprocessing": current_preprocessing(32),
             "calibration": {"temperature": 0.5, "offset": 0.01},
             "operating_points": points,
             "recommended": "max_youden",
             "abstain": {"low": 0.4, "high": 0.6, "share": 0.1, "error": 0.1, "error_without": 0.1},
         }
-        release_io.save(
+        save_release(
             self.release,
             build_network("cnn", size=32, seed=3),
             manifest,
-            {release_io.CARD: "# T\n"},
+            {CARD: "# T\n"},
         )
 
     def write_manifest(self, content: bytes) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from mura_tune.networks.network import Network, build_network
 from mura_tune.networks.weights import copy_tensors
 from mura_tune.reading.readers import Predictor
-from mura_tune.release.verify import inspect
+from mura_tune.release.verify import inspect_release
 from mura_tune.release_format import checksums
 
 STORED = Path(__file__).parent
@@ -53,14 +53,14 @@ def test_a_release_of_an_earlier_version_answers_as_it_did(
     text = (STORED / f"release-{schema}" / "bundle.json").read_text()
     (folder / "bundle.json").write_text(text)
     save_file(copy_tensors(filled().body.state_dict()), folder / "model.safetensors")
-    checksums.write(folder)
+    checksums.write_checksums(folder)
     levels = np.arange(40 * 30).reshape(40, 30) * 7 % 256
     Image.fromarray(levels.astype(np.uint8)).save(tmp_path / "view.png")
     predictor = Predictor(folder, CPU)
     answer = predictor.predict([tmp_path / "view.png"])
     assert answer.probability == pytest.approx(probability, abs=1e-6)
     assert (answer.threshold, answer.abnormal, answer.abstain) == (threshold, True, False)
-    inspection = inspect(folder)
+    inspection = inspect_release(folder)
     assert inspection.area == "XR_WRIST"
     assert bool(inspection.lacks) == any(predictor.release.manifest.missing()) == lacks
     assert "read otherwise" in inspection.describe()  # by the first decoding

@@ -22,7 +22,7 @@ from mura_tune.networks.network import build_network
 from mura_tune.reading.batch import BatchSummary, answer_all
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import find_studies
-from mura_tune.release import release as release_io
+from mura_tune.release.release import save_release
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_rows_of_another_release_or_threshold_are_left_alone(
         answer_all(Predictor(release, CPU, threshold=0.25), studies, folder, out, print)
     other = tmp_path / "other"
     manifest = predictor.release.manifest
-    release_io.save(
+    save_release(
         other, build_network("cnn", size=32, seed=4), manifest, {}
     )  # the same recipe's second seed
     with pytest.raises(InputError, match="choose another --out"):

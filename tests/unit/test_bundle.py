@@ -14,8 +14,9 @@ import torch
 from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
 from mura_tune.reading.locate import locate_release
-from mura_tune.release import golden, release
-from mura_tune.release.verify import inspect
+from mura_tune.release.reference import check_reference_logits
+from mura_tune.release.release import add_files, load_release, save_release
+from mura_tune.release.verify import inspect_release
 from mura_tune.release_format import checksums
 from mura_tune.release_format.entries import PreprocessingEntry, ThresholdEntry
 from mura_tune.release_format.manifest import parse_manifest, uncalibrated
@@ -36,14 +37,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    release.save(
+    save_release(
         tmp_path / "XR_TEST", build_network("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"}
     )
     return tmp_path / "XR_TEST"
 
 
 def test_what_was_saved_comes_back(folder: Path) -> None:
-    loaded = release.load(folder, CPU)
+    loaded = load_release(folder, CPU)
     expected = build_network("cnn", seed=3).body.state_dict()
     got = loaded.net.body.state_dict()
     assert all(torch.equal(got[name], expected[name]) for name in expected)
@@ -65,9 +66,9 @@ def test_every_file_of_a_release_has_the_mode_that_the_umask_asks_for(
     before = os.umask(mask)
     try:
         folder = tmp_path / "releases" / "XR_TEST"
-        release.save(folder, build_network("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
+        save_release(folder, build_network("cnn", seed=3), MANIFEST, {"MODEL_CARD.md": "# hi\n"})
         written = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
-        release.add(folder, {"report.html": "<p></p>"})
+        add_files(folder, {"report.html": "<p></p>"})
     finally:
         os.umask(before)
     assert written == dict.fromkeys(written, 0o666 & ~mask)
@@ -85,26 +86,26 @@ def test_a_full_disk_leaves_the_old_release_and_no_part_of_the_new(folder: Path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(InputError, match=r"XR_TEST: no room .* takes 1\.4 MB"):
-            release.save(folder, build_network("cnn", seed=4), MANIFEST, {})
+            save_release(folder, build_network("cnn", seed=4), MANIFEST, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["XR_TEST"]
-    release.save(folder, build_network("cnn", seed=4), MANIFEST, {})
+    save_release(folder, build_network("cnn", seed=4), MANIFEST, {})
 
 
 def test_what_no_reader_would_take_replaces_no_release(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     unreadable = MANIFEST.changed(created=os.fsdecode(b"f\xe9vrier"))
     with pytest.raises(InputError, match="created is"):
-        release.save(folder, build_network("cnn", seed=4), unreadable, {})
+        save_release(folder, build_network("cnn", seed=4), unreadable, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def refusal(folder: Path) -> str:
     with pytest.raises(InputError) as refused:
-        release.load(folder, CPU)
+        load_release(folder, CPU)
     return str(refused.value)
 
 
@@ -134,7 +135,7 @@ def test_a_thousand_flips_and_cuts_are_refused_by_the_name_of_the_file(folder: P
         path.unlink()
         assert name in refusal(folder)
         path.write_bytes(whole)
-    release.load(folder, CPU)
+    load_release(folder, CPU)
 
 
 def test_sums_that_lose_a_whole_line_are_refused_too(folder: Path) -> None:
@@ -148,7 +149,7 @@ def test_sums_that_lose_a_whole_line_are_refused_too(folder: Path) -> None:
 
 def test_notes_of_a_file_browser_belong_to_nobody(folder: Path) -> None:
     (folder / ".DS_Store").write_bytes(b"x")
-    release.load(folder, CPU)
+    load_release(folder, CPU)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_notes_of_a_file_browser_belong_to_nobody(folder: Path) -> None:
 )
 def test_a_name_that_leaves_the_folder_is_no_line_of_sums(name: str) -> None:
     with pytest.raises(InputError, match="there: line 1 is damaged"):
-        checksums.parse(f"{'0' * 64}  {name}\n".encode(), "there")
+        checksums.parse_checksums(f"{'0' * 64}  {name}\n".encode(), "there")
 
 
 def rewritten(folder: Path, **values: object) -> None:
@@ -168,25 +169,29 @@ def rewritten(folder: Path, **values: object) -> None:
 def replaced(folder: Path, text: str) -> None:
     (folder / "bundle.json").write_text(text)
     (folder / "SHA256SUMS").unlink()
-    checksums.write(folder)
+    checksums.write_checksums(folder)
 
 
 def test_the_stored_answer_is_held_against_what_the_network_says_here(folder: Path) -> None:
-    loaded = release.load(folder, CPU)
+    loaded = load_release(folder, CPU)
     assert len(loaded.manifest.reference_logits) == 3
-    assert golden.check(loaded.net, loaded.manifest, folder) == 0
+    assert check_reference_logits(loaded.net, loaded.manifest, folder) == 0
     with torch.no_grad():
         loaded.net.body.fc.bias.add_(5e-5)
-    assert golden.check(loaded.net, loaded.manifest, folder) == pytest.approx(5e-5, rel=0.01)
+    assert check_reference_logits(loaded.net, loaded.manifest, folder) == pytest.approx(
+        5e-5, rel=0.01
+    )
     with torch.no_grad():
         loaded.net.body.fc.bias.add_(1e-4)
     with pytest.raises(InputError, match="logits differ by"):
-        golden.check(loaded.net, loaded.manifest, folder)
+        check_reference_logits(loaded.net, loaded.manifest, folder)
     for stored in ([[0.0]], [[float("nan")]] * 3):
         with pytest.raises(InputError, match=r"golden|logits differ"):
-            golden.check(loaded.net, loaded.manifest.changed(reference_logits=stored), folder)
+            check_reference_logits(
+                loaded.net, loaded.manifest.changed(reference_logits=stored), folder
+            )
     old = loaded.manifest.changed(reference_logits=None)
-    assert golden.check(loaded.net, old, folder) is None
+    assert check_reference_logits(loaded.net, old, folder) is None
 
 
 @pytest.mark.parametrize(
@@ -214,13 +219,13 @@ def test_what_is_needed_for_an_answer_and_absent_is_refused_when_it_is_loaded(
     replaced(folder, json.dumps(values))
     assert "bundle.json: lacks calibration" in refusal(folder)
     with pytest.raises(InputError, match="lacks calibration"):
-        inspect(folder)
+        inspect_release(folder)
 
 
 def test_a_failed_write_leaves_the_old_release_and_no_draft(folder: Path) -> None:
     before = (folder / "bundle.json").read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        release.save(folder, build_network("cnn"), MANIFEST.changed(outputs=float("nan")), {})
+        save_release(folder, build_network("cnn"), MANIFEST.changed(outputs=float("nan")), {})
     assert (folder / "bundle.json").read_bytes() == before
     assert [file.name for file in folder.parent.iterdir()] == ["XR_TEST"]
 
@@ -230,7 +235,7 @@ def test_a_release_that_a_killed_call_had_moved_aside_is_found_again(folder: Pat
         place = folder.parent / aside
         place.parent.mkdir(exist_ok=True)
         folder.rename(place)
-        assert release.load(folder, CPU).manifest.area == "XR_TEST"
+        assert load_release(folder, CPU).manifest.area == "XR_TEST"
         place.parent.mkdir(exist_ok=True)
         folder.rename(place)
         server = "http://127.0.0.1:9"
@@ -239,32 +244,32 @@ def test_a_release_that_a_killed_call_had_moved_aside_is_found_again(folder: Pat
 
 
 def test_a_new_release_takes_the_place_of_the_old(folder: Path) -> None:
-    release.save(folder, build_network("cnn", seed=4), MANIFEST.changed(area="XR_NEW"), {})
-    assert release.load(folder, CPU).manifest.area == "XR_NEW"
+    save_release(folder, build_network("cnn", seed=4), MANIFEST.changed(area="XR_NEW"), {})
+    assert load_release(folder, CPU).manifest.area == "XR_NEW"
     assert not (folder / "MODEL_CARD.md").exists()
     assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]
 
 
 def test_weights_of_another_network_are_refused_by_tensor(tmp_path: Path) -> None:
-    release.save(tmp_path / "r", build_network("resnet18"), MANIFEST, {})
+    save_release(tmp_path / "r", build_network("resnet18"), MANIFEST, {})
     with pytest.raises(InputError, match="does not fit cnn: missing tensor stem"):
-        release.load(tmp_path / "r", CPU)
+        load_release(tmp_path / "r", CPU)
 
 
 def test_a_text_is_added_to_a_whole_release_and_vouched_for(folder: Path) -> None:
     weights = (folder / "model.safetensors").read_bytes()
-    release.add(folder, {"report.html": "<p>one</p>", "MODEL_CARD.md": "# new\n"})
-    release.add(folder, {"report.html": "<p>two</p>"})
-    release.load(folder, CPU)
+    add_files(folder, {"report.html": "<p>one</p>", "MODEL_CARD.md": "# new\n"})
+    add_files(folder, {"report.html": "<p>two</p>"})
+    load_release(folder, CPU)
     assert (folder / "report.html").read_text() == "<p>two</p>"
     assert (folder / "MODEL_CARD.md").read_text() == "# new\n"
     assert (folder / "model.safetensors").read_bytes() == weights
     assert [p.name for p in folder.parent.iterdir()] == ["XR_TEST"]
     (folder / "report.html").write_text("<p>three</p>")
     with pytest.raises(InputError, match=r"report\.html: not as released"):
-        release.load(folder, CPU)
+        load_release(folder, CPU)
     with pytest.raises(InputError, match=r"report\.html"):
-        release.add(folder, {"MODEL_CARD.md": "# vouches for nothing that is damaged"})
+        add_files(folder, {"MODEL_CARD.md": "# vouches for nothing that is damaged"})
 
 
 def test_a_release_of_schema_1_answers_as_it_did(folder: Path) -> None:
@@ -274,7 +279,7 @@ def test_a_release_of_schema_1_answers_as_it_did(folder: Path) -> None:
     old = {key: VALUES[key] for key in core}
     old |= {"schema": 1, "threshold": {"value": 0.3, "chosen": "largest Youden index"}}
     replaced(folder, json.dumps(old))
-    chosen = Decision.from_manifest(release.load(folder, CPU).manifest)
+    chosen = Decision.from_manifest(load_release(folder, CPU).manifest)
     assert chosen.calibration == Calibration(temperature=1.0, offset=0.0)
     assert (chosen.threshold, chosen.recommended) == (0.3, "max_youden")
     assert not chosen.band.holds(0.3)
@@ -291,7 +296,7 @@ def test_plain_timm_loads_a_release_offline(
     net = build_network(arch, size=size, outputs=outputs, seed=7).eval()
     own = PreprocessingEntry.of(PREPROCESSING | {"size": size})
     manifest = MANIFEST.changed(arch=arch, outputs=outputs, preprocessing=own)
-    release.save(tmp_path / "XR_TEST", net, manifest, {})
+    save_release(tmp_path / "XR_TEST", net, manifest, {})
     theirs = timm.create_model(f"local-dir:{tmp_path / 'XR_TEST'}", pretrained=True).eval()
     x = torch.randn(20, 1, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -30,8 +30,9 @@ from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import Ensemble, build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.reading.readers import Predictor
-from mura_tune.release import exports, legacy
-from mura_tune.release import release as release_io
+from mura_tune.release import exports
+from mura_tune.release.legacy import load_checkpoint
+from mura_tune.release.release import Release, current_preprocessing, load_release, save_release
 from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import parse_manifest, uncalibrated
 from mura_tune.release_format.schema import to_plain
@@ -42,7 +43,7 @@ QUICK = ["arch=cnn", "size=32", "pretrained=none"]
 FITTED = Calibration(temperature=1.7, offset=0.4)
 
 
-def release(folder: Path, arch: str, size: int, views: Tensor) -> release_io.Bundle:
+def release(folder: Path, arch: str, size: int, views: Tensor) -> Release:
     """A random network whose logits of these views (N, 1, S, S) spread as a trained one's do."""
     net = build_network(arch, size=size, seed=1)
     with torch.no_grad():  # BatchNorm's first statistics would leave deep networks with one answer
@@ -61,12 +62,12 @@ def release(folder: Path, arch: str, size: int, views: Tensor) -> release_io.Bun
         "arch": arch,
         "outputs": 1,
         "recipe_digest": "0123456789ab",
-        "preprocessing": release_io.preprocessing(size).to_json(),
+        "preprocessing": current_preprocessing(size).to_json(),
         **uncalibrated(ThresholdEntry(value=0.37, rule="for a test")).to_json(),
         "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
     }
-    release_io.save(folder / "XR_TEST", net, parse_manifest(manifest, "for a test"), {})
-    return release_io.load(folder / "XR_TEST", CPU)
+    save_release(folder / "XR_TEST", net, parse_manifest(manifest, "for a test"), {})
+    return load_release(folder / "XR_TEST", CPU)
 
 
 def noise(size: int, n: int = 4) -> Tensor:
@@ -74,7 +75,7 @@ def noise(size: int, n: int = 4) -> Tensor:
     return (levels - MEAN) / STD
 
 
-def expected(opened: release_io.Bundle, x: Tensor) -> Tensor:
+def expected(opened: Release, x: Tensor) -> Tensor:
     with torch.inference_mode():
         return torch.sigmoid((opened.net(x) + FITTED.offset) / FITTED.temperature)
 
@@ -90,7 +91,7 @@ def test_scripts_that_know_torchvision_read_our_densenet(real: Path, tmp_path: P
     pixels = np.stack([resize_to_square(read_image(image), 224) for image in images])
     views = (torch.from_numpy(pixels)[:, None] / 255 - MEAN) / STD
     opened = release(tmp_path, "densenet121", 224, views[::2])
-    path, told = exports.export(opened, "pt", tmp_path / "XR_TEST_FINAL_best.pt")
+    path, told = exports.export_release(opened, "pt", tmp_path / "XR_TEST_FINAL_best.pt")
     assert "torchvision's names of densenet121" in told
 
     model = models.densenet121(weights=None)
@@ -128,13 +129,13 @@ def test_a_pt_of_any_network_comes_back_to_the_same_probability(
     arch: str, size: int, names: str, tmp_path: Path
 ) -> None:
     opened = release(tmp_path, arch, size, noise(size))
-    path, told = exports.export(opened, "pt", tmp_path / "some.pt")
-    again = legacy.load(path, CPU)
+    path, told = exports.export_release(opened, "pt", tmp_path / "some.pt")
+    again = load_checkpoint(path, CPU)
     assert names in told
     assert (again.manifest.area, again.manifest.threshold.value) == ("XR_TEST", 0.37)
     with torch.inference_mode():
         found = torch.sigmoid(again.net(noise(size)))
-    assert torch.allclose(found, expected(opened, noise(size)), atol=exports.TOLERANCE)
+    assert torch.allclose(found, expected(opened, noise(size)), atol=exports.EXPORT_TOLERANCE)
 
 
 def test_a_padded_border_is_exact_in_three_channels() -> None:
@@ -143,7 +144,7 @@ def test_a_padded_border_is_exact_in_three_channels() -> None:
     grey = torch.full((1, 1, 6, 6), 0.9)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (exports.RGB_MEAN, exports.RGB_STD))
     ours = torch.conv2d((grey - MEAN) / STD, weight, padding=1)
-    theirs = torch.conv2d((grey - mean) / std, exports.three_channels(weight), padding=1)
+    theirs = torch.conv2d((grey - mean) / std, exports.expand_to_three_channels(weight), padding=1)
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert ours.std((2, 3)).min() > 0.1
 
@@ -153,8 +154,10 @@ def test_joblib_and_safetensors_hold_the_calibrated_arrays_alone(tmp_path: Path)
     from safetensors.torch import load_file
 
     opened = release(tmp_path, "cnn", 32, noise(32))
-    plain = joblib.load(exports.export(opened, "joblib", tmp_path / "a.joblib")[0])
-    tensors = load_file(exports.export(opened, "safetensors", tmp_path / "a.safetensors")[0])
+    plain = joblib.load(exports.export_release(opened, "joblib", tmp_path / "a.joblib")[0])
+    tensors = load_file(
+        exports.export_release(opened, "safetensors", tmp_path / "a.safetensors")[0]
+    )
     assert type(plain) is dict
     assert {type(value) for value in plain.values()} == {np.ndarray}
     for weights in ({k: torch.from_numpy(v) for k, v in plain.items()}, tensors):
@@ -168,13 +171,15 @@ def test_joblib_and_safetensors_hold_the_calibrated_arrays_alone(tmp_path: Path)
 def test_an_ensemble_is_no_single_network(tmp_path: Path) -> None:
     opened = release(tmp_path, "cnn", 32, noise(32))
     both = Ensemble([build_network("cnn", seed=1), build_network("cnn", seed=2)]).eval()
-    several = release_io.Bundle(opened.folder, opened.manifest, both)
+    several = Release(opened.folder, opened.manifest, both)
     for kind in ("pt", "joblib", "safetensors"):
         with pytest.raises(InputError, match="mean of 2 networks is no single one"):
-            exports.export(several, kind, tmp_path / "a")
+            exports.export_release(several, kind, tmp_path / "a")
     x = noise(32)
     with torch.inference_mode():  # what ONNX would hold
-        (found,) = exports.Answers(exports.calibrated(several), "abnormality")(x * STD + MEAN)
+        (found,) = exports.ExportedAnswers(exports.calibrated_networks(several), "abnormality")(
+            x * STD + MEAN
+        )
         mean = torch.sigmoid((both(x) + FITTED.offset) / FITTED.temperature)
     assert torch.allclose(found, mean, atol=1e-5)
 
@@ -190,19 +195,22 @@ def test_onnx_answers_as_torch_does_for_any_number_of_views(
     onnxruntime: Any, tmp_path: Path
 ) -> None:
     opened = release(tmp_path, "cnn", 32, noise(32))
-    path, _ = exports.export(opened, "onnx", tmp_path / "a.onnx")
+    path, _ = exports.export_release(opened, "onnx", tmp_path / "a.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for n in (1, 4, 20):
         x = noise(32, n)
         (found,) = session.run(None, {"levels": (x * STD + MEAN).numpy()})
         assert np.abs(found - expected(opened, x).numpy()).max() < 1e-4
-    uncalibrated = exports.Answers(
+    uncalibrated = exports.ExportedAnswers(
         [opened.net.body], "abnormality"
     ).eval()  # what the check must notice
-    assert exports.apart(path.read_bytes(), uncalibrated, x * STD + MEAN) > exports.TOLERANCE
+    assert (
+        exports.measure_onnx_gap(path.read_bytes(), uncalibrated, x * STD + MEAN)
+        > exports.EXPORT_TOLERANCE
+    )
 
 
-def of_areas(folder: Path, task: Task) -> release_io.Bundle:
+def of_areas(folder: Path, task: Task) -> Release:
     """A release of a task that tells three areas apart, calibrated as such are."""
     names = ["XR_A", "XR_B", "XR_C"]
     net = task.network(replace(load_config("router", QUICK).recipe, seed=1), 3)
@@ -220,13 +228,13 @@ def of_areas(folder: Path, task: Task) -> release_io.Bundle:
         "arch": "cnn",
         "outputs": task.outputs(3),
         "recipe_digest": "0" * 12,
-        "preprocessing": release_io.preprocessing(32).to_json(),
+        "preprocessing": current_preprocessing(32).to_json(),
         "task": task.name,
         "areas": names,
         **found,
     }
-    release_io.save(folder / "every", net, parse_manifest(manifest, "for a test"), {})
-    return release_io.load(folder / "every", CPU)
+    save_release(folder / "every", net, parse_manifest(manifest, "for a test"), {})
+    return load_release(folder / "every", CPU)
 
 
 @pytest.mark.parametrize("task", [PART, MULTITASK], ids=["router", "multitask"])
@@ -237,7 +245,7 @@ def test_tasks_that_tell_areas_apart_leave_with_their_own_outputs(
     from safetensors import safe_open
 
     opened = of_areas(tmp_path, task)
-    path, told = exports.export(opened, "onnx", tmp_path / "a.onnx")
+    path, told = exports.export_release(opened, "onnx", tmp_path / "a.onnx")
     assert "XR_A, XR_B, XR_C" in told
     about = {one.key: one.value for one in onnx.load(path).metadata_props}
     assert about["areas"] == "['XR_A', 'XR_B', 'XR_C']"
@@ -255,7 +263,7 @@ def test_tasks_that_tell_areas_apart_leave_with_their_own_outputs(
     for name, values in wanted.items():
         assert np.abs(found[name] - values).max() < 1e-4
 
-    path, _ = exports.export(opened, "safetensors", tmp_path / "a.safetensors")
+    path, _ = exports.export_release(opened, "safetensors", tmp_path / "a.safetensors")
     with safe_open(path, "pt") as file:
         assert file.metadata()["areas"] == about["areas"]
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
@@ -272,17 +280,17 @@ def test_tasks_that_tell_areas_apart_leave_with_their_own_outputs(
 
 def test_a_pt_holds_a_router_and_no_head_that_is_not_linear(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="multi-task head is none; export it --to onnx or safe"):
-        exports.export(of_areas(tmp_path, MULTITASK), "pt", tmp_path / "a.pt")
+        exports.export_release(of_areas(tmp_path, MULTITASK), "pt", tmp_path / "a.pt")
     assert not (tmp_path / "a.pt").exists()
     opened = of_areas(tmp_path, PART)
-    path, told = exports.export(opened, "pt", tmp_path / "a.pt")
+    path, told = exports.export_release(opened, "pt", tmp_path / "a.pt")
     assert "softmax over XR_A, XR_B, XR_C" in told
     state = torch.load(path, weights_only=True)
     assert state["areas"] == ["XR_A", "XR_B", "XR_C"]
     bias = opened.net.body.fc.bias / 1.7
     assert torch.allclose(state["model_state"]["fc.bias"], bias)
     with pytest.raises(InputError, match="tells areas apart"):
-        legacy.load(path, CPU)
+        load_checkpoint(path, CPU)
 
 
 def test_without_its_extra_onnx_is_refused_by_name(
@@ -291,7 +299,7 @@ def test_without_its_extra_onnx_is_refused_by_name(
     opened = release(tmp_path, "cnn", 32, noise(32))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs onnx: pip install 'mura-tune\[onnx\]'"):
-        exports.export(opened, "onnx", tmp_path / "a.onnx")
+        exports.export_release(opened, "onnx", tmp_path / "a.onnx")
 
 
 @pytest.fixture
@@ -378,7 +386,7 @@ def checkpoint(folder: Path, **changes: Any) -> Path:
 
 def test_a_checkpoint_as_a_script_leaves_it_is_read(tmp_path: Path) -> None:
     x = noise(32)
-    plain = legacy.load(checkpoint(tmp_path), CPU)
+    plain = load_checkpoint(checkpoint(tmp_path), CPU)
     state = torch.load(tmp_path / "XR_WRIST_FINAL_best.pt", weights_only=True)["model_state"]
     theirs = build_network("cnn", size=32, channels=3).body.eval()
     theirs.load_state_dict(state)
@@ -392,7 +400,7 @@ def test_a_checkpoint_as_a_script_leaves_it_is_read(tmp_path: Path) -> None:
     )
     with torch.inference_mode():
         expected = theirs((levels - mean) / deviation)
-        for opened in (plain, legacy.load(other, CPU)):
+        for opened in (plain, load_checkpoint(other, CPU)):
             assert torch.allclose(opened.net(x), expected, atol=1e-5)
             assert opened.manifest.threshold.value == 0.4
 
@@ -413,7 +421,7 @@ def test_what_a_checkpoint_asks_for_is_bounded(
 ) -> None:
     path = checkpoint(tmp_path, **change)
     with pytest.raises(InputError, match=told) as refused:
-        legacy.load(path, CPU)
+        load_checkpoint(path, CPU)
     assert str(path) in str(refused.value)
     assert len(str(refused.value)) < 500
 
@@ -422,16 +430,16 @@ def test_a_checkpoint_with_a_nan_answers_nothing(tmp_path: Path) -> None:
     state = torch.load(checkpoint(tmp_path), weights_only=True)["model_state"]
     state["fc.bias"][0] = math.nan
     with pytest.raises(InputError, match=r"not every number in tensor fc\.bias is finite"):
-        legacy.load(checkpoint(tmp_path, model_state=state), CPU)
+        load_checkpoint(checkpoint(tmp_path, model_state=state), CPU)
 
 
 def test_a_pt_that_would_answer_otherwise_is_not_written(tmp_path: Path) -> None:
     """NFNets standardise their weights, which undoes any share of them for a channel."""
     opened = release(tmp_path, "test_nfnet", 64, noise(64))
     with pytest.raises(InputError, match=r"would answer otherwise .*--to onnx or safetensors"):
-        exports.export(opened, "pt", tmp_path / "a.pt")
+        exports.export_release(opened, "pt", tmp_path / "a.pt")
     assert not (tmp_path / "a.pt").exists()
-    exports.export(opened, "safetensors", tmp_path / "a.safetensors")
+    exports.export_release(opened, "safetensors", tmp_path / "a.safetensors")
 
 
 def test_what_the_exporter_cannot_take_is_one_line(
@@ -444,7 +452,7 @@ def test_what_the_exporter_cannot_take_is_one_line(
     opened = release(tmp_path, "cnn", 32, noise(32))
     told = r"cnn cannot be written as onnx \(Failed to decompose the graph\); export it --to pt or"
     with pytest.raises(InputError, match=told):
-        exports.export(opened, "onnx", tmp_path / "a.onnx")
+        exports.export_release(opened, "onnx", tmp_path / "a.onnx")
 
 
 class Calls:

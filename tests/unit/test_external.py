@@ -18,7 +18,8 @@ from mura_tune.errors import InputError
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.network import build_network
 from mura_tune.release import external
-from mura_tune.release import release as release_io
+from mura_tune.release.external import evaluate_external, list_training_pictures
+from mura_tune.release.release import current_preprocessing, load_release, save_release
 from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import parse_manifest, uncalibrated
 
@@ -66,11 +67,11 @@ def release(phantoms: Path, tmp_path: Path) -> Path:
         "arch": "cnn",
         "outputs": 1,
         "recipe_digest": "",
-        "preprocessing": release_io.preprocessing(32).to_json(),
+        "preprocessing": current_preprocessing(32).to_json(),
         **uncalibrated(ThresholdEntry(value=0.5, rule="for a test")).to_json(),
     }
-    texts = {external.TRAINED_ON: external.trained_on(prepared)}
-    release_io.save(
+    texts = {external.TRAINED_ON: list_training_pictures(prepared)}
+    save_release(
         tmp_path / "XR_WRIST",
         build_network("cnn", seed=1),
         parse_manifest(manifest, "for a test"),
@@ -133,7 +134,7 @@ def test_a_picture_under_both_labels_is_left_out_by_name(
 ) -> None:
     content = (outside / "train/fractured/0.png").read_bytes()
     (outside / "test/not fractured/again.png").write_bytes(content)
-    found = external.measure(release_io.load(release, CPU), outside, tmp_path / "cache")
+    found = evaluate_external(load_release(release, CPU), outside, tmp_path / "cache")
     assert [f.path for f in found.left_out] == [
         "test/fractured/0-turned.png",
         "test/not fractured/again.png",
@@ -194,7 +195,7 @@ def test_files_that_are_not_taken_are_counted_and_named(
     (outside / "test" / "fractured" / "boxes.txt").write_text("0 1 2 3")
     for name in (".DS_Store", "Thumbs.db"):
         (outside / "test" / "fractured" / name).write_bytes(b"\x00")
-    found = external.measure(release_io.load(release, CPU), outside, tmp_path / "cache")
+    found = evaluate_external(load_release(release, CPU), outside, tmp_path / "cache")
     assert [f.path for f in found.left_out] == [
         "LICENSE",
         "test/unsorted.png",
@@ -216,8 +217,8 @@ def test_a_set_in_a_folder_of_its_own_name_is_one_level_deeper(
 def test_a_release_without_the_list_says_that_it_does_not_know(
     outside: Path, release: Path, tmp_path: Path
 ) -> None:
-    opened = release_io.load(release, CPU)
+    opened = load_release(release, CPU)
     (release / external.TRAINED_ON).unlink()
-    found = external.measure(opened, outside, tmp_path / "cache")
+    found = evaluate_external(opened, outside, tmp_path / "cache")
     assert found.seen is None
     assert "is not known" in found.describe()

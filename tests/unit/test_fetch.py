@@ -108,7 +108,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rng = np.random.default_rng(0)
     (folder / "bundle.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(rng.bytes(50_000))
-    checksums.write(folder)
+    checksums.write_checksums(folder)
     return folder
 
 
@@ -160,7 +160,7 @@ def test_a_new_release_at_the_address_is_noticed(server: Server, served: Path, g
     old = get(server.url)
     (served / "bundle.json").write_text('{"new": true}')
     (served / "SHA256SUMS").unlink()
-    checksums.write(served)
+    checksums.write_checksums(served)
     assert_whole(get(server.url), served)
     assert (old / "bundle.json").read_text() == "{}"
 
@@ -201,7 +201,7 @@ def test_a_cache_folder_of_another_release_is_not_taken_for_the_pinned_one(
     folder = get(server.url)
     (served / "bundle.json").write_text('{"other": true}')
     (served / checksums.SUMS).unlink()
-    checksums.write(served)
+    checksums.write_checksums(served)
     wanted = checksums.sha256(served / checksums.SUMS)
     shutil.copytree(folder, folder.with_name(wanted))  # whole, but not what its name says
     assert_whole(get(f"{server.url}#sha256={wanted}"), served)
@@ -422,7 +422,7 @@ def test_a_server_that_lies_about_length(
 ) -> None:
     (served / "bundle.json").write_bytes(b"x" * 500)
     (served / "SHA256SUMS").unlink()
-    checksums.write(served)
+    checksums.write_checksums(served)
     server.claim = claim
     if whole:
         assert_whole(get(server.url), served)
@@ -461,7 +461,7 @@ def test_a_slow_server_is_waited_for_and_a_silent_one_is_not(
     assert_whole(get(server.url, DownloadLimits(timeout=0.5, tries=1, pause=0)), served)
     (served / "bundle.json").write_text("new")
     (served / "SHA256SUMS").unlink()
-    checksums.write(served)
+    checksums.write_checksums(served)
     server.pause, server.silence = 0, 0.4
     with pytest.raises(MuraError, match="timed out"):
         get(server.url, DownloadLimits(timeout=0.1, tries=1, pause=0))

@@ -12,7 +12,7 @@ import pytest
 from mura_tune import files
 from mura_tune.errors import InputError
 from mura_tune.release_format import checksums
-from mura_tune.release_format.folder import check_place, recover, replacing
+from mura_tune.release_format.folder import check_place, recover_release, replace_release
 
 # Writes a release anew and is killed at the step `at` of those that change the disk.
 KILLED = """
@@ -37,7 +37,7 @@ with replacing(place) as draft:
 
 
 def write(folder: Path, made: str = "old") -> Path:
-    with replacing(folder) as draft:
+    with replace_release(folder) as draft:
         (draft / "bundle.json").write_text(json.dumps({"schema": 2, "made": made}))
         (draft / "model.safetensors").write_bytes(b"weights")
     return folder
@@ -45,7 +45,7 @@ def write(folder: Path, made: str = "old") -> Path:
 
 def made(folder: Path) -> str:
     """Which release stands there, whole."""
-    checksums.check(folder)
+    checksums.check_files(folder)
     return str(json.loads((folder / "bundle.json").read_text())["made"])
 
 
@@ -76,13 +76,13 @@ def one_file(folder: Path) -> None:
 def summed(folder: Path) -> None:
     """Somebody else's files, with sums of their own."""
     notes(folder)
-    checksums.write(folder)
+    checksums.write_checksums(folder)
 
 
 def summed_with_a_bundle(folder: Path) -> None:
     notes(folder)
     (folder / "bundle.json").write_text("[]")
-    checksums.write(folder)
+    checksums.write_checksums(folder)
 
 
 def release_with_notes(folder: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_file_that_appears_while_a_release_is_written_keeps_the_old_one(tmp_pa
     place = write(tmp_path / "XR_WRIST")
 
     def write_while_somebody_takes_notes() -> None:
-        with replacing(place) as draft:
+        with replace_release(place) as draft:
             (draft / "bundle.json").write_text('{"schema": 2, "made": "new"}')
             (place / "notes.txt").write_text("read on Monday")
 
@@ -177,7 +177,7 @@ def test_killed_at_any_step_one_release_stands_whole(tmp_path: Path, first: bool
         if ran.returncode == 0:
             break
         left |= {name.split("-")[0] for name in names(tmp_path)}
-        recovered += recover(place)
+        recovered += recover_release(place)
         if place.exists():
             assert made(place) in ({"new"} if first else {"old", "new"})
         else:
@@ -191,7 +191,7 @@ def test_killed_at_any_step_one_release_stands_whole(tmp_path: Path, first: bool
 
 def test_what_a_living_call_writes_is_not_swept_away(tmp_path: Path) -> None:
     place = tmp_path / "XR_WRIST"
-    with replacing(place) as draft:
+    with replace_release(place) as draft:
         (draft / "bundle.json").write_text('{"schema": 2, "made": "slow"}')
         write(place, "fast")
         assert draft.is_dir()
@@ -205,11 +205,11 @@ def test_a_release_that_an_earlier_version_moved_aside_is_put_back(tmp_path: Pat
     aside.mkdir()
     place.rename(aside / "release")
     other = write(tmp_path / "XR_WRIST-old")  # another release, whose name only looks like it
-    assert recover(place)
+    assert recover_release(place)
     assert (made(place), made(other)) == ("old", "old")
     assert not aside.exists()
-    assert not recover(place)
-    assert not recover(tmp_path / "XR_HAND")
+    assert not recover_release(place)
+    assert not recover_release(tmp_path / "XR_HAND")
 
 
 def test_a_file_is_not_written_into_a_release(tmp_path: Path) -> None:

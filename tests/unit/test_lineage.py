@@ -16,8 +16,8 @@ from mura_tune.data.records import Digests
 from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
 from mura_tune.networks.starts import DIGEST_DIGITS, TRAINED_ON
-from mura_tune.release import release
-from mura_tune.release.external import trained_on
+from mura_tune.release.external import list_training_pictures
+from mura_tune.release.release import save_release
 from mura_tune.release_format.manifest import parse_manifest
 from mura_tune.search.comparable import clean_or_refuse
 
@@ -57,8 +57,8 @@ def released(folder: Path, of: Prepared, split: Holdout, listed: bool = True) ->
         "preprocessing": {"size": 32},
         "study": {"config": config.config_to_dict(study)},
     }
-    texts = {TRAINED_ON: trained_on(of)} if listed else {}
-    release.save(
+    texts = {TRAINED_ON: list_training_pictures(of)} if listed else {}
+    save_release(
         folder / of.area, build_network("cnn"), parse_manifest(manifest, "for a test"), texts
     )
     return str(folder / of.area)

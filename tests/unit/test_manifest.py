@@ -181,7 +181,7 @@ def test_a_start_reads_it_as_strictly(
 ) -> None:
     text = json.dumps(changed(values, tuple(path.split(".")), new))
     (tmp_path / "bundle.json").write_text(text)
-    checksums.write(tmp_path)
+    checksums.write_checksums(tmp_path)
     with pytest.raises(InputError, match=path):
         starts.start_provenance(str(tmp_path))
 

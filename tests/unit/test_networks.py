@@ -10,7 +10,7 @@ from mura_tune import config
 from mura_tune.errors import InputError
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import build_network
-from mura_tune.release import release
+from mura_tune.release.release import load_release, save_release
 from mura_tune.search.preflight import check_networks
 
 CPU = torch.device("cpu")
@@ -28,9 +28,9 @@ def test_a_network_with_modules_under_two_names_is_released(tmp_path: Path) -> N
     net = build_network("coat_lite_tiny", size=64, seed=3).eval()
     x = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     manifest = manifest_of("coat_lite_tiny", 64)
-    release.save(tmp_path / "XR_TEST", net, manifest, {})
+    save_release(tmp_path / "XR_TEST", net, manifest, {})
     with torch.inference_mode():
-        assert torch.allclose(release.load(tmp_path / "XR_TEST", CPU).net(x), net(x), atol=1e-5)
+        assert torch.allclose(load_release(tmp_path / "XR_TEST", CPU).net(x), net(x), atol=1e-5)
 
 
 def test_a_network_with_several_maps_is_searched_and_not_explained() -> None:

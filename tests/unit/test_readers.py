@@ -25,7 +25,7 @@ from mura_tune.reading.answers import Answer, AreaAnswer
 from mura_tune.reading.batch import answer_all
 from mura_tune.reading.readers import Predictor, RoutedReader, Router, load_reader
 from mura_tune.reading.studies import StudyFiles, StudyViews, find_studies
-from mura_tune.release import release as release_io
+from mura_tune.release.release import current_preprocessing, save_release
 from mura_tune.release_format.manifest import parse_manifest
 from mura_tune.release_format.schema import to_plain
 from mura_tune.training.batches import to_input
@@ -87,12 +87,12 @@ def release(
         "arch": "cnn",
         "outputs": outputs,
         "recipe_digest": f"{seed:012}",
-        "preprocessing": release_io.preprocessing(size).to_json(),
+        "preprocessing": current_preprocessing(size).to_json(),
         "task": task.name if task else "abnormality",
         "areas": [folder.name] if folder.name in AREAS else AREAS,
         **told,
     }
-    release_io.save(folder, net, parse_manifest(manifest, "for a test"), {})
+    save_release(folder, net, parse_manifest(manifest, "for a test"), {})
     return folder
 
 

@@ -213,7 +213,7 @@ def put(folder: Path, text: str) -> None:
     """A neighbour of which the index reads the manifest alone."""
     folder.mkdir(parents=True)
     (folder / "bundle.json").write_text(text)
-    checksums.write(folder)
+    checksums.write_checksums(folder)
 
 
 def test_an_index_survives_its_neighbours(tmp_path: Path) -> None:

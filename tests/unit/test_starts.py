@@ -12,7 +12,7 @@ from mura_tune.errors import InputError
 from mura_tune.networks import starts
 from mura_tune.networks.heads import AreaHead
 from mura_tune.networks.network import build_network
-from mura_tune.release import release as release_io
+from mura_tune.release.release import save_release
 from mura_tune.release_format.manifest import Manifest, parse_manifest
 from mura_tune.training.batches import MEAN, STD
 
@@ -73,7 +73,7 @@ def manifest_with(outputs: int) -> Manifest:
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     manifest = manifest_with(outputs=2)
-    release_io.save(
+    save_release(
         tmp_path / "ALL",
         build_network("cnn", outputs=2, seed=5),
         manifest,
@@ -94,7 +94,7 @@ def test_a_multi_task_release_is_a_start_of_its_own_arch_for_any_task(tmp_path: 
     """Its head has other tensors than a linear one; neither task takes the head of a start."""
     manifest = manifest_with(outputs=3)
     theirs = build_network("cnn", outputs=3, seed=5, head=AreaHead)
-    release_io.save(tmp_path / "ALL", theirs, manifest, {})
+    save_release(tmp_path / "ALL", theirs, manifest, {})
     for head in (None, AreaHead):
         net = build_network("cnn", outputs=3, seed=1, head=head, pretrained=str(tmp_path / "ALL"))
         fresh = build_network("cnn", outputs=3, seed=1, head=head)

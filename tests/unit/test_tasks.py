@@ -252,7 +252,7 @@ def test_a_study_sent_elsewhere_is_answered_there() -> None:
     logits[0] /= 4  # and of one of them the router is not sure
     abstain = {"confidence": 0.9, "share": 0.0, "error": 0.0, "error_without": 0.0}
     router = release(logits, task="part", outputs=3, areas=list(AREAS), abstain=abstain)
-    found = two_stage.routes(router, releases, (), lambda size: part)
+    found = two_stage.evaluate_two_stages(router, releases, (), lambda size: part)
     assert (found.wrong, found.abstained) == (6, 1)
     labels = part.labels[::2].numpy()
     for estimate, asked in ((found.known, torch.arange(60) % 3), (found.routed, sent)):

@@ -12,10 +12,12 @@ from mura_tune.networks.network import Model
 from mura_tune.release_format.manifest import Manifest
 from mura_tune.training.batches import to_input
 
-TOLERANCE = 1e-4  # of a logit, and of its size where that is above 1: what rounding may differ by
+REFERENCE_TOLERANCE = (
+    1e-4  # of a logit, and of its size where that is above 1: what rounding may differ by
+)
 
 
-def answer(net: Model, size: int) -> tuple[tuple[float, ...], ...]:
+def compute_reference_logits(net: Model, size: int) -> tuple[tuple[float, ...], ...]:
     """The logits (3, K) of `_question`, by a copy of `net` on the CPU."""
     reader = copy.deepcopy(net).cpu().eval()
     with torch.inference_mode():
@@ -23,7 +25,7 @@ def answer(net: Model, size: int) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(value) for value in row) for row in logits)
 
 
-def check(net: Model, manifest: Manifest, source: object) -> float | None:
+def check_reference_logits(net: Model, manifest: Manifest, source: object) -> float | None:
     """The largest difference from the stored answer; None for a release that stored none.
 
     Raises:
@@ -32,14 +34,16 @@ def check(net: Model, manifest: Manifest, source: object) -> float | None:
     if manifest.reference_logits is None:
         return None
     stored = torch.tensor(manifest.reference_logits, dtype=torch.float64)
-    found = torch.tensor(answer(net, manifest.preprocessing.size), dtype=torch.float64)
+    found = torch.tensor(
+        compute_reference_logits(net, manifest.preprocessing.size), dtype=torch.float64
+    )
     if stored.shape != found.shape:
         raise InputError(
             f"{source}: golden holds logits {tuple(stored.shape)}, and the network "
             f"gives {tuple(found.shape)}; fetch the release again"
         )
     apart = float((found - stored).abs().max())
-    if not bool(((found - stored).abs() <= TOLERANCE * stored.abs().clamp_min(1)).all()):
+    if not bool(((found - stored).abs() <= REFERENCE_TOLERANCE * stored.abs().clamp_min(1)).all()):
         raise InputError(
             f"{source}: here the network's logits differ by {apart:.2g} from those "
             "stored with it: another version of a library computes something else; "
