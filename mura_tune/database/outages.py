@@ -36,7 +36,7 @@ from mura_tune.database.urls import TIMEOUT, database, file_of
 from mura_tune.errors import InputError, MuraError
 from mura_tune.lines import printable, shell_command
 
-T = TypeVar("T")
+Returned = TypeVar("Returned")
 # What content that is not as we or Optuna stored it raises when it is read.
 _UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB)
@@ -217,7 +217,7 @@ class Patience:
     _began: float | None = None
     _pause: float = PAUSES[0]
 
-    def call(self, attempt: Callable[[], T]) -> T:
+    def call(self, attempt: Callable[[], Returned]) -> Returned:
         """What `attempt` returns, tried again for as long as the database is out of reach.
 
         Raises:

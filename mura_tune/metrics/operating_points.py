@@ -205,4 +205,4 @@ def _best_threshold(name: str, metric: _FromCounts) -> Measure:
 
 BEST_F1 = _best_threshold("best-threshold F1", _f1)
 BEST_KAPPA = _best_threshold("best-threshold kappa", _kappa)
-MONITORS: Mapping[str, Measure] = {"auc": AUC, "f1": BEST_F1, "kappa": BEST_KAPPA}
+MONITOR_MEASURES: Mapping[str, Measure] = {"auc": AUC, "f1": BEST_F1, "kappa": BEST_KAPPA}

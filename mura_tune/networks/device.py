@@ -1,4 +1,4 @@
-"""Which device a name means, and what it has: room for pixels, and bfloat16 in hardware."""
+"""Devices: the one that a name means, its memory for pixels, its precision and batch size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mura_tune.errors import InputError
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU.
+    """Return the device of a name; `auto` is the first GPU where there is one, else the CPU.
 
     Raises:
         InputError: no such device here.
@@ -33,23 +33,29 @@ def choose_device(name: str) -> torch.device:
 
 
 def pixel_memory(device: torch.device) -> int:
-    """Bytes that one split's pixels may take: half of a GPU's free memory, or a quarter of the
-    machine's, so that train and dev, the network and another worker still find theirs."""
+    """Return how many bytes one split's pixels may take.
+
+    It is half of a GPU's free memory, or a quarter of the machine's, which leaves memory for train
+    and dev, the network and another worker.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """What convolutions run in: bfloat16 where a GPU has it in hardware (compute capability 8 and
-    up), else float32. This project's CPUs emulate bfloat16: 24 times slower."""
+    """Return the type that convolutions run in.
+
+    It is bfloat16 where a GPU has it in hardware (compute capability 8 and up), else float32: a CPU
+    that emulates bfloat16 was 24 times slower.
+    """
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return torch.bfloat16
     return torch.float32
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Run what is inside at `precision(device)`."""
+    """Run the operations inside at `precision(device)`."""
     dtype = precision(device)
     if dtype == torch.float32:
         return contextlib.nullcontext()
@@ -57,5 +63,5 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
 
 
 def evaluation_batch(device: torch.device) -> int:
-    """Images at once without gradients: what a CPU's cache holds, or what keeps a GPU busy."""
+    """Return the batch size without gradients: it fits a CPU's cache, or keeps a GPU busy."""
     return 32 if device.type == "cpu" else 128

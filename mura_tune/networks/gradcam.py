@@ -1,4 +1,4 @@
-"""Where a network looked: Grad-CAM on the last feature map, and how much the map explains."""
+"""Grad-CAM on the last feature map, and how faithfully the map explains the network."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mura_tune.errors import InputError
 from mura_tune.networks.network import Model, Network, is_map, members_of, shape_of
 
 PORTIONS = 20  # pixels are taken in this many equal portions
-BLUR = 0.1  # standard deviation of what a removed pixel shows, as a share of the side
+BLUR = 0.1  # standard deviation of the blur that replaces pixels, as a share of the side
 
 
 @dataclass(frozen=True)
 class Faithfulness:
     """Mean probability of one view while pixels go, or come, in the order of its map.
 
-    A map that shows what matters has a low `deletion` and a high `insertion`; beside them the
-    same in a random order of patches.
+    A faithful map has a low `deletion` and a high `insertion`. The other two are the same in a
+    random order of patches.
     """
 
     deletion: float
@@ -31,17 +31,17 @@ class Faithfulness:
 
 
 def compute_gradcam(net: Model, x_nchw: Tensor, output: int = 0) -> Tensor:
-    """Evidence for one output at each place of each view, (N, S, S), in logits, none below 0.
+    """Return the evidence for one output at each place of each view, (N, S, S).
 
-    The first output is that for *abnormal*, where a network has one.
+    It is in logits, none below 0. The first output is *abnormal*, where a network has it.
 
     The last feature map times the gradient of that logit, summed over channels, negative sums
     cut off, enlarged bilinearly. Where the head averages the map (DenseNet, ResNet, …) this is
     Grad-CAM (Selvaraju et al. 2017); where it also takes maxima, as our small network, the
     gradient counts where it arises instead of being spread over the map (HiResCAM, Draelos and
     Carin 2020), and before they are cut off a view's sums add up to its logit, less the bias. An
-    ensemble's map is the mean of its members', as its logit is. A map of zeros: nothing speaks for
-    it. The network is left in evaluation mode, its gradients as they were.
+    ensemble's map is the mean of its members', as its logit is. A map of zeros means that no place
+    speaks for the output. The network is left in evaluation mode, its gradients as they were.
 
     Raises:
         InputError: a network whose last features are no map.
@@ -53,13 +53,12 @@ def compute_gradcam(net: Model, x_nchw: Tensor, output: int = 0) -> Tensor:
 
 
 def scale_maps(cams_nss: Tensor) -> Tensor:
-    """Maps in [0, 1], all by their common maximum: one that says little stays dark beside one that
-    says much."""
+    """Scale maps to [0, 1] by their common maximum: a weak map stays dark beside a strong one."""
     return cams_nss / cams_nss.amax().clamp_min(1e-12)
 
 
 def _evidence(net: Network, x_nchw: Tensor, output: int) -> Tensor:
-    """The last feature map times one logit's gradient, (N, 1, H, W)."""
+    """Return the last feature map times one logit's gradient, (N, 1, H, W)."""
     with torch.no_grad():
         features = net.body.forward_features(x_nchw)
     if not is_map(features):
@@ -84,14 +83,14 @@ def measure_faithfulness(
     cam_hw: Tensor,
     probability: Callable[[Tensor], Tensor] = lambda logits: logits[:, 0].sigmoid(),
 ) -> Faithfulness:
-    """Deletion and insertion of one view (Petsiuk et al. 2018, there with another background).
+    """Measure deletion and insertion of one view (Petsiuk et al. 2018, with another background).
 
     Deletion replaces pixels by a strong blur of the view, the most important first; insertion
     starts from the blur and brings them back. Each is the area under the probability over the
     share of pixels, by trapezoids.
 
     Args:
-        probability: of what the map shows evidence for, (N,) from logits (N, K).
+        probability: of the output that the map explains, (N,) from logits (N, K).
     """
     blurred = _blur(x_1chw)
     side = cam_hw.shape[-1]

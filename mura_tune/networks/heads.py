@@ -1,4 +1,4 @@
-"""Classifiers: which layers give the outputs, where they start, and the multi-task head."""
+"""Heads: the multi-task head, the layers that give a network's outputs, and their first weights."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from torch import Tensor, nn
 from mura_tune.errors import InputError
 
 LARGEST_RATIO = 1.5  # times torch's own weights: above it a layer was drawn by another rule
-EMBEDDING_SIZE = 16  # numbers that stand for a body part
+EMBEDDING_SIZE = 16  # numbers that stand for an area
 
 
 class AreaHead(nn.Module):
-    """A classifier of abnormality and body part, in the place of a backbone's own.
+    """A classifier of abnormality and area, in the place of a backbone's own.
 
-    The abnormality's logit rests on the pooled features beside an embedding of the part: the sum of
-    learned ones, weighted by the softmax of the part's logits. That is the *predicted* part, in
-    training and afterwards alike, so nothing has to know the true one.
+    The abnormality's logit rests on the pooled features beside an embedding of the area: the sum of
+    learned embeddings, weighted by the softmax of the area's logits. It is the *predicted* area, in
+    training and afterwards alike, so that the true one need not be known.
 
     Args:
-        features: length of what the backbone pools, C.
-        outputs: 1 + K: the abnormality's logit, then one for each of K parts.
+        features: C, the length of the pooled features.
+        outputs: 1 + K: the abnormality's logit, then one for each of K areas.
     """
 
     def __init__(self, features: int, outputs: int) -> None:
         super().__init__()
-        self.part = nn.Linear(features, outputs - 1)
+        self.part = nn.Linear(features, outputs - 1)  # of the area; stored weights have this name
         self.embedding = nn.Parameter(
             torch.randn(outputs - 1, EMBEDDING_SIZE) / EMBEDDING_SIZE**0.5
         )
         self.abnormal = nn.Linear(features + EMBEDDING_SIZE, 1)
 
     def forward(self, x_nc: Tensor) -> Tensor:
-        part_nk = self.part(x_nc)
-        seen = part_nk.softmax(1) @ self.embedding
-        return torch.cat((self.abnormal(torch.cat((x_nc, seen), 1)), part_nk), 1)
+        area_nk = self.part(x_nc)
+        embedded = area_nk.softmax(1) @ self.embedding
+        return torch.cat((self.abnormal(torch.cat((x_nc, embedded), 1)), area_nk), 1)
 
 
 def shrink_classifier(classifier: nn.Module, outputs: int) -> None:
-    """Let a fresh classifier begin near its prior: with weights as small as torch draws them.
+    """Scale a fresh classifier down to weights as small as torch draws them, near its prior.
 
     Torch draws weights from U(-1, 1) / sqrt(inputs), so that logits are about as large as features.
     A library may draw far larger ones: timm's EfficientNets take those of one logit from U(-1, 1),
@@ -65,7 +65,7 @@ Output = nn.Linear | nn.Conv2d  # DPN, DLA and some ResNetV2 classify by a convo
 
 
 def output_layers(classifier: nn.Module, outputs: int) -> list[Output]:
-    """The layers that give a network's outputs (K of them), the abnormality's first.
+    """Return the layers that give a network's K outputs, the abnormality's first.
 
     Most classifiers are one layer. MetaFormer's is an MLP, whose last layer it is; CrossViT has two
     whose outputs are averaged; the multi-task head has one for each task.

@@ -58,8 +58,8 @@ class Hybrid(nn.Module):
     def forward_head(self, x_nchw: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits (N, K) from the encoded map, or what the classifier takes, (N, C)."""
         pooled = self.pool(x_nchw)
-        found: Tensor = pooled if pre_logits else self.fc(pooled)
-        return found
+        output: Tensor = pooled if pre_logits else self.fc(pooled)
+        return output
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x_nchw))
@@ -70,19 +70,19 @@ class Hybrid(nn.Module):
     def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
         """Parameter groups in timm's form: the stem's own, then one for each encoder layer.
 
-        What feeds the encoder goes with its first layer, what follows it with its last.
+        The embedding goes with the encoder's first layer, norm and pooling with its last.
         """
         matcher = self.stem.group_matcher(coarse=coarse)
         of_stem: dict[str, float] = group_parameters(self.stem, matcher, reverse=True)
         first = 1 + max(of_stem.values())
 
         def group(name: str) -> float:
-            part, _, rest = name.partition(".")
-            if part == "stem":
+            module, _, rest = name.partition(".")
+            if module == "stem":
                 return of_stem[rest]
-            if part == "embed":
+            if module == "embed":
                 return first
-            return first + float(rest.split(".")[0]) if part == "encoder" else float("inf")
+            return first + float(rest.split(".")[0]) if module == "encoder" else float("inf")
 
         return group
 

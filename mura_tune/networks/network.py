@@ -1,6 +1,6 @@
 """Networks with stages: any timm backbone or our own, trained from the head down to a depth.
 
-Several networks that answer as one: the mean of their logits.
+An `Ensemble` is several networks that answer as one, by the mean of their logits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from mura_tune.recipe import SIZES
 OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {"cnn": SmallCNN}
 HYBRID = "hybrid"
 MOST_OUTPUTS = 1000  # more areas than any dataset has
-# What stages, freezing, heatmaps and the head are found by.
+# The methods that stages, freezing, heatmaps and the head need.
 TIMM_METHODS = ("forward_features", "forward_head", "get_classifier", "group_matcher")
 
 Step = Callable[[Tensor], Tensor]
@@ -71,7 +71,7 @@ class Network(nn.Module):
     """A body that maps (N, 1, S, S) to (N, K), and which of its stages train.
 
     Stages run from the stem to the last block before the classifier; the classifier itself is
-    the head and belongs to no stage. `body.state_dict()` is what gets saved.
+    the head and belongs to no stage. `body.state_dict()` is saved.
     """
 
     def __init__(self, body: nn.Module) -> None:
@@ -88,19 +88,21 @@ class Network(nn.Module):
         return self.finish(steps, x_nchw)
 
     def steps(self) -> list[Step] | None:
-        """What comes before the classifier, in order; None for a class not in `FORWARD_STEPS`."""
+        """Return all steps before the classifier; None for a class not in `FORWARD_STEPS`."""
         if (before := _steps(self.body)) is None:
             return None
         return [*before, functools.partial(self.body.forward_head, pre_logits=True)]
 
     def finish(self, steps: Sequence[Step], x: Tensor) -> Tensor:
-        """`steps`, which end with the pooling, and the classifier: logits (N, K) in float32
-        whatever the steps run in, since rounded ones tie and AUC suffers."""
+        """Run `steps`, which end with the pooling, and the classifier: logits (N, K).
+
+        The logits are float32 whatever the steps run in: rounded ones tie, and AUC suffers.
+        """
         logits: Tensor = self.body.get_classifier()(run_steps(steps, x).float())
         return logits
 
     def set_depth(self, depth: int) -> int:
-        """Let the head and the last `depth` stages train; returns the depth, clipped to all."""
+        """Let the head and the last `depth` stages train. Return the depth, at most all stages."""
         depth = min(depth, len(self.stages))
         frozen = {name for stage in self.stages[: len(self.stages) - depth] for name in stage}
         for name, parameter in self.body.named_parameters():
@@ -114,12 +116,12 @@ class Network(nn.Module):
         return depth
 
     def distance(self, name: str) -> int:
-        """How many stages a parameter's stage is below the head, 1 for the last; 0 in the head."""
+        """Return how many stages below the head a parameter is: 1 in the last, 0 in the head."""
         stages = (index for index, stage in enumerate(self.stages) if name in stage)
         return len(self.stages) - next(stages, len(self.stages))
 
     def train(self, mode: bool = True) -> Network:
-        """Training mode, but never for a frozen stage: its BatchNorm statistics would drift."""
+        """Set training mode, except for frozen stages, whose BatchNorm statistics would drift."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -136,17 +138,17 @@ def build_network(
     head: Callable[[int, int], nn.Module] | None = None,
     channels: int = 1,
 ) -> Network:
-    """A network with one grey input channel.
+    """Build a network with one grey input channel.
 
     Args:
         arch: `cnn`, `hybrid`, `hybrid-STEM`, or the name of a timm backbone.
-        size: pixels a side of the images it will see; None leaves what the backbone was made for.
+        size: pixels a side of the images; None leaves the size that the backbone was made for.
         pretrained: `imagenet` (timm's weights, the RGB stem summed), `none`, a file of weights, or
             the folder of a release.
         outputs: K.
         seed: of the initial weights; the global generator is left as it was.
-        head: makes what takes the classifier's place, from its numbers of inputs and outputs.
-        channels: of a view; 3 is what other programs feed a network.
+        head: makes a module for the classifier's place, from its numbers of inputs and outputs.
+        channels: of a view; other programs feed a network 3.
 
     Raises:
         InputError: an unknown name, a size it cannot take, weights out of reach, or some that do
@@ -176,18 +178,18 @@ def restore_network(
     outputs: int = 1,
     head: Callable[[int, int], nn.Module] | None = None,
 ) -> Network:
-    """The network whose weights, all of them, a safetensors file holds; see `build_network`.
+    """Build a network with the weights of a safetensors file; see `build_network`.
 
-    The file's header is compared with the network's outline first: what asks for more than the
-    file holds takes no memory.
+    The file's header is compared with the network's outline first: a network that needs more than
+    the file holds takes no memory.
 
     Raises:
         InputError: as `build_network` and `outline_network`; also a file that is no safetensors
             file, a tensor that is missing, foreign or misshapen, by name, or one with a number that
             is not finite.
     """
-    wanted = outline_network(arch, size=size, outputs=outputs, head=head)
-    check_tensor_names(read_shapes(path), wanted, f"{path} does not fit {arch}")
+    expected = outline_network(arch, size=size, outputs=outputs, head=head)
+    check_tensor_names(read_shapes(path), expected, f"{path} does not fit {arch}")
     net = build_network(arch, size=size, outputs=outputs, head=head)
     net.body.load_state_dict(read_weights(path))
     check_finite_weights(net.body.state_dict(), path)
@@ -202,7 +204,7 @@ def outline_network(
     head: Callable[[int, int], nn.Module] | None = None,
     channels: int = 1,
 ) -> dict[str, Tensor]:
-    """A network's tensors by name on the meta device: shapes, and no memory.
+    """Return a network's tensors by name on the meta device: shapes, without memory.
 
     Raises:
         InputError: an unknown name, or a size or number of outputs that no recipe may have.
@@ -219,7 +221,7 @@ def outline_network(
 
 
 def count_stages(arch: str) -> int:
-    """How many stages a network has beside its head; no weights are allocated."""
+    """Return how many stages a network has beside its head; no weights are allocated."""
     with torch.device("meta"):
         return len(_stages(_create(arch, outputs=1, size=None, download=False))[1])
 
@@ -263,7 +265,7 @@ def _from_timm(
 
 
 def _require_known(arch: str) -> None:
-    """Refuse a name that timm does not know, or a tag of weights that it has not for that name."""
+    """Raise InputError for a name, or a tag of weights of that name, that timm does not know."""
     name, _, tag = arch.partition(".")
     if not timm.is_model(name):
         near = difflib.get_close_matches(
@@ -285,7 +287,7 @@ def _require_known(arch: str) -> None:
 
 
 def _put_head(body: nn.Module, head: Callable[[int, int], nn.Module], outputs: int) -> None:
-    """`head` in the place of the classifier."""
+    """Put `head` in the place of the classifier."""
     name, classifier = _classifier(body)
     if not isinstance(classifier, nn.Linear):
         raise InputError(f"{type(body).__name__} has no linear classifier to put another head on")
@@ -295,7 +297,7 @@ def _put_head(body: nn.Module, head: Callable[[int, int], nn.Module], outputs: i
 
 @torch.inference_mode()
 def _try(body: nn.Module, arch: str, size: int, channels: int) -> None:
-    """Show it one black image, so that a size it cannot take is told before anything is trained."""
+    """Run one black image through the network. Raises InputError for a size that it cannot take."""
     try:
         answer = body.eval()(torch.zeros(1, channels, size, size))
     except (MuraError, MemoryError):
@@ -308,7 +310,7 @@ def _try(body: nn.Module, arch: str, size: int, channels: int) -> None:
 
 
 def _require_patches(body: nn.Module, arch: str, size: int) -> None:
-    """Refuse a size that the patches of a Transformer do not divide: it would not see the rest."""
+    """Raise InputError for a size that the patches of a Transformer do not divide."""
     patches: Any = getattr(getattr(body, "stem", body), "patch_embed", None)
     side = getattr(patches, "patch_size", 1)
     side = side if isinstance(side, int) else side[0]  # a number in XCiT, else a pair
@@ -330,10 +332,10 @@ def _unfit(arch: str, size: int | None, error: Exception) -> InputError:
 
 
 def _stages(body: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Names of the head's parameters and of each stage's, stem first.
+    """Return the names of the head's parameters, and of each stage's, stem first.
 
-    timm puts what stands between the last block and the classifier (DenseNet's `norm5`) in the
-    classifier's group; here it belongs to the last stage, so that depth 0 leaves it alone.
+    timm puts the layers between the last block and the classifier (DenseNet's `norm5`) in the
+    classifier's group; here they belong to the last stage, so that depth 0 leaves them alone.
     """
     name, _ = _classifier(body)
     head = tuple(n for n, _ in body.named_parameters() if n.startswith(f"{name}."))
@@ -354,9 +356,10 @@ def _stages(body: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ..
 
 
 def _classifier(body: nn.Module) -> tuple[str, nn.Module]:
-    """The name of the module that gives the outputs, and that module.
+    """Return the name of the module that gives the outputs, and that module.
 
-    Raises InputError for a network that is not made as timm's are, or has none or two of them.
+    Raises:
+        InputError: a network that lacks timm's methods, or has no classifier, or two.
     """
     timms: Any = body  # see Network.body
     kind = type(body).__name__
@@ -375,7 +378,7 @@ def _classifier(body: nn.Module) -> tuple[str, nn.Module]:
 
 
 def run_steps(steps: Sequence[Step], x: Tensor) -> Tensor:
-    """`x` through `steps`, in the precision that the device is good at."""
+    """Pass `x` through `steps`, in the precision that suits the device."""
     with autocast(x.device):
         for step in steps:
             x = step(x)
@@ -383,17 +386,17 @@ def run_steps(steps: Sequence[Step], x: Tensor) -> Tensor:
 
 
 def is_map(features: object) -> bool:
-    """Whether what `forward_features` gave is one map, (N, C, H, W); CoaT gives several."""
+    """Return whether features are one map, (N, C, H, W); CoaT gives several."""
     return isinstance(features, Tensor) and features.ndim == 4
 
 
 def shape_of(features: object) -> str:
-    """What `forward_features` gave of each view, for a message."""
+    """Return the shape of a view's features, for a message."""
     return str(tuple(features.shape[1:])) if isinstance(features, Tensor) else "several"
 
 
 def _steps(body: nn.Module) -> list[Step] | None:
-    """What `forward_features` does, step by step; None for a class that nobody described."""
+    """Return the steps of `forward_features`; None for a class not in `FORWARD_STEPS`."""
     if not isinstance(body, Hybrid):
         return FORWARD_STEPS[type(body)](body) if type(body) in FORWARD_STEPS else None
     of_stem = _steps(body.stem)
@@ -406,7 +409,7 @@ def _all_in(frozen: set[str], prefix: str, module: nn.Module) -> bool:
 
 
 def trainable_names(net: Network) -> Iterable[str]:
-    """Names of the tensors that train at the present depth."""
+    """Return the names of the tensors that train at the present depth."""
     return (name for name, p in net.body.named_parameters() if p.requires_grad)
 
 
@@ -425,12 +428,12 @@ Model = Network | Ensemble
 
 
 def join_members(members: Sequence[Network]) -> Model:
-    """One network as it is, more as an ensemble."""
+    """Return one network as it is, and several as an ensemble."""
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
 def members_of(net: Model) -> Iterator[Network]:
-    """The networks behind an answer."""
+    """Yield the members of an ensemble, or the network itself."""
     if isinstance(net, Network):
         yield net
         return

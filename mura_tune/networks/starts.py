@@ -1,4 +1,4 @@
-"""Where a network's first weights come from: ImageNet, a file, or a release of ours."""
+"""A network's first weights: from ImageNet, from a file, or from a release of ours."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from mura_tune.release_format.checksums import SUMS, sha256
 from mura_tune.release_format.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
 
 IMAGENET, NONE = "imagenet", "none"
-TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev parts
-DIGEST_DIGITS = 16  # hex digits of a picture's sha256 that are kept there: 64 bits
+TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev splits
+DIGEST_DIGITS = 16  # hex digits of a picture's sha256 that are stored there: 64 bits
 
 
 @dataclass(frozen=True)
 class StartProvenance:
-    """What a release that serves as a start learned from.
+    """The data that a release, which serves as a start, was trained on.
 
     Attributes:
-        areas: of its dataset.
-        split: how that was divided.
-        pictures: DIGITS of the sha256 of each of train and dev; None if it is older than that list.
+        areas: of the release's dataset.
+        split: how the dataset was divided.
+        pictures: the first DIGEST_DIGITS of the sha256 of each picture of train and dev; None for a
+            release that is older than this list.
     """
 
     areas: frozenset[str]
@@ -46,36 +47,41 @@ class StartProvenance:
 
 
 def load_start(body: nn.Module, classifier: str, source: str, arch: str) -> None:
-    """Every weight but the classifier's from a file or a release's folder, verified key by key.
+    """Load every weight but the classifier's into `body`, verified key by key.
 
     Args:
-        classifier: the module's name. What a release has under that name is another task's, and
-            may be another head: it is left out.
+        classifier: the name of the classifier's module. A release's weights under that name may
+            belong to another task and another head: they are left out.
+        source: a file of weights, or the folder of a release.
+        arch: the network's name, for messages.
 
     Raises:
-        InputError: nothing there, a damaged release or one of another network, a tensor that is
-            missing, foreign or misshapen, by name, or one with a number that is not finite.
+        InputError: no such file or folder, a damaged release or one of another network, a tensor
+            that is missing, foreign or misshapen, by name, or one with a number that is not finite.
     """
     path = Path(source)
     weights = read_weights(_weights_of(path, arch) if path.is_dir() else path)
     fresh = body.state_dict()
     weights = rename_tensors(weights, fresh, path)
     head = f"{classifier}."
-    wanted = {name: value for name, value in fresh.items() if not name.startswith(head)}
+    expected = {name: value for name, value in fresh.items() if not name.startswith(head)}
     fitted = {
-        name: _fitted(body, name, value, wanted[name]) if name in wanted else value
+        name: _fit_tensor(body, name, value, expected[name]) if name in expected else value
         for name, value in weights.items()
         if not name.startswith(head)
     }
-    check_tensor_names(fitted, wanted, f"{path} does not fit {arch}")
+    check_tensor_names(fitted, expected, f"{path} does not fit {arch}")
     body.load_state_dict(fitted, strict=False)
     check_finite_weights(body.state_dict(), path)
 
 
 def start_digest(source: str) -> str | None:
-    """sha256 of the weights that a start names: a path may hold others tomorrow.
+    """Return the sha256 of the weights that a start names; None for a start that is no path.
 
-    None for a start that is no path. Raises InputError where there is no such file.
+    A search stores it, because the path may hold other weights tomorrow.
+
+    Raises:
+        InputError: no such file.
     """
     if source in (IMAGENET, NONE):
         return None
@@ -87,14 +93,15 @@ def start_digest(source: str) -> str | None:
 
 
 def start_provenance(source: str) -> StartProvenance | None:
-    """Where the weights of a release's folder come from; None for all other starts.
+    """Return the data that a release's folder was trained on; None for all other starts.
 
-    Raises InputError for a release that is not whole, or whose study another version would read.
+    Raises:
+        InputError: a release that is not whole, or whose configuration only another version reads.
     """
     folder = Path(source)
     if source in (IMAGENET, NONE) or not folder.is_dir():
         return None
-    manifest, listed = _vouched_manifest(folder)
+    manifest, listed = _verified_manifest(folder)
     if not manifest.has("search"):
         return None
     pictures = None
@@ -109,7 +116,10 @@ def start_provenance(source: str) -> StartProvenance | None:
 
 
 def require_imagenet(arch: str) -> None:
-    """Fail in seconds where there is no network: the hub's client retries for most of a minute."""
+    """Raise InputError if timm's ImageNet weights cannot be had, within seconds.
+
+    The hub's own client retries for most of a minute.
+    """
     from huggingface_hub import constants, try_to_load_from_cache
 
     source = timm.get_pretrained_cfg(arch)
@@ -134,7 +144,7 @@ def require_imagenet(arch: str) -> None:
 
 
 def unreachable_weights(arch: str, why: str) -> InputError:
-    """What to tell when ImageNet weights cannot be had."""
+    """Return the error for ImageNet weights that cannot be had."""
     return InputError(
         f"pretrained: imagenet: the weights of {arch} are out of reach ({why}); "
         "write pretrained: none, or pretrained: FILE with weights you have"
@@ -142,8 +152,12 @@ def unreachable_weights(arch: str, why: str) -> InputError:
 
 
 def _weights_of(folder: Path, arch: str) -> Path:
-    """The weights of a release: of this network, and vouched for by its sums."""
-    manifest, listed = _vouched_manifest(folder)
+    """Return the file of a release's weights, checked against its sums.
+
+    Raises:
+        InputError: a release of another network, or of several.
+    """
+    manifest, listed = _verified_manifest(folder)
     theirs, members = manifest.arch, manifest.members
     if theirs != arch:
         raise InputError(
@@ -159,7 +173,7 @@ def _weights_of(folder: Path, arch: str) -> Path:
     return folder / WEIGHTS
 
 
-def _vouched_manifest(folder: Path) -> tuple[Manifest, dict[str, str]]:
+def _verified_manifest(folder: Path) -> tuple[Manifest, dict[str, str]]:
     """A release's manifest, checked against its sums, and the sums: digests by name."""
     if not (folder / MANIFEST).is_file() or not (folder / SUMS).is_file():
         raise InputError(
@@ -171,11 +185,15 @@ def _vouched_manifest(folder: Path) -> tuple[Manifest, dict[str, str]]:
     return read_manifest(folder / MANIFEST), listed
 
 
-def _fitted(body: Any, name: str, given: Tensor, wanted: Tensor) -> Tensor:
-    """An RGB stem summed, a ViT's position embedding resampled to another size; else as it is."""
-    if name == "pos_embed" and given.ndim == 3 and given.shape[1] != wanted.shape[1]:
+def _fit_tensor(body: Any, name: str, loaded: Tensor, expected: Tensor) -> Tensor:
+    """Return a loaded tensor as the network expects it.
+
+    An RGB stem is summed, a ViT's position embedding is resampled to another size, and any other
+    tensor stays as it is.
+    """
+    if name == "pos_embed" and loaded.ndim == 3 and loaded.shape[1] != expected.shape[1]:
         grid = body.patch_embed.grid_size
-        prefix = wanted.shape[1] - grid[0] * grid[1]
-        resampled: Tensor = resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)
+        prefix = expected.shape[1] - grid[0] * grid[1]
+        resampled: Tensor = resample_abs_pos_embed(loaded, grid, num_prefix_tokens=prefix)
         return resampled
-    return sum_to_one_channel(given, wanted)
+    return sum_to_one_channel(loaded, expected)

@@ -31,12 +31,14 @@ _UNFOLDED = 4  # times its file's size is what a state dict may take: ties are s
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file or of a state dict saved by torch; see the next."""
+    """Return the tensors of a file by name, see `read_checkpoint`."""
     return read_checkpoint(path)[0]
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file by name, and what a file of torch's holds beside its state dict.
+    """Return the tensors of a file by name, and the other entries beside torch's state dict.
+
+    The file is a `.safetensors` file, or a state dict saved by torch.
 
     Raises:
         InputError: no such file, not a file of weights, or one that would run code when loaded.
@@ -63,7 +65,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_shapes(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file by name, on the meta device: its header alone is read.
+    """Return the tensors of a `.safetensors` file by name, on the meta device.
+
+    Only the header of the file is read.
 
     Raises:
         InputError: no such file, or not a safetensors file.
@@ -82,46 +86,48 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
 
 
 def rename_tensors(
-    weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: object
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object
 ) -> dict[str, Tensor]:
-    """The same weights by the names that a network has for them, as far as these are known.
+    """Return the weights under the names that the network expects.
 
-    What wrappers put before every name goes (`module.`, `model.`, `_orig_mod.`, in any order), old
-    DenseNets get the names of today, and a count of batches that an old file lacks becomes 0.
+    Prefixes of wrappers (`module.`, `model.`, `_orig_mod.`, in any order) go, old DenseNets
+    get the names of today, and a count of batches that an old file lacks becomes 0.
 
     Raises:
         InputError: the network is there twice, under two prefixes.
     """
     named = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in weights.items()}
-    prefix = _prefix(named, wanted, source)
+    prefix = _prefix(named, expected, source)
     named = {name.removeprefix(prefix): value for name, value in named.items()}
-    for name, value in wanted.items():
+    for name, value in expected.items():
         if name.endswith(_COUNT) and name not in named:
             named[name] = torch.zeros(value.shape, dtype=value.dtype)
     return named
 
 
-def sum_to_one_channel(given: Tensor, wanted: Tensor) -> Tensor:
-    """An RGB stem summed to one channel where `wanted` has one: exact for grey input."""
-    rgb = given.ndim == 4 and given.shape[1] == 3 and wanted.ndim == 4 and wanted.shape[1] == 1
-    return given.sum(1, keepdim=True) if rgb else given
+def sum_to_one_channel(loaded: Tensor, expected: Tensor) -> Tensor:
+    """Sum an RGB stem to one channel where `expected` has one: this is exact for grey input."""
+    rgb = (
+        loaded.ndim == 4 and loaded.shape[1] == 3 and expected.ndim == 4 and expected.shape[1] == 1
+    )
+    return loaded.sum(1, keepdim=True) if rgb else loaded
 
 
 def check_tensor_names(
-    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str
+    loaded: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
 ) -> None:
     """Raise InputError naming the first missing, foreign or misshapen tensor, and how many."""
-    missing = [name for name in wanted if name not in given]
-    foreign = [name for name in given if name not in wanted]
+    missing = [name for name in expected if name not in loaded]
+    foreign = [name for name in loaded if name not in expected]
     shapes = [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in given and given[name].shape != wanted[name].shape
+        f"{name} is {tuple(loaded[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in expected
+        if name in loaded and loaded[name].shape != expected[name].shape
     ]
-    for what, names in (("missing", missing), ("foreign", foreign), ("misshapen", shapes)):
+    for fault, names in (("missing", missing), ("foreign", foreign), ("misshapen", shapes)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise InputError(printable(f"{source}: {what} tensor {names[0]}{more}"))
+            raise InputError(printable(f"{source}: {fault} tensor {names[0]}{more}"))
 
 
 def check_finite_weights(weights: Mapping[str, Tensor], source: object) -> None:
@@ -145,7 +151,7 @@ def check_finite_weights(weights: Mapping[str, Tensor], source: object) -> None:
 
 
 def copy_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU, no two of which share memory, which safetensors refuses.
+    """Return contiguous copies on the CPU, no two of which share memory: safetensors refuses that.
 
     CoaT is a network that has modules under two names; each name gets a copy.
     """
@@ -156,7 +162,7 @@ def copy_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _state_dict(raw: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The one state dict in what a file holds, and what lies beside it."""
+    """Return the one state dict in the content of a file, and the entries beside it."""
     beside: dict[str, Any] = {}
     while isinstance(raw, Mapping) and not _is_state_dict(raw):
         inner = [key for key in WRAPPERS if isinstance(raw.get(key), Mapping)]
@@ -192,7 +198,7 @@ def _require_plain(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _unread(error: pickle.UnpicklingError) -> str:
-    """Why torch refused to unpickle a file, by the class or function that it names."""
+    """Say why torch refused to unpickle a file, by the class or function that the file names."""
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     if named is None:
         return "not a plain file of tensors; refused unread"
@@ -202,12 +208,12 @@ def _unread(error: pickle.UnpicklingError) -> str:
     )
 
 
-def _prefix(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: object) -> str:
-    """What stands before the network's own names: what fits most of them."""
-    first = next(iter(wanted), "")
+def _prefix(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object) -> str:
+    """Return the prefix before the network's own names: the one that fits most of them."""
+    first = next(iter(expected), "")
     candidates = {name.removesuffix(first) for name in weights if name.endswith(f".{first}")}
-    fitting = {prefix: sum(prefix + name in weights for name in wanted) for prefix in candidates}
-    own = sum(name in weights for name in wanted)
+    fitting = {prefix: sum(prefix + name in weights for name in expected) for prefix in candidates}
+    own = sum(name in weights for name in expected)
     most = max(fitting.values(), default=0)
     if own >= most:
         return ""

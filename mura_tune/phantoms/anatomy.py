@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-Point = tuple[float, float]
+Point2d = tuple[float, float]
 OutlineRows = tuple[tuple[float, float, float], ...]
 
 
@@ -19,10 +19,10 @@ class Shape:
 
     front: OutlineRows
     side: OutlineRows = ()  # seen from the side; empty: as from the front
-    caps: Point = (0.5, 0.5)  # how round head and tail are: 0 cut off, 1 a half circle
+    caps: Point2d = (0.5, 0.5)  # how round head and tail are: 0 cut off, 1 a half circle
 
 
-def _even(*rows: Point) -> OutlineRows:
+def _even(*rows: Point2d) -> OutlineRows:
     return tuple((s, -half, half) for s, half in rows)
 
 
@@ -128,29 +128,29 @@ SHAPES: Mapping[str, Shape] = {
 @dataclass(frozen=True)
 class Bone:
     name: str
-    head: Point
-    tail: Point
+    head: Point2d
+    tail: Point2d
     half: float  # half-width where an outline reads 1
     shape: str = ""  # empty: flesh without bone
     parent: str = ""  # the bone it moves with; empty: the trunk
-    flesh: Point = (0.0, 0.0)  # radius of the soft tissue at head and tail
-    depth: Point = (0.0, 0.0)  # of head and tail
+    flesh: Point2d = (0.0, 0.0)  # radius of the soft tissue at head and tail
+    depth: Point2d = (0.0, 0.0)  # of head and tail
     bow: float = 0.0  # how far the middle lies to the right of the axis
     dense: float = 1.0
     flex: float = 0.0  # degrees bent to the front in a view from the side
-    pivot: Point | None = None  # where it turns; its head if None
+    pivot: Point2d | None = None  # where it turns; its head if None
     plates: tuple[float, ...] = ()  # shares of the length with a growth plate in the young
 
 
 # name, where its metacarpal begins, degrees from straight down, lengths, half-width, flex
-_FINGERS: tuple[tuple[str, Point, float, tuple[float, ...], float, float], ...] = (
+_FINGERS: tuple[tuple[str, Point2d, float, tuple[float, ...], float, float], ...] = (
     ("thumb", (-2.0, 60.5), 33, (4.4, 3.0, 2.3), 0.52, 6),
     ("index", (-0.6, 60.9), 10, (6.5, 4.0, 2.4, 1.8), 0.46, 5),
     ("middle", (0.7, 61.1), 1, (6.4, 4.4, 2.8, 1.9), 0.48, 10),
     ("ring", (1.75, 61.0), -9, (5.7, 4.1, 2.6, 1.9), 0.44, 16),
     ("little", (2.7, 60.7), -19, (5.2, 3.2, 1.9, 1.7), 0.40, 22),
 )
-_CARPALS: tuple[tuple[str, Point, Point, float], ...] = (
+_CARPALS: tuple[tuple[str, Point2d, Point2d, float], ...] = (
     ("scaphoid", (0.1, 57.4), (-1.5, 59.3), 0.8),
     ("lunate", (1.0, 57.2), (1.0, 58.8), 0.86),
     ("triquetrum", (2.1, 57.6), (2.6, 59.1), 0.72),
@@ -264,9 +264,9 @@ class Site:
 @dataclass(frozen=True)
 class Window:
     anchor: str  # the bone that stays upright; empty: the one the study looks at
-    focus: Point
+    focus: Point2d
     span: float  # centimetres along the longer side
-    aspect: Point  # width / height, least and most
+    aspect: Point2d  # width / height, least and most
     sites: tuple[Site, ...]
     turn: float = 0.0  # degrees; hands are shown with the fingers up
     trunk: bool = False  # whether chest and shoulder blade are in the beam

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.phantoms.anatomy import BONES, BY_NAME, SHAPES, WINDOWS, Bone, Point, Site, Window
+from mura_tune.phantoms.anatomy import BONES, BY_NAME, SHAPES, WINDOWS, Bone, Point2d, Site, Window
 
 Floats = NDArray[np.float32]
 Rng = np.random.Generator
@@ -161,7 +161,7 @@ def _moving(x: float, y: float) -> Matrix:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], float)
 
 
-def _project(point: Point, depth: float, angle: float) -> Floats:
+def _project(point: Point2d, depth: float, angle: float) -> Floats:
     return np.array([point[0] * math.cos(angle) + depth * math.sin(angle), point[1]], np.float32)
 
 

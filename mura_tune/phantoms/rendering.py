@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mura_tune.areas import AREAS
-from mura_tune.phantoms.anatomy import BONES, Point
+from mura_tune.phantoms.anatomy import BONES, Point2d
 from mura_tune.phantoms.lesions import (
     LESION_KINDS,
     LESION_SHARES,
@@ -294,7 +294,7 @@ def _marks(soft: Floats, scene: Scene, k: float, rng: Rng) -> Floats:
 
 
 # strokes in a unit square: the arm in the tables is a right one
-LETTERS: Mapping[int, list[list[Point]]] = {
+LETTERS: Mapping[int, list[list[Point2d]]] = {
     -1: [[(0, 0), (0, 1), (0.6, 1)]],
     1: [
         [(0, 1), (0, 0), (0.45, 0.05), (0.6, 0.25), (0.45, 0.47), (0, 0.5)],

@@ -92,7 +92,7 @@ def balanced_order(split: Split, rng: np.random.Generator) -> Order:
     return Order(rng.permutation(np.concatenate(rows)), np.arange(n))
 
 
-SAMPLINGS: Mapping[str, Callable[[Split, np.random.Generator], Order]] = {
+SAMPLING_ORDERS: Mapping[str, Callable[[Split, np.random.Generator], Order]] = {
     "natural": natural_order,
     "balanced": balanced_order,
 }
@@ -100,7 +100,7 @@ SAMPLINGS: Mapping[str, Callable[[Split, np.random.Generator], Order]] = {
 
 def epoch_order(split: Split, *, sampling: str, seed: int, epoch: int) -> Order:
     """What an epoch sees: a function of the split, the sampling's name, seed and epoch alone."""
-    return SAMPLINGS[sampling](split, np.random.default_rng((seed, epoch, 1)))
+    return SAMPLING_ORDERS[sampling](split, np.random.default_rng((seed, epoch, 1)))
 
 
 def cut_into_batches(rows: RowNumbers, size: int) -> list[RowNumbers]:

@@ -13,7 +13,9 @@ from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), labels (N,) -> mean loss ()
-Form = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits (N,), targets (N,), weight () -> ()
+ElementLoss = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # logits (N,), targets (N,), weight () -> ()
 
 
 def binary_loss(train: Split, recipe: Recipe) -> Loss:
@@ -62,7 +64,7 @@ def focal(logits_n: Tensor, target_n: Tensor, weight: Tensor, *, gamma: float) -
     return (missing * plain).mean()
 
 
-LOSS_FORMS: Mapping[str, Callable[[Recipe], Form]] = {
+LOSS_FORMS: Mapping[str, Callable[[Recipe], ElementLoss]] = {
     "bce": lambda recipe: cross_entropy,
     "focal": lambda recipe: functools.partial(focal, gamma=recipe.focal_gamma),
 }

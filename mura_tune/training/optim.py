@@ -14,7 +14,7 @@ from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
 
 MOMENTUM = 0.9  # of SGD
-OPTIMISERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+OPTIMISER_CLASSES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "sgd": functools.partial(torch.optim.SGD, momentum=MOMENTUM),
@@ -33,7 +33,7 @@ def make_optimiser(net: Network, recipe: Recipe, phase: int) -> torch.optim.Opti
         if parameter.requires_grad:
             rate = recipe.phases[phase].lr * recipe.layer_decay ** net.distance(name)
             groups.setdefault(rate, []).append(parameter)
-    made = OPTIMISERS[recipe.optimiser](
+    made = OPTIMISER_CLASSES[recipe.optimiser](
         [{"params": params, "lr": rate} for rate, params in groups.items()],
         lr=recipe.phases[phase].lr,
         weight_decay=recipe.weight_decay,

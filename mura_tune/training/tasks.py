@@ -21,7 +21,7 @@ from mura_tune.metrics.areas import (
     evaluate_areas,
 )
 from mura_tune.metrics.estimates import Measure, Names, StudyScores, score_studies
-from mura_tune.metrics.operating_points import MONITORS
+from mura_tune.metrics.operating_points import MONITOR_MEASURES
 from mura_tune.metrics.ranking import AUC
 from mura_tune.networks.heads import AreaHead, shrink_classifier
 from mura_tune.networks.network import Network, build_network
@@ -165,4 +165,4 @@ TASKS: Mapping[str, Task] = {task.name: task for task in (ABNORMALITY, PART, MUL
 def task_of(name: str, monitor: str = "auc") -> Task:
     """The task, judged by what the recipe's `monitor` names; `auc` leaves it the score it has."""
     task = TASKS[name]
-    return task if monitor == "auc" else replace(task, measure=MONITORS[monitor])
+    return task if monitor == "auc" else replace(task, measure=MONITOR_MEASURES[monitor])

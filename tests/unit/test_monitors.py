@@ -16,7 +16,7 @@ from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
 from mura_tune.metrics.estimates import StudyScores, patient_weights
-from mura_tune.metrics.operating_points import BEST_F1, BEST_KAPPA, MONITORS
+from mura_tune.metrics.operating_points import BEST_F1, BEST_KAPPA, MONITOR_MEASURES
 from mura_tune.networks.network import build_network
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import study_scores, task_of
@@ -78,7 +78,7 @@ def test_the_monitor_picks_the_epoch_and_leaves_the_training_alone(name: str) ->
     net = build_network("cnn", seed=0)
     found = fit(net, TRAIN, DEV, given, task_of("abnormality", name))
     assert found.best.score == max(epoch.score for epoch in found.epochs)
-    assert MONITORS[name].score(study_scores(predict(net, DEV), DEV)) == found.best.score
+    assert MONITOR_MEASURES[name].score(study_scores(predict(net, DEV), DEV)) == found.best.score
     plain = fit(
         build_network("cnn", seed=0),
         TRAIN,
