@@ -20,12 +20,16 @@ from mura_tune.release_format.entries import (
 from mura_tune.release_format.manifest import AbnormalityManifest, Manifest
 from mura_tune.report import charts
 from mura_tune.report.cases import find_cases
-from mura_tune.report.page import Markdown, markdown_code, render_html, render_markdown
+from mura_tune.report.page import (
+    Markdown,
+    TableRow,
+    markdown_code,
+    render_html,
+    render_markdown,
+)
 from mura_tune.report.provenance import data_set_name, describe_provenance
 from mura_tune.report.recognition import RecognitionTables, tabulate_recognition
 from mura_tune.training.batches import load_split
-
-Row = tuple[object, ...]
 
 
 def render_report(
@@ -105,7 +109,7 @@ def render_card(manifest: AbnormalityManifest) -> str:
     )
 
 
-def head_scores(dev: EvaluationEntry, test: EvaluationEntry) -> Row:
+def head_scores(dev: EvaluationEntry, test: EvaluationEntry) -> TableRow:
     """The head of a card's table of scores on dev and on test: what each was measured on."""
     return (
         "",
@@ -113,7 +117,9 @@ def head_scores(dev: EvaluationEntry, test: EvaluationEntry) -> Row:
     )
 
 
-def _score_rows(dev: AbnormalityEvaluationEntry, test: AbnormalityEvaluationEntry) -> Iterator[Row]:
+def _score_rows(
+    dev: AbnormalityEvaluationEntry, test: AbnormalityEvaluationEntry
+) -> Iterator[TableRow]:
     """Each score by study on test, by image on test, and by study on dev."""
     for key, name in METRIC_NAMES.items():
         yield name, test.estimates[key], test.by_image[key], dev.estimates[key]
@@ -121,7 +127,7 @@ def _score_rows(dev: AbnormalityEvaluationEntry, test: AbnormalityEvaluationEntr
 
 def _calibration_rows(
     dev: AbnormalityEvaluationEntry, test: AbnormalityEvaluationEntry
-) -> Iterator[Row]:
+) -> Iterator[TableRow]:
     """Calibration error and Brier score, before and after calibration, in the same columns."""
     on_test, on_dev = test.calibration, dev.calibration
     yield "Calibration error, before", on_test.before.ece, "", on_dev.before.ece
@@ -130,14 +136,16 @@ def _calibration_rows(
     yield "Brier score, calibrated", on_test.after.brier, "", on_dev.after.brier
 
 
-def _area_rows(dev: AbnormalityEvaluationEntry, test: AbnormalityEvaluationEntry) -> Iterator[Row]:
+def _area_rows(
+    dev: AbnormalityEvaluationEntry, test: AbnormalityEvaluationEntry
+) -> Iterator[TableRow]:
     """The AUC within each area, where there are several."""
     on_dev = dev.auc_by_area or {}
     for area, auc in (test.auc_by_area or {}).items():
         yield area, auc.studies, auc, on_dev.get(area, "one class only" if on_dev else "")
 
 
-def _point_rows(test: AbnormalityEvaluationEntry) -> Iterator[Row]:
+def _point_rows(test: AbnormalityEvaluationEntry) -> Iterator[TableRow]:
     """Each operating point by its name, with its threshold and its scores on test."""
     keys = ("sensitivity", "specificity", "ppv", "npv")
     for name, point in test.operating_points.items():
@@ -148,7 +156,7 @@ def _card_rows(
     dev: AbnormalityEvaluationEntry,
     test: AbnormalityEvaluationEntry,
     recognition: RecognitionTables | None,
-) -> Iterator[Row]:
+) -> Iterator[TableRow]:
     """Every score by study, on dev and on test."""
     for key, name in METRIC_NAMES.items():
         yield name, dev.estimates[key], test.estimates[key]

@@ -42,11 +42,11 @@ _NAMES = {
     BAND: "band",
     PAPER: "paper",
 }
-INCHES = (4.3, 3.3)
+CHART_INCHES = (4.3, 3.3)
 
 
 def draw_chart(
-    title: str, x: str, y: str, draw: Callable[[Axes], None], *, height: float = INCHES[1]
+    title: str, x: str, y: str, draw: Callable[[Axes], None], *, height: float = CHART_INCHES[1]
 ) -> Markup:
     """Draw a chart as an <svg> element, which scales with the column that it stands in.
 
@@ -62,7 +62,7 @@ def draw_chart(
 
 
 def _figure(title: str, x: str, y: str, draw: Callable[[Axes], None], height: float) -> Figure:
-    figure = Figure(figsize=(INCHES[0], height), layout="constrained", facecolor="none")
+    figure = Figure(figsize=(CHART_INCHES[0], height), layout="constrained", facecolor="none")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     draw(axes)

@@ -18,7 +18,7 @@ from mura_tune.release_format import checksums
 from mura_tune.release_format.entries import AbnormalityEvaluationEntry, RouterEvaluationEntry
 from mura_tune.release_format.manifest import MANIFEST, REPORT, SCHEMA, Manifest, read_manifest
 from mura_tune.report.charts import draw_forest
-from mura_tune.report.page import Markdown, escape_markdown, render_html, render_markdown
+from mura_tune.report.page import Markdown, TableRow, escape_markdown, render_html, render_markdown
 
 # Over all areas together; the two sets are never put into one table.
 PUBLISHED = {
@@ -45,7 +45,7 @@ _NOTE = (
 )
 
 
-SCORES = {
+INDEX_SCORES = {
     "auc": "AUC",
     "kappa": "kappa",
     "sensitivity": "sensitivity",
@@ -55,7 +55,7 @@ _METHOD = (
     "Test, by study, with 95 % intervals from 2,000 resamplings of whole patients; each at its "
     "own operating point, which was chosen on dev."
 )
-_PUBLISHED_HEAD = ("published by others", "studies", *SCORES.values())
+_PUBLISHED_HEAD = ("published by others", "studies", *INDEX_SCORES.values())
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ class ResultTable:
     releases: Sequence[ListedRelease]
 
     @property
-    def rows(self) -> list[tuple[object, ...]]:
+    def rows(self) -> list[TableRow]:
         """The release, its test studies, and its scores."""
         return [(one, one.studies, *self._estimates(one)) for one in self.releases]
 
     @property
-    def linked_rows(self) -> list[tuple[object, ...]]:
+    def linked_rows(self) -> list[TableRow]:
         """The same for Markdown, with a link and the model."""
         return [
             (
@@ -209,7 +209,7 @@ def _group_releases(releases: Sequence[ListedRelease]) -> dict[str, list[ResultT
 
 def _tabulate(group: Sequence[ListedRelease]) -> list[ResultTable]:
     tables = []
-    for scores in (SCORES, AREA_METRICS):
+    for scores in (INDEX_SCORES, AREA_METRICS):
         releases = [one for one in group if scores.keys() <= one.estimates.keys()]
         if releases:
             tables.append(ResultTable(scores, releases))

@@ -21,6 +21,7 @@ from mura_tune.evaluation.calibration import describe_rest
 from mura_tune.lines import printable, shell_command
 from mura_tune.metrics.estimates import Estimate, describe_error, interval_text, range_text
 
+TableRow = tuple[object, ...]  # cells, of which a template prints each
 WARNING = "Not a medical device. For research; not for any decision about a patient."
 
 

@@ -15,10 +15,10 @@ from mura_tune.lines import shell_command
 from mura_tune.names import file_name_of
 from mura_tune.release_format.entries import RunEntry
 from mura_tune.release_format.manifest import Manifest
+from mura_tune.report.page import TableRow
 from mura_tune.strict import flatten
 
 _TRIALS = "budget.trials"
-Row = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Provenance:
     judged_on: int | None
     verdict: str
     seeds: str
-    seed_rows: list[Row]
+    seed_rows: list[TableRow]
     counted: list[str]
-    count_rows: list[Row]
-    searched_rows: list[Row]
-    other_rows: list[Row]
+    count_rows: list[TableRow]
+    searched_rows: list[TableRow]
+    other_rows: list[TableRow]
     commands: str
     versions: str
 

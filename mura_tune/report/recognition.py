@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from mura_tune.metrics.areas import AREA_METRICS
 from mura_tune.release_format.entries import RecognitionEntry
-
-Row = tuple[object, ...]
+from mura_tune.report.page import TableRow
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,8 @@ class RecognitionTables:
     """
 
     areas: list[str]
-    score_rows: Sequence[Row]
-    confusion_rows: Sequence[Row]
+    score_rows: Sequence[TableRow]
+    confusion_rows: Sequence[TableRow]
 
 
 def tabulate_recognition(dev: RecognitionEntry, test: RecognitionEntry) -> RecognitionTables:
