@@ -1,4 +1,4 @@
-"""Names: MURA's areas, what stands for all of them at once, and the tasks that can be learned."""
+"""Areas: the names of MURA's areas, the names for all areas at once, and the tasks."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Axis:
 
     @property
     def values(self) -> Sequence[Any]:
-        """Every value there is between whole numbers, ascending; else the ends."""
+        """Every value of a range of whole numbers, ascending; the ends of another axis."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return range(self.low, self.high + 1, int(self.step or 1))
         return self.ends
@@ -91,7 +91,7 @@ class Axis:
             ValueError: a value of another type, or a range of text.
         """
         if self.choices is not None:
-            return Axis(choices=tuple(convert(kind, one, "choices") for one in self.choices))
+            return Axis(choices=tuple(convert(kind, choice, "choices") for choice in self.choices))
         check_value(kind is not str, "low", self.low, "left out: text takes choices, [A, B]")
         typed = {
             name: convert(kind, value, name)
@@ -102,7 +102,7 @@ class Axis:
 
 
 def convert_axis(path: str, axis: Axis) -> Axis:
-    """An axis whose values have the type of its field.
+    """Return an axis whose values have the type of its field.
 
     Raises:
         ValueError: no such field, or a value that it cannot have; the message begins with the path.
@@ -125,8 +125,11 @@ def convert_axis(path: str, axis: Axis) -> Axis:
 
 
 def merge_axes(base: Any, layer: Any) -> Any:
-    """An axis over another one of the same field. Choices take a range's place, and a range that
-    of choices; two new ends come without the old step, but on the old scale."""
+    """Merge a layer's axis over the axis of the same field below it.
+
+    Choices replace a range, and a range replaces choices. Two new ends drop the old step, but keep
+    the old scale.
+    """
     if not isinstance(base, Mapping) or not isinstance(layer, Mapping):
         return layer
     brought = {key for key, value in layer.items() if value is not None}

@@ -1,4 +1,4 @@
-"""A study, read from YAML: the recipe, what is searched, the budget, the split, the final phases.
+"""The configuration of a search: recipe, axes, budget, split and final phases, read from YAML.
 
 Every layer (default.yaml, an area's file, each `--set`) goes through the same strict
 `build_dataclass`, so an error names the layer it came from, the key and the nearest valid name.
@@ -23,8 +23,7 @@ from mura_tune.recipe import COUPLED_FIELDS, Recipe, field_type, with_values
 from mura_tune.strict import YAML_BYTES, build_dataclass, check_value, parse_yaml, show_value
 
 PRUNERS = ("median", "percentile", "hyperband", "none")
-# Bounds of what is counted out in memory or trained one after the other: a budget with some digits
-# too many is told at once.
+# Upper bounds, so that a budget with a digit too many is refused at once.
 MOST_TRIALS = 100_000
 MOST_CONFIRMED = MOST_FOLDS = 100
 MOST_SEED = 2**32 - 1
@@ -38,7 +37,7 @@ def studies_folder() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruner:
-    """When a trial is given up: see `mura_tune.search.search.pruner`."""
+    """The rule by which a trial is pruned: see `mura_tune.search.search.pruner`."""
 
     name: str  # the rule
     startup: int  # trials that finish before any is pruned
@@ -54,7 +53,7 @@ class Pruner:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirm:
-    """How the winner is found: the `top` trials, and the baseline, once more with `seeds` each."""
+    """How a winner is confirmed: the `top` trials and the baseline run again with `seeds` each."""
 
     top: int  # trials; 0 = believe the search
     seeds: int  # runs of each
@@ -66,7 +65,7 @@ class Confirm:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much is searched: `trials` in total, the first `random` of them unguided."""
+    """The size of a search: `trials` in all, of which the first `random` are drawn at random."""
 
     trials: int
     random: int
@@ -82,7 +81,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
-    """How the published training part is divided: share of patients held out as dev, and a seed.
+    """How the published train split is divided: the share of patients held out as dev, and a seed.
 
     With `folds`, a trial's score is the mean over that many patient folds; the final run uses
     the share.
@@ -101,9 +100,9 @@ class Holdout:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """One resolved study. Every task but abnormality needs an area of `WHOLE_DATASET_AREAS`.
+    """The settings of one search. Every task but abnormality needs all areas of a dataset.
 
-    The values of an axis have its recipe field's type, whatever type they were written in.
+    The values of an axis have the type of its recipe field, whatever type the file has.
     """
 
     recipe: Recipe
@@ -155,7 +154,7 @@ def _check_count(key: str, value: int, least: int, most: int) -> None:
 
 
 def _worst(path: str, axis: Axis) -> Iterable[Any]:
-    """Values of a coupled axis that no recipe may have if it may not have all of them.
+    """Return the values of a coupled axis that decide whether all of its values are legal.
 
     The one rule is that plateau needs a plateau_patience below a patience above 0.
     """
@@ -174,7 +173,7 @@ SECTIONS = tuple(f.name for f in dataclasses.fields(SearchConfig))
 def load_config(
     area: str, overrides: Sequence[str] = (), folder: Path | None = None
 ) -> SearchConfig:
-    """The study of an area: its file, or default.yaml where it has none, then each `path=value`.
+    """Load the configuration of an area: its file or default.yaml, then each `path=value`.
 
     An area is one that the dataset names, or one of `WHOLE_DATASET_AREAS`.
 
@@ -186,22 +185,22 @@ def load_config(
     raw: dict[str, Any] = {}
     for layer, content in _layers(path if path.is_file() else folder / "default.yaml"):
         raw = _over(raw, content, _shown(layer))
-        study = _study(raw, _shown(layer))
+        config = _build_config(raw, _shown(layer))
     for override in overrides:
         source = f"--set {printable(override)}"
         raw = _over(raw, _override(override, source), source)
-        study = _study(raw, source)
-    if study.task != "abnormality" and area not in WHOLE_DATASET_AREAS:
+        config = _build_config(raw, source)
+    if config.task != "abnormality" and area not in WHOLE_DATASET_AREAS:
         raise InputError(
-            f"{_shown(path)}: task {study.task} needs every area of the dataset: "
+            f"{_shown(path)}: task {config.task} needs every area of the dataset: "
             f"the study of {ROUTER} or {MULTITASK}, not of {area}"
         )
-    return study
+    return config
 
 
-def config_to_dict(study: SearchConfig) -> dict[str, Any]:
-    """The study as plain values, such that `config_from_dict` gives it back."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(study)))  # tuples as lists
+def config_to_dict(config: SearchConfig) -> dict[str, Any]:
+    """Return a configuration as plain values, which `config_from_dict` reads back."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples as lists
     plain["search"] = {
         name: {k: v for k, v in axis.items() if v is not None and v is not False}
         for name, axis in plain["search"].items()
@@ -210,20 +209,20 @@ def config_to_dict(study: SearchConfig) -> dict[str, Any]:
 
 
 def config_from_dict(raw: Mapping[str, Any], source: str) -> SearchConfig:
-    """The study that `config_to_dict` wrote; `source` says where it was stored."""
-    return _study(raw, source)
+    """Build the configuration that `config_to_dict` wrote; errors begin with `source`."""
+    return _build_config(raw, source)
 
 
-def _study(raw: Any, source: str) -> SearchConfig:
+def _build_config(raw: Any, source: str) -> SearchConfig:
     try:
-        study: SearchConfig = build_dataclass(SearchConfig, raw, "")
+        config: SearchConfig = build_dataclass(SearchConfig, raw, "")
     except ValueError as error:
         raise InputError(f"{source}: {error}") from None
-    return study
+    return config
 
 
 def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """`path` and the files it is based on with what they say, the deepest base first."""
+    """Return `path` and its base files, each with its content, the deepest base first."""
     folder, chain = path.parent, [(path, _read(path))]
     while (base := chain[0][1].pop("base", None)) is not None:
         named = chain[0][0]
@@ -249,7 +248,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a study file says, `base` among it."""
+    """Return the content of a study file, with its `base`."""
     try:
         with path.open("rb") as file:
             text = file.read(YAML_BYTES + 1)
@@ -264,7 +263,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _override(text: str, source: str) -> dict[str, Any]:
-    """`path=value` as the nested mapping that a study file would hold."""
+    """Return `path=value` as the nested mapping that a study file would hold."""
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise InputError(f"{source}: write PATH=VALUE, such as --set finetune.lr=1.0e-3")
@@ -284,10 +283,10 @@ def _override(text: str, source: str) -> dict[str, Any]:
 
 
 def _over(base: Mapping[str, Any], layer: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """A layer over what is below it, mapping by mapping; in `search` a null takes an axis out.
+    """Merge a layer over the layers below, mapping by mapping; a null in `search` removes an axis.
 
     Raises:
-        InputError: a null for what is no recipe field, which would take nothing out.
+        InputError: a null for an unknown recipe field.
     """
     merged = _merged(base, {key: value for key, value in layer.items() if key != "search"})
     if "search" not in layer:

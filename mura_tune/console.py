@@ -1,4 +1,4 @@
-"""How a command talks: reports on stdout, progress on stderr, one line for what went wrong."""
+"""The console: reports on stdout, progress and one-line errors on stderr, and exit codes."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ def print_report(as_json: bool, document: Callable[[], Any], text: Callable[[], 
 
 
 def print_note(line: str) -> None:
-    """One line on stderr, above any progress bar."""
+    """Print one line on stderr, above any progress bar."""
     from tqdm import tqdm
 
     tqdm.write(printable(line), file=sys.stderr)
 
 
 def _escaped(line: str) -> str:
-    """A line of a report, its spaces as they are, without what a terminal would act on."""
+    """Return a line of a report, with its spaces, and escapes for control characters."""
     return "".join(c if c.isprintable() or c == "\t" else escape(c) for c in line)
 
 
 def _usage(name: str, error: click.ClickException) -> str:
-    """One line for a command line that click refuses."""
+    """Return one line about a command line that click refuses."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else name
     return f"{command}: {error.format_message()} ({command} --help explains)"
@@ -80,7 +80,7 @@ def _fail(line: str, code: int) -> NoReturn:
 
 
 def _prepare_streams() -> None:
-    """Closed streams swallow what is written; open ones show any name, by escapes if need be."""
+    """Let closed streams swallow output, and open ones print any name, with escapes."""
     codecs.register_error("escapes", _escapes)
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
@@ -90,7 +90,7 @@ def _prepare_streams() -> None:
 
 
 def _escapes(error: UnicodeError) -> tuple[str, int]:
-    """What stands in the output for characters that its encoding lacks; the rest goes on."""
+    """Return escapes for the characters that the encoding of the output lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(escape, error.object[error.start : error.end])), error.end
@@ -101,5 +101,5 @@ def _nowhere() -> TextIO:
 
 
 def _prepare_environment() -> None:
-    """Leave out what the caller's environment would break."""
+    """Set the environment variables that would break a command."""
     os.environ["MPLBACKEND"] = "Agg"  # a notebook's own backend is not importable from here

@@ -1,4 +1,4 @@
-"""Every failure a person can cause or meet, with the exit code it ends in."""
+"""The errors that a person can cause or meet, with the exit code of each."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 
 class MuraError(Exception):
-    """A failure told in one line. The command line prints it and exits with `exit_code`."""
+    """An error of one line. The command line prints it and exits with `exit_code`."""
 
     exit_code = 1
 
 
 class InputError(MuraError):
-    """Bad input, configuration or surroundings: which file or key, what is wrong, what to do."""
+    """Bad input, configuration or surroundings; the message has the file or key and a way out."""
 
     exit_code = 2
 
@@ -41,7 +41,7 @@ class Diverged(MuraError):
     """A loss that is no longer a finite number; training it further would only waste time."""
 
 
-# What the operating system refuses, and the way out.
+# What to do about an error of the operating system.
 _ADVICE = {
     errno.EACCES: "permission denied; change its permissions, or name another place",
     errno.EPERM: "permission denied; change its permissions, or name another place",
@@ -70,15 +70,15 @@ _ADVICE = {
 }
 
 Translator = Callable[[BaseException], MuraError | None]
-# Wings that call a library register here what its errors mean; the first that knows one answers.
+# Folders that call a library register a translator of its errors; the first answer counts.
 translators: list[Translator] = []
 
 
 def explain_error(error: BaseException) -> MuraError | None:
-    """What an error of the surroundings (disk, permissions, a database) means, in one line.
+    """Return an error of the surroundings (disk, permissions, a database) as one line.
 
-    Looks through what it was raised from as well, since libraries wrap what the system reported.
-    None for an error that is nobody's but the program's own.
+    The causes of the error are translated as well, since libraries wrap what the system reported.
+    None for an error of the program itself.
     """
     if isinstance(error, MuraError):
         return error
@@ -90,7 +90,7 @@ def explain_error(error: BaseException) -> MuraError | None:
 
 
 def causes_of(error: BaseException) -> list[BaseException]:
-    """An error, what it was raised from, and so on to the first."""
+    """Return an error, its cause, the cause of that, and so on."""
     chain: list[BaseException] = []
     now: BaseException | None = error
     while now is not None and now not in chain:

@@ -16,11 +16,11 @@ from mura_tune.lines import printable
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-RELEASE_FILES = ("bundle.json", "SHA256SUMS")  # what stands in the folder of every release
+RELEASE_FILES = ("bundle.json", "SHA256SUMS")  # in the folder of every release
 
 
 def try_lock(handle: IO[Any]) -> bool:
-    """Lock an open file until it is closed or its process ends; False if somebody has it."""
+    """Lock an open file until it is closed or its process ends; False if it is locked already."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -29,9 +29,9 @@ def try_lock(handle: IO[Any]) -> bool:
 
 
 def is_at(handle: IO[Any], path: Path) -> bool:
-    """Whether an open file is still the one at `path`.
+    """Return whether an open file is still the one at `path`.
 
-    Asked once its lock is held: whoever held that before may have removed the file.
+    Call it with the file's lock: the process that had the lock before may have removed the file.
     """
     try:
         return os.path.samestat(os.fstat(handle.fileno()), path.stat())
@@ -41,7 +41,7 @@ def is_at(handle: IO[Any], path: Path) -> bool:
 
 @contextlib.contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, waiting for whoever holds it."""
+    """Hold the lock file at `path`, after waiting for the process that holds it."""
     while True:
         with path.open("a") as handle:
             if not try_lock(handle):
@@ -103,7 +103,7 @@ def replace_file(path: Path, *parts: Buffer) -> None:
 
 @contextlib.contextmanager
 def name_os_errors(path: Path) -> Iterator[None]:
-    """Let an OSError that names no file name `path`: what writes to an open file knows none."""
+    """Give `path` to an OSError inside that names no file, as writing to an open file raises."""
     try:
         yield
     except OSError as error:
@@ -113,7 +113,7 @@ def name_os_errors(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's own entries to the disk: a rename in it survives a power cut."""
+    """Flush a folder's own entries to the disk, so that a rename in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -124,7 +124,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def path_within(root: Path, *names: str) -> Path:
-    """The path of `names` below `root`.
+    """Return the path of `names` below `root`.
 
     Raises:
         InputError: the path would not lie below `root`: an empty name, `..`, a separator in it.
@@ -136,7 +136,7 @@ def path_within(root: Path, *names: str) -> Path:
 
 
 def refuse_releases(path: Path) -> None:
-    """Raise InputError if `path` lies in a release, which would no longer be as it was released."""
+    """Raise InputError if `path` lies in a release: a file written there would change it."""
     for folder in Path(os.path.realpath(path)).parents:
         if all((folder / name).is_file() for name in RELEASE_FILES):
             raise InputError(
@@ -153,7 +153,7 @@ def check_writable(path: Path) -> None:
             raise InputError(f"{path}: a folder, not a file; name a file")
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: not a regular file; name another place")
-        folder = next(one for one in path.absolute().parents if one.exists())
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not folder.is_dir():
             raise InputError(f"{path}: {folder} is a file, not a folder; name another place")
         handle, name = _new_beside(folder / path.name)
@@ -164,7 +164,7 @@ def check_writable(path: Path) -> None:
 
 
 def _new_beside(path: Path) -> tuple[int, Path]:
-    """An open new file beside `path`, hidden; the system gives it the mode that the umask asks."""
+    """Open a new, hidden file beside `path`, with the mode that the umask gives it."""
     name = path.parent / f".{path.name[:40]}-{os.urandom(6).hex()}"
     return os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666), name
 

@@ -1,4 +1,4 @@
-"""Text that people get: one printable line, a command to paste, a spreadsheet's cell."""
+"""Text that is safe to show: a printable line, a shell command, a cell of a spreadsheet."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 import shlex
 
 LONGEST_LINE = 2_000  # characters of one line; what is longer loses its middle
-# What opens a formula in Excel, LibreOffice and Google Sheets; the apostrophe marks text there.
+# These open a formula in Excel, LibreOffice and Google Sheets; an apostrophe marks text there.
 _FORMULA = ("=", "+", "-", "@")
 
 
 def printable(text: object) -> str:
-    """Text as one line that a terminal only prints.
+    """Return text as one line that a terminal only prints.
 
-    Line breaks with the spaces around them become one space. Other control characters, and what
-    stands for bytes that are not UTF-8 (lone surrogates), become backslash escapes.
+    Line breaks with the spaces around them become one space. Other control characters, and lone
+    surrogates (bytes that are not UTF-8), become backslash escapes.
     """
     line = re.sub(r"\s*[\r\n\v\f\x85\u2028\u2029]\s*", " ", str(text)).strip()
     line = visible(line)
@@ -25,19 +25,19 @@ def printable(text: object) -> str:
 
 
 def visible(text: str) -> str:
-    """Text with an escape in the place of each character that does not print; nothing is cut."""
+    """Return text, uncut, with an escape for each character that does not print."""
     return "".join(c if c.isprintable() else escape(c) for c in text)
 
 
 def escape(character: str) -> str:
-    """A character that is not to be printed, as a backslash escape; a byte of a name as `\\xff`."""
+    """Return a character as a backslash escape; a byte of a file name as `\\xff`."""
     if "\udc80" <= character <= "\udcff":  # a byte of a file name, as os.fsdecode gives it
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
 
 
 def shell_command(*words: object) -> str:
-    """A printable line that bash and zsh read as these words, whatever bytes stand in them.
+    """Return a printable line that bash and zsh read as these words, whatever their bytes.
 
     Words of characters that print are quoted as every POSIX shell reads them.
     """
@@ -59,15 +59,15 @@ def _in_quotes(character: str) -> str:
 
 
 def to_cell(text: str) -> str:
-    """Text as a cell of a table: readable by `from_cell`, and no formula for a spreadsheet.
+    """Return text as a cell of a table, which `from_cell` reads and no spreadsheet computes.
 
-    What does not print, such as bytes that are not UTF-8, becomes a backslash escape, and stays
-    one when the cell is read back.
+    A character that does not print becomes a backslash escape, and stays one when the cell is read
+    back.
     """
     shown = visible(text)
     return f"'{shown}" if shown.startswith((*_FORMULA, "'")) else shown
 
 
 def from_cell(text: str) -> str:
-    """The text that `to_cell` wrote; a cell that another program wrote stays as it is."""
+    """Return the text of a cell that `to_cell` wrote; a cell of another program stays as it is."""
     return text[1:] if text.startswith("'") and text[1:].startswith((*_FORMULA, "'")) else text

@@ -7,19 +7,19 @@ import re
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
 
-LONGEST_NAME = 100  # bytes: a name becomes part of file names, which end at 255
+LONGEST_NAME = 100  # bytes: file names contain a name, and have at most 255
 CONFIRM_SUFFIX = ".confirm"  # ends the name of the Optuna study that confirms a search
 _RULE = re.compile(r"[^\W_][\w .+()-]*")  # letters and digits of any language
 
 
-def check_name(name: str, what: str) -> str:
-    """The name itself, if it may name an area, a search or a release.
+def check_name(name: str, source: str) -> str:
+    """Return a name that may name an area, a search or a release.
 
     A name begins with a letter or a digit and goes on with these, spaces and `. _ - + ( )`, so
     that it is one plain file name, one path segment of a URL, and text everywhere.
 
     Args:
-        what: what is named, for the message, such as "--study".
+        source: the option or key that gives the name, for the message, such as "--study".
 
     Raises:
         InputError: any other name.
@@ -27,24 +27,25 @@ def check_name(name: str, what: str) -> str:
     if _legal(name):
         return name
     raise InputError(
-        f"{what} is {_shown(name)}; a name has at most {LONGEST_NAME} bytes, begins with a letter "
-        "or a digit, and goes on with these, spaces and . _ - + ( )"
+        f"{source} is {_shown(name)}; a name has at most {LONGEST_NAME} bytes, begins with a "
+        "letter or a digit, and goes on with these, spaces and . _ - + ( )"
     )
 
 
-def check_search_name(name: str, what: str) -> str:
-    """`check_name`, and no name that belongs to the confirmation of another search."""
+def check_search_name(name: str, source: str) -> str:
+    """Return a legal name that does not belong to the confirmation of another search."""
     if name.endswith(CONFIRM_SUFFIX):
         raise InputError(
-            f"{what} is {_shown(name)}; names that end in {CONFIRM_SUFFIX} belong to confirmations"
+            f"{source} is {_shown(name)}; "
+            f"names that end in {CONFIRM_SUFFIX} belong to confirmations"
         )
-    return check_name(name, what)
+    return check_name(name, source)
 
 
 def file_name_of(name: str) -> str:
-    """A file name for any text: a legal name itself; others begin with % and are encoded.
+    """Return a file name for any text: a legal name itself, another one encoded, after a %.
 
-    Serves names that were stored before there was a rule.
+    It serves names that were stored before there was a rule.
     """
     if _legal(name):
         return name

@@ -90,8 +90,8 @@ class Recipe:
     plateau_patience: int = 2  # epochs without a better dev score before plateau lowers it
     plateau_factor: float = 0.1  # what plateau multiplies it by
     monitor: str = "auc"  # of MONITORS: the dev score that picks the epoch and the trial
-    consistency: float = 0.0  # weight of what class-activation maps disagree by when views turn
-    aux_weight: float = 0.0  # of the body part's loss in the multi-task loss
+    consistency: float = 0.0  # weight of the disagreement of class-activation maps of turned views
+    aux_weight: float = 0.0  # of the area's loss in the multi-task loss
     head_init: str = "random"  # of HEAD_INITS: the classifier's first weights
 
     def __post_init__(self) -> None:
@@ -136,12 +136,12 @@ class Recipe:
         )
         check_value(0 <= self.consistency < math.inf, "consistency", self.consistency, "0 or more")
         if self.schedule == "plateau" and self.patience > 0:
-            wanted = f"below patience ({self.patience}): the run would stop before its rate falls"
+            rule = f"below patience ({self.patience}): the run would stop before its rate falls"
             check_value(
                 self.plateau_patience < self.patience,
                 "plateau_patience",
                 self.plateau_patience,
-                wanted,
+                rule,
             )
         total = self.head.epochs + self.finetune.epochs
         check_value(total > 0, "head.epochs + finetune.epochs", total, "1 or more")
@@ -174,13 +174,17 @@ RECIPE_DEFAULTS: Mapping[str, Any] = {
 }
 
 
-# Fields that default.yaml sets to something else than earlier recipes did. A search that is older
-# than such a field goes on as it began.
+# Fields that default.yaml sets to another value than earlier recipes had. A search that is older
+# than such a field goes on with the value that it began with.
 CHANGED_FIELDS = ("head_init",)
 
 
 def recipe_from_dict(raw: Mapping[str, Any], source: str) -> Recipe:
-    """The recipe that `dataclasses.asdict` wrote, checked as strictly as a study file."""
+    """Build the recipe that `dataclasses.asdict` wrote, checked as strictly as a study file.
+
+    Raises:
+        InputError: an unknown or missing key, or an illegal value; `source` opens the message.
+    """
     try:
         recipe: Recipe = build_dataclass(Recipe, raw, "recipe")
     except ValueError as error:
@@ -189,8 +193,13 @@ def recipe_from_dict(raw: Mapping[str, Any], source: str) -> Recipe:
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any], *, prefix: str = "") -> Recipe:
-    """A copy of `recipe` with the fields at dotted paths set, all at once: some pairs of values
-    are legal together only. Raises ValueError, each path with `prefix` before it."""
+    """Return a copy of `recipe` with the fields at dotted paths set.
+
+    All are set at once, because some pairs of values are only legal together.
+
+    Raises:
+        ValueError: an unknown path or an illegal value; the message begins with `prefix`.
+    """
     raw = dataclasses.asdict(recipe)
     for path, value in values.items():
         try:
@@ -207,7 +216,11 @@ def with_values(recipe: Recipe, values: Mapping[str, Any], *, prefix: str = "") 
 
 
 def apply_values(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
-    """`with_values`; raises InputError that opens with `source`."""
+    """Return `with_values`.
+
+    Raises:
+        InputError: an unknown path or an illegal value; the message begins with `source`.
+    """
     try:
         return with_values(recipe, values)
     except ValueError as error:
@@ -215,7 +228,7 @@ def apply_values(recipe: Recipe, values: Mapping[str, Any], source: str) -> Reci
 
 
 def field_type(path: str) -> type:
-    """The type of the field at a dotted path. Raises ValueError where there is no such field."""
+    """Return the type of the field at a dotted path. Raises ValueError for an unknown path."""
     if path not in RECIPE_FIELDS:
         raise ValueError(f"{path} is no recipe field{suggest_name(path, list(RECIPE_FIELDS))}")
     return RECIPE_FIELDS[path]

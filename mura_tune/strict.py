@@ -1,6 +1,7 @@
-"""Dataclasses from plain values, strictly: every refusal names the key and the way out.
+"""Strict reading: plain values from JSON and YAML, and dataclasses from plain values.
 
-Plain values (text, numbers, lists, mappings) from text, strictly: nothing else, no surprise.
+Plain values are text, numbers, true, false, null, lists and mappings. Every error names the key,
+and what to write instead.
 """
 
 from __future__ import annotations
@@ -31,17 +32,18 @@ _short.maxstring = _short.maxother = 80
 _short.maxlevel = 3
 
 
-def check_value(ok: bool, key: str, value: object, wanted: str) -> None:
-    """Raise ValueError that tells the key's value and what it must be, unless `ok`."""
+def check_value(ok: bool, key: str, value: object, rule: str) -> None:
+    """Raise ValueError unless `ok`: the message has the key, its value and the rule for it."""
     if not ok:
-        raise ValueError(f"{key} is {show_value(value)}; it must be {wanted}")
+        raise ValueError(f"{key} is {show_value(value)}; it must be {rule}")
 
 
 def build_dataclass(cls: type, raw: Any, where: str) -> Any:
-    """A dataclass from plain values: no unknown key, none missing, each of the declared type.
+    """Build a dataclass from a mapping of plain values.
 
     Raises:
-        ValueError: anything else, with the dotted path of the key, which begins with `where`.
+        ValueError: an unknown key, a missing key, or a value of another type than declared; the
+            message begins with the dotted path of the key, which begins with `where`.
     """
     check_value(isinstance(raw, Mapping), where or "it", raw, "a mapping of names to values")
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -64,12 +66,12 @@ def build_dataclass(cls: type, raw: Any, where: str) -> Any:
 
 @functools.cache
 def field_types(cls: type) -> Mapping[str, Any]:
-    """The declared type of each field of a dataclass."""
+    """Return the declared type of each field of a dataclass."""
     return get_type_hints(cls)
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:
-    """A plain value as the type that a dataclass declares for it.
+    """Convert a plain value to the type that a dataclass declares for it.
 
     Types are dataclasses, mappings of text to one type, tuples of one type, alternatives, and
     int, float, str, bool and None. A whole number serves as a float; nothing else is changed.
@@ -82,7 +84,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple:
         check_value(isinstance(value, list | tuple), where, value, "a list of values")
-        return tuple(convert(inner[0], one, where) for one in value)
+        return tuple(convert(inner[0], item, where) for item in value)
     if origin in (Union, types.UnionType):
         return _alternative(inner, value, where)
     if origin is not None:
@@ -93,7 +95,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def _alternative(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    """The value as the first of the types that it has."""
+    """Return the value as the first of the alternative types that fits it."""
     if value is None and type(None) in kinds:
         return None
     for kind in kinds:
@@ -108,7 +110,7 @@ def _alternative(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _is(kind: type, value: object) -> bool:
-    """Whether a plain value may stand where this scalar type is declared."""
+    """Return whether a plain value may stand where this scalar type is declared."""
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind is float:
@@ -123,7 +125,7 @@ def _finite(number: float) -> bool:
 
 
 def suggest_number(kind: type, value: object) -> str:
-    """How to write a number that is written otherwise: `224` for `0224`, `'224'` or `224.0`."""
+    """Return the end of a message: how to write a number that stands as text or as a float."""
     try:
         number = float(value) if isinstance(value, str | float) else math.nan
     except ValueError:
@@ -134,18 +136,18 @@ def suggest_number(kind: type, value: object) -> str:
 
 
 def show_value(value: object) -> str:
-    """A value for a message: as Python writes it, cut where it is long or deep."""
+    """Return a value for a message: as Python writes it, cut where it is long or deep."""
     return _short.repr(value)
 
 
 def suggest_name(name: str, known: list[str]) -> str:
-    """What a misspelt name may mean, or all that is known, as the end of a message."""
+    """Return the end of a message: the known name nearest to a misspelt one, or all of them."""
     match = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]}?" if match else f"; known: {', '.join(sorted(known))}"
 
 
 def join_path(where: str, name: object) -> str:
-    """The dotted path of a key below the path `where`, which may be empty."""
+    """Return the dotted path of a key below the path `where`, which may be empty."""
     return f"{where}.{name}" if where else str(name)
 
 
@@ -158,12 +160,12 @@ def flatten(tree: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     return values
 
 
-MOST_LEVELS = 64  # levels of lists and mappings; nothing of ours has more than eight
+MOST_LEVELS = 64  # levels of lists and mappings; no document of ours has more than eight
 MOST_DIGITS = 100  # of a whole number
 JSON_BYTES = 64 * 2**20  # largest document that is read; a bundle.json has some 20 kB
 YAML_BYTES = 2**20  # largest file that a person writes; a study has some 3 kB
 
-# What stands for a number, a truth or nothing where YAML has no quotes. As PyYAML reads them, but
+# Scalars without quotes that are a number, true, false or null. As PyYAML reads them, but
 # `1e-3` is a number, as in JSON and YAML 1.2, and `0224` and `1:30` are text, not 148 and 90.
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 _FLOAT = re.compile(
@@ -184,7 +186,7 @@ _WORDS: dict[str, bool | None] = {
 
 
 def parse_json(text: str | bytes, source: object, *, most: int = JSON_BYTES) -> Any:
-    """The value of one JSON document in UTF-8.
+    """Parse one JSON document in UTF-8.
 
     Raises:
         InputError: not JSON, a name that stands twice, a number that is not finite or has over
@@ -213,10 +215,10 @@ def parse_json(text: str | bytes, source: object, *, most: int = JSON_BYTES) -> 
 
 
 def parse_yaml(text: str | bytes, source: object) -> Any:
-    """The value of one YAML document in UTF-8; None for an empty one.
+    """Parse one YAML document in UTF-8; an empty one is None.
 
     Names are text. Values are text, numbers, true, false and null, in lists and mappings; tags,
-    anchors and aliases are refused, and so every document is as large as its text.
+    anchors and aliases are refused, so that no document is larger than its text.
 
     Raises:
         InputError: not YAML, a name that stands twice, a number that is not finite or has over
@@ -251,7 +253,7 @@ class _Document:
         self._events: Iterator[Any] = iter(yaml.parse(text, Loader=loader))
 
     def value(self) -> Any:
-        """The one document's value. Raises ValueError for what is no plain value."""
+        """Return the value of the one document. Raises ValueError for other than plain values."""
         value, documents = None, 0
         for event in self._events:
             if isinstance(event, self._yaml.DocumentStartEvent):
@@ -276,7 +278,7 @@ class _Document:
         if depth == MOST_LEVELS:
             raise ValueError(f"{_line(event)}: more than {MOST_LEVELS} levels deep")
         if isinstance(event, self._yaml.SequenceStartEvent):
-            return [self._value(one, depth + 1) for one in self._until("SequenceEndEvent")]
+            return [self._value(item, depth + 1) for item in self._until("SequenceEndEvent")]
         return self._mapping(depth + 1)
 
     def _mapping(self, depth: int) -> dict[str, Any]:
@@ -292,7 +294,7 @@ class _Document:
         return mapping
 
     def _until(self, end: str) -> Iterator[Any]:
-        """Events up to the end of the list or mapping that has begun."""
+        """Yield events up to the end of the list or mapping that has begun."""
         for event in self._events:
             if isinstance(event, getattr(self._yaml, end)):
                 return
@@ -304,7 +306,7 @@ def _line(event: Any) -> str:
 
 
 def _scalar(text: str) -> Any:
-    """What a scalar without quotes stands for."""
+    """Return the value that a scalar without quotes stands for."""
     if text in _WORDS:
         return _WORDS[text]
     if _WHOLE.fullmatch(text):
@@ -343,7 +345,7 @@ def _finite_number(text: str) -> float:
 
 
 def _depth(value: Any) -> int:
-    """Levels of lists and mappings, counted without recursion."""
+    """Count the levels of lists and mappings, without recursion."""
     deepest, level = 0, [value]
     while level:
         inner = [v for v in level if isinstance(v, (list, dict))]
