@@ -24,7 +24,12 @@ from mura_tune.metrics.estimates import (
     score_studies,
     sigmoid,
 )
-from mura_tune.metrics.operating_points import f1_threshold, sensitivity_threshold, youden_threshold
+from mura_tune.metrics.operating_points import (
+    answer_surest,
+    f1_threshold,
+    sensitivity_threshold,
+    youden_threshold,
+)
 from mura_tune.release_format.entries import (
     AbstentionEntry,
     BandEntry,
@@ -236,26 +241,23 @@ def fit_calibration(logits_nk: Tensor, dev: Split) -> Calibration:
 
 
 def choose_band(studies: StudyScores, threshold: float) -> DoubtBand:
-    """The studies nearest to the threshold in logits step aside, one by one, until the answers
-    that remain are wrong in DOUBT_ERROR of cases at most (El-Yaniv and Wiener 2010)."""
+    """The band of studies nearest to the threshold, in logits, which step aside until the answers
+    that remain are wrong in DOUBT_ERROR of cases at most."""
     middle = _logit(np.array(threshold))
     distance = np.abs(_logit(studies.scores) - middle)
-    wrong = ((studies.scores >= threshold) != (studies.labels == 1)).astype(np.float64)
-    order = np.argsort(-distance, kind="stable")
-    n = len(order)
-    answered = np.arange(1, n + 1)
-    error = np.cumsum(wrong[order]) / answered
-    last = np.append(np.diff(distance[order]) < 0, True)  # equal distances go together
-    usable = last & (answered >= n * (1 - DOUBT_MOST))
-    good = usable & (error <= DOUBT_ERROR)
-    candidates = good if good.any() else usable & (error == error[usable].min())
-    rest = int(np.flatnonzero(candidates)[-1]) + 1
-    if rest == n:
-        return DoubtBand(threshold, threshold, 0.0, float(error[-1]), float(error[-1]))
-    reach = float(distance[order][rest - 1] + distance[order][rest]) / 2
+    wrong = (studies.scores >= threshold) != (studies.labels == 1)
+    order, n = answer_surest(distance, wrong, error=DOUBT_ERROR, most=DOUBT_MOST)
+    error_without = float(wrong.mean())
+    if n == len(order):
+        return DoubtBand(threshold, threshold, 0.0, error_without, error_without)
+    reach = float(distance[order][n - 1] + distance[order][n]) / 2
     low, high = sigmoid(np.array([middle - reach, middle + reach]))
     return DoubtBand(
-        float(low), float(high), 1 - rest / n, float(error[rest - 1]), float(error[-1])
+        low=float(low),
+        high=float(high),
+        share=1 - n / len(order),
+        error=float(wrong[order][:n].mean()),
+        error_without=error_without,
     )
 
 

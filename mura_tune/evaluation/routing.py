@@ -12,6 +12,7 @@ from mura_tune.evaluation.calibration import check_logits, describe_rest, measur
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
 from mura_tune.metrics.areas import AreaLogits, AreaRecognition, softmax
 from mura_tune.metrics.estimates import Floats
+from mura_tune.metrics.operating_points import answer_surest
 from mura_tune.release_format.entries import (
     AbstentionEntry,
     ConfidenceEntry,
@@ -154,26 +155,17 @@ def choose_router_decision(logits_nk: Tensor, dev: Split) -> RouterDecision:
     check_logits(studies.logits)
     temperature = _fit_temperature(studies)
     probabilities = softmax(studies.logits, temperature)
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == studies.areas
-    order = np.argsort(-confidence, kind="stable")
-    n = len(order)
-    answered = np.arange(1, n + 1)
-    error = np.cumsum(~right[order]) / answered
-    last = np.append(np.diff(confidence[order]) < 0, True)  # equal ones go together
-    usable = last & (answered >= n * (1 - MOST)) & (answered <= max(1, n * (1 - LEAST)))
-    usable = usable if usable.any() else last
-    good = usable & (error <= ERROR)
-    candidates = good if good.any() else usable & (error == error[usable].min())
-    surest = int(np.flatnonzero(candidates)[-1]) + 1
-    least = confidence[order][surest - 1]
-    if surest < n:  # halfway to the next, so that it is stable
-        least = (least + confidence[order][surest]) / 2
+    confidence, wrong = probabilities.max(1), probabilities.argmax(1) != studies.areas
+    order, n = answer_surest(confidence, wrong, error=ERROR, most=MOST, least=LEAST)
+    threshold = confidence[order][n - 1]
+    if n < len(order):  # halfway to the next, so that it is stable
+        threshold = (threshold + confidence[order][n]) / 2
     return RouterDecision(
         temperature=temperature,
-        confidence=float(least),
-        share=1 - surest / n,
-        error=float(error[surest - 1]),
-        error_without=float((~right).mean()),
+        confidence=float(threshold),
+        share=1 - n / len(order),
+        error=float(wrong[order][:n].mean()),
+        error_without=float(wrong.mean()),
     )
 
 

@@ -160,6 +160,34 @@ def sensitivity_threshold(studies: StudyScores, least: float) -> float:
     return float(thresholds[hits >= least * hits[0]][-1])
 
 
+def answer_surest(
+    sureness_m: Floats, wrong_m: NDArray[np.bool_], *, error: float, most: float, least: float = 0.0
+) -> tuple[NDArray[np.int64], int]:
+    """Which studies a model should answer, so that its answers err little (El-Yaniv and Wiener
+    2010).
+
+    As many studies are answered as leave an error of `error` or less; if no number does, as many
+    as leave the least error. Equally sure studies are answered together or not at all.
+
+    Args:
+        most: the largest share of studies from which the model may abstain.
+        least: the smallest share from which it abstains, even where every answer is right.
+
+    Returns:
+        The rows of the studies, surest first, (M,), and how many of them are answered.
+    """
+    order = np.argsort(-sureness_m, kind="stable")
+    n = len(order)
+    answered = np.arange(1, n + 1)
+    errors = np.cumsum(wrong_m[order]) / answered
+    last = np.append(np.diff(sureness_m[order]) < 0, True)  # of the equally sure
+    usable = last & (answered >= n * (1 - most)) & (answered <= max(1, n * (1 - least)))
+    usable = usable if usable.any() else last
+    good = usable & (errors <= error)
+    candidates = good if good.any() else usable & (errors == errors[usable].min())
+    return order, int(np.flatnonzero(candidates)[-1]) + 1
+
+
 # ---- the measures that may judge a search ----
 
 # A metric from hits and calls at each threshold (B, T), abnormal studies (B, 1) and all (B, 1).

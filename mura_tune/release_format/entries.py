@@ -292,6 +292,12 @@ class SearchEntry(Entry):
     trial_counts: Annotated[Mapping[str, int], named(whole()), Key("trials"), LATER]
     config: Annotated[Mapping[str, Any], tree]
 
+    @property
+    def dev_estimate(self) -> Estimate:
+        """The dev score with its interval; counts that the file does not hold are 0."""
+        low, high = self.dev_interval
+        return Estimate(self.dev_score, low, high, studies=self.dev_studies or 0, patients=0)
+
     def read_config(self, source: object) -> SearchConfig:
         """The search's settings; InputError, opened by `source`, where this version reads none."""
         return config.config_from_dict(self.config, str(source))

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from mura_tune.evaluation.calibration import describe_rest
 from mura_tune.lines import printable, shell_command
-from mura_tune.metrics.estimates import Estimate, describe_error, interval_text, range_text
+from mura_tune.metrics.estimates import Estimate, describe_error, range_text
 
 TableRow = tuple[object, ...]  # cells, of which a template prints each
 WARNING = "Not a medical device. For research; not for any decision about a patient."
@@ -110,7 +110,6 @@ def _environment(escape_html: bool, print_value: Callable[[Any], Any]) -> Enviro
         keep_trailing_newline=True,
     )
     environment.globals["warning"] = WARNING
-    environment.globals["interval_text"] = interval_text
     environment.globals["range_text"] = range_text
     environment.filters["percent"] = format_percent
     environment.filters["addend"] = format_addend
