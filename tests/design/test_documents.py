@@ -2,10 +2,12 @@
 
 import importlib.util
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from extensions import BLOCK, SECTIONS, extend, heading
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "scripts"))
@@ -88,6 +90,15 @@ def test_a_dead_link_and_a_missing_module_are_seen(tmp_path: Path) -> None:
     assert exists("training.fit.fit")
     assert not exists("data.gone")
     assert not exists("training.fit.gone")
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=heading)
+def test_extensions_fit_the_code(section: str, tmp_path: Path) -> None:
+    for _, title, _ in BLOCK.findall(section):
+        (tmp_path / title).parent.mkdir(parents=True, exist_ok=True)
+        if title and (ROOT / title).is_file():
+            shutil.copy(ROOT / title, tmp_path / title)
+    assert extend(section, tmp_path)
 
 
 def test_tables_are_those_of_the_results() -> None:
