@@ -9,6 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -108,7 +109,7 @@ class Reader(ABC, Generic[AnswerT]):
 
 
 class _ReleaseReader(Reader[AnswerT]):
-    """A reader with one network: everything but what its logits mean."""
+    """A reader with one release; a subclass says what the logits mean."""
 
     release: Release
     device: torch.device
@@ -153,19 +154,22 @@ class _ReleaseReader(Reader[AnswerT]):
 
     @abstractmethod
     def evidence(self, subject: str) -> tuple[int, Callable[[Tensor], Tensor]]:
-        """The output that speaks for `subject`, and a function from the logits (V, K) of views to
-        their calibrated probabilities (V,) of `subject`."""
+        """The number of the output that speaks for `subject`, and its probability in each view.
+
+        The probability is a function from the logits (V, K) of V views to the calibrated
+        probabilities (V,). `subject` is "abnormal", or one of a router's areas.
+        """
 
     @property
     @abstractmethod
     def threshold(self) -> float:
         """The number that the reader's decisions depend on."""
 
-    @property
+    @cached_property
     def source(self) -> str:
         """Twelve hex digits of the release, and the threshold, as tables of answers store them.
 
-        The digits tell releases apart, also those of one recipe.
+        Releases of one recipe, such as a second seed, have other digits.
         """
         stored = self.release.manifest.to_json()
         identity = [stored["recipe_digest"], stored["calibration"], stored.get("golden")]
@@ -211,7 +215,7 @@ class Predictor(_ReleaseReader[Answer]):
                 f"{folder}: a router, which says nothing about disease; ask it by "
                 f"--area {ROUTER}, or through it by --area auto"
             )
-        self.chosen = Decision.from_manifest(manifest)
+        self.decision = Decision.from_manifest(manifest)
         self.threshold_override = threshold
         multitask = isinstance(manifest, MultitaskManifest)
         self.areas: tuple[str, ...] = manifest.areas if multitask else ()
@@ -229,15 +233,17 @@ class Predictor(_ReleaseReader[Answer]):
 
     @property
     def threshold(self) -> float:
-        return self.chosen.threshold if self.threshold_override is None else self.threshold_override
+        return (
+            self.decision.threshold if self.threshold_override is None else self.threshold_override
+        )
 
     def decide(self, probability: float) -> tuple[bool, bool]:
         """Whether a study of this probability is abnormal, and whether to abstain from it."""
-        doubtful = self.threshold_override is None and self.chosen.band.holds(probability)
+        doubtful = self.threshold_override is None and self.decision.band.holds(probability)
         return probability >= self.threshold, doubtful
 
     def interpret(self, images: Sequence[Path], logits_vk: NDArray[np.float32]) -> Answer:
-        probabilities = sigmoid(self.chosen.calibration.logits(logits_vk[:, 0]))
+        probabilities = sigmoid(self.decision.calibration.logits(logits_vk[:, 0]))
         probability = float(probabilities.mean())
         abnormal, abstain = self.decide(probability)
         recognised = int(logits_vk[:, 1:].mean(0).argmax()) if self.areas else None
@@ -246,7 +252,9 @@ class Predictor(_ReleaseReader[Answer]):
             probability=probability,
             abnormal=abnormal,
             threshold=self.threshold,
-            operating_point=self.chosen.recommended if self.threshold_override is None else "given",
+            operating_point=self.decision.recommended
+            if self.threshold_override is None
+            else "given",
             abstain=abstain,
             views=tuple(
                 ViewProbability(str(image), float(value))
@@ -258,7 +266,7 @@ class Predictor(_ReleaseReader[Answer]):
         )
 
     def evidence(self, subject: str) -> tuple[int, Callable[[Tensor], Tensor]]:
-        calibration = self.chosen.calibration
+        calibration = self.decision.calibration
         return 0, lambda logits: (
             (logits[:, 0] + calibration.offset) / calibration.temperature
         ).sigmoid()
@@ -295,18 +303,18 @@ class Router(_ReleaseReader[AreaAnswer]):
                 f"{folder}: no router, but a release for {manifest.area}; "
                 f"make one: mura tune {ROUTER}"
             )
-        self.routing = RouterDecision.from_manifest(manifest)
+        self.decision = RouterDecision.from_manifest(manifest)
         self.areas: tuple[str, ...] = manifest.areas
         self.device = device
 
     @property
     def threshold(self) -> float:
-        return self.routing.confidence
+        return self.decision.confidence
 
     def interpret(self, images: Sequence[Path], logits_vk: NDArray[np.float32]) -> AreaAnswer:
         wide_vk = logits_vk.astype(np.float64)
-        (study_k,) = softmax(wide_vk.mean(0, keepdims=True), self.routing.temperature)
-        views_vk = softmax(wide_vk, self.routing.temperature)
+        (study_k,) = softmax(wide_vk.mean(0, keepdims=True), self.decision.temperature)
+        views_vk = softmax(wide_vk, self.decision.temperature)
         return AreaAnswer(
             area=self.areas[int(np.argmax(study_k))],
             confidence=float(study_k.max()),
@@ -319,7 +327,7 @@ class Router(_ReleaseReader[AreaAnswer]):
         )
 
     def evidence(self, subject: str) -> tuple[int, Callable[[Tensor], Tensor]]:
-        output, temperature = self.areas.index(subject), self.routing.temperature
+        output, temperature = self.areas.index(subject), self.decision.temperature
         return output, lambda logits: (logits / temperature).softmax(1)[:, output]
 
     def confirms(self, row: AnswerRow) -> bool:
