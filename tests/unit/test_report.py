@@ -79,6 +79,14 @@ def test_a_template_that_lacks_a_value_is_an_error() -> None:
         page.render_html("index.html.j2", **{k: v for k, v in INDEX.items() if k != "published"})
 
 
+def test_no_template_turns_escaping_off() -> None:
+    folder = Path(page.__file__).with_name("templates")
+    templates = {path.name: path.read_text("utf-8") for path in folder.glob("*.j2")}
+    assert "abnormality.html.j2" in templates
+    for name, text in templates.items():
+        assert not re.search(r"autoescape|\|\s*safe\b|Markup", text), name
+
+
 def test_an_overlay_has_the_pictures_shape_and_leaves_what_the_map_leaves() -> None:
     image = np.full((40, 30), 100, dtype=np.uint8)
     cam = np.zeros((8, 8), dtype=np.float32)
@@ -316,9 +324,9 @@ def test_a_card_is_no_html_whatever_it_tells() -> None:
             {"kind": "unreadable", "path": f"{HOSTILE}\n# x", "detail": ""},
         ],
     }
-    outside = re.sub(
-        r"```.*?```|(`+) .*? \1|`[^`]*`", "", render_card(parsed(values)), flags=re.DOTALL
-    )
+    card = render_card(parsed(values))
+    assert not re.search(r"^ *([-+*]|\d+[.)]) \d", card, re.MULTILINE)  # no number opens a list
+    outside = re.sub(r"```.*?```|(`+) .*? \1|`[^`]*`", "", card, flags=re.DOTALL)
     assert "<img" not in outside
     assert "\n# x" not in outside
 
