@@ -1,4 +1,4 @@
-"""What an opened image file means as grey: its depth, its transparency, and which way up it is."""
+"""Grey levels of an opened image file, by its depth, transparency, colours and orientation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def read_grey_levels(image: ImageFile, reopen: Callable[[], ImageFile]) -> Pixel
         reopen: opens the same file anew.
 
     Raises:
-        Unclear: several pictures, transparency that hides part of one, or pixels of another type.
+        UnclearGreyLevels: several pictures, transparency that hides part of one, or pixels of
+            another type.
     """
     _check_single(image)
     rawmode = _rawmode(image)
@@ -175,19 +176,19 @@ def _deep_colour(
 ) -> Pixels:
     """Of channels of 16 bits, which Pillow gives a byte at a time."""
     if rawmode == "LA;16B":  # four bytes, as if of four channels
-        parts = [_unpacked(image, "RGBA")]
+        images = [_unpacked(image, "RGBA")]
     elif rawmode in _LOW:
-        parts = [_unpacked(image, rawmode), _unpacked(reopen(), _LOW[rawmode])]
+        images = [_unpacked(image, rawmode), _unpacked(reopen(), _LOW[rawmode])]
     else:
         raise UnclearGreyLevels(
             f"16-bit channels of type {rawmode} are not supported: save as 8-bit PNG"
         )
-    tops = np.max([strip.max((0, 1)) for _, strip in _widened(parts)], axis=0)
+    tops = np.max([strip.max((0, 1)) for _, strip in _widened(images)], axis=0)
     colours = 3 if len(tops) > 2 else 1
     to_eight = _scale(white or _top(int(tops[:colours].max())))
     opacity = _scale(_top(int(tops[-1])))
     eight = Image.new("RGBA" if len(tops) > colours else "RGB", image.size)
-    for rows, strip in _widened(parts):
+    for rows, strip in _widened(images):
         bands = to_eight[strip[..., :colours]].repeat(3 // colours, axis=2)
         if len(tops) > colours:
             bands = np.concatenate([bands, opacity[strip[..., colours:]]], axis=2)
@@ -195,12 +196,12 @@ def _deep_colour(
     return _plain(eight)
 
 
-def _widened(parts: list[Image.Image]) -> Iterator[tuple[slice, NDArray[np.uint16]]]:
+def _widened(images: list[Image.Image]) -> Iterator[tuple[slice, NDArray[np.uint16]]]:
     """Rows at a time (H, W, C) of 16 bits, from one image of high bytes and one of low ones.
 
     Or from one image in which they take turns.
     """
-    for rows, strips in _strips(*parts):
+    for rows, strips in _strips(*images):
         if len(strips) == 1:
             strips = [strips[0][..., 0::2], strips[0][..., 1::2]]
         yield rows, (strips[0].astype(np.uint16) << 8) | strips[1]

@@ -41,9 +41,9 @@ _HEADER = threading.Lock()  # catch_warnings is process-wide, so one thread at a
 
 
 class MemoryLimit:
-    """Bytes of memory that threads hold together: who comes too late waits.
+    """A number of bytes that all threads together may hold; a thread waits for its share.
 
-    Who needs more than there is gets it while nobody else holds any.
+    A thread that needs more than the limit gets it while no other thread holds memory.
     """
 
     def __init__(self, size: int) -> None:
@@ -74,7 +74,7 @@ _FILES, _DECODED = MemoryLimit(1 << 30), MemoryLimit(1 << 30)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What reading one image file found.
+    """The record of one image file: its size, times, digests, and why it is unreadable.
 
     `size` is in bytes, `mtime_ns` and `ctime_ns` since the epoch; all -1 where there is no such
     file. `ctime_ns` is when its content, name or mode last changed: no program can set it.
@@ -110,8 +110,11 @@ def preprocessing_changes(preprocessing: int) -> str:
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Return the grey pixels (H, W) of the image file `path`, 0 black to 255 white.
 
-    See `greys.read` for what becomes grey, and how. Raises UnreadableImage for whatever cannot be
-    decoded in full, or is not clear in what it means, and BlankImage where there is nothing to see.
+    See `grey_levels.read_grey_levels` for the conversion.
+
+    Raises:
+        UnreadableImage: a file that cannot be decoded in full, or whose grey levels are not clear.
+        BlankImage: a picture of one grey.
     """
     with _loaded(path) as data:
         return decode_image(data, path)
@@ -170,7 +173,7 @@ def decode_image(data: bytes, path: object) -> NDArray[np.uint8]:
 def examine_image(
     file: Path, known: Callable[[str], str | None] = lambda sha: None
 ) -> tuple[Record, NDArray[np.uint8] | None]:
-    """Read `file` once and return what was found, with its grey pixels (H, W) if it is readable.
+    """Read `file` once. Return its record, and its grey pixels (H, W) if it is readable.
 
     `known` gives the pixel sha256 of a file sha256: a content that it knows is not decoded again,
     and its pixels come back as None too.

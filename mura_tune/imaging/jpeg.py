@@ -1,4 +1,4 @@
-"""Does a JPEG file hold all of its picture?
+"""Faults of JPEG files: whether a file holds all of its picture.
 
 libjpeg decodes whatever it gets: it fills missing blocks with grey, passes over surplus data, and
 warns; Pillow keeps the warnings to itself. So two changed files are decoded too, and tell:
@@ -31,7 +31,7 @@ _MARKER = re.compile(rb"\xff+([\x01-\xfe])")  # 0xff 0x00 is a coded 0xff
 # Bits by chance, three of four zero: in Huffman codes these are frequent symbols, which change a
 # picture. Ones are rare symbols, among them "nothing for thousands of blocks".
 _RANDOM = [number * 2654435761 >> 8 & 0xFF for number in range(65)]
-_STUFFING = bytes(one & other for one, other in itertools.pairwise(_RANDOM))
+_STUFFING = bytes(a & b for a, b in itertools.pairwise(_RANDOM))
 _BLOCK = 8  # pixels a side
 _LONGEST_RUN = 0x7FFF  # empty blocks
 _FILL = {127, 128}  # 127: where the file is CMYK, or has its colours inverted
@@ -132,8 +132,8 @@ def _parsed(data: bytes) -> tuple[_Frame | None, list[_Scan]]:
 
 def _frame(code: int, start: int, content: bytes) -> _Frame:
     height, width = (int.from_bytes(content[at : at + 2], "big") for at in (1, 3))
-    parts = [content[6 + 3 * i : 9 + 3 * i] for i in range(content[5])]
-    sampling = {part[0]: (part[1] >> 4, part[1] & 15) for part in parts}
+    components = [content[6 + 3 * i : 9 + 3 * i] for i in range(content[5])]
+    sampling = {c[0]: (c[1] >> 4, c[1] & 15) for c in components}
     return _Frame(code, start + 1, width, height, sampling)
 
 

@@ -1,4 +1,4 @@
-"""Lays pictures over one another by the affine map in which they agree best, and says how well.
+"""Registration: aligns pictures by the affine map in which they agree best, and measures how well.
 
 The map comes from least squares over all pixels, with gain and offset of the greys as two more
 unknowns (Lucas and Kanade 1981; Baker and Matthews 2004, section 3). It starts near the truth or
@@ -34,9 +34,9 @@ def align(ones_nss: Float32Array, others_nss: Float32Array, maps: Float32Array) 
         slopes = [slope * along for slope in (across, down) for along in grid]
         columns = np.stack([*slopes, grey, np.ones_like(grey)], axis=1) * inside[:, None]
         squares = (columns @ columns.transpose(0, 2, 1)).astype(np.float64) + ridge
-        found = np.linalg.solve(squares, (columns @ target).astype(np.float64))[:, :, 0]
-        gain = np.maximum(found[:, 6], 0.2)[:, None, None]  # a negative is not the same picture
-        step = found[:, :6].reshape(count, 2, 3) / gain
+        solution = np.linalg.solve(squares, (columns @ target).astype(np.float64))[:, :, 0]
+        gain = np.maximum(solution[:, 6], 0.2)[:, None, None]  # a negative is not the same picture
+        step = solution[:, :6].reshape(count, 2, 3) / gain
         maps = maps + np.clip(step, -_FAR, _FAR).astype(np.float32)
     return maps
 
@@ -57,8 +57,8 @@ def measure_agreement(
     products = [_centred(a, mask) for a in (ones, others)]
     between = (products[0] * products[1]).sum((1, 2))
     lengths = np.sqrt(np.prod([(p**2).sum((1, 2)) for p in products], axis=0))
-    found: Float32Array = np.where(covered < _COVER, 0, between / np.maximum(lengths, 1e-6))
-    return found.astype(np.float32)
+    agreement: Float32Array = np.where(covered < _COVER, 0, between / np.maximum(lengths, 1e-6))
+    return agreement.astype(np.float32)
 
 
 def _grid(side: int) -> Float32Array:

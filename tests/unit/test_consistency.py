@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import DEV, TRAIN, recipe, split
+from test_fit import DEV, TRAIN, recipe, split
 
 from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_training import recipe, split
+from test_fit import recipe, split
 from torch import Tensor
 
 from mura_tune.networks.network import Network, build_network

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_training import recipe, split
+from test_fit import recipe, split
 from torch import Tensor
 
 from mura_tune.networks.network import build_network

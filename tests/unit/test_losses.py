@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_training import recipe, split
+from test_fit import recipe, split
 
 from mura_tune.training import losses
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import TINY, Ran
 from sklearn.metrics import cohen_kappa_score, f1_score
-from test_training import DEV, TRAIN, recipe
+from test_fit import DEV, TRAIN, recipe
 
 from mura_tune import config
 from mura_tune.database.storage import load_study, open_storage

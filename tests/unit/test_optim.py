@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from test_training import recipe, run
+from test_fit import recipe, run
 
 from mura_tune.networks.network import build_network
 from mura_tune.recipe import Recipe

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_sources import DEV, assert_same, network
-from test_sources import recipe as small
+from test_feeds import DEV, assert_same, network
+from test_feeds import recipe as small
 
 from mura_tune.training import losses
 from mura_tune.training.batches import Split, cut_into_batches, epoch_order, training_batches
