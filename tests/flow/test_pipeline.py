@@ -90,7 +90,7 @@ def test_an_answer_is_the_score_that_evaluation_counted(
     prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path / "cache")
     part = load_split(prepared, "test", torch.device("cpu"))
     predictor = Predictor(release, torch.device("cpu"))
-    studies = predictor.chosen.calibration.studies(predict(loaded.net, part), part)
+    studies = predictor.decision.calibration.studies(predict(loaded.net, part), part)
     for name, score in list(zip(studies.names, studies.scores, strict=True))[:5]:
         paths = [phantoms / p for p in part.paths[part.studies == name]]
         assert predictor.predict(paths).probability == pytest.approx(score, abs=1e-6)
