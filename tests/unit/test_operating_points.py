@@ -93,3 +93,20 @@ def test_no_call_at_all_has_no_precision() -> None:
     assert np.isnan(found["ppv"].value)
     assert found["npv"].value == 0.5
     assert found["f1"].value == 0 < found["f1"].high < 0.6
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_surest_are_answered_as_far_as_their_error_allows(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sureness = rng.random(50).round(1 if seed % 2 else 9)
+    wrong = rng.random(50) > 0.5 + sureness / 2
+    order, answered = operating_points.answer_surest(sureness, wrong, error=0.1, most=0.5)
+    errors = {
+        int((sureness >= least).sum()): float(wrong[sureness >= least].mean())
+        for least in np.unique(sureness)
+        if (sureness >= least).sum() >= 25
+    }
+    good = [n for n, error in errors.items() if error <= 0.1]
+    least_error = [n for n, error in errors.items() if error == min(errors.values())]
+    assert answered == max(good or least_error)
+    assert (np.diff(sureness[order]) <= 0).all()
