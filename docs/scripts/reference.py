@@ -119,7 +119,7 @@ _SECTIONS: Mapping[str, str] = {
     "recipe": "Everything that changes the weights of one training run. Trial 0 runs exactly this.",
     "search": "The axes of the search: fields of `recipe`, each with a range or with choices.",
     "budget": "How much is searched, and how the winner is confirmed.",
-    "split": "How the patients of the published training part are divided into train and dev.",
+    "split": "How the patients of the published training images are divided into train and dev.",
     "final": "The recipe fields that `mura finalize` replaces in the winning recipe.",
 }
 

@@ -32,7 +32,7 @@ from mura_tune.errors import InputError
 from mura_tune.metrics.estimates import Estimate, Names, StudyScores
 from mura_tune.recipe import Recipe
 
-# System attributes: as user attributes they would be lines of thousands of characters on its page.
+# System attributes: a user attribute of thousands of characters would fill the trial's page.
 _RECIPE = "mura:recipe"
 _CONFIG = "mura:config"  # of a search, as `config.config_to_dict` has it
 _COMPARABLE = "mura:comparable"  # what must stay as it is for its trials to be comparable

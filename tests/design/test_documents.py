@@ -2,12 +2,16 @@
 
 import importlib.util
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from extensions import BLOCK, SECTIONS, extend, heading
+
+from mura_tune.cli import mura
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "scripts"))
@@ -99,6 +103,37 @@ def test_extensions_fit_the_code(section: str, tmp_path: Path) -> None:
         if title and (ROOT / title).is_file():
             shutil.copy(ROOT / title, tmp_path / title)
     assert extend(section, tmp_path)
+
+
+def calls(page: Path) -> list[list[str]]:
+    """The words of each call of `mura` in a page's code blocks, and of whole calls in backticks."""
+    text = page.read_text("utf-8").replace("\\\n", " ").replace("\\|", "|")
+    blocks = re.findall(r"^```(?:sh|console)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    lines += [part for span in re.findall(r"`(mura [^`]+)`", text) for part in span.split("&&")]
+    starts = re.compile(r"^\s*(?:[A-Z_]+=\S+ )?(?:\.venv/bin/)?mura (?!-)")
+    return [
+        shlex.split(starts.sub("", line), comments=True) for line in lines if starts.match(line)
+    ]
+
+
+# The page about extensions adds a verb of its own; tests/flow runs its commands.
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "extend.md"], ids=lambda page: page.name
+)
+def test_verbs_and_options_that_are_named_exist(page: Path) -> None:
+    for words in calls(page):
+        command: click.Command = mura
+        while isinstance(command, click.Group):
+            verb = words.pop(0)
+            if "|" in verb or verb == "VERB":
+                break
+            assert verb in command.commands, f"mura {verb}"
+            command = command.commands[verb]
+        else:
+            options = {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
+            named = {word.split("=")[0] for word in words if word.startswith("--")}
+            assert named - options - {"--help"} == set(), words
 
 
 def test_tables_are_those_of_the_results() -> None:
