@@ -37,7 +37,7 @@ def studies_folder() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruner:
-    """The rule by which a trial is pruned: see `mura_tune.search.search.pruner`."""
+    """The rule by which a trial is pruned: see `mura_tune.search.worker.make_pruner`."""
 
     name: str  # the rule
     startup: int  # trials that finish before any is pruned

@@ -34,7 +34,7 @@ from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.search.records import SearchRecord, TrialRecord
 from mura_tune.search.results import counts
-from mura_tune.search.search import Job
+from mura_tune.search.search import SearchJob
 from mura_tune.search.slots import confirm_slots
 
 STUDY = "XR_WRIST"
@@ -196,7 +196,7 @@ def _kill_one(command: Command, dice: random.Random) -> int:
     return 0
 
 
-def crowd(number: int, job: Job, urls: Sequence[str]) -> dict[str, list[str]]:
+def crowd(number: int, job: SearchJob, urls: Sequence[str]) -> dict[str, list[str]]:
     """What is wrong after so many processes opened each new database at one moment and searched."""
     codes = start_together(number, job, urls, PATIENCE)
     wrong = {}
@@ -296,7 +296,7 @@ def main() -> None:
                 wrong += found.wrong
             dataset = open_dataset(folder / "phantoms")
             prepared = prepare(dataset, STUDY, 32, small().split, folder / "cache")
-            job = Job(STUDY, small(), prepared)
+            job = SearchJob(STUDY, small(), prepared)
             print(
                 f"\n{asked.starts} processes at one moment on a database that none has seen, "
                 f"{asked.crowds} times\n"

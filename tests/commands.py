@@ -20,9 +20,9 @@ import torch
 
 from mura_tune import console
 from mura_tune.cli import mura
-from mura_tune.search import search
+from mura_tune.search import search, worker
 from mura_tune.search.pool import PRELOAD
-from mura_tune.search.search import Job, WorkerSettings
+from mura_tune.search.search import SearchJob, WorkerSettings
 
 
 class Command(ABC):
@@ -145,7 +145,9 @@ def _command(args: Sequence[str], log: Path) -> None:
     console.run_command(mura, "mura", args)
 
 
-def start_together(number: int, job: Job, urls: Sequence[str], seconds: float) -> list[int | None]:
+def start_together(
+    number: int, job: SearchJob, urls: Sequence[str], seconds: float
+) -> list[int | None]:
     """How so many processes end that open each database for the first time at once, and search."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOAD])
@@ -158,13 +160,15 @@ def start_together(number: int, job: Job, urls: Sequence[str], seconds: float) -
     return [one.exitcode for one in crowd]
 
 
-def _start(barrier: Barrier, job: Job, urls: Sequence[str]) -> None:
+def _start(barrier: Barrier, job: SearchJob, urls: Sequence[str]) -> None:
     torch.set_num_threads(1)
     for url in urls:
-        how = WorkerSettings(url, warm_start="none")
+        settings = WorkerSettings(url, warm_start="none")
         barrier.wait(120)
-        since = search.start(job, how)
-        search.work([job], since, how, torch.device("cpu"), lambda event: None, lambda: False)
+        since = search.start_search(job, settings)
+        worker.run_worker(
+            [job], since, settings, torch.device("cpu"), lambda event: None, lambda: False
+        )
 
 
 def processes() -> dict[int, tuple[int, int]]:

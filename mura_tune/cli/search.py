@@ -113,27 +113,26 @@ def tune(
     from mura_tune.database.storage import admit, load_study, open_storage
     from mura_tune.database.urls import database
     from mura_tune.errors import InputError
-    from mura_tune.search import pool as crews
+    from mura_tune.search import pool as pools
     from mura_tune.search import results, verdict
     from mura_tune.search.records import SearchRecord
-    from mura_tune.search.search import Job, WorkerSettings, start
-    from mura_tune.search.search import no_artifacts as nothing
+    from mura_tune.search.search import SearchJob, WorkerSettings, save_nothing, start_search
     from mura_tune.training.tasks import task_of
 
     if area == "all" and name is not None:
         raise InputError("--study: names one study, and AREA is all; leave one out")
     budget = (f"budget.trials={trials}",) if trials else ()
-    crew = crews.Crew(workers, tuple(device_of(d) for d in devices.split(",")))
+    pool = pools.WorkerPool(workers, tuple(device_of(d) for d in devices.split(",")))
     url = url_of(storage, runs)
-    how = WorkerSettings(
+    settings = WorkerSettings(
         url,
         grace,
         warm_start,
-        artifacts=nothing if no_artifacts else TrialArtifacts(runs / "artifacts"),
+        artifacts=save_nothing if no_artifacts else TrialArtifacts(runs / "artifacts"),
         features=runs / "features" if feature_gb else None,
         feature_bytes=int(feature_gb * 10**9),
     )
-    jobs: list[Job] = []
+    jobs: list[SearchJob] = []
     since: dict[str, int] = {}
     studies = {
         one: trainable_of(one, (*overrides, *budget))
@@ -142,13 +141,15 @@ def tune(
     for one in studies:  # before anything is decoded
         admit(url, one if name is None else name, "AREA" if name is None else "--study")
     for one, study in studies.items():
-        job = Job(one if name is None else name, study, prepared_of(one, study, data, runs, strict))
-        since |= start(job, how, allow_space_change=allow_space_change)
+        job = SearchJob(
+            one if name is None else name, study, prepared_of(one, study, data, runs, strict)
+        )
+        since |= start_search(job, settings, allow_space_change=allow_space_change)
         jobs.append(job)
     opened = {job.name: SearchRecord(load_study(open_storage(url), job.name, url)) for job in jobs}
-    wanted = {job.name: job.study.budget.trials for job in jobs}
+    wanted = {job.name: job.config.budget.trials for job in jobs}
     measures = {
-        job.name: task_of(job.study.task, job.study.recipe.monitor).measure.name for job in jobs
+        job.name: task_of(job.config.task, job.config.recipe.monitor).measure.name for job in jobs
     }
     places = ["--data", data, "--runs", runs, *(["--storage", database(url)] if storage else [])]
     sets = [word for override in overrides for word in ("--set", override)]
@@ -166,7 +167,7 @@ def tune(
         SearchProgress(wanted, lambda one: opened[one].trials(), measures) as watch,
         chronicle.kept(),
     ):
-        crews.run(jobs, since, how, crew, both(watch, chronicle), watch.say)
+        pools.run_pool(jobs, since, settings, pool, both(watch, chronicle), watch.say)
     found = [results.best_in(url, job.name) for job in jobs]
     console.print_report(
         as_json,

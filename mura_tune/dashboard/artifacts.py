@@ -22,7 +22,7 @@ from mura_tune.dashboard.notes import trial_note
 from mura_tune.dashboard.panels import EXHIBITS, Exhibit, monitor_of
 from mura_tune.dashboard.trial_pictures import Fits
 from mura_tune.metrics.estimates import StudyScores
-from mura_tune.search.trial import Keep
+from mura_tune.search.trial import SaveArtifacts
 
 SCORES = "dev-scores.csv"
 _LOG = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class TrialArtifacts:
     folder: Path
     allowance: Allowance = field(default_factory=Allowance)
 
-    def __call__(self, task: str) -> Keep:
+    def __call__(self, task: str) -> SaveArtifacts:
         """What keeps a trial of a task."""
         return functools.partial(self.keep, exhibit=EXHIBITS[task]())
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.search.records import TrialRecord
-from mura_tune.search.search import Ended, Event
+from mura_tune.search.search import SearchEvent, TrialEnded
 from mura_tune.search.verdict import trial_line
 from mura_tune.training.fit import Epoch
 
@@ -70,10 +70,10 @@ class SearchProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: SearchEvent) -> None:
         """Take in what happened to a trial; one that ended is printed."""
-        name = event.study
-        if isinstance(event, Ended):
+        name = event.search
+        if isinstance(event, TrialEnded):
             self._running.pop((name, event.trial.number), None)
             self._ended.setdefault(name, {})[event.trial.number] = event.trial
             head = f"{name}  " if len(self._wanted) > 1 or name.endswith(CONFIRM_SUFFIX) else ""
@@ -109,10 +109,10 @@ class SearchProgress:
         return ", ".join(parts)
 
 
-def both(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
+def both(*listeners: Callable[[SearchEvent], None]) -> Callable[[SearchEvent], None]:
     """One listener that tells several."""
 
-    def tell(event: Event) -> None:
+    def tell(event: SearchEvent) -> None:
         for listener in listeners:
             listener(event)
 

@@ -16,7 +16,7 @@ from mura_tune.database.storage import load_study, open_storage
 from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.search.records import SearchRecord
 from mura_tune.search.results import load_confirmation
-from mura_tune.search.search import Ended, Event, Job
+from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded
 
 PAUSE = 15.0  # seconds between two notes of a study: a note costs a few writes
 
@@ -31,16 +31,16 @@ class DashboardUpdates:
     """
 
     url: str
-    jobs: Sequence[Job]
+    jobs: Sequence[SearchJob]
     resume: Mapping[str, str]
     finalize: Mapping[str, str]
     _last: dict[str, float] = field(default_factory=dict)
     _storage: RDBStorage | None = None
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: SearchEvent) -> None:
         """Take in an event; a trial that ended may bring the note up to date."""
-        name = event.study.removesuffix(CONFIRM_SUFFIX)
-        if isinstance(event, Ended) and time.monotonic() - self._last.get(name, 0.0) > PAUSE:
+        name = event.search.removesuffix(CONFIRM_SUFFIX)
+        if isinstance(event, TrialEnded) and time.monotonic() - self._last.get(name, 0.0) > PAUSE:
             self._note(next(job for job in self.jobs if job.name == name))
 
     @contextlib.contextmanager
@@ -64,7 +64,7 @@ class DashboardUpdates:
                 search = SearchRecord(load_study(self._opened(), job.name, self.url))
                 plots.refresh(search)
 
-    def _note(self, job: Job) -> None:
+    def _note(self, job: SearchJob) -> None:
         self._last[job.name] = time.monotonic()
         storage = self._opened()
         with legible(self.url, f"study {job.name}"):

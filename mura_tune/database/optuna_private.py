@@ -5,6 +5,7 @@ Optuna promises nothing of them: they are why pyproject.toml bounds its version 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
+from optuna.storages._heartbeat import BaseHeartbeatThread, get_heartbeat_thread
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Table
@@ -88,6 +90,18 @@ def frozen(trial: optuna.Trial) -> FrozenTrial:
 def store_trial_fact(trial: optuna.Trial, name: str, value: Any) -> None:
     """Store a fact with a running trial, out of the dashboard's sight."""
     trial.storage.set_trial_system_attr(trial._trial_id, name, value)
+
+
+def ask(study: optuna.Study) -> optuna.Trial:
+    """The next trial to run, without Optuna's warning that its caller has to send heartbeats."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")
+        return study.ask()
+
+
+def heartbeat(trial: optuna.Trial) -> BaseHeartbeatThread:
+    """A context in which a thread stores signs of life of a running trial."""
+    return get_heartbeat_thread(trial._trial_id, trial.storage)
 
 
 def stale_numbers(study: optuna.Study, running: Sequence[FrozenTrial]) -> set[int]:

@@ -11,7 +11,9 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
@@ -23,10 +25,9 @@ from typing import Any
 import torch
 
 from mura_tune.database.urls import TIMEOUT
-from mura_tune.errors import MuraError
-from mura_tune.search import search
-from mura_tune.search.search import Ended, Event, Job, WorkerSettings
-from mura_tune.search.worker import PATIENCE, member
+from mura_tune.errors import MuraError, explain_error
+from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded, WorkerSettings
+from mura_tune.search.worker import run_worker
 
 # Imported once for all; the last two are what Optuna imports when it opens a database.
 PRELOAD = [
@@ -36,11 +37,12 @@ PRELOAD = [
     "alembic.command",
     "optuna.storages._rdb.models",
 ]
+PATIENCE = 5.0  # seconds a worker has to obey before it is killed
 DEATHS = 5  # a worker, without a trial that ended: then something kills them all
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerPool:
     """How many workers, and the device of each in turn. Threads are shared out evenly."""
 
     workers: int
@@ -57,15 +59,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Stop:
+class StopRequest:
     """Ctrl-C once: finish the trials that run. Twice, or SIGTERM: stop now; they run again."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.asked = False
+        self.requested = False
         self._say = say
         self._before: Any = None  # a function, a number, or nothing, as signal has it
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopRequest:
         self._before = signal.signal(signal.SIGINT, self._first)
         return self
 
@@ -73,156 +75,156 @@ class Stop:
         signal.signal(signal.SIGINT, self._before)
 
     def _first(self, *_: object) -> None:
-        self.asked = True
+        self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._say("finishing what runs; Ctrl-C again stops now (it will be run again)")
 
 
-def run(
-    jobs: Sequence[Job],
+def run_pool(
+    jobs: Sequence[SearchJob],
     since: Mapping[str, int],
-    how: WorkerSettings,
-    crew: Crew,
-    tell: Callable[[Event], None],
+    settings: WorkerSettings,
+    pool: WorkerPool,
+    on_event: Callable[[SearchEvent], None],
     say: Callable[[str], None],
 ) -> None:
-    """Bring every job to its count with a crew of workers.
+    """Bring every job to its count with a pool of workers.
 
     Args:
-        since: what `search.start` returned, of all jobs.
-        tell: gets what happens to trials; `say` a line on what happens to workers.
+        since: what `search.start_search` returned, of all jobs.
+        on_event: called with what happens to trials; `say` with a line on what happens to workers.
 
     Raises:
         MuraError: what a worker raised, or workers that die whatever they do.
         KeyboardInterrupt: once everything has stopped.
     """
-    with Stop(say) as stop:
-        if crew.workers == 1:
-            search.work(jobs, since, how, crew.devices[0], tell, lambda: stop.asked)
+    with StopRequest(say) as stop:
+        if pool.workers == 1:
+            run_worker(jobs, since, settings, pool.devices[0], on_event, lambda: stop.requested)
         else:
-            _Crew(jobs, since, how, crew, tell, say, stop).run()
-        if stop.asked:
+            _PoolProcesses(jobs, since, settings, pool, on_event, say, stop).run()
+        if stop.requested:
             raise KeyboardInterrupt
 
 
 @dataclass
-class _Crew:
+class _PoolProcesses:
     """The parent's side."""
 
-    jobs: Sequence[Job]
+    jobs: Sequence[SearchJob]
     since: Mapping[str, int]
-    how: WorkerSettings
-    crew: Crew
-    tell: Callable[[Event], None]
+    settings: WorkerSettings
+    pool: WorkerPool
+    on_event: Callable[[SearchEvent], None]
     say: Callable[[str], None]
-    stop: Stop
-    members: dict[int, tuple[BaseProcess, Connection]] = field(default_factory=dict)
+    stop: StopRequest
+    workers: dict[int, tuple[BaseProcess, Connection]] = field(default_factory=dict)
     stopped: dict[int, float] = field(default_factory=dict)  # pid: since when
     deaths: int = 0
     error: MuraError | None = None
 
     @property
     def leaving(self) -> bool:
-        """Finish what runs, hire nobody."""
-        return self.stop.asked or self.error is not None
+        """Whether workers finish what they run, and nobody takes the place of one that ends."""
+        return self.stop.requested or self.error is not None
 
     def run(self) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         self._context = context
-        told, deadline = False, math.inf
+        finishing, deadline = False, math.inf
         try:
-            for place in range(self.crew.workers):
-                self._hire(place)
-            while self.members and time.monotonic() < deadline:
+            for number in range(self.pool.workers):
+                self._start_worker(number)
+            while self.workers and time.monotonic() < deadline:
                 self._listen()
                 self._kill_stopped()
-                if self.leaving and not told:
-                    told = True
+                if self.leaving and not finishing:
+                    finishing = True
                     self._send("finish")
-                idle = len(self.members) < self.crew.workers
+                idle = len(self.workers) < self.pool.workers
                 if idle and not self.leaving and deadline == math.inf:
                     deadline = time.monotonic() + PATIENCE  # one left: all is done, for all
         finally:
             self._send("stop")
-            self._dismiss()
+            self._end_workers()
         if self.error:
             raise self.error
 
-    def _hire(self, place: int) -> None:
+    def _start_worker(self, number: int) -> None:
         ours, theirs = self._context.Pipe()
-        device = self.crew.devices[place % len(self.crew.devices)]
+        device = self.pool.devices[number % len(self.pool.devices)]
         process = self._context.Process(
-            target=member,
-            name=f"worker {place + 1}",
-            args=(theirs, self.jobs, self.since, self.how, device, self.crew.threads),
+            target=_worker_process,
+            name=f"worker {number + 1}",
+            args=(theirs, self.jobs, self.since, self.settings, device, self.pool.threads),
         )
         _serve_forks()
         process.start()
         theirs.close()
-        self.members[place] = (process, ours)
+        self.workers[number] = (process, ours)
 
     def _listen(self) -> None:
         """Take in what workers say for a second at most; replace those that were killed."""
-        by_pipe = {pipe: place for place, (_, pipe) in self.members.items()}
+        by_pipe = {pipe: number for number, (_, pipe) in self.workers.items()}
         for ready in wait(list(by_pipe), timeout=1):
             assert isinstance(ready, Connection)
-            place = by_pipe[ready]
+            number = by_pipe[ready]
             try:
                 said = ready.recv()
             except (EOFError, OSError):
-                self._left(place)
+                self._replace_worker(number)
                 continue
             if isinstance(said, MuraError):
                 self.error = self.error or said
             else:
-                self.deaths = 0 if isinstance(said, Ended) else self.deaths
-                self.tell(said)
+                self.deaths = 0 if isinstance(said, TrialEnded) else self.deaths
+                self.on_event(said)
 
-    def _left(self, place: int) -> None:
-        process, pipe = self.members.pop(place)
+    def _replace_worker(self, number: int) -> None:
+        process, pipe = self.workers.pop(number)
         pipe.close()
         process.join(PATIENCE)
         if process.exitcode == 0 or self.leaving:
             return
         self.deaths += 1
-        how = _died(process.exitcode)
-        if self.deaths >= DEATHS * self.crew.workers:
+        death = _died(process.exitcode)
+        if self.deaths >= DEATHS * self.pool.workers:
             self.error = MuraError(
-                f"workers keep dying ({how}) before a trial ends; if memory is "
+                f"workers keep dying ({death}) before a trial ends; if memory is "
                 "short, fewer --workers may help"
             )
             return
-        self.say(f"{process.name} {how}; another takes its place, and its trial is run again")
-        self._hire(place)
+        self.say(f"{process.name} {death}; another takes its place, and its trial is run again")
+        self._start_worker(number)
 
     def _kill_stopped(self) -> None:
-        """Kill workers that stay stopped (SIGSTOP): one may hold a study's lock, or SQLite's."""
-        pids = [process.pid for process, _ in self.members.values()]
+        """Kill workers that stay stopped (SIGSTOP): one may hold a search's lock, or SQLite's."""
+        pids = [process.pid for process, _ in self.workers.values()]
         now = time.monotonic()
         self.stopped = {p: self.stopped.get(p, now) for p in pids if p and _is_stopped(p)}
         for pid, since in self.stopped.items():
-            if now - since > min(self.how.grace, TIMEOUT / 2):  # before the others give up
+            if now - since > min(self.settings.grace, TIMEOUT / 2):  # before the others give up
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def _send(self, word: str) -> None:
-        for _, pipe in self.members.values():
+        for _, pipe in self.workers.values():
             try:
                 pipe.send(word)
             except OSError:
                 continue
 
-    def _dismiss(self) -> None:
+    def _end_workers(self) -> None:
         """Wait for the others, and kill those that do not go (one may be stopped)."""
         deadline = time.monotonic() + PATIENCE
-        for process, pipe in self.members.values():
+        for process, pipe in self.workers.values():
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
             pipe.close()
-        self.members.clear()
+        self.workers.clear()
 
 
 def _serve_forks() -> None:
@@ -249,3 +251,44 @@ def _died(code: int | None) -> str:
     if code is not None and code < 0:
         return f"was killed ({signal.Signals(-code).name})"
     return f"ended with exit code {code}"
+
+
+def _worker_process(
+    pipe: Connection,
+    jobs: Sequence[SearchJob],
+    since: Mapping[str, int],
+    settings: WorkerSettings,
+    device: torch.device,
+    threads: int,
+) -> None:
+    """A worker process, from its start to its exit."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    torch.set_num_threads(threads)
+    finish, stop = threading.Event(), threading.Event()
+    try:
+        threading.Thread(target=_obey, args=(pipe, finish, stop), daemon=True).start()
+        run_worker(jobs, since, settings, device, pipe.send, finish.is_set)
+    except KeyboardInterrupt:
+        os._exit(130)
+    except Exception as error:  # whatever ended this process, its parent has to be told
+        if stop.is_set():  # whatever the interruption became on its way
+            os._exit(130)
+        line = traceback.format_exception_only(error)[0].splitlines()[0][:300]
+        with contextlib.suppress(OSError):  # the parent is gone, and `_obey` is about to see it
+            pipe.send(explain_error(error) or MuraError(line))
+
+
+def _obey(pipe: Connection, finish: threading.Event, stop: threading.Event) -> None:
+    """Do what the parent says; when it says `stop`, or nothing more for ever, leave at once."""
+    word = ""
+    while word != "stop":
+        try:
+            word = pipe.recv()
+        except (EOFError, OSError):
+            word = "stop"
+        finish.set()
+    stop.set()
+    os.kill(os.getpid(), signal.SIGTERM)  # a KeyboardInterrupt in the thread that trains
+    time.sleep(PATIENCE / 2)
+    os._exit(1)

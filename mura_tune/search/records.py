@@ -11,7 +11,7 @@ import functools
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -21,6 +21,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mura_tune import config
@@ -539,6 +540,16 @@ class SearchRecord:
                 system_attrs=_recipe_facts(recipe, identity) if recipe else {},
             )
         )
+
+    def ask(self, sampler: BaseSampler) -> optuna.Trial:
+        """The next trial: one that waits, else a new one whose values `sampler` draws."""
+        self.handle.sampler = sampler
+        return optuna_private.ask(self.handle)
+
+    def end(self, trial: optuna.Trial, state: TrialState, score: float | None = None) -> None:
+        """Store how a trial of this worker ended, unless another worker has failed it meanwhile."""
+        with suppress(UpdateFinishedTrialError):
+            self.handle.tell(trial, score, state, skip_if_finished=True)
 
     def fail(self, trial: TrialRecord, reason: str) -> None:
         """End a trial of another worker as failed; one that ended meanwhile stays as it is."""

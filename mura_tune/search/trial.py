@@ -16,31 +16,31 @@ from sqlalchemy.exc import SQLAlchemyError
 from mura_tune.config import SearchConfig
 from mura_tune.data.prepare import Prepared, prepare_folds
 from mura_tune.database.outages import Outage
-from mura_tune.errors import Diverged, MuraError
+from mura_tune.errors import Diverged
 from mura_tune.lines import printable
 from mura_tune.metrics.areas import ACCURACY
 from mura_tune.metrics.comparison import average_folds
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.ranking import AUC
 from mura_tune.recipe import Recipe
-from mura_tune.search import space as spaces
-from mura_tune.search.records import INTERRUPTED, OUTAGE, SUPERSEDED, TrialWriter
-from mura_tune.training.batches import Split, load_split
-from mura_tune.training.feeds import Source, pixel_feed
-from mura_tune.training.fit import Epoch, FitResult, fit
+from mura_tune.search.records import INTERRUPTED, OUTAGE, TrialWriter
+from mura_tune.search.space import Space, recipe_for, suggest
+from mura_tune.training.batches import Split, split_of
+from mura_tune.training.feeds import Source, pixels
+from mura_tune.training.fit import Epoch, Fit, fit
 from mura_tune.training.tasks import task_of
 
 DIGITS = 6  # of a score, where people see it: finer than one pair of studies among a million
 
-# Keeps what people look at: of a trial, its fits with the dev split of each, and all dev studies.
-Keep = Callable[[optuna.Trial, Sequence[tuple[FitResult, Split]], StudyScores], None]
+# Saves what people look at: of a trial, its fits with the dev split of each, and all dev studies.
+SaveArtifacts = Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], StudyScores], None]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A trial after an epoch, for whoever watches."""
+class TrialProgress:
+    """A trial of a search after an epoch, and its latest dev score."""
 
-    study: str
+    search: str
     trial: int
     epoch: int
     epochs: int
@@ -48,8 +48,8 @@ class Progress:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """What every trial of a study learns from: pairs of train and dev, one unless there are folds.
+class TrialData:
+    """What every trial of a search learns from: pairs of train and dev, one unless there are folds.
 
     All of them on `device`.
     """
@@ -58,84 +58,76 @@ class Material:
     device: torch.device
 
 
-def material(prepared: Prepared, study: SearchConfig, device: torch.device) -> Material:
-    """The study's train and dev; with folds, k pairs that cover every patient but test's once."""
-    views = prepare_folds(prepared, study.split) if study.split.folds else (prepared,)
-    pairs = ((load_split(v, "train", device), load_split(v, "dev", device)) for v in views)
-    return Material(tuple(pairs), device)
+def load_trial_data(prepared: Prepared, config: SearchConfig, device: torch.device) -> TrialData:
+    """The search's train and dev; with folds, k pairs that cover every patient but test's once."""
+    folds = prepare_folds(prepared, config.split) if config.split.folds else (prepared,)
+    pairs = ((split_of(fold, "train", device), split_of(fold, "dev", device)) for fold in folds)
+    return TrialData(tuple(pairs), device)
+
+
+def draw_recipe(writer: TrialWriter, config: SearchConfig, space: Space) -> Recipe:
+    """The recipe of a new trial, drawn and stored; a confirming trial has one already."""
+    record = writer.read()
+    if record.has_recipe:
+        return record.recipe
+    values = suggest(writer.trial, space)
+    recipe = recipe_for(config, values, f"study {writer.search} trial {record.number}")
+    writer.store_recipe(recipe)
+    return recipe
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
-    """What Optuna calls.
+class Trainer:
+    """Trains one trial after another of a search, or of its confirmation.
 
     Attributes:
-        drawn: called once the values stand and the lock may go; says whether it was held so far.
+        save_artifacts: called before a trial ends, since a finished trial takes no files.
     """
 
-    name: str
-    study: SearchConfig
-    space: spaces.Space
-    material: Material
-    drawn: Callable[[], bool]
-    tell: Callable[[Progress], None]
-    keep: Keep
-    source: Source = pixel_feed
+    config: SearchConfig
+    data: TrialData
+    on_epoch: Callable[[TrialProgress], None]
+    save_artifacts: SaveArtifacts
 
-    def __call__(self, trial: optuna.Trial) -> float:
-        started, writer = time.perf_counter(), TrialWriter(trial, self.name)
+    def train(self, writer: TrialWriter, recipe: Recipe, source: Source = pixels) -> float:
+        """The dev score of a trial, all of whose results are stored with it.
+
+        Whatever ends the trial early is raised again, once its reason is stored.
+
+        Args:
+            source: where a phase's batches come from.
+        """
+        started = time.perf_counter()
         try:
-            recipe = self._recipe(writer)
-        finally:
-            alone = self.drawn()
-        try:
-            if not alone:  # a connection was lost, and with it the lock: another may fill the slot
-                writer.store_reason(SUPERSEDED)
-                raise MuraError("the lock was lost while values were drawn; the slot is run again")
-            score = self._train(writer, recipe)
+            score = self._train(writer, recipe, source)
         except Outage:
             raise  # nothing more can be stored; a trial without a reason is run again
-        except KeyboardInterrupt:
-            writer.store_reason(INTERRUPTED)
-            writer.store_seconds(_elapsed(started))
-            raise
         except (optuna.TrialPruned, UpdateFinishedTrialError):
-            writer.store_seconds(_elapsed(started))
+            writer.store_seconds(_seconds_since(started))
             raise
-        except Exception as error:  # whatever it is, it is stored with its trial, and told
-            if alone:
-                writer.store_reason(_reason(error))
-            writer.store_seconds(_elapsed(started))
+        except (Exception, KeyboardInterrupt) as error:  # whatever it is, it is raised again
+            writer.store_reason(_reason(error))
+            writer.store_seconds(_seconds_since(started))
             raise
-        writer.store_seconds(_elapsed(started))
+        writer.store_seconds(_seconds_since(started))
         return score
 
-    def _recipe(self, writer: TrialWriter) -> Recipe:
-        record, trial = writer.read(), writer.trial
-        if record.has_recipe:  # a confirmation: a searched trial's, with another seed
-            return record.recipe
-        values = spaces.suggest(trial, self.space)
-        source = f"study {self.name} trial {trial.number}"
-        recipe = spaces.recipe_for(self.study, values, source)
-        writer.store_recipe(recipe)
-        return recipe
-
-    def _train(self, writer: TrialWriter, recipe: Recipe) -> float:
+    def _train(self, writer: TrialWriter, recipe: Recipe, source: Source) -> float:
         trial = writer.trial
-        fits: list[tuple[FitResult, Split]] = []
-        alone = len(self.material.pairs) == 1
-        task = task_of(self.study.task, recipe.monitor)
-        for number, (train, dev) in enumerate(self.material.pairs):
+        fits: list[tuple[Fit, Split]] = []
+        alone = len(self.data.pairs) == 1
+        task = task_of(self.config.task, recipe.monitor)
+        for number, (train, dev) in enumerate(self.data.pairs):
 
             def on_epoch(epoch: Epoch, before: int = number * recipe.epochs) -> None:
-                done, total = before + epoch.number, recipe.epochs * len(self.material.pairs)
+                done, total = before + epoch.number, recipe.epochs * len(self.data.pairs)
                 writer.store_epochs(done)
-                self.tell(Progress(self.name, trial.number, done, total, epoch.score))
+                self.on_epoch(TrialProgress(writer.search, trial.number, done, total, epoch.score))
                 if alone:
                     _report(trial, epoch.score, epoch.number)
 
-            net = task.network(recipe, len(train.areas)).to(self.material.device)
-            result = fit(net, train, dev, recipe, task, on_epoch=on_epoch, source=self.source)
+            net = task.network(recipe, len(train.areas)).to(self.data.device)
+            result = fit(net, train, dev, recipe, task, on_epoch=on_epoch, source=source)
             fits.append((result, dev))
             if not alone:  # the mean of the folds so far, fold by fold
                 mean = float(np.mean([f.best.score for f, _ in fits]))
@@ -151,7 +143,7 @@ class Objective:
         dev_score = average_folds(tables, measure=task.measure).rounded(DIGITS)
         writer.store_estimates(dev_score, best_epochs[0] if alone else best_epochs, auc, area)
         writer.store_scores(tables)
-        self.keep(trial, fits, tables[0] if alone else _pooled(tables))
+        self.save_artifacts(trial, fits, tables[0] if alone else _pooled(tables))
         return round(float(np.mean([f.best.score for f, _ in fits])), DIGITS)
 
 
@@ -176,11 +168,14 @@ def is_of_surroundings(error: Exception) -> bool:
     return isinstance(error, SQLAlchemyError | StorageInternalError)
 
 
-def _elapsed(started: float) -> float:
+def _seconds_since(started: float) -> float:
     return round(time.perf_counter() - started, 3)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | KeyboardInterrupt) -> str:
+    """What is stored as the reason of a trial that failed."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return "out of memory"
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:

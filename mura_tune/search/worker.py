@@ -1,62 +1,271 @@
-"""A worker process: searches until all is done, and does what its parent says over a pipe."""
+"""One worker's loop: exactly N trials a search and their confirmation, however often it is stopped.
+
+A worker picks a slot and draws the values of its trial under the search's lock, and trains outside
+of it. `slots` says which slots there are and which is next.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import threading
 import time
-import traceback
-from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
+import optuna
 import torch
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
-from mura_tune.errors import MuraError, explain_error
-from mura_tune.search import search
-from mura_tune.search.search import Job, WorkerSettings
+from mura_tune.config import Budget, SearchConfig
+from mura_tune.database.locks import Alive, lock_of
+from mura_tune.database.optuna_private import heartbeat
+from mura_tune.database.storage import open_storage
+from mura_tune.errors import MuraError
+from mura_tune.names import CONFIRM_SUFFIX
+from mura_tune.recipe import Recipe
+from mura_tune.search.comparable import as_begun
+from mura_tune.search.records import SUPERSEDED, SearchRecord, TrialWriter
+from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded, WorkerSettings
+from mura_tune.search.slots import (
+    Plan,
+    Slot,
+    WarmStart,
+    confirm_slots,
+    next_slot,
+    search_slots,
+    searched,
+    standing,
+    untried,
+)
+from mura_tune.search.space import Rounded, as_started, space_of
+from mura_tune.search.trial import Trainer, draw_recipe, is_of_surroundings, load_trial_data
+from mura_tune.search.warm_start import warm_starts
+from mura_tune.training.feature_cache import Store
+from mura_tune.training.feeds import Features, Source, pixels
 
-PATIENCE = 5.0  # seconds a worker has to obey before it is killed
+POLL = 1.0  # seconds between two looks for a slot that others may leave open
 
 
-def member(
-    pipe: Connection,
-    jobs: Sequence[Job],
+def run_worker(
+    jobs: Sequence[SearchJob],
     since: Mapping[str, int],
-    how: WorkerSettings,
+    settings: WorkerSettings,
     device: torch.device,
-    threads: int,
+    on_event: Callable[[SearchEvent], None],
+    stop: Callable[[], bool],
 ) -> None:
-    """A worker process, from its start to its exit."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    torch.set_num_threads(threads)
-    finish, stop = threading.Event(), threading.Event()
+    """Be one worker: run open slots until every job's count is full, or `stop()`.
+
+    Args:
+        since: number of trials of each search when this call began.
+
+    Raises:
+        MuraError: five trials in a row failed for one reason.
+        Outage: the database stayed out of reach.
+        OSError: a file could not be read or written; the trial it met is run again.
+        KeyboardInterrupt: as it came; the trial it met is run again.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = open_storage(settings.url, grace=settings.grace, patience=settings.patience)
+    with Alive(settings.url, patience=settings.patience, doubt=settings.grace) as alive:
+        storage.on_heartbeat = alive.renew
+        searches = [
+            _WorkerSearch(job, settings, storage, alive, device, on_event, since) for job in jobs
+        ]
+        while searches and not stop():
+            searches = [search for search in searches if not search.is_done()]
+            searches.sort(key=lambda search: search.running)  # stable: else in the order of jobs
+            if not any(search.run_next() for search in searches):
+                time.sleep(POLL if searches else 0)  # others run what is left; one may yet die
+
+
+def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
+    """The pruner of a search; the head-only phase and the first quarter are never compared.
+
+    With folds a step is a fold, and the first may be compared. Optuna compares a step from
+    `n_warmup_steps` on, and ours count from 1: the first after a quarter of 8 epochs is 3.
+    """
+    pruner, recipe = config.budget.pruner, config.recipe
+    steps = config.split.folds or recipe.epochs
+    first = 1 if config.split.folds else max(recipe.head.epochs, recipe.epochs // 4) + 1
+    common = {
+        "n_startup_trials": pruner.startup,
+        "n_warmup_steps": first,
+        "n_min_trials": pruner.min_trials,
+    }
+    match pruner.name:
+        case "median":
+            return optuna.pruners.MedianPruner(**common)
+        case "percentile":
+            return optuna.pruners.PercentilePruner(pruner.percentile, **common)
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(first, steps)
+        case _:
+            return optuna.pruners.NopPruner()
+
+
+def make_sampler(budget: Budget, trials: int) -> Rounded:
+    """The sampler of the trial after so many: one seed for all would draw one trial for ever."""
+    return Rounded(n_startup_trials=budget.random, seed=(budget.seed * 1_000_003 + trials) % 2**32)
+
+
+@dataclass(frozen=True, eq=False)
+class _DrawnTrial:
+    """A running trial whose values stand.
+
+    Attributes:
+        recipe: None where the trial failed before it had one.
+        locked: whether the lock was held until the values stood.
+    """
+
+    writer: TrialWriter
+    recipe: Recipe | None
+    locked: bool
+
+
+class _WorkerSearch:
+    """One search as a worker sees it: the search first, then its confirmation.
+
+    Attributes:
+        running: how many of its trials ran when `is_done` was asked.
+    """
+
+    def __init__(
+        self,
+        job: SearchJob,
+        settings: WorkerSettings,
+        storage: RDBStorage,
+        alive: Alive,
+        device: torch.device,
+        on_event: Callable[[SearchEvent], None],
+        since: Mapping[str, int],
+    ) -> None:
+        self.running = 0
+        self._job, self._settings, self._storage, self._alive = job, settings, storage, alive
+        self._device, self._on_event, self._since = device, on_event, since
+        self._lock = lock_of(settings.url, job.name, settings.patience)
+        pruner = make_pruner(job.config)
+        self._search = SearchRecord(
+            optuna.load_study(study_name=job.name, storage=storage, pruner=pruner)
+        )
+        self._config = as_begun(self._search, job.config)
+        self._space = as_started(space_of(self._config), self._search.comparable)
+        self._save_artifacts = settings.artifacts(self._config.task)
+        self._confirmation: SearchRecord | None = None
+        self._trainer: Trainer | None = None
+        self._warm_starts: Sequence[WarmStart] = ()
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to run, here or elsewhere."""
+        if (stage := self._stage()) is None:
+            return True
+        search, plan = stage
+        trials = search.trials()
+        now = standing(trials, plan(trials))
+        self.running = now.running
+        return search is not self._search and now.done == now.slots
+
+    def run_next(self) -> bool:
+        """Run the next open slot; False when none is open."""
+        if (stage := self._stage()) is None:
+            return False
+        search, plan = stage
+        self._look_up_siblings()
+        self._alive.renew()
+        drawn = None
+        with self._lock:
+            first = self._since.get(search.name, 0)
+            slot = next_slot(search, plan, self._space, self._alive.lives, first)
+            if slot is None:
+                return False
+            if self._trainer is not None:
+                drawn = self._draw(search, slot)
+        if self._trainer is None:  # others need not wait while it reads; the slot is picked anew
+            data = load_trial_data(self._job.prepared, self._config, self._device)
+            self._trainer = Trainer(self._config, data, self._on_event, self._save_artifacts)
+        elif drawn is not None:
+            self._train(self._trainer, search, drawn)
+        return True
+
+    def _draw(self, search: SearchRecord, slot: Slot) -> _DrawnTrial:
+        """A trial for a slot, its values drawn. Under the lock."""
+        trial = search.ask(make_sampler(self._config.budget, len(search.trials())))
+        writer = TrialWriter(trial, search.name)
+        recipe: Recipe | None = None
+        with _ending(search, trial):
+            writer.store_worker(self._alive.name, slot.key)
+            if slot.rerun and not writer.read().has_recipe:  # it would draw another's values
+                writer.store_reason(SUPERSEDED)
+                raise MuraError(f"trial {trial.number} is not what slot {slot.key} runs")
+            recipe = draw_recipe(writer, self._config, self._space)
+        return _DrawnTrial(writer, recipe, self._lock.held())
+
+    def _train(self, trainer: Trainer, search: SearchRecord, drawn: _DrawnTrial) -> None:
+        trial = drawn.writer.trial
+        if drawn.recipe is not None:
+            with _ending(search, trial):
+                if not drawn.locked:  # a connection was lost, and with it the lock
+                    drawn.writer.store_reason(SUPERSEDED)
+                    raise MuraError("another worker may fill the slot; it is run again")
+                with heartbeat(trial):
+                    score = trainer.train(drawn.writer, drawn.recipe, self._source(search))
+                search.end(trial, TrialState.COMPLETE, score)
+        self._on_event(TrialEnded(search.name, search.trials()[trial.number]))
+
+    def _look_up_siblings(self) -> None:
+        """What the next slots may start from. Others need not wait for it: it is not locked."""
+        if untried(self._config, self._search.trials()):
+            which = self._settings.warm_start
+            self._warm_starts = warm_starts(
+                self._storage, self._job.name, self._config, self._space, which
+            )
+        else:
+            self._warm_starts = ()
+
+    def _stage(self) -> tuple[SearchRecord, Plan] | None:
+        """The search while it has open slots, then the confirmation, if one is asked for."""
+        trials = self._search.trials()
+        if not searched(self._config, trials):
+            return self._search, lambda now: search_slots(
+                self._config, self._space, now, lambda: self._warm_starts
+            )
+        slots = confirm_slots(self._config, trials, self._search.identity)
+        if not slots:
+            return None
+        return self._open_confirmation(), lambda now: slots
+
+    def _open_confirmation(self) -> SearchRecord:
+        if self._confirmation is None:
+            with self._lock:
+                handle = optuna.create_study(
+                    storage=self._storage,
+                    study_name=self._job.name + CONFIRM_SUFFIX,
+                    direction="maximize",
+                    load_if_exists=True,
+                    pruner=optuna.pruners.NopPruner(),
+                )
+            self._confirmation = SearchRecord(handle)
+        return self._confirmation
+
+    def _source(self, search: SearchRecord) -> Source:
+        """Search trials share what frozen stages give; a confirmation has its own seed's views."""
+        if self._settings.features is None or search is not self._search:
+            return pixels
+        return Features(Store(self._settings.features, self._settings.feature_bytes))
+
+
+@contextmanager
+def _ending(search: SearchRecord, trial: optuna.Trial) -> Iterator[None]:
+    """Within it, a trial that is pruned, fails or is interrupted has its end stored.
+
+    A failure of the trial itself is data, and goes no further. What says nothing of the trial (an
+    interruption, a disk or a database that fails) is raised again once the trial is failed.
+    """
     try:
-        threading.Thread(target=_obey, args=(pipe, finish, stop), daemon=True).start()
-        search.work(jobs, since, how, device, pipe.send, finish.is_set)
-    except KeyboardInterrupt:
-        os._exit(130)
-    except Exception as error:  # whatever ended this process, its parent has to be told
-        if stop.is_set():  # whatever the interruption became on its way
-            os._exit(130)
-        line = traceback.format_exception_only(error)[0].splitlines()[0][:300]
-        told = explain_error(error) or MuraError(line)
-        with contextlib.suppress(OSError):  # the parent is gone, and `_obey` is about to see it
-            pipe.send(told)
-
-
-def _obey(pipe: Connection, finish: threading.Event, stop: threading.Event) -> None:
-    """Do what the parent says; when it says `stop`, or nothing more for ever, leave at once."""
-    word = ""
-    while word != "stop":
-        try:
-            word = pipe.recv()
-        except (EOFError, OSError):
-            word = "stop"
-        finish.set()
-    stop.set()
-    os.kill(os.getpid(), signal.SIGTERM)  # a KeyboardInterrupt in the thread that trains
-    time.sleep(PATIENCE / 2)
-    os._exit(1)
+        yield
+    except optuna.TrialPruned:
+        search.end(trial, TrialState.PRUNED)
+    except (Exception, KeyboardInterrupt) as error:
+        search.end(trial, TrialState.FAIL)
+        if isinstance(error, KeyboardInterrupt) or is_of_surroundings(error):
+            raise

@@ -30,10 +30,10 @@ from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.database.locks import lock_of
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
-from mura_tune.search import search
+from mura_tune.search import search, worker
 from mura_tune.search import trial as trial_module
-from mura_tune.search.pool import PRELOAD, Stop, _serve_forks
-from mura_tune.search.search import Job, WorkerSettings
+from mura_tune.search.pool import PRELOAD, StopRequest, _serve_forks
+from mura_tune.search.search import SearchJob, WorkerSettings
 from mura_tune.search.slots import DONE
 from mura_tune.training.fit import fit
 
@@ -78,7 +78,8 @@ def close_storages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Non
             one.engine.dispose()
         opens.clear()
 
-    monkeypatch.setattr(search, "open_storage", tracked)
+    for module in (search, worker):
+        monkeypatch.setattr(module, "open_storage", tracked)
     yield close
     close()
 
@@ -119,7 +120,7 @@ def test_sixteen_first_starts_make_one_study(
     new_storage: Callable[[], str], prepared: Prepared
 ) -> None:
     urls = [new_storage() for _ in range(2)]
-    found = chaos.crowd(SIMULTANEOUS, Job(STUDY, small(), prepared), urls)
+    found = chaos.crowd(SIMULTANEOUS, SearchJob(STUDY, small(), prepared), urls)
     assert found == {url: [] for url in urls}
 
 
@@ -209,13 +210,13 @@ def test_ctrl_c_while_a_trials_end_is_stored_is_ctrl_c(
             raise KeyboardInterrupt
         return write(storage, trial_id, state, values)
 
-    job, how = Job(STUDY, small(), prepared), WorkerSettings(sqlite, warm_start="none")
-    since = search.start(job, how)
+    job, settings = SearchJob(STUDY, small(), prepared), WorkerSettings(sqlite, warm_start="none")
+    since = search.start_search(job, settings)
     monkeypatch.setattr(RDBStorage, "set_trial_state_values", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        search.work([job], since, how, CPU, lambda event: None, lambda: False)
+        worker.run_worker([job], since, settings, CPU, lambda event: None, lambda: False)
     monkeypatch.undo()
-    search.work([job], since, how, CPU, lambda event: None, lambda: False)
+    worker.run_worker([job], since, settings, CPU, lambda event: None, lambda: False)
     assert amiss(sqlite, 2) == []
 
 
@@ -225,12 +226,12 @@ def _crew_of_one(folder: Path) -> None:
     os.environ["PYTHONPATH"] = str(folder)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["slow_to_import"])
-    with Stop(print) as stop:
+    with StopRequest(print) as stop:
         _serve_forks()
         process = context.Process(target=time.sleep, args=(0,))
         process.start()
         process.join()
-    sys.exit(0 if (process.exitcode, stop.asked) == (0, True) else 3)
+    sys.exit(0 if (process.exitcode, stop.requested) == (0, True) else 3)
 
 
 def test_ctrl_c_while_workers_still_import_is_no_crash(tmp_path: Path) -> None:
@@ -311,9 +312,9 @@ def test_a_trial_that_was_given_away_ends_quietly(
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     monkeypatch.setattr(RDBStorage, "set_trial_user_attr", late)
-    job, how = Job(STUDY, small(), prepared), WorkerSettings(sqlite, warm_start="none")
-    since = search.start(job, how)
-    search.work([job], since, how, CPU, lambda event: None, lambda: False)
+    job, settings = SearchJob(STUDY, small(), prepared), WorkerSettings(sqlite, warm_start="none")
+    since = search.start_search(job, settings)
+    worker.run_worker([job], since, settings, CPU, lambda event: None, lambda: False)
     assert lost(sqlite) == ["silent"]
     assert amiss(sqlite, 2) == []
 
@@ -425,16 +426,16 @@ def test_connections_that_are_cut_while_trials_run_change_nothing(
     """Of the baseline, the last of the search, and a confirmation: each has its own verdict."""
     url, cut = postgres.url(), 0
 
-    def tell(event: search.Event) -> None:
+    def tell(event: search.SearchEvent) -> None:
         nonlocal cut
-        if isinstance(event, search.Progress):
+        if isinstance(event, search.TrialProgress):
             cut += 1
             postgres.disconnect(url)
 
     study = small("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1")
-    job, how = Job(STUDY, study, prepared), WorkerSettings(url, warm_start="none")
-    since = search.start(job, how)
-    search.work([job], since, how, CPU, tell, lambda: False)
+    job, settings = SearchJob(STUDY, study, prepared), WorkerSettings(url, warm_start="none")
+    since = search.start_search(job, settings)
+    worker.run_worker([job], since, settings, CPU, tell, lambda: False)
     assert cut >= 3
     assert amiss(url, 2) == []
     assert [t.state.name for t in trials(url)] == ["COMPLETE"] * 2
@@ -470,13 +471,13 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing(
         if name.startswith(("create_new", "set_")):
             monkeypatch.setattr(RDBStorage, name, fragile(getattr(RDBStorage, name)))
     study = small("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1")
-    job, how = Job(STUDY, study, prepared), WorkerSettings(sqlite, warm_start="none")
+    job, settings = SearchJob(STUDY, study, prepared), WorkerSettings(sqlite, warm_start="none")
     ended = False
     while not ended:
         writes = 0
         try:
-            since = search.start(job, how)
-            search.work([job], since, how, CPU, lambda event: None, lambda: False)
+            since = search.start_search(job, settings)
+            worker.run_worker([job], since, settings, CPU, lambda event: None, lambda: False)
             ended = True
         except _Crash:
             crash_at += 1

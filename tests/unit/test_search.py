@@ -24,11 +24,11 @@ from mura_tune.networks import starts
 from mura_tune.networks.network import build_network
 from mura_tune.recipe import RECIPE_DEFAULTS
 from mura_tune.release.finalize import finalize
-from mura_tune.search import results, search, space
+from mura_tune.search import results, search, space, worker
 from mura_tune.search.records import SearchRecord
-from mura_tune.search.search import Job, WorkerSettings
+from mura_tune.search.search import SearchJob, WorkerSettings
 from mura_tune.search.slots import WarmStart
-from mura_tune.search.trial import Progress
+from mura_tune.search.trial import TrialProgress
 
 CPU = torch.device("cpu")
 
@@ -63,13 +63,13 @@ def tune(
     stop: Callable[[], bool] = lambda: False,
     grace: int = 300,
 ) -> optuna.Study:
-    def tell(event: search.Event) -> None:
-        if isinstance(event, Progress):
+    def tell(event: search.SearchEvent) -> None:
+        if isinstance(event, TrialProgress):
             on_epoch(event.trial, event.epoch)
 
-    job, how = Job(name, study, prepared), WorkerSettings(url, grace, warm_start)
-    since = search.start(job, how, allow_space_change=allow_space_change)
-    search.work([job], since, how, CPU, tell, stop)
+    job, settings = SearchJob(name, study, prepared), WorkerSettings(url, grace, warm_start)
+    since = search.start_search(job, settings, allow_space_change=allow_space_change)
+    worker.run_worker([job], since, settings, CPU, tell, stop)
     return optuna.load_study(study_name=name, storage=open_storage(url))
 
 
@@ -221,7 +221,7 @@ def test_no_trial_is_given_up_in_the_head_only_phase_or_the_first_quarter(
     overrides: tuple[str, ...], first: int, name: str
 ) -> None:
     given = (f"budget.pruner.name={name}", "budget.pruner.startup=1", "budget.pruner.min_trials=1")
-    judge = search.pruner(study_of(*overrides, *given))
+    judge = worker.make_pruner(study_of(*overrides, *given))
     study = optuna.create_study(direction="maximize", pruner=judge)
     for _ in range(30):  # hyperband judges a trial among those of its bracket
         good = study.ask()
@@ -258,7 +258,7 @@ def test_siblings_are_looked_up_while_nobody_waits(
         lock.release()
         return [WarmStart("A trial 1", {"finetune.lr": 1e-3})]
 
-    monkeypatch.setattr(search, "warm_starts", look)
+    monkeypatch.setattr(worker, "warm_starts", look)
     axes = ("augment", "class_weight", "finetune.depth")
     study = study_of("budget.trials=2", *(f"search.{path}=null" for path in axes))
     after = tune(study, prepared, url, warm_start="auto")
@@ -364,7 +364,7 @@ def test_an_axis_of_whole_numbers_goes_on_as_an_earlier_version_began_it(
         "augment": FloatDistribution(0.0, 1.0, step=0.25),
     }
 
-    search.start(Job("s", study, prepared), WorkerSettings(url))
+    search.start_search(SearchJob("s", study, prepared), WorkerSettings(url))
     before = optuna.load_study(study_name="s", storage=open_storage(url))
     stored = facts(before)[COMPARABLE]
     recipe = {k: v for k, v in stored["recipe"].items() if k != "head_init"}
@@ -380,7 +380,7 @@ def test_an_axis_of_whole_numbers_goes_on_as_an_earlier_version_began_it(
     for trial in tune(study, prepared, url).trials:
         assert trial.state == TrialState.COMPLETE
         assert {path: trial.distributions[path] for path in was} == was
-    search.start(Job("new", study, prepared), WorkerSettings(url, warm_start="none"))
+    search.start_search(SearchJob("new", study, prepared), WorkerSettings(url, warm_start="none"))
     new = optuna.load_study(study_name="new", storage=open_storage(url))
     assert facts(new)[COMPARABLE]["space"] == space.space_to_json(now)
 
@@ -402,10 +402,12 @@ def test_a_search_older_than_a_field_goes_on_as_it_began(
         assert "study s goes on as it began, with head_init: random" in caplog.text
         caplog.clear()
 
-    search.start(Job("new", study_of(), prepared), WorkerSettings(url))
+    search.start_search(SearchJob("new", study_of(), prepared), WorkerSettings(url))
     assert caplog.text == ""
     with pytest.raises(InputError, match=r"recipe\.head_init small -> random"):
-        search.start(Job("new", study_of("head_init=random"), prepared), WorkerSettings(url))
+        search.start_search(
+            SearchJob("new", study_of("head_init=random"), prepared), WorkerSettings(url)
+        )
 
 
 def test_consistency_without_a_map_is_refused_before_any_trial(
