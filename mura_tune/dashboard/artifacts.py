@@ -9,7 +9,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -19,116 +19,76 @@ from optuna_dashboard.artifact import get_artifact_path
 from PIL import Image
 
 from mura_tune.dashboard.notes import trial_note
-from mura_tune.dashboard.panels import EXHIBITS, Exhibit, monitor_of
+from mura_tune.dashboard.panels import PANELS, TaskPanel, monitor_of
 from mura_tune.dashboard.trial_pictures import Fits
 from mura_tune.metrics.estimates import StudyScores
+from mura_tune.search.records import TrialWriter
 from mura_tune.search.trial import SaveArtifacts
+from mura_tune.training.tasks import TASKS
 
-SCORES = "dev-scores.csv"
+SCORES_FILE = "dev-scores.csv"
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass
-class Allowance:
-    """Seconds a worker may spend on what its trials leave: a share of those it has trained.
-
-    A cost is expected to be what it was the last time. So the sum stays within the share but for
-    what a single trial takes beyond expectation, and that is saved up again before the next.
-
-    Attributes:
-        expected: seconds by kind; on two slow cores, until this worker has measured its own.
-    """
-
-    share: float = 0.05
-    trained: float = 0.0
-    spent: float = 0.0
-    expected: dict[str, float] = field(default_factory=lambda: {"table": 0.05, "pictures": 0.4})
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share is {self.share}; it must be between 0 and 1")
-
-    def earn(self, seconds: float) -> None:
-        """Count seconds of training; those of a pruned trial count as well."""
-        self.trained += seconds
-
-    def covers(self, *kinds: str) -> bool:
-        """Whether there is room for all of these now."""
-        return self.spent + sum(self.expected[k] for k in kinds) <= self.share * self.trained
-
-    @contextlib.contextmanager
-    def timed(self, kind: str) -> Iterator[None]:
-        """Count what happens inside, and expect the same the next time."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.expected[kind] = time.perf_counter() - started
-            self.spent += self.expected[kind]
 
 
 @dataclass(eq=False)
 class TrialArtifacts:
-    """Keeps what one worker's trials leave, with their files in `folder`. One thread uses it."""
+    """Saves what one worker's trials leave, with their files in `folder`. One thread uses it."""
 
     folder: Path
-    allowance: Allowance = field(default_factory=Allowance)
 
     def __call__(self, task: str) -> SaveArtifacts:
-        """What keeps a trial of a task."""
-        return functools.partial(self.keep, exhibit=EXHIBITS[task]())
+        """The function that saves what a trial of a task leaves."""
+        return functools.partial(self.save, panel=PANELS[TASKS[task]]())
 
-    def keep(self, trial: optuna.Trial, fits: Fits, studies: StudyScores, exhibit: Exhibit) -> None:
-        """Store a trial's pictures, scores and note, as far as the allowance covers them.
+    def save(self, trial: optuna.Trial, fits: Fits, studies: StudyScores, panel: TaskPanel) -> None:
+        """Store a trial's pictures, scores and note.
 
-        Call it in the objective once the trial's `dev_score` and `recipe` are stored, and before it
-        returns: a finished trial takes no files. What goes wrong with a picture costs the
-        picture, not the trial; what Optuna raises (the trial was lost, say) is passed on.
+        Call it once the trial's dev score and recipe are stored, and before the trial ends: a
+        finished trial takes no files. What goes wrong with a picture costs the picture, not the
+        trial; what Optuna raises (the trial was lost, say) is passed on.
 
         Args:
             fits: each fit with the dev split it was scored on; one pair, or one a patient fold.
             studies: the dev studies of all pairs.
-            exhibit: what is shown of its task.
+            panel: what is shown of its task.
         """
-        self.allowance.earn(sum(epoch.seconds for fit, _ in fits for epoch in fit.epochs))
-        before = self.allowance.spent
-        if not self.allowance.covers("table"):
-            return
+        started = time.perf_counter()
         pictures: dict[str, str] = {}
-        missing = f"left out, to keep within {self.allowance.share:.0%} of the time trained"
-        if self.allowance.covers("table", "pictures"):
-            with self.allowance.timed("pictures"), self._survived(trial) as told:
-                pictures = self._pictures(trial, exhibit.pictures(trial, fits, studies))
-            missing = told.get("why", missing)
-        with self.allowance.timed("table"):
-            with self._survived(trial), tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, SCORES)
-                _write_table([exhibit.columns, *exhibit.rows(fits, studies)], path)
-                self._upload(trial, path)
-            alone, monitor = [fit for fit, _ in fits], monitor_of(trial, exhibit.task)
-            note = trial_note(trial, alone, pictures, missing, monitor, exhibit.caption)
-            save_note(trial, note)
-        spent = self.allowance.spent - before
-        trial.set_user_attr("artifact_seconds", float(f"{spent:.3g}"))
+        with self._survived(trial) as errors:
+            pictures = self._upload_pictures(trial, panel.pictures(trial, fits, studies))
+        with self._survived(trial), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, SCORES_FILE)
+            _write_table([panel.columns, *panel.rows(fits, studies)], path)
+            self._upload(trial, path)
+        alone, monitor = [fit for fit, _ in fits], monitor_of(trial, panel.task)
+        missing = errors[0] if errors else "none"
+        save_note(trial, trial_note(trial, alone, pictures, missing, monitor, panel.caption))
+        seconds = float(f"{time.perf_counter() - started:.3g}")
+        TrialWriter(trial).store_artifact_seconds(seconds)
 
     @contextlib.contextmanager
-    def _survived(self, trial: optuna.Trial) -> Iterator[dict[str, str]]:
-        """Tell what is raised inside, but for what Optuna raises, and go on."""
-        told: dict[str, str] = {}
+    def _survived(self, trial: optuna.Trial) -> Iterator[list[str]]:
+        """Log what is raised inside, but for what Optuna raises, and go on.
+
+        The list that it yields has the error in words, once there is one.
+        """
+        errors: list[str] = []
         try:
-            yield told
+            yield errors
         except optuna.exceptions.OptunaError:
             raise
         except Exception as error:  # a full disk or a bug here must not cost hours of training
-            told["why"] = f"not kept ({type(error).__name__}: {error})"
-            _LOG.warning("trial %d: artifacts %s", trial.number, told["why"])
+            errors.append(f"not kept ({type(error).__name__}: {error})")
+            _LOG.warning("trial %d: artifacts %s", trial.number, errors[0])
 
-    def _pictures(self, trial: optuna.Trial, drawn: Mapping[str, Image.Image]) -> dict[str, str]:
+    def _upload_pictures(
+        self, trial: optuna.Trial, pictures: Mapping[str, Image.Image]
+    ) -> dict[str, str]:
         """Upload pictures; where the dashboard serves each, by title."""
         with tempfile.TemporaryDirectory() as folder:
             return {
                 name: self._upload(trial, _write_picture(picture, Path(folder, name)))
-                for name, picture in drawn.items()
+                for name, picture in pictures.items()
             }
 
     def _upload(self, trial: optuna.Trial, path: Path) -> str:

@@ -16,19 +16,19 @@ from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import youden_threshold
 from mura_tune.search.records import TrialWriter
-from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, study_logits, task_of
+from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, Task, study_logits, task_of
 
 CHARTS, ERRORS, AREAS = "charts.png", "worst-errors.png", "areas.png"
 
 
-class Exhibit(Protocol):
+class TaskPanel(Protocol):
     """What is shown of the trials of one task. One thread uses it.
 
     Attributes:
-        task: its name; `caption` is said above the pictures, `columns` head the table.
+        task: the task; `caption` is said above the pictures, `columns` head the table.
     """
 
-    task: str
+    task: Task
     caption: str
     columns: Sequence[str]
 
@@ -41,10 +41,10 @@ class Exhibit(Protocol):
         """Every dev study, those answered worst first."""
 
 
-class Abnormal:
+class AbnormalityPanel:
     """Learning curves, ROC and confusion matrix, and the surest errors on either side."""
 
-    task = ABNORMALITY.name
+    task = ABNORMALITY
     caption = "The threshold has the best Youden index on these very studies: its figures flatter."
     columns: Sequence[str] = ("study", "patient", "label", "probability")
 
@@ -68,10 +68,10 @@ class Abnormal:
             yield studies.names[row], studies.patients[row], label, f"{studies.scores[row]:.4f}"
 
 
-class Both(Abnormal):
+class MultitaskPanel(AbnormalityPanel):
     """The same, and what body part was taken for what."""
 
-    task = MULTITASK.name
+    task = MULTITASK
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,17 +81,17 @@ class Both(Abnormal):
         self, trial: optuna.Trial, fits: Fits, studies: StudyScores
     ) -> dict[str, Image.Image]:
         self._areas = self._areas or AreaCharts()
-        parts = [(replace(fit, logits=fit.logits[:, 1:]), dev) for fit, dev in fits]
+        area_fits = [(replace(fit, logits=fit.logits[:, 1:]), dev) for fit, dev in fits]
         accuracy, monitor = TrialWriter(trial).read().dev_area, monitor_of(trial, self.task)
         assert accuracy is not None  # a multi-task trial stores it
-        more = {AREAS: self._areas.draw(parts, accuracy, monitor)}
+        more = {AREAS: self._areas.draw(area_fits, accuracy, monitor)}
         return super().pictures(trial, fits, studies) | more
 
 
-class Areas:
+class AreaPanel:
     """Learning curves, what was taken for what, and the surest errors."""
 
-    task = PART.name
+    task = PART
     caption = "An area is that of the largest logit, averaged over a study's views."
     columns: Sequence[str] = ("study", "patient", "area", "called", "probability")
 
@@ -109,30 +109,30 @@ class Areas:
         }
 
     def rows(self, fits: Fits, studies: StudyScores) -> Iterator[Sequence[str]]:
-        found = []
+        rows = []
         for fit, dev in fits:
             table = study_logits(fit.logits, dev)
             for row, chances in enumerate(softmax(table.logits)):
-                called, part = int(chances.argmax()), int(table.areas[row])
-                right, sure = called == part, float(chances[called])
+                called, area = int(chances.argmax()), int(table.areas[row])
+                right, sure = called == area, float(chances[called])
                 cells = (
                     str(table.names[row]),
                     str(table.patients[row]),
-                    dev.areas[part],
+                    dev.areas[area],
                     dev.areas[called],
                     f"{sure:.4f}",
                 )
-                found.append((right, sure if right else -sure, cells))
-        yield from (cells for _, _, cells in sorted(found))
+                rows.append((right, sure if right else -sure, cells))
+        yield from (cells for _, _, cells in sorted(rows))
 
 
-EXHIBITS: Mapping[str, Callable[[], Exhibit]] = {
-    Abnormal.task: Abnormal,
-    Both.task: Both,
-    Areas.task: Areas,
+PANELS: Mapping[Task, Callable[[], TaskPanel]] = {
+    ABNORMALITY: AbnormalityPanel,
+    MULTITASK: MultitaskPanel,
+    PART: AreaPanel,
 }
 
 
-def monitor_of(trial: optuna.Trial, task: str) -> str:
+def monitor_of(trial: optuna.Trial, task: Task) -> str:
     """What the scores of a trial are."""
-    return task_of(task, TrialWriter(trial).read().recipe.monitor).monitor
+    return task_of(task.name, TrialWriter(trial).read().recipe.monitor).monitor

@@ -46,7 +46,7 @@ _SLOT, _ROLE, _WORKER, _REASON = "slot", "role", "worker", "reason"
 _WARM_START = "from"  # which trial of which search gave the values
 _CONFIRMED_TRIAL = "of"  # of a confirming trial: the number of the trial that it runs again
 _EPOCHS, _BEST_EPOCH, _SECONDS, _DIGEST = "epochs", "best_epoch", "seconds", "digest"
-_ARTIFACT_SECONDS = "artifact_seconds"  # what earlier versions spent on pictures within `seconds`
+_ARTIFACT_SECONDS = "artifact_seconds"  # of `seconds`, what pictures, scores and note took
 _DEV_SCORE, _DEV_AUC, _DEV_AREA = "dev_score", "dev_auc", "dev_part"
 _SPACE_CHANGES = "space_changes"
 
@@ -383,6 +383,10 @@ class TrialWriter:
     def store_seconds(self, seconds: float) -> None:
         """Store how long the trial took, unless it was lost to another worker meanwhile."""
         self._store_late(_SECONDS, seconds)
+
+    def store_artifact_seconds(self, seconds: float) -> None:
+        """Store how much of the trial's time its pictures, scores and note took."""
+        self.trial.set_user_attr(_ARTIFACT_SECONDS, seconds)
 
     def _store_late(self, name: str, value: object) -> None:
         try:

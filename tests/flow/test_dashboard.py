@@ -22,7 +22,7 @@ from conftest import CPU, TINY, Ran
 
 from mura_tune import config
 from mura_tune.dashboard import app, notes, plots, server
-from mura_tune.dashboard.artifacts import Allowance, TrialArtifacts
+from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.database.storage import open_storage
@@ -87,7 +87,7 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
         storage=open_storage(url, create=True), study_name="XR_WRIST", direction="maximize"
     )
     same_or_refuse(SearchRecord(opened), study, space.space_to_json(axes), prepared)
-    search(opened, study, prepared, TrialArtifacts(folder, Allowance(share=1.0, trained=600)))
+    search(opened, study, prepared, TrialArtifacts(folder))
     commands = {"resume": "make tune AREA=XR_WRIST", "finalize": "make finalize AREA=XR_WRIST"}
     notes.write_study_note(SearchRecord(opened), **commands)
     plots.refresh(SearchRecord(opened))
@@ -95,7 +95,7 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
 
 
 def search(
-    opened: optuna.Study, study: config.SearchConfig, prepared: Prepared, keeper: TrialArtifacts
+    opened: optuna.Study, study: config.SearchConfig, prepared: Prepared, saver: TrialArtifacts
 ) -> None:
     """Nine trials, trained for real."""
     axes = space.space_of(study)
@@ -113,7 +113,7 @@ def search(
             trial.set_user_attr(name, value)
         TrialWriter(trial).store_recipe(recipe)
         TrialWriter(trial).store_scores([studies])
-        keeper("abnormality")(trial, [(result, dev)], studies)
+        saver("abnormality")(trial, [(result, dev)], studies)
         trial.set_user_attr("seconds", time.perf_counter() - started)
         return result.best.score
 

@@ -1,4 +1,4 @@
-"""What a trial leaves: files and a note in its study, within a share of the time trained."""
+"""What a trial leaves: files and a note."""
 
 import csv
 import logging
@@ -18,7 +18,7 @@ from torch import nn
 
 from mura_tune.config import load_config
 from mura_tune.dashboard import artifacts, error_sheet
-from mura_tune.dashboard.artifacts import Allowance, TrialArtifacts
+from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.dashboard.trial_pictures import Charts, Fits, matrix
 from mura_tune.metrics.areas import ACCURACY
 from mura_tune.metrics.ranking import estimate_auc
@@ -27,11 +27,9 @@ from mura_tune.training.batches import Split
 from mura_tune.training.fit import FitResult
 from mura_tune.training.tasks import MULTITASK, PART, Task, routed_right, study_logits
 
-RICH = {"share": 1.0, "expected": {"table": 0.0, "pictures": 0.0}, "trained": 60.0}
 
-
-def kept(keeper: TrialArtifacts, fits: Fits) -> optuna.Study:
-    """A study of one trial that was kept."""
+def run_trial(saver: TrialArtifacts, fits: Fits) -> optuna.Study:
+    """A search of one trial, what it leaves saved."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
 
@@ -39,7 +37,7 @@ def kept(keeper: TrialArtifacts, fits: Fits) -> optuna.Study:
         trial.suggest_float("finetune.lr", 1e-5, 1e-2, log=True)
         TrialWriter(trial).store_recipe(load_config("default").recipe)
         trial.set_user_attr("dev_score", estimate_auc(pooled(fits)).to_json())
-        keeper("abnormality")(trial, fits, pooled(fits))
+        saver("abnormality")(trial, fits, pooled(fits))
         return 0.5
 
     study.optimize(objective, n_trials=1)
@@ -57,9 +55,9 @@ def note_of(study: optuna.Study) -> str:
 
 
 @pytest.mark.parametrize("folds", [1, 3])
-def test_a_trial_keeps_pictures_scores_and_a_note(tmp_path: Path, folds: int) -> None:
+def test_a_trial_leaves_pictures_scores_and_a_note(tmp_path: Path, folds: int) -> None:
     fits = [pair(seed, name=f"fold{seed}-") for seed in range(folds)]
-    study = kept(TrialArtifacts(tmp_path / "new", Allowance(**RICH)), fits)
+    study = run_trial(TrialArtifacts(tmp_path / "new"), fits)
     files = files_of(study, tmp_path / "new")
     assert set(files) == {"charts.png", "worst-errors.png", "dev-scores.csv"}
     for name in ("charts.png", "worst-errors.png"):
@@ -95,7 +93,7 @@ def test_a_trial_that_tells_areas_apart_shows_what_it_took_for_what(
     trial.set_user_attr("dev_score", task.measure.estimate(table).to_json())
     if task is MULTITASK:
         trial.set_user_attr("dev_part", accuracy)
-    TrialArtifacts(tmp_path, Allowance(**RICH))(task.name)(trial, [(fit, dev)], table)
+    TrialArtifacts(tmp_path)(task.name)(trial, [(fit, dev)], table)
     study.tell(trial, 0.5)
     files = files_of(study, tmp_path)
     areas = {"areas.png"} if task is MULTITASK else set()
@@ -127,7 +125,7 @@ def test_the_sheet_of_a_router_shows_its_surest_error_first() -> None:
 
 def test_the_table_has_every_dev_study_the_worst_first(tmp_path: Path) -> None:
     fits = [pair(0), pair(1, name="t")]
-    study = kept(TrialArtifacts(tmp_path, Allowance(**RICH)), fits)
+    study = run_trial(TrialArtifacts(tmp_path), fits)
     text = files_of(study, tmp_path)["dev-scores.csv"].read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
     studies = pooled(fits)
@@ -138,43 +136,6 @@ def test_the_table_has_every_dev_study_the_worst_first(tmp_path: Path) -> None:
     assert np.all(np.diff(off) <= 1e-3)
 
 
-def test_pictures_wait_until_there_is_room_for_them(tmp_path: Path) -> None:
-    keeper = TrialArtifacts(
-        tmp_path, Allowance(share=0.05, expected={"table": 0.01, "pictures": 0.4})
-    )
-    study = kept(keeper, [pair(epochs=4)])  # four seconds of training: a fifth of a second
-    assert set(files_of(study, tmp_path)) == {"dev-scores.csv"}
-    assert "Pictures: left out, to keep within 5% of the time trained." in note_of(study)
-    keeper.allowance.earn(1000)
-    assert "charts.png" in files_of(kept(keeper, [pair()]), tmp_path)
-
-
-def test_a_trial_too_short_for_a_note_leaves_nothing(tmp_path: Path) -> None:
-    study = kept(TrialArtifacts(tmp_path, Allowance(share=0)), [pair()])
-    assert files_of(study, tmp_path) == {}
-    assert note_of(study) == ""
-
-
-def test_the_allowance_is_never_exceeded_by_more_than_one_surprise() -> None:
-    allowance, rng = Allowance(), np.random.default_rng(0)
-    worst = 0.0
-    for _ in range(500):
-        allowance.earn(float(rng.uniform(1, 20)))
-        if allowance.covers("pictures"):
-            cost = float(rng.uniform(0.1, 2))
-            worst = max(worst, cost)
-            allowance.spent += cost
-            allowance.expected["pictures"] = cost
-        assert allowance.spent <= 0.05 * allowance.trained + worst
-    assert allowance.spent > 0.04 * allowance.trained  # and it is used
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_is_a_share(share: float) -> None:
-    with pytest.raises(ValueError, match=f"share is {share}"):
-        Allowance(share=share)
-
-
 def test_a_picture_that_fails_costs_the_picture_and_not_the_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -183,7 +144,7 @@ def test_a_picture_that_fails_costs_the_picture_and_not_the_trial(
 
     monkeypatch.setattr(Charts, "draw", full)
     with caplog.at_level(logging.WARNING):
-        study = kept(TrialArtifacts(tmp_path, Allowance(**RICH)), [pair()])
+        study = run_trial(TrialArtifacts(tmp_path), [pair()])
     assert study.trials[0].value == 0.5
     assert "No space left on device" in note_of(study)
     assert "No space left on device" in caplog.text
@@ -198,4 +159,4 @@ def test_a_lost_trial_is_told_to_the_worker(
 
     monkeypatch.setattr(artifacts, "upload_artifact", lost)
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        kept(TrialArtifacts(tmp_path, Allowance(**RICH)), [pair()])
+        run_trial(TrialArtifacts(tmp_path), [pair()])
