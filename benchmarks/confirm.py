@@ -22,7 +22,7 @@ from mura_tune.metrics.ranking import auc
 from mura_tune.networks.network import build_network
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.search.records import SearchRecord
-from mura_tune.search.results import best
+from mura_tune.search.results import read_result
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY, study_scores
@@ -55,9 +55,8 @@ def main() -> None:
             file = folder / f"{seed}.db"
             confirmed = run(file, prepared, study(AREA, seed, trials, start))
             url = url_of(str(file))
-            believed = best(
-                SearchRecord(load_study(open_storage(url), AREA, url))
-            )  # no confirmation
+            search = SearchRecord(load_study(open_storage(url), AREA, url))
+            believed = read_result(search)  # no confirmation
             ends = [
                 test_auc(apply_values(b.best.recipe, b.config.final, "final"), prepared)
                 for b in (believed, confirmed)

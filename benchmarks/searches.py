@@ -20,9 +20,9 @@ from mura_tune.database.urls import url_of
 from mura_tune.networks.network import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.search import search, worker
-from mura_tune.search.results import Best, best_in
+from mura_tune.search.results import SearchResult, load_result
 from mura_tune.search.search import SearchJob, WorkerSettings
-from mura_tune.training.batches import split_of
+from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit
 from mura_tune.training.tasks import ABNORMALITY
 
@@ -87,10 +87,10 @@ def study(area: str, seed: int, trials: int, *more: str) -> SearchConfig:
     )
 
 
-def run(url: Path, prepared: Prepared, of: SearchConfig, warm_start: str = "none") -> Best:
+def run(url: Path, prepared: Prepared, of: SearchConfig, warm_start: str = "none") -> SearchResult:
     """One search in this process, up to its end."""
     settings = WorkerSettings(url_of(str(url)), warm_start=warm_start)
     job = SearchJob(prepared.area, of, prepared)
     since = search.start_search(job, settings)
     worker.run_worker([job], since, settings, CPU, lambda event: None, lambda: False)
-    return best_in(settings.url, prepared.area)
+    return load_result(settings.url, prepared.area)

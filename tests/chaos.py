@@ -33,7 +33,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.search.records import SearchRecord, TrialRecord
-from mura_tune.search.results import counts
+from mura_tune.search.results import count_outcomes
 from mura_tune.search.search import SearchJob
 from mura_tune.search.slots import confirm_slots
 
@@ -113,8 +113,8 @@ def storm(
         killed["worker"],
         killed["command"],
         time.monotonic() - began,
-        counts(search),
-        counts(again),
+        count_outcomes(search),
+        count_outcomes(again),
         wrong + amiss(url, trials),
     )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mura_tune.config import SearchConfig
     from mura_tune.data.prepare import Prepared
     from mura_tune.release.release import Release
-    from mura_tune.search.results import Best
+    from mura_tune.search.results import SearchResult
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -143,10 +143,10 @@ def url_of(storage: str | None, runs: Path) -> str:
     return url_of(storage) if storage else url_of_file(runs / "studies.db")
 
 
-def best_of(name: str, url: str) -> Best:
-    from mura_tune.search.results import best_in
+def best_of(name: str, url: str) -> SearchResult:
+    from mura_tune.search.results import load_result
 
-    return best_in(url, name)
+    return load_result(url, name)
 
 
 def device_of(name: str) -> torch.device:

@@ -74,7 +74,7 @@ def finalize(
     from mura_tune.release.finalize import final_recipe, summarise_releases
     from mura_tune.release.finalize import finalize as release
     from mura_tune.report import index
-    from mura_tune.search.results import finished_studies
+    from mura_tune.search.results import finished_searches
 
     if ensemble and seeds == 1:
         raise click.UsageError("--ensemble averages several networks: add --seeds 3")
@@ -82,7 +82,7 @@ def finalize(
         raise InputError("the study's name is empty; leave it out to release every study")
     url, made, held, failed = url_of(storage, runs), [], [], []
     with contextlib.ExitStack() as locks:
-        for name in finished_studies(url) if area is None else [area]:
+        for name in finished_searches(url) if area is None else [area]:
             try:
                 found = best_of(name, url).decided()
                 own = names.file_name_of(name)  # a search may be older than the rule for names

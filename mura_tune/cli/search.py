@@ -161,18 +161,20 @@ def tune(
         )
         for job in jobs
     }
-    chronicle = DashboardUpdates(url, jobs, again, finals)
+    updates = DashboardUpdates(url, jobs, again, finals)
 
     with (
-        SearchProgress(wanted, lambda one: opened[one].trials(), measures) as watch,
-        chronicle.kept(),
+        SearchProgress(wanted, lambda one: opened[one].trials(), measures) as progress,
+        updates.around(),
     ):
-        pools.run_pool(jobs, since, settings, pool, both(watch, chronicle), watch.say)
-    found = [results.best_in(url, job.name) for job in jobs]
+        pools.run_pool(jobs, since, settings, pool, both(progress, updates), progress.say)
+    found = [results.load_result(url, job.name) for job in jobs]
     console.print_report(
         as_json,
         lambda: [one.to_json() for one in found] if area == "all" else found[0].to_json(),
-        lambda: "\n\n".join(f"{verdict.describe(one)}\nnext: {finals[one.study]}" for one in found),
+        lambda: "\n\n".join(
+            f"{verdict.describe_result(one)}\nnext: {finals[one.study]}" for one in found
+        ),
     )
 
 
@@ -186,7 +188,7 @@ def best(area: str, runs: Path, storage: str | None, as_json: bool) -> None:
     from mura_tune.search import verdict
 
     found = best_of(area, url_of(storage, runs))
-    console.print_report(as_json, found.to_json, lambda: verdict.describe(found))
+    console.print_report(as_json, found.to_json, lambda: verdict.describe_result(found))
 
 
 @click.command(short_help="Say what the second task of multitask is worth.")

@@ -35,7 +35,7 @@ class Shown:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class SheetRow:
     """Studies of one kind under a title in its colour."""
 
     title: str
@@ -47,11 +47,11 @@ def sheet(fits: Fits, studies: StudyScores, threshold: float) -> Image.Image:
     """Missed abnormal studies above, normal ones called abnormal below, each worst first, RGB."""
     rows = []
     for label, words in ((1, "abnormal, called normal"), (0, "normal, called abnormal")):
-        chosen = worst(studies, threshold, label)
+        mistakes = worst(studies, threshold, label)
         total = int((studies.labels == label).sum())
-        title = f"Labelled {words}: {len(chosen)} of {total}{_most(len(chosen))}"
-        shown = [_found(studies, row, fits) for row in chosen[:ACROSS]]
-        rows.append(Row(title, RED if label else BLUE, shown))
+        title = f"Labelled {words}: {len(mistakes)} of {total}{_most(len(mistakes))}"
+        shown = [_mistaken(studies, row, fits) for row in mistakes[:ACROSS]]
+        rows.append(SheetRow(title, RED if label else BLUE, shown))
     return drawn(rows)
 
 
@@ -64,29 +64,29 @@ def worst(studies: StudyScores, threshold: float, label: int) -> NDArray[np.int6
 
 def area_sheet(fits: Fits) -> Image.Image:
     """Studies taken for another area, the surest first, over those recognised with most doubt."""
-    found = [(fit, dev, study_logits(fit.logits, dev)) for fit, dev in fits]
-    told = []
-    for fit, dev, parts in found:
-        chances = softmax(parts.logits)
-        told += [
-            (float(chance.max()), int(chance.argmax()), int(part), fit, dev, str(name))
-            for name, part, chance in zip(parts.names, parts.areas, chances, strict=True)
+    folds = [(fit, dev, study_logits(fit.logits, dev)) for fit, dev in fits]
+    answers = []
+    for fit, dev, table in folds:
+        chances = softmax(table.logits)
+        answers += [
+            (float(chance.max()), int(chance.argmax()), int(area), fit, dev, str(name))
+            for name, area, chance in zip(table.names, table.areas, chances, strict=True)
         ]
-    told.sort(key=lambda one: -one[0])
-    wrong = [one for one in told if one[1] != one[2]]
-    right = [one for one in reversed(told) if one[1] == one[2]]
+    answers.sort(key=lambda answer: -answer[0])
+    wrong = [answer for answer in answers if answer[1] != answer[2]]
+    right = [answer for answer in reversed(answers) if answer[1] == answer[2]]
     titles = (
-        f"Taken for another area: {len(wrong)} of {len(told)}{_most(len(wrong))}",
-        f"Recognised: {len(right)} of {len(told)}, the least sure",
+        f"Taken for another area: {len(wrong)} of {len(answers)}{_most(len(wrong))}",
+        f"Recognised: {len(right)} of {len(answers)}, the least sure",
     )
     rows = [
-        Row(title, colour, [_called(*one) for one in some[:ACROSS]])
+        SheetRow(title, colour, [_called(*answer) for answer in some[:ACROSS]])
         for title, colour, some in zip(titles, (RED, BLUE), (wrong, right), strict=True)
     ]
     return drawn(rows)
 
 
-def drawn(rows: Sequence[Row]) -> Image.Image:
+def drawn(rows: Sequence[SheetRow]) -> Image.Image:
     """The sheet with these rows, RGB."""
     tops = np.cumsum([MARGIN, *(_height(row.studies) for row in rows)])
     width = 2 * MARGIN + ACROSS * TILE + (ACROSS - 1) * GAP
@@ -103,7 +103,7 @@ def _most(number: int) -> str:
     return f", the {ACROSS} most confident" if number > ACROSS else ""
 
 
-def _found(studies: StudyScores, row: int, fits: Fits) -> Shown:
+def _mistaken(studies: StudyScores, row: int, fits: Fits) -> Shown:
     """A study and its probability, from the fold that held it out."""
     name, label = studies.names[row], int(studies.labels[row])
     fit, dev = next(pair for pair in fits if (pair[1].studies == name).any())
@@ -113,12 +113,12 @@ def _found(studies: StudyScores, row: int, fits: Fits) -> Shown:
     return _shown(f"p = {studies.scores[row]:.3f}, is {word}", dev, views, -np.abs(chances - label))
 
 
-def _called(chance: float, called: int, part: int, fit: FitResult, dev: Split, name: str) -> Shown:
+def _called(chance: float, called: int, area: int, fit: FitResult, dev: Split, name: str) -> Shown:
     """A study and what it was taken for."""
     views = np.flatnonzero(dev.studies == name)
     sure = softmax(fit.logits[views].double().cpu().numpy())[:, called]
     names = [area.removeprefix("XR_").lower() for area in dev.areas]
-    word = f", is {names[part]}" if called != part else ""
+    word = f", is {names[area]}" if called != area else ""
     return _shown(f"{names[called]} {chance:.3f}{word}", dev, views, -sure)
 
 

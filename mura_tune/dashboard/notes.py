@@ -13,8 +13,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, json
 from optuna_dashboard import get_note, save_note
 
 from mura_tune.search.records import SearchRecord, TrialRecord, TrialWriter
-from mura_tune.search.results import Best, best, counts, numbers
-from mura_tune.search.verdict import verdict
+from mura_tune.search.results import SearchResult, count_outcomes, numbered, read_result
+from mura_tune.search.verdict import describe_verdict
 from mura_tune.strict import flatten
 from mura_tune.training.fit import FitResult
 
@@ -78,7 +78,7 @@ def write_study_note(
     finalize: str,
     parts: Parts | None = None,
 ) -> None:
-    """Store as the study's note what it searches and what it has found so far, if anything.
+    """Store as the study's note what it searches and what it has result so far, if anything.
 
     Args:
         confirmation: of the search, if there is one yet.
@@ -118,18 +118,20 @@ def digits(value: Any) -> str:
 def _result(search: SearchRecord, confirmation: SearchRecord | None) -> Iterator[str]:
     """The winner beside what it had to beat, and how sure that is."""
     trials = search.trials()
-    ended = ", ".join(f"{n} {word}" for word, n in counts(trials).items() if n) or "none yet"
+    ended = (
+        ", ".join(f"{n} {word}" for word, n in count_outcomes(trials).items() if n) or "none yet"
+    )
     if not any(trial.is_finished for trial in trials):
         yield f"**No trial has finished yet.** Trials: {ended}."
         return
-    found = best(search, confirmation)
-    words = verdict(found)
+    result = read_result(search, confirmation)
+    words = describe_verdict(result)
     yield f"**{words[0].upper()}{words[1:]}.**"
     yield ""
-    again = {c.trial: c for c in found.confirmed}
-    head = ["", "trial", f"dev {found.monitor}", "95 % interval", "studies"]
+    again = {c.trial: c for c in result.confirmed}
+    head = ["", "trial", f"dev {result.monitor}", "95 % interval", "studies"]
     yield from _head([*head, "mean over new seeds", "each seed"] if again else head)
-    for number, name in _places(found).items():
+    for number, name in _places(result).items():
         dev = trials[number].dev
         row = [name, number, f"{dev.value:.3f}", dev.range(), dev.studies]
         if again:
@@ -139,27 +141,27 @@ def _result(search: SearchRecord, confirmation: SearchRecord | None) -> Iterator
         yield _row(row)
     yield ""
     state = "are confirmed" if again else "are not confirmed with new seeds (yet)"
-    if found.pending:
-        state = f"are being confirmed with new seeds ({numbers('trial', found.pending)} to go)"
+    if result.pending:
+        state = f"are being confirmed with new seeds ({numbered('trial', result.pending)} to go)"
     yield f"Trials: {ended}. The best {state}."
-    for number, reason in found.unconfirmed.items():
+    for number, reason in result.unconfirmed.items():
         yield f"Trial {number} could not be confirmed: {reason}."
-    if found.foreign:
+    if result.foreign:
         yield (
-            f"Left out: {numbers('trial', found.foreign)}, of another program, without recipe "
+            f"Left out: {numbered('trial', result.foreign)}, of another program, without recipe "
             "or scores."
         )
 
 
-def _places(found: Best) -> dict[int, str]:
+def _places(result: SearchResult) -> dict[int, str]:
     """The trials worth a row, in order, and what each is called."""
-    first = "best so far" if found.pending else "winner"
-    names = {found.best.number: first}
-    names |= {c.trial: "candidate" for c in found.confirmed if c.trial not in names}
-    if found.baseline and found.baseline.number != found.best.number:
-        names[found.baseline.number] = "baseline"
-    elif found.baseline:
-        names[found.best.number] = f"{first}: the baseline"
+    first = "best so far" if result.pending else "winner"
+    names = {result.best.number: first}
+    names |= {c.trial: "candidate" for c in result.confirmed if c.trial not in names}
+    if result.baseline and result.baseline.number != result.best.number:
+        names[result.baseline.number] = "baseline"
+    elif result.baseline:
+        names[result.best.number] = f"{first}: the baseline"
     return names
 
 

@@ -44,7 +44,7 @@ class DashboardUpdates:
             self._note(next(job for job in self.jobs if job.name == name))
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
+    def around(self) -> Iterator[None]:
         """Notes before and after what happens inside, however it ends; then the plots."""
         for job in self.jobs:
             self._note(job)

@@ -156,5 +156,5 @@ def _writable(path: Path) -> bool:
     return _allowed(path, os.W_OK)
 
 
-def _allowed(path: Path, what: int) -> bool:
-    return os.access(path, what, effective_ids=os.access in os.supports_effective_ids)
+def _allowed(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)

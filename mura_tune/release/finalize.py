@@ -35,8 +35,8 @@ from mura_tune.release_format.entries import (
     TrialEntry,
 )
 from mura_tune.release_format.manifest import CARD, REPORT, Manifest, RouterManifest
-from mura_tune.search.results import Best
-from mura_tune.search.verdict import verdict
+from mura_tune.search.results import SearchResult
+from mura_tune.search.verdict import describe_verdict
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import NO_MEMORY, Epoch, Memory, fit
 from mura_tune.training.tasks import TASKS, task_of
@@ -81,13 +81,13 @@ def summarise_releases(releases: Sequence[FinalRelease]) -> str:
     return "\n".join(["\n", head, *lines])
 
 
-def final_recipe(best: Best) -> Recipe:
+def final_recipe(best: SearchResult) -> Recipe:
     """The stored recipe of the best trial with the study's final phases in it."""
     return apply_values(best.best.recipe, best.config.final, f"study {best.study}: final")
 
 
 def finalize(
-    best: Best,
+    best: SearchResult,
     prepared: Prepared,
     folder: Path,
     device: torch.device,
@@ -147,7 +147,7 @@ def finalize(
     return FinalRelease(folder, manifest, dev, test)
 
 
-def _same_as_searched(best: Best, prepared: Prepared) -> None:
+def _same_as_searched(best: SearchResult, prepared: Prepared) -> None:
     start = best.best.recipe.pretrained
     for what, then, now, way_out in (
         ("dataset", best.dataset, prepared.fingerprint, "point --data at that one"),
@@ -161,7 +161,7 @@ def _same_as_searched(best: Best, prepared: Prepared) -> None:
             )
 
 
-def _origin(best: Best, prepared: Prepared, run: FinalRun, dataset: str) -> dict[str, Any]:
+def _origin(best: SearchResult, prepared: Prepared, run: FinalRun, dataset: str) -> dict[str, Any]:
     """The fields of a manifest that say where a release comes from; `run` is the first released."""
     recipe = run.recipe
     return {
@@ -203,7 +203,7 @@ def _origin(best: Best, prepared: Prepared, run: FinalRun, dataset: str) -> dict
     }
 
 
-def _search(best: Best) -> SearchEntry:
+def _search(best: SearchResult) -> SearchEntry:
     """The search that the recipe was found by."""
     return SearchEntry(
         name=best.study,
@@ -215,7 +215,7 @@ def _search(best: Best) -> SearchEntry:
         dev_studies=best.best.estimate.studies,
         baseline_dev_score=best.baseline.score if best.baseline else None,
         confirmed=tuple(ConfirmationEntry(**dataclasses.asdict(one)) for one in best.confirmed),
-        verdict=verdict(best),
+        verdict=describe_verdict(best),
         history=tuple(TrialEntry(**dataclasses.asdict(point)) for point in best.history),
         trial_counts=best.counts,
         config=config.config_to_dict(best.config),

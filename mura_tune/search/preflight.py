@@ -39,11 +39,11 @@ def check_networks(study: SearchConfig) -> None:
     for values in itertools.product(*axes.values()):
         drawn = dict(zip(axes, values, strict=True))
         for before, more in (("search can draw", drawn), ("final makes it", drawn | final)):
-            told = ", ".join(f"{path} {value}" for path, value in more.items())
+            values_text = ", ".join(f"{path} {value}" for path, value in more.items())
             try:
                 _legal(study.task, with_values(study.recipe, more))
             except InputError as error:
-                raise InputError(f"{before} {told}: {error}") from None
+                raise InputError(f"{before} {values_text}: {error}") from None
 
 
 @functools.cache

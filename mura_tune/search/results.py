@@ -27,7 +27,7 @@ from mura_tune.training.tasks import task_of
 
 
 @dataclass(frozen=True)
-class Trial:
+class FinishedTrial:
     """A finished trial: its score on dev, and `estimate`, which has the interval around it."""
 
     number: int
@@ -46,7 +46,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class Confirmation:
     """A candidate trained again with new seeds: the score of each, and their mean.
 
     The score that made it a candidate is not among them: it was picked for being high.
@@ -58,7 +58,7 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
-class Point:
+class HistoryPoint:
     """A trial in the picture of a search; a pruned one has its last score."""
 
     number: int
@@ -67,7 +67,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Best:
+class SearchResult:
     """The winner of a study, the recipe it had to beat, and counts by state.
 
     Attributes:
@@ -86,14 +86,14 @@ class Best:
     study: str
     area: str
     monitor: str
-    best: Trial
-    baseline: Trial | None
-    confirmed: tuple[Confirmed, ...]
+    best: FinishedTrial
+    baseline: FinishedTrial | None
+    confirmed: tuple[Confirmation, ...]
     difference: Estimate | None
     rarer: int  # dev patients of the rarer class
     span: tuple[float, float]  # of the finished trials' scores
     counts: dict[str, int]
-    history: tuple[Point, ...]
+    history: tuple[HistoryPoint, ...]
     config: SearchConfig
     dataset: str
     split_hash: str
@@ -108,7 +108,7 @@ class Best:
         confirmed = {one.trial for one in self.confirmed}
         return self.baseline is not None and confirmed >= {self.best.number, self.baseline.number}
 
-    def decided(self) -> Best:
+    def decided(self) -> SearchResult:
         """Itself, if there is a winner.
 
         Raises:
@@ -117,7 +117,7 @@ class Best:
         if self.pending:
             raise InputError(
                 f"study {self.study}: no winner yet, its confirmation is not done "
-                f"({numbers('trial', self.pending)} to go); the same 'mura tune' goes on with it, "
+                f"({numbered('trial', self.pending)} to go); the same 'mura tune' goes on with it, "
                 "and with --set budget.confirm.top=0 it does without"
             )
         return self
@@ -133,11 +133,12 @@ class Best:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class WinnerChoice:
     """Which trial of a search wins, from what is stored: no interval is computed.
 
     Attributes:
-        runs: the confirmations of each candidate that has all of them; the rest as `Best` has it.
+        runs: the confirming trials of each candidate that has all of them.
+        pending: as `SearchResult` has it, like the rest.
     """
 
     winner: TrialRecord
@@ -148,15 +149,17 @@ class Choice:
     config: SearchConfig
 
     @property
-    def confirmed(self) -> tuple[Confirmed, ...]:
+    def confirmed(self) -> tuple[Confirmation, ...]:
         """The candidates with all their new seeds, best mean first."""
         scores = {number: tuple(run.score for run in runs) for number, runs in self.runs.items()}
-        means = [Confirmed(number, each, float(np.mean(each))) for number, each in scores.items()]
+        means = [
+            Confirmation(number, each, float(np.mean(each))) for number, each in scores.items()
+        ]
         return tuple(sorted(means, key=lambda one: (-one.mean, one.trial)))
 
 
 @reads_search
-def choose(search: SearchRecord, confirmation: SearchRecord | None = None) -> Choice:
+def choose_winner(search: SearchRecord, confirmation: SearchRecord | None = None) -> WinnerChoice:
     """The winner: by its confirmation where that is done, else by score.
 
     Raises:
@@ -184,54 +187,58 @@ def choose(search: SearchRecord, confirmation: SearchRecord | None = None) -> Ch
     seeds = resolved.budget.confirm.seeds
     runs = {number: done for number, done in runs.items() if len(done) >= seeds}
     winner = max(finished.values(), key=lambda t: (t.score, -t.number))
-    choice = Choice(winner, finished, runs, pending, unconfirmed, resolved)
+    choice = WinnerChoice(winner, finished, runs, pending, unconfirmed, resolved)
     if pending or not runs:
         return choice
     return replace(choice, winner=finished[choice.confirmed[0].trial])
 
 
 @reads_search
-def best(search: SearchRecord, confirmation: SearchRecord | None = None) -> Best:
+def read_result(search: SearchRecord, confirmation: SearchRecord | None = None) -> SearchResult:
     """The best finished trial, by its confirmation where there is one.
 
     Raises:
         InputError: no trial has finished, or something else made the study.
     """
-    chosen = choose(search, confirmation)
-    trials, resolved, comparable = search.trials(), chosen.config, search.comparable
-    assert comparable is not None  # or `choose` refuses
+    choice = choose_winner(search, confirmation)
+    trials, resolved, comparable = search.trials(), choice.config, search.comparable
+    assert comparable is not None  # or `choose_winner` refuses
     task = task_of(resolved.task, resolved.recipe.monitor)
-    finished, winner = chosen.finished.values(), chosen.winner
+    finished, winner = choice.finished.values(), choice.winner
     baseline = next((t for t in finished if t.role == BASELINE), None)
-    return Best(
+    return SearchResult(
         study=search.name,
         area=comparable["area"],
         monitor=task.monitor,
         best=_trial(winner),
         baseline=_trial(baseline) if baseline else None,
-        confirmed=chosen.confirmed,
-        difference=_difference(search, task.measure, winner, baseline, chosen.runs),
+        confirmed=choice.confirmed,
+        difference=_difference(search, task.measure, winner, baseline, choice.runs),
         rarer=_rarer(search),
         span=(min(t.score for t in finished), max(t.score for t in finished)),
-        counts=counts(trials),
+        counts=count_outcomes(trials),
         history=tuple(
-            Point(t.number, t.state.name, t.last_score) for t in trials if not t.is_foreign
+            HistoryPoint(t.number, t.state.name, t.last_score) for t in trials if not t.is_foreign
         ),
         config=resolved,
         dataset=comparable["dataset"],
         split_hash=comparable["split_hash"],
         starts=comparable.get("starts", {}),
-        pending=chosen.pending,
-        unconfirmed=chosen.unconfirmed,
+        pending=choice.pending,
+        unconfirmed=choice.unconfirmed,
         foreign=tuple(t.number for t in trials if t.is_foreign),
     )
 
 
-def best_in(url: str, name: str) -> Best:
-    """`best` of a study by name, with its confirmation. Raises InputError as `best` does."""
+def load_result(url: str, name: str) -> SearchResult:
+    """The result of a search by name, its confirmation read too.
+
+    Raises:
+        InputError: no such search, or as `read_result` raises it.
+    """
     storage = open_storage(url)
     search = SearchRecord(load_study(storage, name, url))
-    return best(search, load_confirmation(storage, name))
+    return read_result(search, load_confirmation(storage, name))
 
 
 def load_confirmation(storage: optuna.storages.BaseStorage, name: str) -> SearchRecord | None:
@@ -242,7 +249,7 @@ def load_confirmation(storage: optuna.storages.BaseStorage, name: str) -> Search
         return None
 
 
-def finished_studies(url: str) -> list[str]:
+def finished_searches(url: str) -> list[str]:
     """Names of the studies with a finished trial. Raises InputError where there is none."""
     storage = open_storage(url)
     with legible(url):
@@ -257,20 +264,20 @@ def finished_studies(url: str) -> list[str]:
     return sorted(names)
 
 
-def counts(trials: Sequence[TrialRecord]) -> dict[str, int]:
+def count_outcomes(trials: Sequence[TrialRecord]) -> dict[str, int]:
     """Trials by how they ended; those that were cut off have been run again since, or will be."""
-    counter = Counter(map(state_of, trials))
+    counter = Counter(map(outcome_of, trials))
     return {word: counter[word] for word in (*_STATES.values(), CUT_OFF, FOREIGN)}
 
 
-def state_of(trial: TrialRecord) -> str:
+def outcome_of(trial: TrialRecord) -> str:
     """How a trial ended, or that it has not, in a word."""
     if trial.is_foreign:
         return FOREIGN
     return CUT_OFF if trial.was_cut_off else _STATES[trial.state.name]
 
 
-def numbers(noun: str, of: Sequence[int]) -> str:
+def numbered(noun: str, of: Sequence[int]) -> str:
     """Numbers of things after their noun: trial 3; trials 3, 5."""
     plural = "" if len(of) == 1 else "s"
     return f"{noun}{plural} {', '.join(map(str, of))}"
@@ -350,8 +357,8 @@ def _rarer(search: SearchRecord) -> int:
     return min(patients.values())
 
 
-def _trial(trial: TrialRecord) -> Trial:
-    return Trial(
+def _trial(trial: TrialRecord) -> FinishedTrial:
+    return FinishedTrial(
         number=trial.number,
         score=trial.score,
         estimate=trial.dev,

@@ -25,15 +25,15 @@ from mura_tune.metrics.ranking import AUC
 from mura_tune.recipe import Recipe
 from mura_tune.search.records import INTERRUPTED, OUTAGE, TrialWriter
 from mura_tune.search.space import Space, recipe_for, suggest
-from mura_tune.training.batches import Split, split_of
-from mura_tune.training.feeds import Source, pixels
-from mura_tune.training.fit import Epoch, Fit, fit
+from mura_tune.training.batches import Split, load_split
+from mura_tune.training.feeds import Source, pixel_feed
+from mura_tune.training.fit import Epoch, FitResult, fit
 from mura_tune.training.tasks import task_of
 
 DIGITS = 6  # of a score, where people see it: finer than one pair of studies among a million
 
 # Saves what people look at: of a trial, its fits with the dev split of each, and all dev studies.
-SaveArtifacts = Callable[[optuna.Trial, Sequence[tuple[Fit, Split]], StudyScores], None]
+SaveArtifacts = Callable[[optuna.Trial, Sequence[tuple[FitResult, Split]], StudyScores], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TrialData:
 def load_trial_data(prepared: Prepared, config: SearchConfig, device: torch.device) -> TrialData:
     """The search's train and dev; with folds, k pairs that cover every patient but test's once."""
     folds = prepare_folds(prepared, config.split) if config.split.folds else (prepared,)
-    pairs = ((split_of(fold, "train", device), split_of(fold, "dev", device)) for fold in folds)
+    pairs = ((load_split(fold, "train", device), load_split(fold, "dev", device)) for fold in folds)
     return TrialData(tuple(pairs), device)
 
 
@@ -89,7 +89,7 @@ class Trainer:
     on_epoch: Callable[[TrialProgress], None]
     save_artifacts: SaveArtifacts
 
-    def train(self, writer: TrialWriter, recipe: Recipe, source: Source = pixels) -> float:
+    def train(self, writer: TrialWriter, recipe: Recipe, source: Source = pixel_feed) -> float:
         """The dev score of a trial, all of whose results are stored with it.
 
         Whatever ends the trial early is raised again, once its reason is stored.
@@ -114,7 +114,7 @@ class Trainer:
 
     def _train(self, writer: TrialWriter, recipe: Recipe, source: Source) -> float:
         trial = writer.trial
-        fits: list[tuple[Fit, Split]] = []
+        fits: list[tuple[FitResult, Split]] = []
         alone = len(self.data.pairs) == 1
         task = task_of(self.config.task, recipe.monitor)
         for number, (train, dev) in enumerate(self.data.pairs):

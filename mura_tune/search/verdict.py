@@ -1,67 +1,69 @@
-"""What a study found, and each of its trials, in words for people."""
+"""What a study result, and each of its trials, in words for people."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mura_tune.search.records import TrialRecord
-from mura_tune.search.results import Best, Trial, numbers
+from mura_tune.search.results import FinishedTrial, SearchResult, numbered
 
 FEW = 10  # patients of a class, below which a percentile interval says too little
 
 
-def describe(found: Best) -> str:
+def describe_result(result: SearchResult) -> str:
     """The winner, what it had to beat, and whether it did."""
-    ended = ", ".join(f"{n} {word}" for word, n in found.counts.items() if n)
-    lines = [f"study {found.study}: {ended}", f"best      {_line(found, found.best)}"]
-    if found.baseline:
-        lines.append(f"baseline  {_line(found, found.baseline)}")
-    lines.append(f"          finished trials range from {found.span[0]:.3f} to {found.span[1]:.3f}")
-    lines += _confirmation(found)
-    if found.foreign:
-        verb = "is" if len(found.foreign) == 1 else "are"
+    ended = ", ".join(f"{n} {word}" for word, n in result.counts.items() if n)
+    lines = [f"study {result.study}: {ended}", f"best      {_line(result, result.best)}"]
+    if result.baseline:
+        lines.append(f"baseline  {_line(result, result.baseline)}")
+    lines.append(
+        f"          finished trials range from {result.span[0]:.3f} to {result.span[1]:.3f}"
+    )
+    lines += _confirmation(result)
+    if result.foreign:
+        verb = "is" if len(result.foreign) == 1 else "are"
         lines.append(
-            f"{numbers('trial', found.foreign)} {verb} another program's, without recipe "
+            f"{numbered('trial', result.foreign)} {verb} another program's, without recipe "
             "or scores, and left out of account"
         )
-    lines.append(verdict(found))
+    lines.append(describe_verdict(result))
     return "\n".join(lines)
 
 
-def _confirmation(found: Best) -> list[str]:
+def _confirmation(result: SearchResult) -> list[str]:
     """A line for each candidate that was trained again, or could not be."""
     lines = []
-    if found.confirmed:
-        seeds = len(found.confirmed[0].scores)
+    if result.confirmed:
+        seeds = len(result.confirmed[0].scores)
         plural = "" if seeds == 1 else "s"
-        lines.append(f"confirmed with {seeds} new seed{plural} each (dev {found.monitor}):")
-    for one in found.confirmed:
-        each = ", ".join(f"{score:.3f}" for score in one.scores)
-        lines.append(f"  trial {one.trial:>3}  mean {one.mean:.3f}  ({each})")
+        lines.append(f"confirmed with {seeds} new seed{plural} each (dev {result.monitor}):")
+    for run in result.confirmed:
+        each = ", ".join(f"{score:.3f}" for score in run.scores)
+        lines.append(f"  trial {run.trial:>3}  mean {run.mean:.3f}  ({each})")
     lines += [
         f"  trial {number:>3}  not confirmed: {reason}"
-        for number, reason in found.unconfirmed.items()
+        for number, reason in result.unconfirmed.items()
     ]
     return lines
 
 
-def verdict(found: Best) -> str:
+def describe_verdict(result: SearchResult) -> str:
     """Whether the winner beats the baseline, by how much, and over which scores."""
-    if found.pending:
+    if result.pending:
         return (
-            f"no winner yet: the confirmation is not done ({numbers('trial', found.pending)} "
+            f"no winner yet: the confirmation is not done ({numbered('trial', result.pending)} "
             "to go); the same 'mura tune' goes on with it"
         )
-    if found.baseline is None:
+    if result.baseline is None:
         return "no baseline finished: nothing to compare the winner with"
-    if found.best.number == found.baseline.number:
-        return "the baseline itself is the winner: the search found nothing better"
-    d = found.difference
+    if result.best.number == result.baseline.number:
+        return "the baseline itself is the winner: the search result nothing better"
+    d = result.difference
     assert d is not None  # there is a baseline, and another won
-    text = f"{d.signed()} dev {found.monitor}, paired by patient, {_compared(found)}"
-    if found.rarer < FEW:
+    text = f"{d.signed()} dev {result.monitor}, paired by patient, {_compared(result)}"
+    if result.rarer < FEW:
         return (
-            f"{found.rarer} dev patients of one class are too few to say whether the winner "
+            f"{result.rarer} dev patients of one class are too few to say whether the winner "
             f"beats the baseline: {text}"
         )
     if d.low > 0:
@@ -71,12 +73,12 @@ def verdict(found: Best) -> str:
     return f"the winner is not shown to beat the baseline: {text}"
 
 
-def _compared(found: Best) -> str:
+def _compared(result: SearchResult) -> str:
     """Which scores the difference is of."""
-    if found.over_new_seeds:
+    if result.over_new_seeds:
         return "over new seeds"
     picked = "by one seed each, the winner's picked as best"
-    return f"{picked}: the baseline is not confirmed" if found.confirmed else picked
+    return f"{picked}: the baseline is not confirmed" if result.confirmed else picked
 
 
 def shown_params(params: dict[str, Any]) -> str:
@@ -106,7 +108,7 @@ def trial_line(trial: TrialRecord, measure: str) -> str:
     return f"{head}  {outcome}  {seconds}{named_role}  {params}"
 
 
-def _line(found: Best, trial: Trial) -> str:
-    score = f"dev {found.monitor} {trial.score:.3f} {trial.estimate.interval()}"
+def _line(result: SearchResult, trial: FinishedTrial) -> str:
+    score = f"dev {result.monitor} {trial.score:.3f} {trial.estimate.interval()}"
     n = f"(n = {trial.estimate.studies})"
     return f"trial {trial.number}: {score} {n}\n          {shown_params(trial.params)}"

@@ -11,7 +11,7 @@ from mura_tune.config import SearchConfig
 from mura_tune.errors import InputError
 from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.search.records import SearchRecord
-from mura_tune.search.results import choose, load_confirmation
+from mura_tune.search.results import choose_winner, load_confirmation
 from mura_tune.search.slots import WarmStart
 from mura_tune.search.space import Space, fits
 
@@ -20,7 +20,7 @@ SHARE = 4  # at most one trial in four is a warm start
 
 
 def warm_starts(
-    storage: BaseStorage, name: str, study: SearchConfig, space: Space, which: str
+    storage: BaseStorage, name: str, config: SearchConfig, space: Space, which: str
 ) -> Sequence[WarmStart]:
     """The confirmed winners of other studies, as trials for study `name`.
 
@@ -38,21 +38,21 @@ def warm_starts(
         names = [n for n in there if n != name and not n.endswith(CONFIRM_SUFFIX)]
     else:
         names = [n for n in map(str.strip, which.split(",")) if n != name]
-    found: list[WarmStart] = []
-    share = max(1, study.budget.trials // SHARE)
+    starts: list[WarmStart] = []
+    share = max(1, config.budget.trials // SHARE)
     for sibling in names:
-        if which == AUTO and len(found) == share:
+        if which == AUTO and len(starts) == share:
             break
-        start = _winner(storage, sibling, study, space)
+        start = _winner(storage, sibling, config, space)
         if isinstance(start, WarmStart):
-            found.append(start)
+            starts.append(start)
         elif which != AUTO:
             raise InputError(f"--warm-start {sibling}: {start}; name another, or use auto or none")
-    return found[:share]
+    return starts[:share]
 
 
 def _winner(
-    storage: BaseStorage, sibling: str, study: SearchConfig, space: Space
+    storage: BaseStorage, sibling: str, config: SearchConfig, space: Space
 ) -> WarmStart | str:
     """The sibling's winner, or why it has none for us."""
     try:
@@ -62,17 +62,17 @@ def _winner(
     if not search.is_ours:
         return "not one of ours"
     try:
-        chosen = choose(search, load_confirmation(storage, sibling))
+        choice = choose_winner(search, load_confirmation(storage, sibling))
     except InputError as error:
         return str(error)
-    if chosen.pending or not chosen.runs:
+    if choice.pending or not choice.runs:
         return "its winner is not confirmed yet"
-    if chosen.config.task != study.task:
-        return f"it searched the task {chosen.config.task}, not {study.task}"
-    theirs, ours = chosen.config.recipe, study.recipe
+    if choice.config.task != config.task:
+        return f"it searched the task {choice.config.task}, not {config.task}"
+    theirs, ours = choice.config.recipe, config.recipe
     if (theirs.arch, theirs.size) != (ours.arch, ours.size):
         return f"it searched {theirs.arch} at {theirs.size} px, not {ours.arch} at {ours.size} px"
-    winner = chosen.winner
+    winner = choice.winner
     if not fits(winner.params, space):
         return "its winner's values are not all in this search space"
     return WarmStart(f"{sibling} trial {winner.number}", winner.params)

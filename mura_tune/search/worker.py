@@ -40,8 +40,8 @@ from mura_tune.search.slots import (
 from mura_tune.search.space import Rounded, as_started, space_of
 from mura_tune.search.trial import Trainer, draw_recipe, is_of_surroundings, load_trial_data
 from mura_tune.search.warm_start import warm_starts
-from mura_tune.training.feature_cache import Store
-from mura_tune.training.feeds import Features, Source, pixels
+from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 
 POLL = 1.0  # seconds between two looks for a slot that others may leave open
 
@@ -250,8 +250,8 @@ class _WorkerSearch:
     def _source(self, search: SearchRecord) -> Source:
         """Search trials share what frozen stages give; a confirmation has its own seed's views."""
         if self._settings.features is None or search is not self._search:
-            return pixels
-        return Features(Store(self._settings.features, self._settings.feature_bytes))
+            return pixel_feed
+        return FeatureSource(FeatureStore(self._settings.features, self._settings.feature_bytes))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.release.finalize import finalize
 from mura_tune.release.release import verify_release
 from mura_tune.release_format.manifest import WEIGHTS
-from mura_tune.search.results import best_in
+from mura_tune.search.results import load_result
 
 Run = Callable[..., Ran]
 VOID = {"meta", "img", "br"}
@@ -161,7 +161,7 @@ def test_permuting_the_test_labels_changes_nothing_that_was_chosen(
     run: Run, phantoms: Path, tmp_path: Path
 ) -> None:
     assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
-    best = best_in(url_of(str(tmp_path / "runs" / "studies.db")), "XR_WRIST")
+    best = load_result(url_of(str(tmp_path / "runs" / "studies.db")), "XR_WRIST")
     study = best.config
     prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, study.split, tmp_path / "cache")
     frame = prepared.frame.copy()

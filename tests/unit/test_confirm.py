@@ -16,7 +16,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
 from mura_tune.metrics.ranking import auc
 from mura_tune.search import manage, verdict
-from mura_tune.search.results import best_in, load_confirmation
+from mura_tune.search.results import load_confirmation, load_result
 
 CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 
@@ -26,7 +26,7 @@ def test_the_winner_has_the_best_mean_over_new_seeds(prepared: Prepared, url: st
     assert len(searched.trials) == 3  # the confirmation is a study of its own
     again = load_confirmation(open_storage(url), "s").handle
     assert again is not None
-    found = best_in(url, "s")
+    found = load_result(url, "s")
     means = {c.trial: c.mean for c in found.confirmed}
     assert set(means) >= {0}  # the baseline is always among them
     assert len(again.trials) == 2 * len(means)
@@ -56,7 +56,7 @@ def test_a_confirmation_that_was_left_behind_is_not_another_searchs(
     ran = load_confirmation(storage, "s").handle.trials
     assert [t.user_attrs["slot"] for t in ran] == ["0:1", "0:1"]
     assert len({t.system_attrs[SEARCH] for t in ran}) == 2
-    found = best_in(url, "s")
+    found = load_result(url, "s")
     assert [one.scores for one in found.confirmed] == [(ran[1].value,)]
 
 
@@ -82,7 +82,7 @@ def test_a_confirmation_keeps_its_values_under_a_narrowed_space(
         trial = searched.trials[run.user_attrs["of"]]
         assert run.params == trial.params
         assert replace(recipe_of(run), seed=recipe_of(trial).seed) == recipe_of(trial)
-    assert {one.trial for one in best_in(url, "s").confirmed} == {0, 1}
+    assert {one.trial for one in load_result(url, "s").confirmed} == {0, 1}
 
 
 def stored_trials(url: str) -> list[optuna.trial.FrozenTrial]:
@@ -91,10 +91,10 @@ def stored_trials(url: str) -> list[optuna.trial.FrozenTrial]:
 
 def test_without_confirmation_the_search_score_decides(prepared: Prepared, url: str) -> None:
     searched = tune(study_of(), prepared, url)
-    found = best_in(url, "s")
+    found = load_result(url, "s")
     assert found.confirmed == ()
     assert found.best.score == max(t.value for t in searched.trials)
-    assert "picked as best" in verdict.describe(found) or found.best.number == 0
+    assert "picked as best" in verdict.describe_result(found) or found.best.number == 0
 
 
 def test_stored_scores_give_the_trials_auc_to_the_bit(prepared: Prepared, url: str) -> None:
@@ -107,7 +107,7 @@ def test_stored_scores_give_the_trials_auc_to_the_bit(prepared: Prepared, url: s
 
 def test_a_siblings_winner_is_tried_first(prepared: Prepared, url: str) -> None:
     tune(study_of(*CONFIRMED), prepared, url, name="sibling")
-    winner = best_in(url, "sibling").best
+    winner = load_result(url, "sibling").best
     mine = tune(study_of("budget.trials=8", "budget.seed=5"), prepared, url, warm_start="auto")
     roles = [t.user_attrs.get("role") for t in mine.trials]
     assert roles == ["baseline", "warm start"] + [None] * 6
@@ -163,7 +163,7 @@ def test_with_folds_a_trial_is_their_mean(prepared: Prepared, url: str) -> None:
         assert trial.intermediate_values == pytest.approx({1: each[0], 2: np.mean(each)}, abs=1e-6)
         assert trial.user_attrs["dev_score"]["studies"] == sum(len(s) for s in folds)
         assert trial.user_attrs["epochs"] == 2
-    found = best_in(url, "s")
+    found = load_result(url, "s")
     assert found.confirmed
     if found.difference:
         assert found.difference.studies == sum(len(p["labels"]) for p in parts)
@@ -186,7 +186,7 @@ def test_a_study_can_be_copied_exported_and_deleted(
     )
     other = url_of(str(tmp_path / "other.db"))
     assert manage.copy(url, "s", "t", other) == 2
-    assert best_in(other, "t").to_json() == best_in(url, "s").to_json() | {"study": "t"}
+    assert load_result(other, "t").to_json() == load_result(url, "s").to_json() | {"study": "t"}
     with pytest.raises(InputError, match="study t exists"):
         manage.copy(url, "s", "t", other)
     assert len(tune(study_of("budget.trials=3"), prepared, other, name="t").trials) == 3

@@ -20,18 +20,18 @@ from mura_tune.dashboard import notes
 from mura_tune.errors import InputError
 from mura_tune.search import results, verdict, warm_start
 from mura_tune.search.records import SearchRecord, TrialRecord
-from mura_tune.search.results import Best
+from mura_tune.search.results import SearchResult
 from mura_tune.search.slots import confirm_slots, fills, standing
 
 OWN, OTHER = "a" * 32, "b" * 32
 
 
-def best(study: optuna.Study, again: optuna.Study | None = None) -> Best:
-    return results.best(SearchRecord(study), SearchRecord(again) if again else None)
+def best(study: optuna.Study, again: optuna.Study | None = None) -> SearchResult:
+    return results.read_result(SearchRecord(study), SearchRecord(again) if again else None)
 
 
-def choose(study: optuna.Study, again: optuna.Study | None = None) -> results.Choice:
-    return results.choose(SearchRecord(study), SearchRecord(again) if again else None)
+def choose(study: optuna.Study, again: optuna.Study | None = None) -> results.WinnerChoice:
+    return results.choose_winner(SearchRecord(study), SearchRecord(again) if again else None)
 
 
 def write_note(study: optuna.Study, again: optuna.Study | None = None) -> None:
@@ -138,12 +138,12 @@ def test_runs_without_a_trial_to_confirm_are_passed_over() -> None:
 def test_words_say_which_scores_were_compared() -> None:
     study = searched()
     all_three = [rerun(study, n, sure=n) for n in (0, 1, 2)]
-    assert verdict.verdict(best(study, confirming(*all_three))).endswith("over new seeds")
+    assert verdict.describe_verdict(best(study, confirming(*all_three))).endswith("over new seeds")
     failed = ended(all_three[0], "out of memory")
     found = best(study, confirming(failed, *all_three[1:]))
     assert found.best.number == 2
     assert found.unconfirmed == {0: "out of memory"}
-    told = verdict.describe(found)
+    told = verdict.describe_result(found)
     assert "over new seeds" not in told
     assert "trial   0  not confirmed: out of memory" in told
     assert told.endswith(
@@ -161,7 +161,9 @@ def test_nobody_wins_while_a_confirmation_is_not_done(reason: str) -> None:
     half = confirming(*runs, ended(rerun(study, 2), reason))
     found = best(study, half)
     assert (found.pending, found.best.number) == ((2,), 2)
-    assert verdict.verdict(found).startswith("no winner yet: the confirmation is not done (trial 2")
+    assert verdict.describe_verdict(found).startswith(
+        "no winner yet: the confirmation is not done (trial 2"
+    )
     with pytest.raises(InputError, match=r"study XR_A: no winner yet.* the same 'mura tune' goes"):
         found.decided()
     write_note(study, half)
@@ -203,7 +205,7 @@ def test_trials_of_another_program_are_named_and_do_not_count() -> None:
     assert (found.best.number, found.foreign, found.counts["foreign"]) == (2, (3, 4), 2)
     assert [point.number for point in found.history] == [0, 1, 2]
     assert found.span[1] < 1.5
-    told = verdict.describe(found)
+    told = verdict.describe_result(found)
     assert "3 finished, 2 foreign" in told
     assert "trials 3, 4 are another program's" in told
     write_note(study)

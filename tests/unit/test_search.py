@@ -89,7 +89,7 @@ def test_n_is_the_total_however_often_it_is_called(prepared: Prepared, url: str)
 
 def test_trial_zero_is_the_recipe_as_it_stands(prepared: Prepared, url: str) -> None:
     study = study_of("budget.trials=2", "finetune.lr=3.0e-4", "finetune.depth=9")
-    found = results.best(SearchRecord(tune(study, prepared, url)))
+    found = results.read_result(SearchRecord(tune(study, prepared, url)))
     assert found.baseline is not None
     assert found.baseline.number == 0
     assert found.baseline.params["finetune.depth"] == 5  # as many as the network has
@@ -120,8 +120,8 @@ def test_an_interrupted_trial_is_run_again_with_its_values(prepared: Prepared, u
     assert cut.user_attrs["reason"] == "interrupted"
     assert again.params == cut.params
     assert again.user_attrs["slot"] == cut.user_attrs["slot"] == 1
-    assert results.best(SearchRecord(after)).counts["cut off"] == 1
-    assert results.best(SearchRecord(after)).counts["failed"] == 0
+    assert results.read_result(SearchRecord(after)).counts["cut off"] == 1
+    assert results.read_result(SearchRecord(after)).counts["failed"] == 0
 
 
 def test_a_trial_whose_worker_died_is_run_again(prepared: Prepared, url: str) -> None:
@@ -168,7 +168,7 @@ def test_failures_are_data_and_the_study_goes_on(prepared: Prepared, url: str) -
     assert after.trials[1].user_attrs["reason"] == "out of memory"
     assert after.trials[2].user_attrs["reason"] == "ValueError: an odd thing"
     assert after.trials[3].params != after.trials[1].params  # not retried unchanged
-    assert results.best(SearchRecord(after)).counts["failed"] == 2
+    assert results.read_result(SearchRecord(after)).counts["failed"] == 2
 
 
 def test_divergence_is_a_failed_trial(prepared: Prepared, url: str) -> None:
@@ -279,7 +279,7 @@ def test_an_outage_cuts_a_trial_off_and_ends_the_call(prepared: Prepared, url: s
     after = tune(study_of("budget.trials=1"), prepared, url)
     assert states(after) == ["FAIL", "COMPLETE"]
     assert after.trials[0].user_attrs["reason"].startswith("outage: [Errno 28] No space left")
-    result = results.best(SearchRecord(after))
+    result = results.read_result(SearchRecord(after))
     assert (result.baseline.number, result.counts["cut off"]) == (1, 1)
 
 
@@ -435,7 +435,7 @@ def test_other_weights_at_the_same_path_are_another_start(
     torch.save(build_network("cnn", seed=1).body.state_dict(), start)
     study = study_of(f"pretrained={start}", "budget.trials=1")
     tune(study, prepared, url)
-    found = results.best_in(url, "s")
+    found = results.load_result(url, "s")
     assert found.starts == {str(start): starts.start_digest(str(start))}
     tune(study, prepared, url)
     torch.save(build_network("cnn", seed=2).body.state_dict(), start)
@@ -453,7 +453,7 @@ def test_a_study_that_something_else_made_is_left_alone(prepared: Prepared, url:
     study = optuna.create_study(storage=storage, study_name="theirs", direction="maximize")
     study.optimize(lambda trial: 0.5, n_trials=1)
     with pytest.raises(InputError, match="study theirs: another program"):
-        results.best_in(url, "theirs")
+        results.load_result(url, "theirs")
 
 
 def test_the_search_never_reads_test(prepared: Prepared, url: str, tmp_path: Path) -> None:
