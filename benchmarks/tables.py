@@ -155,11 +155,29 @@ def speed_short() -> str:
     return "\n".join([head, rule, rows[0], *rows[4:7]])
 
 
+def gpu() -> str:
+    """Training rates on a GPU: steps as one CUDA graph, and launched kernel by kernel."""
+    pattern = (
+        r"^densenet121, 224 px, batch (\d+), depth (\w+), (captured|one by one|bare captured): "
+        r"(\d+) .*?images/s"
+    )
+    rates: dict[tuple[str, str], dict[str, int]] = {}
+    for batch, depth, way, rate in re.findall(pattern, _text("gpu"), re.MULTILINE):
+        rates.setdefault((batch, depth), {})[way] = int(rate)
+    lines = [
+        f"| {batch} | {depth} | {ways['captured']:,} | {ways['one by one']:,} | "
+        f"{ways['captured'] / ways['one by one']:.1f} | {ways['bare captured']:,} |"
+        for (batch, depth), ways in rates.items()
+    ]
+    head = "batch | depth | as one graph, images/s | kernel by kernel, images/s | ratio"
+    return _table(f"{head} | bare steps, images/s", lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         *(answer, released, speed, speed_short, ladder),
-        *(full_depth, coverage, heatmaps, starts, models),
+        *(full_depth, coverage, heatmaps, starts, models, gpu),
     )
 }
 

@@ -11,15 +11,15 @@ from conftest import Ran
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "troubleshooting.md"
 
 
-def sessions() -> list[list[tuple[str, str]]]:
+def examples() -> list[list[tuple[str, str]]]:
     """The page's console blocks: in each, commands with the line that is shown below them."""
     blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     return [re.findall(r"^\$ (.+)\n(.+)$", block, re.MULTILINE) for block in blocks]
 
 
-@pytest.mark.parametrize("session", sessions(), ids=lambda session: session[0][0].split()[1])
+@pytest.mark.parametrize("example", examples(), ids=lambda example: example[0][0].split()[1])
 def test_commands_print_the_lines_that_are_shown(
-    session: list[tuple[str, str]],
+    example: list[tuple[str, str]],
     run: Callable[..., Ran],
     phantoms: Path,
     tmp_path: Path,
@@ -32,7 +32,7 @@ def test_commands_print_the_lines_that_are_shown(
     Path("view.png").symlink_to(next(phantoms.rglob("image1.png")))
     Path("damaged").mkdir()
     Path("damaged/bundle.json").write_text("{}", encoding="utf-8")
-    for command, shown in session:
+    for command, shown in example:
         program, *words = shlex.split(command)
         assert program == "mura"
         ran = run(*words)
