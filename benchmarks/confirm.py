@@ -25,7 +25,7 @@ from mura_tune.search.records import SearchRecord
 from mura_tune.search.results import read_result
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit, predict
-from mura_tune.training.tasks import ABNORMALITY, study_scores
+from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
 
 FINALS = (1001, 1002, 1003)  # seeds that neither search nor confirmation used
 
@@ -36,7 +36,7 @@ def test_auc(recipe: Recipe, prepared: Prepared) -> float:
     found = []
     for seed in FINALS:
         net = build_network(recipe.arch, pretrained=recipe.pretrained, seed=seed)
-        fit(net, train, dev, replace(recipe, seed=seed), ABNORMALITY)
+        fit(net, train, dev, replace(recipe, seed=seed), ABNORMALITY_TASK)
         scores = study_scores(predict(net, test), test)
         found.append(auc(scores.scores, scores.labels))
     return float(np.mean(found))

@@ -26,7 +26,7 @@ from mura_tune.recipe import apply_values
 from mura_tune.training import consistency
 from mura_tune.training.batches import Split, load_split, to_input
 from mura_tune.training.fit import fit, predict
-from mura_tune.training.tasks import ABNORMALITY, study_scores
+from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
 
 AREA, SIZE, CPU = "XR_WRIST", 128, torch.device("cpu")  # a last map of 4 x 4 places
 ANGLES = (-30, -15, 15, 30)
@@ -86,7 +86,7 @@ def main() -> None:
             for weight, runs in seen.items():
                 recipe = apply_values(base, {"seed": seed, "consistency": weight}, "benchmark")
                 net, started = build_network("cnn", seed=seed), time.perf_counter()
-                ran = fit(net, train, dev, recipe, ABNORMALITY)
+                ran = fit(net, train, dev, recipe, ABNORMALITY_TASK)
                 seconds = (time.perf_counter() - started) / len(ran.epochs)
                 of = study_scores(predict(net, test), test)
                 runs.append((*agreement(net, test), auc(of.scores, of.labels), seconds))

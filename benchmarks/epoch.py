@@ -27,7 +27,7 @@ from mura_tune.training.batches import Split, load_split
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 from mura_tune.training.fit import fit
-from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.tasks import ABNORMALITY_TASK
 
 
 def split(n: int, size: int, device: torch.device, seed: int = 0) -> Split:
@@ -59,7 +59,7 @@ def bare(net: Network, given: Recipe, train: Split) -> float:
     device, n = next(net.parameters()).device, len(train)
     net.set_depth(given.finetune.depth)
     optimiser = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], fused=True)
-    loss_of = ABNORMALITY.loss(train, given)
+    loss_of = ABNORMALITY_TASK.loss(train, given)
     steps = math.ceil(n / given.batch)
     rows = math.ceil(n / steps)
     stock = [torch.rand(rows, 1, given.size, given.size, device=device) for _ in range(4)]
@@ -107,7 +107,9 @@ def case(arch: str, size: int, rounds: int, quick: bool) -> None:
             wanted, stores = recipe(arch, size, 16, depth, epochs), Path(folder) / str(depth)
 
             def run(source: Source, wanted: Recipe = wanted) -> float:
-                found = fit(build_network(arch), train, dev, wanted, ABNORMALITY, source=source)
+                found = fit(
+                    build_network(arch), train, dev, wanted, ABNORMALITY_TASK, source=source
+                )
                 return sum(epoch.seconds for epoch in found.epochs)
 
             def features(fresh: bool, stores: Path = stores) -> FeatureSource:

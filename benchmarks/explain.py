@@ -28,7 +28,7 @@ from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import apply_values
 from mura_tune.training.batches import Split, load_split, to_input
 from mura_tune.training.fit import fit, predict
-from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.tasks import ABNORMALITY_TASK
 
 AREA, PATIENTS, EPOCHS, RANDOM = "XR_WRIST", 300, 16, 10
 CPU = torch.device("cpu")
@@ -109,8 +109,8 @@ def main() -> None:
             study.recipe, RECIPE | {"size": size, "finetune.epochs": epochs}, "benchmark"
         )
         net = build_network("cnn", seed=recipe.seed)
-        best = fit(net, train, dev, recipe, ABNORMALITY).best
-        score = ABNORMALITY.score(predict(net, test), test)
+        best = fit(net, train, dev, recipe, ABNORMALITY_TASK).best
+        score = ABNORMALITY_TASK.score(predict(net, test), test)
         print(
             f"small network at {size} px, {len(train)} images, {recipe.epochs} epochs: study AUC "
             f"dev {best.score:.3f}, test {score:.3f}"

@@ -38,7 +38,7 @@ from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 from mura_tune.training.fit import fit
 from mura_tune.training.graphs import captured
-from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.tasks import ABNORMALITY_TASK
 
 DEPTHS = {99: "all", 2: "2", 1: "1", 0: "head"}
 
@@ -55,7 +55,7 @@ def bare(arch: str, size: int, batch: int, n: int, depth: int, device: torch.dev
     trained = [p for p in net.parameters() if p.requires_grad]
     cuda = device.type == "cuda"
     optimiser = torch.optim.AdamW(trained, lr=torch.tensor(1e-4), fused=True, capturable=cuda)
-    loss_of = ABNORMALITY.loss(noise, wanted)
+    loss_of = ABNORMALITY_TASK.loss(noise, wanted)
     stock = [torch.rand(batch, 1, size, size, device=device) for _ in range(4)]
     labels = torch.arange(batch, device=device) % 2
     net.train()
@@ -89,7 +89,9 @@ def fitted(
     """Images/s of the second epoch of a run: the first one captures, or fills the features."""
     wanted = recipe(arch, train.pixels.shape[1], batch, depth, 2)
     device = train.labels.device
-    result = fit(build_network(arch).to(device), train, dev, wanted, ABNORMALITY, source=source)
+    result = fit(
+        build_network(arch).to(device), train, dev, wanted, ABNORMALITY_TASK, source=source
+    )
     wait(device)
     return len(train) / result.epochs[1].seconds
 
@@ -141,7 +143,9 @@ def busy(arch: str, size: int, batch: int, n: int, device: torch.device) -> None
             wait(device)
             begun.append(time.time_ns() / 1000)
 
-        result = fit(build_network(arch).to(device), train, dev, wanted, ABNORMALITY, on_epoch=mark)
+        result = fit(
+            build_network(arch).to(device), train, dev, wanted, ABNORMALITY_TASK, on_epoch=mark
+        )
     start, end = begun[1], begun[2]
     spans = sorted(
         (e.time_range.start, e.time_range.end)

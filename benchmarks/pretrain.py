@@ -30,7 +30,7 @@ from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split, load_split
 from mura_tune.training.fit import fit, predict
-from mura_tune.training.tasks import ABNORMALITY, study_scores
+from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
 
 LARGE, SMALL = "XR_WRIST", ("XR_FOREARM", "XR_HUMERUS")
 SETS = (
@@ -117,7 +117,7 @@ def started(recipe: Recipe, parts: list[Split], folder: Path) -> Path:
     """A file of weights that learned from all areas; how good it is on all of dev is printed."""
     train, dev, _ = parts
     net = build_network(recipe.arch, size=recipe.size, seed=recipe.seed)
-    result = fit(net, train, dev, recipe, ABNORMALITY)
+    result = fit(net, train, dev, recipe, ABNORMALITY_TASK)
     own = AUC.estimate(study_scores(result.logits, dev))
     print(
         f"  seed {recipe.seed} the start itself: dev AUC {own.brief()}, "
@@ -133,7 +133,7 @@ def tested(area: str, recipe: Recipe, parts: list[Split]) -> StudyScores:
     net = build_network(
         recipe.arch, size=recipe.size, pretrained=recipe.pretrained, seed=recipe.seed
     )
-    fit(net, train, dev, recipe, ABNORMALITY)
+    fit(net, train, dev, recipe, ABNORMALITY_TASK)
     scores = study_scores(predict(net, test), test)
     own = AUC.estimate(scores)
     start = "random" if recipe.pretrained == "none" else "pooled"

@@ -38,7 +38,7 @@ from mura_tune.training.batches import load_split
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 from mura_tune.training.fit import FitResult, fit
-from mura_tune.training.tasks import ABNORMALITY, study_scores
+from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
 
 CPU = torch.device("cpu")
 DEPTHS = (0, 1, 2, 99, 0, 1, 2, 99, 0, 1)
@@ -142,7 +142,7 @@ def our_search(
         best: FitResult | None = None
         for recipe in trials:
             net = build_network(recipe.arch, seed=recipe.seed).to(memory_format=layout)
-            found = fit(net, train, dev, recipe, ABNORMALITY, source=source)
+            found = fit(net, train, dev, recipe, ABNORMALITY_TASK, source=source)
             best = found if best is None or found.best.score > best.best.score else best
         assert best is not None
         return time.perf_counter() - started, best, dev

@@ -24,7 +24,7 @@ from mura_tune.search.results import SearchResult, load_result
 from mura_tune.search.search import SearchJob, WorkerSettings
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit
-from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.tasks import ABNORMALITY_TASK
 
 CPU = torch.device("cpu")
 SIBLING, AREA = "XR_HUMERUS", "XR_FOREARM"
@@ -73,7 +73,7 @@ def trained_start(folder: Path, patients: int = 600, epochs: int = 14) -> Path:
     prepared = prepare(open_dataset(root), "XR_WRIST", SIZE, of.split, folder / "cache")
     train, dev = (load_split(prepared, part, CPU) for part in ("train", "dev"))
     net = build_network("cnn")
-    result = fit(net, train, dev, of.recipe, ABNORMALITY)
+    result = fit(net, train, dev, of.recipe, ABNORMALITY_TASK)
     print(f"start: {patients} wrist patients, dev study AUC {result.best.score:.3f}", flush=True)
     plain = {name: value.contiguous() for name, value in result.weights.items()}
     save_file(plain, file := folder / "start.safetensors")

@@ -21,7 +21,8 @@ AREAS = (
 ALL, ROUTER, MULTITASK = "ALL", "router", "multitask"
 WHOLE_DATASET_AREAS = {ALL: "pooled", ROUTER: "router", MULTITASK: "multitask"}
 
-TASKS = ("abnormality", "part", "multitask")  # what they do says mura_tune.training.tasks
+TASK_NAMES = ("abnormality", "part", "multitask")  # what they do says mura_tune.training.tasks
+WHOLE_DATASET_TASKS = TASK_NAMES[1:]  # they tell areas apart, so they need all of them
 _BINARY = ("abnormality", "multitask")
 # Recipe fields that say something about some tasks alone, and their value in the others.
 _OWN: Mapping[str, tuple[tuple[str, ...], Any]] = {
@@ -39,7 +40,7 @@ def check_task(
     task: str, recipe: Recipe, search: Mapping[str, Any], final: Mapping[str, Any]
 ) -> None:
     """Raise ValueError for an unknown task, or a field that means nothing to it."""
-    check_value(task in TASKS, "task", task, f"one of {', '.join(TASKS)}")
+    check_value(task in TASK_NAMES, "task", task, f"one of {', '.join(TASK_NAMES)}")
     for name, (tasks, neutral) in _OWN.items():
         if task in tasks:
             continue

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mura_tune.areas import MULTITASK, ROUTER, WHOLE_DATASET_AREAS, check_task
+from mura_tune.areas import MULTITASK, ROUTER, WHOLE_DATASET_AREAS, WHOLE_DATASET_TASKS, check_task
 from mura_tune.axes import Axis, Value, convert_axis, merge_axes
 from mura_tune.errors import InputError
 from mura_tune.lines import printable
@@ -190,7 +190,7 @@ def load_config(
         source = f"--set {printable(override)}"
         raw = _over(raw, _override(override, source), source)
         config = _build_config(raw, source)
-    if config.task != "abnormality" and area not in WHOLE_DATASET_AREAS:
+    if config.task in WHOLE_DATASET_TASKS and area not in WHOLE_DATASET_AREAS:
         raise InputError(
             f"{_shown(path)}: task {config.task} needs every area of the dataset: "
             f"the study of {ROUTER} or {MULTITASK}, not of {area}"

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,7 +16,14 @@ from mura_tune.lines import printable
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-RELEASE_FILES = ("bundle.json", "SHA256SUMS")  # in the folder of every release
+RELEASE_FILES = ("bundle.json", "SHA256SUMS")  # what stands in the folder of every release
+# One-file forms of a release, and what follows the area in the name of such a file.
+EXPORTS: Mapping[str, str] = {
+    "pt": "_FINAL_best.pt",
+    "joblib": ".joblib",
+    "onnx": ".onnx",
+    "safetensors": ".safetensors",
+}
 
 
 def try_lock(handle: IO[Any]) -> bool:

@@ -68,7 +68,7 @@ def evaluate(
     mirrored ones too, and by image; pictures that the release was trained on are told.
     """
     from mura_tune.reading.locate import release_finder
-    from mura_tune.release.kinds import kind_of
+    from mura_tune.release.release_tasks import release_task
 
     if routed == bool(release):
         raise click.UsageError("name one --release, or write --routed")
@@ -88,8 +88,8 @@ def evaluate(
         console.print_report(as_json, outside.to_json, outside.describe)
         return
     loaded, prepared = _with_data(folder, data, runs, device, strict)
-    area, kind = loaded.manifest.area, kind_of(loaded.manifest.task)
-    measured = kind.measure(loaded.net, prepared, "test", kind.stored(loaded))
+    area, own_task = loaded.manifest.area, release_task(loaded.manifest.task)
+    measured = own_task.evaluate_release(loaded, prepared)
     console.print_report(as_json, lambda: {"area": area, **measured.to_json()}, measured.describe)
 
 
@@ -117,24 +117,23 @@ def compare(
     Each is a folder, a URL, or a name under BASE_URL.
     """
     from mura_tune.errors import InputError
-    from mura_tune.release.kinds import kind_of
+    from mura_tune.release.release_tasks import release_task
 
-    kinds, areas, measured = [], [], []
+    tasks, areas, evaluations = [], [], []
     for name in (first, second):
         loaded, prepared = _with_data(release_at(name, base_url), data, runs, device, strict)
-        kind = kind_of(loaded.manifest.task)
-        kinds.append(kind)
+        own_task = release_task(loaded.manifest.task)
+        tasks.append(own_task)
         areas.append(loaded.manifest.area)
-        if kind.compare is not kinds[0].compare:
+        if not own_task.is_comparable(tasks[0]):
             raise InputError(
                 f"{first} is for {areas[0]} and {second} for {areas[1]}: one tells "
                 "areas apart and one what is abnormal; name two of one kind"
             )
-        chosen = kind.stored(loaded)
-        measured.append(kind.measure(loaded.net, prepared, "test", chosen))
+        evaluations.append(own_task.evaluate_release(loaded, prepared))
     area = " and ".join(dict.fromkeys(areas))
-    found = kinds[0].compare(area, (first, second), *measured)
-    console.print_report(as_json, found.to_json, found.describe)
+    comparison = tasks[0].compare(area, (first, second), *evaluations)
+    console.print_report(as_json, comparison.to_json, comparison.describe)
 
 
 @click.command(short_help="Write a release's report.html again.")
@@ -177,8 +176,8 @@ def report(
     from mura_tune import files
     from mura_tune.errors import InputError
     from mura_tune.reading.fetch import is_fetched
-    from mura_tune.release.kinds import kind_of
     from mura_tune.release.release import add_files
+    from mura_tune.release.release_tasks import release_task
     from mura_tune.release_format.folder import check_place
     from mura_tune.release_format.manifest import REPORT
     from mura_tune.report import index
@@ -193,9 +192,9 @@ def report(
         check_place(folder)
     files.check_writable(out or folder.parent / f".{folder.name}.new")
     loaded, prepared = _with_data(folder, data, runs, device, strict)
-    kind = kind_of(loaded.manifest.task)
-    test = kind.measure(loaded.net, prepared, "test", kind.stored(loaded))
-    html = kind.report(loaded.net, loaded.manifest, prepared, test=test, cases=cases)
+    own_task = release_task(loaded.manifest.task)
+    test = own_task.evaluate_release(loaded, prepared)
+    html = own_task.render_report(loaded.net, loaded.manifest, prepared, test=test, cases=cases)
     content = html.encode("utf-8", "backslashreplace")
     if out:
         files.replace_file(out, content)
@@ -246,9 +245,9 @@ def _routes(
 def _require_kind(release: Release, *, router: bool) -> None:
     """Refuse a release that has a router's name and is none, or is one under an area's name."""
     from mura_tune.errors import InputError
-    from mura_tune.training.tasks import PART
+    from mura_tune.release_format.manifest import RouterManifest
 
-    if (release.manifest.task == PART.name) != router:
+    if isinstance(release.manifest, RouterManifest) != router:
         wanted = "a router" if router else "a release that tells what is abnormal"
         raise InputError(
             f"{release.folder}: of task {release.manifest.task}, where {wanted} "

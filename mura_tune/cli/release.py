@@ -27,6 +27,7 @@ from mura_tune.cli.options import (
     strict_option,
     url_of,
 )
+from mura_tune.files import EXPORTS
 
 
 @click.command(short_help="Train the best recipe at length and write its release.")
@@ -131,7 +132,7 @@ def finalize(
     "--to",
     "kind",
     required=True,
-    type=click.Choice(["pt", "joblib", "onnx", "safetensors"]),
+    type=click.Choice(list(EXPORTS)),
     help="pt: model_state for three ImageNet-normalised channels.",
 )
 @click.option(

@@ -16,7 +16,14 @@ from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import youden_threshold
 from mura_tune.search.records import TrialWriter
-from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, Task, study_logits, task_of
+from mura_tune.training.tasks import (
+    ABNORMALITY_TASK,
+    MULTI_TASK,
+    ROUTER_TASK,
+    Task,
+    study_logits,
+    task_of,
+)
 
 CHARTS, ERRORS, AREAS = "charts.png", "worst-errors.png", "areas.png"
 
@@ -44,7 +51,7 @@ class TaskPanel(Protocol):
 class AbnormalityPanel:
     """Learning curves, ROC and confusion matrix, and the surest errors on either side."""
 
-    task = ABNORMALITY
+    task = ABNORMALITY_TASK
     caption = "The threshold has the best Youden index on these very studies: its figures flatter."
     columns: Sequence[str] = ("study", "patient", "label", "probability")
 
@@ -71,7 +78,7 @@ class AbnormalityPanel:
 class MultitaskPanel(AbnormalityPanel):
     """The same, and what body part was taken for what."""
 
-    task = MULTITASK
+    task = MULTI_TASK
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +98,7 @@ class MultitaskPanel(AbnormalityPanel):
 class AreaPanel:
     """Learning curves, what was taken for what, and the surest errors."""
 
-    task = PART
+    task = ROUTER_TASK
     caption = "An area is that of the largest logit, averaged over a study's views."
     columns: Sequence[str] = ("study", "patient", "area", "called", "probability")
 
@@ -104,7 +111,7 @@ class AreaPanel:
         self._charts = self._charts or AreaCharts()
         accuracy = TrialWriter(trial).read().dev
         return {
-            CHARTS: self._charts.draw(fits, accuracy, PART.monitor),
+            CHARTS: self._charts.draw(fits, accuracy, ROUTER_TASK.monitor),
             ERRORS: area_sheet(fits),
         }
 
@@ -127,9 +134,9 @@ class AreaPanel:
 
 
 PANELS: Mapping[Task, Callable[[], TaskPanel]] = {
-    ABNORMALITY: AbnormalityPanel,
-    MULTITASK: MultitaskPanel,
-    PART: AreaPanel,
+    ABNORMALITY_TASK: AbnormalityPanel,
+    MULTI_TASK: MultitaskPanel,
+    ROUTER_TASK: AreaPanel,
 }
 
 

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from optuna_dashboard import save_plotly_graph_object
 
 from mura_tune.search.records import BASELINE, SearchRecord, TrialRecord
-from mura_tune.training.tasks import ABNORMALITY, task_of
+from mura_tune.training.tasks import ABNORMALITY_TASK, task_of
 
 ENOUGH = 8  # finished trials below which importances say nothing
 SEEDS = 5  # forests for the spread of an importance
@@ -40,7 +40,7 @@ def refresh(search: SearchRecord) -> None:
     """Draw the study's plots anew; those that its trials do not suffice for are left out."""
     trials, plain = search.trials(), search.plain_config
     by = plain.get("recipe", {}).get("monitor", "auc")
-    monitor = task_of(plain.get("task", ABNORMALITY.name), by).monitor
+    monitor = task_of(plain.get("task", ABNORMALITY_TASK.name), by).monitor
     for name, figure in (
         ("mura-importance", importance(trials, monitor)),
         ("mura-auc", scores(trials, monitor)),
@@ -50,7 +50,9 @@ def refresh(search: SearchRecord) -> None:
             save_plotly_graph_object(search.handle, figure, graph_object_id=name)
 
 
-def importance(trials: Sequence[TrialRecord], monitor: str = ABNORMALITY.monitor) -> Figure | None:
+def importance(
+    trials: Sequence[TrialRecord], monitor: str = ABNORMALITY_TASK.monitor
+) -> Figure | None:
     """Each searched value's share of the score's variance (Hutter et al. 2014), mean and standard
     deviation over forests; None where too few trials have finished, or all alike."""
     finished = [t for t in trials if t.state == TrialState.COMPLETE and t.has_dev]
@@ -99,7 +101,7 @@ def _forests(finished: Sequence[TrialRecord]) -> list[dict[str, float]]:
     return [share for share in shares if share and all(map(math.isfinite, share.values()))]
 
 
-def scores(trials: Sequence[TrialRecord], monitor: str = ABNORMALITY.monitor) -> Figure | None:
+def scores(trials: Sequence[TrialRecord], monitor: str = ABNORMALITY_TASK.monitor) -> Figure | None:
     """Each finished trial's dev score with its 95 % interval, the baseline and the best one marked,
     pruned ones as ticks at their last score; None before any trial has finished."""
     finished = [t for t in trials if t.state == TrialState.COMPLETE and t.has_dev]

@@ -14,7 +14,7 @@ from mura_tune.metrics.estimates import Estimate
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import Epoch, fit
-from mura_tune.training.tasks import MULTITASK
+from mura_tune.training.tasks import MULTI_TASK
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def ablate(
         runs = []
         for seed in numbers:
             own = replace(recipe, seed=seed, aux_weight=weight)
-            net = MULTITASK.network(own, len(prepared.areas)).to(device)
-            runs.append(fit(net, train, dev, own, MULTITASK, on_epoch=on_epoch))
-        tables.append([MULTITASK.table(run.logits, dev) for run in runs])
+            net = MULTI_TASK.network(own, len(prepared.areas)).to(device)
+            runs.append(fit(net, train, dev, own, MULTI_TASK, on_epoch=on_epoch))
+        tables.append([MULTI_TASK.table(run.logits, dev) for run in runs])
         scores.append(tuple(run.best.score for run in runs))
     difference = compare_aucs(tables[0], tables[1])
     return Ablation(recipe.aux_weight, numbers, scores[0], scores[1], difference)

@@ -19,7 +19,6 @@ from mura_tune.release_format.entries import (
     RouterCalibrationEntry,
 )
 from mura_tune.release_format.manifest import RouterManifest
-from mura_tune.release_format.schema import Entry
 from mura_tune.training.batches import Split
 from mura_tune.training.tasks import recognise_areas, study_logits
 
@@ -67,7 +66,7 @@ class RouterDecision:
         check_logits(logits_mk)
         return softmax(logits_mk, self.temperature)
 
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, Any]:
         """The fields of a router's manifest that store it."""
         return {
             "calibration": RouterCalibrationEntry(

@@ -22,15 +22,14 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError, MuraError
-from mura_tune.files import check_writable, replace_file
+from mura_tune.files import EXPORTS, check_writable, replace_file
 from mura_tune.lines import printable
 from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import build_network, members_of
 from mura_tune.networks.weights import copy_tensors
-from mura_tune.release.release import Release, as_abnormality
-from mura_tune.release_format.manifest import RouterManifest
+from mura_tune.release.release import Release
+from mura_tune.release.release_tasks import release_task
 from mura_tune.training.batches import MEAN, STD
-from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, TASKS
 
 # ImageNet's means and deviations, by which other programs normalise three channels. Their means
 # average to MEAN; that is what makes `expand_to_three_channels` exact.
@@ -39,27 +38,26 @@ EXPORT_TOLERANCE = 1e-4  # of an answer, between our network and what is exporte
 SAME_AS_TORCHVISION = ("resnet", "densenet")  # timm gives these networks torchvision's names
 
 
-def export_release(release: Release, kind: str, out: Path | None = None) -> tuple[Path, str]:
-    """Write `release` as one of KINDS; returns the file and a line that says how to use it.
+def export_release(release: Release, form: str, out: Path | None = None) -> tuple[Path, str]:
+    """Write `release` in one of EXPORTS; returns the file and a line that says how to use it.
 
     Args:
         out: [default: AREA_FINAL_best.pt, AREA.onnx, … in the working folder]
 
     Raises:
-        InputError: a package that this kind needs is not installed, or a place that cannot be
+        InputError: a package that this form needs is not installed, or a place that cannot be
             written.
         MuraError: ONNX answers differently than torch.
     """
-    suffix, write = EXPORTS[kind]
-    path = out or Path(f"{release.manifest.area}{suffix}")
+    path = out or Path(f"{release.manifest.area}{EXPORTS[form]}")
     check_writable(path)
-    content, told = write(release)
+    content, usage = WRITERS[form](release)
     try:
         replace_file(path, content)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{path}: cannot be written ({reason}); choose --out") from None
-    return path, told
+    return path, usage
 
 
 def calibrated_networks(release: Release) -> list[nn.Module]:
@@ -71,8 +69,9 @@ def calibrated_networks(release: Release) -> list[nn.Module]:
     Raises:
         InputError: a network whose classifier cannot hold the calibration.
     """
-    temperature, offset = _calibration(release)
-    own_head = TASKS[_task(release)].head is not None
+    own = release_task(release.manifest.task)
+    temperature, offset = own.read_calibration(release)
+    own_head = own.task.head is not None
     views = _noise(release, channels=1)
     bodies = []
     for member in members_of(copy.deepcopy(release.net).cpu()):
@@ -90,14 +89,6 @@ def calibrated_networks(release: Release) -> list[nn.Module]:
             )
         bodies.append(body.float())
     return bodies
-
-
-def _calibration(release: Release) -> tuple[float, float]:
-    """Temperature and offset; a router has no offset."""
-    if isinstance(release.manifest, RouterManifest):
-        return release.manifest.calibration.temperature, 0.0
-    fitted = as_abnormality(release).calibration
-    return fitted.temperature, fitted.offset
 
 
 @torch.no_grad()
@@ -146,7 +137,7 @@ def expand_to_three_channels(weight: Tensor) -> Tensor:
 
 def _pt(release: Release) -> tuple[bytes, str]:
     arch, size = release.manifest.arch, release.manifest.preprocessing.size
-    if TASKS[_task(release)].head:
+    if release_task(release.manifest.task).task.head:
         raise InputError(
             f"{release.folder}: a pt holds {arch} with a linear classifier, and the "
             "multi-task head is none; export it --to onnx or safetensors"
@@ -215,37 +206,32 @@ def _safetensors(release: Release) -> tuple[bytes, str]:
 
 
 class ExportedAnswers(nn.Module):
-    """Grey levels (N, 1, S, S) from 0 to 1 in; what each of `ONNX_OUTPUTS` makes of the mean logits
-    (N, K) out."""
+    """Grey levels (N, 1, S, S) from 0 to 1 in; what is made of the mean logits (N, K) out.
 
-    def __init__(self, bodies: Sequence[nn.Module], task: str) -> None:
+    Args:
+        outputs: by name, from logits (N, K); see `ReleaseTask.onnx_outputs`.
+    """
+
+    def __init__(
+        self, bodies: Sequence[nn.Module], outputs: Mapping[str, Callable[[Tensor], Tensor]]
+    ) -> None:
         super().__init__()
         self.bodies = nn.ModuleList(bodies)
-        self.task = task
+        self.outputs = dict(outputs)
 
     def forward(self, levels: Tensor) -> tuple[Tensor, ...]:
         x_nchw = (levels - MEAN) / STD
         logits_nk = torch.stack([body(x_nchw) for body in self.bodies]).mean(0)
-        return tuple(answer(logits_nk) for answer in ONNX_OUTPUTS[self.task].values())
-
-
-# What an ONNX model of each task gives, by name, from calibrated logits (N, K).
-ONNX_OUTPUTS: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {
-    ABNORMALITY.name: {"probability": torch.sigmoid},
-    PART.name: {"areas": lambda logits: logits},
-    MULTITASK.name: {
-        "probability": lambda logits: torch.sigmoid(logits[:, :1]),
-        "areas": lambda logits: logits[:, 1:],
-    },
-}
+        return tuple(answer(logits_nk) for answer in self.outputs.values())
 
 
 def _onnx(release: Release) -> tuple[bytes, str]:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"--to onnx needs {package}: pip install 'mura-tune[onnx]'")
-    size, task = release.manifest.preprocessing.size, _task(release)
-    net = ExportedAnswers(calibrated_networks(release), task).eval()
+    size = release.manifest.preprocessing.size
+    outputs = release_task(release.manifest.task).onnx_outputs
+    net = ExportedAnswers(calibrated_networks(release), outputs).eval()
     levels = torch.rand((3, 1, size, size), generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():  # the exporter's own, about torch's insides
         warnings.simplefilter("ignore")
@@ -256,7 +242,7 @@ def _onnx(release: Release) -> tuple[bytes, str]:
                 dynamo=True,
                 verbose=False,
                 input_names=["levels"],
-                output_names=list(ONNX_OUTPUTS[task]),
+                output_names=list(outputs),
                 dynamic_shapes={"levels": {0: torch.export.Dim("views")}},
             )
         except MemoryError:
@@ -276,14 +262,14 @@ def _onnx(release: Release) -> tuple[bytes, str]:
     if not worst <= EXPORT_TOLERANCE:
         raise MuraError(f"{release.folder}: ONNX differs from torch by {worst:.1e}; not written")
     areas = ", ".join(release.manifest.areas)
-    told = {
+    meanings = {
         "probability": "probability (views, 1) of abnormal",
         "areas": f"areas (views, K), a logit of each of {areas}: softmax their mean over a "
         "study's views",
     }
     return content, (
         f"levels (views, 1, {size}, {size}), grey from 0 to 1, to "
-        + " and ".join(told[name] for name in ONNX_OUTPUTS[task])
+        + " and ".join(meanings[name] for name in outputs)
     )
 
 
@@ -313,37 +299,23 @@ def _only(release: Release) -> nn.Module:
     return bodies[0]
 
 
-def _task(release: Release) -> str:
-    return release.manifest.task
-
-
 def _about(release: Release) -> dict[str, Any]:
     """Plain values that travel beside the weights; a reader that wants weights alone skips them."""
-    manifest = release.manifest
-    chosen = (
-        {"confidence": manifest.abstain.confidence}
-        if isinstance(manifest, RouterManifest)
-        else {"threshold": as_abnormality(release).operating_point.threshold}
-    )
-    several = TASKS[_task(release)] is not ABNORMALITY
+    manifest, own = release.manifest, release_task(release.manifest.task)
+    areas = {"task": manifest.task, "areas": list(manifest.areas)}
     return {
         "area": manifest.area,
         "arch": manifest.arch,
         "size": manifest.preprocessing.size,
-        **chosen,
+        **own.export_decision(release),
         "recipe_digest": manifest.recipe_digest,
-        **({"task": _task(release), "areas": list(manifest.areas)} if several else {}),
+        **(areas if own.task.recognises_areas else {}),
     }
 
 
 def _outputs(release: Release) -> str:
     """What the outputs are, in words."""
-    areas = ", ".join(release.manifest.areas)
-    return {
-        ABNORMALITY.name: "sigmoid",
-        PART.name: f"softmax over {areas}, of the mean over a study's views",
-        MULTITASK.name: f"sigmoid of the first, softmax of the others over {areas}",
-    }[_task(release)]
+    return release_task(release.manifest.task).describe_outputs(release.manifest.areas)
 
 
 def _grey(release: Release) -> str:
@@ -352,10 +324,10 @@ def _grey(release: Release) -> str:
 
 
 ExportWriter = Callable[[Release], tuple[bytes, str]]
-# What a file's name ends with, and what makes its content.
-EXPORTS: dict[str, tuple[str, ExportWriter]] = {
-    "pt": ("_FINAL_best.pt", _pt),
-    "joblib": (".joblib", _joblib),
-    "onnx": (".onnx", _onnx),
-    "safetensors": (".safetensors", _safetensors),
+# What makes the content of a file, and the line that says how to use the file.
+WRITERS: Mapping[str, ExportWriter] = {
+    "pt": _pt,
+    "joblib": _joblib,
+    "onnx": _onnx,
+    "safetensors": _safetensors,
 }

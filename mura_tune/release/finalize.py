@@ -17,14 +17,16 @@ import mura_tune
 from mura_tune import config
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
+from mura_tune.evaluation.evaluate import Evaluation
+from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.evaluation.runs import FinalRun, describe_runs, pick_strongest, summarise_runs
 from mura_tune.lines import printable, shell_command
 from mura_tune.networks.network import join_members
 from mura_tune.networks.starts import TRAINED_ON, start_digest
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.release.external import list_training_pictures
-from mura_tune.release.kinds import Figures, kind_of
 from mura_tune.release.release import current_preprocessing, save_release, weight_file_names
+from mura_tune.release.release_tasks import release_task
 from mura_tune.release_format.entries import (
     ConfirmationEntry,
     DataEntry,
@@ -39,7 +41,7 @@ from mura_tune.search.results import SearchResult
 from mura_tune.search.verdict import describe_verdict
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import NO_MEMORY, Epoch, Memory, fit
-from mura_tune.training.tasks import TASKS, task_of
+from mura_tune.training.tasks import task_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +50,8 @@ class FinalRelease:
 
     folder: Path
     manifest: Manifest
-    dev: Figures
-    test: Figures
+    dev: Evaluation | RouterEvaluation
+    test: Evaluation | RouterEvaluation
 
     def describe(self) -> str:
         """Its figures as lines for people, and what to do with it."""
@@ -114,33 +116,36 @@ def finalize(
     recipe = final_recipe(best)
     train, dev_split = (load_split(prepared, part, device) for part in ("train", "dev"))
     task = task_of(best.config.task, recipe.monitor)
-    kind = kind_of(task.name)
+    own_task = release_task(task.name)
     runs = []
     for number in range(seeds):
         own = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
         net = task.network(own, len(prepared.areas)).to(device)
         result = fit(net, train, dev_split, own, task, on_epoch=on_epoch, memory=memory(own))
-        runs.append(FinalRun(own, net, result, dev_split, task.measure, kind.rows))
+        runs.append(
+            FinalRun(own, net, result, dev_split, task.measure, own_task.tabulate_calibrated)
+        )
     members = released(runs)
     model = join_members([run.net for run in members])
     logits = torch.stack([run.fit.logits for run in members]).mean(0)
-    chosen = kind.choose(logits, dev_split)  # before anything reads test
-    dev = kind.measured(logits, dev_split, chosen)
-    test = kind.measure(model, prepared, "test", chosen)
-    manifest = kind.manifest(
+    decision = own_task.choose_decision(logits, dev_split)  # before anything reads test
+    dev = own_task.evaluate(logits, dev_split, decision)
+    test = own_task.evaluate_network(model, prepared, "test", decision)
+    manifest = own_task.make_manifest(
+        decision,
+        dev,
+        test,
         **_origin(best, prepared, members[0], dataset),
-        **chosen.entries(),
-        metrics=kind.metrics.parse({"dev": dev.to_json(), "test": test.to_json()}),
-        output=kind.output,
+        outputs=task.outputs(len(prepared.areas)),
+        output=own_task.output,
         runs=summarise_runs(runs, members, load_split(prepared, "test", device))
         if seeds > 1
         else None,
         members=weight_file_names(model),
     )
-    page = kind.report(model, manifest, prepared, test=test)
     texts = {
-        CARD: kind.card(manifest),
-        REPORT: page,
+        CARD: own_task.render_card(manifest),
+        REPORT: own_task.render_report(model, manifest, prepared, test=test),
         TRAINED_ON: list_training_pictures(prepared),
     }
     save_release(folder, model, manifest, texts)
@@ -169,7 +174,6 @@ def _origin(best: SearchResult, prepared: Prepared, run: FinalRun, dataset: str)
         "task": best.config.task,
         "areas": tuple(prepared.areas),
         "arch": recipe.arch,
-        "outputs": TASKS[best.config.task].outputs(len(prepared.areas)),
         "preprocessing": current_preprocessing(recipe.size),
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,

@@ -33,7 +33,7 @@ from mura_tune.release_format.manifest import (
 )
 from mura_tune.strict import show_value
 from mura_tune.training.batches import MEAN, STD
-from mura_tune.training.tasks import TASKS
+from mura_tune.training.tasks import task_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +193,6 @@ def _check_preprocessing(stored: PreprocessingEntry, source: Path) -> None:
 
 def _network(manifest: Manifest, path: Path) -> Network:
     """The network that a release names, with the weights of one of its members."""
-    head = TASKS[manifest.task].head
+    head = task_of(manifest.task).head
     size, outputs = manifest.preprocessing.size, manifest.outputs
     return restore_network(path, manifest.arch, size=size, outputs=outputs, head=head)

@@ -11,7 +11,7 @@ import timm
 from mura_tune.networks.network import Ensemble, Model
 from mura_tune.release_format.manifest import Manifest
 from mura_tune.training.batches import MEAN, STD
-from mura_tune.training.tasks import TASKS
+from mura_tune.training.tasks import task_of
 
 CONFIG = "config.json"
 
@@ -22,7 +22,7 @@ def timm_config(net: Model, manifest: Manifest) -> dict[str, str]:
 
     timm refuses a key it does not know inside `pretrained_cfg`, and passes `model_args` on.
     """
-    own_head = TASKS[manifest.task].head
+    own_head = task_of(manifest.task).head
     if isinstance(net, Ensemble) or own_head or not timm.is_model(manifest.arch):
         return {}
     about: Mapping[str, Any] = net.body.pretrained_cfg

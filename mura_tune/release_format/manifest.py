@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from mura_tune import strict
-from mura_tune.areas import TASKS
+from mura_tune.areas import TASK_NAMES
 from mura_tune.errors import InputError
 from mura_tune.files import RELEASE_FILES
 from mura_tune.recipe import Recipe, recipe_from_dict
@@ -62,7 +62,7 @@ class Manifest(Entry):
     """What bundle.json says of a release, whatever its task; `parse` gives the task's own class.
 
     Attributes:
-        task: one of `areas.TASKS`.
+        task: one of `areas.TASK_NAMES`.
         areas: that the release was trained on; empty where an older version stored none.
         arch: the network's name.
         outputs: K, logits of a view; `output` says in words what they are.
@@ -85,7 +85,7 @@ class Manifest(Entry):
 
     schema: Annotated[int, whole()] = SCHEMA
     area: Annotated[str, area_name]
-    task: Annotated[str, text] = TASKS[0]
+    task: Annotated[str, text] = TASK_NAMES[0]
     areas: Annotated[tuple[str, ...], each(area_name, least=1, most=MOST_AREAS)] = ()
     arch: Annotated[str, text]
     outputs: Annotated[int, whole(1, MOST_AREAS + 1)]
@@ -216,7 +216,7 @@ class RouterManifest(Manifest):
 
 
 MANIFESTS: Mapping[str, type[Manifest]] = dict(
-    zip(TASKS, (AbnormalityManifest, RouterManifest, MultitaskManifest), strict=True)
+    zip(TASK_NAMES, (AbnormalityManifest, RouterManifest, MultitaskManifest), strict=True)
 )
 
 
@@ -241,7 +241,7 @@ def parse_manifest(raw: Any, source: object) -> Manifest:
                 f"{source}: schema {schema}; this version reads 1 and {SCHEMA}, use "
                 "the one that made it"
             )
-        values = {"members": [WEIGHTS], "task": TASKS[0], **raw}
+        values = {"members": [WEIGHTS], "task": TASK_NAMES[0], **raw}
         if schema == 1:
             if "threshold" not in values:
                 raise ValueError("threshold is missing")
@@ -249,7 +249,7 @@ def parse_manifest(raw: Any, source: object) -> Manifest:
             values |= uncalibrated(threshold).to_json()
             values.pop("metrics", None)  # of another form, and shown by nothing
         task = values["task"]
-        check_value(task in TASKS, "task", task, f"one of {', '.join(TASKS)}")
+        check_value(task in TASK_NAMES, "task", task, f"one of {', '.join(TASK_NAMES)}")
         return MANIFESTS[task].parse(values)
     except ValueError as error:
         raise InputError(f"{source}: {error}; fetch the release again") from None

@@ -24,7 +24,7 @@ from mura_tune.networks import starts
 from mura_tune.networks.starts import DIGEST_DIGITS, StartProvenance, start_provenance
 from mura_tune.recipe import CHANGED_FIELDS, RECIPE_DEFAULTS
 from mura_tune.search.records import DevFold, SearchRecord, reads_search
-from mura_tune.training.tasks import PART, task_of
+from mura_tune.training.tasks import task_of
 
 
 def clean_or_refuse(sources: Iterable[str], prepared: Prepared, split: Holdout) -> None:
@@ -185,7 +185,7 @@ def _dev_studies(prepared: Prepared, task: str) -> DevFold:
     _, first = np.unique(rows["study"].to_numpy(object), return_index=True)
     _, patients = np.unique(rows["patient"].to_numpy(object)[first], return_inverse=True)
     area = np.searchsorted(prepared.areas, rows["area"].to_numpy(object))
-    labels = (area if task == PART.name else rows["label"].to_numpy())[first]
+    labels = task_of(task).classes(rows["label"].to_numpy(), area)[first]
     return DevFold(labels.astype(np.int64), patients.astype(object))
 
 

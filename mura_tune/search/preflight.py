@@ -18,7 +18,7 @@ from mura_tune.networks.network import Network
 from mura_tune.networks.weights import copy_tensors
 from mura_tune.recipe import Recipe, with_values
 from mura_tune.training.consistency import require_map
-from mura_tune.training.tasks import TASKS
+from mura_tune.training.tasks import task_of
 
 ANY_AREA_COUNT = 2  # whatever their number, a network can be built or not
 DECIDE = ("arch", "pretrained", "consistency")  # recipe fields on which it depends beside the size
@@ -49,7 +49,7 @@ def check_networks(study: SearchConfig) -> None:
 @functools.cache
 def _legal(task: str, recipe: Recipe) -> None:
     """Refuse a recipe whose network cannot be, once for every study that has it."""
-    net = TASKS[task].network(recipe, ANY_AREA_COUNT)
+    net = task_of(task).network(recipe, ANY_AREA_COUNT)
     if recipe.consistency:
         require_map(net, recipe.size)
     for deed, rehearse in (("trained", _train), ("released", _release), ("explained", _explain)):

@@ -25,7 +25,7 @@ from mura_tune.search.results import load_confirmation
 from mura_tune.search.space import as_started, space_of, space_to_json
 from mura_tune.search.trial import SaveArtifacts, TrialProgress
 from mura_tune.search.warm_start import AUTO, warm_starts
-from mura_tune.training.tasks import TASKS
+from mura_tune.training.tasks import task_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ def start_search(
         check_search_name(job.name, "study")
     space = space_of(job.config)
     check_networks(job.config)
-    TASKS[job.config.task].outputs(len(job.prepared.areas))  # or refuse a router of one area
+    task_of(job.config.task).outputs(len(job.prepared.areas))  # or refuse a router of one area
     storage = open_storage(settings.url, create=True, patience=settings.patience)
     with lock_of(settings.url, job.name, settings.patience):
         handle = optuna.create_study(

@@ -29,6 +29,8 @@ from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split
 from mura_tune.training.losses import Loss, binary_loss
 
+Classes = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -40,6 +42,8 @@ class Task:
         loss: from the training split and the recipe, the loss of a batch.
         table: from logits (N, K) and their split, the studies that `measure` is taken of.
         measure: the score that decides; more is better.
+        recognises_areas: whether a logit of each area is among the outputs.
+        classes: from the label and the area (an index) of each study, what `measure` tells apart.
         head: makes the classifier from the numbers of features and outputs; None for a linear one.
         beside: the same as `table` for a second task, which is judged by the accuracy.
     """
@@ -50,6 +54,8 @@ class Task:
     loss: Callable[[Split, Recipe], Loss]
     table: Callable[[Tensor, Split], StudyScores]
     measure: Measure
+    recognises_areas: bool = False
+    classes: Callable[[Classes, Classes], Classes] = lambda labels, areas: labels
     head: Callable[[int, int], nn.Module] | None = None
     beside: Callable[[Tensor, Split], StudyScores] | None = None
 
@@ -103,7 +109,7 @@ def study_scores(logits_nk: Tensor, split: Split) -> StudyScores:
     return score_studies(logits, split.labels.cpu().numpy(), split.studies, split.patients)
 
 
-def routed_right(logits_nk: Tensor, split: Split) -> StudyScores:
+def score_recognition(logits_nk: Tensor, split: Split) -> StudyScores:
     """A row a study: its area as the label, and 1 or 0 as the score: was it recognised?
 
     A study's area is that of the largest logit, averaged over its views.
@@ -127,13 +133,13 @@ def _both(train: Split, recipe: Recipe) -> Loss:
     return loss
 
 
-def _told_apart(areas: int) -> int:
+def _count_areas(areas: int) -> int:
     if areas < 2:
         raise InputError("one area alone: a router needs a dataset with two areas or more")
     return areas
 
 
-ABNORMALITY = Task(
+ABNORMALITY_TASK = Task(
     name="abnormality",
     outputs=lambda areas: 1,
     targets=lambda split: split.labels,
@@ -141,25 +147,30 @@ ABNORMALITY = Task(
     table=study_scores,
     measure=AUC,
 )
-PART = Task(
+ROUTER_TASK = Task(
     name="part",
-    outputs=_told_apart,
+    outputs=_count_areas,
     targets=lambda split: split.area_labels,
     loss=_cross_entropy,
-    table=routed_right,
+    table=score_recognition,
     measure=ACCURACY,
+    recognises_areas=True,
+    classes=lambda labels, areas: areas,
 )
-MULTITASK = Task(
+MULTI_TASK = Task(
     name="multitask",
     outputs=lambda areas: 1 + areas,
     targets=lambda split: torch.stack((split.labels, split.area_labels), 1),
     loss=_both,
     table=study_scores,
     measure=AUC,
+    recognises_areas=True,
     head=AreaHead,
-    beside=lambda logits_nk, split: routed_right(logits_nk[:, 1:], split),
+    beside=lambda logits_nk, split: score_recognition(logits_nk[:, 1:], split),
 )
-TASKS: Mapping[str, Task] = {task.name: task for task in (ABNORMALITY, PART, MULTITASK)}
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (ABNORMALITY_TASK, ROUTER_TASK, MULTI_TASK)
+}
 
 
 def task_of(name: str, monitor: str = "auc") -> Task:

@@ -126,6 +126,37 @@ def test_only_what_knows_searches_imports_optuna(path: Path) -> None:
     assert knows or not roots & {"optuna", "optuna_dashboard"}
 
 
+TASK_HOMES = {"mura_tune.training.tasks", "mura_tune.release.release_tasks"}
+TASK_WORDS = {"abnormality", "part", "multitask"}
+
+
+def compared_tasks(source: str) -> list[int]:
+    """Lines that compare something with a task, by its constant or its name in quotes."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Compare):
+            continue
+        for side in (node.left, *node.comparators):
+            constants = {n.id for n in ast.walk(side) if isinstance(n, ast.Name)}
+            word = isinstance(side, ast.Constant) and side.value in TASK_WORDS
+            if word or constants & {"ABNORMALITY_TASK", "ROUTER_TASK", "MULTI_TASK"}:
+                lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_task_is_asked_and_not_compared(path: Path) -> None:
+    if name_of(path) not in TASK_HOMES:
+        assert compared_tasks(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_comparison_with_a_task_is_caught() -> None:
+    assert compared_tasks("task == ROUTER_TASK.name") == [1]
+    assert compared_tasks('x = 1\nif manifest.task != "abnormality": pass') == [2]
+    assert compared_tasks("TASKS[name] is not MULTI_TASK") == [1]
+    assert not compared_tasks("task == other.task")
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "metrics").glob("*.py")), ids=name_of)
 def test_metrics_need_numpy_alone(path: Path) -> None:
     roots = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))}

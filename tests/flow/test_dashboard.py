@@ -36,7 +36,7 @@ from mura_tune.search.records import BASELINE, SearchRecord, TrialWriter
 from mura_tune.search.space import Rounded
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit
-from mura_tune.training.tasks import ABNORMALITY, study_scores
+from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
 
 LONG = r"\d\.\d{7,}"  # nobody knows an AUC to seven digits
 LOADED = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
@@ -104,7 +104,7 @@ def search(
     def objective(trial: optuna.Trial) -> float:
         started = time.perf_counter()
         recipe = space.recipe_for(study, space.suggest(trial, axes), "test")
-        result = fit(build_network(recipe.arch, seed=0), train, dev, recipe, ABNORMALITY)
+        result = fit(build_network(recipe.arch, seed=0), train, dev, recipe, ABNORMALITY_TASK)
         studies = study_scores(result.logits, dev)
         for name, value in (
             ("dev_score", estimate_auc(studies).to_json()),

@@ -25,7 +25,7 @@ from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.search.records import TrialWriter
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import FitResult
-from mura_tune.training.tasks import MULTITASK, PART, Task, routed_right, study_logits
+from mura_tune.training.tasks import MULTI_TASK, ROUTER_TASK, Task, score_recognition, study_logits
 
 
 def run_trial(saver: TrialArtifacts, fits: Fits) -> optuna.Study:
@@ -73,30 +73,30 @@ def of_areas(task: Task, seed: int = 0) -> tuple[FitResult, Split]:
     parts = torch.arange(len(dev)) // 2 % 3
     rng = torch.Generator().manual_seed(seed)
     logits = torch.randn(len(dev), 3, generator=rng) + 1.5 * nn.functional.one_hot(parts, 3)
-    if task is MULTITASK:
+    if task is MULTI_TASK:
         logits = torch.cat((fit.logits, logits), 1)
     dev = replace(dev, areas=("XR_A", "XR_B", "XR_C"), area_labels=parts)
     return replace(fit, logits=logits), dev
 
 
-@pytest.mark.parametrize("task", [PART, MULTITASK], ids=["router", "multitask"])
+@pytest.mark.parametrize("task", [ROUTER_TASK, MULTI_TASK], ids=["router", "multitask"])
 def test_a_trial_that_tells_areas_apart_shows_what_it_took_for_what(
     tmp_path: Path, task: Task
 ) -> None:
     fit, dev = of_areas(task)
-    found = routed_right(fit.logits[:, -3:], dev)
+    found = score_recognition(fit.logits[:, -3:], dev)
     accuracy = ACCURACY.estimate(found).to_json()
     table = task.table(fit.logits, dev)
     study = optuna.create_study(direction="maximize")
     trial = study.ask()
     TrialWriter(trial).store_recipe(load_config("default").recipe)
     trial.set_user_attr("dev_score", task.measure.estimate(table).to_json())
-    if task is MULTITASK:
+    if task is MULTI_TASK:
         trial.set_user_attr("dev_part", accuracy)
     TrialArtifacts(tmp_path)(task.name)(trial, [(fit, dev)], table)
     study.tell(trial, 0.5)
     files = files_of(study, tmp_path)
-    areas = {"areas.png"} if task is MULTITASK else set()
+    areas = {"areas.png"} if task is MULTI_TASK else set()
     assert set(files) == {"charts.png", "worst-errors.png", "dev-scores.csv"} | areas
     expected = confusion_matrix(
         found.labels, study_logits(fit.logits[:, -3:], dev).logits.argmax(1)
@@ -106,7 +106,7 @@ def test_a_trial_that_tells_areas_apart_shows_what_it_took_for_what(
     note = note_of(study)
     assert all(f"![{name}](" in note for name in files if name.endswith(".png"))
     assert f"{accuracy['value']:.3f}" in note
-    if task is PART:
+    if task is ROUTER_TASK:
         rows = list(csv.DictReader(files["dev-scores.csv"].read_text().splitlines()))
         wrong = [row["area"] != row["called"] for row in rows]
         assert sum(wrong) == len(found.scores) - found.scores.sum() > 0
@@ -116,7 +116,7 @@ def test_a_trial_that_tells_areas_apart_shows_what_it_took_for_what(
 
 
 def test_the_sheet_of_a_router_shows_its_surest_error_first() -> None:
-    fit, dev = of_areas(PART)
+    fit, dev = of_areas(ROUTER_TASK)
     fit.logits[2:4] = torch.tensor([[9.0, 0, 0], [12.0, 0, 0]])  # of the second area
     dev.pixels[3] = 200
     place = error_sheet.MARGIN + error_sheet.TILE // 2

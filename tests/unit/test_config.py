@@ -366,7 +366,7 @@ def test_a_field_that_means_nothing_to_the_task_is_refused(
 
 def test_every_task_has_a_study_and_needs_every_area(tmp_path: Path) -> None:
     found = {config.load_config(area).task for area in WHOLE_DATASET_AREAS}
-    assert found == set(areas.TASKS) == set(TASKS)
+    assert found == set(areas.TASK_NAMES) == set(TASKS)
     for file in config.studies_folder().iterdir():
         (tmp_path / file.name).write_text(file.read_text())
     (tmp_path / "XR_HAND.yaml").write_text("base: router.yaml")

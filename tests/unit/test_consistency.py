@@ -14,7 +14,7 @@ from mura_tune.training.batches import to_input
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource
 from mura_tune.training.fit import fit
-from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.tasks import ABNORMALITY_TASK
 
 CPU = torch.device("cpu")
 X = to_input(split(6, side=96).pixels, CPU)
@@ -112,7 +112,7 @@ def test_it_makes_maps_agree() -> None:
     ends = []
     for weight in (0.0, 2.0):
         net = build_network("cnn", seed=0)
-        fit(net, train, dev, recipe(consistency=weight, **given), ABNORMALITY)
+        fit(net, train, dev, recipe(consistency=weight, **given), ABNORMALITY_TASK)
         net.eval()
         views = (x, consistency.move(x, moves, outside=consistency.BLACK))
         with torch.no_grad():
@@ -128,7 +128,8 @@ def test_the_same_seed_draws_the_same_turns_and_frozen_stages_stay() -> None:
     train, dev = split(20, side=96), split(12, "dev", 1, side=96)
     before = {k: v.clone() for k, v in build_network("cnn", seed=0).body.state_dict().items()}
     one, again = (
-        fit(build_network("cnn", seed=0), train, dev, given, ABNORMALITY).weights for _ in range(2)
+        fit(build_network("cnn", seed=0), train, dev, given, ABNORMALITY_TASK).weights
+        for _ in range(2)
     )
     assert all(torch.equal(one[name], again[name]) for name in one)
     changed = {name for name in one if not torch.equal(one[name], before[name])}
@@ -157,6 +158,6 @@ def test_a_network_without_a_map_is_refused(arch: str, size: int, told: str) -> 
     given = recipe(arch=arch, size=size, consistency=0.5)
     train = split(4, side=size)
     with pytest.raises(InputError) as refused:
-        fit(build_network(arch), train, train, given, ABNORMALITY)
+        fit(build_network(arch), train, train, given, ABNORMALITY_TASK)
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)

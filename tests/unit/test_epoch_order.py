@@ -15,7 +15,7 @@ from mura_tune.training.batches import Split, cut_into_batches, epoch_order, tra
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource, pixel_feed
 from mura_tune.training.fit import fit
-from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.tasks import ABNORMALITY_TASK
 
 CPU = torch.device("cpu")
 VIEWS = (1, 3, 2, 5, 1, 4, 2, 2, 6, 1, 1, 2)  # of each study; the last three are abnormal
@@ -108,27 +108,27 @@ def test_features_and_pixels_give_the_same_weights(tmp_path: Path) -> None:
     given = small(sampling="balanced", **{"finetune.depth": 0})
     source = FeatureSource(FeatureStore(tmp_path))
     afresh, kept, read = (
-        fit(network(given), TRAIN, DEV, given, ABNORMALITY, source=one)
+        fit(network(given), TRAIN, DEV, given, ABNORMALITY_TASK, source=one)
         for one in (pixel_feed, source, source)
     )
     assert_same(kept, afresh)
     assert_same(read, afresh)
     natural = small(**{"finetune.depth": 0})  # nor is one kept for the other
     assert_same(
-        fit(network(natural), TRAIN, DEV, natural, ABNORMALITY, source=source),
-        fit(network(natural), TRAIN, DEV, natural, ABNORMALITY),
+        fit(network(natural), TRAIN, DEV, natural, ABNORMALITY_TASK, source=source),
+        fit(network(natural), TRAIN, DEV, natural, ABNORMALITY_TASK),
     )
 
 
 def test_corrected_labels_are_other_features(tmp_path: Path) -> None:
     given = small(sampling="balanced", **{"finetune.depth": 0})
     source = FeatureSource(FeatureStore(tmp_path))
-    fit(network(given), TRAIN, DEV, given, ABNORMALITY, source=source)
+    fit(network(given), TRAIN, DEV, given, ABNORMALITY_TASK, source=source)
     labels = TRAIN.labels.clone()
     labels[TRAIN.studies == "s03"] = 1
     corrected = dataclasses.replace(TRAIN, labels=labels)
     assert corrected.fingerprint == TRAIN.fingerprint
     assert_same(
-        fit(network(given), corrected, DEV, given, ABNORMALITY, source=source),
-        fit(network(given), corrected, DEV, given, ABNORMALITY),
+        fit(network(given), corrected, DEV, given, ABNORMALITY_TASK, source=source),
+        fit(network(given), corrected, DEV, given, ABNORMALITY_TASK),
     )

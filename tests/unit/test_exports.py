@@ -33,11 +33,12 @@ from mura_tune.reading.readers import Predictor
 from mura_tune.release import exports
 from mura_tune.release.legacy import load_checkpoint
 from mura_tune.release.release import Release, current_preprocessing, load_release, save_release
+from mura_tune.release.release_tasks import AbnormalityReleases
 from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import parse_manifest, uncalibrated
 from mura_tune.release_format.schema import to_plain
 from mura_tune.training.batches import MEAN, STD
-from mura_tune.training.tasks import MULTITASK, PART, Task
+from mura_tune.training.tasks import MULTI_TASK, ROUTER_TASK, Task
 
 QUICK = ["arch=cnn", "size=32", "pretrained=none"]
 FITTED = Calibration(temperature=1.7, offset=0.4)
@@ -177,9 +178,9 @@ def test_an_ensemble_is_no_single_network(tmp_path: Path) -> None:
             exports.export_release(several, kind, tmp_path / "a")
     x = noise(32)
     with torch.inference_mode():  # what ONNX would hold
-        (found,) = exports.ExportedAnswers(exports.calibrated_networks(several), "abnormality")(
-            x * STD + MEAN
-        )
+        (found,) = exports.ExportedAnswers(
+            exports.calibrated_networks(several), AbnormalityReleases.onnx_outputs
+        )(x * STD + MEAN)
         mean = torch.sigmoid((both(x) + FITTED.offset) / FITTED.temperature)
     assert torch.allclose(found, mean, atol=1e-5)
 
@@ -202,7 +203,7 @@ def test_onnx_answers_as_torch_does_for_any_number_of_views(
         (found,) = session.run(None, {"levels": (x * STD + MEAN).numpy()})
         assert np.abs(found - expected(opened, x).numpy()).max() < 1e-4
     uncalibrated = exports.ExportedAnswers(
-        [opened.net.body], "abnormality"
+        [opened.net.body], AbnormalityReleases.onnx_outputs
     ).eval()  # what the check must notice
     assert (
         exports.measure_onnx_gap(path.read_bytes(), uncalibrated, x * STD + MEAN)
@@ -216,7 +217,7 @@ def of_areas(folder: Path, task: Task) -> Release:
     net = task.network(replace(load_config("router", QUICK).recipe, seed=1), 3)
     found = (
         to_plain(RouterDecision(1.7, 0.5, 0.0, 0.0, 0.0).entries())
-        if task is PART
+        if task is ROUTER_TASK
         else {
             **uncalibrated(ThresholdEntry(value=0.37, rule="for a test")).to_json(),
             "calibration": {"temperature": FITTED.temperature, "offset": FITTED.offset},
@@ -237,7 +238,7 @@ def of_areas(folder: Path, task: Task) -> Release:
     return load_release(folder / "every", CPU)
 
 
-@pytest.mark.parametrize("task", [PART, MULTITASK], ids=["router", "multitask"])
+@pytest.mark.parametrize("task", [ROUTER_TASK, MULTI_TASK], ids=["router", "multitask"])
 def test_tasks_that_tell_areas_apart_leave_with_their_own_outputs(
     onnxruntime: Any, task: Task, tmp_path: Path
 ) -> None:
@@ -253,9 +254,9 @@ def test_tasks_that_tell_areas_apart_leave_with_their_own_outputs(
     x = noise(32, 5)
     with torch.inference_mode():
         logits = opened.net(x)
-    areas = logits / 1.7 if task is PART else logits[:, 1:]
+    areas = logits / 1.7 if task is ROUTER_TASK else logits[:, 1:]
     wanted = {"areas": areas.numpy()}
-    if task is MULTITASK:
+    if task is MULTI_TASK:
         wanted["probability"] = expected(opened, x)[:, :1].numpy()
     names = [output.name for output in session.get_outputs()]
     found = dict(zip(names, session.run(None, {"levels": (x * STD + MEAN).numpy()}), strict=True))
@@ -271,7 +272,7 @@ def test_tasks_that_tell_areas_apart_leave_with_their_own_outputs(
     net.body.load_state_dict(weights)
     with torch.inference_mode():
         given = net(x)
-    if task is PART:
+    if task is ROUTER_TASK:
         assert torch.allclose(given, logits / 1.7, atol=1e-5)
     else:
         assert torch.allclose(given[:, 1:], logits[:, 1:], atol=1e-5)
@@ -280,9 +281,9 @@ def test_tasks_that_tell_areas_apart_leave_with_their_own_outputs(
 
 def test_a_pt_holds_a_router_and_no_head_that_is_not_linear(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="multi-task head is none; export it --to onnx or safe"):
-        exports.export_release(of_areas(tmp_path, MULTITASK), "pt", tmp_path / "a.pt")
+        exports.export_release(of_areas(tmp_path, MULTI_TASK), "pt", tmp_path / "a.pt")
     assert not (tmp_path / "a.pt").exists()
-    opened = of_areas(tmp_path, PART)
+    opened = of_areas(tmp_path, ROUTER_TASK)
     path, told = exports.export_release(opened, "pt", tmp_path / "a.pt")
     assert "softmax over XR_A, XR_B, XR_C" in told
     state = torch.load(path, weights_only=True)

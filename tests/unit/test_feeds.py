@@ -17,7 +17,7 @@ from mura_tune.training.batches import Split
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource, halve_network, pixel_feed
 from mura_tune.training.fit import FitResult, fit
-from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.tasks import ABNORMALITY_TASK
 
 CPU = torch.device("cpu")
 
@@ -55,7 +55,7 @@ def network(given: Recipe) -> Network:
 
 
 def trained(given: Recipe, **source: FeatureSource) -> FitResult:
-    return fit(network(given), TRAIN, DEV, given, ABNORMALITY, **source)
+    return fit(network(given), TRAIN, DEV, given, ABNORMALITY_TASK, **source)
 
 
 def assert_same(one: FitResult, other: FitResult) -> None:
@@ -75,7 +75,7 @@ def seen_by_stem(given: Recipe, source: FeatureSource) -> int:
         seen += len(inputs[0])
 
     next(m for m in net.modules() if isinstance(m, nn.Conv2d)).register_forward_pre_hook(count)
-    fit(net, TRAIN, DEV, given, ABNORMALITY, source=source)
+    fit(net, TRAIN, DEV, given, ABNORMALITY_TASK, source=source)
     return seen
 
 
@@ -125,7 +125,7 @@ def test_other_pixels_are_another_entry(tmp_path: Path) -> None:
     trained(given, source=source)
     other = split(34, "train", 5)
     runs = [
-        fit(build_network("cnn", seed=0), other, DEV, given, ABNORMALITY, **extra)
+        fit(build_network("cnn", seed=0), other, DEV, given, ABNORMALITY_TASK, **extra)
         for extra in ({}, {"source": source})
     ]
     assert_same(*runs)
@@ -231,7 +231,9 @@ def test_a_fit_that_is_stopped_midway_keeps_whole_epochs_only(tmp_path: Path) ->
 
 def test_pixels_is_what_fit_takes_by_default() -> None:
     given = recipe(**{"finetune.depth": 1})
-    explicit = fit(build_network("cnn", seed=0), TRAIN, DEV, given, ABNORMALITY, source=pixel_feed)
+    explicit = fit(
+        build_network("cnn", seed=0), TRAIN, DEV, given, ABNORMALITY_TASK, source=pixel_feed
+    )
     assert_same(explicit, trained(given))
 
 

@@ -20,7 +20,7 @@ from mura_tune.search.pool import PRELOAD
 from mura_tune.training.batches import Split
 from mura_tune.training.feeds import Feed, Source, pixel_feed
 from mura_tune.training.fit import NO_MEMORY, Epoch, FitResult, Memory, fit, ignore_epoch
-from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.tasks import ABNORMALITY_TASK
 
 TRAIN, DEV = split(20), split(12, "dev", 1)
 RECIPE = recipe(**{"batch": 8, "head.epochs": 2, "finetune.epochs": 3, "augment": 0.5})
@@ -45,7 +45,7 @@ def train(
         lambda module, _, out: F.dropout(out, 0.1, training=module.training)
     )
     return fit(
-        net, TRAIN, DEV, RECIPE, ABNORMALITY, on_epoch=on_epoch, source=source, memory=memory
+        net, TRAIN, DEV, RECIPE, ABNORMALITY_TASK, on_epoch=on_epoch, source=source, memory=memory
     )
 
 

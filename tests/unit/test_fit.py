@@ -10,7 +10,7 @@ from mura_tune.networks.network import Network, build_network
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split, training_batches
 from mura_tune.training.fit import Epoch, fit, predict
-from mura_tune.training.tasks import ABNORMALITY, study_scores
+from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
 
 
 def recipe(**values: object) -> Recipe:
@@ -38,7 +38,7 @@ TRAIN, DEV = split(64), split(40, "dev", 1)
 
 def run(given: Recipe, arch: str = "cnn") -> tuple[Network, list[Epoch]]:
     net, seen = build_network(arch, seed=given.seed), []
-    fit(net, TRAIN, DEV, given, ABNORMALITY, on_epoch=seen.append)
+    fit(net, TRAIN, DEV, given, ABNORMALITY_TASK, on_epoch=seen.append)
     return net, seen
 
 
@@ -48,7 +48,7 @@ def test_it_learns_and_reports_every_epoch() -> None:
     assert [e.phase for e in seen] == [1] + [2] * 8
     assert [e.depth for e in seen] == [0] + [5] * 8
     assert max(e.score for e in seen) > 0.9
-    assert ABNORMALITY.score(predict(net, DEV), DEV) == max(e.score for e in seen)
+    assert ABNORMALITY_TASK.score(predict(net, DEV), DEV) == max(e.score for e in seen)
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit() -> None:
@@ -88,7 +88,7 @@ def test_the_best_epoch_is_kept_as_a_clone_and_restored() -> None:
         kept[epoch.number] = net.body.fc.weight.detach().clone()
 
     given = recipe(**{"finetune.epochs": 6, "finetune.lr": 0.05})
-    found = fit(net, TRAIN, DEV, given, ABNORMALITY, on_epoch=remember)
+    found = fit(net, TRAIN, DEV, given, ABNORMALITY_TASK, on_epoch=remember)
     assert found.best.score == max(e.score for e in found.epochs)
     assert torch.equal(found.weights["fc.weight"], kept[found.best.number])
     assert torch.equal(net.body.fc.weight, kept[found.best.number])
@@ -120,7 +120,7 @@ def test_what_on_epoch_raises_ends_the_run() -> None:
         raise KeyError(epoch.number)
 
     with pytest.raises(KeyError):
-        fit(build_network("cnn"), TRAIN, DEV, recipe(), ABNORMALITY, on_epoch=stop)
+        fit(build_network("cnn"), TRAIN, DEV, recipe(), ABNORMALITY_TASK, on_epoch=stop)
 
 
 def test_class_weight_moves_the_scores() -> None:

@@ -11,7 +11,7 @@ from mura_tune.networks.network import build_network
 from mura_tune.training import fit as training
 from mura_tune.training.fit import FitResult, fit
 from mura_tune.training.graphs import WARM_UP, Captured, captured
-from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.tasks import ABNORMALITY_TASK
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda")
@@ -68,7 +68,7 @@ def trained(arch: str, optimiser: str, depth: int) -> tuple[FitResult, dict[str,
         for part in (split(200, side=64), split(60, "dev", 1, side=64))
     )
     net = build_network(arch, size=64).to(CUDA)
-    result = fit(net, train, dev, given, ABNORMALITY)
+    result = fit(net, train, dev, given, ABNORMALITY_TASK)
     return result, net.body.state_dict()
 
 

@@ -29,7 +29,7 @@ from mura_tune.release.release import current_preprocessing, save_release
 from mura_tune.release_format.manifest import parse_manifest
 from mura_tune.release_format.schema import to_plain
 from mura_tune.training.batches import to_input
-from mura_tune.training.tasks import MULTITASK, PART, Task
+from mura_tune.training.tasks import MULTI_TASK, ROUTER_TASK, Task
 
 AREAS = ["XR_A", "XR_B", "XR_C"]
 
@@ -66,7 +66,7 @@ def release(
     with torch.no_grad():
         logits = net.eval()(x)
         head: Any = net.body.fc
-        if task is not MULTITASK:
+        if task is not MULTI_TASK:
             head.bias.copy_(-2 * (logits - head.bias).mean(0) / logits.std(0).mean())
             head.weight.mul_(2 / logits.std(0).mean())
         logits = net(x)
@@ -78,7 +78,7 @@ def release(
         "recommended": "max_youden",
         "abstain": band,
     }
-    if task is PART:
+    if task is ROUTER_TASK:
         sure = float(np.quantile(softmax(logits.double().numpy()).max(1), 0.3))
         told = to_plain(RouterDecision(1.0, sure, 0.3, 0.0, 0.0).entries())
     manifest = {
@@ -101,7 +101,7 @@ def releases(tmp_path: Path, studies: list[StudyFiles]) -> Path:
     """A router, XR_A at another size, ALL in the place of the others."""
     root = tmp_path / "releases"
     good = [one for one in studies if one.name != "study07"]
-    release(root / "router", 1, 32, good, PART)
+    release(root / "router", 1, 32, good, ROUTER_TASK)
     release(root / "XR_A", 2, 48, good, None)
     release(root / "ALL", 3, 32, good, None)
     return root
@@ -205,7 +205,7 @@ def test_a_router_and_a_multi_task_release_name_the_area_in_their_tables(
     for row, one in list(zip(rows_of(out), studies, strict=True))[:5]:
         alone = router.predict(one.images)
         assert (row["area"], row["abstain"]) == (alone.area, str(alone.abstain).lower())
-    release(releases / "multitask", 5, 32, studies[:5], MULTITASK)
+    release(releases / "multitask", 5, 32, studies[:5], MULTI_TASK)
     predictor = Predictor(releases / "multitask", CPU)
     assert Decision.from_manifest(predictor.release.manifest).threshold == 0.5
     answer_all(predictor, studies[:5], tmp_path / "studies", out.with_name("both.csv"), print)

@@ -21,7 +21,7 @@ from mura_tune.reading.locate import release_for
 from mura_tune.release import two_stage
 from mura_tune.release_format.manifest import RouterManifest, parse_manifest
 from mura_tune.training.batches import Split
-from mura_tune.training.tasks import ABNORMALITY, MULTITASK, PART, Task
+from mura_tune.training.tasks import ABNORMALITY_TASK, MULTI_TASK, ROUTER_TASK, Task
 
 AREAS = ("XR_A", "XR_B", "XR_C")
 
@@ -44,12 +44,12 @@ def test_a_studys_area_is_that_of_its_mean_logits() -> None:
     logits = torch.zeros(6, 3)
     logits[torch.arange(6), part.area_labels] = 1.0
     logits[1] = torch.tensor([0.0, 3.0, 0.0])  # a view that is surer of another area outweighs
-    found = PART.table(logits, part)
+    found = ROUTER_TASK.table(logits, part)
     assert found.scores.tolist() == [0, 1, 1]
     assert found.labels.tolist() == [0, 1, 2]
-    assert PART.score(logits, part) == pytest.approx(2 / 3)
+    assert ROUTER_TASK.score(logits, part) == pytest.approx(2 / 3)
     logits[0, 0] = math.nan
-    assert math.isnan(PART.score(logits, part))
+    assert math.isnan(ROUTER_TASK.score(logits, part))
 
 
 # One of each family whose classifier a library draws in a way of its own, as small as it comes; for
@@ -91,18 +91,18 @@ def first_logits(arch: str, task: Task, areas: int) -> Tensor:
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_every_network_starts_near_the_prior(arch: str) -> None:
     """The first loss is about that of one half for every picture."""
-    logits = first_logits(arch, ABNORMALITY, 1).detach()
+    logits = first_logits(arch, ABNORMALITY_TASK, 1).detach()
     labels = torch.tensor([[1.0], [0.0]] * 4)
     assert float(F.binary_cross_entropy_with_logits(logits, labels)) < math.log(2) + 0.2
 
 
 @pytest.mark.parametrize("arch", ["test_efficientnet", "hybrid-test_resnet", "cnn"])
-@pytest.mark.parametrize("task", [PART, MULTITASK], ids=["router", "multitask"])
+@pytest.mark.parametrize("task", [ROUTER_TASK, MULTI_TASK], ids=["router", "multitask"])
 def test_every_head_starts_near_the_prior(arch: str, task: Task) -> None:
     logits = first_logits(arch, task, 3).detach()
     areas = F.cross_entropy(logits[:, -3:], torch.tensor([0, 2] * 4))
     assert float(areas) < math.log(3) + 0.4
-    if task is MULTITASK:
+    if task is MULTI_TASK:
         assert float(logits[:, 0].abs().max()) < 1.5
 
 
@@ -110,7 +110,7 @@ def test_every_head_starts_near_the_prior(arch: str, task: Task) -> None:
 def test_a_head_that_is_small_stays_as_it_was_drawn(arch: str) -> None:
     """So what earlier recipes trained trains alike."""
     small, drawn = (
-        network(arch, ABNORMALITY, 1, f"head_init={init}").body.state_dict()
+        network(arch, ABNORMALITY_TASK, 1, f"head_init={init}").body.state_dict()
         for init in ("small", "random")
     )
     assert all(torch.equal(small[name], drawn[name]) for name in drawn)
@@ -139,7 +139,7 @@ def test_the_part_that_a_network_sees_feeds_its_abnormality_logit() -> None:
 @pytest.mark.parametrize("arch", ["cnn", "resnet18"])
 def test_the_head_stands_where_the_classifier_was(arch: str) -> None:
     recipe = load_config("multitask", [f"arch={arch}", "pretrained=none", "size=32"]).recipe
-    net = MULTITASK.network(recipe, 3)
+    net = MULTI_TASK.network(recipe, 3)
     net.set_depth(0)
     trained = {name for name, p in net.body.named_parameters() if p.requires_grad}
     assert (
@@ -151,10 +151,10 @@ def test_the_head_stands_where_the_classifier_was(arch: str) -> None:
 def test_the_second_loss_counts_by_its_weight() -> None:
     part = split()
     logits = torch.randn(len(part), 4, generator=torch.Generator().manual_seed(0))
-    targets = MULTITASK.targets(part)
+    targets = MULTI_TASK.targets(part)
     losses = [
         float(
-            MULTITASK.loss(part, load_config("multitask", [f"aux_weight={w}"]).recipe)(
+            MULTI_TASK.loss(part, load_config("multitask", [f"aux_weight={w}"]).recipe)(
                 logits, targets
             )
         )
@@ -167,7 +167,7 @@ def test_the_second_loss_counts_by_its_weight() -> None:
 
 def test_a_router_of_one_area_is_refused() -> None:
     with pytest.raises(InputError, match="two areas"):
-        PART.network(load_config("router", ["arch=cnn", "pretrained=none"]).recipe, 1)
+        ROUTER_TASK.network(load_config("router", ["arch=cnn", "pretrained=none"]).recipe, 1)
 
 
 def noisy(part: Split, sure: float, seed: int = 1) -> Tensor:
