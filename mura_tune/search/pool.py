@@ -29,13 +29,12 @@ from mura_tune.errors import MuraError, explain_error
 from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded, WorkerSettings
 from mura_tune.search.worker import run_worker
 
-# Imported once for all; the last two are what Optuna imports when it opens a database.
+# Imported once for all; the last is what Optuna imports when it opens a database.
 PRELOAD = [
     "mura_tune.search.pool",
     "mura_tune.dashboard.artifacts",  # which the commands hand to every worker
     "timm",
     "alembic.command",
-    "optuna.storages._rdb.models",
 ]
 PATIENCE = 5.0  # seconds a worker has to obey before it is killed
 DEATHS = 5  # a worker, without a trial that ended: then something kills them all

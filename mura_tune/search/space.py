@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 
 from mura_tune.axes import ALL, Axis
 from mura_tune.config import SearchConfig
+from mura_tune.database.optuna_private import contains
 from mura_tune.errors import InputError
 from mura_tune.networks.network import count_stages
 from mura_tune.recipe import CHANGED_FIELDS, Recipe, apply_values, field_type
@@ -69,7 +70,7 @@ def space_of(study: SearchConfig) -> dict[str, BaseDistribution]:
     """
     space = {path: _distribution(path, axis, study) for path, axis in study.search.items()}
     for path, value in defaults(study.recipe, space).items():
-        if not _holds(space[path], value):
+        if not contains(space[path], value):
             raise InputError(
                 f"search.{path} does not contain the recipe's own value {value!r}; "
                 "widen the axis or change recipe." + path
@@ -110,7 +111,7 @@ def defaults(recipe: Recipe, space: Space) -> dict[str, Any]:
 
 def fits(values: Mapping[str, Any], space: Space) -> bool:
     """Whether there is a value for every axis, each inside it."""
-    return set(values) == set(space) and all(_holds(space[k], v) for k, v in values.items())
+    return set(values) == set(space) and all(contains(space[k], v) for k, v in values.items())
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
@@ -164,13 +165,6 @@ def _without_warning(kind: Callable[..., D], *values: Any) -> D:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return kind(*values)
-
-
-def _holds(distribution: BaseDistribution, value: Any) -> bool:
-    try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
-    except ValueError:  # a choice that is none of these
-        return False
 
 
 def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> Any:

@@ -1,0 +1,31 @@
+"""One module knows the names of a search's attributes, and one the insides of Optuna."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import mura_tune
+
+ROOT = Path(mura_tune.__file__).parent
+RECORDS, PRIVATE = "search/records.py", "database/optuna_private.py"
+
+
+def modules_with(pattern: str) -> set[str]:
+    """The modules whose text has the pattern."""
+    paths = {path.relative_to(ROOT).as_posix(): path for path in ROOT.rglob("*.py")}
+    return {name for name, path in paths.items() if re.search(pattern, path.read_text())}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "allowed"),
+    [
+        (r"user_attr|system_attr", {RECORDS, PRIVATE}),
+        (r'"mura:', {RECORDS}),
+        (r'"(dev_part|artifact_seconds|space_changes)"', {RECORDS}),
+        (r"(?<!self)\._(storage|trial_id|study_id|contains)\b", {PRIVATE}),
+        (r"optuna[\w.]*\._", {PRIVATE}),
+    ],
+)
+def test_a_stored_name_stands_in_its_module_alone(pattern: str, allowed: set[str]) -> None:
+    assert modules_with(pattern) <= allowed
