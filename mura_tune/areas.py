@@ -17,9 +17,10 @@ AREAS = (
     "XR_SHOULDER",
     "XR_WRIST",
 )
-# Areas that stand for every area of a dataset at once, and the files of their studies.
-ALL, ROUTER, MULTITASK = "ALL", "router", "multitask"
-WHOLE_DATASET_AREAS = {ALL: "pooled", ROUTER: "router", MULTITASK: "multitask"}
+# What stands for every area of a dataset at once, and the study file of each. ALL is what commands
+# of earlier versions say for pooled, and what databases and manifests say in every version.
+ALL, POOLED, ROUTER, MULTITASK = "ALL", "pooled", "router", "multitask"
+WHOLE_DATASET_AREAS = {ALL: POOLED, POOLED: POOLED, ROUTER: ROUTER, MULTITASK: MULTITASK}
 
 TASK_NAMES = ("abnormality", "part", "multitask")  # what they do says mura_tune.training.tasks
 WHOLE_DATASET_TASKS = TASK_NAMES[1:]  # they tell areas apart, so they need all of them
@@ -52,3 +53,8 @@ def check_task(
             )
         value = getattr(recipe, name)
         check_value(value == neutral, f"recipe.{name}", value, f"{neutral}: {known}")
+
+
+def stored_area(area: str) -> str:
+    """What databases and manifests call an area that a command line names."""
+    return ALL if area == POOLED else area

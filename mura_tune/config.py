@@ -20,13 +20,23 @@ from mura_tune.errors import InputError
 from mura_tune.lines import printable
 from mura_tune.names import check_name
 from mura_tune.recipe import COUPLED_FIELDS, Recipe, field_type, with_values
-from mura_tune.strict import YAML_BYTES, build_dataclass, check_value, parse_yaml, show_value
+from mura_tune.strict import (
+    NOT_STORED,
+    YAML_BYTES,
+    build_dataclass,
+    check_value,
+    parse_yaml,
+    show_value,
+    stored_fields,
+)
 
 PRUNERS = ("median", "percentile", "hyperband", "none")
 # Upper bounds, so that a budget with a digit too many is refused at once.
 MOST_TRIALS = 100_000
 MOST_CONFIRMED = MOST_FOLDS = 100
 MOST_SEED = 2**32 - 1
+# New values by path, or texts PATH=VALUE.
+Overrides = Mapping[str, object] | Sequence[str]
 
 
 def studies_folder() -> Path:
@@ -111,6 +121,9 @@ class SearchConfig:
     split: Holdout
     final: Mapping[str, Value] = field(default_factory=dict)  # recipe fields that finalize replaces
     task: str = "abnormality"
+    # What `load_config` was called with; neither is stored nor compared.
+    area: str = field(default="", compare=False, metadata=NOT_STORED)
+    overrides: tuple[str, ...] = field(default=(), compare=False, metadata=NOT_STORED)
 
     def __post_init__(self) -> None:
         check_task(self.task, self.recipe, self.search, self.final)
@@ -167,18 +180,21 @@ def _worst(path: str, axis: Axis) -> Iterable[Any]:
     return dict.fromkeys(ascending)
 
 
-SECTIONS = tuple(f.name for f in dataclasses.fields(SearchConfig))
+SECTIONS = tuple(f.name for f in stored_fields(SearchConfig))
 
 
-def load_config(
-    area: str, overrides: Sequence[str] = (), folder: Path | None = None
-) -> SearchConfig:
-    """Load the configuration of an area: its file or default.yaml, then each `path=value`.
+def load_config(area: str, overrides: Overrides = (), folder: Path | None = None) -> SearchConfig:
+    """Load the configuration of an area: its file or default.yaml, then `overrides`.
 
-    An area is one that the dataset names, or one of `WHOLE_DATASET_AREAS`.
+    Args:
+        area: an area that the dataset names, such as XR_WRIST, or one of `WHOLE_DATASET_AREAS`.
+        overrides: new values by their path, such as `{"arch": "resnet18", "finetune.lr": 3e-4}`;
+            or as `--set` takes them, such as `["arch=resnet18", "finetune.lr=3.0e-4"]`. A path
+            outside of the recipe begins with its section: `budget.trials`, `search.augment`.
+        folder: where the files are; None stands for the files of this package.
 
     Raises:
-        InputError: an unknown key, a value of another kind, or an illegal combination.
+        InputError: an unknown key, a value of another type, or an illegal combination.
     """
     folder = folder or studies_folder()
     path = folder / f"{WHOLE_DATASET_AREAS.get(check_name(area, 'AREA'), area)}.yaml"
@@ -186,7 +202,8 @@ def load_config(
     for layer, content in _layers(path if path.is_file() else folder / "default.yaml"):
         raw = _over(raw, content, _shown(layer))
         config = _build_config(raw, _shown(layer))
-    for override in overrides:
+    texts = _override_texts(overrides)
+    for override in texts:
         source = f"--set {printable(override)}"
         raw = _over(raw, _override(override, source), source)
         config = _build_config(raw, source)
@@ -195,12 +212,26 @@ def load_config(
             f"{_shown(path)}: task {config.task} needs every area of the dataset: "
             f"the study of {ROUTER} or {MULTITASK}, not of {area}"
         )
-    return config
+    return dataclasses.replace(config, area=area, overrides=texts)
+
+
+def replace_trials(config: SearchConfig, trials: int) -> SearchConfig:
+    """Return the same configuration with a budget of `trials` in total.
+
+    Raises:
+        InputError: a number out of range.
+    """
+    try:
+        budget = dataclasses.replace(config.budget, trials=trials)
+    except ValueError as error:
+        raise InputError(f"--set budget.trials={trials}: budget.{error}") from None
+    return dataclasses.replace(config, budget=budget)
 
 
 def config_to_dict(config: SearchConfig) -> dict[str, Any]:
     """Return a configuration as plain values, which `config_from_dict` reads back."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples as lists
+    values = dataclasses.asdict(config)
+    plain: dict[str, Any] = json.loads(json.dumps({name: values[name] for name in SECTIONS}))
     plain["search"] = {
         name: {k: v for k, v in axis.items() if v is not None and v is not False}
         for name, axis in plain["search"].items()
@@ -260,6 +291,26 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(f"{_shown(path)}: a study file is a mapping, not {show_value(raw)}")
     return raw
+
+
+def _override_texts(overrides: Overrides) -> tuple[str, ...]:
+    """Return each override as `path=value`."""
+    if isinstance(overrides, str):
+        raise InputError(f"--set {printable(overrides)}: write a list of PATH=VALUE, or a mapping")
+    if isinstance(overrides, Mapping):
+        return tuple(f"{path}={value_to_yaml(value)}" for path, value in overrides.items())
+    return tuple(overrides)
+
+
+def value_to_yaml(value: object) -> str:
+    """Return a value as a study file writes it, on one line."""
+    import yaml  # what only prints help does without it
+
+    try:
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    except yaml.YAMLError:
+        raise InputError(f"{show_value(value)}: no value of a search config") from None
+    return text.removesuffix("\n").removesuffix("...").rstrip()
 
 
 def _override(text: str, source: str) -> dict[str, Any]:

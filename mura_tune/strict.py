@@ -27,6 +27,8 @@ TYPE_NAMES: Mapping[type, str] = {
     bool: "true or false",
 }
 
+NOT_STORED = {"stored": False}  # metadata of a dataclass field that plain values never hold
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
 _short.maxlevel = 3
@@ -46,7 +48,7 @@ def build_dataclass(cls: type, raw: Any, where: str) -> Any:
             message begins with the dotted path of the key, which begins with `where`.
     """
     check_value(isinstance(raw, Mapping), where or "it", raw, "a mapping of names to values")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in stored_fields(cls)}
     hints = field_types(cls)
     for name in raw:
         if name not in fields:
@@ -62,6 +64,11 @@ def build_dataclass(cls: type, raw: Any, where: str) -> Any:
         return cls(**values)
     except ValueError as error:
         raise ValueError(join_path(where, error)) from None
+
+
+def stored_fields(cls: type) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass that plain values hold: those without `NOT_STORED`."""
+    return [f for f in dataclasses.fields(cls) if f.metadata.get("stored", True)]
 
 
 @functools.cache

@@ -83,7 +83,13 @@ device_option = click.option(
 strict_option = click.option(
     "--strict", is_flag=True, help="Stop at the first unreadable image instead of leaving it out."
 )
-study_option = click.option("--study", "name", default=None, help="Study name.  [default: AREA]")
+search_option = click.option(
+    "--search",
+    "--study",
+    "name",
+    default=None,
+    help="Name of the search; --study is an older word.  [default: AREA]",
+)
 
 
 def study_of(area: str, overrides: tuple[str, ...]) -> SearchConfig:

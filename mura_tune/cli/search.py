@@ -9,31 +9,25 @@ import click
 from mura_tune import console
 from mura_tune.cli.options import (
     Number,
-    areas_of,
-    best_of,
     data_option,
-    device_of,
     device_option,
     json_option,
-    prepared_of,
     runs_option,
+    search_option,
     set_option,
     storage_option,
     strict_option,
-    study_of,
-    study_option,
-    trainable_of,
     url_of,
 )
-from mura_tune.lines import shell_command
 
 
 @click.command(short_help="Search the recipe of an area, up to N trials in total.")
-@click.argument("area")
+@click.argument("area", required=False)
+@click.option("--every-area", is_flag=True, help="A search for every area, side by side.")
 @data_option
 @runs_option
 @storage_option
-@study_option
+@search_option
 @click.option("--trials", type=click.IntRange(1), help="How many in total, finished or pruned.")
 @click.option(
     "--workers",
@@ -53,13 +47,13 @@ from mura_tune.lines import shell_command
     "--warm-start",
     default="auto",
     show_default=True,
-    metavar="auto|none|STUDY,STUDY",
-    help="Try the confirmed winners of these studies early.",
+    metavar="auto|none|NAME,NAME",
+    help="Try the confirmed winners of these searches early.",
 )
 @click.option(
     "--allow-space-change",
     is_flag=True,
-    help="Go on with other ranges than the study was started with.",
+    help="Go on with other ranges than the search was started with.",
 )
 @click.option("--no-artifacts", is_flag=True, help="No pictures of trials for the dashboard.")
 @click.option(
@@ -80,7 +74,8 @@ from mura_tune.lines import shell_command
 @strict_option
 @json_option
 def tune(
-    area: str,
+    area: str | None,
+    every_area: bool,
     data: Path,
     runs: Path,
     storage: str | None,
@@ -99,82 +94,40 @@ def tune(
 ) -> None:
     """Search the recipe of AREA: until there are N trials, however often this is called.
 
-    AREA is an area of the dataset, or `ALL` (capitals): one model for all areas together. `all`
-    (small letters) is another thing: a study for every area, side by side, the smallest first.
+    AREA is an area of the dataset, or `pooled`: one model for all areas together. With --every-area
+    each area has a search of its own, the one with the fewest images first.
 
     After the search the best trials run again with new seeds, and the best by their mean wins.
 
     Ctrl-C finishes the trial that runs and stops; twice stops now. Neither loses anything: the
     same call goes on. Trial 0 is the default recipe.
+
+    Old words: `ALL` (capitals) is pooled, with a search and a release named ALL; `all` (small
+    letters) is --every-area.
     """
-    from mura_tune.dashboard.artifacts import TrialArtifacts
-    from mura_tune.dashboard.progress import SearchProgress, both
-    from mura_tune.dashboard.updates import DashboardUpdates
-    from mura_tune.database.storage import admit, load_study, open_storage
-    from mura_tune.database.urls import database
-    from mura_tune.errors import InputError
-    from mura_tune.search import pool as pools
-    from mura_tune.search import results, verdict
-    from mura_tune.search.records import SearchRecord
-    from mura_tune.search.search import SearchJob, WorkerSettings, save_nothing, start_search
-    from mura_tune.training.tasks import task_of
+    from mura_tune.api.search import RunSettings, make_searches, run_searches
 
-    if area == "all" and name is not None:
-        raise InputError("--study: names one study, and AREA is all; leave one out")
-    budget = (f"budget.trials={trials}",) if trials else ()
-    pool = pools.WorkerPool(workers, tuple(device_of(d) for d in devices.split(",")))
-    url = url_of(storage, runs)
-    settings = WorkerSettings(
-        url,
-        grace,
-        warm_start,
-        artifacts=save_nothing if no_artifacts else TrialArtifacts(runs / "artifacts"),
-        features=runs / "features" if feature_gb else None,
-        feature_bytes=int(feature_gb * 10**9),
+    every_area = every_area or area == "all"
+    if bool(area and area != "all") == every_area:
+        raise click.UsageError("name one AREA, or write --every-area")
+    searches = make_searches(
+        None if every_area else area,
+        overrides,
+        data=data,
+        storage=storage,
+        runs=runs,
+        name=name,
+        strict=strict,
     )
-    jobs: list[SearchJob] = []
-    since: dict[str, int] = {}
-    studies = {
-        one: trainable_of(one, (*overrides, *budget))
-        for one in (areas_of(data) if area == "all" else [area])
-    }
-    for one in studies:  # before anything is decoded
-        admit(url, one if name is None else name, "AREA" if name is None else "--study")
-    for one, study in studies.items():
-        job = SearchJob(
-            one if name is None else name, study, prepared_of(one, study, data, runs, strict)
-        )
-        since |= start_search(job, settings, allow_space_change=allow_space_change)
-        jobs.append(job)
-    opened = {job.name: SearchRecord(load_study(open_storage(url), job.name, url)) for job in jobs}
-    wanted = {job.name: job.config.budget.trials for job in jobs}
-    measures = {
-        job.name: task_of(job.config.task, job.config.recipe.monitor).measure.name for job in jobs
-    }
-    places = ["--data", data, "--runs", runs, *(["--storage", database(url)] if storage else [])]
-    sets = [word for override in overrides for word in ("--set", override)]
-    finals = {job.name: shell_command("mura", "finalize", job.name, *places) for job in jobs}
-    again = {
-        job.name: shell_command(
-            *("mura", "tune", job.prepared.area, "--study", job.name),
-            *("--trials", wanted[job.name], *places, *sets),
-        )
-        for job in jobs
-    }
-    updates = DashboardUpdates(url, jobs, again, finals)
-
-    with (
-        SearchProgress(wanted, lambda one: opened[one].trials(), measures) as progress,
-        updates.around(),
-    ):
-        pools.run_pool(jobs, since, settings, pool, both(progress, updates), progress.say)
-    found = [results.load_result(url, job.name) for job in jobs]
+    settings = RunSettings(
+        workers, devices, warm_start, allow_space_change, not no_artifacts, feature_gb, grace
+    )
+    outcomes = run_searches(searches, trials, settings)
+    pairs = zip(outcomes, searches, strict=True)
     console.print_report(
         as_json,
-        lambda: [one.to_json() for one in found] if area == "all" else found[0].to_json(),
-        lambda: "\n\n".join(
-            f"{verdict.describe_result(one)}\nnext: {finals[one.study]}" for one in found
-        ),
+        lambda: [one.to_json() for one in outcomes] if every_area else outcomes[0].to_json(),
+        lambda: "\n\n".join(f"{one}\nnext: {search.finalize_command}" for one, search in pairs),
     )
 
 
@@ -184,11 +137,11 @@ def tune(
 @storage_option
 @json_option
 def best(area: str, runs: Path, storage: str | None, as_json: bool) -> None:
-    """Show the winner of a study (AREA, or the name given to `tune --study`) and what it beat."""
-    from mura_tune.search import verdict
+    """Show the winner of a search (AREA, or the name given to `tune --search`) and what it beat."""
+    from mura_tune.api.search import load_result
 
-    found = best_of(area, url_of(storage, runs))
-    console.print_report(as_json, found.to_json, lambda: verdict.describe_result(found))
+    outcome = load_result(area, storage=storage, runs=runs)
+    console.print_report(as_json, outcome.to_json, lambda: str(outcome))
 
 
 @click.command(short_help="Say what the second task of multitask is worth.")
@@ -221,19 +174,18 @@ def ablate(
     The study file's recipe runs as it is and with aux_weight 0, on the same seeds and epochs; the
     difference of dev AUC comes with its interval.
     """
-    from mura_tune.dashboard.progress import Epochs
-    from mura_tune.errors import InputError
-    from mura_tune.evaluation import ablation
-    from mura_tune.search.comparable import clean_or_refuse
+    from mura_tune.api.search import ablate_second_task
+    from mura_tune.config import load_config
 
-    if not study_of(area, overrides).recipe.aux_weight:
-        raise InputError(f"{area}: no aux_weight to leave out; ablate the study of multitask")
-    study = trainable_of(area, overrides)
-    prepared = prepared_of(area, study, data, runs, strict)
-    clean_or_refuse([study.recipe.pretrained], prepared, study.split)
-    with Epochs(f"ablate {area}", 2 * seeds * study.recipe.epochs, "AUC") as epochs:
-        found = ablation.ablate(prepared, study.recipe, seeds, device_of(device), epochs.epoch)
-    console.print_report(as_json, found.to_json, found.describe)
+    ablation = ablate_second_task(
+        load_config(area, overrides),
+        data=data,
+        runs=runs,
+        seeds=seeds,
+        device=device,
+        strict=strict,
+    )
+    console.print_report(as_json, ablation.to_json, ablation.describe)
 
 
 @click.command(short_help="Print a study as its files and every --set resolve it.")
@@ -244,9 +196,9 @@ def show(area: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print the study of AREA as its files and every --set resolve it."""
     import yaml
 
-    from mura_tune import config
+    from mura_tune.config import config_to_dict, load_config
 
-    plain = config.config_to_dict(study_of(area, overrides))
+    plain = config_to_dict(load_config(area, overrides))
     console.print_report(
         as_json, lambda: plain, lambda: yaml.safe_dump(plain, sort_keys=False).rstrip()
     )

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import yaml
-
 from mura_tune.axes import ALL, Axis
-from mura_tune.config import SearchConfig, config_to_dict, load_config
+from mura_tune.config import SearchConfig, config_to_dict, load_config, value_to_yaml
 from mura_tune.evaluation.runs import describe_runs
 from mura_tune.lines import shell_command
 from mura_tune.names import file_name_of
@@ -165,7 +163,7 @@ def list_overrides(area: str, settings: SearchConfig) -> list[str]:
     )
     dropped_axes = _axis_paths(default) - _axis_paths(searched)
     return [f"{axis}=null" for axis in sorted(dropped_axes)] + [
-        f"{path.removeprefix('recipe.')}={_to_yaml(value)}"
+        f"{path.removeprefix('recipe.')}={value_to_yaml(value)}"
         for path, value in searched.items()
         if path not in default or default[path] != value
     ]
@@ -174,9 +172,3 @@ def list_overrides(area: str, settings: SearchConfig) -> list[str]:
 def _axis_paths(values: Mapping[str, Any]) -> set[str]:
     """The paths of the axes that are searched, of which `values` has each field by its path."""
     return {path.rpartition(".")[0] for path in values if path.startswith("search.")}
-
-
-def _to_yaml(value: object) -> str:
-    """A value as a study file writes it, on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
-    return text.removesuffix("\n").removesuffix("...").rstrip()

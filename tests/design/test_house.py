@@ -29,6 +29,7 @@ FLOORS = (
     "report",
     "release",
     "reading",
+    "api",
     "cli",
 )
 TOP = {"launch"}  # modules beside the folders that may import any of them

@@ -1,0 +1,183 @@
+"""A dataset and the folder of what is computed from it: draw, check, decode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mura_tune import console, files
+from mura_tune.areas import AREAS, stored_area
+from mura_tune.config import SearchConfig
+from mura_tune.data.audit import Audit, audit_dataset
+from mura_tune.data.index import open_dataset
+from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.scan import scan_dataset
+from mura_tune.database.urls import database, url_of, url_of_file
+from mura_tune.errors import InputError
+from mura_tune.phantoms.dataset import (
+    ARGUMENTS_FILE,
+    SHEET_FORMATS,
+    draw_contact_sheet,
+    write_phantoms,
+)
+
+DATA, RUNS, RELEASES = "data/MURA-v1.1", "runs", "releases"  # where things lie unless named
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the radiographs of a call lie, and where what is computed from them is written.
+
+    Attributes:
+        data: a folder in MURA's layout, or a table .csv.
+        runs: the folder of the cache, checkpoints and pictures of trials.
+        storage: the database of searches: a file, or a PostgreSQL URL; None stands for
+            RUNS/studies.db.
+        strict: refuse the first unreadable image instead of leaving it out by name.
+    """
+
+    data: Path
+    runs: Path
+    storage: str | None = None
+    strict: bool = False
+
+    @property
+    def url(self) -> str:
+        """The URL of the database. Raises InputError for what is no database."""
+        return url_of(self.storage) if self.storage else url_of_file(self.runs / "studies.db")
+
+    @property
+    def options(self) -> tuple[str | Path, ...]:
+        """The options with which a command finds the same places."""
+        storage = ("--storage", database(self.url)) if self.storage else ()
+        return ("--data", self.data, "--runs", self.runs, *storage)
+
+    def prepare(self, area: str, config: SearchConfig) -> Prepared:
+        """The images of an area, decoded at the size of a config and divided its way.
+
+        Prints a line on stderr for each image that is left out.
+
+        Raises:
+            InputError: no such area, too many unreadable images (any, if `strict`), or a split
+                with one class only.
+        """
+        prepared = prepare(
+            open_dataset(self.data),
+            stored_area(area),
+            config.recipe.size,
+            config.split,
+            self.runs / "cache",
+            strict=self.strict,
+        )
+        for finding in prepared.left_out:
+            console.print_note(f"left out {finding.path}: {finding.detail}")
+        return prepared
+
+
+def list_areas(data: str | Path = DATA) -> list[str]:
+    """Every area of a dataset, those with the fewest images first."""
+    images = open_dataset(Path(data)).frame.groupby("area").size()
+    return [str(area) for area in images.sort_values(kind="stable").index]
+
+
+def check_data(data: str | Path = DATA, *, index_only: bool = False) -> Audit:
+    """Count what a dataset holds, and name what is wrong with it.
+
+    Args:
+        index_only: read the CSVs alone, and no image.
+
+    Raises:
+        InputError: no dataset there.
+
+    Example:
+        `print(check_data("data/MURA-v1.1").summary())`
+    """
+    dataset = open_dataset(Path(data), index_only=index_only)
+    if index_only:
+        return audit_dataset(dataset)
+    scan = scan_dataset(dataset)
+    return audit_dataset(dataset, pixels=scan.records, near=scan.near)
+
+
+def refuse_useless_images(audit: Audit, data: str | Path) -> None:
+    """Raise InputError where an image of a checked dataset is unreadable or blank."""
+    useless = [one for one in audit.findings if one.kind in ("unreadable", "blank")]
+    if useless:
+        raise InputError(
+            f"{data}: {len(useless)} unreadable or blank image(s), {useless[0].path} "
+            "first; replace them, or leave --strict out"
+        )
+
+
+@dataclass(frozen=True)
+class CachedArea:
+    """What the cache holds of an area: `images` pictures of `size` pixels a side."""
+
+    area: str
+    images: int
+    size: int
+    left_out: int
+
+    def __str__(self) -> str:
+        return f"{self.area}: {self.images} images at {self.size} px are cached"
+
+
+def cache_area(
+    config: SearchConfig,
+    *,
+    data: str | Path = DATA,
+    runs: str | Path = RUNS,
+    strict: bool = False,
+) -> CachedArea:
+    """Decode the images of a config's area once, at the size that it trains on.
+
+    A search does it by itself.
+
+    Raises:
+        InputError: as `Workspace.prepare` raises it.
+    """
+    prepared = Workspace(Path(data), Path(runs), strict=strict).prepare(config.area, config)
+    n, side = len(prepared.frame), prepared.pixels.shape[1]
+    return CachedArea(config.area, n, side, len(prepared.left_out))
+
+
+def draw_phantoms(
+    out: str | Path,
+    *,
+    areas: Sequence[str] = AREAS,
+    patients: int = 60,
+    seed: int = 0,
+    size: int = 512,
+    sheet: str | Path | None = None,
+) -> None:
+    """Draw synthetic radiographs in MURA's layout, with a box around every lesion.
+
+    Args:
+        patients: training patients an area; `valid` has a quarter as many, at least twelve.
+        size: of the longer side, in pixels.
+        sheet: a picture to draw some of them on.
+
+    Raises:
+        InputError: an unknown area, a number out of range, or a folder that holds something else.
+    """
+    out = Path(out)
+    if sheet:  # before anything is drawn
+        sheet = Path(sheet)
+        if sheet.suffix.lower() not in SHEET_FORMATS:
+            raise InputError(f"{sheet}: a contact sheet ends in {', '.join(SHEET_FORMATS)}")
+        files.check_writable(sheet)
+    files.check_writable(out / ARGUMENTS_FILE)
+    write_phantoms(out, areas=areas, patients=patients, seed=seed, size=size, progress=_bar)
+    if sheet:
+        draw_contact_sheet(out, Path(sheet))
+
+
+def _bar(studies: Iterable[Any]) -> Iterable[Any]:
+    return tqdm(studies, desc="phantoms", unit="study", disable=None)
+
+
+Note = Callable[[str], None]  # is given a line for people

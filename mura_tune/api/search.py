@@ -1,0 +1,334 @@
+"""A search from its config to its result: what `mura tune`, `mura best` and `mura ablate` call."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mura_tune.api.data import DATA, RUNS, Workspace, list_areas
+from mura_tune.config import Overrides, SearchConfig, load_config, replace_trials
+from mura_tune.dashboard.artifacts import TrialArtifacts
+from mura_tune.dashboard.progress import Epochs, SearchProgress, both
+from mura_tune.dashboard.updates import DashboardUpdates
+from mura_tune.database.storage import GRACE, admit, load_study, open_storage
+from mura_tune.errors import InputError
+from mura_tune.evaluation.ablation import Ablation, ablate
+from mura_tune.lines import shell_command
+from mura_tune.networks.device import choose_device
+from mura_tune.search import results
+from mura_tune.search.comparable import clean_or_refuse
+from mura_tune.search.pool import WorkerPool, run_pool
+from mura_tune.search.preflight import check_networks
+from mura_tune.search.records import SearchRecord
+from mura_tune.search.results import SearchResult
+from mura_tune.search.search import SearchJob, WorkerSettings, save_nothing, start_search
+from mura_tune.search.verdict import describe_result
+from mura_tune.search.warm_start import AUTO
+from mura_tune.training.tasks import task_of
+
+FEATURE_GB = 20.0
+
+
+@dataclass(frozen=True)
+class SearchOutcome(SearchResult):
+    """What a search came to, and where: `finalize` reads its radiographs from the same place.
+
+    `print(outcome)` says which trial won, what it had to beat and whether it did.
+    """
+
+    workspace: Workspace = dataclasses.field(kw_only=True)
+
+    def __str__(self) -> str:
+        return describe_result(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, as `mura best --json` prints them: the result without its place."""
+        return {key: value for key, value in super().to_json().items() if key != "workspace"}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a search is run; none of it changes what a trial computes.
+
+    Attributes:
+        workers: processes that search at once; they share the CPU cores.
+        devices: where workers train, in turn: auto, cpu, cuda, or `cuda:0,cuda:1`.
+        warm_start: try the confirmed winners of other searches early: `auto`, `none`, or names
+            with commas between them.
+        allow_space_change: go on with other ranges than the search was started with.
+        artifacts: keep pictures of trials for the dashboard.
+        feature_gb: GB of disk for what frozen stages compute, shared by trials; 0 keeps nothing.
+        grace: seconds that a worker may be silent before its trial is run again.
+    """
+
+    workers: int = 1
+    devices: str = "auto"
+    warm_start: str = AUTO
+    allow_space_change: bool = False
+    artifacts: bool = True
+    feature_gb: float = FEATURE_GB
+    grace: int = GRACE
+
+
+class Search:
+    """A search over the recipes of an area. Nothing is read or written before `run`.
+
+    Args:
+        config: from `load_config`; it names the area.
+        data: the dataset, a folder in MURA's layout or a table .csv.
+        storage: the database, a file or a PostgreSQL URL; None stands for RUNS/studies.db.
+        runs: the folder of the cache and of the pictures of trials.
+        name: of the search in the database; None stands for the area.
+        strict: refuse the first unreadable image instead of leaving it out by name.
+
+    Raises:
+        InputError: a config that names no area.
+
+    Example:
+        `Search(load_config("XR_WRIST"), data="data/MURA-v1.1").run(trials=40)`
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        *,
+        data: str | Path = DATA,
+        storage: str | Path | None = None,
+        runs: str | Path = RUNS,
+        name: str | None = None,
+        strict: bool = False,
+    ) -> None:
+        if not config.area:
+            raise InputError("the config names no area: load it by load_config(AREA)")
+        self.config = config
+        self.name = config.area if name is None else name
+        self._name_option = "AREA" if name is None else "--study"
+        database = None if storage is None else str(storage)
+        self.workspace = Workspace(Path(data), Path(runs), database, strict)
+
+    def __repr__(self) -> str:
+        return f"Search({self.name!r}, {self.config.budget.trials} trials)"
+
+    def run(
+        self,
+        trials: int | None = None,
+        *,
+        workers: int = 1,
+        devices: str = "auto",
+        warm_start: str = AUTO,
+        allow_space_change: bool = False,
+        artifacts: bool = True,
+        feature_gb: float = FEATURE_GB,
+        grace: int = GRACE,
+    ) -> SearchOutcome:
+        """Search until there are `trials` in total, however often this is called.
+
+        The best trials then run again with new seeds, and the best of them by mean wins. A call
+        that is interrupted or killed loses nothing: the same call goes on. Progress is printed
+        on stderr.
+
+        Args:
+            trials: finished or pruned ones in total; None takes the number of the config.
+            workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace: see
+                `RunSettings`.
+
+        Raises:
+            InputError: data, a device, a database or a network that cannot be used, or a search
+                of this name that was started with other settings.
+            MuraError: trials that fail for one reason, or workers that die.
+            KeyboardInterrupt: after the running trial has ended.
+
+        Example:
+            `print(search.run(trials=40, workers=4, devices="cuda:0,cuda:1"))`
+        """
+        settings = RunSettings(
+            workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace
+        )
+        return run_searches([self], trials, settings)[0]
+
+    def result(self) -> SearchOutcome:
+        """What the search has come to by now. Raises InputError where no trial has finished."""
+        found = results.load_result(self.workspace.url, self.name)
+        return _outcome(found, self.workspace)
+
+    @property
+    def tune_command(self) -> str:
+        """The command line that goes on with this search."""
+        overrides = (word for override in self.config.overrides for word in ("--set", override))
+        trials = self.config.budget.trials
+        return shell_command(
+            *("mura", "tune", self.config.area, "--study", self.name, "--trials", trials),
+            *(*self.workspace.options, *overrides),
+        )
+
+    @property
+    def finalize_command(self) -> str:
+        """The command line that makes the release of this search."""
+        return shell_command("mura", "finalize", self.name, *self.workspace.options)
+
+    def _with_trials(self, trials: int | None) -> Search:
+        if trials is None:
+            return self
+        search = copy.copy(self)
+        search.config = replace_trials(self.config, trials)
+        return search
+
+
+def make_searches(
+    area: str | None,
+    overrides: Overrides = (),
+    *,
+    data: str | Path = DATA,
+    storage: str | Path | None = None,
+    runs: str | Path = RUNS,
+    name: str | None = None,
+    strict: bool = False,
+) -> list[Search]:
+    """The search of an area; for None a search for every area of the dataset, the smallest first.
+
+    Raises:
+        InputError: `name` for more than one search, or as `load_config` raises it.
+    """
+    if area is None and name is not None:
+        raise InputError("--study: names one study, and AREA is all; leave one out")
+    areas = list_areas(data) if area is None else [area]
+    return [
+        Search(
+            load_config(one, overrides),
+            data=data,
+            storage=storage,
+            runs=runs,
+            name=name,
+            strict=strict,
+        )
+        for one in areas
+    ]
+
+
+def run_searches(
+    searches: Sequence[Search], trials: int | None = None, settings: RunSettings | None = None
+) -> list[SearchOutcome]:
+    """Bring several searches of one database to their numbers of trials, by one pool of workers.
+
+    Args:
+        trials: of each search in total; None takes the number of its config.
+
+    Raises:
+        As `Search.run`.
+    """
+    settings = settings or RunSettings()
+    searches = [search._with_trials(trials) for search in searches]
+    workspace = searches[0].workspace
+    url = workspace.url
+    devices = tuple(choose_device(name) for name in settings.devices.split(","))
+    pool = WorkerPool(settings.workers, devices)
+    worker_settings = _worker_settings(settings, workspace)
+    for search in searches:  # before anything is decoded
+        check_networks(search.config)
+    for search in searches:
+        admit(url, search.name, search._name_option)
+    jobs: list[SearchJob] = []
+    since: dict[str, int] = {}
+    for search in searches:
+        prepared = search.workspace.prepare(search.config.area, search.config)
+        job = SearchJob(search.name, search.config, prepared)
+        since |= start_search(job, worker_settings, allow_space_change=settings.allow_space_change)
+        jobs.append(job)
+    updates = DashboardUpdates(
+        url,
+        jobs,
+        {search.name: search.tune_command for search in searches},
+        {search.name: search.finalize_command for search in searches},
+    )
+    with _progress(searches, url) as progress, updates.around():
+        run_pool(jobs, since, worker_settings, pool, both(progress, updates), progress.say)
+    return [search.result() for search in searches]
+
+
+def _worker_settings(settings: RunSettings, workspace: Workspace) -> WorkerSettings:
+    return WorkerSettings(
+        workspace.url,
+        settings.grace,
+        settings.warm_start,
+        artifacts=TrialArtifacts(workspace.runs / "artifacts")
+        if settings.artifacts
+        else save_nothing,
+        features=workspace.runs / "features" if settings.feature_gb else None,
+        feature_bytes=int(settings.feature_gb * 10**9),
+    )
+
+
+def _progress(searches: Sequence[Search], url: str) -> SearchProgress:
+    """The bar of several searches; their trials are read from the database."""
+    configs = {search.name: search.config for search in searches}
+    records = {name: SearchRecord(load_study(open_storage(url), name, url)) for name in configs}
+    return SearchProgress(
+        {name: config.budget.trials for name, config in configs.items()},
+        lambda name: records[name].trials(),
+        {
+            name: task_of(config.task, config.recipe.monitor).measure.name
+            for name, config in configs.items()
+        },
+    )
+
+
+def load_result(
+    name: str,
+    *,
+    data: str | Path = DATA,
+    storage: str | Path | None = None,
+    runs: str | Path = RUNS,
+) -> SearchOutcome:
+    """What a search of a database has come to.
+
+    Args:
+        name: of the search: its area, or the name that it was given.
+
+    Raises:
+        InputError: no such search, or no trial of it has finished.
+
+    Example:
+        `print(load_result("XR_WRIST", storage="runs/studies.db"))`
+    """
+    database = None if storage is None else str(storage)
+    workspace = Workspace(Path(data), Path(runs), database)
+    return _outcome(results.load_result(workspace.url, name), workspace)
+
+
+def ablate_second_task(
+    config: SearchConfig,
+    *,
+    data: str | Path = DATA,
+    runs: str | Path = RUNS,
+    seeds: int = 3,
+    device: str = "auto",
+    strict: bool = False,
+) -> Ablation:
+    """Train a multi-task config with and without its second task's loss, on the same seeds.
+
+    Args:
+        seeds: runs on either side.
+
+    Raises:
+        InputError: a config without `aux_weight`, or data, a device or a network that cannot be
+            used.
+    """
+    if not config.recipe.aux_weight:
+        raise InputError(
+            f"{config.area}: no aux_weight to leave out; ablate the study of multitask"
+        )
+    check_networks(config)
+    workspace = Workspace(Path(data), Path(runs), strict=strict)
+    prepared = workspace.prepare(config.area, config)
+    clean_or_refuse([config.recipe.pretrained], prepared, config.split)
+    with Epochs(f"ablate {config.area}", 2 * seeds * config.recipe.epochs, "AUC") as epochs:
+        return ablate(prepared, config.recipe, seeds, choose_device(device), epochs.epoch)
+
+
+def _outcome(result: SearchResult, workspace: Workspace) -> SearchOutcome:
+    values = {one.name: getattr(result, one.name) for one in dataclasses.fields(result)}
+    return SearchOutcome(**values, workspace=workspace)
