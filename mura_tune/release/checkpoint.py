@@ -118,11 +118,11 @@ class Checkpoint:
         digest, content = whole[:DIGEST_BYTES], whole[DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:
             raise ValueError("damaged")
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         for name, value in self.run.items():
-            if found["run"].get(name) != value:
+            if stored["run"].get(name) != value:
                 raise ValueError(f"of another {name}")
-        state: dict[str, Any] = found["state"]
+        state: dict[str, Any] = stored["state"]
         return state
 
 

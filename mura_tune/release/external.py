@@ -13,7 +13,6 @@ import torch
 from mura_tune.data import cache, duplicates
 from mura_tune.data.index import Dataset, Finding
 from mura_tune.data.label_folders import index_label_folders
-from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
@@ -31,7 +30,7 @@ class ExternalEvaluation:
 
     Attributes:
         copies: images that are a copy of another one, turned or mirrored ones too.
-        seen: pictures that the release was trained on, by path; None if it does not know.
+        trained_on: pictures that the release was trained on, by path; None if it does not know.
         left_out: what was not measured, and why: unreadable, one picture under both labels, or
             not taken at all, since it is no picture or has no label.
     """
@@ -40,7 +39,7 @@ class ExternalEvaluation:
     area: str
     measured: Evaluation
     copies: int
-    seen: tuple[str, ...] | None
+    trained_on: tuple[str, ...] | None
     left_out: tuple[Finding, ...]
 
     def describe(self) -> str:
@@ -51,16 +50,16 @@ class ExternalEvaluation:
             more = ", …" if len(others) > 3 else ""
             named = ", ".join(f"{finding.path}: {finding.detail}" for finding in others[:3])
             lines.append(f"not taken: {len(others)} ({named}{more})")
-        if self.seen is None:
+        if self.trained_on is None:
             lines.append(
                 f"whether {self.name} overlaps with what the release was trained on is "
                 "not known: it is older than that list"
             )
-        elif self.seen:
-            more = ", …" if len(self.seen) > 3 else ""
+        elif self.trained_on:
+            more = ", …" if len(self.trained_on) > 3 else ""
             lines.append(
-                f"warning: the release was trained on {len(self.seen)} of these pictures "
-                f"({', '.join(self.seen[:3])}{more}); the figures flatter it"
+                f"warning: the release was trained on {len(self.trained_on)} of these pictures "
+                f"({', '.join(self.trained_on[:3])}{more}); the figures flatter it"
             )
         n = len(self.measured.studies.labels)
         lines.append(
@@ -74,7 +73,7 @@ class ExternalEvaluation:
             "name": self.name,
             "area": self.area,
             "copies": self.copies,
-            "trained_on": None if self.seen is None else list(self.seen),
+            "trained_on": None if self.trained_on is None else list(self.trained_on),
             "left_out": [asdict(finding) for finding in self.left_out],
             **self.measured.to_json(),
         }
@@ -106,48 +105,42 @@ def evaluate_external(
         Finding("two labels", path, f"the picture of {frame['path'][first]}, under another label")
         for path, first in frame.loc[both, ["path", "first"]].itertuples(index=False)
     )
-    kept = frame[~both]
-    if kept["label"].nunique() < 2:
+    counted = frame[~both]
+    if counted["label"].nunique() < 2:
         raise InputError(f"{root}: without copies under both labels one label is left")
-    split = _split(cached.pixels, kept, next(release.net.parameters()).device)
+    split = _split(cached.pixels, counted, next(release.net.parameters()).device)
     chosen = Decision.from_manifest(as_abnormality(release))
     return ExternalEvaluation(
         name=dataset.name,
         area=manifest.area,
         measured=evaluate_logits(predict(release.net, split), split, chosen),
-        copies=len(kept) - kept["first"].nunique(),
-        seen=_seen(release.folder, dataset, kept),
+        copies=len(counted) - counted["first"].nunique(),
+        trained_on=_trained_on(release.folder, dataset, counted),
         left_out=(*dataset.notes, *cached.left_out, *left_out),
     )
 
 
-def list_training_pictures(prepared: Prepared) -> str:
-    """The content of TRAINED_ON: sorted, so that it tells nothing of the order of studies."""
-    held = (prepared.frame["split"] != "test").to_numpy()
-    return "".join(sorted(f"{sha[:DIGEST_DIGITS]}\n" for sha in prepared.pictures.take(held)))
-
-
-def _split(pixels: Any, kept: pd.DataFrame, device: torch.device) -> Split:
+def _split(pixels: Any, counted: pd.DataFrame, device: torch.device) -> Split:
     """The views that are measured; a picture with its copies is a study and a patient."""
-    names = kept["first"].map(lambda row: f"{row:06d}").to_numpy(object)
+    names = counted["first"].map(lambda row: f"{row:06d}").to_numpy(object)
     return Split(
         name="external",
-        pixels=torch.from_numpy(np.ascontiguousarray(pixels[kept.index])),
-        labels=torch.tensor(kept["label"].to_numpy(), dtype=torch.int64, device=device),
+        pixels=torch.from_numpy(np.ascontiguousarray(pixels[counted.index])),
+        labels=torch.tensor(counted["label"].to_numpy(), dtype=torch.int64, device=device),
         studies=names,
         patients=names,
-        paths=kept["path"].to_numpy(object),
+        paths=counted["path"].to_numpy(object),
     )
 
 
-def _seen(release: Path, dataset: Dataset, kept: pd.DataFrame) -> tuple[str, ...] | None:
+def _trained_on(release: Path, dataset: Dataset, counted: pd.DataFrame) -> tuple[str, ...] | None:
     """Pictures that are, in any of the eight ways to hold them, among those it was trained on."""
     if not (release / TRAINED_ON).is_file():
         return None
     known = set((release / TRAINED_ON).read_text(encoding="utf-8").split())
     return tuple(
         path
-        for path in kept["path"]
+        for path in counted["path"]
         if any(
             duplicates.pixel_digest(turned)[:DIGEST_DIGITS] in known
             for turned in duplicates.orientations(read_image(dataset.root / path))

@@ -24,8 +24,12 @@ from mura_tune.lines import printable, shell_command
 from mura_tune.networks.network import join_members
 from mura_tune.networks.starts import TRAINED_ON, start_digest
 from mura_tune.recipe import Recipe, apply_values
-from mura_tune.release.external import list_training_pictures
-from mura_tune.release.release import current_preprocessing, save_release, weight_file_names
+from mura_tune.release.release import (
+    current_preprocessing,
+    list_training_pictures,
+    save_release,
+    weight_file_names,
+)
 from mura_tune.release.release_tasks import release_task
 from mura_tune.release_format.entries import (
     ConfirmationEntry,

@@ -34,22 +34,24 @@ def check_reference_logits(net: Model, manifest: Manifest, source: object) -> fl
     if manifest.reference_logits is None:
         return None
     stored = torch.tensor(manifest.reference_logits, dtype=torch.float64)
-    found = torch.tensor(
+    computed = torch.tensor(
         compute_reference_logits(net, manifest.preprocessing.size), dtype=torch.float64
     )
-    if stored.shape != found.shape:
+    if stored.shape != computed.shape:
         raise InputError(
             f"{source}: golden holds logits {tuple(stored.shape)}, and the network "
-            f"gives {tuple(found.shape)}; fetch the release again"
+            f"gives {tuple(computed.shape)}; fetch the release again"
         )
-    apart = float((found - stored).abs().max())
-    if not bool(((found - stored).abs() <= REFERENCE_TOLERANCE * stored.abs().clamp_min(1)).all()):
+    gap = float((computed - stored).abs().max())
+    if not bool(
+        ((computed - stored).abs() <= REFERENCE_TOLERANCE * stored.abs().clamp_min(1)).all()
+    ):
         raise InputError(
-            f"{source}: here the network's logits differ by {apart:.2g} from those "
+            f"{source}: here the network's logits differ by {gap:.2g} from those "
             "stored with it: another version of a library computes something else; "
             "install those that bundle.json names under versions"
         )
-    return apart
+    return gap
 
 
 def _question(size: int) -> Tensor:

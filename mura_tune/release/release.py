@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -15,6 +16,7 @@ from mura_tune import strict
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import PREPROCESSING, preprocessing_changes
 from mura_tune.networks.network import Model, Network, join_members, members_of, restore_network
+from mura_tune.networks.starts import DIGEST_DIGITS
 from mura_tune.networks.weights import copy_tensors
 from mura_tune.release.reference import compute_reference_logits
 from mura_tune.release.timm_config import timm_config
@@ -34,6 +36,9 @@ from mura_tune.release_format.manifest import (
 from mura_tune.strict import show_value
 from mura_tune.training.batches import MEAN, STD
 from mura_tune.training.tasks import task_of
+
+if TYPE_CHECKING:  # inference needs no table of studies
+    from mura_tune.data.prepare import Prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +116,12 @@ def current_preprocessing(size: int) -> PreprocessingEntry:
             "decoding": PREPROCESSING,
         }
     )
+
+
+def list_training_pictures(prepared: Prepared) -> str:
+    """The content of TRAINED_ON: sorted, so that it tells nothing of the order of studies."""
+    held = (prepared.frame["split"] != "test").to_numpy()
+    return "".join(sorted(f"{sha[:DIGEST_DIGITS]}\n" for sha in prepared.pictures.take(held)))
 
 
 def describe_decoding_changes(manifest: Manifest) -> str:

@@ -17,9 +17,14 @@ from mura_tune.data.prepare import prepare
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.network import build_network
-from mura_tune.release import external
-from mura_tune.release.external import evaluate_external, list_training_pictures
-from mura_tune.release.release import current_preprocessing, load_release, save_release
+from mura_tune.networks.starts import TRAINED_ON
+from mura_tune.release.external import evaluate_external
+from mura_tune.release.release import (
+    current_preprocessing,
+    list_training_pictures,
+    load_release,
+    save_release,
+)
 from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import parse_manifest, uncalibrated
 
@@ -70,7 +75,7 @@ def release(phantoms: Path, tmp_path: Path) -> Path:
         "preprocessing": current_preprocessing(32).to_json(),
         **uncalibrated(ThresholdEntry(value=0.5, rule="for a test")).to_json(),
     }
-    texts = {external.TRAINED_ON: list_training_pictures(prepared)}
+    texts = {TRAINED_ON: list_training_pictures(prepared)}
     save_release(
         tmp_path / "XR_WRIST",
         build_network("cnn", seed=1),
@@ -218,7 +223,7 @@ def test_a_release_without_the_list_says_that_it_does_not_know(
     outside: Path, release: Path, tmp_path: Path
 ) -> None:
     opened = load_release(release, CPU)
-    (release / external.TRAINED_ON).unlink()
+    (release / TRAINED_ON).unlink()
     found = evaluate_external(opened, outside, tmp_path / "cache")
-    assert found.seen is None
+    assert found.trained_on is None
     assert "is not known" in found.describe()
