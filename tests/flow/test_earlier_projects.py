@@ -85,7 +85,7 @@ def again(run: Run, release: Path, data: Path) -> dict[str, Any]:
     ran = run("evaluate", f"--release={release}", f"--data={data}", "--json")
     told: dict[str, Any] = json.loads(ran.out)
     assert told.pop("area") == release.name
-    assert told == verify_release(release)["metrics"]["test"]
+    assert told == verify_release(release).to_json()["metrics"]["test"]
     listed = pd.read_csv(data / "valid_labeled_studies.csv", header=None)
     assert told["studies"] == len(listed)
     assert run("report", f"--release={release}", f"--data={data}", "--cases=0").code == 0
