@@ -205,10 +205,10 @@ def crowd(number: int, job: SearchJob, urls: Sequence[str]) -> dict[str, list[st
             names = {study.study_name for study in storage.get_all_studies()}
             number_of_trials = len(trials_of(storage, job.name))
         wrong[url] = [f"studies {names}"] if names != {job.name} else []
-        if number_of_trials != job.study.budget.trials:
+        if number_of_trials != job.config.budget.trials:
             wrong[url].append(f"{number_of_trials} trials")
         wrong[url] += [f"exit code {code}" for code in codes if code != 0]
-        wrong[url] += amiss(url, job.study.budget.trials, job.name)
+        wrong[url] += amiss(url, job.config.budget.trials, job.name)
     return wrong
 
 

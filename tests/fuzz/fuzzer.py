@@ -39,7 +39,7 @@ from mura_tune import config, console
 from mura_tune.cli import mura
 from mura_tune.networks.network import build_network
 from mura_tune.release.release import current_preprocessing, save_release
-from mura_tune.release_format.manifest import CARD
+from mura_tune.release_format.manifest import CARD, SCHEMA, parse_manifest
 
 LIMIT = 5.0  # seconds of processor time a case may take; most take hundredths
 LONGEST = 4_000  # characters of a line of a refusal
@@ -116,6 +116,7 @@ class World:
     def _make_release(self) -> None:
         points = {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}}
         manifest = {
+            "schema": SCHEMA,
             "area": "XR_TEST",
             "arch": "cnn",
             "outputs": 1,
@@ -129,7 +130,7 @@ class World:
         save_release(
             self.release,
             build_network("cnn", size=32, seed=3),
-            manifest,
+            parse_manifest(manifest, "the fuzzer's manifest"),
             {CARD: "# T\n"},
         )
 

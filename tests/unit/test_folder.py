@@ -18,7 +18,7 @@ from mura_tune.release_format.folder import check_place, recover_release, replac
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mura_tune.release_format.folder import replacing
+from mura_tune.release_format.folder import replace_release
 at, place, step = int(sys.argv[1]), Path(sys.argv[2]), 0
 def deadly(change):
     def call(*args, **options):
@@ -30,7 +30,7 @@ def deadly(change):
     return call
 for name in ("mkdir", "rename", "unlink", "rmdir", "chmod"):
     setattr(os, name, deadly(getattr(os, name)))
-with replacing(place) as draft:
+with replace_release(place) as draft:
     (draft / "bundle.json").write_text('{"schema": 2, "made": "new"}')
     (draft / "report.html").write_text("new")
 """
