@@ -121,7 +121,7 @@ class World:
             "arch": "cnn",
             "outputs": 1,
             "recipe_digest": "0" * 12,
-            "preprocessing": current_preprocessing(32),
+            "preprocessing": current_preprocessing(32).to_json(),
             "calibration": {"temperature": 0.5, "offset": 0.01},
             "operating_points": points,
             "recommended": "max_youden",
