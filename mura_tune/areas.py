@@ -23,7 +23,7 @@ ALL, POOLED, ROUTER, MULTITASK = "ALL", "pooled", "router", "multitask"
 WHOLE_DATASET_AREAS = {ALL: POOLED, POOLED: POOLED, ROUTER: ROUTER, MULTITASK: MULTITASK}
 
 TASK_NAMES = ("abnormality", "part", "multitask")  # what they do says mura_tune.training.tasks
-WHOLE_DATASET_TASKS = TASK_NAMES[1:]  # they tell areas apart, so they need all of them
+WHOLE_DATASET_TASKS = ("part", "multitask")  # they tell areas apart, so they need all of them
 _BINARY = ("abnormality", "multitask")
 # Recipe fields that say something about some tasks alone, and their value in the others.
 _OWN: Mapping[str, tuple[tuple[str, ...], Any]] = {
