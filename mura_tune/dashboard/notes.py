@@ -78,7 +78,7 @@ def write_study_note(
     finalize: str,
     parts: Parts | None = None,
 ) -> None:
-    """Store as the study's note what it searches and what it has result so far, if anything.
+    """Store as the search's note what it searches and what it has found so far, if anything.
 
     Args:
         confirmation: of the search, if there is one yet.

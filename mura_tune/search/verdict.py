@@ -1,4 +1,4 @@
-"""What a study result, and each of its trials, in words for people."""
+"""What a search found, and each of its trials, in words for people."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def describe_verdict(result: SearchResult) -> str:
     if result.baseline is None:
         return "no baseline finished: nothing to compare the winner with"
     if result.best.number == result.baseline.number:
-        return "the baseline itself is the winner: the search result nothing better"
+        return "the baseline itself is the winner: the search found nothing better"
     d = result.difference
     assert d is not None  # there is a baseline, and another won
     text = f"{d.signed()} dev {result.monitor}, paired by patient, {_compared(result)}"

@@ -86,7 +86,7 @@ def close_storages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Non
 
 def trials(url: str) -> list[FrozenTrial]:
     with opened(url, create=True) as storage:
-        return trials_of(storage, STUDY)
+        return [record.frozen for record in trials_of(storage, STUDY)]
 
 
 def runs(command: Forked, url: str) -> bool:
