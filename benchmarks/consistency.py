@@ -23,7 +23,7 @@ from mura_tune.metrics.ranking import auc
 from mura_tune.networks.network import Network, build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import apply_values
-from mura_tune.training import consistency
+from mura_tune.training import losses
 from mura_tune.training.batches import Split, load_split, to_input
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
@@ -38,17 +38,17 @@ def agreement(net: Network, part: Split) -> tuple[float, ...]:
     """Correlation of the maps of views as they are and turned, and `compare`: means over angles."""
     net.eval()
     x, found = to_input(part.pixels[:], CPU), []
-    here = consistency.class_maps(net, consistency.feature_map(net, x))
+    here = losses.class_maps(net, losses.feature_map(net, x))
     for degrees in ANGLES:
         turn = torch.full((len(x),), math.radians(degrees))
-        moves = consistency.rotation_matrices(turn, torch.ones(len(x)))
-        view = consistency.move(x, moves, outside=consistency.BLACK)
-        there = consistency.class_maps(net, consistency.feature_map(net, view))
+        moves = losses.rotation_matrices(turn, torch.ones(len(x)))
+        view = losses.move(x, moves, outside=losses.BLACK)
+        there = losses.class_maps(net, losses.feature_map(net, view))
         back = moves.transpose(1, 2)
-        seen = consistency.move(consistency.move(torch.ones_like(here), moves), back) > 0.5
-        pairs = zip(here, consistency.move(there, back), seen, strict=True)
+        seen = losses.move(losses.move(torch.ones_like(here), moves), back) > 0.5
+        pairs = zip(here, losses.move(there, back), seen, strict=True)
         each = [torch.corrcoef(torch.stack((a[s], b[s])))[0, 1] for a, b, s in pairs]
-        apart = consistency.compare_maps(here, there, moves)
+        apart = losses.compare_maps(here, there, moves)
         found.append((float(torch.stack(each).nanmean()), float(apart)))
     return tuple(sum(column) / len(found) for column in zip(*found, strict=True))
 

@@ -17,8 +17,6 @@ from typing import Any
 from mura_tune.areas import MULTITASK, ROUTER, WHOLE_DATASET_AREAS, WHOLE_DATASET_TASKS, check_task
 from mura_tune.axes import Axis, Value, convert_axis, merge_axes
 from mura_tune.errors import InputError
-from mura_tune.lines import printable
-from mura_tune.names import check_name
 from mura_tune.recipe import COUPLED_FIELDS, Recipe, field_type, with_values
 from mura_tune.strict import (
     NOT_STORED,
@@ -29,6 +27,7 @@ from mura_tune.strict import (
     show_value,
     stored_fields,
 )
+from mura_tune.text import check_name, printable
 
 PRUNERS = ("median", "percentile", "hyperband", "none")
 # Upper bounds, so that a budget with a digit too many is refused at once.

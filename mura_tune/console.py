@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from mura_tune.errors import explain_error
-from mura_tune.lines import escape, printable
+from mura_tune.text import escape, printable
 
 
 def run_command(command: click.Command, name: str, args: Sequence[str] | None = None) -> None:

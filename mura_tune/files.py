@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mura_tune.errors import InputError, explain_error
-from mura_tune.lines import printable
+from mura_tune.text import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer

@@ -17,7 +17,6 @@ from mura_tune.dashboard.updates import DashboardUpdates
 from mura_tune.database.storage import GRACE, admit, load_study, open_storage
 from mura_tune.errors import InputError
 from mura_tune.evaluation.ablation import Ablation, ablate
-from mura_tune.lines import shell_command
 from mura_tune.networks.device import choose_device
 from mura_tune.search import results
 from mura_tune.search.comparable import clean_or_refuse
@@ -28,6 +27,7 @@ from mura_tune.search.results import SearchResult
 from mura_tune.search.search import SearchJob, WorkerSettings, save_nothing, start_search
 from mura_tune.search.verdict import describe_result
 from mura_tune.search.warm_start import AUTO
+from mura_tune.text import shell_command
 from mura_tune.training.tasks import task_of
 
 FEATURE_GB = 20.0

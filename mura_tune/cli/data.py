@@ -17,7 +17,7 @@ from mura_tune.cli.options import (
     strict_option,
     study_of,
 )
-from mura_tune.lines import shell_command
+from mura_tune.text import shell_command
 
 
 @click.command(short_help="Draw synthetic radiographs in MURA's layout.")

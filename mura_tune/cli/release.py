@@ -66,7 +66,7 @@ def finalize(
     every study with a finished trial gets its release, and one that cannot does not keep the others
     from theirs.
     """
-    from mura_tune import files, names
+    from mura_tune import files, text
     from mura_tune.dashboard.progress import Epochs
     from mura_tune.data.index import dataset_name
     from mura_tune.errors import InputError, MuraError
@@ -86,7 +86,7 @@ def finalize(
         for name in finished_searches(url) if area is None else [area]:
             try:
                 found = best_of(name, url).decided()
-                own = names.file_name_of(name)  # a search may be older than the rule for names
+                own = text.file_name_of(name)  # a search may be older than the rule for names
                 folder = files.path_within(releases, own)
                 finals = files.path_within(runs / "finals", own)
                 locks.enter_context(hold_places(folder, finals))

@@ -12,7 +12,7 @@ from mura_tune.dashboard import server
 from mura_tune.dashboard.server import App, Server, hosts_of, known_hosts, with_headers
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import explain_error
-from mura_tune.lines import printable
+from mura_tune.text import printable
 
 
 def app(

@@ -9,10 +9,10 @@ from typing import NoReturn, Self
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.search.records import TrialRecord
 from mura_tune.search.search import SearchEvent, TrialEnded
 from mura_tune.search.verdict import trial_line
+from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.fit import Epoch
 
 # What matters first: a terminal of 80 columns cuts the rest.

@@ -13,7 +13,7 @@ import pandas as pd
 from mura_tune.data.duplicates import NearCopy
 from mura_tune.data.index import FINDING_KINDS, Dataset, Finding
 from mura_tune.imaging.images import Record
-from mura_tune.lines import printable
+from mura_tune.text import printable
 
 NAMED = 5  # findings of a kind that a summary names
 _Held = tuple[str, int, str, str]  # path, label, published split, patient

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from mura_tune import files
 from mura_tune.database.outages import Patience
 from mura_tune.database.urls import file_of
-from mura_tune.names import file_name_of
+from mura_tune.text import file_name_of
 
 
 class Lock(Protocol):

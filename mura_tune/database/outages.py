@@ -34,7 +34,7 @@ from mura_tune import console, errors
 from mura_tune.database.optuna_private import NOT_FOUND, STORAGE_CALLS
 from mura_tune.database.urls import TIMEOUT, database, file_of
 from mura_tune.errors import InputError, MuraError
-from mura_tune.lines import printable, shell_command
+from mura_tune.text import printable, shell_command
 
 Returned = TypeVar("Returned")
 # What content that is not as we or Optuna stored it raises when it is read.

@@ -14,7 +14,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 
-from mura_tune import files, names
+from mura_tune import files, text
 from mura_tune.database.locks import lock_of
 from mura_tune.database.optuna_private import TABLES
 from mura_tune.database.outages import WaitingStorage, damaged, legible
@@ -27,8 +27,7 @@ from mura_tune.database.sqlite_file import (
 )
 from mura_tune.database.urls import TIMEOUT, database, file_of
 from mura_tune.errors import InputError
-from mura_tune.lines import printable
-from mura_tune.names import CONFIRM_SUFFIX
+from mura_tune.text import CONFIRM_SUFFIX, printable
 
 GRACE = 300  # seconds a running trial may be silent before its slot is given to another worker
 
@@ -102,7 +101,7 @@ def admit(url: str, name: str, what: str) -> None:
         what: what is named, for the message, such as "--study".
     """
     try:
-        names.check_search_name(name, what)
+        text.check_search_name(name, what)
     except InputError:
         path = file_of(url)
         if name.endswith(CONFIRM_SUFFIX) or (path is not None and not path.exists()):

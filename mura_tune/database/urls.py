@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from mura_tune.errors import InputError
-from mura_tune.lines import printable
+from mura_tune.text import printable
 
 TIMEOUT = 60  # seconds a writer waits for another; whoever opens the URL inherits it
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

@@ -22,7 +22,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError, MuraError
-from mura_tune.lines import printable
 from mura_tune.networks.cnn import SmallCNN
 from mura_tune.networks.device import autocast
 from mura_tune.networks.hybrid import STEM, Hybrid
@@ -40,6 +39,7 @@ from mura_tune.networks.weights import (
     read_weights,
 )
 from mura_tune.recipe import SIZES
+from mura_tune.text import printable
 
 OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {"cnn": SmallCNN}
 HYBRID = "hybrid"

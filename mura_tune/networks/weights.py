@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.lines import printable
+from mura_tune.text import printable
 
 # Under which names training scripts put a state dict beside their epoch, optimiser and scores.
 WRAPPERS = ("model_state", "model_state_dict", "state_dict", "model")

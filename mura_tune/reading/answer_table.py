@@ -11,7 +11,7 @@ from typing import Any
 
 from mura_tune import files, strict
 from mura_tune.errors import InputError
-from mura_tune.lines import from_cell, to_cell
+from mura_tune.text import from_cell, to_cell
 
 AnswerRow = Mapping[str, Any]  # the cells of a study by column; None where there is no answer
 # The last columns of a table: a digest of the study's image files, and the folder or table that

@@ -15,11 +15,11 @@ from pathlib import Path
 from mura_tune import files
 from mura_tune.errors import InputError, UnreadableImage, explain_error
 from mura_tune.imaging.images import read_file
-from mura_tune.lines import visible
 from mura_tune.reading.answer_table import PROVENANCE, AnswerRow, read_answers, write_answers
 from mura_tune.reading.answers import StudyAnswer
 from mura_tune.reading.readers import Reader
 from mura_tune.reading.studies import StudyFiles, StudyViews
+from mura_tune.text import visible
 
 IMAGES_PER_BATCH = 32  # more gain nothing on a CPU; a study is not divided
 WRITE_INTERVAL = 5.0  # seconds between two writings of the table

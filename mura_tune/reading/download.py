@@ -23,8 +23,8 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 import mura_tune
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
-from mura_tune.lines import printable
 from mura_tune.release_format.checksums import sha256
+from mura_tune.text import printable
 
 CHUNK_BYTES = 2**18
 FINAL_STATUSES = (401, 403, 404, 410)  # a second request would not change them

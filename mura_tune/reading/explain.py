@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from mura_tune import files
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import read_image, resize_to_square
-from mura_tune.lines import visible
 from mura_tune.networks.gradcam import (
     Faithfulness,
     compute_gradcam,
@@ -26,6 +25,7 @@ from mura_tune.reading.answers import Answer, AreaAnswer
 from mura_tune.reading.readers import Predictor, Router
 from mura_tune.reading.studies import StudyFiles, StudyViews
 from mura_tune.report.heatmap import COLOURS, overlay
+from mura_tune.text import visible
 from mura_tune.training.batches import to_input
 
 _CAPTION = (

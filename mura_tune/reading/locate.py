@@ -12,8 +12,8 @@ from urllib.parse import quote, unquote
 from mura_tune import files
 from mura_tune.areas import ALL, MULTITASK
 from mura_tune.errors import InputError
-from mura_tune.names import check_name
 from mura_tune.strict import parse_yaml
+from mura_tune.text import check_name
 
 # Gives the folder of a release by its name; a folder that does not exist where there is none.
 FindRelease = Callable[[str], Path]

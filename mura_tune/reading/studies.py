@@ -16,7 +16,7 @@ from mura_tune.data.listing import (
 )
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import decode_image, read_image, resize_to_square
-from mura_tune.lines import visible
+from mura_tune.text import visible
 
 
 @dataclass(frozen=True)

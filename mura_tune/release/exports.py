@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from mura_tune.errors import InputError, MuraError
 from mura_tune.files import EXPORTS, check_writable, replace_file
-from mura_tune.lines import printable
 from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import build_network, members_of
 from mura_tune.networks.weights import copy_tensors
 from mura_tune.release.release import Release
 from mura_tune.release.release_tasks import release_task
+from mura_tune.text import printable
 from mura_tune.training.batches import MEAN, STD
 
 # ImageNet's means and deviations, by which other programs normalise three channels. Their means

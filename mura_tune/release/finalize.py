@@ -20,7 +20,6 @@ from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import Evaluation
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.evaluation.runs import FinalRun, describe_runs, pick_strongest, summarise_runs
-from mura_tune.lines import printable, shell_command
 from mura_tune.networks.network import join_members
 from mura_tune.networks.starts import TRAINED_ON, start_digest
 from mura_tune.recipe import Recipe, apply_values
@@ -43,6 +42,7 @@ from mura_tune.release_format.entries import (
 from mura_tune.release_format.manifest import CARD, REPORT, Manifest, RouterManifest
 from mura_tune.search.results import SearchResult
 from mura_tune.search.verdict import describe_verdict
+from mura_tune.text import printable, shell_command
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import NO_MEMORY, Epoch, Memory, fit
 from mura_tune.training.tasks import task_of

@@ -1,25 +1,38 @@
-"""A release folder: whole or absent, and refused when a single byte is not as it was written."""
+"""A release folder: whole or absent, and refused when a single byte is not as it was written.
+
+A release also holds its answer to a stored question, by which `mura verify` sees whether it still
+says what it said where it was made, and a config.json by which plain timm loads it
+(`create_model("local-dir:FOLDER", ...)`).
+"""
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import timm
 import torch
 from safetensors.torch import save as to_safetensors
+from torch import Tensor
 
 from mura_tune import strict
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import PREPROCESSING, preprocessing_changes
-from mura_tune.networks.network import Model, Network, join_members, members_of, restore_network
+from mura_tune.networks.network import (
+    Ensemble,
+    Model,
+    Network,
+    join_members,
+    members_of,
+    restore_network,
+)
 from mura_tune.networks.starts import DIGEST_DIGITS
 from mura_tune.networks.weights import copy_tensors
-from mura_tune.release.reference import compute_reference_logits
-from mura_tune.release.timm_config import timm_config
 from mura_tune.release_format import checksums
 from mura_tune.release_format.entries import PreprocessingEntry
 from mura_tune.release_format.folder import recover_release, replace_release
@@ -34,11 +47,96 @@ from mura_tune.release_format.manifest import (
     read_manifest,
 )
 from mura_tune.strict import show_value
-from mura_tune.training.batches import MEAN, STD
+from mura_tune.training.batches import MEAN, STD, to_input
 from mura_tune.training.tasks import task_of
 
 if TYPE_CHECKING:  # inference needs no table of studies
     from mura_tune.data.prepare import Prepared
+
+CONFIG = "config.json"
+
+
+def timm_config(net: Model, manifest: Manifest) -> dict[str, str]:
+    """The file by its name, for a backbone of timm's; nothing for our own networks and heads, or
+    ensembles.
+
+    timm refuses a key it does not know inside `pretrained_cfg`, and passes `model_args` on.
+    """
+    own_head = task_of(manifest.task).head
+    if isinstance(net, Ensemble) or own_head or not timm.is_model(manifest.arch):
+        return {}
+    about: Mapping[str, Any] = net.body.pretrained_cfg
+    size, outputs = manifest.preprocessing.size, manifest.outputs
+    fixed = {"img_size": size} if about.get("fixed_input_size") else {}
+    plain = {
+        "architecture": manifest.arch,
+        "num_classes": outputs,
+        "num_features": net.body.num_features,
+        "model_args": {"in_chans": 1, "num_classes": outputs, **fixed},
+        "pretrained_cfg": {
+            "input_size": [1, size, size],
+            "fixed_input_size": bool(fixed),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": [MEAN],
+            "std": [STD],
+            "num_classes": outputs,
+            "first_conv": about.get("first_conv"),
+            "classifier": about.get("classifier"),
+        },
+    }
+    return {CONFIG: json.dumps(plain, indent=2) + "\n"}
+
+
+REFERENCE_TOLERANCE = (
+    1e-4  # of a logit, and of its size where that is above 1: what rounding may differ by
+)
+
+
+def compute_reference_logits(net: Model, size: int) -> tuple[tuple[float, ...], ...]:
+    """The logits (3, K) of `_question`, by a copy of `net` on the CPU."""
+    reader = copy.deepcopy(net).cpu().eval()
+    with torch.inference_mode():
+        logits: Tensor = reader(to_input(_question(size), torch.device("cpu")))
+    return tuple(tuple(float(value) for value in row) for row in logits)
+
+
+def check_reference_logits(net: Model, manifest: Manifest, source: object) -> float | None:
+    """The largest difference from the stored answer; None for a release that stored none.
+
+    Raises:
+        InputError: it is beyond TOLERANCE, or the answer has another form.
+    """
+    if manifest.reference_logits is None:
+        return None
+    stored = torch.tensor(manifest.reference_logits, dtype=torch.float64)
+    computed = torch.tensor(
+        compute_reference_logits(net, manifest.preprocessing.size), dtype=torch.float64
+    )
+    if stored.shape != computed.shape:
+        raise InputError(
+            f"{source}: golden holds logits {tuple(stored.shape)}, and the network "
+            f"gives {tuple(computed.shape)}; fetch the release again"
+        )
+    gap = float((computed - stored).abs().max())
+    if not bool(
+        ((computed - stored).abs() <= REFERENCE_TOLERANCE * stored.abs().clamp_min(1)).all()
+    ):
+        raise InputError(
+            f"{source}: here the network's logits differ by {gap:.2g} from those "
+            "stored with it: another version of a library computes something else; "
+            "install those that bundle.json names under versions"
+        )
+    return gap
+
+
+def _question(size: int) -> Tensor:
+    """Three pictures (3, S, S) by formulas that no library can change: grey, a ramp, a pattern."""
+    number = torch.arange(size * size, dtype=torch.int64).view(size, size)
+    ramp = number * 255 // (size * size - 1)
+    pattern = (number * 2654435761 % 2**32) >> 24  # Knuth's multiplicative hash
+    return torch.stack((torch.full_like(ramp, 128), ramp, pattern)).to(torch.uint8)
 
 
 @dataclass(frozen=True, eq=False)

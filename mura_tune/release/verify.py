@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
-from mura_tune.release.reference import check_reference_logits
-from mura_tune.release.release import describe_decoding_changes, load_release
+from mura_tune.release.release import (
+    check_reference_logits,
+    describe_decoding_changes,
+    load_release,
+)
 from mura_tune.release_format.checksums import SUMS, sha256
 from mura_tune.release_format.manifest import MANIFEST, SCHEMA, Manifest
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, dataclass_transform, get
 
 from mura_tune.errors import InputError
 from mura_tune.metrics.estimates import Estimate
-from mura_tune.names import check_name
 from mura_tune.strict import check_value, join_path
+from mura_tune.text import check_name
 
 _LARGEST = 10**9  # of counts
 _LONGEST = 10_000  # characters of a text

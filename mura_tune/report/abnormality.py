@@ -10,7 +10,6 @@ from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import METRIC_NAMES, Evaluation
 from mura_tune.imaging.images import read_image
-from mura_tune.names import file_name_of
 from mura_tune.networks.network import Model
 from mura_tune.release_format.entries import (
     AbnormalityEvaluationEntry,
@@ -29,6 +28,7 @@ from mura_tune.report.page import (
 )
 from mura_tune.report.provenance import data_set_name, describe_provenance
 from mura_tune.report.recognition import RecognitionTables, tabulate_recognition
+from mura_tune.text import file_name_of
 from mura_tune.training.batches import load_split
 
 

@@ -22,12 +22,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mura_tune.evaluation.evaluate import Evaluation
-from mura_tune.lines import visible
 from mura_tune.metrics.calibration_error import reliability_bins
 from mura_tune.metrics.estimates import Estimate, wilson_interval
 from mura_tune.metrics.operating_points import count_calls
 from mura_tune.metrics.ranking import precision_recall_curve, roc_curve
 from mura_tune.release_format.entries import EpochEntry, SearchEntry, TrainingEntry
+from mura_tune.text import visible
 
 BLUE, RED, INK, PALE, GRID = "#1f5fa8", "#c8402f", "#22262b", "#6b727c", "#e6e8eb"
 GUIDE, BAND, PAPER = "#c4c8ce", "#f0ece2", "#ffffff"

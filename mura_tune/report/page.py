@@ -18,8 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mura_tune.evaluation.calibration import describe_rest
-from mura_tune.lines import printable, shell_command
 from mura_tune.metrics.estimates import Estimate, describe_error, range_text
+from mura_tune.text import printable, shell_command
 
 TableRow = tuple[object, ...]  # cells, of which a template prints each
 WARNING = "Not a medical device. For research; not for any decision about a patient."

@@ -9,12 +9,11 @@ from typing import Any
 from mura_tune.axes import ALL, Axis
 from mura_tune.config import SearchConfig, config_to_dict, load_config, value_to_yaml
 from mura_tune.evaluation.runs import describe_runs
-from mura_tune.lines import shell_command
-from mura_tune.names import file_name_of
 from mura_tune.release_format.entries import RunEntry
 from mura_tune.release_format.manifest import Manifest
 from mura_tune.report.page import TableRow
 from mura_tune.strict import flatten
+from mura_tune.text import file_name_of, shell_command
 
 _TRIALS = "budget.trials"
 

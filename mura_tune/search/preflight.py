@@ -12,12 +12,12 @@ from safetensors.torch import save as to_safetensors
 
 from mura_tune.config import SearchConfig
 from mura_tune.errors import InputError, MuraError
-from mura_tune.lines import printable
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import Network
 from mura_tune.networks.weights import copy_tensors
 from mura_tune.recipe import Recipe, with_values
-from mura_tune.training.consistency import require_map
+from mura_tune.text import printable
+from mura_tune.training.losses import require_map
 from mura_tune.training.tasks import task_of
 
 ANY_AREA_COUNT = 2  # whatever their number, a network can be built or not

@@ -19,10 +19,10 @@ from mura_tune.database.urls import database
 from mura_tune.errors import InputError
 from mura_tune.metrics.comparison import compare_folds
 from mura_tune.metrics.estimates import Estimate, Measure
-from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.recipe import Recipe
 from mura_tune.search.records import BASELINE, SearchRecord, TrialRecord, reads_search
 from mura_tune.search.slots import confirm_slots, fills, searched
+from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.tasks import task_of
 
 

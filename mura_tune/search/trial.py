@@ -17,7 +17,6 @@ from mura_tune.config import SearchConfig
 from mura_tune.data.prepare import Prepared, prepare_folds
 from mura_tune.database.outages import Outage
 from mura_tune.errors import Diverged
-from mura_tune.lines import printable
 from mura_tune.metrics.areas import ACCURACY
 from mura_tune.metrics.comparison import average_folds
 from mura_tune.metrics.estimates import StudyScores
@@ -25,6 +24,7 @@ from mura_tune.metrics.ranking import AUC
 from mura_tune.recipe import Recipe
 from mura_tune.search.records import INTERRUPTED, OUTAGE, TrialWriter
 from mura_tune.search.space import Space, recipe_for, suggest
+from mura_tune.text import printable
 from mura_tune.training.batches import Split, load_split
 from mura_tune.training.feeds import Source, pixel_feed
 from mura_tune.training.fit import Epoch, FitResult, fit

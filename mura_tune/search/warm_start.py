@@ -9,11 +9,11 @@ from optuna.storages import BaseStorage
 
 from mura_tune.config import SearchConfig
 from mura_tune.errors import InputError
-from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.search.records import SearchRecord
 from mura_tune.search.results import choose_winner, load_confirmation
 from mura_tune.search.slots import WarmStart
 from mura_tune.search.space import Space, fits
+from mura_tune.text import CONFIRM_SUFFIX
 
 AUTO, NONE = "auto", "none"
 SHARE = 4  # at most one trial in four is a warm start

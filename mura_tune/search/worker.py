@@ -21,7 +21,6 @@ from mura_tune.database.locks import Alive, lock_of
 from mura_tune.database.optuna_private import heartbeat
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import MuraError
-from mura_tune.names import CONFIRM_SUFFIX
 from mura_tune.recipe import Recipe
 from mura_tune.search.comparable import as_begun
 from mura_tune.search.records import SUPERSEDED, SearchRecord, TrialWriter
@@ -40,6 +39,7 @@ from mura_tune.search.slots import (
 from mura_tune.search.space import Rounded, as_started, space_of
 from mura_tune.search.trial import Trainer, draw_recipe, is_of_surroundings, load_trial_data
 from mura_tune.search.warm_start import warm_starts
+from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 

@@ -20,10 +20,9 @@ from mura_tune.networks.network import Network
 from mura_tune.recipe import Phase, Recipe
 from mura_tune.training import optim
 from mura_tune.training.batches import Split, plain_batches
-from mura_tune.training.consistency import add_consistency, require_map
 from mura_tune.training.feeds import Feed, Source, pixel_feed
 from mura_tune.training.graphs import captured
-from mura_tune.training.losses import Loss
+from mura_tune.training.losses import Loss, add_consistency, require_map
 from mura_tune.training.tasks import Task
 
 

@@ -14,8 +14,7 @@ import torch
 from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
 from mura_tune.reading.locate import locate_release
-from mura_tune.release.reference import check_reference_logits
-from mura_tune.release.release import add_files, load_release, save_release
+from mura_tune.release.release import add_files, check_reference_logits, load_release, save_release
 from mura_tune.release.verify import inspect_release
 from mura_tune.release_format import checksums
 from mura_tune.release_format.entries import PreprocessingEntry, ThresholdEntry

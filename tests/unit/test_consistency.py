@@ -9,7 +9,7 @@ from test_fit import DEV, TRAIN, recipe, split
 
 from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
-from mura_tune.training import consistency
+from mura_tune.training import losses
 from mura_tune.training.batches import to_input
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource
@@ -21,16 +21,14 @@ X = to_input(split(6, side=96).pixels, CPU)
 
 
 def turn(degrees: float, flip: float = 1.0) -> torch.Tensor:
-    return consistency.rotation_matrices(
-        torch.tensor([math.radians(degrees)]), torch.tensor([flip])
-    )
+    return losses.rotation_matrices(torch.tensor([math.radians(degrees)]), torch.tensor([flip]))
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121", "efficientnet_b0"])
 def test_a_linear_heads_map_is_the_class_activation_map(arch: str) -> None:
     net = build_network(arch).eval()
-    features = consistency.feature_map(net, X)
-    found = consistency.class_maps(net, features)
+    features = losses.feature_map(net, X)
+    found = losses.class_maps(net, features)
     head = net.body.get_classifier()
     by_hand = torch.einsum("nchw,c->nhw", features, head.weight[0]) + head.bias
     assert found.shape == (6, 1, 3, 3)
@@ -43,7 +41,7 @@ def test_a_linear_heads_map_is_the_class_activation_map(arch: str) -> None:
 )
 def test_every_network_with_a_map_has_one_that_trains_it(arch: str) -> None:
     net = build_network(arch).train()
-    judge = consistency.add_consistency(net, lambda logits, targets: 0 * logits.sum(), 1.0)
+    judge = losses.add_consistency(net, lambda logits, targets: 0 * logits.sum(), 1.0)
     torch.manual_seed(0)
     loss = judge(X, torch.zeros(6))
     loss.backward()
@@ -55,7 +53,7 @@ def test_every_network_with_a_map_has_one_that_trains_it(arch: str) -> None:
 
 def test_a_channels_last_map_is_read_as_one() -> None:
     net = build_network("swin_tiny_patch4_window7_224", size=224).eval()
-    maps = consistency.class_maps(net, consistency.feature_map(net, torch.rand(2, 1, 224, 224)))
+    maps = losses.class_maps(net, losses.feature_map(net, torch.rand(2, 1, 224, 224)))
     assert maps.shape == (2, 1, 7, 7)
 
 
@@ -63,20 +61,20 @@ def test_turning_moves_the_picture_and_the_transpose_moves_it_back() -> None:
     yy, xx = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     spot = torch.exp(-((xx - 0.4) ** 2 + yy**2) / 0.08)[None, None]
     for move, place in ((turn(30), (0.346, -0.2)), (turn(0, -1), (-0.4, 0.0))):
-        moved = consistency.move(spot, move)
+        moved = losses.move(spot, move)
         total = moved.sum()
         found = (float((moved[0, 0] * xx).sum() / total), float((moved[0, 0] * yy).sum() / total))
         assert found == pytest.approx(place, abs=0.02)
-        assert torch.allclose(consistency.move(moved, move.transpose(1, 2)), spot, atol=0.03)
+        assert torch.allclose(losses.move(moved, move.transpose(1, 2)), spot, atol=0.03)
 
 
 def test_what_comes_in_from_outside_is_black() -> None:
-    moved = consistency.move(
+    moved = losses.move(
         to_input(torch.full((1, 32, 32), 255, dtype=torch.uint8), CPU),
         turn(30),
-        outside=consistency.BLACK,
+        outside=losses.BLACK,
     )
-    assert moved[0, 0, 0, 0] == pytest.approx(consistency.BLACK)
+    assert moved[0, 0, 0, 0] == pytest.approx(losses.BLACK)
     assert moved[0, 0, 16, 16] == pytest.approx((1 - 0.449) / 0.226, rel=1e-4)
 
 
@@ -84,12 +82,12 @@ def test_disagreement_knows_equal_unrelated_and_opposite_maps() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(200, 1, 7, 7, generator=generator) for _ in range(2))
     seen = torch.ones_like(a)
-    assert consistency.disagreement(a, a + 3, seen) == pytest.approx(0, abs=1e-10)
-    assert consistency.disagreement(a, b, seen) == pytest.approx(1, abs=0.05)
-    assert consistency.disagreement(a, -a, seen) == pytest.approx(2)
-    one, tenth = (consistency.disagreement(k * a, k * b, seen) for k in (1.0, 0.1))
+    assert losses.disagreement(a, a + 3, seen) == pytest.approx(0, abs=1e-10)
+    assert losses.disagreement(a, b, seen) == pytest.approx(1, abs=0.05)
+    assert losses.disagreement(a, -a, seen) == pytest.approx(2)
+    one, tenth = (losses.disagreement(k * a, k * b, seen) for k in (1.0, 0.1))
     assert tenth == pytest.approx(float(one))
-    assert consistency.disagreement(0 * a, 0 * b, seen) == 0
+    assert losses.disagreement(0 * a, 0 * b, seen) == 0
 
 
 def test_a_map_that_turns_with_its_view_agrees_and_one_that_stays_does_not() -> None:
@@ -99,8 +97,8 @@ def test_a_map_that_turns_with_its_view_agrees_and_one_that_stays_does_not() -> 
         size=28,
         mode="bicubic",
     )
-    turned = consistency.compare_maps(smooth, consistency.move(smooth, moves), moves)
-    stayed = consistency.compare_maps(smooth, smooth, moves)
+    turned = losses.compare_maps(smooth, losses.move(smooth, moves), moves)
+    stayed = losses.compare_maps(smooth, smooth, moves)
     assert turned < 0.05 < 0.5 < stayed
 
 
@@ -114,12 +112,10 @@ def test_it_makes_maps_agree() -> None:
         net = build_network("cnn", seed=0)
         fit(net, train, dev, recipe(consistency=weight, **given), ABNORMALITY_TASK)
         net.eval()
-        views = (x, consistency.move(x, moves, outside=consistency.BLACK))
+        views = (x, losses.move(x, moves, outside=losses.BLACK))
         with torch.no_grad():
-            here, there = (
-                consistency.class_maps(net, consistency.feature_map(net, view)) for view in views
-            )
-        ends.append(float(consistency.compare_maps(here, there, moves)))
+            here, there = (losses.class_maps(net, losses.feature_map(net, view)) for view in views)
+        ends.append(float(losses.compare_maps(here, there, moves)))
     assert ends[1] < 0.8 * ends[0]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mura_tune.errors import InputError
-from mura_tune.names import check_name, check_search_name, file_name_of
+from mura_tune.text import check_name, check_search_name, file_name_of
 
 GOOD = ["XR_WRIST", "ALL", "hand 2 (left)", "v1.1+b", "Hüfte", "0", "a" * 100]
 BAD = ["", "..", ".", ".hidden", "../victim", "a/b", "a\\b", "a\0b", "-rf", " a", "a ", "a.", "a\n"]

@@ -1,9 +1,14 @@
-"""Text that is safe to show: a printable line, a shell command, a cell of a spreadsheet."""
+"""Text that is safe to show or to use as a name: printable lines, commands, cells, names.
+
+Names of areas, searches and releases have one rule, checked where a name enters.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+
+from mura_tune.errors import InputError
 
 LONGEST_LINE = 2_000  # characters of one line; what is longer loses its middle
 # These open a formula in Excel, LibreOffice and Google Sheets; an apostrophe marks text there.
@@ -71,3 +76,66 @@ def to_cell(text: str) -> str:
 def from_cell(text: str) -> str:
     """Return the text of a cell that `to_cell` wrote; a cell of another program stays as it is."""
     return text[1:] if text.startswith("'") and text[1:].startswith((*_FORMULA, "'")) else text
+
+
+LONGEST_NAME = 100  # bytes: file names contain a name, and have at most 255
+CONFIRM_SUFFIX = ".confirm"  # ends the name of the Optuna study that confirms a search
+_RULE = re.compile(r"[^\W_][\w .+()-]*")  # letters and digits of any language
+
+
+def check_name(name: str, source: str) -> str:
+    """Return a name that may name an area, a search or a release.
+
+    A name begins with a letter or a digit and goes on with these, spaces and `. _ - + ( )`, so
+    that it is one plain file name, one path segment of a URL, and text everywhere.
+
+    Args:
+        source: the option or key that gives the name, for the message, such as "--study".
+
+    Raises:
+        InputError: any other name.
+    """
+    if _legal(name):
+        return name
+    raise InputError(
+        f"{source} is {_shown(name)}; a name has at most {LONGEST_NAME} bytes, begins with a "
+        "letter or a digit, and goes on with these, spaces and . _ - + ( )"
+    )
+
+
+def check_search_name(name: str, source: str) -> str:
+    """Return a legal name that does not belong to the confirmation of another search."""
+    if name.endswith(CONFIRM_SUFFIX):
+        raise InputError(
+            f"{source} is {_shown(name)}; "
+            f"names that end in {CONFIRM_SUFFIX} belong to confirmations"
+        )
+    return check_name(name, source)
+
+
+def file_name_of(name: str) -> str:
+    """Return a file name for any text: a legal name itself, another one encoded, after a %.
+
+    It serves names that were stored before there was a rule.
+    """
+    if _legal(name):
+        return name
+    import hashlib  # these two would double the time that `mura --help` takes
+    from urllib.parse import quote
+
+    encoded = "%" + quote(name, safe="", errors="surrogatepass")
+    if len(encoded) <= 2 * LONGEST_NAME:
+        return encoded
+    digest = hashlib.sha256(encoded.encode()).hexdigest()[:16]
+    return f"{encoded[:LONGEST_NAME]}~{digest}"
+
+
+def _legal(name: str) -> bool:
+    if not _RULE.fullmatch(name) or name.endswith((" ", ".")):
+        return False
+    return len(name.encode()) <= LONGEST_NAME
+
+
+def _shown(name: str) -> str:
+    line = printable(name)
+    return f"{line[:60]!r}…" if len(line) > 60 else repr(line)

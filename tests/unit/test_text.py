@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mura_tune.lines import LONGEST_LINE, from_cell, printable, shell_command, to_cell
+from mura_tune.text import LONGEST_LINE, from_cell, printable, shell_command, to_cell
 
 ODD = [
     "a b",
