@@ -36,12 +36,12 @@ DEMO_AREA := XR_WRIST
 DEMO_AREAS := XR_FOREARM XR_HUMERUS $(DEMO_AREA)
 DEMO_NET := --set arch=cnn --set size=96
 DEMO_START := --set pretrained=none --set augment=0.25 --set head.epochs=0 --set finetune.epochs=1 --set finetune.lr=1.0e-3 --set finetune.depth=5 --set budget.confirm.top=0 --set final.head.epochs=0 --set final.finetune.epochs=10
-DEMO_SETS := --set $(call quoted,pretrained=$(DEMO)/releases/ALL) --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
+DEMO_SETS := --set $(call quoted,pretrained=$(DEMO)/releases/pooled) --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
 IN = $(call quoted,$(DEMO)$(1))
 demo: setup  ## The whole way on synthetic radiographs: a start, search, release, evaluation, prediction
 	$(BIN)/mura phantom $(call IN,/phantom) $(DEMO_AREAS:%=--area %) --patients 300 --size 256 --sheet $(call IN,/phantom.png)
-	$(BIN)/mura tune ALL --trials 1 $(DEMO_NET) $(DEMO_START) --data $(call IN,/phantom) --runs $(call IN,)
-	test -d $(call IN,/releases/ALL) || $(BIN)/mura finalize ALL --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases)
+	$(BIN)/mura tune pooled --trials 1 $(DEMO_NET) $(DEMO_START) --data $(call IN,/phantom) --runs $(call IN,)
+	test -d $(call IN,/releases/pooled) || $(BIN)/mura finalize pooled --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases)
 	$(BIN)/mura tune $(DEMO_AREA) --trials 12 $(DEMO_NET) $(DEMO_SETS) --data $(call IN,/phantom) --runs $(call IN,)
 	$(BIN)/mura finalize $(DEMO_AREA) --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases)
 	$(BIN)/mura evaluate --release $(call IN,/releases/$(DEMO_AREA)) --data $(call IN,/phantom) --runs $(call IN,)
