@@ -13,7 +13,7 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna_dashboard import get_note
 from PIL import Image
 from sklearn.metrics import confusion_matrix
-from test_pictures import pair, pooled
+from test_trial_pictures import pair, pooled
 from torch import nn
 
 from mura_tune.config import load_config

@@ -14,12 +14,15 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from stored import COMPARABLE, facts, store
+from test_search import study_of, tune
 
+from mura_tune.data.prepare import Prepared
 from mura_tune.database.locks import Alive
-from mura_tune.database.storage import load_study, using
-from mura_tune.database.urls import url_of_file
+from mura_tune.database.storage import load_study, open_storage, using
+from mura_tune.database.urls import url_of, url_of_file
 from mura_tune.errors import InputError
 from mura_tune.search import manage
+from mura_tune.search.results import load_confirmation, load_result
 
 
 def trial(number: int, state: TrialState = TrialState.COMPLETE, **attrs: Any) -> FrozenTrial:
@@ -241,3 +244,28 @@ def test_an_export_that_cannot_be_written_is_told_before_it_is_read(
         assert ended.code == 2
         assert ended.err.startswith(f"mura: {out}: ")
         assert len(ended.err.splitlines()) == 1
+
+
+def test_a_study_can_be_copied_exported_and_deleted(
+    prepared: Prepared, url: str, tmp_path: Path
+) -> None:
+    tune(
+        study_of("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1"), prepared, url
+    )
+    other = url_of(str(tmp_path / "other.db"))
+    assert manage.copy(url, "s", "t", other) == 2
+    assert load_result(other, "t").to_json() == load_result(url, "s").to_json() | {"study": "t"}
+    with pytest.raises(InputError, match="study t exists"):
+        manage.copy(url, "s", "t", other)
+    assert len(tune(study_of("budget.trials=3"), prepared, other, name="t").trials) == 3
+
+    head, *rows = manage.table(url, "s").splitlines()
+    assert head.startswith("study,trial,slot,role,state,dev_score,low,high")
+    assert "finetune.lr" in head
+    confirmed = len(load_confirmation(open_storage(url), "s").trials())
+    assert [row.split(",")[0] for row in rows] == ["s"] * 2 + ["s.confirm"] * confirmed
+
+    assert manage.delete(url, "s", tmp_path / "artifacts") == 2 + confirmed
+    assert optuna.get_all_study_names(open_storage(url)) == []
+    with pytest.raises(InputError, match="no study s"):
+        manage.table(url, "s")

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note
 from stored import COMPARABLE, CONFIG, DEV, SCORES, packed, recipe_facts, store
-from test_pictures import pair, pooled
+from test_trial_pictures import pair, pooled
 
 from mura_tune import config
 from mura_tune.dashboard import notes
