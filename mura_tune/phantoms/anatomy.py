@@ -1,8 +1,8 @@
-"""One arm as a table of bones, seen through seven windows: what a phantom radiograph shows.
+"""The bones of one arm, and the window of each area: what a phantom radiograph shows.
 
-Lengths are centimetres of a right arm that hangs with the palm to the front, seen from the front:
-x grows towards the body, y downwards, depth to the front. A bone is its two outlines about a
-straight axis.
+Lengths are in centimetres. The tables describe a right arm that hangs down, its palm to the front,
+as seen from the front: x grows towards the body, y grows downwards, and depth grows to the front. A
+bone has a straight axis and two outlines about it, one seen from the front, one from the side.
 """
 
 import math
@@ -15,7 +15,11 @@ OutlineRows = tuple[tuple[float, float, float], ...]
 
 @dataclass(frozen=True)
 class Shape:
-    """Outlines: rows of (share of the length, left edge, right edge), edges in half-widths."""
+    """The outlines of a bone.
+
+    A row is (share of the bone's length, left edge, right edge); edges are in half-widths of the
+    bone (`Bone.half`) from its axis.
+    """
 
     front: OutlineRows
     side: OutlineRows = ()  # seen from the side; empty: as from the front
@@ -127,6 +131,8 @@ SHAPES: Mapping[str, Shape] = {
 
 @dataclass(frozen=True)
 class Bone:
+    """One bone of the arm, or flesh without bone. Points are (x, y) in centimetres."""
+
     name: str
     head: Point2d
     tail: Point2d
@@ -162,7 +168,10 @@ _CARPALS: tuple[tuple[str, Point2d, Point2d, float], ...] = (
 
 
 def _fingers() -> Iterator[Bone]:
-    """Chains from the wrist outwards: index0 is a metacarpal, index1 to index3 are phalanges."""
+    """Yield each finger's bones from the wrist outwards.
+
+    `index0` is the metacarpal, `index1` to `index3` are the phalanges.
+    """
     for finger, start, direction, lengths, half, flex in _FINGERS:
         parent, head, thumb = "capitate", start, finger == "thumb"
         x, y = -math.sin(math.radians(direction)), math.cos(math.radians(direction))
@@ -187,6 +196,7 @@ def _fingers() -> Iterator[Bone]:
 
 
 def _ribs() -> Iterator[Bone]:
+    """Yield the back and the front piece of seven ribs."""
     for i in range(7):
         y, side = -1.0 + 2.7 * i, 6.6 - 0.25 * i
         back, front = f"rib{i}", f"front{i}"
@@ -254,7 +264,10 @@ BY_NAME: Mapping[str, Bone] = {bone.name: bone for bone in BONES}
 
 @dataclass(frozen=True)
 class Site:
-    """Where a study looks, and where a lesion would be: a stretch of one bone."""
+    """The stretch of one bone that a study looks at, and where a lesion would lie.
+
+    `start` and `stop` are shares of the bone's length.
+    """
 
     bone: str
     start: float
@@ -263,6 +276,8 @@ class Site:
 
 @dataclass(frozen=True)
 class Window:
+    """What the radiographs of one area show: the place, its size, and the views."""
+
     anchor: str  # the bone that stays upright; empty: the one the study looks at
     focus: Point2d
     span: float  # centimetres along the longer side

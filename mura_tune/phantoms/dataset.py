@@ -1,7 +1,7 @@
 """Synthetic radiographs in MURA's layout: a dataset for the demo and the tests.
 
-Every lesion has a box in lesions.csv. What an image shows depends on (seed, area, patient, study,
-view) alone: asking for more patients leaves the others as they were.
+Every lesion has a box in lesions.csv, in pixels. What an image shows depends on (seed, area,
+patient, study, view) alone, so a larger number of patients leaves the first ones as they were.
 """
 
 import io
@@ -22,9 +22,8 @@ from mura_tune.errors import InputError
 from mura_tune.phantoms.lesions import LESION_KINDS
 from mura_tune.phantoms.rendering import PhantomStudy, draw_view
 
-LOOK_VERSION = (
-    1  # raise it when the same arguments give other pixels: old phantoms must not pass for new
-)
+# Raise it when the same arguments give other pixels: old phantoms must not pass for new ones.
+LOOK_VERSION = 1
 ABNORMAL_SHARES = {  # MURA v1.1: share of abnormal studies in train and in valid
     "XR_ELBOW": {"train": 660 / 1754, "valid": 66 / 158},
     "XR_FINGER": {"train": 655 / 1935, "valid": 83 / 175},
@@ -51,11 +50,15 @@ def write_phantoms(
     size: int = 512,
     progress: Callable[[Sequence[PhantomStudy]], Iterable[PhantomStudy]] = iter,
 ) -> None:
-    """Writes images, MURA's four CSVs and lesions.csv under `root`; returns if they are there.
+    """Write images, MURA's four CSVs and lesions.csv into `root`, unless all of them are there.
 
-    `patients` counts an area's training patients; valid has a quarter as many, at least twelve.
-    `size` is the longer side in pixels. `progress` wraps the list of studies, as tqdm does.
-    Raises InputError if `root` holds something else.
+    Args:
+        patients: of an area's train; its valid has a quarter as many, at least twelve.
+        size: of the longer side, in pixels.
+        progress: wraps the list of studies, as tqdm does.
+
+    Raises:
+        InputError: an argument is out of range, or `root` holds something else.
     """
     if unknown := [area for area in areas if area not in AREAS]:
         raise InputError(f"phantom: no area {unknown[0]!r}; there are {', '.join(AREAS)}")
@@ -100,7 +103,11 @@ def write_phantoms(
 
 
 def plan_studies(split: str, area: str, patients: int, seed: int) -> Iterator[PhantomStudy]:
-    """Who comes with what; dealt block by block, so any number of patients has MURA's balance."""
+    """Yield the studies of an area's patients.
+
+    Labels are dealt in blocks of `BLOCK` patients, so that any number of patients has about MURA's
+    share of abnormal studies.
+    """
     deal, share = BLOCK + TWICE, ABNORMAL_SHARES[area][split]
     for block in range(-(-patients // BLOCK)):
         rng = _stream(split, area, block, seed, use=1)
@@ -117,7 +124,10 @@ def plan_studies(split: str, area: str, patients: int, seed: int) -> Iterator[Ph
 
 
 def _patient(split: str, area: str, block: int, i: int, seed: int) -> int:
-    """A patient's number; one in a block is the patient of the same place in the area before."""
+    """Return the number of the block's patient `i`.
+
+    One patient of a block is also a patient of the area before, and has the number from there.
+    """
 
     def is_shared(at: int) -> bool:
         return at > 0 and i == int(_stream(split, AREAS[at], block, seed, use=2).integers(BLOCK))
@@ -129,10 +139,12 @@ def _patient(split: str, area: str, block: int, i: int, seed: int) -> int:
 
 
 def _stream(split: str, area: str, block: int, seed: int, *, use: int) -> np.random.Generator:
+    """Return the random numbers of one block of patients for one use."""
     return np.random.default_rng([seed, AREAS.index(area), int(split == "valid"), block, use, 2])
 
 
 def _tables(name: str, plan: list[PhantomStudy]) -> dict[str, list[str]]:
+    """Return the lines of MURA's four CSVs by file name; paths begin with `name`."""
     tables: dict[str, list[str]] = {
         f"{split}_{kind}.csv": []
         for split in ("train", "valid")
@@ -146,9 +158,10 @@ def _tables(name: str, plan: list[PhantomStudy]) -> dict[str, list[str]]:
 
 
 def _first_component(root: Path) -> str:
-    """What the paths in MURA's CSVs begin with: the folder's name, if a CSV can hold it as it is.
+    """Return the first component of the paths in MURA's CSVs.
 
-    Who reads them takes any word for the folder that they lie in.
+    It is the folder's name if a CSV can hold that without quotes, otherwise `phantoms`. Readers of
+    the CSVs take any first component for the folder that the CSVs lie in.
     """
     name = root.resolve().name
     return name if name.isprintable() and not {*name} & {*',"'} else "phantoms"
@@ -157,7 +170,7 @@ def _first_component(root: Path) -> str:
 def _is_complete(
     root: Path, arguments: dict[str, Any], tables: dict[str, list[str]], plan: list[PhantomStudy]
 ) -> bool:
-    """Whether this very phantom is there; raises if `root` holds another dataset."""
+    """Whether this very phantom is there. Raises InputError if `root` holds another dataset."""
     note, there = root / ARGUMENTS_FILE, [file for file in tables if (root / file).exists()]
     if note.exists():
         try:
@@ -179,7 +192,7 @@ def _is_complete(
 
 
 def _save(root: Path, study: PhantomStudy, *, seed: int, size: int) -> list[str]:
-    """Writes a study's views; returns their rows of lesions.csv."""
+    """Write a study's views and return their rows of lesions.csv."""
     (root / study.folder).mkdir(parents=True, exist_ok=True)
     rows = []
     for view in range(1, study.views + 1):
@@ -193,9 +206,14 @@ def _save(root: Path, study: PhantomStudy, *, seed: int, size: int) -> list[str]
 
 
 def draw_contact_sheet(root: Path, out: Path, per_area: int = 6) -> None:
-    """One picture of a phantom: a row per area, normal left, abnormal right, lesions boxed.
+    """Draw one picture of a phantom dataset, with a row for each area.
 
-    `out` ends in one of SHEETS. Raises KeyError for another, OSError where it cannot be written.
+    Normal views stand left, abnormal views right with the box and the kind of their lesion. `out`
+    ends in one of SHEET_FORMATS.
+
+    Raises:
+        KeyError: `out` ends in something else.
+        OSError: `out` cannot be written.
     """
     lesions = [
         line.split(",") for line in (root / "lesions.csv").read_text("utf-8").splitlines()[1:]

@@ -1,4 +1,4 @@
-"""What can be wrong with a phantom's bone: a fracture, fragments out of place, or metal."""
+"""Lesions of a phantom's bone: a fracture line, displaced fragments, or metal hardware."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,10 @@ HARDWARE_FORMS = {
 
 @dataclass(frozen=True)
 class Fracture:
-    """A fracture: where it crosses the bone, how deep it shows, where the far fragment went."""
+    """A fracture: where it crosses the bone, how clearly it shows, and how the far fragment moved.
+
+    `slope` is pixels along the axis for each pixel across it.
+    """
 
     at: float  # pixels along the axis
     slope: float
@@ -35,14 +38,18 @@ class Fracture:
     motion: Matrix  # of the far fragment
 
     def run(self, v: Floats, widest: float) -> Floats:
-        """Pixels along the axis at which it passes, `v` pixels to the right."""
+        """Return where along the axis, in pixels, the fracture passes `v` pixels to its right."""
         steps = len(self.rough)
         i = np.clip((v / np.float32(2.4 * widest) + np.float32(0.5)) * steps, 0, steps - 1)
         rough: Floats = self.rough[i.astype(np.int32)]
         return rough + np.float32(self.slope) * v + np.float32(self.at)
 
     def keep(self, s: Floats, v: Floats, widest: float, far: bool) -> Floats:
-        """How much of the bone is left at (s, v) of one fragment: it ends at the fracture."""
+        """Return the share of bone, 0 to 1.4, that is left at (s, v) of one fragment.
+
+        A fragment ends at the fracture. Beside the gap the share is above 1: the bone's inner
+        structure is crushed there, and denser.
+        """
         short = (s - self.run(v, widest)) if far else (self.run(v, widest) - s)
         away = short / np.float32(self.gap)
         rim = 0.4 * np.exp(-((away - 2.2) ** 2))  # crushed trabeculae beside the gap
@@ -52,9 +59,12 @@ class Fracture:
 
 
 def draw_fracture(scene: Scene, apart: bool, plain: float, common: Rng, own: Rng) -> Fracture:
-    """A fracture at the site; `apart` moves the fragments, else at most a step shows.
+    """Draw a fracture at the scene's site.
 
-    `plain` runs from 0, hard to see, to 1. `common` is the study's, `own` the view's.
+    Args:
+        apart: whether the fragments move apart; otherwise they shift by a small step at most.
+        plain: how easy the fracture is to see, from 0 to 1.
+        common, own: random numbers of the study and of the view.
     """
     bone, k = scene.broken, max(scene.size) / 512
     middle, half = bone.breadth(scene.share)
@@ -79,6 +89,7 @@ def draw_fracture(scene: Scene, apart: bool, plain: float, common: Rng, own: Rng
 
 
 def fracture_box(scene: Scene, cut: Fracture) -> Box:
+    """Return the box around both edges of a fracture, inside the image."""
     bone, pad = scene.broken, 2 * cut.gap + 6 * max(scene.size) / 512
     middle, half = bone.breadth(scene.share)
     v = (middle + half * np.linspace(-1.05, 1.05, 17)).astype(np.float32)
@@ -90,7 +101,7 @@ def fracture_box(scene: Scene, cut: Fracture) -> Box:
 
 
 def draw_hardware(scene: Scene, plain: float, common: Rng, own: Rng) -> tuple[Floats, Box]:
-    """How much metal covers each pixel (0 to 1), and the box around it."""
+    """Return how much metal covers each pixel (H, W), from 0 to 1, and the box around the metal."""
     bone = scene.broken
     mask = Image.new("L", (2 * scene.size[0], 2 * scene.size[1]))
     pen = ImageDraw.Draw(mask)
@@ -103,7 +114,11 @@ def draw_hardware(scene: Scene, plain: float, common: Rng, own: Rng) -> tuple[Fl
 
 
 def _implant(scene: Scene, plain: float, rng: Rng) -> list[Stroke]:
-    """A plate with screws, wires, a nail or one screw; the study decides where about the bone."""
+    """Return the strokes of a plate with screws, of wires, of a nail, or of one screw.
+
+    The study's random numbers `rng` decide the form and the direction about the bone's axis, so
+    that each view shows the same implant.
+    """
     bone = scene.broken
     at, (middle, half) = scene.share * bone.length, bone.breadth(scene.share)
     unit = half * min(1.0, 0.5 + 0.4 * scene.scale / half)  # small bones get small implants
@@ -114,7 +129,7 @@ def _implant(scene: Scene, plain: float, rng: Rng) -> list[Stroke]:
     beside, face = math.cos(facing), abs(math.sin(facing))
 
     def held(reach: float) -> tuple[float, float]:
-        """An implant's ends along the axis: it does not leave the bone."""
+        """Return an implant's ends in pixels along the axis, both inside the bone."""
         return max(at - reach, 0.03 * bone.length), min(at + reach, 0.97 * bone.length)
 
     if form == "plate":
@@ -147,7 +162,7 @@ def _implant(scene: Scene, plain: float, rng: Rng) -> list[Stroke]:
 
 
 def draw_stroke(pen: ImageDraw.ImageDraw, points: Any, width: float, fill: int = 255) -> None:
-    """A line through `points` (N, 2) with round ends."""
+    """Draw a line of `width` pixels with round ends through `points` (N, 2)."""
     xy = [(float(x), float(y)) for x, y in points]
     pen.line(xy, fill=fill, width=max(1, round(width)), joint="curve")
     for x, y in (xy[0], xy[-1]):

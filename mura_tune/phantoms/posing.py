@@ -1,4 +1,4 @@
-"""The arm in one view: which bones lie in the frame, and where, in pixels."""
+"""The arm in one view: which bones lie in the image, and where they lie in pixels."""
 
 import functools
 import math
@@ -20,7 +20,10 @@ SAMPLES = 512  # steps along a bone's axis; a long bone has about as many pixels
 
 @dataclass(frozen=True)
 class PlacedBone:
-    """A bone in one view, in pixels; `middle`, `half` and `thick` run along its axis."""
+    """A bone in one view. Lengths are in pixels, points are (x, y).
+
+    `middle`, `half` and `thick` have one value for each of `SAMPLES` steps along the axis.
+    """
 
     bone: Bone
     head: Floats
@@ -37,19 +40,21 @@ class PlacedBone:
         return float(self.half.max())
 
     def breadth(self, share: float) -> tuple[float, float]:
-        """Middle and half-width at a share of the length."""
+        """Return the outline's middle and half-width, pixels, at a share of the length."""
         i = int(share * (SAMPLES - 1))
         return float(self.middle[i]), float(self.half[i])
 
     def points(self, s: Any, v: Any) -> Floats:
-        """(N, 2) points, `s` pixels along the axis and `v` to its right."""
+        """Return the points (N, 2) that lie `s` pixels along the axis and `v` to its right."""
         s, v = np.atleast_1d(s)[:, None], np.atleast_1d(v)[:, None]
         return np.asarray(self.head + s * self.along + v * self.across, np.float32)
 
     def point(self, s: float, v: float) -> Floats:
+        """Return the point (2,) that lies `s` pixels along the axis and `v` to its right."""
         return self.points(s, v).reshape(2)
 
     def moved(self, matrix: Matrix) -> "PlacedBone":
+        """Return this bone turned and shifted by `matrix`, which does not scale."""
         turn, shift = matrix[:2, :2].astype(np.float32), matrix[:2, 2].astype(np.float32)
         head, tail = turn @ self.head + shift, turn @ self.tail + shift
         along, across = turn @ self.along, turn @ self.across
@@ -76,16 +81,21 @@ class Scene:
 
     @property
     def point(self) -> Floats:
-        """The site in the image."""
+        """Return the point (2,) of the image, in pixels, at which the study looks."""
         bone = self.broken
         return bone.point(self.share * bone.length, bone.breadth(self.share)[0])
 
 
 def pose_scene(area: str, size: int, view: int, body: Rng, exam: Rng, shot: Rng) -> Scene:
-    """The patient (drawn from `body`) in one view (`shot`) of a study (`exam`).
+    """Place the bones of one patient in one view of one study.
 
-    The anchor stands upright, then all is turned, mirrored and shifted. Normal studies look at a
-    site too: framing must not tell the label.
+    The anchor bone stands upright; then the whole arm is turned, mirrored and shifted. A normal
+    study looks at a site too, so that the framing does not tell the label.
+
+    Args:
+        size: of the image's longer side, in pixels.
+        view: number of the view in its study, from 1.
+        body, exam, shot: random numbers of the patient, of the study and of the view.
     """
     window = WINDOWS[area]
     site = window.sites[int(exam.integers(len(window.sites)))]
@@ -143,12 +153,12 @@ def pose_scene(area: str, size: int, view: int, body: Rng, exam: Rng, shot: Rng)
 
 
 def follows(bone: Bone, leader: str) -> bool:
-    """Whether `bone` hangs on `leader`, and so moves with its far fragment."""
+    """Whether `bone` hangs on `leader`, and so moves with the far fragment of `leader`."""
     return bool(bone.parent) and (bone.parent == leader or follows(BY_NAME[bone.parent], leader))
 
 
 def rotation_about(degrees: float, pivot: Floats, shift: Floats | None = None) -> Matrix:
-    """A turn about `pivot`, then a shift."""
+    """Return the matrix of a turn about the point `pivot`, followed by a shift (2,)."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = pivot.tolist()
     dx, dy = (0.0, 0.0) if shift is None else shift.tolist()
@@ -158,15 +168,20 @@ def rotation_about(degrees: float, pivot: Floats, shift: Floats | None = None) -
 
 
 def _moving(x: float, y: float) -> Matrix:
+    """Return the matrix of a shift."""
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], float)
 
 
 def _project(point: Point2d, depth: float, angle: float) -> Floats:
+    """Return the point (2,), centimetres, as it is seen from `angle` radians about the y axis."""
     return np.array([point[0] * math.cos(angle) + depth * math.sin(angle), point[1]], np.float32)
 
 
 def _bend(angle: float, bends: NDArray[np.float64]) -> dict[str, Matrix]:
-    """Each bone's matrix in centimetres; `bends` are degrees, on top of a side view's flex."""
+    """Return each bone's matrix by its name, in centimetres.
+
+    `bends` are degrees, one for each bone, and are added to the flex of a view from the side.
+    """
     matrices = {"": np.eye(3)}
     for bone, bend in zip(BONES, bends.tolist(), strict=True):
         pivot = _project(bone.pivot or bone.head, 0 if bone.pivot else bone.depth[0], angle)
@@ -176,6 +191,7 @@ def _bend(angle: float, bends: NDArray[np.float64]) -> dict[str, Matrix]:
 
 
 def _is_shown(bone: Bone, window: Window, site: Site, angle: float) -> bool:
+    """Whether a bone may be in the view at all: the trunk and folded fingers may be left out."""
     if not (bone.parent or bone.name == "humerus" or window.trunk):
         return False
     # from the side the fingers that are not meant are folded away
@@ -184,13 +200,14 @@ def _is_shown(bone: Bone, window: Window, site: Site, angle: float) -> bool:
 
 
 def _is_near(bone: Bone, matrix: Matrix, angle: float, scale: float, size: Size) -> bool:
-    """Whether any of a bone or its flesh may lie in the frame."""
+    """Whether some of a bone or of its flesh may lie in the image."""
     reach = 1.4 * scale * max(3 * bone.half + abs(bone.bow), *bone.flesh)
     ends = np.array(_ends(bone, matrix, angle))
     return bool(np.all(ends.max(0) > -reach) and np.all(ends.min(0) < np.array(size) + reach))
 
 
 def _ends(bone: Bone, matrix: Matrix, angle: float) -> tuple[Floats, Floats]:
+    """Return a bone's head and tail (2,) as seen from `angle`, after `matrix`."""
     flat = (
         _project(xy, z, angle) for xy, z in zip((bone.head, bone.tail), bone.depth, strict=True)
     )
@@ -200,7 +217,10 @@ def _ends(bone: Bone, matrix: Matrix, angle: float) -> tuple[Floats, Floats]:
 
 @functools.cache
 def _outline(shape: str) -> Floats:
-    """(4, SAMPLES): middle and half-width from the front, then from the side, without caps."""
+    """Return a shape's outlines (4, SAMPLES) in half-widths, without round ends.
+
+    The rows are middle and half-width from the front, then middle and half-width from the side.
+    """
     s, kernel = np.linspace(0, 1, SAMPLES), np.hanning(25) / np.hanning(25).sum()
     lines = []
     for table in (SHAPES[shape].front, SHAPES[shape].side or SHAPES[shape].front):
@@ -213,7 +233,10 @@ def _outline(shape: str) -> Floats:
 
 
 def _place(bone: Bone, matrix: Matrix, angle: float, scale: float) -> PlacedBone:
-    """`bone` seen from `angle`, brought to pixels by `matrix`; `scale` is pixels across a cm."""
+    """Return `bone` as it is seen from `angle`, in radians.
+
+    `matrix` brings centimetres to pixels. `scale` is the pixels of a centimetre across the bone.
+    """
     cos, sin = math.cos(angle), math.sin(angle)
     head, tail = _ends(bone, matrix, angle)
     length = max(float(np.hypot(*(tail - head))), 1.0)

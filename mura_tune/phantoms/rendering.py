@@ -1,6 +1,7 @@
-"""One phantom radiograph: the beam's path through bone and flesh, developed to grey.
+"""One phantom radiograph: the length of the beam's path through bone and flesh, turned into grey.
 
-A bone is a tube of cortex around a softer core, so cortex shows bright at the edges as on film.
+A bone is a tube of dense cortex around a softer core. The beam meets most cortex at the tube's
+edges, so the edges are bright, as in a real radiograph.
 """
 
 import math
@@ -42,6 +43,8 @@ Grain = Mapping[str, NDArray[np.int64]]  # where each bone begins in the texture
 
 @dataclass(frozen=True)
 class PhantomStudy:
+    """One study of a phantom dataset: `number` counts the patient's studies, from 1."""
+
     split: str
     area: str
     patient: int
@@ -51,6 +54,7 @@ class PhantomStudy:
 
     @property
     def folder(self) -> str:
+        """Return the study's folder below the dataset's, named as MURA names it."""
         label = "positive" if self.abnormal else "negative"
         return f"{self.split}/{self.area}/patient{self.patient:05d}/study{self.number}_{label}"
 
@@ -58,10 +62,16 @@ class PhantomStudy:
 def draw_view(
     study: PhantomStudy, view: int, *, seed: int = 0, size: int = 512, lesion: bool = True
 ) -> tuple[NDArray[np.uint8], str, Box | None]:
-    """One view (from 1) of a study: grey image (H, W), the lesion's kind and its box.
+    """Draw one view of a study.
 
-    Kind and box are "" and None if unharmed. `lesion=False` draws the same patient in the same
-    position without the lesion.
+    Args:
+        view: its number in the study, from 1.
+        size: of the longer side, in pixels.
+        lesion: False draws the same patient in the same position without the lesion.
+
+    Returns:
+        The grey image (H, W), the lesion's kind, and the lesion's box. A view without a lesion has
+        "" and None.
     """
     key = seed, AREAS.index(study.area), study.patient
 
@@ -97,14 +107,14 @@ def draw_view(
 
 @cache
 def _shaft(is_long: bool) -> Floats:
-    """How much a bone is shaft along its axis, 0 to 1: there the cortex is thick."""
+    """Return how thick the cortex is along the axis (SAMPLES,), 0 to 1: a shaft has most."""
     most = 1.0 if is_long else 0.1
     return np.asarray(most * np.abs(np.sin(np.pi * AXIS_SHARES)) ** 0.8, np.float32)
 
 
 @cache
 def _texture() -> Floats:
-    """Trabeculae, 256 x 256, mean 1, drawn out along the bone (axis 0); it tiles."""
+    """Return a texture of spongy bone (256, 256) of mean 1, long in axis 0; its edges fit."""
     noise = np.fft.fft2(np.random.default_rng(7).standard_normal((256, 256)))
     f2 = np.fft.fftfreq(256) ** 2
     tile = np.ones((256, 256))
@@ -121,7 +131,7 @@ def _bone(
     cut: Fracture | None = None,
     step: int = 1,
 ) -> Floats:
-    """The beam's path through bone, in centimetres of cortex, at every `step`-th pixel."""
+    """Return the beam's path through bone at every `step`-th pixel (H, W), in cm of cortex."""
     width, height = (-(-n // step) for n in scene.size)
     flat = np.zeros((height, width), np.float32)
     for name, bone in bones.items():
@@ -141,7 +151,10 @@ def _add(
     keep: Weighting | None = None,
     step: int = 1,
 ) -> None:
-    """Adds one bone to `flat`; `keep` weighs its parts."""
+    """Add one bone's path to `flat` in place.
+
+    `keep` gives the share of bone that is left at each point, as `Fracture.keep` does.
+    """
     if not bone.bone.shape:
         return
     reach = bone.widest + float(np.abs(bone.middle).max()) + 2
@@ -181,7 +194,7 @@ def _add(
 
 
 def _flesh(bones: Iterable[PlacedBone], scene: Scene, muscle: Floats) -> Floats:
-    """The beam's path through soft tissue in centimetres, at every fourth pixel."""
+    """Return the beam's path through soft tissue at every fourth pixel, in centimetres."""
     w, h = (-(-n // 4) for n in scene.size)
     soft = np.zeros((h, w), np.float32)
     for bone in bones:
@@ -203,6 +216,7 @@ def _flesh(bones: Iterable[PlacedBone], scene: Scene, muscle: Floats) -> Floats:
 
 
 def _zoomed(field: Floats, size: Size) -> Floats:
+    """Return `field` at another size (width, height), bicubic."""
     return np.asarray(Image.fromarray(field).resize(size, Image.Resampling.BICUBIC), np.float32)
 
 
@@ -214,9 +228,15 @@ def _develop(
     scene: Scene,
     rng: Rng,
 ) -> NDArray[np.uint8]:
-    """From beam paths to grey levels: exposure, skin fold, noise, marker, collimation.
+    """Turn beam paths into grey levels (H, W).
 
-    White is set by `exposed`, a coarser `flat` and `soft`.
+    Exposure, a fold of skin, metal, noise, markers and collimation are added in that order.
+
+    Args:
+        flat: path through bone (H, W), in centimetres of cortex.
+        soft: path through soft tissue, in centimetres, at every fourth pixel.
+        metal: how much metal covers each pixel (H, W), 0 to 1.
+        exposed: coarser `flat` and `soft`, by which the level of white is set.
     """
     width, height = scene.size
     soft = np.maximum(_zoomed(soft, scene.size), 0)
@@ -246,7 +266,7 @@ def _develop(
 
 
 def _field(size: Size, rng: Rng) -> Floats:
-    """1 where the collimator lets the beam through, 0.03 where not."""
+    """Return (H, W): 1 where the collimator lets the beam through, 0.03 elsewhere."""
     width, height = size
     left, right, top, bottom = np.where(rng.random(4) < 0.5, rng.uniform(-0.1, 0.12, 4), -0.3)
     lean = math.radians(rng.normal(0, 2.5)) if rng.random() < 0.6 else 0.0
@@ -264,7 +284,11 @@ def _field(size: Size, rng: Rng) -> Floats:
 
 
 def _marks(soft: Floats, scene: Scene, k: float, rng: Rng) -> Floats:
-    """The lead letter L or R, now and then a ring or a cord, all away from the site; 0 to 1."""
+    """Return how bright marks are at each pixel (H, W), 0 to 1, all away from the site.
+
+    The marks are the lead letter L or R, and in some images a ring or a cord. `k` is the image's
+    longer side over 512.
+    """
     page, width = Image.new("L", scene.size), scene.size[0]
     pen, extent = ImageDraw.Draw(page), np.array(scene.size)
     corners = np.array([(x, y) for x in (0.2, 0.8) for y in (0.17, 0.83)]) * extent

@@ -1,6 +1,5 @@
 """With folds, a trial is scored by the mean over folds, and pruned after a bad one."""
 
-
 import numpy as np
 import pytest
 from stored import DEV, facts, scores_of
