@@ -147,5 +147,4 @@ def test_reference_pages_can_be_made() -> None:
 
 
 def test_readme_is_short() -> None:
-    words = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text("utf-8")).split()
-    assert len([word for word in words if re.search(r"\w", word)]) < 1000
+    assert len((ROOT / "README.md").read_text("utf-8").split()) < 1000
