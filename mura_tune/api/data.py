@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,13 @@ class Workspace:
         for finding in prepared.left_out:
             console.print_note(f"left out {finding.path}: {finding.detail}")
         return prepared
+
+
+def make_workspace(
+    data: str | Path, storage: str | Path | None, runs: str | Path, strict: bool
+) -> Workspace:
+    """A workspace from what a person wrote."""
+    return Workspace(Path(data), Path(runs), None if storage is None else str(storage), strict)
 
 
 def list_areas(data: str | Path = DATA) -> list[str]:
@@ -178,6 +185,3 @@ def draw_phantoms(
 
 def _bar(studies: Iterable[Any]) -> Iterable[Any]:
     return tqdm(studies, desc="phantoms", unit="study", disable=None)
-
-
-Note = Callable[[str], None]  # is given a line for people

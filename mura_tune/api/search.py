@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mura_tune.api.data import DATA, RUNS, Workspace, list_areas
+from mura_tune.api.data import DATA, RUNS, Workspace, list_areas, make_workspace
 from mura_tune.config import Overrides, SearchConfig, load_config, replace_trials
 from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.dashboard.progress import Epochs, SearchProgress, both
@@ -107,8 +107,7 @@ class Search:
         self.config = config
         self.name = config.area if name is None else name
         self._name_option = "AREA" if name is None else "--study"
-        database = None if storage is None else str(storage)
-        self.workspace = Workspace(Path(data), Path(runs), database, strict)
+        self.workspace = make_workspace(data, storage, runs, strict)
 
     def __repr__(self) -> str:
         return f"Search({self.name!r}, {self.config.budget.trials} trials)"
@@ -152,8 +151,7 @@ class Search:
 
     def result(self) -> SearchOutcome:
         """What the search has come to by now. Raises InputError where no trial has finished."""
-        found = results.load_result(self.workspace.url, self.name)
-        return _outcome(found, self.workspace)
+        return _outcome(self.name, self.workspace)
 
     @property
     def tune_command(self) -> str:
@@ -282,6 +280,7 @@ def load_result(
     data: str | Path = DATA,
     storage: str | Path | None = None,
     runs: str | Path = RUNS,
+    strict: bool = False,
 ) -> SearchOutcome:
     """What a search of a database has come to.
 
@@ -294,9 +293,8 @@ def load_result(
     Example:
         `print(load_result("XR_WRIST", storage="runs/studies.db"))`
     """
-    database = None if storage is None else str(storage)
-    workspace = Workspace(Path(data), Path(runs), database)
-    return _outcome(results.load_result(workspace.url, name), workspace)
+    workspace = make_workspace(data, storage, runs, strict)
+    return _outcome(name, workspace)
 
 
 def ablate_second_task(
@@ -329,6 +327,7 @@ def ablate_second_task(
         return ablate(prepared, config.recipe, seeds, choose_device(device), epochs.epoch)
 
 
-def _outcome(result: SearchResult, workspace: Workspace) -> SearchOutcome:
+def _outcome(name: str, workspace: Workspace) -> SearchOutcome:
+    result = results.load_result(workspace.url, name)
     values = {one.name: getattr(result, one.name) for one in dataclasses.fields(result)}
     return SearchOutcome(**values, workspace=workspace)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -11,11 +11,9 @@ from mura_tune import console
 from mura_tune.cli.options import (
     data_option,
     json_option,
-    prepared_of,
     runs_option,
     set_option,
     strict_option,
-    study_of,
 )
 from mura_tune.text import shell_command
 
@@ -31,31 +29,11 @@ def phantom(
     out: Path, areas: tuple[str, ...], patients: int, seed: int, size: int, sheet: Path | None
 ) -> None:
     """Draw synthetic radiographs in MURA's layout into the folder OUT."""
-    from tqdm import tqdm
-
-    from mura_tune import files
+    from mura_tune.api.data import draw_phantoms
     from mura_tune.areas import AREAS
-    from mura_tune.errors import InputError
-    from mura_tune.phantoms.dataset import (
-        ARGUMENTS_FILE,
-        SHEET_FORMATS,
-        draw_contact_sheet,
-        write_phantoms,
-    )
-
-    if sheet:  # before anything is drawn
-        if sheet.suffix.lower() not in SHEET_FORMATS:
-            raise InputError(f"{sheet}: a contact sheet ends in {', '.join(SHEET_FORMATS)}")
-        files.check_writable(sheet)
-    files.check_writable(out / ARGUMENTS_FILE)
-
-    def bar(items: Any) -> Any:
-        return tqdm(items, desc="phantoms", unit="study", disable=None)
 
     chosen = areas or AREAS
-    write_phantoms(out, areas=chosen, patients=patients, seed=seed, size=size, progress=bar)
-    if sheet:
-        draw_contact_sheet(out, sheet)
+    draw_phantoms(out, areas=chosen, patients=patients, seed=seed, size=size, sheet=sheet)
     areas_drawn = "1 area" if len(chosen) == 1 else f"{len(chosen)} areas"
     click.echo(f"{out}: radiographs of {areas_drawn} in MURA's layout")
     if sheet:
@@ -70,24 +48,12 @@ def phantom(
 @json_option
 def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
     """Count what a dataset holds and name what is wrong with it."""
-    from mura_tune.data.audit import audit_dataset
-    from mura_tune.data.index import open_dataset
-    from mura_tune.data.scan import scan_dataset
-    from mura_tune.errors import InputError
+    from mura_tune.api.data import check_data, refuse_useless_images
 
-    dataset = open_dataset(data, index_only=index_only)
-    if index_only:
-        found = audit_dataset(dataset)
-    else:
-        read = scan_dataset(dataset)
-        found = audit_dataset(dataset, pixels=read.records, near=read.near)
-    console.print_report(as_json, found.to_json, found.summary)
-    useless = [f for f in found.findings if f.kind in ("unreadable", "blank")]
-    if strict and useless:
-        raise InputError(
-            f"{data}: {len(useless)} unreadable or blank image(s), {useless[0].path} "
-            "first; replace them, or leave --strict out"
-        )
+    audit = check_data(data, index_only=index_only)
+    console.print_report(as_json, audit.to_json, audit.summary)
+    if strict:
+        refuse_useless_images(audit, data)
 
 
 @click.command(short_help="Decode an area's images once (tune does it by itself).")
@@ -101,9 +67,8 @@ def cache(
     area: str, data: Path, runs: Path, overrides: tuple[str, ...], strict: bool, as_json: bool
 ) -> None:
     """Decode an area's images once, at the size its study trains on. `tune` does it by itself."""
-    prepared = prepared_of(area, study_of(area, overrides), data, runs, strict)
-    n, side = len(prepared.frame), prepared.pixels.shape[1]
-    plain = {"area": area, "images": n, "size": side, "left_out": len(prepared.left_out)}
-    console.print_report(
-        as_json, lambda: plain, lambda: f"{area}: {n} images at {side} px are cached"
-    )
+    from mura_tune.api.data import cache_area
+    from mura_tune.config import load_config
+
+    cached = cache_area(load_config(area, overrides), data=data, runs=runs, strict=strict)
+    console.print_report(as_json, lambda: asdict(cached), lambda: str(cached))

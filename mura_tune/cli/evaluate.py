@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,22 +10,13 @@ from mura_tune import console
 from mura_tune.cli.options import (
     base_url_option,
     data_option,
-    device_of,
     device_option,
     json_option,
-    prepared_of,
-    release_at,
     release_option,
     releases_option,
     runs_option,
     strict_option,
-    tell_changes,
 )
-
-if TYPE_CHECKING:
-    from mura_tune.data.prepare import Prepared
-    from mura_tune.release.release import Release
-    from mura_tune.release.two_stage import TwoStageEvaluation
 
 
 @click.command(short_help="Measure a release on studies that no search has read.")
@@ -67,30 +56,25 @@ def evaluate(
     An external set (--layout folders) is measured whole, by picture with its copies, turned and
     mirrored ones too, and by image; pictures that the release was trained on are told.
     """
-    from mura_tune.reading.locate import release_finder
-    from mura_tune.release.release_tasks import release_task
+    from mura_tune.api import evaluate as api
 
     if routed == bool(release):
         raise click.UsageError("name one --release, or write --routed")
     if release is None:
-        find = release_finder(releases, base_url, console.print_note)
-        found = _routes(find, data, runs, device, strict)
-        console.print_report(as_json, found.to_json, found.describe)
-        return
-    folder = release_at(release, base_url)
-    if layout == "folders":
-        from mura_tune.release.external import evaluate_external
-        from mura_tune.release.release import load_release
-
-        outside = evaluate_external(
-            load_release(folder, device_of(device)), data, runs / "cache", strict=strict
+        two_stage = api.evaluate_routed(
+            releases=releases, data=data, runs=runs, base_url=base_url, device=device, strict=strict
         )
-        console.print_report(as_json, outside.to_json, outside.describe)
-        return
-    loaded, prepared = _with_data(folder, data, runs, device, strict)
-    area, own_task = loaded.manifest.area, release_task(loaded.manifest.task)
-    measured = own_task.evaluate_release(loaded, prepared)
-    console.print_report(as_json, lambda: {"area": area, **measured.to_json()}, measured.describe)
+        console.print_report(as_json, two_stage.to_json, two_stage.describe)
+    elif layout == "folders":
+        external = api.evaluate_folders(
+            release, data=data, runs=runs, base_url=base_url, device=device, strict=strict
+        )
+        console.print_report(as_json, external.to_json, external.describe)
+    else:
+        evaluation = api.evaluate(
+            release, data=data, runs=runs, base_url=base_url, device=device, strict=strict
+        )
+        console.print_report(as_json, evaluation.to_json, lambda: str(evaluation))
 
 
 @click.command(short_help="Say by how much one release beats another, and how surely.")
@@ -116,23 +100,11 @@ def compare(
 
     Each is a folder, a URL, or a name under BASE_URL.
     """
-    from mura_tune.errors import InputError
-    from mura_tune.release.release_tasks import release_task
+    from mura_tune.api import evaluate as api
 
-    tasks, areas, evaluations = [], [], []
-    for name in (first, second):
-        loaded, prepared = _with_data(release_at(name, base_url), data, runs, device, strict)
-        own_task = release_task(loaded.manifest.task)
-        tasks.append(own_task)
-        areas.append(loaded.manifest.area)
-        if not own_task.is_comparable(tasks[0]):
-            raise InputError(
-                f"{first} is for {areas[0]} and {second} for {areas[1]}: one tells "
-                "areas apart and one what is abnormal; name two of one kind"
-            )
-        evaluations.append(own_task.evaluate_release(loaded, prepared))
-    area = " and ".join(dict.fromkeys(areas))
-    comparison = tasks[0].compare(area, (first, second), *evaluations)
+    comparison = api.compare(
+        first, second, data=data, runs=runs, base_url=base_url, device=device, strict=strict
+    )
     console.print_report(as_json, comparison.to_json, comparison.describe)
 
 
@@ -173,104 +145,19 @@ def report(
     The page shows radiographs of the test split: whether it may be passed on is for the dataset's
     licence to say.
     """
-    from mura_tune import files
-    from mura_tune.errors import InputError
-    from mura_tune.reading.fetch import is_fetched
-    from mura_tune.release.release import add_files
-    from mura_tune.release.release_tasks import release_task
-    from mura_tune.release_format.folder import check_place
-    from mura_tune.release_format.manifest import REPORT
-    from mura_tune.report import index
+    from mura_tune.api.evaluate import write_report
 
-    folder = release_at(release, base_url)
-    if not out and is_fetched(folder):
-        raise InputError(
-            f"{release}: fetched, and stays as it was fetched; name a file for the "
-            "page by --out report.html"
-        )
-    if not out and folder.is_dir():
-        check_place(folder)
-    files.check_writable(out or folder.parent / f".{folder.name}.new")
-    loaded, prepared = _with_data(folder, data, runs, device, strict)
-    own_task = release_task(loaded.manifest.task)
-    test = own_task.evaluate_release(loaded, prepared)
-    html = own_task.render_report(loaded.net, loaded.manifest, prepared, test=test, cases=cases)
-    content = html.encode("utf-8", "backslashreplace")
-    if out:
-        files.replace_file(out, content)
-    else:
-        add_files(folder, {REPORT: html})
-        index.write_index(folder.parent, console.print_note)
-    place = str(out or folder / REPORT)
-    plain = {"report": place, "bytes": len(content)}
-    console.print_report(as_json, lambda: plain, lambda: place)
-
-
-def _routes(
-    find: Callable[[str], Path], data: Path, runs: Path, device: str, strict: bool
-) -> TwoStageEvaluation:
-    from dataclasses import replace
-
-    from mura_tune.areas import ROUTER
-    from mura_tune.reading.locate import release_for
-    from mura_tune.release.two_stage import evaluate_two_stages
-    from mura_tune.training.batches import Split, load_split
-
-    folder = find(ROUTER)
-    router, _ = _with_data(folder, data, runs, device, strict)
-    _require_kind(router, router=True)
-    study = router.manifest.search.read_config(folder)
-    places = {area: release_for(find, area) for area in router.manifest.areas}
-    opened = {
-        folder: _with_data(folder, data, runs, device, strict)[0]
-        for folder in dict.fromkeys(folder for folder, _ in places.values())
-    }
-    for one in opened.values():
-        _require_kind(one, router=False)
-    splits: dict[int, Split] = {}
-
-    def split_at(size: int) -> Split:
-        if size not in splits:
-            own = replace(study, recipe=replace(study.recipe, size=size))
-            prepared = prepared_of(ROUTER, own, data, runs, strict)
-            splits[size] = load_split(prepared, "test", device_of(device))
-        return splits[size]
-
-    told = tuple(line for _, line in places.values() if line)
-    return evaluate_two_stages(
-        router, {a: opened[f] for a, (f, _) in places.items()}, told, split_at
+    written = write_report(
+        release,
+        out,
+        cases=cases,
+        data=data,
+        runs=runs,
+        base_url=base_url,
+        device=device,
+        strict=strict,
     )
-
-
-def _require_kind(release: Release, *, router: bool) -> None:
-    """Refuse a release that has a router's name and is none, or is one under an area's name."""
-    from mura_tune.errors import InputError
-    from mura_tune.release_format.manifest import RouterManifest
-
-    if isinstance(release.manifest, RouterManifest) != router:
-        wanted = "a router" if router else "a release that tells what is abnormal"
-        raise InputError(
-            f"{release.folder}: of task {release.manifest.task}, where {wanted} "
-            "is needed; put the right release there"
-        )
-
-
-def _with_data(
-    release: Path, data: Path, runs: Path, device: str, strict: bool
-) -> tuple[Release, Prepared]:
-    """A release and the data it was made with, prepared at its size and divided its way."""
-    from mura_tune.evaluation.evaluate import check_same_data
-    from mura_tune.release.release import load_release
-    from mura_tune.release_format.manifest import MANIFEST
-
-    loaded = load_release(release, device_of(device))
-    manifest = loaded.manifest
-    manifest.require(release / MANIFEST, "study.config", "data.fingerprint")
-    tell_changes(loaded)
-    study = manifest.search.read_config(release / MANIFEST)
-    prepared = prepared_of(manifest.area, study, data, runs, strict)
-    check_same_data(release, manifest.data, prepared)
-    return loaded, prepared
+    console.print_report(as_json, written.to_json, lambda: str(written))
 
 
 @click.command(short_help="Check a release: every byte, and what it answers.")
@@ -290,13 +177,7 @@ def verify(
 
     RELEASE is a folder, a URL, or a name under BASE_URL.
     """
-    from dataclasses import replace
+    from mura_tune.api import evaluate as api
 
-    from mura_tune.release.verify import inspect_release
-
-    folder = release_at(release, base_url)
-    found = inspect_release(folder)
-    if data:
-        _with_data(folder, data, runs, "cpu", strict=False)
-        found = replace(found, data=True)
-    console.print_report(as_json, found.to_json, found.describe)
+    inspection = api.verify(release, data=data, runs=runs, base_url=base_url)
+    console.print_report(as_json, inspection.to_json, inspection.describe)

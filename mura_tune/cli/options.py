@@ -5,19 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
-
-from mura_tune import console
-
-if TYPE_CHECKING:
-    import torch
-
-    from mura_tune.config import SearchConfig
-    from mura_tune.data.prepare import Prepared
-    from mura_tune.release.release import Release
-    from mura_tune.search.results import SearchResult
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,70 +82,8 @@ search_option = click.option(
 )
 
 
-def study_of(area: str, overrides: tuple[str, ...]) -> SearchConfig:
-    from mura_tune import config
-
-    return config.load_config(area, overrides)
-
-
-def trainable_of(area: str, overrides: tuple[str, ...]) -> SearchConfig:
-    """The study of an area, refused before anything is decoded if a network of it cannot be."""
-    from mura_tune.search.preflight import check_networks
-
-    study = study_of(area, overrides)
-    check_networks(study)
-    return study
-
-
-def areas_of(data: Path) -> list[str]:
-    """Every area of a dataset, those with the fewest images first."""
-    from mura_tune.data.index import open_dataset
-
-    images = open_dataset(data).frame.groupby("area").size()
-    return [str(area) for area in images.sort_values(kind="stable").index]
-
-
-def prepared_of(area: str, study: SearchConfig, data: Path, runs: Path, strict: bool) -> Prepared:
-    from mura_tune.data.index import open_dataset
-    from mura_tune.data.prepare import prepare
-
-    prepared = prepare(
-        open_dataset(data), area, study.recipe.size, study.split, runs / "cache", strict=strict
-    )
-    for finding in prepared.left_out:
-        console.print_note(f"left out {finding.path}: {finding.detail}")
-    return prepared
-
-
-def release_at(name: str, base_url: str | None) -> Path:
-    """The folder of a release by its folder, URL or name, fetched into the cache if need be."""
-    from mura_tune.reading.locate import locate_release
-
-    return locate_release(name, None, Path(), base_url, console.print_note)
-
-
-def tell_changes(release: Release) -> None:
-    """Say which pictures are read otherwise since a release was made; nothing for a new one."""
-    from mura_tune.release.release import describe_decoding_changes
-
-    if told := describe_decoding_changes(release.manifest):
-        console.print_note(f"{release.folder}: {told}")
-
-
 def url_of(storage: str | None, runs: Path) -> str:
     """The URL of the database that `--storage` names, or of the one in RUNS."""
     from mura_tune.database.urls import url_of, url_of_file
 
     return url_of(storage) if storage else url_of_file(runs / "studies.db")
-
-
-def best_of(name: str, url: str) -> SearchResult:
-    from mura_tune.search.results import load_result
-
-    return load_result(url, name)
-
-
-def device_of(name: str) -> torch.device:
-    from mura_tune.networks.device import choose_device
-
-    return choose_device(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,20 +11,10 @@ from mura_tune import console
 from mura_tune.cli.options import (
     Number,
     base_url_option,
-    device_of,
     device_option,
     json_option,
     releases_option,
-    tell_changes,
 )
-
-if TYPE_CHECKING:
-    import torch
-
-    from mura_tune.reading.answers import StudyAnswer
-    from mura_tune.reading.locate import FindRelease
-    from mura_tune.reading.readers import Predictor, Reader, Router
-
 
 images_option = click.option(
     "--image",
@@ -87,70 +76,20 @@ def infer(
     stay. The last columns, files and source, say which files and which STUDIES a row is of.
 
     AREA `auto` asks the router in RELEASES which area a study shows, then that area's release (or,
-    where that is missing, the one for ALL or multitask); where the router is not sure it abstains.
-    AREA `router` gives the area alone.
+    where that is missing, pooled or multitask); where the router is not sure it abstains. AREA
+    `router` gives the area alone.
     """
-    from mura_tune import files
-    from mura_tune.areas import ROUTER
-    from mura_tune.errors import InputError
-    from mura_tune.reading.locate import locate_release, release_finder
+    from mura_tune.api.reading import ReaderChoice, answer_studies, answer_study
 
     if bool(studies) == bool(images):
         raise click.UsageError("name the study's views by --image, or a folder or table of STUDIES")
-    if area == "auto":
-        _only_auto(release)
-    if area == ROUTER and threshold is not None:
-        raise InputError("--threshold is of a probability of abnormal: a router has none")
+    choice = ReaderChoice(area, release, releases, base_url, device, threshold)
     if studies:
-        files.check_writable(out)
-    find = release_finder(releases, base_url, console.print_note)
-    folder = (
-        None
-        if area == "auto"
-        else locate_release(release, area, releases, base_url, console.print_note)
-    )
-    if studies:
-        from mura_tune.reading.batch import answer_all
-        from mura_tune.reading.studies import find_studies
-
-        study_files = find_studies(studies, console.print_note)
-        reader = _reader(folder, area, find, device_of(device), threshold)
-        summary = answer_all(reader, study_files, studies, out, console.print_note)
+        summary = answer_studies(choice, studies, out)
         console.print_report(as_json, lambda: asdict(summary), summary.describe)
         return
-    answer = _reader(folder, area, find, device_of(device), threshold).predict(images)
+    answer = answer_study(choice, images)
     console.print_report(as_json, answer.to_json, lambda: str(answer))
-
-
-def _reader(
-    folder: Path | None,
-    area: str | None,
-    find: FindRelease,
-    device: torch.device,
-    threshold: float | None = None,
-) -> Reader[StudyAnswer]:
-    """The reader of a release's folder; without a folder, the router with every area's release."""
-    from mura_tune.reading.readers import RoutedReader
-
-    if folder is None:
-        routed = RoutedReader(find, device, threshold)
-        tell_changes(routed.router.release)
-        return routed
-    return _release_reader(folder, area, device, threshold)
-
-
-def _release_reader(
-    folder: Path, area: str | None, device: torch.device, threshold: float | None = None
-) -> Predictor | Router:
-    from mura_tune.areas import ROUTER
-    from mura_tune.reading.readers import Predictor, Router
-
-    if area == ROUTER:
-        reader: Predictor | Router = Router(folder, device)
-    else:
-        reader = Predictor(folder, device, area, threshold)
-    tell_changes(reader.release)
-    return reader
 
 
 @click.command(short_help="Draw where each view of a study speaks for abnormal.")
@@ -192,43 +131,8 @@ def explain(
     With --deletion each view has two areas under its probability while pixels go (deletion, low if
     the map is right) or come (insertion, high if it is right), each beside that of a random order.
     """
-    from mura_tune.errors import InputError
-    from mura_tune.reading.explain import check_drawable, explain_study
-    from mura_tune.reading.locate import locate_release, release_finder
-    from mura_tune.reading.readers import RoutedReader
+    from mura_tune.api.reading import ReaderChoice, draw_explanation
 
-    check_drawable(out)
-    if out.resolve() in [image.resolve() for image in images]:
-        raise InputError(f"{out}: is one of the images; name another place")
-    reader: Predictor | Router
-    if area == "auto":
-        _only_auto(release)
-        routed = RoutedReader(
-            release_finder(releases, base_url, console.print_note), device_of(device)
-        )
-        route = routed.router.predict(images)
-        if route.abstain:
-            console.print_report(as_json, route.to_json, lambda: str(route))
-            return
-        reader, fallback = routed.release_of(route.area)
-        console.print_note(route.brief())
-        if fallback:
-            console.print_note(fallback)
-        tell_changes(reader.release)
-    else:
-        folder = locate_release(release, area, releases, base_url, console.print_note)
-        reader = _release_reader(folder, area, device_of(device))
-    explanation = explain_study(reader, images, deletion=deletion)
-    explanation.save(out)
-    console.print_report(
-        as_json,
-        lambda: explanation.to_json() | {"out": str(out)},
-        lambda: f"{explanation}\n{out}: each view beside its map",
-    )
-
-
-def _only_auto(release: str | None) -> None:
-    from mura_tune.errors import InputError
-
-    if release:
-        raise InputError("--area auto chooses the release: leave --release out")
+    choice = ReaderChoice(area, release, releases, base_url, device)
+    drawn = draw_explanation(choice, images, out, deletion=deletion)
+    console.print_report(as_json, drawn.to_json, lambda: str(drawn))

@@ -1,11 +1,7 @@
-"""The verb that makes a release.
-
-The verb that writes a release for other programs.
-"""
+"""Verbs that write a release: for reading, and as one file for other programs."""
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import click
@@ -13,19 +9,14 @@ import click
 from mura_tune import console
 from mura_tune.cli.options import (
     base_url_option,
-    best_of,
     data_option,
-    device_of,
     device_option,
     json_option,
-    prepared_of,
-    release_at,
     release_option,
     releases_option,
     runs_option,
     storage_option,
     strict_option,
-    url_of,
 )
 from mura_tune.files import EXPORTS
 
@@ -59,70 +50,28 @@ def finalize(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Train the best recipe of a study at length and write its release.
+    """Train the best recipe of a search at length and write its release.
 
     Killed, the same line goes on from the last whole epoch (RUNS/finals holds it until then).
-    Another finalize of the same release is refused meanwhile. AREA is a study's name; left out,
-    every study with a finished trial gets its release, and one that cannot does not keep the others
-    from theirs.
+    Another finalize of the same release is refused meanwhile. AREA is a search's name; left out,
+    every search with a finished trial gets its release, and one that cannot does not keep the
+    others from theirs.
     """
-    from mura_tune import files, text
-    from mura_tune.dashboard.progress import Epochs
-    from mura_tune.data.index import dataset_name
-    from mura_tune.errors import InputError, MuraError
-    from mura_tune.evaluation.runs import pick_all, pick_strongest
-    from mura_tune.release.checkpoint import Checkpoints, hold_places
-    from mura_tune.release.finalize import final_recipe, summarise_releases
-    from mura_tune.release.finalize import finalize as release
-    from mura_tune.report import index
-    from mura_tune.search.results import finished_searches
+    from mura_tune.api.release import FinalRuns, finalize_searches
 
     if ensemble and seeds == 1:
         raise click.UsageError("--ensemble averages several networks: add --seeds 3")
-    if area is not None and not area.strip():
-        raise InputError("the study's name is empty; leave it out to release every study")
-    url, made, held, failed = url_of(storage, runs), [], [], []
-    with contextlib.ExitStack() as locks:
-        for name in finished_searches(url) if area is None else [area]:
-            try:
-                found = best_of(name, url).decided()
-                own = text.file_name_of(name)  # a search may be older than the rule for names
-                folder = files.path_within(releases, own)
-                finals = files.path_within(runs / "finals", own)
-                locks.enter_context(hold_places(folder, finals))
-                prepared = prepared_of(found.area, found.config, data, runs, strict)
-                kept = Checkpoints(finals, prepared, console.print_note)
-                total = final_recipe(found).epochs * seeds
-                with Epochs(f"finalize {name}", total, found.monitor) as epochs:
-                    made.append(
-                        release(
-                            found,
-                            prepared,
-                            folder,
-                            device_of(device),
-                            seeds=seeds,
-                            released=pick_all if ensemble else pick_strongest,
-                            on_epoch=epochs.epoch,
-                            memory=kept.of,
-                            dataset=dataset_name(data),
-                        )
-                    )
-                held.append(kept)
-            except MuraError as error:
-                if area:
-                    raise
-                console.print_note(f"{name}: {error}")
-                failed.append(name)
-        for kept in held:  # not before: after a kill, what is done needs no training again
-            kept.clear()
-    console.print_report(
-        as_json,
-        lambda: [one.manifest.to_json() | {"folder": str(one.folder)} for one in made],
-        lambda: "\n\n".join(one.describe() for one in made) + summarise_releases(made),
+    finalized = finalize_searches(
+        area,
+        releases,
+        FinalRuns(device, seeds, ensemble),
+        data=data,
+        storage=storage,
+        runs=runs,
+        strict=strict,
     )
-    index.write_index(releases, console.print_note)
-    if failed:
-        raise InputError(f"no release for {', '.join(failed)}; the reasons stand above")
+    console.print_report(as_json, finalized.to_json, lambda: str(finalized))
+    finalized.refuse_failures()
 
 
 @click.command(short_help="Write a release as one file for other programs.")
@@ -148,13 +97,7 @@ def export(release: str, base_url: str | None, kind: str, out: Path | None, as_j
     probability itself. A study's is the mean over its views. A router's and a multi-task release's
     areas are logits: a study's probabilities are the softmax of their mean over its views.
     """
-    import torch
+    from mura_tune.api.release import export as export_release
 
-    from mura_tune.release import exports
-    from mura_tune.release.release import load_release
-
-    path, told = exports.export_release(
-        load_release(release_at(release, base_url), torch.device("cpu")), kind, out
-    )
-    plain = {"file": str(path), "kind": kind, "use": told}
-    console.print_report(as_json, lambda: plain, lambda: f"{path}\n  {told}")
+    exported = export_release(release, kind, out, base_url=base_url)
+    console.print_report(as_json, exported.to_json, lambda: str(exported))

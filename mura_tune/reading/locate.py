@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from mura_tune import files
-from mura_tune.areas import ALL, MULTITASK
+from mura_tune.areas import ALL, MULTITASK, POOLED
 from mura_tune.errors import InputError
 from mura_tune.strict import parse_yaml
 from mura_tune.text import check_name
@@ -121,11 +121,11 @@ def release_for(find: FindRelease, area: str) -> tuple[Path, str | None]:
     own = find(area)
     if own.is_dir():
         return own, None
-    for name in (ALL, MULTITASK):
+    for name in (POOLED, ALL, MULTITASK):
         if (folder := find(name)).is_dir():
             return folder, f"{own}: no release for {area}; {name} answers in its place"
     raise InputError(
-        f"{own}: no release for {area}, and none for {ALL} or {MULTITASK} in its "
+        f"{own}: no release for {area}, and none for {POOLED} or {MULTITASK} in its "
         f"place; make one: mura finalize {area}"
     )
 

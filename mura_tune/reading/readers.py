@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mura_tune.areas import ROUTER
+from mura_tune.areas import ROUTER, stored_area
 from mura_tune.errors import InputError
 from mura_tune.evaluation.calibration import Decision
 from mura_tune.evaluation.routing import RouterDecision
@@ -220,7 +220,7 @@ class Predictor(_ReleaseReader[Answer]):
         multitask = isinstance(manifest, MultitaskManifest)
         self.areas: tuple[str, ...] = manifest.areas if multitask else ()
         self.area = manifest.area
-        if area and area not in (self.area, *manifest.areas):
+        if area and stored_area(area) not in (self.area, *manifest.areas):
             raise InputError(
                 f"{folder}: a release for {self.area}, not for {area}; "
                 f"name the one for {area} with --release"

@@ -1,0 +1,197 @@
+"""A release or a router opened, and what it answers about studies: `mura infer`, `mura explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mura_tune import console, files
+from mura_tune.api.data import RELEASES
+from mura_tune.areas import ALL, POOLED, ROUTER
+from mura_tune.errors import InputError
+from mura_tune.networks.device import choose_device
+from mura_tune.reading.answers import AreaAnswer, StudyAnswer
+from mura_tune.reading.batch import BatchSummary, answer_all
+from mura_tune.reading.explain import Explanation, check_drawable, explain_study
+from mura_tune.reading.locate import locate_release, release_finder
+from mura_tune.reading.readers import Predictor, Reader, RoutedReader, Router, load_reader
+from mura_tune.reading.studies import find_studies
+from mura_tune.release.release import Release, describe_decoding_changes
+
+AUTO = "auto"  # the area of a study that the router tells
+
+
+def find_release(release: str | Path, base_url: str | None = None) -> Path:
+    """The folder of a release by its folder, URL or name, fetched into the user's cache if needed.
+
+    Raises:
+        InputError: a fetched release that is not whole.
+        MuraError: its server is out of reach.
+    """
+    return locate_release(str(release), None, Path(), base_url, console.print_note)
+
+
+def load_release(
+    release: str | Path,
+    *,
+    base_url: str | None = None,
+    device: str = "auto",
+    threshold: float | None = None,
+) -> Predictor | Router:
+    """Open a release, to `predict` with: a `Router` where the release is one, else a `Predictor`.
+
+    Args:
+        release: its folder, its URL, or its name under `base_url`; or a checkpoint file.
+        device: cpu, cuda, cuda:1, … or auto.
+        threshold: of P(abnormal), in place of the release's own operating point.
+
+    Raises:
+        InputError: a release that is not whole, a device that is not there, or a threshold for a
+            router.
+
+    Example:
+        `print(load_release("releases/XR_WRIST").predict(["view1.png", "view2.png"]))`
+    """
+    reader = load_reader(find_release(release, base_url), choose_device(device), threshold)
+    note_decoding_changes(reader.release)
+    return reader
+
+
+def note_decoding_changes(release: Release) -> None:
+    """Print which pictures are read otherwise since a release was made; nothing for a new one."""
+    if changes := describe_decoding_changes(release.manifest):
+        console.print_note(f"{release.folder}: {changes}")
+
+
+@dataclass(frozen=True)
+class ReaderChoice:
+    """Which release answers.
+
+    Attributes:
+        area: what the studies show; `auto` asks the router, `router` answers the area alone.
+        release: a folder, a URL or a checkpoint file; None stands for RELEASES/AREA.
+        base_url: where releases that are not on this disk are fetched from, by name.
+        threshold: of P(abnormal), in place of the release's own.
+    """
+
+    area: str | None = None
+    release: str | None = None
+    releases: Path = Path(RELEASES)
+    base_url: str | None = None
+    device: str = "auto"
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.area == AUTO and self.release:
+            raise InputError("--area auto chooses the release: leave --release out")
+        if self.area == ROUTER and self.threshold is not None:
+            raise InputError("--threshold is of a probability of abnormal: a router has none")
+
+    def locate(self) -> Path | None:
+        """The folder of the release; None for the router with every area's release."""
+        if self.area == AUTO:
+            return None
+        other = {POOLED: ALL, ALL: POOLED}.get(
+            self.area or ""
+        )  # a release made under the other word
+        named = self.area and (self.releases / self.area).exists()
+        area = other if other and not named and (self.releases / other).is_dir() else self.area
+        return locate_release(self.release, area, self.releases, self.base_url, console.print_note)
+
+    def open_release(self, folder: Path) -> Predictor | Router:
+        """The reader of a release's folder.
+
+        Raises:
+            InputError: a release that is not whole, or of another area.
+        """
+        device = choose_device(self.device)
+        reader: Predictor | Router
+        if self.area == ROUTER:
+            reader = Router(folder, device)
+        else:
+            reader = Predictor(folder, device, self.area, self.threshold)
+        note_decoding_changes(reader.release)
+        return reader
+
+    def open_routed(self) -> RoutedReader:
+        """The router with every area's release."""
+        find = release_finder(self.releases, self.base_url, console.print_note)
+        return RoutedReader(find, choose_device(self.device), self.threshold)
+
+    def open(self, folder: Path | None) -> Reader[StudyAnswer]:
+        """The reader of what `locate` gave."""
+        if folder is not None:
+            return self.open_release(folder)
+        reader = self.open_routed()
+        note_decoding_changes(reader.router.release)
+        return reader
+
+
+def answer_study(choice: ReaderChoice, images: Sequence[Path]) -> StudyAnswer:
+    """The answer about one study, from all of its views.
+
+    Raises:
+        InputError: no such release, or one that is not whole.
+        UnreadableImage: a view that cannot be decoded.
+    """
+    return choice.open(choice.locate()).predict(images)
+
+
+def answer_studies(choice: ReaderChoice, studies: Path, out: Path) -> BatchSummary:
+    """Answer every study of a folder or table, a row each in `out`; the same call goes on.
+
+    Raises:
+        InputError: no studies, or an `out` that another release or another source wrote.
+    """
+    files.check_writable(out)
+    folder = choice.locate()
+    study_files = find_studies(studies, console.print_note)
+    return answer_all(choice.open(folder), study_files, studies, out, console.print_note)
+
+
+@dataclass(frozen=True)
+class DrawnExplanation:
+    """An explanation and the picture of it."""
+
+    explanation: Explanation
+    out: Path
+
+    def __str__(self) -> str:
+        return f"{self.explanation}\n{self.out}: each view beside its map"
+
+    def to_json(self) -> dict[str, Any]:
+        return self.explanation.to_json() | {"out": str(self.out)}
+
+
+def draw_explanation(
+    choice: ReaderChoice, images: Sequence[Path], out: Path, *, deletion: bool = False
+) -> DrawnExplanation | AreaAnswer:
+    """Draw where each view of a study speaks for abnormal; the router's answer if it abstains.
+
+    Args:
+        deletion: also measure how the probability falls without the map's pixels.
+
+    Raises:
+        InputError: a place that cannot be drawn in, or as `answer_study` raises it.
+    """
+    check_drawable(out)
+    if out.resolve() in [image.resolve() for image in images]:
+        raise InputError(f"{out}: is one of the images; name another place")
+    folder = choice.locate()
+    if folder is not None:
+        reader = choice.open_release(folder)
+    else:
+        routed = choice.open_routed()
+        route = routed.router.predict(images)
+        if route.abstain:
+            return route
+        reader, fallback = routed.release_of(route.area)
+        console.print_note(route.brief())
+        if fallback:
+            console.print_note(fallback)
+        note_decoding_changes(reader.release)
+    explanation = explain_study(reader, images, deletion=deletion)
+    explanation.save(out)
+    return DrawnExplanation(explanation, out)
