@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mura_tune import console, files
+from mura_tune.api import DATA, RUNS
 from mura_tune.areas import AREAS, stored_area
 from mura_tune.config import SearchConfig
 from mura_tune.data.audit import Audit, audit_dataset
@@ -24,8 +25,6 @@ from mura_tune.phantoms.dataset import (
     draw_contact_sheet,
     write_phantoms,
 )
-
-DATA, RUNS, RELEASES = "data/MURA-v1.1", "runs", "releases"  # where things lie unless named
 
 
 @dataclass(frozen=True)

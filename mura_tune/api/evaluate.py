@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mura_tune import console, files
-from mura_tune.api.data import DATA, RELEASES, RUNS, Workspace
+from mura_tune.api import DATA, RELEASES, RUNS
+from mura_tune.api.data import Workspace
 from mura_tune.api.reading import find_release, note_decoding_changes
 from mura_tune.areas import ROUTER
 from mura_tune.data.prepare import Prepared

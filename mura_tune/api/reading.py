@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mura_tune import console, files
-from mura_tune.api.data import RELEASES
+from mura_tune.api import RELEASES
 from mura_tune.areas import ALL, POOLED, ROUTER
 from mura_tune.errors import InputError
 from mura_tune.networks.device import choose_device

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from mura_tune import console, files, names
-from mura_tune.api.data import DATA, RELEASES, RUNS, make_workspace
+from mura_tune import console, files, text
+from mura_tune.api import DATA, RELEASES, RUNS
+from mura_tune.api.data import make_workspace
 from mura_tune.api.reading import find_release
 from mura_tune.api.search import SearchOutcome, load_result
 from mura_tune.dashboard.progress import Epochs
@@ -149,7 +150,7 @@ def _finalize_search(
     """A release, and its checkpoints, which the caller clears; `locks` keeps its places."""
     outcome.decided()
     workspace = outcome.workspace
-    own = names.file_name_of(outcome.study)  # a search may be older than the rule for names
+    own = text.file_name_of(outcome.study)  # a search may be older than the rule for names
     folder = files.path_within(out, own)
     finals = files.path_within(workspace.runs / "finals", own)
     locks.enter_context(hold_places(folder, finals))

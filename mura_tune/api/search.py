@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mura_tune.api.data import DATA, RUNS, Workspace, list_areas, make_workspace
+from mura_tune.api import DATA, RUNS
+from mura_tune.api.data import Workspace, list_areas, make_workspace
 from mura_tune.config import Overrides, SearchConfig, load_config, replace_trials
 from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.dashboard.progress import Epochs, SearchProgress, both

@@ -11,10 +11,12 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -159,7 +161,8 @@ class _PoolProcesses:
             args=(theirs, self.jobs, self.since, self.settings, device, self.pool.threads),
         )
         _serve_forks()
-        process.start()
+        with _without_main():
+            process.start()
         theirs.close()
         self.workers[number] = (process, ours)
 
@@ -224,6 +227,21 @@ class _PoolProcesses:
                 process.join()
             pipe.close()
         self.workers.clear()
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Within it, a process that starts does not import the program that starts it.
+
+    A worker needs nothing of it, and a script without `if __name__ == "__main__"` would search
+    again in every worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _serve_forks() -> None:

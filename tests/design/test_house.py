@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+import mura_tune
 from mura_tune.cli import mura
 
 PACKAGE = Path(__file__).parents[2] / "mura_tune"
@@ -33,6 +34,7 @@ FLOORS = (
     "cli",
 )
 TOP = {"launch"}  # modules beside the folders that may import any of them
+PUBLIC = set(mura_tune.__all__) - {"__version__"}  # what the package itself gives is above them
 DOORS = 13  # modules in a folder; with more, it is two folders
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAP = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -41,7 +43,7 @@ MAP = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
 def floor_of(module: str) -> int:
     """The floor of `mura_tune.X.y`; the ground for what lies beside the folders."""
     folder = module.split(".")[1] if "." in module else ""
-    if folder in TOP:
+    if folder in TOP | PUBLIC:
         return len(FLOORS)
     return FLOORS.index(folder) if folder in FLOORS else 0
 
@@ -92,7 +94,9 @@ def circles(sources: dict[str, str]) -> list[set[str]]:
     ]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.parent != PACKAGE or p.stem != "__init__"], ids=name_of
+)
 def test_imports_go_down(path: Path) -> None:
     assert climbs(name_of(path), path.read_text(encoding="utf-8")) == []
 
@@ -102,6 +106,7 @@ def test_an_import_that_goes_up_is_caught() -> None:
     assert climbs("mura_tune.training.fit", "import mura_tune.release.release")
     assert climbs("mura_tune.recipe", "from mura_tune.data.cache import open_cache")
     assert climbs("mura_tune.recipe", "from mura_tune import cli")
+    assert climbs("mura_tune.cli.search", "from mura_tune import finalize")
     assert not climbs(
         "mura_tune.search.search", "from mura_tune.networks.network import build_network"
     )
@@ -221,17 +226,52 @@ def test_every_verb_and_option_is_explained() -> None:
                 assert parameter.help, f"{name} {parameter.name}"
 
 
-def test_help_loads_nothing_heavy() -> None:
+def heavy_modules(code: str) -> str:
+    """Which heavy packages are loaded after `code`, as a list in text."""
     heavy = {"torch", "pandas", "optuna", "timm", "sklearn", "numpy", "yaml"}
+    code += f"\nimport sys\nprint(sorted({heavy!r} & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[
+        -2
+    ]
+
+
+def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys, click\nfrom mura_tune.cli import mura\n"
-        "try: mura.main(['--help'], standalone_mode=False)\nexcept click.exceptions.Exit: pass\n"
-        f"print(sorted({heavy!r} & set(sys.modules)))"
+        "import click\nfrom mura_tune.cli import mura\n"
+        "try: mura.main(['--help'], standalone_mode=False)\nexcept click.exceptions.Exit: pass"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert out.splitlines()[-1] == "[]"
+    assert heavy_modules(code) == "[]"
+
+
+def test_the_package_loads_nothing_heavy_before_a_name_is_used() -> None:
+    assert heavy_modules("import mura_tune") == "[]"
+    assert "torch" in heavy_modules("import mura_tune\nmura_tune.Search")
+
+
+def test_the_public_names_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    names = {alias.name for node in typed.body for alias in node.names}
+    assert names == PUBLIC
+    assert all(getattr(mura_tune, name) for name in PUBLIC)
+
+
+CLI = sorted((PACKAGE / "cli").glob("*.py"))
+VERB_LINES = 25  # of a function's body in cli/: parse, call one function of api/, print
+
+
+@pytest.mark.parametrize("path", CLI, ids=name_of)
+def test_the_command_line_holds_no_logic(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    long = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = node.body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            if lines > VERB_LINES:
+                long.append((node.name, lines))
+    assert long == []
 
 
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}

@@ -370,7 +370,7 @@ def test_it_loads_neither_the_search_nor_tables_of_studies() -> None:
             if name.split(".")[0] in heavy | {"mura_tune"}:
                 del sys.modules[name]
         sys.modules.update(dict.fromkeys(heavy))  # an import of None fails
-        for name in ("reading.batch", "reading.fetch", "cli.mura_infer"):
+        for name in ("api.reading", "reading.batch", "reading.fetch", "cli.mura_infer"):
             importlib.import_module(f"mura_tune.{name}")
         with pytest.raises(ImportError):
             importlib.import_module("mura_tune.search.search")

@@ -263,9 +263,9 @@ def test_a_study_sent_elsewhere_is_answered_there() -> None:
 
 
 def test_a_missing_release_is_named_and_replaced(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"XR_HAND: no release for XR_HAND, and none for ALL"):
+    with pytest.raises(InputError, match=r"XR_HAND: no release for XR_HAND, and none for pooled"):
         release_for(tmp_path.joinpath, "XR_HAND")
-    for name in ("multitask", "ALL", "XR_HAND"):
+    for name in ("multitask", "ALL", "pooled", "XR_HAND"):
         (tmp_path / name).mkdir()
         folder, told = release_for(tmp_path.joinpath, "XR_HAND")
         assert folder.name == name
