@@ -13,7 +13,7 @@ from mura_tune.api import DATA, RUNS
 from mura_tune.api.data import Workspace, list_areas, make_workspace
 from mura_tune.config import Overrides, SearchConfig, load_config, replace_trials
 from mura_tune.dashboard.artifacts import TrialArtifacts
-from mura_tune.dashboard.progress import Epochs, SearchProgress, both
+from mura_tune.dashboard.progress import Epochs, SearchProgress, notify_all
 from mura_tune.dashboard.updates import DashboardUpdates
 from mura_tune.database.storage import GRACE, admit, load_study, open_storage
 from mura_tune.errors import InputError
@@ -244,7 +244,7 @@ def run_searches(
         {search.name: search.finalize_command for search in searches},
     )
     with _progress(searches, url) as progress, updates.around():
-        run_pool(jobs, since, worker_settings, pool, both(progress, updates), progress.say)
+        run_pool(jobs, since, worker_settings, pool, notify_all(progress, updates), progress.say)
     return [search.result() for search in searches]
 
 

@@ -236,7 +236,7 @@ def dashboard(
 
     host, *names = hosts
     if writable:
-        console.print_note(f"warning: {app.warning(host)}")
+        console.print_note(f"warning: {app.writable_warning(host)}")
     app.serve(
         url_of(storage, runs),
         host,

@@ -1,4 +1,4 @@
-"""optuna-dashboard over the studies: read-only, for it has no login and a click can delete."""
+"""optuna-dashboard over the searches: read-only, since it has no login and a click can delete."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mura_tune.dashboard import server
-from mura_tune.dashboard.server import App, Server, hosts_of, known_hosts, with_headers
+from mura_tune.dashboard.server import App, Server, add_headers, allowed_hosts, refuse_unknown_hosts
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import explain_error
 from mura_tune.text import printable
 
 
-def app(
+def build_app(
     url: str,
     artifacts: Path | None = None,
     *,
     writable: bool = False,
     report: Callable[[str], None] = print,
 ) -> App:
-    """The dashboard of a storage, read-only unless `writable`.
+    """Build the dashboard of a storage, read-only unless `writable`.
 
     Args:
         artifacts: the folder that the trials' pictures are in.
-        report: is given a line for each request that it failed to answer.
+        report: is called with a line for each request that failed.
 
     Raises:
         InputError: no such database.
@@ -37,14 +37,14 @@ def app(
     store = FileSystemArtifactStore(artifacts) if artifacts else None
     board = wsgi(open_storage(url), artifact_store=store)
     board.catchall = False  # its errors come to `reported`, not as tracebacks to the terminal
-    guarded = server.well_formed(server.contained(board))
+    guarded = server.refuse_malformed(server.contain_errors(board))
     if not writable:
-        guarded = server.read_only(guarded)
-    return server.reported(guarded, report)
+        guarded = server.refuse_changes(guarded)
+    return server.report_errors(guarded, report)
 
 
-def warning(host: str) -> str:
-    """What to tell a person before a dashboard is served that can change studies."""
+def writable_warning(host: str) -> str:
+    """The warning for a person who serves a dashboard that can change searches."""
     danger = (
         "this dashboard can change studies: renaming one copies it and deletes the original, so "
         "that its workers fail; deleting one deletes its pictures too"
@@ -65,43 +65,44 @@ def serve(
     writable: bool = False,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Serve until interrupted. `ready` gets the address once it answers.
+    """Serve the dashboard until interrupted.
 
     Args:
-        names: NAME or NAME:PORT that browsers may call it besides `host`; see `guards.Hosts`.
+        ready: is called with the address once the server answers.
+        names: NAME or NAME:PORT that browsers may use besides `host`; see `server.Hosts`.
 
     Raises:
         InputError: no such database, a host that is none, or a port that is taken.
     """
-    tell = _once(report)
-    board = app(url, artifacts, writable=writable, report=tell)
+    report_once = _without_repeats(report)
+    board = build_app(url, artifacts, writable=writable, report=report_once)
     with (
-        Server(host, port, tell) as server,
-        _logged(tell),
+        Server(host, port, report_once) as server,
+        _reporting_logs(report_once),
         contextlib.suppress(KeyboardInterrupt),  # Ctrl-C is how one leaves
     ):
-        hosts = hosts_of(host, server.address, server.server_port, names)
-        server.set_app(with_headers(known_hosts(board, hosts)))
+        hosts = allowed_hosts(host, server.address, server.server_port, names)
+        server.set_app(add_headers(refuse_unknown_hosts(board, hosts)))
         ready(server.url)
         server.serve_forever()
 
 
-def _once(report: Callable[[str], None]) -> Callable[[str], None]:
-    """`report` for lines that it has not had: a page that polls fails alike each time."""
+def _without_repeats(report: Callable[[str], None]) -> Callable[[str], None]:
+    """Return `report` without repeated lines: a page that polls fails in the same way each time."""
     reported: set[str] = set()
 
-    def tell(line: str) -> None:
+    def report_once(line: str) -> None:
         plain = printable(line)
         if plain not in reported and len(reported) < 1000:
             reported.add(plain)
             report(plain)
 
-    return tell
+    return report_once
 
 
 @contextlib.contextmanager
-def _logged(report: Callable[[str], None]) -> Iterator[None]:
-    """What optuna-dashboard logs, which has a stack under it, as one line."""
+def _reporting_logs(report: Callable[[str], None]) -> Iterator[None]:
+    """Report each log record of optuna-dashboard as one line, without its traceback."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -1,4 +1,4 @@
-"""What a finished trial leaves to look at: pictures, a table of scores and a note with both."""
+"""The artifacts of a finished trial: pictures, a table of scores and a note."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from optuna_dashboard import save_note
 from optuna_dashboard.artifact import get_artifact_path
 from PIL import Image
 
-from mura_tune.dashboard.notes import trial_note
-from mura_tune.dashboard.panels import PANELS, TaskPanel, monitor_of
-from mura_tune.dashboard.trial_pictures import Fits
+from mura_tune.dashboard.notes import write_trial_note
+from mura_tune.dashboard.panels import PANELS, TaskPanel, trial_monitor
+from mura_tune.dashboard.trial_charts import Fits
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.search.records import TrialWriter
 from mura_tune.search.trial import SaveArtifacts
@@ -32,45 +32,45 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class TrialArtifacts:
-    """Saves what one worker's trials leave, with their files in `folder`. One thread uses it."""
+    """Saves the artifacts of one worker's trials, with files in `folder`. One thread uses it."""
 
     folder: Path
 
     def __call__(self, task: str) -> SaveArtifacts:
-        """The function that saves what a trial of a task leaves."""
+        """Return the function that saves the artifacts of a trial of `task`."""
         return functools.partial(self.save, panel=PANELS[TASKS[task]]())
 
     def save(self, trial: optuna.Trial, fits: Fits, studies: StudyScores, panel: TaskPanel) -> None:
         """Store a trial's pictures, scores and note.
 
         Call it once the trial's dev score and recipe are stored, and before the trial ends: a
-        finished trial takes no files. What goes wrong with a picture costs the picture, not the
-        trial; what Optuna raises (the trial was lost, say) is passed on.
+        finished trial takes no files. An error in a picture costs the picture, not the
+        trial; an error of Optuna (such as a lost trial) is raised.
 
         Args:
             fits: each fit with the dev split it was scored on; one pair, or one a patient fold.
             studies: the dev studies of all pairs.
-            panel: what is shown of its task.
+            panel: the pictures and the table of its task.
         """
         started = time.perf_counter()
         pictures: dict[str, str] = {}
-        with self._survived(trial) as errors:
+        with self._logging_errors(trial) as errors:
             pictures = self._upload_pictures(trial, panel.pictures(trial, fits, studies))
-        with self._survived(trial), tempfile.TemporaryDirectory() as folder:
+        with self._logging_errors(trial), tempfile.TemporaryDirectory() as folder:
             path = Path(folder, SCORES_FILE)
             _write_table([panel.columns, *panel.rows(fits, studies)], path)
             self._upload(trial, path)
-        alone, monitor = [fit for fit, _ in fits], monitor_of(trial, panel.task)
+        alone, monitor = [fit for fit, _ in fits], trial_monitor(trial, panel.task)
         missing = errors[0] if errors else "none"
-        save_note(trial, trial_note(trial, alone, pictures, missing, monitor, panel.caption))
+        save_note(trial, write_trial_note(trial, alone, pictures, missing, monitor, panel.caption))
         seconds = float(f"{time.perf_counter() - started:.3g}")
         TrialWriter(trial).store_artifact_seconds(seconds)
 
     @contextlib.contextmanager
-    def _survived(self, trial: optuna.Trial) -> Iterator[list[str]]:
-        """Log what is raised inside, but for what Optuna raises, and go on.
+    def _logging_errors(self, trial: optuna.Trial) -> Iterator[list[str]]:
+        """Log an error that is raised inside and go on; raise an error of Optuna.
 
-        The list that it yields has the error in words, once there is one.
+        The yielded list holds the error in words, once there is one.
         """
         errors: list[str] = []
         try:
@@ -84,7 +84,7 @@ class TrialArtifacts:
     def _upload_pictures(
         self, trial: optuna.Trial, pictures: Mapping[str, Image.Image]
     ) -> dict[str, str]:
-        """Upload pictures; where the dashboard serves each, by title."""
+        """Upload pictures; return the path at which the dashboard serves each, by file name."""
         with tempfile.TemporaryDirectory() as folder:
             return {
                 name: self._upload(trial, _write_picture(picture, Path(folder, name)))
@@ -92,7 +92,7 @@ class TrialArtifacts:
             }
 
     def _upload(self, trial: optuna.Trial, path: Path) -> str:
-        """Store a file with a trial; where the dashboard serves it."""
+        """Store a file with a trial; return the path at which the dashboard serves it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         artifact = upload_artifact(
             artifact_store=FileSystemArtifactStore(self.folder),

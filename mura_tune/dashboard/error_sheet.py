@@ -1,4 +1,4 @@
-"""A trial's worst errors on one sheet: the dev studies it called wrongly with most confidence."""
+"""A picture of a trial's worst errors: the dev studies called wrongly with most confidence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mura_tune.dashboard.trial_pictures import BLUE, INK, PALE, RED, Fits
+from mura_tune.dashboard.trial_charts import BLUE, INK, PALE, RED, Fits
 from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import StudyScores, sigmoid
 from mura_tune.training.batches import Split
@@ -26,8 +26,8 @@ LINE = 18  # pixels from one line of a caption to the next
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
-    """A study on the sheet: its caption, its views (V, S, S), the most telling first, and files."""
+class SheetStudy:
+    """A study on the sheet: its caption, its views (V, S, S), the worst view first, and files."""
 
     caption: str
     views: NDArray[np.uint8]
@@ -40,30 +40,30 @@ class SheetRow:
 
     title: str
     colour: str
-    studies: Sequence[Shown]
+    studies: Sequence[SheetStudy]
 
 
-def sheet(fits: Fits, studies: StudyScores, threshold: float) -> Image.Image:
-    """Missed abnormal studies above, normal ones called abnormal below, each worst first, RGB."""
+def draw_error_sheet(fits: Fits, studies: StudyScores, threshold: float) -> Image.Image:
+    """Draw missed abnormal studies above normal ones called abnormal, worst first (RGB)."""
     rows = []
     for label, words in ((1, "abnormal, called normal"), (0, "normal, called abnormal")):
-        mistakes = worst(studies, threshold, label)
+        mistakes = worst_errors(studies, threshold, label)
         total = int((studies.labels == label).sum())
-        title = f"Labelled {words}: {len(mistakes)} of {total}{_most(len(mistakes))}"
-        shown = [_mistaken(studies, row, fits) for row in mistakes[:ACROSS]]
+        title = f"Labelled {words}: {len(mistakes)} of {total}{_name_limit(len(mistakes))}"
+        shown = [_study_of_probability(studies, row, fits) for row in mistakes[:ACROSS]]
         rows.append(SheetRow(title, RED if label else BLUE, shown))
-    return drawn(rows)
+    return draw_sheet(rows)
 
 
-def worst(studies: StudyScores, threshold: float, label: int) -> NDArray[np.int64]:
-    """Rows of the studies with that label on the wrong side of the threshold, worst first."""
+def worst_errors(studies: StudyScores, threshold: float, label: int) -> NDArray[np.int64]:
+    """The rows of studies with `label` on the wrong side of the threshold, worst first."""
     called = studies.scores >= threshold
     rows = np.flatnonzero((studies.labels == label) & (called != label))
     return rows[np.argsort(-np.abs(studies.scores[rows] - label), kind="stable")]
 
 
-def area_sheet(fits: Fits) -> Image.Image:
-    """Studies taken for another area, the surest first, over those recognised with most doubt."""
+def draw_area_error_sheet(fits: Fits) -> Image.Image:
+    """Draw studies taken for another area, surest first, above those recognised least surely."""
     folds = [(fit, dev, study_logits(fit.logits, dev)) for fit, dev in fits]
     answers = []
     for fit, dev, table in folds:
@@ -76,18 +76,18 @@ def area_sheet(fits: Fits) -> Image.Image:
     wrong = [answer for answer in answers if answer[1] != answer[2]]
     right = [answer for answer in reversed(answers) if answer[1] == answer[2]]
     titles = (
-        f"Taken for another area: {len(wrong)} of {len(answers)}{_most(len(wrong))}",
+        f"Taken for another area: {len(wrong)} of {len(answers)}{_name_limit(len(wrong))}",
         f"Recognised: {len(right)} of {len(answers)}, the least sure",
     )
     rows = [
-        SheetRow(title, colour, [_called(*answer) for answer in some[:ACROSS]])
+        SheetRow(title, colour, [_study_of_area(*answer) for answer in some[:ACROSS]])
         for title, colour, some in zip(titles, (RED, BLUE), (wrong, right), strict=True)
     ]
-    return drawn(rows)
+    return draw_sheet(rows)
 
 
-def drawn(rows: Sequence[SheetRow]) -> Image.Image:
-    """The sheet with these rows, RGB."""
+def draw_sheet(rows: Sequence[SheetRow]) -> Image.Image:
+    """Draw a sheet with these rows (RGB)."""
     tops = np.cumsum([MARGIN, *(_height(row.studies) for row in rows)])
     width = 2 * MARGIN + ACROSS * TILE + (ACROSS - 1) * GAP
     picture = Image.new("RGB", (width, int(tops[-1])), "white")
@@ -95,41 +95,47 @@ def drawn(rows: Sequence[SheetRow]) -> Image.Image:
     for top, row in zip(tops, rows, strict=False):
         draw.text((MARGIN, int(top)), row.title, row.colour, _font(16, bold=True))
         for place, study in enumerate(row.studies):
-            _tile(picture, draw, MARGIN + place * (TILE + GAP), int(top) + 32, study)
+            _draw_tile(picture, draw, MARGIN + place * (TILE + GAP), int(top) + 32, study)
     return picture
 
 
-def _most(number: int) -> str:
+def _name_limit(number: int) -> str:
     return f", the {ACROSS} most confident" if number > ACROSS else ""
 
 
-def _mistaken(studies: StudyScores, row: int, fits: Fits) -> Shown:
+def _study_of_probability(studies: StudyScores, row: int, fits: Fits) -> SheetStudy:
     """A study and its probability, from the fold that held it out."""
     name, label = studies.names[row], int(studies.labels[row])
     fit, dev = next(pair for pair in fits if (pair[1].studies == name).any())
     views = np.flatnonzero(dev.studies == name)
     chances = sigmoid(fit.logits[views, 0].double().cpu().numpy())
     word = "abnormal" if label else "normal"
-    return _shown(f"p = {studies.scores[row]:.3f}, is {word}", dev, views, -np.abs(chances - label))
+    return _sheet_study(
+        f"p = {studies.scores[row]:.3f}, is {word}", dev, views, -np.abs(chances - label)
+    )
 
 
-def _called(chance: float, called: int, area: int, fit: FitResult, dev: Split, name: str) -> Shown:
+def _study_of_area(
+    chance: float, called: int, area: int, fit: FitResult, dev: Split, name: str
+) -> SheetStudy:
     """A study and what it was taken for."""
     views = np.flatnonzero(dev.studies == name)
     sure = softmax(fit.logits[views].double().cpu().numpy())[:, called]
     names = [area.removeprefix("XR_").lower() for area in dev.areas]
     word = f", is {names[area]}" if called != area else ""
-    return _shown(f"{names[called]} {chance:.3f}{word}", dev, views, -sure)
+    return _sheet_study(f"{names[called]} {chance:.3f}{word}", dev, views, -sure)
 
 
-def _shown(caption: str, dev: Split, views: NDArray[np.int64], by: NDArray[np.float64]) -> Shown:
+def _sheet_study(
+    caption: str, dev: Split, views: NDArray[np.int64], by: NDArray[np.float64]
+) -> SheetStudy:
     """The views of a study in the order of `by`."""
     views = views[np.argsort(by, kind="stable")]
     pixels = dev.pixels[views.tolist()].cpu().numpy()  # a few views, not the split, leave the GPU
-    return Shown(caption, pixels, tuple(str(path) for path in dev.paths[views]))
+    return SheetStudy(caption, pixels, tuple(str(path) for path in dev.paths[views]))
 
 
-def _height(shown: Sequence[Shown]) -> int:
+def _height(shown: Sequence[SheetStudy]) -> int:
     """Of a row: its title, and where there are errors, pictures over captions."""
     if not shown:
         return 32 + MARGIN
@@ -137,7 +143,9 @@ def _height(shown: Sequence[Shown]) -> int:
     return 32 + TILE + 3 * LINE + more + 2 * MARGIN
 
 
-def _tile(picture: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, study: Shown) -> None:
+def _draw_tile(
+    picture: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, study: SheetStudy
+) -> None:
     large = Image.fromarray(study.views[0]).resize((TILE, TILE), Image.Resampling.BILINEAR)
     picture.paste(large, (x, y))
     y += TILE + 6
@@ -145,17 +153,17 @@ def _tile(picture: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, study
     lines = (
         (study.caption, INK, _font(13, bold=True)),
         (folder, INK, _font(11)),
-        (_names(study.files), PALE, _font(11)),
+        (_fit_names(study.files), PALE, _font(11)),
     )
     for text, colour, font in lines:
-        draw.text((x, y), _fitted(text, font), colour, font)
+        draw.text((x, y), _fit_text(text, font), colour, font)
         y += LINE
     for place, view in enumerate(study.views[1:SHOWN]):
         small = Image.fromarray(view).resize((THUMB, THUMB), Image.Resampling.BILINEAR)
         picture.paste(small, (x + place * (THUMB + 9), y + 6))
 
 
-def _names(files: Sequence[str]) -> str:
+def _fit_names(files: Sequence[str]) -> str:
     """The files' names in the order they are shown, as many as fit: `image2, image1 (.png)`."""
     paths = [PurePosixPath(file) for file in files]
     end = f" ({paths[0].suffix})" if len({path.suffix for path in paths}) == 1 else ""
@@ -168,7 +176,7 @@ def _names(files: Sequence[str]) -> str:
     return text
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont) -> str:
+def _fit_text(text: str, font: ImageFont.FreeTypeFont) -> str:
     """As much of the end of a text as a tile is wide: names differ at their ends."""
     if font.getlength(text) <= TILE:
         return text

@@ -1,4 +1,4 @@
-"""Notes for the dashboard, in Markdown: a trial in numbers and pictures, a study in words."""
+"""Notes for the dashboard, in Markdown: one for each trial and one for each search."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mura_tune.strict import flatten
 from mura_tune.training.fit import FitResult
 
 WIDE = 120  # characters; a page of the dashboard is as wide as its longest line
-Parts = Mapping[str, Mapping[str, int]]  # part -> what -> how many, such as dev -> studies -> 120
+SplitCounts = Mapping[str, Mapping[str, int]]  # such as dev -> studies -> 120
 
 
-def trial_note(
+def write_trial_note(
     trial: optuna.Trial,
     fits: Sequence[FitResult],
     pictures: Mapping[str, str],
@@ -30,13 +30,13 @@ def trial_note(
     monitor: str,
     caption: str,
 ) -> str:
-    """A trial's score, cost and recipe in tables, its pictures below.
+    """Return a trial's note: score, cost and recipe in tables, pictures below.
 
     Args:
-        pictures: where the dashboard serves each, by file name.
-        missing: why there is none, for where `pictures` is empty.
-        monitor: what a score is.
-        caption: said above the pictures.
+        pictures: the path at which the dashboard serves each picture, by file name.
+        missing: why there are no pictures; shown where `pictures` is empty.
+        monitor: the name of the score.
+        caption: the text above the pictures.
     """
     record = TrialWriter(trial).read()
     score, recipe = record.dev, flatten(asdict(record.recipe))
@@ -45,27 +45,27 @@ def trial_note(
     result = {
         f"dev {monitor}": f"**{score.value:.3f}**",
         "95 % interval": score.range(),
-        **_beside(record),
+        **_other_estimates(record),
         "studies": score.studies,
         "patients": score.patients,
         "epochs": ", ".join(str(len(fit.epochs)) for fit in fits),
         "best": ", ".join(str(fit.best.number) for fit in fits),
         "seconds": f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}",
     }
-    rest = ", ".join(f"{path} {digits(value)}" for path, value in recipe.items())
+    rest = ", ".join(f"{path} {three_digits(value)}" for path, value in recipe.items())
     rest = "  \n".join(textwrap.wrap(f"The rest of the recipe: {rest}.", WIDE))
     lines = [*_head(result), _row(result.values()), ""]
     if searched:
-        lines += [*_head(searched), _row(map(digits, searched.values())), ""]
+        lines += [*_head(searched), _row(map(three_digits, searched.values())), ""]
     if not pictures:
         return "\n".join([*lines, rest, "", f"Pictures: {missing}."])
     shown = (line for name, path in pictures.items() for line in ("", f"![{name}]({path})"))
     return "\n".join([*lines, rest, "", caption, *shown])
 
 
-def _beside(trial: TrialRecord) -> dict[str, str]:
-    """Figures that do not decide, each with its interval: AUC where another score does, and the
-    body part's accuracy where that is a second task."""
+def _other_estimates(trial: TrialRecord) -> dict[str, str]:
+    """Estimates that do not decide: the AUC where another score decides, and the accuracy of the
+    body part where recognising it is a second task."""
     estimates = {"body part recognised": trial.dev_area, "dev study AUC": trial.other_auc}
     return {name: estimate.brief() for name, estimate in estimates.items() if estimate}
 
@@ -76,14 +76,15 @@ def write_study_note(
     *,
     resume: str,
     finalize: str,
-    parts: Parts | None = None,
+    split_counts: SplitCounts | None = None,
 ) -> None:
-    """Store as the search's note what it searches and what it has found so far, if anything.
+    """Store the note of a search: its result so far, its axes, its data and its commands.
 
     Args:
         confirmation: of the search, if there is one yet.
-        resume: the command that goes on with it; `finalize` the one that releases its winner.
-        parts: how many images, studies and patients train, dev and test have.
+        resume: the command that goes on with the search.
+        finalize: the command that releases its winner.
+        split_counts: the number of images, studies and patients of each split.
     """
     comparable = search.comparable
     assert comparable is not None  # it was started
@@ -97,7 +98,7 @@ def write_study_note(
             "",
             "#### On which data",
             "",
-            *_data(comparable, parts),
+            *_data(comparable, split_counts),
             "",
             "#### Commands",
             "",
@@ -110,13 +111,13 @@ def write_study_note(
         save_note(search.handle, body)
 
 
-def digits(value: Any) -> str:
+def three_digits(value: Any) -> str:
     """A value for people: a fraction to three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _result(search: SearchRecord, confirmation: SearchRecord | None) -> Iterator[str]:
-    """The winner beside what it had to beat, and how sure that is."""
+    """The verdict, and a table of the winner, the candidates and the baseline."""
     trials = search.trials()
     ended = (
         ", ".join(f"{n} {word}" for word, n in count_outcomes(trials).items() if n) or "none yet"
@@ -128,19 +129,19 @@ def _result(search: SearchRecord, confirmation: SearchRecord | None) -> Iterator
     words = describe_verdict(result)
     yield f"**{words[0].upper()}{words[1:]}.**"
     yield ""
-    again = {c.trial: c for c in result.confirmed}
+    confirmations = {c.trial: c for c in result.confirmed}
     head = ["", "trial", f"dev {result.monitor}", "95 % interval", "studies"]
-    yield from _head([*head, "mean over new seeds", "each seed"] if again else head)
-    for number, name in _places(result).items():
+    yield from _head([*head, "mean over new seeds", "each seed"] if confirmations else head)
+    for number, name in _named_trials(result).items():
         dev = trials[number].dev
         row = [name, number, f"{dev.value:.3f}", dev.range(), dev.studies]
-        if again:
-            seeds = again.get(number)
+        if confirmations:
+            seeds = confirmations.get(number)
             each = ", ".join(f"{score:.3f}" for score in seeds.scores) if seeds else ""
             row += [f"**{seeds.mean:.3f}**" if seeds else "", each]
         yield _row(row)
     yield ""
-    state = "are confirmed" if again else "are not confirmed with new seeds (yet)"
+    state = "are confirmed" if confirmations else "are not confirmed with new seeds (yet)"
     if result.pending:
         state = f"are being confirmed with new seeds ({numbered('trial', result.pending)} to go)"
     yield f"Trials: {ended}. The best {state}."
@@ -153,7 +154,7 @@ def _result(search: SearchRecord, confirmation: SearchRecord | None) -> Iterator
         )
 
 
-def _places(result: SearchResult) -> dict[int, str]:
+def _named_trials(result: SearchResult) -> dict[int, str]:
     """The trials worth a row, in order, and what each is called."""
     first = "best so far" if result.pending else "winner"
     names = {result.best.number: first}
@@ -170,34 +171,34 @@ def _axes(space: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
     yield from _head(["recipe field", "range", "baseline"])
     for path, raw in space.items():
         shown = _range(json_to_distribution(json.dumps(raw)))
-        yield _row([f"`{path}`", shown, digits(recipe.get(path))])
+        yield _row([f"`{path}`", shown, three_digits(recipe.get(path))])
 
 
 def _range(axis: BaseDistribution) -> str:
     if isinstance(axis, CategoricalDistribution):
-        return ", ".join(digits(choice) for choice in axis.choices)
+        return ", ".join(three_digits(choice) for choice in axis.choices)
     numeric: Any = axis  # floats and integers alike have these four
-    how = ", on a log scale" if numeric.log else ""
+    scale = ", on a log scale" if numeric.log else ""
     if numeric.step not in (None, 1):
-        how = f", in steps of {digits(numeric.step)}"
-    return f"{digits(numeric.low)} to {digits(numeric.high)}{how}"
+        scale = f", in steps of {three_digits(numeric.step)}"
+    return f"{three_digits(numeric.low)} to {three_digits(numeric.high)}{scale}"
 
 
-def _data(comparable: Mapping[str, Any], parts: Parts | None) -> Iterator[str]:
-    """Area, parts and fingerprints."""
+def _data(comparable: Mapping[str, Any], split_counts: SplitCounts | None) -> Iterator[str]:
+    """The area, the splits and the fingerprints of the data."""
     split = comparable["split"]
-    how = f"{split['dev']:.0%} of the training patients are dev"
+    rule = f"{split['dev']:.0%} of the training patients are dev"
     if split.get("folds"):
-        how = f"a score is the mean over {split['folds']} folds of the training patients"
+        rule = f"a score is the mean over {split['folds']} folds of the training patients"
     yield (
-        f"{comparable['area']}: {how} (seed {split['seed']}); no patient is in two parts. "
-        "The search does not read test, MURA's published `valid` part."
+        f"{comparable['area']}: {rule} (seed {split['seed']}); no patient is in two splits. "
+        "The search does not read test, MURA's published `valid` split."
     )
     yield ""
-    if parts:
-        kinds = list(next(iter(parts.values())))
-        yield from _head(["part", *kinds])
-        yield from (_row([part, *row.values()]) for part, row in parts.items())
+    if split_counts:
+        units = list(next(iter(split_counts.values())))
+        yield from _head(["split", *units])
+        yield from (_row([split_name, *row.values()]) for split_name, row in split_counts.items())
         yield ""
     yield f"Fingerprints: data `{comparable['dataset'][:12]}`, "
     yield f"split `{comparable['split_hash'][:12]}`."

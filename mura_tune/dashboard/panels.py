@@ -1,4 +1,4 @@
-"""What a trial shows of its task: pictures of its answers, and a table of the dev studies."""
+"""The panel of each task: the pictures of a trial, and its table of dev studies."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import optuna
 from PIL import Image
 
-from mura_tune.dashboard.error_sheet import area_sheet, sheet
-from mura_tune.dashboard.trial_pictures import AreaCharts, Charts, Fits
+from mura_tune.dashboard.error_sheet import draw_area_error_sheet, draw_error_sheet
+from mura_tune.dashboard.trial_charts import AreaCharts, Fits, TrialCharts
 from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import youden_threshold
@@ -29,10 +29,12 @@ CHARTS, ERRORS, AREAS = "charts.png", "worst-errors.png", "areas.png"
 
 
 class TaskPanel(Protocol):
-    """What is shown of the trials of one task. One thread uses it.
+    """The pictures and the table of a trial of one task. One thread uses it.
 
     Attributes:
-        task: the task; `caption` is said above the pictures, `columns` head the table.
+        task: the task of the trials.
+        caption: the text above the pictures.
+        columns: the head of the table.
     """
 
     task: Task
@@ -42,10 +44,10 @@ class TaskPanel(Protocol):
     def pictures(
         self, trial: optuna.Trial, fits: Fits, studies: StudyScores
     ) -> dict[str, Image.Image]:
-        """Pictures by file name; `studies` are the dev studies of all `fits`."""
+        """Draw the pictures, by file name; `studies` are the dev studies of all `fits`."""
 
     def rows(self, fits: Fits, studies: StudyScores) -> Iterator[Sequence[str]]:
-        """Every dev study, those answered worst first."""
+        """A row for every dev study, the worst answer first."""
 
 
 class AbnormalityPanel:
@@ -56,17 +58,17 @@ class AbnormalityPanel:
     columns: Sequence[str] = ("study", "patient", "label", "probability")
 
     def __init__(self) -> None:
-        self._charts: Charts | None = None
+        self._charts: TrialCharts | None = None
 
     def pictures(
         self, trial: optuna.Trial, fits: Fits, studies: StudyScores
     ) -> dict[str, Image.Image]:
-        self._charts = self._charts or Charts()
+        self._charts = self._charts or TrialCharts()
         threshold, auc = youden_threshold(studies), TrialWriter(trial).read().dev_auc
-        monitor = monitor_of(trial, self.task)
+        monitor = trial_monitor(trial, self.task)
         return {
             CHARTS: self._charts.draw(fits, studies, auc, threshold, monitor),
-            ERRORS: sheet(fits, studies, threshold),
+            ERRORS: draw_error_sheet(fits, studies, threshold),
         }
 
     def rows(self, fits: Fits, studies: StudyScores) -> Iterator[Sequence[str]]:
@@ -76,7 +78,7 @@ class AbnormalityPanel:
 
 
 class MultitaskPanel(AbnormalityPanel):
-    """The same, and what body part was taken for what."""
+    """The same, and the confusion matrix of the areas."""
 
     task = MULTI_TASK
 
@@ -89,14 +91,14 @@ class MultitaskPanel(AbnormalityPanel):
     ) -> dict[str, Image.Image]:
         self._areas = self._areas or AreaCharts()
         area_fits = [(replace(fit, logits=fit.logits[:, 1:]), dev) for fit, dev in fits]
-        accuracy, monitor = TrialWriter(trial).read().dev_area, monitor_of(trial, self.task)
+        accuracy, monitor = TrialWriter(trial).read().dev_area, trial_monitor(trial, self.task)
         assert accuracy is not None  # a multi-task trial stores it
-        more = {AREAS: self._areas.draw(area_fits, accuracy, monitor)}
-        return super().pictures(trial, fits, studies) | more
+        area_charts = {AREAS: self._areas.draw(area_fits, accuracy, monitor)}
+        return super().pictures(trial, fits, studies) | area_charts
 
 
 class AreaPanel:
-    """Learning curves, what was taken for what, and the surest errors."""
+    """Learning curves, the confusion matrix of the areas, and the surest errors."""
 
     task = ROUTER_TASK
     caption = "An area is that of the largest logit, averaged over a study's views."
@@ -112,7 +114,7 @@ class AreaPanel:
         accuracy = TrialWriter(trial).read().dev
         return {
             CHARTS: self._charts.draw(fits, accuracy, ROUTER_TASK.monitor),
-            ERRORS: area_sheet(fits),
+            ERRORS: draw_area_error_sheet(fits),
         }
 
     def rows(self, fits: Fits, studies: StudyScores) -> Iterator[Sequence[str]]:
@@ -140,6 +142,6 @@ PANELS: Mapping[Task, Callable[[], TaskPanel]] = {
 }
 
 
-def monitor_of(trial: optuna.Trial, task: Task) -> str:
-    """What the scores of a trial are."""
+def trial_monitor(trial: optuna.Trial, task: Task) -> str:
+    """The name of a trial's score, such as study AUC."""
     return task_of(task.name, TrialWriter(trial).read().recipe.monitor).monitor

@@ -1,4 +1,4 @@
-"""What a person watching a search sees on stderr: a bar of trials, and a line for each."""
+"""The progress of a search on stderr: a bar over its trials, and a line for each trial."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mura_tune.search.verdict import trial_line
 from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.fit import Epoch
 
-# What matters first: a terminal of 80 columns cuts the rest.
+# The most important fields stand first: a terminal of 80 columns cuts the rest.
 _FORM = "{desc} {n_fmt}/{total_fmt}  {elapsed}, {remaining} to go{postfix}"
 
 
@@ -33,34 +33,34 @@ class Epochs:
         self._bar.close()
 
     def epoch(self, epoch: Epoch) -> None:
-        """Move on by one."""
+        """Move the bar on by one epoch."""
         self._bar.set_postfix_str(f"dev {self._measure} {epoch.score:.3f}, loss {epoch.loss:.3f}")
         self._bar.update()
 
 
 class SearchProgress:
-    """A bar over the trials of one or more studies: running, pruned, failed, best, time left.
+    """A bar over the trials of one or more searches: running, pruned, failed, best, time left.
 
     Args:
-        wanted: trials of each study, in total.
-        trials: gives a study's trials as they are now.
-        measures: what the scores of each study are, such as AUC.
+        budgets: the number of trials of each search, in total.
+        trials: returns the trials of a search as they are now.
+        measures: the name of the scores of each search, such as AUC.
     """
 
     def __init__(
         self,
-        wanted: Mapping[str, int],
+        budgets: Mapping[str, int],
         trials: Callable[[str], list[TrialRecord]],
         measures: Mapping[str, str],
     ) -> None:
-        self._wanted = wanted
+        self._budgets = budgets
         self._measures = measures
         self._running: dict[tuple[str, int], str] = {}
         self._ended: dict[str, dict[int, TrialRecord]] = {
             name: {t.number: t for t in trials(name) if t.state.is_finished() and not t.is_foreign}
-            for name in wanted
+            for name in budgets
         }
-        self._bar = _bar(sum(wanted.values()), "trials", "trial")
+        self._bar = _bar(sum(budgets.values()), "trials", "trial")
         self._bar.initial = self._done()  # an earlier call's say nothing about this one's speed
         self._bar.update(self._done() - self._bar.n)
 
@@ -71,12 +71,12 @@ class SearchProgress:
         self._bar.close()
 
     def __call__(self, event: SearchEvent) -> None:
-        """Take in what happened to a trial; one that ended is printed."""
+        """Show an event of a trial on the bar; a trial that ended gets a line."""
         name = event.search
         if isinstance(event, TrialEnded):
             self._running.pop((name, event.trial.number), None)
             self._ended.setdefault(name, {})[event.trial.number] = event.trial
-            head = f"{name}  " if len(self._wanted) > 1 or name.endswith(CONFIRM_SUFFIX) else ""
+            head = f"{name}  " if len(self._budgets) > 1 or name.endswith(CONFIRM_SUFFIX) else ""
             measure = self._measures[name.removesuffix(CONFIRM_SUFFIX)]
             tqdm.write(head + trial_line(event.trial, measure), file=sys.stderr)
             self._bar.update(self._done() - self._bar.n)
@@ -86,41 +86,41 @@ class SearchProgress:
         self._bar.set_postfix_str(self._state())
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         tqdm.write(line, file=sys.stderr)
 
     def _done(self) -> int:
         return sum(
-            min(wanted, sum(t.is_done for t in self._ended[name].values()))
-            for name, wanted in self._wanted.items()
+            min(budget, sum(t.is_done for t in self._ended[name].values()))
+            for name, budget in self._budgets.items()
         )
 
     def _state(self) -> str:
-        ended = [t for name in self._wanted for t in self._ended[name].values()]
+        ended = [t for name in self._budgets for t in self._ended[name].values()]
         pruned = sum(t.state == TrialState.PRUNED for t in ended)
         failed = sum(t.failed_by_itself for t in ended)
-        parts = []
+        counts = []
         finished = [t for t in ended if t.state == TrialState.COMPLETE]
-        if finished and len(self._wanted) == 1:
+        if finished and len(self._budgets) == 1:
             best = max(finished, key=lambda t: t.score)
-            parts.append(f"best {best.score:.3f} {best.dev.interval()}")
-        parts += [f"{n} {word}" for n, word in ((pruned, "pruned"), (failed, "failed")) if n]
-        parts += [f"running {', '.join(self._running.values())}"] if self._running else []
-        return ", ".join(parts)
+            counts.append(f"best {best.score:.3f} {best.dev.interval()}")
+        counts += [f"{n} {word}" for n, word in ((pruned, "pruned"), (failed, "failed")) if n]
+        counts += [f"running {', '.join(self._running.values())}"] if self._running else []
+        return ", ".join(counts)
 
 
-def both(*listeners: Callable[[SearchEvent], None]) -> Callable[[SearchEvent], None]:
-    """One listener that tells several."""
+def notify_all(*listeners: Callable[[SearchEvent], None]) -> Callable[[SearchEvent], None]:
+    """Return one listener that passes every event on to several."""
 
-    def tell(event: SearchEvent) -> None:
+    def notify(event: SearchEvent) -> None:
         for listener in listeners:
             listener(event)
 
-    return tell
+    return notify
 
 
 def _bar(total: int, title: str, unit: str) -> tqdm[NoReturn]:
-    """A bar in a terminal; elsewhere nothing, so that logs hold plain lines only."""
+    """Return a bar that is shown in a terminal only, so that logs hold plain lines."""
     return tqdm(
         total=total,
         desc=title,

@@ -1,8 +1,7 @@
-"""A small web server that goes on answering whoever asks, however many others stay silent.
+"""A web server for a WSGI application without a login, and guards that refuse requests.
 
-What stands before a WSGI application without a login: who may ask it, what, and what comes out.
-
-Each guard takes an application and gives one that refuses more.
+Silent clients do not keep the server from answering others. Each guard takes an application and
+returns an application that refuses more requests, or that adds headers.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Server(WSGIServer):
     Args:
         host: a name or address of this machine.
         port: 0 picks a free one.
-        report: is given a line for an error that nobody expected.
+        report: is called with a line for an unexpected error.
 
     Raises:
         InputError: the host is none of this machine, or the port is taken or not permitted.
@@ -75,7 +74,7 @@ class Server(WSGIServer):
     @property
     def url(self) -> str:
         """What to open in a browser on this machine."""
-        return f"http://{bracketed(self.host)}:{self.server_port}/"
+        return f"http://{bracket_address(self.host)}:{self.server_port}/"
 
     def server_bind(self) -> None:
         """Bind, without asking DNS for this machine's full name, which may take long."""
@@ -84,7 +83,7 @@ class Server(WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give a connection its thread, as soon as one is free."""
+        """Answer a connection in a thread of its own, as soon as a thread is free."""
         while not self._free.acquire(timeout=0.01):
             with self._lock:
                 oldest = next(iter(self._asking), None)
@@ -96,16 +95,24 @@ class Server(WSGIServer):
         threading.Thread(target=self._answer, args=(request, client_address), daemon=True).start()
 
     def service_actions(self) -> None:
-        """Hang up on who has taken too long; called twice a second at least."""
+        """Close connections that have taken too long; called twice a second at least."""
         now = time.monotonic()
         with self._lock:
-            late = [one for one, since in self._asking.items() if now - since > ASK_SECONDS]
-            late += [one for one, since in self._answering.items() if now - since > ANSWER_SECONDS]
+            late = [
+                connection
+                for connection, since in self._asking.items()
+                if now - since > ASK_SECONDS
+            ]
+            late += [
+                connection
+                for connection, since in self._answering.items()
+                if now - since > ANSWER_SECONDS
+            ]
         for connection in late:
             _hang_up(connection)
 
     def mark_asked(self, connection: socket.socket) -> None:
-        """The request of a connection has come whole."""
+        """Note that the whole request of a connection has arrived."""
         with self._lock:
             self._answering[connection] = self._asking.pop(connection)
 
@@ -129,7 +136,7 @@ class _Handler(WSGIRequestHandler):
     server: Server
 
     def parse_request(self) -> bool:
-        """Read the request; whether it is one."""
+        """Read the request; return whether it is valid."""
         whole = super().parse_request()
         self.server.mark_asked(self.connection)
         return whole
@@ -147,8 +154,8 @@ class _Handler(WSGIRequestHandler):
         return io.StringIO()
 
 
-def bracketed(host: str) -> str:
-    """A host as it stands in a URL: an IPv6 address in brackets."""
+def bracket_address(host: str) -> str:
+    """Return a host as it stands in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
@@ -162,7 +169,7 @@ def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
         known = []
     if not known:
         raise _not_here(host)
-    family, *_, address = min(known, key=lambda one: one[0] != socket.AF_INET)
+    family, *_, address = min(known, key=lambda found: found[0] != socket.AF_INET)
     return family, address
 
 
@@ -199,15 +206,16 @@ _FIELD = re.compile("[0-9]{1,18}")
 
 @dataclass(frozen=True)
 class Hosts:
-    """What a browser may call a server, which is what it sends as Host.
+    """The names that a browser may send in the Host header.
 
-    A page elsewhere can let its own name point at this machine (DNS rebinding) and so read what is
-    served here. The browser goes on to send that page's name, by which it is told apart.
+    A page of another site can let its own name point at this machine (DNS rebinding) and so read
+    the answers of this server. The browser then sends that page's name as Host, and the guard
+    refuses it.
 
     Attributes:
         names: `name:port` in small letters.
-        port: with which any IP address is accepted as well, for a server that listens on all of
-            them; None for one that listens on its own.
+        port: for a server that listens on all addresses, the port with which any IP address is
+            accepted; else None.
     """
 
     names: frozenset[str]
@@ -228,22 +236,22 @@ class Hosts:
         return ", ".join([*sorted(self.names), *addresses])
 
 
-def hosts_of(host: str, address: str, port: int, others: Iterable[str] = ()) -> Hosts:
-    """What a server that listens on `host` may be called.
+def allowed_hosts(host: str, address: str, port: int, others: Iterable[str] = ()) -> Hosts:
+    """Return the names of a server that listens on `host`.
 
     Args:
         host: as a person named it; `address` is the IP address that it stands for.
         others: NAME or NAME:PORT that browsers use besides, behind a tunnel or a proxy.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    own = {bracketed(host), bracketed(address)}
+    own = {bracket_address(host), bracket_address(address)}
     if ip.is_loopback:
         own |= set(LOOPBACK)
     if ip.is_unspecified:
         own = {*LOOPBACK, socket.gethostname()}
     names = {f"{name}:{port}" for name in own}
     for other in others:
-        name, named_port = _divided(bracketed(other) if other.count(":") > 1 else other)
+        name, named_port = _divided(bracket_address(other) if other.count(":") > 1 else other)
         names.add(f"{name}:{named_port or port}")
     return Hosts(frozenset(name.lower() for name in names), port if ip.is_unspecified else None)
 
@@ -262,8 +270,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def known_hosts(app: App, hosts: Hosts) -> App:
-    """`app` for who calls it by one of its names; to change something, from its own pages only."""
+def refuse_unknown_hosts(app: App, hosts: Hosts) -> App:
+    """Refuse requests to names outside of `hosts`, and changes that other sites' pages ask for."""
 
     def guarded(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         host = str(environ.get("HTTP_HOST", ""))
@@ -282,8 +290,8 @@ def known_hosts(app: App, hosts: Hosts) -> App:
     return guarded
 
 
-def read_only(app: App) -> App:
-    """`app` with every request refused that could change a study."""
+def refuse_changes(app: App) -> App:
+    """Refuse every request that could change a search."""
 
     def guarded(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if _reads(environ):
@@ -293,8 +301,8 @@ def read_only(app: App) -> App:
     return guarded
 
 
-def well_formed(app: App) -> App:
-    """`app`, which is asked only what optuna-dashboard can answer."""
+def refuse_malformed(app: App) -> App:
+    """Refuse requests that optuna-dashboard cannot answer."""
 
     def guarded(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")
@@ -317,8 +325,8 @@ def well_formed(app: App) -> App:
     return guarded
 
 
-def contained(app: App) -> App:
-    """`app` with artifacts that no other site may read, and that run no script when opened."""
+def contain_errors(app: App) -> App:
+    """Keep other sites from reading artifacts, and artifacts from running scripts."""
 
     def served(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, headers: Headers, *rest: Any) -> Any:
@@ -331,8 +339,8 @@ def contained(app: App) -> App:
     return served
 
 
-def with_headers(app: App, headers: Headers = EVERYWHERE) -> App:
-    """`app` with `headers` in every answer."""
+def add_headers(app: App, headers: Headers = EVERYWHERE) -> App:
+    """Add `headers` to every answer."""
 
     def served(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, own: Headers, *rest: Any) -> Any:
@@ -343,8 +351,8 @@ def with_headers(app: App, headers: Headers = EVERYWHERE) -> App:
     return served
 
 
-def reported(app: App, report: Callable[[str], None]) -> App:
-    """`app` whose own failures are an answer of status 500, and a line to `report`."""
+def report_errors(app: App, report: Callable[[str], None]) -> App:
+    """Answer a failure of `app` with status 500, and call `report` with a line."""
 
     def served(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:

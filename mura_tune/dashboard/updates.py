@@ -1,4 +1,4 @@
-"""Keeps the notes and plots of the studies on the dashboard up to date while they are searched."""
+"""Updates of the dashboard's notes and charts while searches run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from optuna.storages import RDBStorage
 
-from mura_tune.dashboard import plots
+from mura_tune.dashboard import search_charts
 from mura_tune.dashboard.notes import write_study_note
 from mura_tune.database.outages import PATIENCE, Outage, legible
 from mura_tune.database.storage import load_study, open_storage
@@ -18,16 +18,16 @@ from mura_tune.search.results import load_confirmation
 from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded
 from mura_tune.text import CONFIRM_SUFFIX
 
-PAUSE = 15.0  # seconds between two notes of a study: a note costs a few writes
+PAUSE = 15.0  # seconds between two notes of a search: a note costs a few writes
 
 
 @dataclass
 class DashboardUpdates:
-    """Writes each study's note now and then, and its plots at the end. The parent owns it.
+    """Writes each search's note now and then, and its charts at the end. The parent has it.
 
     Attributes:
-        resume: the command that goes on with each study, by name; `finalize` the one that
-            releases its winner.
+        resume: the command that goes on with each search, by name.
+        finalize: the command that releases its winner, by name.
     """
 
     url: str
@@ -38,20 +38,20 @@ class DashboardUpdates:
     _storage: RDBStorage | None = None
 
     def __call__(self, event: SearchEvent) -> None:
-        """Take in an event; a trial that ended may bring the note up to date."""
+        """Handle an event: when a trial ends, write the note again if it is older than PAUSE."""
         name = event.search.removesuffix(CONFIRM_SUFFIX)
         if isinstance(event, TrialEnded) and time.monotonic() - self._last.get(name, 0.0) > PAUSE:
             self._note(next(job for job in self.jobs if job.name == name))
 
     @contextlib.contextmanager
     def around(self) -> Iterator[None]:
-        """Notes before and after what happens inside, however it ends; then the plots."""
+        """Write the notes before and after the block, however it ends; then draw the charts."""
         for job in self.jobs:
             self._note(job)
         try:
             yield
         except (Outage, OSError):
-            raise  # nothing can be stored now, and what has been said is enough
+            raise  # nothing can be stored now, and the error already has its line
         except BaseException:
             self._close()
             raise
@@ -61,21 +61,21 @@ class DashboardUpdates:
         for job in self.jobs:
             self._note(job)
             with legible(self.url, f"study {job.name}"):
-                search = SearchRecord(load_study(self._opened(), job.name, self.url))
-                plots.refresh(search)
+                search = SearchRecord(load_study(self._open_storage(), job.name, self.url))
+                search_charts.refresh_charts(search)
 
     def _note(self, job: SearchJob) -> None:
         self._last[job.name] = time.monotonic()
-        storage = self._opened()
+        storage = self._open_storage()
         with legible(self.url, f"study {job.name}"):
             write_study_note(
                 SearchRecord(load_study(storage, job.name, self.url)),
                 load_confirmation(storage, job.name),
                 resume=self.resume[job.name],
                 finalize=self.finalize[job.name],
-                parts=job.prepared.counts(),
+                split_counts=job.prepared.counts(),
             )
 
-    def _opened(self) -> RDBStorage:
+    def _open_storage(self) -> RDBStorage:
         self._storage = self._storage or open_storage(self.url, patience=PATIENCE)
         return self._storage

@@ -1,6 +1,6 @@
-"""Locks that keep a study's count exact: files beside SQLite, advisory locks inside PostgreSQL.
+"""Locks that keep a search's count exact: files beside SQLite, advisory locks inside PostgreSQL.
 
-Both go when their process goes, however it goes.
+The operating system or the database frees a lock when its process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Lock(Protocol):
     """Held by one process at a time. As a context it is held until the block ends."""
 
     def acquire(self) -> None:
-        """Wait for it."""
+        """Wait until the lock is held."""
 
     def attempt(self) -> bool:
-        """Take it if it is free; says whether."""
+        """Take the lock if it is free; return whether it was taken."""
 
     def release(self) -> None:
-        """Let go; nothing happens when it is not held."""
+        """Free the lock; nothing happens when it is not held."""
 
     def held(self) -> bool:
-        """Whether this process holds it still: one in a database goes with its connection."""
+        """Whether this process still holds the lock: a database frees it with its connection."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
@@ -56,17 +56,17 @@ def lock_of(url: str, name: str, patience: float = 0.0) -> Lock:
 
 
 @dataclass
-class Alive:
-    """A lock held for as long as a worker lives: whoever can take it knows that it died.
+class WorkerLock:
+    """A lock that a worker holds while it lives: it is free once the worker has died.
 
-    One in a database is lost with its connection, though. A worker that lost its own believes for
-    `doubt` seconds that the others live too: they may have lost theirs in the same outage.
+    A lock in a database is lost with its connection. A worker that lost its own lock assumes for
+    `grace` seconds that the others are alive: they may have lost theirs in the same outage.
     """
 
     url: str
     name: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
     patience: float = 0.0
-    doubt: float = 0.0
+    grace: float = 0.0
     _lock: Lock | None = None
     _lost: float = -math.inf  # when, by time.monotonic
 
@@ -74,7 +74,7 @@ class Alive:
         self._lock = lock_of(self.url, f"alive-{self.name}", self.patience)
         self._lock.acquire()
         if isinstance(self._lock, _FileLock):
-            _sweep(self._lock.path.parent)
+            _remove_stale(self._lock.path.parent)
         return self
 
     def renew(self) -> None:
@@ -91,8 +91,8 @@ class Alive:
             self._lock.path.unlink(missing_ok=True)
         self._lock.release()
 
-    def lives(self, name: str | None) -> bool:
-        """Whether the worker `name` still holds its lock; what a dead one left is removed."""
+    def is_alive(self, name: str | None) -> bool:
+        """Whether the worker `name` still holds its lock; a dead worker's lock file is removed."""
         if name == self.name:
             return True
         if not name:
@@ -103,7 +103,7 @@ class Alive:
         if isinstance(lock, _FileLock):
             lock.path.unlink(missing_ok=True)
         lock.release()
-        return time.monotonic() - self._lost < self.doubt
+        return time.monotonic() - self._lost < self.grace
 
 
 def _folder_of(path: Path) -> Path:
@@ -112,8 +112,8 @@ def _folder_of(path: Path) -> Path:
     return real.with_name(f"{real.name}.locks" if real.suffix == ".locks" else f"{real.stem}.locks")
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed workers left: their locks are free, and nobody else ever takes them."""
+def _remove_stale(folder: Path) -> None:
+    """Remove the lock files of killed workers: those locks are free, and nobody takes them."""
     for path in folder.glob("alive-*.lock"):
         lock = _FileLock(path)
         if lock.attempt():
@@ -121,8 +121,8 @@ def _sweep(folder: Path) -> None:
             lock.release()
 
 
-class _Held(abc.ABC):
-    """What the two kinds share: being a context."""
+class _ContextLock(abc.ABC):
+    """A lock as a context manager."""
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -133,15 +133,15 @@ class _Held(abc.ABC):
 
     @abc.abstractmethod
     def acquire(self) -> None:
-        """Wait until it is held."""
+        """Wait until the lock is held."""
 
     @abc.abstractmethod
     def release(self) -> None:
-        """Let it go, if it is held."""
+        """Free the lock, if it is held."""
 
 
 @dataclass
-class _FileLock(_Held):
+class _FileLock(_ContextLock):
     path: Path
     _handle: IO[str] | None = None
 
@@ -177,7 +177,7 @@ class _FileLock(_Held):
 
 
 @dataclass
-class _AdvisoryLock(_Held):
+class _AdvisoryLock(_ContextLock):
     """A session's advisory lock, on a connection of its own (PostgreSQL manual, 13.3.5)."""
 
     url: str
@@ -186,10 +186,10 @@ class _AdvisoryLock(_Held):
     _connection: Connection | None = None
 
     def acquire(self) -> None:
-        self._connection = self._ask(f"SELECT pg_advisory_lock({self._key})")[0]
+        self._connection = self._execute(f"SELECT pg_advisory_lock({self._key})")[0]
 
     def attempt(self) -> bool:
-        connection, taken = self._ask(f"SELECT pg_try_advisory_lock({self._key})")
+        connection, taken = self._execute(f"SELECT pg_try_advisory_lock({self._key})")
         if not taken:
             connection.close()
             return False
@@ -211,8 +211,8 @@ class _AdvisoryLock(_Held):
             return False
         return True
 
-    def _ask(self, sql: str) -> tuple[Connection, Any]:
-        """A connection of its own, and what the server answers on it."""
+    def _execute(self, sql: str) -> tuple[Connection, Any]:
+        """Open a connection and execute `sql` on it; return both the connection and the answer."""
 
         def attempt() -> tuple[Connection, Any]:
             connection = engine.connect()

@@ -99,7 +99,7 @@ def ask(study: optuna.Study) -> optuna.Trial:
         return study.ask()
 
 
-def heartbeat(trial: optuna.Trial) -> BaseHeartbeatThread:
+def send_heartbeats(trial: optuna.Trial) -> BaseHeartbeatThread:
     """A context in which a thread stores signs of life of a running trial."""
     return get_heartbeat_thread(trial._trial_id, trial.storage)
 

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.evaluation.calibration import (
+from mura_tune.evaluation.decision import (
     Calibration,
     Decision,
     describe_rest,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mura_tune.evaluation.calibration import check_logits, describe_rest, measure_abstention
+from mura_tune.evaluation.decision import check_logits, describe_rest, measure_abstention
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
 from mura_tune.metrics.areas import AreaLogits, AreaRecognition, softmax
 from mura_tune.metrics.estimates import Floats

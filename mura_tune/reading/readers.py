@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mura_tune.areas import ROUTER, stored_area
 from mura_tune.errors import InputError
-from mura_tune.evaluation.calibration import Decision
+from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import sigmoid

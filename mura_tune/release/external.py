@@ -13,7 +13,7 @@ import torch
 from mura_tune.data import cache, duplicates
 from mura_tune.data.index import Dataset, Finding, index_label_folders
 from mura_tune.errors import InputError
-from mura_tune.evaluation.calibration import Decision
+from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.imaging.images import read_image
 from mura_tune.networks.starts import DIGEST_DIGITS, TRAINED_ON

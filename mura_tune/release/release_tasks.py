@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mura_tune.data.prepare import Prepared
-from mura_tune.evaluation.calibration import Decision, choose_decision
 from mura_tune.evaluation.compare import Comparison, compare_releases, compare_routers
+from mura_tune.evaluation.decision import Decision, choose_decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.evaluation.routing import (
     RouterDecision,

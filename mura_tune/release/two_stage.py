@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_tune.evaluation.calibration import Decision
+from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.metrics.comparison import compare_aucs

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mura_tune.evaluation.calibration import describe_rest
+from mura_tune.evaluation.decision import describe_rest
 from mura_tune.metrics.estimates import Estimate, describe_error, range_text
 from mura_tune.text import printable, shell_command
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from mura_tune import files
 from mura_tune.database import optuna_private
-from mura_tune.database.locks import Alive, lock_of
+from mura_tune.database.locks import WorkerLock, lock_of
 from mura_tune.database.optuna_private import (
     ARTIFACT_PREFIX,
     SEARCH_FACTS,
@@ -126,11 +126,13 @@ def delete(url: str, name: str, artifacts: Path) -> int:
         using(url) as storage,
         legible(url, f"study {name}"),
         lock_of(url, name),
-        Alive(url) as alive,
+        WorkerLock(url) as worker_lock,
     ):
         searches = _both(storage, name, url)
         for search in searches:
-            if any(alive.lives(trial.worker) for trial in search.trials(TrialState.RUNNING)):
+            if any(
+                worker_lock.is_alive(trial.worker) for trial in search.trials(TrialState.RUNNING)
+            ):
                 raise InputError(
                     f"study {search.name}: a worker runs a trial of it; stop that first"
                 )

@@ -102,20 +102,24 @@ def standing(trials: Sequence[TrialRecord], slots: Sequence[Slot]) -> Standing:
 
 
 def next_slot(
-    search: SearchRecord, plan: Plan, space: Space, lives: Callable[[str | None], bool], since: int
+    search: SearchRecord,
+    plan: Plan,
+    space: Space,
+    is_alive: Callable[[str | None], bool],
+    since: int,
 ) -> Slot | None:
     """The first open slot, its values queued; None when all are filled or being filled.
 
     Trials whose worker died or fell silent are failed first, and their values queued again.
 
     Args:
-        lives: whether a worker, by name, is still there.
+        is_alive: whether a worker, by name, is alive.
         since: number of the first trial of this call, for the count of failures.
 
     Raises:
         MuraError: five trials in a row failed for one reason.
     """
-    _fail_lost(search, lives)
+    _fail_lost(search, is_alive)
     trials = search.trials()
     _stop_if_all_fail(search.name, trials[since:])
     slots = plan(trials)
@@ -275,12 +279,12 @@ def _queue(search: SearchRecord, slot: Slot, values: Mapping[str, Any], space: S
     )
 
 
-def _fail_lost(search: SearchRecord, lives: Callable[[str | None], bool]) -> None:
+def _fail_lost(search: SearchRecord, is_alive: Callable[[str | None], bool]) -> None:
     """Fail the running trials whose worker is gone, or has been silent for too long."""
     running = search.trials(TrialState.RUNNING)
     silent = search.silent_numbers(running)
     for trial in running:
-        if not lives(trial.worker):
+        if not is_alive(trial.worker):
             search.fail(trial, KILLED)
         elif trial.number in silent:
             search.fail(trial, SILENT)

@@ -17,8 +17,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from mura_tune.config import Budget, SearchConfig
-from mura_tune.database.locks import Alive, lock_of
-from mura_tune.database.optuna_private import heartbeat
+from mura_tune.database.locks import WorkerLock, lock_of
+from mura_tune.database.optuna_private import send_heartbeats
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
@@ -67,10 +67,11 @@ def run_worker(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(settings.url, grace=settings.grace, patience=settings.patience)
-    with Alive(settings.url, patience=settings.patience, doubt=settings.grace) as alive:
-        storage.on_heartbeat = alive.renew
+    with WorkerLock(settings.url, patience=settings.patience, grace=settings.grace) as worker_lock:
+        storage.on_heartbeat = worker_lock.renew
         searches = [
-            _WorkerSearch(job, settings, storage, alive, device, on_event, since) for job in jobs
+            _WorkerSearch(job, settings, storage, worker_lock, device, on_event, since)
+            for job in jobs
         ]
         while searches and not stop():
             searches = [search for search in searches if not search.is_done()]
@@ -135,13 +136,18 @@ class _WorkerSearch:
         job: SearchJob,
         settings: WorkerSettings,
         storage: RDBStorage,
-        alive: Alive,
+        worker_lock: WorkerLock,
         device: torch.device,
         on_event: Callable[[SearchEvent], None],
         since: Mapping[str, int],
     ) -> None:
         self.running = 0
-        self._job, self._settings, self._storage, self._alive = job, settings, storage, alive
+        self._job, self._settings, self._storage, self._worker_lock = (
+            job,
+            settings,
+            storage,
+            worker_lock,
+        )
         self._device, self._on_event, self._since = device, on_event, since
         self._lock = lock_of(settings.url, job.name, settings.patience)
         pruner = make_pruner(job.config)
@@ -171,11 +177,11 @@ class _WorkerSearch:
             return False
         search, plan = stage
         self._look_up_siblings()
-        self._alive.renew()
+        self._worker_lock.renew()
         drawn = None
         with self._lock:
             first = self._since.get(search.name, 0)
-            slot = next_slot(search, plan, self._space, self._alive.lives, first)
+            slot = next_slot(search, plan, self._space, self._worker_lock.is_alive, first)
             if slot is None:
                 return False
             if self._trainer is not None:
@@ -193,7 +199,7 @@ class _WorkerSearch:
         writer = TrialWriter(trial, search.name)
         recipe: Recipe | None = None
         with _ending(search, trial):
-            writer.store_worker(self._alive.name, slot.key)
+            writer.store_worker(self._worker_lock.name, slot.key)
             if slot.rerun and not writer.read().has_recipe:  # it would draw another's values
                 writer.store_reason(SUPERSEDED)
                 raise MuraError(f"trial {trial.number} is not what slot {slot.key} runs")
@@ -207,7 +213,7 @@ class _WorkerSearch:
                 if not drawn.locked:  # a connection was lost, and with it the lock
                     drawn.writer.store_reason(SUPERSEDED)
                     raise MuraError("another worker may fill the slot; it is run again")
-                with heartbeat(trial):
+                with send_heartbeats(trial):
                     score = trainer.train(drawn.writer, drawn.recipe, self._source(search))
                 search.end(trial, TrialState.COMPLETE, score)
         self._on_event(TrialEnded(search.name, search.trials()[trial.number]))

@@ -21,7 +21,7 @@ from browser import browser_page
 from conftest import CPU, TINY, Ran
 
 from mura_tune import config
-from mura_tune.dashboard import app, notes, plots, server
+from mura_tune.dashboard import app, notes, search_charts, server
 from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
@@ -90,7 +90,7 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
     search(opened, study, prepared, TrialArtifacts(folder))
     commands = {"resume": "make tune AREA=XR_WRIST", "finalize": "make finalize AREA=XR_WRIST"}
     notes.write_study_note(SearchRecord(opened), **commands)
-    plots.refresh(SearchRecord(opened))
+    search_charts.refresh_charts(SearchRecord(opened))
     return url, folder
 
 
@@ -235,8 +235,8 @@ def test_a_writable_board_takes_edits(address: str, studies: str) -> None:
         edit(address)
     refused.value.close()
     assert edit(served(url, writable=True)) == 204
-    assert "deletes" in app.warning("127.0.0.1")
-    assert "whoever reaches 0.0.0.0" in app.warning("0.0.0.0")
+    assert "deletes" in app.writable_warning("127.0.0.1")
+    assert "whoever reaches 0.0.0.0" in app.writable_warning("0.0.0.0")
 
 
 def test_eight_workers_write_while_a_page_polls(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna_dashboard import get_note
 from PIL import Image
 from sklearn.metrics import confusion_matrix
-from test_trial_pictures import pair, pooled
+from test_trial_charts import pair, pooled
 from torch import nn
 
 from mura_tune.config import load_config
 from mura_tune.dashboard import artifacts, error_sheet
 from mura_tune.dashboard.artifacts import TrialArtifacts
-from mura_tune.dashboard.trial_pictures import Charts, Fits, matrix
+from mura_tune.dashboard.trial_charts import Fits, TrialCharts, count_area_calls
 from mura_tune.metrics.areas import ACCURACY
 from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.search.records import TrialWriter
@@ -102,7 +102,7 @@ def test_a_trial_that_tells_areas_apart_shows_what_it_took_for_what(
         found.labels, study_logits(fit.logits[:, -3:], dev).logits.argmax(1)
     )
     only = [(replace(fit, logits=fit.logits[:, -3:]), dev)]
-    np.testing.assert_array_equal(matrix(only), expected)
+    np.testing.assert_array_equal(count_area_calls(only), expected)
     note = note_of(study)
     assert all(f"![{name}](" in note for name in files if name.endswith(".png"))
     assert f"{accuracy['value']:.3f}" in note
@@ -120,7 +120,11 @@ def test_the_sheet_of_a_router_shows_its_surest_error_first() -> None:
     fit.logits[2:4] = torch.tensor([[9.0, 0, 0], [12.0, 0, 0]])  # of the second area
     dev.pixels[3] = 200
     place = error_sheet.MARGIN + error_sheet.TILE // 2
-    assert error_sheet.area_sheet([(fit, dev)]).getpixel((place, place + 32)) == (200, 200, 200)
+    assert error_sheet.draw_area_error_sheet([(fit, dev)]).getpixel((place, place + 32)) == (
+        200,
+        200,
+        200,
+    )
 
 
 def test_the_table_has_every_dev_study_the_worst_first(tmp_path: Path) -> None:
@@ -142,7 +146,7 @@ def test_a_picture_that_fails_costs_the_picture_and_not_the_trial(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Charts, "draw", full)
+    monkeypatch.setattr(TrialCharts, "draw", full)
     with caplog.at_level(logging.WARNING):
         study = run_trial(TrialArtifacts(tmp_path), [pair()])
     assert study.trials[0].value == 0.5

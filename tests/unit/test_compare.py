@@ -6,8 +6,8 @@ import torch
 
 from mura_tune.errors import InputError
 from mura_tune.evaluation import routing
-from mura_tune.evaluation.calibration import choose_decision
 from mura_tune.evaluation.compare import compare_releases, compare_routers
+from mura_tune.evaluation.decision import choose_decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.metrics.comparison import compare_by_delong

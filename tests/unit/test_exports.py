@@ -24,7 +24,7 @@ from mura_tune import console
 from mura_tune.cli.mura_infer import infer
 from mura_tune.config import load_config
 from mura_tune.errors import InputError
-from mura_tune.evaluation.calibration import Calibration
+from mura_tune.evaluation.decision import Calibration
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import Ensemble, build_network

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mura_tune.database.locks import Alive, lock_of
+from mura_tune.database.locks import WorkerLock, lock_of
 from mura_tune.database.urls import url_of_file
 
 
@@ -33,14 +33,14 @@ def test_a_link_to_a_database_shares_its_locks(tmp_path: Path, url: str) -> None
 
 def test_what_killed_workers_left_is_removed_when_another_starts(tmp_path: Path, url: str) -> None:
     folder = tmp_path / "studies.locks"
-    with Alive(url) as living:
+    with WorkerLock(url) as living:
         for pid in range(5):  # a killed worker's lock is let go, and its file stays
             (folder / f"alive-{pid}-0000abcd.lock").touch()
         (folder / "XR_WRIST.lock").touch()
-        with Alive(url) as other:
+        with WorkerLock(url) as other:
             names = {f"alive-{one.name}.lock" for one in (living, other)}
             assert {path.name for path in folder.iterdir()} == {*names, "XR_WRIST.lock"}
-            assert other.lives(living.name)
+            assert other.is_alive(living.name)
     assert [path.name for path in folder.iterdir()] == ["XR_WRIST.lock"]
 
 

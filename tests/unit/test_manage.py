@@ -17,7 +17,7 @@ from stored import COMPARABLE, facts, store
 from test_search import study_of, tune
 
 from mura_tune.data.prepare import Prepared
-from mura_tune.database.locks import Alive
+from mura_tune.database.locks import WorkerLock
 from mura_tune.database.storage import load_study, open_storage, using
 from mura_tune.database.urls import url_of, url_of_file
 from mura_tune.errors import InputError
@@ -168,8 +168,10 @@ def test_a_confirmation_that_an_early_version_left_behind_can_be_deleted(url: st
 
 def test_a_study_that_a_worker_is_at_is_not_deleted(url: str) -> None:
     fill(url)
-    with using(url) as storage, Alive(url) as alive:
-        load_study(storage, "s", url).add_trial(trial(9, TrialState.RUNNING, worker=alive.name))
+    with using(url) as storage, WorkerLock(url) as worker_lock:
+        load_study(storage, "s", url).add_trial(
+            trial(9, TrialState.RUNNING, worker=worker_lock.name)
+        )
         with pytest.raises(InputError, match="a worker runs a trial of it"):
             manage.delete(url, "s", Path("nowhere"))
     assert manage.delete(url, "s", Path("nowhere")) == 7

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note
 from stored import COMPARABLE, CONFIG, DEV, SCORES, packed, recipe_facts, store
-from test_trial_pictures import pair, pooled
+from test_trial_charts import pair, pooled
 
 from mura_tune import config
 from mura_tune.dashboard import notes
@@ -114,8 +114,8 @@ def test_a_baseline_that_won_has_one_row() -> None:
 
 def test_folds_and_counts_are_told() -> None:
     study = study_of(1, folds=3)
-    parts = {"train": {"images": 70, "studies": 40}, "dev": {"images": 20, "studies": 10}}
-    notes.write_study_note(SearchRecord(study), parts=parts, **COMMANDS)
+    split_counts = {"train": {"images": 70, "studies": 40}, "dev": {"images": 20, "studies": 10}}
+    notes.write_study_note(SearchRecord(study), split_counts=split_counts, **COMMANDS)
     text = get_note(study)
     assert "the mean over 3 folds" in text
     assert re.search(r"train.*70.*40", text)
@@ -138,7 +138,7 @@ def test_a_trials_note_has_its_score_cost_and_recipe() -> None:
     auc = estimate_auc(pooled([(fit, dev)]))
     trial.set_user_attr("dev_score", auc.to_json())
     TrialWriter(trial).store_recipe(replace(STUDY.recipe, augment=0.123456789))
-    text = notes.trial_note(
+    text = notes.write_trial_note(
         trial, [fit], {"charts.png": "/artifacts/0/0/x"}, "", "study AUC", "Of dev."
     )
     assert f"**{auc.value:.3f}**" in text
@@ -157,7 +157,7 @@ def test_auc_stands_beside_another_score_that_decides() -> None:
     trial.set_user_attr("dev_score", f1.to_json())
     trial.set_user_attr("dev_auc", auc.to_json())
     TrialWriter(trial).store_recipe(replace(STUDY.recipe, monitor="f1"))
-    text = notes.trial_note(trial, [fit], {}, "none", "study best-threshold F1", "")
+    text = notes.write_trial_note(trial, [fit], {}, "none", "study best-threshold F1", "")
     head, _, row = text.splitlines()[:3]
     assert "dev study best-threshold F1" in head
     assert f"**{f1.value:.3f}**" in row
@@ -170,4 +170,4 @@ def test_auc_stands_beside_another_score_that_decides() -> None:
     [(0.00026979, "0.00027"), (1e-5, "1e-05"), (4, "4"), (0.5, "0.5"), ("cnn", "cnn"), (2.0, "2")],
 )
 def test_values_are_told_to_three_digits(value: object, told: str) -> None:
-    assert notes.digits(value) == told
+    assert notes.three_digits(value) == told

@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import OperationalError
 
 from mura_tune.database import sqlite_file
-from mura_tune.database.locks import Alive, lock_of
+from mura_tune.database.locks import WorkerLock, lock_of
 from mura_tune.database.outages import Outage, Patience
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import database, url_of
@@ -146,14 +146,17 @@ def test_a_lock_in_a_database_is_known_to_be_lost(
     lock.release()
     assert other.attempt()
     other.release()
-    with Alive(url, patience=60, doubt=60) as one, Alive(url, patience=60, doubt=60) as two:
+    with (
+        WorkerLock(url, patience=60, grace=60) as one,
+        WorkerLock(url, patience=60, grace=60) as two,
+    ):
         postgres.disconnect(url)
-        assert not one.lives(two.name)
+        assert not one.is_alive(two.name)
         one.renew()  # it lost its own: the other may be in the same case
-        assert one.lives(two.name)
+        assert one.is_alive(two.name)
         two.renew()
-        assert Alive(url).lives(one.name)
-        assert Alive(url).lives(two.name)
+        assert WorkerLock(url).is_alive(one.name)
+        assert WorkerLock(url).is_alive(two.name)
     assert "Traceback" not in capfd.readouterr().err
 
 

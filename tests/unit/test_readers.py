@@ -16,7 +16,7 @@ from serving import server
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.evaluation.calibration import Decision
+from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.metrics.areas import softmax

@@ -272,7 +272,7 @@ def test_a_text_is_added_to_a_whole_release_and_vouched_for(folder: Path) -> Non
 
 
 def test_a_release_of_schema_1_answers_as_it_did(folder: Path) -> None:
-    from mura_tune.evaluation.calibration import Calibration, Decision
+    from mura_tune.evaluation.decision import Calibration, Decision
 
     core = ("area", "arch", "outputs", "preprocessing", "recipe_digest")
     old = {key: VALUES[key] for key in core}

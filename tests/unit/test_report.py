@@ -16,7 +16,7 @@ from jinja2 import UndefinedError
 from matplotlib.axes import Axes
 
 from mura_tune import config
-from mura_tune.evaluation.calibration import choose_decision
+from mura_tune.evaluation.decision import choose_decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.networks.gradcam import compute_gradcam

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna_dashboard import get_note
 from stored import CONFIG, IDENTITY, SCORES, SEARCH, recipe_facts, recipe_of, records_of, store
 from test_notes import COMMANDS, STUDY, finished, study_of
-from test_trial_pictures import pair, pooled
+from test_trial_charts import pair, pooled
 
 from mura_tune import config
 from mura_tune.dashboard import notes

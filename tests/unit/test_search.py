@@ -16,7 +16,7 @@ from mura_tune import config
 from mura_tune.config import SearchConfig
 from mura_tune.data.index import Finding
 from mura_tune.data.prepare import Prepared
-from mura_tune.database.locks import Alive, lock_of
+from mura_tune.database.locks import WorkerLock, lock_of
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import database, url_of
 from mura_tune.errors import InputError, MuraError
@@ -140,7 +140,7 @@ def test_a_trial_whose_worker_died_is_run_again(prepared: Prepared, url: str) ->
 
 def test_a_trial_whose_worker_lives_is_left_alone(prepared: Prepared, url: str) -> None:
     done = tune(study_of("budget.trials=1"), prepared, url)
-    with Alive(url) as other:
+    with WorkerLock(url) as other:
         theirs = done.ask()
         theirs.set_user_attr("worker", other.name)
         theirs.set_user_attr("slot", 1)

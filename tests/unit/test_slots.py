@@ -65,11 +65,13 @@ def add(
 def ask(
     study: optuna.Study,
     plan: list[Slot] = PLAN,
-    lives: bool = True,
+    is_alive: bool = True,
     space: Space = SPACE,
     since: int = 0,
 ) -> Slot | None:
-    return next_slot(SearchRecord(study), lambda trials: plan, space, lambda worker: lives, since)
+    return next_slot(
+        SearchRecord(study), lambda trials: plan, space, lambda worker: is_alive, since
+    )
 
 
 def test_the_lowest_slot_without_a_trial_is_next(study: optuna.Study) -> None:
@@ -121,7 +123,7 @@ def test_what_failed_by_itself_is_not_run_again_as_it_was(study: optuna.Study) -
 
 def test_a_dead_workers_trial_is_failed_and_its_values_queued(study: optuna.Study) -> None:
     add(study, TrialState.RUNNING, 0, worker="gone")
-    assert ask(study, lives=False).key == 0
+    assert ask(study, is_alive=False).key == 0
     dead, queued = study.get_trials()
     assert (dead.state, dead.user_attrs["reason"]) == (TrialState.FAIL, "killed")
     assert queued.params == dead.params

@@ -1,4 +1,4 @@
-"""Calibration against scikit-learn's, thresholds against every cut, the band of doubt."""
+"""Decisions: calibration, thresholds against every possible threshold, and the band of doubt."""
 
 import itertools
 import re
@@ -12,8 +12,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import f1_score
 
 from mura_tune.errors import InputError
-from mura_tune.evaluation import calibration as calibrations
-from mura_tune.evaluation.calibration import (
+from mura_tune.evaluation import decision as decisions
+from mura_tune.evaluation.decision import (
     Calibration,
     Decision,
     DoubtBand,
@@ -112,7 +112,7 @@ def test_the_offset_undoes_what_weighted_classes_do_to_the_base_rate() -> None:
 def test_logits_that_hardly_differ_are_not_blown_up() -> None:
     logits, dev = part(60, 0)
     found = fit_calibration(logits * 1e-4, dev)
-    assert found.temperature == pytest.approx(calibrations.COLDEST, rel=1e-6)
+    assert found.temperature == pytest.approx(decisions.COLDEST, rel=1e-6)
     assert np.ptp(found.studies(logits * 1e-4, dev).scores) < 0.01
 
 
@@ -151,7 +151,7 @@ def test_operating_points_are_the_best_of_all_cuts() -> None:
         return float(called[s.labels == 1].mean()), float(1 - called[s.labels == 0].mean())
 
     cuts = [0.0, *s.scores, 1.0]
-    assert list(chosen.points) == list(calibrations.RULES)
+    assert list(chosen.points) == list(decisions.RULES)
     best = max(sum(rates(cut)) for cut in cuts)
     assert sum(rates(chosen.points["max_youden"])) == pytest.approx(best)
     best_f1 = max(f1_score(s.labels, s.scores >= cut) for cut in cuts)
@@ -172,18 +172,18 @@ def test_the_band_takes_what_is_nearest_until_the_rest_is_right_enough() -> None
     assert band.low < cut < band.high
     assert band.share == pytest.approx(inside.mean())
     assert band.error == pytest.approx(wrong[~inside].mean())
-    assert band.error <= calibrations.DOUBT_ERROR < band.error_without
-    assert 0 < band.share <= calibrations.DOUBT_MOST
+    assert band.error <= decisions.DOUBT_ERROR < band.error_without
+    assert 0 < band.share <= decisions.DOUBT_MOST
 
 
 def test_a_sure_model_needs_no_band_and_a_bad_one_takes_half_at_most() -> None:
     names = np.array([f"p{i}" for i in range(40)])
     labels = np.repeat([0, 1], 20)
-    sure = calibrations.choose_band(StudyScores(names, names, labels, labels * 0.8 + 0.1), 0.5)
+    sure = decisions.choose_band(StudyScores(names, names, labels, labels * 0.8 + 0.1), 0.5)
     assert (sure.low, sure.high, sure.share) == (0.5, 0.5, 0.0)
     assert not sure.holds(0.5)
     noise = np.random.default_rng(0).random(40)
-    bad = calibrations.choose_band(StudyScores(names, names, labels, noise), 0.5)
+    bad = decisions.choose_band(StudyScores(names, names, labels, noise), 0.5)
     assert bad.share <= 0.5
     assert bad.error <= bad.error_without
 
@@ -217,15 +217,15 @@ def test_an_answer_that_is_no_number_is_refused_and_not_called_normal(value: flo
 def test_the_sentence_on_doubt_counts_the_answers_that_remain() -> None:
     doubtful = np.array([True, True, False, False, False])
     wrong = np.array([True, False, True, False, False])
-    some = calibrations.measure_abstention(doubtful, wrong)
+    some = decisions.measure_abstention(doubtful, wrong)
     assert (some.studies, some.error_without) == (2, pytest.approx(0.4))
-    found = calibrations.describe_rest(some, 5)
+    found = decisions.describe_rest(some, 5)
     assert re.fullmatch(
         r"of the others 1 of 3 are answered wrong, 0\.333 \[0\.\d+, 0\.\d+\]", found
     )
-    all_of_them = calibrations.measure_abstention(np.ones(5, bool), wrong)
+    all_of_them = decisions.measure_abstention(np.ones(5, bool), wrong)
     assert all_of_them.error is None
-    assert calibrations.describe_rest(all_of_them, 5) == "none is answered"
+    assert decisions.describe_rest(all_of_them, 5) == "none is answered"
 
 
 def test_an_evaluation_names_each_estimate_that_a_manifest_stores() -> None:

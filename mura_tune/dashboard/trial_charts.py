@@ -1,6 +1,6 @@
 """Charts of a finished trial on one picture: learning curves, ROC and confusion matrix.
 
-A trial that tells areas apart on one picture: learning curves, and what was taken for what.
+A trial that recognises areas has learning curves and a confusion matrix of the areas.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RING: dict[str, Any] = {
 }
 
 
-class Charts:
+class TrialCharts:
     """Draws one trial after another on the same axes: making new ones costs more than drawing.
 
     Without pyplot, whose figures threads share. One instance serves one thread.
@@ -67,7 +67,7 @@ class Charts:
             (self._roc, "false positive rate", "true positive rate", (0.085, 0.14)),
             (self._matrix, "called", "labelled", (0.085, 0.09)),
         ):
-            dress(axes, x, y, beside)
+            style_axes(axes, x, y, beside)
         self._scores.tick_params(labelbottom=False)
         quarters = FixedLocator([0, 0.25, 0.5, 0.75, 1])
         self._roc.set(xlim=(-0.015, 1), ylim=(0, 1.015))
@@ -89,28 +89,28 @@ class Charts:
         threshold: float,
         monitor: str = "study AUC",
     ) -> Image.Image:
-        """The three charts of a trial, RGB.
+        """Draw the three charts of a trial (RGB).
 
         Args:
             studies: every dev study once; with folds, those of all folds.
-            auc: of the trial; with folds, the mean over them.
+            auc: the AUC of the trial; with folds, the mean over them.
             threshold: a study is called abnormal at or above it.
-            monitor: what the scores of the epochs are.
+            monitor: the name of the epochs' scores.
         """
         self._scores.set_ylabel(f"dev {monitor}", size=10 if len(monitor) < 12 else 8)
         for axes in (self._scores, self._losses, self._roc, self._matrix):
             for artist in (*axes.lines, *axes.patches, *axes.collections, *axes.texts):
                 artist.remove()
-        curves(self._scores, self._losses, [fit for fit, _ in fits])
-        _roc(self._roc, studies, auc, threshold, len(fits))
-        _matrix(self._matrix, studies, threshold)
+        draw_curves(self._scores, self._losses, [fit for fit, _ in fits])
+        _draw_roc(self._roc, studies, auc, threshold, len(fits))
+        _draw_confusion_matrix(self._matrix, studies, threshold)
         canvas: Any = self._canvas  # matplotlib leaves these two untyped
         canvas.draw()
         return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def curves(scores: Axes, losses: Axes, fits: Sequence[FitResult]) -> None:
-    """Dev scores over training losses, epoch by epoch, with a ring around the best."""
+def draw_curves(scores: Axes, losses: Axes, fits: Sequence[FitResult]) -> None:
+    """Draw dev scores above training losses, epoch by epoch, with a ring around the best."""
     epochs = max((fit.epochs for fit in fits), key=len)
     width = 1.8 if len(fits) == 1 else 1.0
     style: dict[str, Any] = {"marker": "o", "lw": width, "ms": 2 * width}
@@ -120,26 +120,26 @@ def curves(scores: Axes, losses: Axes, fits: Sequence[FitResult]) -> None:
         losses.plot(numbers, [e.loss for e in fit.epochs], c=INK, **style)
     for fit in fits:
         scores.plot(fit.best.number, fit.best.score, **RING)
-    scores.set_ylim(*_room([e.score for fit in fits for e in fit.epochs], below=0.16))
-    losses.set_ylim(*_room([e.loss for fit in fits for e in fit.epochs], below=0.1))
+    scores.set_ylim(*_padded_limits([e.score for fit in fits for e in fit.epochs], below=0.16))
+    losses.set_ylim(*_padded_limits([e.loss for fit in fits for e in fit.epochs], below=0.1))
     for axes in (scores, losses):
         axes.set_xlim(0.5, len(epochs) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=1))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    _phases(scores, losses, epochs)
+    _mark_phases(scores, losses, epochs)
     folds = "" if len(fits) == 1 else f", {len(fits)} folds"
-    title(scores, f"Learning curves{folds} (ring: best)")
+    write_title(scores, f"Learning curves{folds} (ring: best)")
 
 
-def _room(values: Sequence[float], below: float) -> tuple[float, float]:
-    """Limits with space around the values; under them that share, for the phases' names."""
+def _padded_limits(values: Sequence[float], below: float) -> tuple[float, float]:
+    """Limits with space around the values; the share `below` is for the names of the phases."""
     low, high = min(values), max(values)
     span = max(high - low, 0.02)
     return low - below * span, high + 0.1 * span
 
 
-def _phases(scores: Axes, losses: Axes, epochs: Sequence[Epoch]) -> None:
-    """Where each phase starts, the head's shaded; and where there is room, which stages train."""
+def _mark_phases(scores: Axes, losses: Axes, epochs: Sequence[Epoch]) -> None:
+    """Mark where each phase starts, shade the head's, and name the stages where there is room."""
     for phase in sorted({e.phase for e in epochs}):
         inside = [e for e in epochs if e.phase == phase]
         start, end, depth = inside[0].number - 0.5, inside[-1].number + 0.5, inside[0].depth
@@ -160,12 +160,14 @@ def _phases(scores: Axes, losses: Axes, epochs: Sequence[Epoch]) -> None:
             )
 
 
-def _roc(axes: Axes, studies: StudyScores, auc: Estimate, threshold: float, folds: int) -> None:
+def _draw_roc(
+    axes: Axes, studies: StudyScores, auc: Estimate, threshold: float, folds: int
+) -> None:
     false, true = roc_curve(studies)
     axes.plot([0, 1], [0, 1], c="#c4c8ce", lw=1, ls="--")
     axes.plot(false, true, c=BLUE, lw=2)
     axes.fill_between(false, true, color=BLUE, alpha=0.07, lw=0)
-    (tn, fp), (fn, tp) = _confusion(studies, threshold)
+    (tn, fp), (fn, tp) = _count_confusion(studies, threshold)
     axes.plot(fp / (fp + tn), tp / (tp + fn), **RING)
     over = "" if folds == 1 else f"mean of {folds} folds\n"
     axes.text(
@@ -178,17 +180,17 @@ def _roc(axes: Axes, studies: StudyScores, auc: Estimate, threshold: float, fold
         c=INK,
         linespacing=1.4,
     )
-    part = "dev" if folds == 1 else "folds pooled"
-    title(axes, f"ROC, {part} (ring: at {threshold:.3f})")
+    pool = "dev" if folds == 1 else "folds pooled"
+    write_title(axes, f"ROC, {pool} (ring: at {threshold:.3f})")
 
 
-def _confusion(studies: StudyScores, threshold: float) -> NDArray[np.int64]:
+def _count_confusion(studies: StudyScores, threshold: float) -> NDArray[np.int64]:
     """Studies by label (rows: normal, abnormal) and by what they are called (columns), (2, 2)."""
     return confusion_matrix(studies.labels, (studies.scores >= threshold).astype(np.int64), 2)
 
 
-def _matrix(axes: Axes, studies: StudyScores, threshold: float) -> None:
-    table = _confusion(studies, threshold)
+def _draw_confusion_matrix(axes: Axes, studies: StudyScores, threshold: float) -> None:
+    table = _count_confusion(studies, threshold)
     shares = table / table.sum(1, keepdims=True)
     for row, column in np.ndindex(2, 2):
         share, right = shares[row, column], row == column
@@ -204,16 +206,16 @@ def _matrix(axes: Axes, studies: StudyScores, threshold: float) -> None:
         colour = "white" if share > 0.45 else INK
         for lower, text, size in ((-0.05, str(table[row, column]), 20), (0.2, f"{share:.0%}", 10)):
             axes.text(column, row + lower, text, ha="center", va="center", size=size, c=colour)
-    title(axes, f"Calls at {threshold:.3f} (Youden)")
+    write_title(axes, f"Calls at {threshold:.3f} (Youden)")
 
 
-def title(axes: Axes, text: str) -> None:
-    """What a chart shows, above it."""
+def write_title(axes: Axes, text: str) -> None:
+    """Write the title above a chart."""
     axes.set_title(text, size=11, c=INK, loc="left", y=1.0, pad=9, weight="bold")
 
 
-def dress(axes: Axes, x: str, y: str, beside: tuple[float, float]) -> None:
-    """What every chart has: its axes named, a faint grid, no box.
+def style_axes(axes: Axes, x: str, y: str, beside: tuple[float, float]) -> None:
+    """Give a chart the style of all: its axes named, a faint grid, no box.
 
     Args:
         beside: how far below and to the left the names stand, in heights and widths of the axes;
@@ -231,7 +233,7 @@ def dress(axes: Axes, x: str, y: str, beside: tuple[float, float]) -> None:
 
 
 class AreaCharts:
-    """Draws one trial after another on the same axes, as `pictures.Charts` does."""
+    """Draws one trial after another on the same axes, as `TrialCharts` does."""
 
     def __init__(self) -> None:
         figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
@@ -255,31 +257,33 @@ class AreaCharts:
             (self._losses, "epoch", "train loss", (0.22, 0.125)),
             (self._matrix, "called", "shows", (0.105, 0.17)),
         ):
-            dress(axes, x, y, beside)
+            style_axes(axes, x, y, beside)
         self._scores.tick_params(labelbottom=False)
         self._matrix.grid(visible=False)
 
     def draw(self, fits: Fits, accuracy: Estimate, monitor: str) -> Image.Image:
-        """Both charts of a trial, RGB.
+        """Draw both charts of a trial (RGB).
 
         Args:
             fits: whose logits (N, K) are those of the areas alone.
             accuracy: the share of dev studies recognised; with folds, the mean over them.
-            monitor: what the scores of the epochs are.
+            monitor: the name of the epochs' scores.
         """
         for axes in (self._scores, self._losses, self._matrix):
             for artist in (*axes.lines, *axes.patches, *axes.collections, *axes.texts):
                 artist.remove()
         self._scores.set_ylabel(f"dev {monitor}", size=10 if len(monitor) < 15 else 8)
-        curves(self._scores, self._losses, [fit for fit, _ in fits])
-        _area_matrix(self._matrix, matrix(fits), fits[0][1].areas, accuracy)
+        draw_curves(self._scores, self._losses, [fit for fit, _ in fits])
+        _draw_area_confusion_matrix(
+            self._matrix, count_area_calls(fits), fits[0][1].areas, accuracy
+        )
         canvas: Any = self._canvas  # matplotlib leaves these two untyped
         canvas.draw()
         return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def matrix(fits: Fits) -> NDArray[np.int64]:
-    """Dev studies of all folds by area (rows) and by the one called (columns), (K, K)."""
+def count_area_calls(fits: Fits) -> NDArray[np.int64]:
+    """Dev studies of all folds by true area (rows) and by the area called (columns), (K, K)."""
     tables = [study_logits(fit.logits, dev) for fit, dev in fits]
     k = len(fits[0][1].areas)
     return sum(
@@ -288,7 +292,7 @@ def matrix(fits: Fits) -> NDArray[np.int64]:
     )
 
 
-def _area_matrix(
+def _draw_area_confusion_matrix(
     axes: Axes, table_kk: NDArray[np.int64], areas: Sequence[str], accuracy: Estimate
 ) -> None:
     k = len(areas)
@@ -321,7 +325,7 @@ def _area_matrix(
             )
         elif k <= 8:
             axes.text(column, row, "0", ha="center", va="center", size=8, c=PALE)
-    title(
+    write_title(
         axes,
         f"{accuracy.value:.3f} of {accuracy.studies} studies recognised, 95 % "
         f"{accuracy.interval()}",

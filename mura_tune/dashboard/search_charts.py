@@ -1,4 +1,4 @@
-"""Plots on a study's pages: which values matter, scores with intervals, what an epoch costs."""
+"""Plotly charts of a search: importances of its axes, scores with intervals, cost of an epoch."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ BLUE, RED, AMBER, GREY = "#1f5fa8", "#c8402f", "#e0a030", "#9aa0a8"
 
 @dataclass(frozen=True)
 class Figure:
-    """A plotly figure as plain data: what the dashboard reads, without plotly itself."""
+    """A plotly figure as plain data, which the dashboard reads; plotly itself is not needed."""
 
     data: Sequence[Mapping[str, Any]]
     layout: Mapping[str, Any]
 
     def to_json(self) -> str:
-        """What `save_plotly_graph_object` asks for. No spaces: each 2,045 characters are a row."""
+        """The text that `save_plotly_graph_object` stores. No spaces: a row has 2045 characters."""
         return json.dumps({"data": self.data, "layout": self.layout}, separators=(",", ":"))
 
 
-def refresh(search: SearchRecord) -> None:
-    """Draw the study's plots anew; those that its trials do not suffice for are left out."""
+def refresh_charts(search: SearchRecord) -> None:
+    """Draw the charts of a search anew; a chart that needs more trials is left out."""
     trials, plain = search.trials(), search.plain_config
     by = plain.get("recipe", {}).get("monitor", "auc")
     monitor = task_of(plain.get("task", ABNORMALITY_TASK.name), by).monitor
     for name, figure in (
-        ("mura-importance", importance(trials, monitor)),
-        ("mura-auc", scores(trials, monitor)),
-        ("mura-seconds", seconds(trials)),
+        ("mura-importance", draw_importance(trials, monitor)),
+        ("mura-auc", draw_scores(trials, monitor)),
+        ("mura-seconds", draw_seconds(trials)),
     ):
         if figure is not None:
             save_plotly_graph_object(search.handle, figure, graph_object_id=name)
 
 
-def importance(
+def draw_importance(
     trials: Sequence[TrialRecord], monitor: str = ABNORMALITY_TASK.monitor
 ) -> Figure | None:
     """Each searched value's share of the score's variance (Hutter et al. 2014), mean and standard
@@ -58,7 +58,7 @@ def importance(
     finished = [t for t in trials if t.state == TrialState.COMPLETE and t.has_dev]
     if len(finished) < ENOUGH or len({t.score for t in finished}) < 2:
         return None
-    shares = _forests(finished)
+    shares = _forest_importances(finished)
     if not shares:
         return None
     names = sorted(shares[0], key=lambda name: np.mean([s[name] for s in shares]))
@@ -67,10 +67,10 @@ def importance(
         "type": "bar",
         "orientation": "h",
         "y": names,
-        "x": _plain(values.mean(0)),
+        "x": _shorten(values.mean(0)),
         "marker": {"color": BLUE},
         "width": 0.6,
-        "error_x": {"type": "data", "array": _plain(values.std(0)), "color": "#333", "width": 5},
+        "error_x": {"type": "data", "array": _shorten(values.std(0)), "color": "#333", "width": 5},
         "hovertemplate": "%{y}: %{x:.2f}<extra></extra>",
     }
     title = "What matters: fANOVA importance"
@@ -88,8 +88,8 @@ def importance(
     )
 
 
-def _forests(finished: Sequence[TrialRecord]) -> list[dict[str, float]]:
-    """Importances from one random forest a seed, for as long as there is time."""
+def _forest_importances(finished: Sequence[TrialRecord]) -> list[dict[str, float]]:
+    """Importances from one random forest for each seed, until SECONDS have passed."""
     copy = optuna.create_study(direction="maximize")
     copy.add_trials([trial.frozen for trial in finished])
     shares: list[dict[str, float]] = []
@@ -101,7 +101,9 @@ def _forests(finished: Sequence[TrialRecord]) -> list[dict[str, float]]:
     return [share for share in shares if share and all(map(math.isfinite, share.values()))]
 
 
-def scores(trials: Sequence[TrialRecord], monitor: str = ABNORMALITY_TASK.monitor) -> Figure | None:
+def draw_scores(
+    trials: Sequence[TrialRecord], monitor: str = ABNORMALITY_TASK.monitor
+) -> Figure | None:
     """Each finished trial's dev score with its 95 % interval, the baseline and the best one marked,
     pruned ones as ticks at their last score; None before any trial has finished."""
     finished = [t for t in trials if t.state == TrialState.COMPLETE and t.has_dev]
@@ -119,7 +121,7 @@ def scores(trials: Sequence[TrialRecord], monitor: str = ABNORMALITY_TASK.monito
             "name": "best so far",
             "hoverinfo": "skip",
             "x": [*(t.number for t in finished), trials[-1].number],
-            "y": _plain([*so_far, so_far[-1]]),
+            "y": _shorten([*so_far, so_far[-1]]),
             "line": {"shape": "hv", "color": "#d5d8dc", "width": 2},
         },
         _ticks(pruned),
@@ -136,21 +138,21 @@ def scores(trials: Sequence[TrialRecord], monitor: str = ABNORMALITY_TASK.monito
 def _dots(
     name: str, trials: Sequence[TrialRecord], colour: str, symbol: str, size: int
 ) -> dict[str, Any]:
-    """Trials with their intervals."""
+    """A trace of trials with their intervals."""
     estimates = [trial.dev for trial in trials]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": [t.number for t in trials],
-        "y": _plain(e.value for e in estimates),
+        "y": _shorten(e.value for e in estimates),
         "error_y": {
             "type": "data",
             "symmetric": False,
             "thickness": 1.2,
             "width": 0,
-            "array": _plain(e.high - e.value for e in estimates),
-            "arrayminus": _plain(e.value - e.low for e in estimates),
+            "array": _shorten(e.high - e.value for e in estimates),
+            "arrayminus": _shorten(e.value - e.low for e in estimates),
         },
         "marker": {"color": colour, "symbol": symbol, "size": size},
         "hovertemplate": "trial %{x}: %{y:.3f}<extra></extra>",
@@ -163,14 +165,14 @@ def _ticks(pruned: Sequence[TrialRecord]) -> dict[str, Any]:
         "mode": "markers",
         "name": "pruned, last score",
         "x": [t.number for t in pruned],
-        "y": _plain(t.last_score for t in pruned),
+        "y": _shorten(t.last_score for t in pruned),
         "marker": {"symbol": "line-ew", "size": 9, "line": {"color": GREY, "width": 2}},
         "hovertemplate": "trial %{x}, pruned: %{y:.3f}<extra></extra>",
     }
 
 
-def seconds(trials: Sequence[TrialRecord]) -> Figure | None:
-    """Seconds an epoch took in each trial, coloured by how many stages it trained."""
+def draw_seconds(trials: Sequence[TrialRecord]) -> Figure | None:
+    """Seconds an epoch took in each trial, coloured by the number of stages that it trained."""
     timed = [t for t in trials if t.seconds_an_epoch is not None]
     if not timed:
         return None
@@ -180,7 +182,7 @@ def seconds(trials: Sequence[TrialRecord]) -> Figure | None:
         "type": "scatter",
         "mode": "markers",
         "x": [t.number for t in timed],
-        "y": _plain(each),
+        "y": _shorten(each),
         "customdata": depths,
         "marker": {
             "size": 11,
@@ -205,7 +207,7 @@ def seconds(trials: Sequence[TrialRecord]) -> Figure | None:
 
 
 def _layout(title: str, small: str, x: str, y: str, **axes: Mapping[str, Any]) -> dict[str, Any]:
-    """What all share: white on any theme, titles left, axes named, room for both."""
+    """The layout of every chart: white on any theme, titles left, axes named, room for both."""
     grid = {"gridcolor": "#e6e8eb", "zeroline": False, "linecolor": "#b8bcc2", "automargin": True}
     names = {axis: {"text": text, "standoff": 8} for axis, text in (("xaxis", x), ("yaxis", y))}
     return {
@@ -225,6 +227,6 @@ def _layout(title: str, small: str, x: str, y: str, **axes: Mapping[str, Any]) -
     }
 
 
-def _plain(values: Iterable[Any]) -> list[float]:
-    """Numbers as short as a plot needs them."""
+def _shorten(values: Iterable[Any]) -> list[float]:
+    """Round numbers to four digits, all that a chart shows."""
     return [float(f"{value:.4g}") for value in values]

@@ -14,7 +14,7 @@ from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from stored import recipe_facts, records_of
 
 from mura_tune.config import load_config
-from mura_tune.dashboard import plots
+from mura_tune.dashboard import search_charts
 from mura_tune.recipe import with_values
 from mura_tune.search.records import BASELINE, SearchRecord
 
@@ -59,13 +59,13 @@ def study_of(trials: int, pruned: int = 0, spread: float = 1.0) -> optuna.Study:
     return study
 
 
-def named(figure: plots.Figure | None) -> dict[str, Any]:
+def named(figure: search_charts.Figure | None) -> dict[str, Any]:
     assert figure is not None
     return {trace["name"]: trace for trace in figure.data}
 
 
 def test_importance_finds_what_matters_and_how_sure_that_is() -> None:
-    figure = plots.importance(records_of(study_of(30)))
+    figure = search_charts.draw_importance(records_of(study_of(30)))
     assert figure is not None
     (bars,) = figure.data
     assert bars["y"][-1] == "finetune.depth"
@@ -80,12 +80,12 @@ def test_importance_finds_what_matters_and_how_sure_that_is() -> None:
 def test_importance_is_left_out_where_it_says_nothing(
     trials: int, pruned: int, spread: float
 ) -> None:
-    assert plots.importance(records_of(study_of(trials, pruned, spread))) is None
+    assert search_charts.draw_importance(records_of(study_of(trials, pruned, spread))) is None
 
 
 def test_aucs_mark_baseline_best_and_pruned() -> None:
     study = study_of(12, pruned=3)
-    traces = named(plots.scores(records_of(study)))
+    traces = named(search_charts.draw_scores(records_of(study)))
     assert traces["baseline"]["x"] == [0]
     assert traces[f"best: trial {study.best_trial.number}"]["x"] == [study.best_trial.number]
     assert traces["pruned, last score"]["x"] == [9, 10, 11]
@@ -97,14 +97,14 @@ def test_aucs_mark_baseline_best_and_pruned() -> None:
 
 
 def test_a_baseline_that_leads_is_drawn_once() -> None:
-    traces = named(plots.scores(records_of(study_of(1))))
+    traces = named(search_charts.draw_scores(records_of(study_of(1))))
     assert set(traces) == {"best so far", "best: trial 0"}
 
 
 def test_seconds_leave_out_what_pictures_took() -> None:
     study = study_of(3)
     trials = study.trials
-    figure = plots.seconds(records_of(study))
+    figure = search_charts.draw_seconds(records_of(study))
     assert figure is not None
     expected = [(t.user_attrs["seconds"] - 8) / 8 for t in trials]
     assert figure.data[0]["y"] == pytest.approx(expected, rel=1e-3)
@@ -115,7 +115,7 @@ def test_seconds_leave_out_what_pictures_took() -> None:
 def test_a_refresh_replaces_what_was_there(trials: int) -> None:
     study = study_of(trials)
     for _ in range(2):
-        plots.refresh(SearchRecord(study))
+        search_charts.refresh_charts(SearchRecord(study))
         attrs = study._storage.get_study_system_attrs(study._study_id)
         found = get_plotly_graph_objects(attrs)
         assert len(found) == {0: 0, 1: 2, 12: 3}[trials]
@@ -130,13 +130,13 @@ def test_a_trial_that_failed_before_it_stored_anything_is_passed_over() -> None:
     study = study_of(9)
     study.add_trial(create_trial(state=TrialState.FAIL))
     study.add_trial(create_trial(state=TrialState.RUNNING))
-    plots.refresh(SearchRecord(study))
+    search_charts.refresh_charts(SearchRecord(study))
 
 
 def test_growing_forests_stops_when_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "SECONDS", 0.0)
+    monkeypatch.setattr(search_charts, "SECONDS", 0.0)
     started = time.perf_counter()
-    figure = plots.importance(records_of(study_of(10)))
+    figure = search_charts.draw_importance(records_of(study_of(10)))
     assert figure is not None
     assert "over 1 forest" in figure.layout["title"]["text"]
     assert time.perf_counter() - started < 60

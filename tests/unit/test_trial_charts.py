@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mura_tune.dashboard import error_sheet
-from mura_tune.dashboard.trial_pictures import Charts, Fits
+from mura_tune.dashboard.trial_charts import Fits, TrialCharts
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import youden_threshold
 from mura_tune.metrics.ranking import estimate_auc
@@ -51,15 +51,15 @@ def pooled(fits: Fits) -> StudyScores:
     )
 
 
-def drawn(charts: Charts, fits: Fits) -> bytes:
+def drawn(charts: TrialCharts, fits: Fits) -> bytes:
     studies = pooled(fits)
     return charts.draw(fits, studies, estimate_auc(studies), youden_threshold(studies)).tobytes()
 
 
 def test_a_picture_does_not_depend_on_what_was_drawn_before() -> None:
-    charts, one, folds = Charts(), [pair()], [pair(1), pair(2, name="t", epochs=9)]
+    charts, one, folds = TrialCharts(), [pair()], [pair(1), pair(2, name="t", epochs=9)]
     first = drawn(charts, one)
-    assert drawn(charts, folds) == drawn(Charts(), folds) != first
+    assert drawn(charts, folds) == drawn(TrialCharts(), folds) != first
     assert drawn(charts, one) == first
 
 
@@ -67,7 +67,7 @@ def test_a_picture_does_not_depend_on_what_was_drawn_before() -> None:
 def test_any_number_of_epochs_can_be_drawn(epochs: int) -> None:
     fits = [pair(epochs=epochs)]
     studies = pooled(fits)
-    picture = Charts().draw(fits, studies, estimate_auc(studies), youden_threshold(studies))
+    picture = TrialCharts().draw(fits, studies, estimate_auc(studies), youden_threshold(studies))
     assert picture.mode == "RGB"
     assert picture.width <= 1060  # what the dashboard shows of a note at 1400
 
@@ -76,8 +76,8 @@ def test_the_worst_are_the_most_confident_errors() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
     scores = np.array([0.9, 0.2, 0.6, 0.1, 0.8, 0.4])
     studies = StudyScores(np.array(list("abcdef")), np.array(list("abcdef")), labels, scores)
-    assert list(error_sheet.worst(studies, 0.5, 0)) == [0, 2]
-    assert list(error_sheet.worst(studies, 0.5, 1)) == [3, 5]
+    assert list(error_sheet.worst_errors(studies, 0.5, 0)) == [0, 2]
+    assert list(error_sheet.worst_errors(studies, 0.5, 1)) == [3, 5]
 
 
 def test_the_sheet_shows_the_worst_view_of_the_worst_study_first() -> None:
@@ -85,7 +85,7 @@ def test_the_sheet_shows_the_worst_view_of_the_worst_study_first() -> None:
     fit.logits[2:4, 0] = torch.tensor([-9.0, -12.0])  # abnormal, and sure that it is normal
     dev.pixels[3] = 200
     assert isinstance(dev.pixels, torch.Tensor)
-    sheet = error_sheet.sheet([(fit, dev)], pooled([(fit, dev)]), 0.5)
+    sheet = error_sheet.draw_error_sheet([(fit, dev)], pooled([(fit, dev)]), 0.5)
     x, y = (
         error_sheet.MARGIN + error_sheet.TILE // 2,
         error_sheet.MARGIN + 32 + error_sheet.TILE // 2,
@@ -95,13 +95,16 @@ def test_the_sheet_shows_the_worst_view_of_the_worst_study_first() -> None:
 
 def test_the_sheet_finds_a_study_in_its_fold() -> None:
     fits = [pair(1), pair(2, name="t")]
-    assert error_sheet.sheet(fits, pooled(fits), 0.5).width <= 1060
+    assert error_sheet.draw_error_sheet(fits, pooled(fits), 0.5).width <= 1060
 
 
 def test_a_trial_without_errors_has_a_sheet_of_two_titles() -> None:
     fit, dev = pair()
     fit.logits[:, 0] = dev.labels * 10.0 - 5
-    assert error_sheet.sheet([(fit, dev)], pooled([(fit, dev)]), 0.5).height < error_sheet.TILE
+    assert (
+        error_sheet.draw_error_sheet([(fit, dev)], pooled([(fit, dev)]), 0.5).height
+        < error_sheet.TILE
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,12 +116,12 @@ def test_a_trial_without_errors_has_a_sheet_of_two_titles() -> None:
     ],
 )
 def test_file_names_are_shortened_by_whole_names(files: list[str], told: str) -> None:
-    assert error_sheet._names(files) == told
+    assert error_sheet._fit_names(files) == told
 
 
 def test_a_long_name_keeps_its_end() -> None:
     font = error_sheet._font(11)
-    text = error_sheet._fitted("x" * 200 + "_0042.png", font)
+    text = error_sheet._fit_text("x" * 200 + "_0042.png", font)
     assert text.startswith("…")
     assert text.endswith("_0042.png")
     assert font.getlength(text) <= error_sheet.TILE
