@@ -1,6 +1,6 @@
-"""A start may not have learned from the patients that a study is judged by.
+"""A start may not have learned from the patients that a search is judged by.
 
-A study goes on only with what it was started with; everything else is refused with its diff.
+A search goes on only with what it was started with; everything else is refused with its diff.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy as np
 import optuna
 from optuna.study import StudyDirection
 
-from mura_tune import config
-from mura_tune.config import Holdout, SearchConfig
+from mura_tune.config import Holdout, SearchConfig, config_to_dict
 from mura_tune.data import splits
 from mura_tune.data.prepare import Prepared, prepare_folds
 from mura_tune.errors import InputError
@@ -78,13 +77,13 @@ RANGE = {"low", "high"}  # of an axis: what may change with leave
 
 def same_or_refuse(
     search: SearchRecord,
-    study: SearchConfig,
+    config: SearchConfig,
     space: Mapping[str, Any],
     prepared: Prepared,
     *,
     allow_space_change: bool = False,
 ) -> None:
-    """Store with the study what makes its trials comparable, or compare it with what is stored.
+    """Store with the search what makes its trials comparable, or compare it with what is stored.
 
     Args:
         allow_space_change: let the ranges of numeric axes differ; what ran so far stays.
@@ -93,29 +92,31 @@ def same_or_refuse(
         InputError: recipe, search space, split or dataset differ, with each difference; or a start
             has learned from those that would judge it.
     """
-    begun = as_begun(search, study)
-    if begun != study:
-        own = ", ".join(f"{name}: {getattr(begun.recipe, name)}" for name in CHANGED_FIELDS)
-        _LOG.warning("study %s goes on as it began, with %s", search.name, own)
-    study = begun
-    plain = config.config_to_dict(study)
+    first_config = as_begun(search, config)
+    if first_config != config:
+        recipe_fields = ", ".join(
+            f"{name}: {getattr(first_config.recipe, name)}" for name in CHANGED_FIELDS
+        )
+        _LOG.warning("study %s goes on as it began, with %s", search.name, recipe_fields)
+    config = first_config
+    plain = config_to_dict(config)
     now = {
         "area": prepared.area,
-        "task": study.task,
+        "task": config.task,
         "recipe": plain["recipe"],
         "space": space,
         "split": plain["split"],
         "dataset": prepared.fingerprint,
         "split_hash": prepared.split_hash,
     }
-    if near := _near_copies(prepared, study):
+    if near := _near_copies(prepared, config):
         now["near_copies"] = near
-    if named := _starts(study):
-        clean_or_refuse(named, prepared, study.split)
-        now["starts"] = named
+    if start_digests := _starts(config):
+        clean_or_refuse(start_digests, prepared, config.split)
+        now["starts"] = start_digests
     stored = search.comparable
     if stored is None:
-        _start(search, now, prepared, study)
+        _start(search, now, prepared, config)
     elif (completed := _completed(stored)) != now:
         _check_resume(search, completed, now, allow_space_change)
         older = [name for name in CHANGED_FIELDS if name not in stored["recipe"]]
@@ -126,17 +127,17 @@ def same_or_refuse(
 
 
 @reads_search
-def as_begun(search: SearchRecord, study: SearchConfig) -> SearchConfig:
-    """`study` with the fields of `CHANGED_FIELDS` newer than its search as its trials had them.
+def as_begun(search: SearchRecord, config: SearchConfig) -> SearchConfig:
+    """`config` with the fields of `CHANGED_FIELDS` newer than its search as its trials had them.
 
     The shipped default.yaml starts heads elsewhere than it did; a search compares its trials, so
     one that began before goes on with what it began with. A new search is left as it is.
     """
     stored = search.comparable
     if stored is None:
-        return study
+        return config
     older = {name: RECIPE_DEFAULTS[name] for name in CHANGED_FIELDS if name not in stored["recipe"]}
-    return replace(study, recipe=replace(study.recipe, **older))
+    return replace(config, recipe=replace(config.recipe, **older))
 
 
 def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,35 +146,37 @@ def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {"task": "abnormality", **stored, "recipe": recipe}
 
 
-def _near_copies(prepared: Prepared, study: SearchConfig) -> str:
+def _near_copies(prepared: Prepared, config: SearchConfig) -> str:
     """How many are left out, with those of each fold; nothing where there are none."""
-    views = prepare_folds(prepared, study.split) if study.split.folds else (prepared,)
+    views = prepare_folds(prepared, config.split) if config.split.folds else (prepared,)
     counts = [len(view.near_copies) for view in views]
     return f"{', '.join(map(str, counts))} left out" if any(counts) else ""
 
 
-def _starts(study: SearchConfig) -> dict[str, str]:
+def _starts(config: SearchConfig) -> dict[str, str]:
     """sha256 of the weights at each path that trials start from."""
-    axis = study.search.get("pretrained")
-    named = {study.recipe.pretrained, *(map(str, axis.choices or ()) if axis else ())}
-    digests = {name: starts.start_digest(name) for name in sorted(named)}
+    axis = config.search.get("pretrained")
+    sources = {config.recipe.pretrained, *(map(str, axis.choices or ()) if axis else ())}
+    digests = {name: starts.start_digest(name) for name in sorted(sources)}
     return {name: sha for name, sha in digests.items() if sha}
 
 
 def _start(
-    search: SearchRecord, now: Mapping[str, Any], prepared: Prepared, study: SearchConfig
+    search: SearchRecord, now: Mapping[str, Any], prepared: Prepared, config: SearchConfig
 ) -> None:
     if search.trials() or search.handle.direction != StudyDirection.MAXIMIZE:
         raise InputError(
             f"study {search.name} was made by something else; "
             "start one of its own with --study NAME"
         )
-    views = prepare_folds(prepared, study.split) if study.split.folds else (prepared,)
-    search.store_dev([_dev_studies(view, study.task) for view in views])
+    views = prepare_folds(prepared, config.split) if config.split.folds else (prepared,)
+    search.store_dev([_dev_studies(view, config.task) for view in views])
     search.store_comparable(now)
     with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        search.handle.set_metric_names([f"dev {task_of(study.task, study.recipe.monitor).monitor}"])
+        search.handle.set_metric_names(
+            [f"dev {task_of(config.task, config.recipe.monitor).monitor}"]
+        )
 
 
 def _dev_studies(prepared: Prepared, task: str) -> DevFold:

@@ -73,7 +73,9 @@ def copy(url: str, name: str, new: str, to: str) -> int:
         raise InputError(f"{name} confirms another study; copy {name.removesuffix(CONFIRM_SUFFIX)}")
     with using(url) as source, legible(url, f"study {name}"):
         load_study(source, name, url)  # or say which there are
-        copies = {one.removeprefix(name): _read(source, one, url) for one in _names(source, name)}
+        copies = {
+            full.removeprefix(name): _read(source, full, url) for full in _names(source, name)
+        }
     with using(to, create=True) as target, legible(to, f"study {new}"), lock_of(to, new):
         for end in ("", CONFIRM_SUFFIX):
             if has_study(target, new + end):
@@ -147,13 +149,13 @@ def delete(url: str, name: str, artifacts: Path) -> int:
 
 def _names(storage: RDBStorage, name: str) -> list[str]:
     """The names of a search and of its confirmation, of those that are there."""
-    return [one for one in (name, name + CONFIRM_SUFFIX) if has_study(storage, one)]
+    return [known for known in (name, name + CONFIRM_SUFFIX) if has_study(storage, known)]
 
 
 def _both(storage: RDBStorage, name: str, url: str) -> list[SearchRecord]:
     """A search and its confirmation; the latter may be all that is left."""
     names = _names(storage, name) or [name]  # or say which there are
-    return [SearchRecord(load_study(storage, one, url)) for one in names]
+    return [SearchRecord(load_study(storage, known, url)) for known in names]
 
 
 def _state(trial: TrialRecord) -> str:
@@ -198,11 +200,11 @@ def _read(storage: RDBStorage, name: str, url: str) -> dict[str, _Rows]:
             ]
 
         trials = rows(_TRIALS, _TRIALS.c.study_id == key)
-        mine = select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == key)
+        trial_keys = select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == key)
         return {
             "trials": sorted(trials, key=lambda trial: int(trial["number"])),
-            **{one: rows(TABLES[one], TABLES[one].c.study_id == key) for one in SEARCH_TABLES},
-            **{one: rows(TABLES[one], TABLES[one].c.trial_id.in_(mine)) for one in TRIAL_TABLES},
+            **{t: rows(TABLES[t], TABLES[t].c.study_id == key) for t in SEARCH_TABLES},
+            **{t: rows(TABLES[t], TABLES[t].c.trial_id.in_(trial_keys)) for t in TRIAL_TABLES},
         }
 
 
@@ -219,9 +221,9 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
 
 def _write(connection: Connection, name: str, rows: Mapping[str, _Rows]) -> None:
     """Add a study with these rows. Keys are drawn anew, and what refers to them follows."""
-    study = _add(connection, TABLES["studies"], {"study_name": name})
+    search = _add(connection, TABLES["studies"], {"study_name": name})
     trials = {
-        row["trial_id"]: _add(connection, _TRIALS, {**row, "trial_id": None, "study_id": study})
+        row["trial_id"]: _add(connection, _TRIALS, {**row, "trial_id": None, "study_id": search})
         for row in rows["trials"]
     }
     for name_of_table in (*SEARCH_TABLES, *TRIAL_TABLES):
@@ -230,7 +232,7 @@ def _write(connection: Connection, name: str, rows: Mapping[str, _Rows]) -> None
         changed: list[dict[str, Any]] = []
         for row in rows[name_of_table]:
             owner = "study_id" if "study_id" in row else "trial_id"
-            key = study if owner == "study_id" else trials[row[owner]]
+            key = search if owner == "study_id" else trials[row[owner]]
             changed.append({k: v for k, v in {**row, owner: key}.items() if k != own_key})
         if changed:
             connection.execute(insert(table), changed)
@@ -257,8 +259,8 @@ def _without_pictures(rows: Mapping[str, _Rows]) -> dict[str, _Rows]:
     }
 
 
-def _remove_pictures(engine: Engine, studies: Sequence[int], artifacts: Path) -> None:
-    """Remove the pictures of some studies, but for those that the rest of the database shows."""
+def _remove_pictures(engine: Engine, searches: Sequence[int], artifacts: Path) -> None:
+    """Remove the pictures of some searches, but for those that the rest of the database shows."""
     if not artifacts.is_dir():
         return
     ours: set[str] = set()
@@ -271,8 +273,8 @@ def _remove_pictures(engine: Engine, studies: Sequence[int], artifacts: Path) ->
     with engine.connect() as connection:
         for columns in queries:
             query = columns.where(columns.selected_columns.key.startswith(ARTIFACT_PREFIX))
-            for study, key in connection.execute(query):
-                (ours if study in studies else theirs).add(key.removeprefix(ARTIFACT_PREFIX))
+            for search, key in connection.execute(query):
+                (ours if search in searches else theirs).add(key.removeprefix(ARTIFACT_PREFIX))
     for name in ours - theirs:
         with contextlib.suppress(InputError):  # no name of a picture: not ours to remove
             files.path_within(artifacts, name).unlink(missing_ok=True)

@@ -173,15 +173,15 @@ class _PoolProcesses:
             assert isinstance(ready, Connection)
             number = by_pipe[ready]
             try:
-                said = ready.recv()
+                message = ready.recv()
             except (EOFError, OSError):
                 self._replace_worker(number)
                 continue
-            if isinstance(said, MuraError):
-                self.error = self.error or said
+            if isinstance(message, MuraError):
+                self.error = self.error or message
             else:
-                self.deaths = 0 if isinstance(said, TrialEnded) else self.deaths
-                self.on_event(said)
+                self.deaths = 0 if isinstance(message, TrialEnded) else self.deaths
+                self.on_event(message)
 
     def _replace_worker(self, number: int) -> None:
         process, pipe = self.workers.pop(number)

@@ -1,4 +1,4 @@
-"""Every network that a study can draw, tried before anything is decoded or trained."""
+"""Every network that a search can draw, tried before anything is decoded or trained."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ ANY_AREA_COUNT = 2  # whatever their number, a network can be built or not
 DECIDE = ("arch", "pretrained", "consistency")  # recipe fields on which it depends beside the size
 
 
-def check_networks(study: SearchConfig) -> None:
+def check_networks(config: SearchConfig) -> None:
     """Build each network that a trial or the final run may have, and do with it once what will be
     done: train, save, load and explain it.
 
     Raises:
         InputError: an unknown name, a size it cannot take, weights that do not fit or are out of
             reach, consistency on a network without a feature map, or a network that cannot be
-            trained or released; what the search would have drawn is told.
+            trained or released; the message names what the search would draw.
     """
-    axes = {path: study.search[path].values for path in DECIDE if path in study.search}
-    final = {path: value for path, value in study.final.items() if path in DECIDE}
-    _legal(study.task, study.recipe)  # trial 0's first, which nothing has drawn
+    axes = {path: config.search[path].values for path in DECIDE if path in config.search}
+    final = {path: value for path, value in config.final.items() if path in DECIDE}
+    _legal(config.task, config.recipe)  # trial 0's first, which nothing has drawn
     for values in itertools.product(*axes.values()):
         drawn = dict(zip(axes, values, strict=True))
         for before, more in (("search can draw", drawn), ("final makes it", drawn | final)):
             values_text = ", ".join(f"{path} {value}" for path, value in more.items())
             try:
-                _legal(study.task, with_values(study.recipe, more))
+                _legal(config.task, with_values(config.recipe, more))
             except InputError as error:
                 raise InputError(f"{before} {values_text}: {error}") from None
 
 
 @functools.cache
 def _legal(task: str, recipe: Recipe) -> None:
-    """Refuse a recipe whose network cannot be, once for every study that has it."""
+    """Refuse a recipe whose network cannot be, once for every search that has it."""
     net = task_of(task).network(recipe, ANY_AREA_COUNT)
     if recipe.consistency:
         require_map(net, recipe.size)

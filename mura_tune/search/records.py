@@ -533,8 +533,8 @@ class SearchRecord:
         Args:
             recipe: what exactly the trial has to train, for a search with this `identity`.
         """
-        named = {_ROLE: role, _WARM_START: warm_start, _CONFIRMED_TRIAL: confirmed_trial}
-        facts = {name: value for name, value in named.items() if value is not None}
+        optional = {_ROLE: role, _WARM_START: warm_start, _CONFIRMED_TRIAL: confirmed_trial}
+        facts = {name: value for name, value in optional.items() if value is not None}
         self.handle.add_trial(
             create_trial(
                 state=TrialState.WAITING,

@@ -105,7 +105,7 @@ class SearchResult:
     @property
     def over_new_seeds(self) -> bool:
         """Whether winner and baseline are compared by the seeds of their confirmations."""
-        confirmed = {one.trial for one in self.confirmed}
+        confirmed = {candidate.trial for candidate in self.confirmed}
         return self.baseline is not None and confirmed >= {self.best.number, self.baseline.number}
 
     def decided(self) -> SearchResult:
@@ -155,7 +155,7 @@ class WinnerChoice:
         means = [
             Confirmation(number, each, float(np.mean(each))) for number, each in scores.items()
         ]
-        return tuple(sorted(means, key=lambda one: (-one.mean, one.trial)))
+        return tuple(sorted(means, key=lambda run: (-run.mean, run.trial)))
 
 
 @reads_search

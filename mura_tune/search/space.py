@@ -1,6 +1,6 @@
 """TPE whose values have three digits: a learning rate of 0.000178, not 0.00017782794100389227.
 
-From a study file's axes to Optuna's distributions, and from a trial's values to a recipe.
+From the axes of a search's file to Optuna's distributions, and from a trial's values to a recipe.
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ from mura_tune.recipe import CHANGED_FIELDS, Recipe, apply_values, field_type
 DIGITS = 3
 
 
-class Rounded(optuna.samplers.TPESampler):
-    """What it draws is what runs, is stored and is shown."""
+class RoundingSampler(optuna.samplers.TPESampler):
+    """Rounds what it draws before Optuna stores it: the value that runs is the value shown.
+
+    It learns from the rounded values too, so that rounding later would draw other trials.
+    """
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         drawn: Mapping[str, Any] = super().sample_relative(study, trial, search_space)
-        return {name: rounded(value, search_space[name]) for name, value in drawn.items()}
+        return {name: round_value(value, search_space[name]) for name, value in drawn.items()}
 
     def sample_independent(
         self,
@@ -47,11 +50,11 @@ class Rounded(optuna.samplers.TPESampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         drawn = super().sample_independent(study, trial, param_name, param_distribution)
-        return rounded(drawn, param_distribution)
+        return round_value(drawn, param_distribution)
 
 
-def rounded(value: Any, axis: BaseDistribution) -> Any:
-    """A drawn fraction to three significant digits, inside its axis; anything else as it is."""
+def round_value(value: Any, axis: BaseDistribution) -> Any:
+    """Round a drawn fraction to three digits, inside its axis; anything else stays as it is."""
     if not isinstance(axis, FloatDistribution) or axis.step is not None:
         return value
     return min(max(float(f"{value:.{DIGITS}g}"), axis.low), axis.high)
@@ -61,15 +64,15 @@ Space = Mapping[str, BaseDistribution]
 D = TypeVar("D", bound=BaseDistribution)
 
 
-def space_of(study: SearchConfig) -> dict[str, BaseDistribution]:
+def space_of(config: SearchConfig) -> dict[str, BaseDistribution]:
     """A distribution for each axis; `high: all` becomes the number of stages of the network.
 
     Raises:
         InputError: a default value that its own axis does not contain, so that trial 0 could
             not run it, or a least depth beyond the network's stages.
     """
-    space = {path: _distribution(path, axis, study) for path, axis in study.search.items()}
-    for path, value in defaults(study.recipe, space).items():
+    space = {path: _distribution(path, axis, config) for path, axis in config.search.items()}
+    for path, value in defaults(config.recipe, space).items():
         if not contains(space[path], value):
             raise InputError(
                 f"search.{path} does not contain the recipe's own value {value!r}; "
@@ -119,20 +122,20 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     return {path: _suggest(trial, path, space[path]) for path in space}
 
 
-def recipe_for(study: SearchConfig, values: Mapping[str, Any], source: str) -> Recipe:
-    """The study's recipe with a trial's values in it."""
-    return apply_values(study.recipe, values, source)
+def recipe_for(config: SearchConfig, values: Mapping[str, Any], source: str) -> Recipe:
+    """The search's recipe with a trial's values in it."""
+    return apply_values(config.recipe, values, source)
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
-    """Each distribution as plain values, to store with the study and compare on resume."""
+    """Each distribution as plain values, to store with the search and compare on resume."""
     return {path: json.loads(distribution_to_json(space[path])) for path in sorted(space)}
 
 
-def _distribution(path: str, axis: Axis, study: SearchConfig) -> BaseDistribution:
+def _distribution(path: str, axis: Axis, config: SearchConfig) -> BaseDistribution:
     if axis.choices is not None:
         return CategoricalDistribution(axis.choices)
-    high = axis.high if axis.high != ALL else _most_stages(study)
+    high = axis.high if axis.high != ALL else _most_stages(config)
     assert isinstance(high, int | float)  # Axis checks both
     if axis.first > high:
         raise InputError(f"search.{path}.low is {axis.first}; the network has {high} stages")
@@ -141,10 +144,10 @@ def _distribution(path: str, axis: Axis, study: SearchConfig) -> BaseDistributio
     return _without_warning(FloatDistribution, axis.first, high, axis.log, axis.step)
 
 
-def _most_stages(study: SearchConfig) -> int:
+def _most_stages(config: SearchConfig) -> int:
     """Stages of the network, or of that with the most where several are searched."""
-    arches = study.search["arch"].choices if "arch" in study.search else None
-    return max(count_stages(str(arch)) for arch in arches or (study.recipe.arch,))
+    arches = config.search["arch"].choices if "arch" in config.search else None
+    return max(count_stages(str(arch)) for arch in arches or (config.recipe.arch,))
 
 
 def _as_stored(axis: BaseDistribution, stored: Mapping[str, Any]) -> BaseDistribution:

@@ -36,7 +36,7 @@ from mura_tune.search.slots import (
     standing,
     untried,
 )
-from mura_tune.search.space import Rounded, as_started, space_of
+from mura_tune.search.space import RoundingSampler, as_started, space_of
 from mura_tune.search.trial import Trainer, draw_recipe, is_of_surroundings, load_trial_data
 from mura_tune.search.warm_start import warm_starts
 from mura_tune.text import CONFIRM_SUFFIX
@@ -105,9 +105,11 @@ def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
             return optuna.pruners.NopPruner()
 
 
-def make_sampler(budget: Budget, trials: int) -> Rounded:
+def make_sampler(budget: Budget, trials: int) -> RoundingSampler:
     """The sampler of the trial after so many: one seed for all would draw one trial for ever."""
-    return Rounded(n_startup_trials=budget.random, seed=(budget.seed * 1_000_003 + trials) % 2**32)
+    return RoundingSampler(
+        n_startup_trials=budget.random, seed=(budget.seed * 1_000_003 + trials) % 2**32
+    )
 
 
 @dataclass(frozen=True, eq=False)

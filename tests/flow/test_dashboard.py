@@ -33,7 +33,7 @@ from mura_tune.networks.network import build_network
 from mura_tune.search import space
 from mura_tune.search.comparable import same_or_refuse
 from mura_tune.search.records import BASELINE, SearchRecord, TrialWriter
-from mura_tune.search.space import Rounded
+from mura_tune.search.space import RoundingSampler
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit
 from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
@@ -119,7 +119,7 @@ def search(
 
     first = space.defaults(study.recipe, axes)
     opened.enqueue_trial(first, user_attrs={"role": BASELINE})
-    opened.sampler = Rounded(n_startup_trials=10, seed=0)
+    opened.sampler = RoundingSampler(n_startup_trials=10, seed=0)
     opened.optimize(objective, n_trials=9)
 
 
