@@ -10,7 +10,7 @@ from mura_tune.cli.evaluate import compare, evaluate, report, verify
 from mura_tune.cli.reading import explain, infer
 from mura_tune.cli.release import export, finalize
 from mura_tune.cli.search import ablate, best, dashboard, show, tune
-from mura_tune.cli.study import study
+from mura_tune.cli.study import searches, study
 
 
 class Verbs(click.Group):
@@ -49,6 +49,7 @@ for verb in (
     ablate,
     show,
     dashboard,
+    searches,
     study,
     finalize,
     evaluate,

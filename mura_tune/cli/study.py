@@ -1,8 +1,9 @@
-"""Verbs about whole studies: copy, export, delete."""
+"""Verbs about whole searches: copy, export, delete. `mura study` is their older name."""
 
 from __future__ import annotations
 
 import sys
+from copy import copy as copy_command
 from pathlib import Path
 
 import click
@@ -11,19 +12,19 @@ from mura_tune.cli.options import runs_option, storage_option, url_of
 from mura_tune.errors import InputError
 
 
-@click.group()
-def study() -> None:
-    """Copy, export or delete a study."""
+@click.group("search")
+def searches() -> None:
+    """Copy, export or delete a search."""
 
 
-@study.command()
+@searches.command()
 @click.argument("name")
 @click.argument("new")
 @click.option("--to", default=None, help="Another database, as --storage.  [default: the same]")
 @runs_option
 @storage_option
 def copy(name: str, new: str, to: str | None, runs: Path, storage: str | None) -> None:
-    """Copy study NAME as NEW, with its confirmation, whole or not at all.
+    """Copy search NAME as NEW, with its confirmation, whole or not at all.
 
     Its pictures stay with NAME; a copy in the same database shows them too.
     """
@@ -34,7 +35,7 @@ def copy(name: str, new: str, to: str | None, runs: Path, storage: str | None) -
     click.echo(f"{new}: {count} trials")
 
 
-@study.command()
+@searches.command()
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Write here instead of on stdout.")
 @runs_option
@@ -54,13 +55,13 @@ def export(name: str, out: Path | None, runs: Path, storage: str | None) -> None
         click.echo(text, nl=False)
 
 
-@study.command()
+@searches.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @runs_option
 @storage_option
 def delete(name: str, yes: bool, runs: Path, storage: str | None) -> None:
-    """Delete study NAME, its confirmation and its pictures, for good."""
+    """Delete search NAME, its confirmation and its pictures, for good."""
     from mura_tune.database.urls import database
     from mura_tune.search import manage
 
@@ -80,3 +81,7 @@ def _sure(question: str) -> bool:
         if sys.stdin is not None and sys.stdin.isatty():
             raise  # Ctrl-C
     raise InputError("study delete: nobody answers, nothing deleted; --yes deletes without asking")
+
+
+study = copy_command(searches)
+study.name, study.hidden = "study", True

@@ -18,12 +18,15 @@ from mura_tune.networks.weights import (
     read_checkpoint,
     rename_tensors,
 )
-from mura_tune.release.exports import RGB_MEAN, RGB_STD
 from mura_tune.release.release import Release, current_preprocessing
 from mura_tune.release_format.checksums import sha256
 from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import uncalibrated
 from mura_tune.training.batches import MEAN, STD
+
+# ImageNet's means and deviations, by which other programs normalise three channels. Their means
+# average to MEAN; that is what makes `exports.expand_to_three_channels` exact.
+RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 FILE_NAME = re.compile(r"(XR_[A-Za-z0-9]+)_FINAL")
 # What the file itself does not say: torchvision's DenseNet-121 at 224 px with one logit.

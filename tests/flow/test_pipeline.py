@@ -160,3 +160,32 @@ def test_every_report_is_one_json_document(run: Run, phantoms: Path) -> None:
         ran = run(*args, "--json")
         assert ran.code == 0, ran.err
         assert isinstance(json.loads(ran.out), dict)
+
+
+def test_pooled_is_one_model_for_all_areas_and_all_the_older_word(
+    run: Run, phantoms: Path, tmp_path: Path
+) -> None:
+    data = f"--data={phantoms}"
+    once = ("--trials=1", "--set=budget.confirm.top=0", "--no-artifacts", data, *TINY)
+    tuned = run("tune", "pooled", *once, "--json")
+    assert tuned.code == 0, tuned.err
+    found = json.loads(tuned.out)
+    assert (found["study"], found["area"]) == ("pooled", "ALL")
+    again = run("tune", "ALL", "--search=pooled", *once, "--json")
+    assert json.loads(again.out) == found, "the same search: nothing ran"
+    assert run("best", "ALL").code == 2
+    released = run("finalize", "pooled", data)
+    assert released.code == 0, released.err
+    assert json.loads((tmp_path / "releases/pooled/bundle.json").read_text())["area"] == "ALL"
+    view = next((phantoms / "valid" / "XR_HAND").rglob("*.png"))
+    for word in ("pooled", "ALL"):
+        assert run("infer", "--area", word, "--image", view).out.startswith("ALL: P(abnormal)")
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("XR_WRIST", "--every-area"), ("--every-area", "--search=x")]
+)
+def test_tune_wants_one_area_or_every_area(run: Run, words: tuple[str, ...]) -> None:
+    refused = run("tune", *words)
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
