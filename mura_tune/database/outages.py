@@ -45,11 +45,11 @@ _CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 
 
 @contextlib.contextmanager
-def legible(url: str | None, part: str = "") -> Iterator[None]:
+def legible(url: str | None, subject: str = "") -> Iterator[None]:
     """Within it, a database that cannot be read is one line with its name.
 
     Args:
-        part: what is read, such as `study XR_WRIST`, for the message.
+        subject: the thing that is read, such as `study XR_WRIST`, for the message.
 
     Raises:
         InputError: the database refuses, or what it holds is not as it was stored.
@@ -67,7 +67,7 @@ def legible(url: str | None, part: str = "") -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
         raise refusal(url, error) from error
     except _UNREADABLE as error:
-        raise damaged(url, f"{part}: {_why(error)}" if part else _why(error)) from error
+        raise damaged(url, f"{subject}: {_why(error)}" if subject else _why(error)) from error
 
 
 @contextlib.contextmanager

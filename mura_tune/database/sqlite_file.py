@@ -68,7 +68,7 @@ def network_disk(folder: Path, mounts: str) -> str | None:
 def may_write(path: Path) -> bool:
     """Whether this user may write the database: the file, and what SQLite keeps beside it."""
     real = path.resolve()
-    beside = [one for one in _beside(real) if one.exists()]
+    beside = [path for path in _beside(real) if path.exists()]
     return all(map(_writable, [real, *beside])) and _writable(real.parent)
 
 
@@ -124,7 +124,9 @@ def _connect_reading(path: Path, option: str) -> sqlite3.Connection:
 
 def _wal_pages(path: Path) -> bool:
     """Whether a log beside the file holds what the file itself may not have yet."""
-    return any(one.exists() and one.stat().st_size for one in _beside(path.resolve()))
+    return any(
+        companion.exists() and companion.stat().st_size for companion in _beside(path.resolve())
+    )
 
 
 def _beside(real: Path) -> list[Path]:
@@ -134,7 +136,7 @@ def _beside(real: Path) -> list[Path]:
 def _stamp(path: Path) -> tuple[tuple[int, int], ...]:
     """What changes when the database does: size and time of its files."""
     real = path.resolve()
-    stats = [one.stat() for one in (real, *_beside(real)) if one.exists()]
+    stats = [path.stat() for path in (real, *_beside(real)) if path.exists()]
     return tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 

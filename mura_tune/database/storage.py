@@ -77,8 +77,12 @@ def load_study(storage: RDBStorage, name: str, url: str) -> optuna.Study:
     """A study by name; raises InputError that lists those that exist."""
     if has_study(storage, name):
         return optuna.load_study(study_name=name, storage=storage)
-    there = [one for one in optuna.get_all_study_names(storage) if not one.endswith(CONFIRM_SUFFIX)]
-    held = f"it holds {', '.join(sorted(there))}" if there else "it holds none"
+    names = [
+        search
+        for search in optuna.get_all_study_names(storage)
+        if not search.endswith(CONFIRM_SUFFIX)
+    ]
+    held = f"it holds {', '.join(sorted(names))}" if names else "it holds none"
     raise InputError(f"{database(url)}: no study {name}; {held}")
 
 
@@ -94,14 +98,14 @@ def has_study(storage: RDBStorage, name: str) -> bool:
     return True
 
 
-def admit(url: str, name: str, what: str) -> None:
+def admit(url: str, name: str, label: str) -> None:
     """Raise InputError unless a search may have this name: by the rule, or since it is there.
 
     Args:
-        what: what is named, for the message, such as "--study".
+        label: the option that gave the name, for the message, such as "--study".
     """
     try:
-        text.check_search_name(name, what)
+        text.check_search_name(name, label)
     except InputError:
         path = file_of(url)
         if name.endswith(CONFIRM_SUFFIX) or (path is not None and not path.exists()):

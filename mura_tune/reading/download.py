@@ -90,27 +90,27 @@ def normalise_url(url: str) -> str:
             "folder here and name that"
         )
     try:
-        parts = _split_url(url)
+        split_url = _split_url(url)
     except ValueError:
         raise refused from None
-    if parts.query or parts.fragment:
+    if split_url.query or split_url.fragment:
         raise refused
-    netloc = parts.netloc
+    netloc = split_url.netloc
     if not netloc.isascii():
-        host = str(parts.hostname).encode("idna").decode("ascii")
-        netloc = host if parts.port is None else f"{host}:{parts.port}"
-    return f"{parts.scheme}://{netloc}{quote(parts.path, safe=_IN_PATH)}".rstrip("/")
+        host = str(split_url.hostname).encode("idna").decode("ascii")
+        netloc = host if split_url.port is None else f"{host}:{split_url.port}"
+    return f"{split_url.scheme}://{netloc}{quote(split_url.path, safe=_IN_PATH)}".rstrip("/")
 
 
 def _split_url(url: str) -> SplitResult:
-    """The parts of an http(s) URL; ValueError where the scheme, host or port cannot be."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
+    """The split_url of an http(s) URL; ValueError where the scheme, host or port cannot be."""
+    split_url = urlsplit(url)
+    host = split_url.hostname or ""
+    if split_url.scheme not in ("http", "https") or not host or "@" in split_url.netloc:
         raise ValueError(url)
     host.encode("idna")  # raises UnicodeError, as `port` raises ValueError
-    _ = parts.port
-    return parts
+    _ = split_url.port
+    return split_url
 
 
 def download_bytes(address: str, most: int, limits: DownloadLimits) -> bytes:
@@ -345,12 +345,12 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         try:
-            parts = _split_url(newurl)
+            split_url = _split_url(newurl)
         except ValueError:
             raise InputError(
                 f"{req.full_url}: sent on to an address that is not supported"
             ) from None
-        if req.type == "https" and parts.scheme != "https":
+        if req.type == "https" and split_url.scheme != "https":
             raise InputError(
                 f"{req.full_url}: sent on to {printable(newurl)}, which is not encrypted"
             )

@@ -79,8 +79,8 @@ def calibrated_networks(release: Release) -> list[nn.Module]:
         for layer in layers[:1] if own_head else layers:
             _fold(layer, temperature, offset)
         last = 1 if own_head else before.shape[1]
-        wanted = torch.cat(((before[:, :last] + offset) / temperature, before[:, last:]), 1)
-        if not _gap(_logits(body, views), wanted) <= EXPORT_TOLERANCE:
+        calibrated = torch.cat(((before[:, :last] + offset) / temperature, before[:, last:]), 1)
+        if not _gap(_logits(body, views), calibrated) <= EXPORT_TOLERANCE:
             raise InputError(
                 f"{release.folder}: the classifier of {release.manifest.arch} cannot hold its "
                 "calibration; use the release's folder"
@@ -103,10 +103,10 @@ def _logits(body: nn.Module, views: Tensor) -> Tensor:
     return logits
 
 
-def _gap(one: Tensor, other: Tensor) -> float:
-    """The largest difference of two answers, as a share of the first's size where that is over 1;
-    NaN if one holds a NaN."""
-    return float(((one - other).abs() / one.abs().clamp_min(1)).max())
+def _gap(reference: Tensor, other: Tensor) -> float:
+    """The largest difference from `reference`, as a share of its size where that is over 1; NaN if
+    either tensor holds a NaN."""
+    return float(((reference - other).abs() / reference.abs().clamp_min(1)).max())
 
 
 def _noise(release: Release, channels: int) -> Tensor:
@@ -167,10 +167,10 @@ def _in_three_channels(release: Release, body: nn.Module) -> dict[str, Tensor]:
     weights = body.double().state_dict()
     twin = build_network(arch, size=size, outputs=release.manifest.outputs, channels=3).body
     twin = twin.double().eval()
-    for name, wanted in twin.state_dict().items():
-        if weights[name].shape == wanted.shape:
+    for name, three_channels in twin.state_dict().items():
+        if weights[name].shape == three_channels.shape:
             continue
-        if wanted.ndim != 4 or weights[name].shape[1] != 1 or wanted.shape[1] != 3:
+        if three_channels.ndim != 4 or weights[name].shape[1] != 1 or three_channels.shape[1] != 3:
             raise InputError(
                 f"{refusal} cannot be made: {name} does not read the grey channel alone; {instead}"
             )
@@ -278,10 +278,10 @@ def measure_onnx_gap(content: bytes, net: nn.Module, views: Tensor) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found = session.run(None, {"levels": views.numpy()})
+    onnx_outputs = session.run(None, {"levels": views.numpy()})
     gaps = [
-        np.abs(one - other.numpy()) / np.maximum(1, np.abs(one))
-        for one, other in zip(found, net(views), strict=True)
+        np.abs(onnx_output - output.numpy()) / np.maximum(1, np.abs(onnx_output))
+        for onnx_output, output in zip(onnx_outputs, net(views), strict=True)
     ]
     return float(max(gap.max() for gap in gaps))
 

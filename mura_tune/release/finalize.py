@@ -1,4 +1,4 @@
-"""The best trial's recipe, trained at length in two phases and written as a release."""
+"""Finalize: train the best trial's recipe at length in two phases, and write a release."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from mura_tune.training.tasks import task_of
 
 @dataclass(frozen=True, eq=False)
 class FinalRelease:
-    """What finalize made: the folder, and its figures on dev and test."""
+    """The release that `finalize` wrote: its folder, its manifest, its scores on dev and test."""
 
     folder: Path
     manifest: Manifest
@@ -58,7 +58,7 @@ class FinalRelease:
     test: Evaluation | RouterEvaluation
 
     def describe(self) -> str:
-        """Its figures as lines for people, and what to do with it."""
+        """The scores as lines for people, and the next command."""
         routes = isinstance(self.manifest, RouterManifest)
         use = (
             ("--area", "auto", "--releases", self.folder.parent)
@@ -78,17 +78,17 @@ class FinalRelease:
 
 
 def summarise_releases(releases: Sequence[FinalRelease]) -> str:
-    """A table of several releases, a line each; nothing for one."""
+    """A table of several releases, a line for each; an empty text for a single release."""
     if len(releases) < 2:
         return ""
-    wide = max(len(one.folder.name) for one in releases)
-    lines = [f"{one.folder.name:<{wide}}  {one.test.brief()}" for one in releases]
+    wide = max(len(release.folder.name) for release in releases)
+    lines = [f"{release.folder.name:<{wide}}  {release.test.brief()}" for release in releases]
     head = f"{'test, by study':<{wide}}  studies  {'AUC':<20}  Cohen's kappa"
     return "\n".join(["\n", head, *lines])
 
 
 def final_recipe(best: SearchResult) -> Recipe:
-    """The stored recipe of the best trial with the study's final phases in it."""
+    """The stored recipe of the best trial, with the final phases of the search's config."""
     return apply_values(best.best.recipe, best.config.final, f"study {best.study}: final")
 
 
@@ -104,74 +104,80 @@ def finalize(
     memory: Callable[[Recipe], Memory] = lambda recipe: NO_MEMORY,
     dataset: str = "",
 ) -> FinalRelease:
-    """Train the final network on train, choose what there is to choose on dev, measure on test.
+    """Train the final network on train, choose its decision on dev, evaluate it on test.
 
     Args:
         seeds: runs that differ in their seed alone.
-        released: picks the runs that make the release, on dev; more than one are averaged.
+        released: picks the runs of the release by their dev scores; several runs are averaged.
         memory: keeps the run of a recipe between epochs; see `release.checkpoint`.
-        dataset: what the data is called, for people.
+        dataset: the name of the dataset, for people.
 
     Raises:
         InputError: the data, its split or the start's weights changed since the search.
         Diverged: the loss is no longer a finite number.
     """
-    _same_as_searched(best, prepared)
+    _require_searched_data(best, prepared)
     recipe = final_recipe(best)
-    train, dev_split = (load_split(prepared, part, device) for part in ("train", "dev"))
+    train, dev_split = (load_split(prepared, name, device) for name in ("train", "dev"))
     task = task_of(best.config.task, recipe.monitor)
-    own_task = release_task(task.name)
+    task_releases = release_task(task.name)
     runs = []
     for number in range(seeds):
-        own = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
-        net = task.network(own, len(prepared.areas)).to(device)
-        result = fit(net, train, dev_split, own, task, on_epoch=on_epoch, memory=memory(own))
+        run_recipe = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
+        net = task.network(run_recipe, len(prepared.areas)).to(device)
+        result = fit(
+            net, train, dev_split, run_recipe, task, on_epoch=on_epoch, memory=memory(run_recipe)
+        )
         runs.append(
-            FinalRun(own, net, result, dev_split, task.measure, own_task.tabulate_calibrated)
+            FinalRun(
+                run_recipe, net, result, dev_split, task.measure, task_releases.tabulate_calibrated
+            )
         )
     members = released(runs)
     model = join_members([run.net for run in members])
     logits = torch.stack([run.fit.logits for run in members]).mean(0)
-    decision = own_task.choose_decision(logits, dev_split)  # before anything reads test
-    dev = own_task.evaluate(logits, dev_split, decision)
-    test = own_task.evaluate_network(model, prepared, "test", decision)
-    manifest = own_task.make_manifest(
+    decision = task_releases.choose_decision(logits, dev_split)  # before anything reads test
+    dev = task_releases.evaluate(logits, dev_split, decision)
+    test = task_releases.evaluate_network(model, prepared, "test", decision)
+    manifest = task_releases.make_manifest(
         decision,
         dev,
         test,
-        **_origin(best, prepared, members[0], dataset),
+        **_origin_fields(best, prepared, members[0], dataset),
         outputs=task.outputs(len(prepared.areas)),
-        output=own_task.output,
+        output=task_releases.output,
         runs=summarise_runs(runs, members, load_split(prepared, "test", device))
         if seeds > 1
         else None,
         members=weight_file_names(model),
     )
     texts = {
-        CARD: own_task.render_card(manifest),
-        REPORT: own_task.render_report(model, manifest, prepared, test=test),
+        CARD: task_releases.render_card(manifest),
+        REPORT: task_releases.render_report(model, manifest, prepared, test=test),
         TRAINED_ON: list_training_pictures(prepared),
     }
     save_release(folder, model, manifest, texts)
     return FinalRelease(folder, manifest, dev, test)
 
 
-def _same_as_searched(best: SearchResult, prepared: Prepared) -> None:
+def _require_searched_data(best: SearchResult, prepared: Prepared) -> None:
     start = best.best.recipe.pretrained
-    for what, then, now, way_out in (
+    for name, then, now, remedy in (
         ("dataset", best.dataset, prepared.fingerprint, "point --data at that one"),
         ("split", best.split_hash, prepared.split_hash, "point --data at that one"),
         (f"start {start}", best.starts.get(start, ""), start_digest(start) or "", "put it back"),
     ):
         if then != now:
             raise InputError(
-                f"study {best.study}: the {what} is not the one that was searched "
-                f"({then[:12]}… then, {now[:12]}… now); {way_out}, or tune again"
+                f"study {best.study}: the {name} is not the one that was searched "
+                f"({then[:12]}… then, {now[:12]}… now); {remedy}, or tune again"
             )
 
 
-def _origin(best: SearchResult, prepared: Prepared, run: FinalRun, dataset: str) -> dict[str, Any]:
-    """The fields of a manifest that say where a release comes from; `run` is the first released."""
+def _origin_fields(
+    best: SearchResult, prepared: Prepared, run: FinalRun, dataset: str
+) -> dict[str, Any]:
+    """The fields of a manifest on the origin of a release; `run` is the first released run."""
     recipe = run.recipe
     return {
         "area": prepared.area,
@@ -182,7 +188,7 @@ def _origin(best: SearchResult, prepared: Prepared, run: FinalRun, dataset: str)
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,
         "start_sha256": best.starts.get(recipe.pretrained),
-        "search": _search(best),
+        "search": _search_entry(best),
         "training": TrainingEntry(
             best_epoch=run.fit.best.number,
             epochs=tuple(EpochEntry(**dataclasses.asdict(epoch)) for epoch in run.fit.epochs),
@@ -211,8 +217,8 @@ def _origin(best: SearchResult, prepared: Prepared, run: FinalRun, dataset: str)
     }
 
 
-def _search(best: SearchResult) -> SearchEntry:
-    """The search that the recipe was found by."""
+def _search_entry(best: SearchResult) -> SearchEntry:
+    """The manifest's entry on the search that gave the recipe."""
     return SearchEntry(
         name=best.study,
         monitor=best.monitor,
@@ -222,7 +228,9 @@ def _search(best: SearchResult) -> SearchEntry:
         dev_interval=(best.best.estimate.low, best.best.estimate.high),
         dev_studies=best.best.estimate.studies,
         baseline_dev_score=best.baseline.score if best.baseline else None,
-        confirmed=tuple(ConfirmationEntry(**dataclasses.asdict(one)) for one in best.confirmed),
+        confirmed=tuple(
+            ConfirmationEntry(**dataclasses.asdict(confirmation)) for confirmation in best.confirmed
+        ),
         verdict=describe_verdict(best),
         history=tuple(TrialEntry(**dataclasses.asdict(point)) for point in best.history),
         trial_counts=best.counts,

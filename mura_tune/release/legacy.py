@@ -76,11 +76,11 @@ def load_checkpoint(path: Path, device: torch.device, area: str | None = None) -
         raise InputError(f"{path}: its threshold is {threshold}, and no probability")
     arch, size = about["arch"], about["size"]
     try:
-        wanted = outline_network(arch, size=size, channels=3)
+        expected = outline_network(arch, size=size, channels=3)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    weights = rename_tensors(weights, wanted, path)
-    check_tensor_names(weights, wanted, f"{path} is no checkpoint of {arch}")
+    weights = rename_tensors(weights, expected, path)
+    check_tensor_names(weights, expected, f"{path} is no checkpoint of {arch}")
     body = _restored(weights, arch, size)
     check_finite_weights(body.state_dict(), path)
     named = FILE_NAME.match(path.name)

@@ -1,7 +1,7 @@
-"""What the releases of each task do: choose, evaluate, compare, export, and their pages.
+"""The releases of each task: how they decide, are evaluated, compared, exported and shown.
 
-`training.tasks` has the other half, what a network of each task learns. Whoever holds a release
-asks `release_task` and never compares the name of a task.
+`training.tasks` has the other half: what a network of each task learns. Other modules call
+`release_task`, and never compare the name of a task.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ Answer = Callable[[Tensor], Tensor]  # from calibrated logits (N, K)
 
 
 class ReleaseTask(ABC, Generic[ManifestT, DecisionT, EvaluationT]):
-    """What a release of one task does.
+    """The releases of one task.
 
     Attributes:
-        task: what its network learned.
-        output: what a logit is, in words.
-        onnx_outputs: what an exported network gives by name, from calibrated logits (N, K).
+        task: the task that the network learned.
+        output: the meaning of a logit, in words.
+        onnx_outputs: the outputs of an exported network by name, from calibrated logits (N, K).
     """
 
     task: ClassVar[Task]
@@ -72,7 +72,7 @@ class ReleaseTask(ABC, Generic[ManifestT, DecisionT, EvaluationT]):
 
     @abstractmethod
     def choose_decision(self, logits_nk: Tensor, dev: Split) -> DecisionT:
-        """Choose on dev all that a release decides with."""
+        """Choose the decision of a release on dev."""
 
     @abstractmethod
     def read_decision(self, release: Release) -> DecisionT:
@@ -84,13 +84,13 @@ class ReleaseTask(ABC, Generic[ManifestT, DecisionT, EvaluationT]):
 
     @abstractmethod
     def tabulate(self, decision: DecisionT, logits_nk: Tensor, split: Split) -> StudyScores:
-        """The studies that the task's measure is taken of."""
+        """The scores of the studies, as the task's measure takes them."""
 
     @abstractmethod
     def make_manifest(
         self, decision: DecisionT, dev: EvaluationT, test: EvaluationT, **fields: Any
     ) -> ManifestT:
-        """The manifest of a new release; `fields` are those that every task has."""
+        """Make the manifest of a new release; `fields` are the fields that every task has."""
 
     @abstractmethod
     def render_card(self, manifest: ManifestT) -> str:
@@ -106,7 +106,7 @@ class ReleaseTask(ABC, Generic[ManifestT, DecisionT, EvaluationT]):
         test: EvaluationT,
         cases: int = 6,
     ) -> str:
-        """The text of report.html, with so many radiographs of each kind of error."""
+        """The text of report.html, with `cases` radiographs of each kind of error."""
 
     @abstractmethod
     def compare(
@@ -128,12 +128,12 @@ class ReleaseTask(ABC, Generic[ManifestT, DecisionT, EvaluationT]):
 
     @abstractmethod
     def describe_outputs(self, areas: Sequence[str]) -> str:
-        """What exported outputs are, in words."""
+        """The meaning of the exported outputs, in words."""
 
     def tabulate_calibrated(
         self, on_dev: Tensor, dev: Split, logits_nk: Tensor, split: Split
     ) -> StudyScores:
-        """The same as `tabulate`, decided by the same network's logits on dev."""
+        """The same as `tabulate`, with a decision chosen from the network's logits on dev."""
         return self.tabulate(self.choose_decision(on_dev, dev), logits_nk, split)
 
     def evaluate_network(
@@ -295,10 +295,11 @@ class RouterReleases(ReleaseTask[RouterManifest, RouterDecision, RouterEvaluatio
 
 AnyReleaseTask = ReleaseTask[Any, Any, Any]
 RELEASE_TASKS: Mapping[str, AnyReleaseTask] = {
-    one.task.name: one for one in (AbnormalityReleases(), RouterReleases(), MultitaskReleases())
+    releases.task.name: releases
+    for releases in (AbnormalityReleases(), RouterReleases(), MultitaskReleases())
 }
 
 
 def release_task(name: str) -> AnyReleaseTask:
-    """What the releases of a task do, by the name that a manifest or a configuration has."""
+    """The releases of a task, by the task's name in a manifest or a configuration."""
     return RELEASE_TASKS[name]

@@ -82,44 +82,46 @@ def evaluate_two_stages(
     """Measure a chain on the test studies of every area.
 
     Args:
-        releases: by area, what answers for it.
-        split_at: the test part of all areas, at so many pixels a side.
+        releases: the release that answers for each area, by area.
+        split_at: loads the test split of all areas, with so many pixels a side.
     """
     split = split_at(router.manifest.preprocessing.size)
     manifest = as_router(router)
     routing, areas = RouterDecision.from_manifest(manifest), manifest.areas
-    found = study_logits(predict(router.net, split), split)
-    called = found.logits.argmax(1)
-    sure = routing.probabilities(found.logits).max(1) >= routing.confidence
+    table = study_logits(predict(router.net, split), split)
+    called = table.logits.argmax(1)
+    sure = routing.probabilities(table.logits).max(1) >= routing.confidence
     known, routed = np.empty(len(called)), np.empty(len(called))
-    for answering in {id(one): one for one in releases.values()}.values():
-        mine = np.array([releases[area] is answering for area in areas])
-        asked = mine[found.areas] | mine[called]
-        scores = _scores(answering, split_at, found.names[asked])
-        known[mine[found.areas]] = scores[mine[found.areas][asked]]
-        routed[mine[called]] = scores[mine[called][asked]]
-    labels = _labels(split, found.names)
-    tables = [StudyScores(found.names, found.patients, labels, one) for one in (known, routed)]
-    left = StudyScores(found.names[sure], found.patients[sure], labels[sure], routed[sure])
+    for release in {id(release): release for release in releases.values()}.values():
+        mine = np.array([releases[area] is release for area in areas])
+        rows = mine[table.areas] | mine[called]
+        scores = _scores(release, split_at, table.names[rows])
+        known[mine[table.areas]] = scores[mine[table.areas][rows]]
+        routed[mine[called]] = scores[mine[called][rows]]
+    labels = _labels(split, table.names)
+    tables = [
+        StudyScores(table.names, table.patients, labels, scores) for scores in (known, routed)
+    ]
+    answered = StudyScores(table.names[sure], table.patients[sure], labels[sure], routed[sure])
     return TwoStageEvaluation(
         known=AUC.estimate(tables[0]),
         routed=AUC.estimate(tables[1]),
         cost=compare_aucs([tables[1]], [tables[0]]),
-        answered=AUC.estimate(left) if len(np.unique(left.labels)) == 2 else None,
-        wrong=int((called != found.areas).sum()),
+        answered=AUC.estimate(answered) if len(np.unique(answered.labels)) == 2 else None,
+        wrong=int((called != table.areas).sum()),
         abstained=int((~sure).sum()),
         fallbacks=fallbacks,
     )
 
 
-def _scores(answering: Release, split_at: Callable[[int], Split], names: Names) -> Floats:
+def _scores(release: Release, split_at: Callable[[int], Split], names: Names) -> Floats:
     """A release's probability of *abnormal* of each study, in the order of `names` (sorted)."""
-    split = split_at(answering.manifest.preprocessing.size)
+    split = split_at(release.manifest.preprocessing.size)
     if not len(names):
         return np.empty(0)
-    wanted = set(names)
-    rows = np.flatnonzero([name in wanted for name in split.studies])
-    part = replace(
+    name_set = set(names)
+    rows = np.flatnonzero([name in name_set for name in split.studies])
+    subset = replace(
         split,
         pixels=split.pixels[rows.tolist()],
         labels=split.labels[rows.tolist()],
@@ -128,12 +130,12 @@ def _scores(answering: Release, split_at: Callable[[int], Split], names: Names) 
         paths=split.paths[rows],
         area_labels=split.area_labels[rows.tolist()],
     )
-    calibration = Decision.from_manifest(as_abnormality(answering)).calibration
-    return calibration.studies(predict(answering.net, part), part).scores
+    calibration = Decision.from_manifest(as_abnormality(release)).calibration
+    return calibration.studies(predict(release.net, subset), subset).scores
 
 
 def _labels(split: Split, names: Names) -> NDArray[np.int64]:
     """Each study's label, in the order of `names` (sorted and unique)."""
-    found, first = np.unique(split.studies, return_index=True)
-    assert list(found) == list(names)
+    unique_names, first = np.unique(split.studies, return_index=True)
+    assert list(unique_names) == list(names)
     return np.asarray(split.labels.cpu().numpy()[first])

@@ -118,7 +118,7 @@ def recover_release(folder: Path) -> bool:
     if os.path.lexists(place) or not os.access(place.parent, os.R_OK):
         return False
     with _lock(place.parent):
-        aside = _aside(place)
+        aside = _find_set_aside(place)
         if not aside or os.path.lexists(place):  # another call was faster
             return False
         try:
@@ -165,10 +165,10 @@ def _put(draft: Path, place: Path) -> None:
         _remove_release(old)
 
 
-def _aside(place: Path) -> list[Path]:
+def _find_set_aside(place: Path) -> list[Path]:
     """Releases of this name that killed calls moved aside, the latest last."""
     name = re.escape(place.name)
-    found = []
+    releases = []
     for entry in os.scandir(place.parent):
         path = Path(entry.path)
         if re.fullmatch(rf"\.{name}-old-[a-z0-9_]{{8}}", entry.name):  # as earlier versions did
@@ -176,8 +176,8 @@ def _aside(place: Path) -> list[Path]:
         elif not re.fullmatch(rf"\.{name}\.old-[0-9a-f]{{12}}", entry.name):
             continue
         if (path / MANIFEST).is_file() and (path / checksums.SUMS).is_file():
-            found.append(path)
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+            releases.append(path)
+    return sorted(releases, key=lambda path: path.stat().st_mtime)
 
 
 def _sweep(place: Path) -> None:

@@ -113,7 +113,7 @@ class Manifest(Entry):
 
     def require(self, source: object, *paths: str) -> None:
         """Raise InputError unless the dotted `paths` are there, and all that belongs below them."""
-        lacking = [one for one in self.missing() if any(_within(one, path) for path in paths)]
+        lacking = [field for field in self.missing() if any(_within(field, path) for path in paths)]
         if lacking:
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
             raise InputError(
@@ -145,9 +145,9 @@ class Manifest(Entry):
     def _check_outputs(self) -> None:
         """Raise ValueError unless the outputs are as many as the areas take."""
 
-    def _check_outputs_are(self, wanted: int) -> None:
-        rule = f"{wanted}: what {len(self.areas)} areas take"
-        check_value(self.outputs == wanted, "outputs", self.outputs, rule)
+    def _check_outputs_are(self, number: int) -> None:
+        rule = f"{number}: what {len(self.areas)} areas take"
+        check_value(self.outputs == number, "outputs", self.outputs, rule)
 
 
 class AbnormalityManifest(Manifest):

@@ -171,9 +171,9 @@ def _resolved(cls: type[Entry]) -> Iterator[_Field]:
     for field in dataclasses.fields(cls):  # type: ignore[arg-type] # see __init_subclass__
         hint = hints[field.name]
         metadata = getattr(hint, "__metadata__", ())  # of Annotated; a bare entry reads itself
-        (form,) = [one for one in metadata if not isinstance(one, Key | Mark)] or [hint.parse]
-        marks = frozenset(one for one in metadata if isinstance(one, Mark))
-        (key,) = [one.name for one in metadata if isinstance(one, Key)] or [field.name]
+        (form,) = [item for item in metadata if not isinstance(item, Key | Mark)] or [hint.parse]
+        marks = frozenset(item for item in metadata if isinstance(item, Mark))
+        (key,) = [item.name for item in metadata if isinstance(item, Key)] or [field.name]
         required = field.default is dataclasses.MISSING and not marks & {LATER, FLAT}
         yield _Field(field.name, key, form, required, marks)
 
@@ -276,16 +276,16 @@ def estimate(value: Any, where: str) -> Estimate:
 
 def estimates(names: Iterable[str]) -> Form:
     """Estimates by name, all of them required; other names are passed over."""
-    wanted = tuple(names)
+    required = tuple(names)
 
     def form(value: Any, where: str) -> Mapping[str, Estimate]:
         check_value(
             isinstance(value, Mapping), where or "it", value, "a mapping of names to values"
         )
-        for key in wanted:
+        for key in required:
             if key not in value:
                 raise ValueError(f"{join_path(where, key)} is missing")
-        return {key: estimate(value[key], join_path(where, key)) for key in wanted}
+        return {key: estimate(value[key], join_path(where, key)) for key in required}
 
     return form
 

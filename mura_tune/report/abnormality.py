@@ -113,7 +113,10 @@ def head_scores(dev: EvaluationEntry, test: EvaluationEntry) -> TableRow:
     """The head of a card's table of scores on dev and on test: what each was measured on."""
     return (
         "",
-        *(f"{one.split}, {one.studies} studies, {one.patients} patients" for one in (dev, test)),
+        *(
+            f"{evaluation.split}, {evaluation.studies} studies, {evaluation.patients} patients"
+            for evaluation in (dev, test)
+        ),
     )
 
 

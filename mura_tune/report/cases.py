@@ -167,12 +167,12 @@ def map_views(
         return {}
     device = next(net.parameters()).device
     try:  # a study at a time: a whole gallery's activations would not fit everywhere
-        parts = [
+        maps = [
             compute_gradcam(net, to_input(split.pixels[i.tolist()], device)).cpu() for i in studies
         ]
     except InputError:
         return {}
-    cams, rows = torch.cat(parts).numpy(), np.concatenate(studies)
+    cams, rows = torch.cat(maps).numpy(), np.concatenate(studies)
     most = np.maximum(cams.max((1, 2)), 1e-12)
     called = test.views.scores[rows] >= test.decision.threshold
     usual = float(np.median(most[called] if called.any() else most))

@@ -241,7 +241,7 @@ def draw_training(search: SearchEntry, training: TrainingEntry) -> list[Markup]:
 
 def draw_score_curve(training: TrainingEntry, monitor: str) -> Markup:
     """Dev score after each epoch of both phases, with a ring around the epoch that is released."""
-    number, score = zip(*((one.number, one.score) for one in training.epochs), strict=True)
+    number, score = zip(*((epoch.number, epoch.score) for epoch in training.epochs), strict=True)
     best = training.best_epoch
 
     def draw(axes: Axes) -> None:
@@ -257,7 +257,7 @@ def draw_loss_curve(training: TrainingEntry) -> Markup:
     """Training loss of each epoch of both phases."""
 
     def draw(axes: Axes) -> None:
-        number, loss = zip(*((one.number, one.loss) for one in training.epochs), strict=True)
+        number, loss = zip(*((epoch.number, epoch.loss) for epoch in training.epochs), strict=True)
         axes.plot(number, loss, "o-", c=INK, lw=1.4, ms=3)
         axes.margins(y=0.16)
         _shade_phases(axes, training.epochs)
@@ -267,7 +267,11 @@ def draw_loss_curve(training: TrainingEntry) -> Markup:
 
 def draw_search(search: SearchEntry) -> Markup:
     """Every trial of the search by its number and its dev score, and the best score so far."""
-    trials = [(one.number, one.score, one.state) for one in search.history if one.score is not None]
+    trials = [
+        (trial.number, trial.score, trial.state)
+        for trial in search.history
+        if trial.score is not None
+    ]
     finished = [(number, score) for number, score, state in trials if state == "COMPLETE"]
     pruned = [(number, score) for number, score, state in trials if state == "PRUNED"]
     last = max([search.trial, *(number for number, _, _ in trials)])
@@ -311,12 +315,16 @@ def draw_search(search: SearchEntry) -> Markup:
 
 def draw_forest(name: str, estimates: Mapping[str, Estimate]) -> Markup:
     """One score of several releases, by their names, each with its interval."""
-    defined = {release: one for release, one in estimates.items() if not math.isnan(one.value)}
+    defined = {
+        release: estimate
+        for release, estimate in estimates.items()
+        if not math.isnan(estimate.value)
+    }
 
     def draw(axes: Axes) -> None:
-        for y, one in enumerate(defined.values()):
-            axes.plot([one.low, one.high], [y, y], c=BLUE, lw=1.4)
-            axes.plot(one.value, y, "o", c=BLUE, ms=5)
+        for y, estimate in enumerate(defined.values()):
+            axes.plot([estimate.low, estimate.high], [y, y], c=BLUE, lw=1.4)
+            axes.plot(estimate.value, y, "o", c=BLUE, ms=5)
         axes.set_yticks(range(len(defined)), [visible(release) for release in defined])
         axes.set_ylim(len(defined) - 0.5, -0.5)
 
@@ -328,8 +336,8 @@ def _shade_phases(axes: Axes, epochs: Sequence[EpochEntry]) -> None:
     """Shade the phase in which the head alone trains, and name what trains."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0.5, len(epochs) + 0.5)
-    for phase in sorted({one.phase for one in epochs}):
-        inside = [one for one in epochs if one.phase == phase]
+    for phase in sorted({epoch.phase for epoch in epochs}):
+        inside = [epoch for epoch in epochs if epoch.phase == phase]
         start, end, depth = inside[0].number - 0.5, inside[-1].number + 0.5, inside[0].depth
         if depth == 0:
             axes.axvspan(start, end, color=BAND, lw=0)

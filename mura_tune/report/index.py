@@ -112,19 +112,19 @@ class ResultTable:
     @property
     def rows(self) -> list[TableRow]:
         """The release, its test studies, and its scores."""
-        return [(one, one.studies, *self._estimates(one)) for one in self.releases]
+        return [(release, release.studies, *self._estimates(release)) for release in self.releases]
 
     @property
     def linked_rows(self) -> list[TableRow]:
         """The same for Markdown, with a link and the model."""
         return [
             (
-                Markdown(f"[{escape_markdown(one.folder)}]({one.address})"),
-                one.model,
-                one.studies,
-                *self._estimates(one),
+                Markdown(f"[{escape_markdown(release.folder)}]({release.address})"),
+                release.model,
+                release.studies,
+                *self._estimates(release),
             )
-            for one in self.releases
+            for release in self.releases
         ]
 
     @property
@@ -133,7 +133,9 @@ class ResultTable:
         if len(self.releases) < 2:
             return Markup("")
         key, name = next(iter(self.scores.items()))
-        return draw_forest(name, {one.folder: one.estimates[key] for one in self.releases})
+        return draw_forest(
+            name, {release.folder: release.estimates[key] for release in self.releases}
+        )
 
     def _estimates(self, release: ListedRelease) -> list[Estimate]:
         return [release.estimates[key] for key in self.scores]
@@ -176,7 +178,7 @@ def _values(releases: Sequence[ListedRelease]) -> dict[str, Any]:
 
 
 def _list_releases(folder: Path, warn: Callable[[str], None]) -> Iterator[ListedRelease]:
-    """The releases that can be shown, in the order of names; a damaged one is left out alone.
+    """The releases that can be shown, in the order of names; a damaged release is left out alone.
 
     Releases of schema 1 have other scores, and are passed over.
     """
@@ -210,7 +212,7 @@ def _group_releases(releases: Sequence[ListedRelease]) -> dict[str, list[ResultT
 def _tabulate(group: Sequence[ListedRelease]) -> list[ResultTable]:
     tables = []
     for scores in (INDEX_SCORES, AREA_METRICS):
-        releases = [one for one in group if scores.keys() <= one.estimates.keys()]
+        releases = [release for release in group if scores.keys() <= release.estimates.keys()]
         if releases:
             tables.append(ResultTable(scores, releases))
     return tables

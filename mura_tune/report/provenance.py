@@ -134,7 +134,7 @@ def _write_commands(manifest: Manifest, settings: SearchConfig) -> str:
     study_option = ["--study", name] if name != area else []
     trials = settings.budget.trials
     overrides = "".join(
-        f" \\\n  {shell_command('--set', one)}" for one in list_overrides(area, settings)
+        f" \\\n  {shell_command('--set', override)}" for override in list_overrides(area, settings)
     )
     runs = _final_runs(manifest)
     seed_options = ["--seeds", len(runs)] if runs else []
@@ -157,8 +157,8 @@ def list_overrides(area: str, settings: SearchConfig) -> list[str]:
     The number of trials is no part of them: it has an option of its own.
     """
     default, searched = (
-        {path: value for path, value in flatten(config_to_dict(one)).items() if path != _TRIALS}
-        for one in (load_config(area), settings)
+        {path: value for path, value in flatten(config_to_dict(config)).items() if path != _TRIALS}
+        for config in (load_config(area), settings)
     )
     dropped_axes = _axis_paths(default) - _axis_paths(searched)
     return [f"{axis}=null" for axis in sorted(dropped_axes)] + [

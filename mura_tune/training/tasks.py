@@ -127,8 +127,8 @@ def _both(train: Split, recipe: Recipe) -> Loss:
     abnormality = binary_loss(train, recipe)
 
     def loss(logits_nk: Tensor, targets_n2: Tensor) -> Tensor:
-        part = F.cross_entropy(logits_nk[:, 1:], targets_n2[:, 1])
-        return abnormality(logits_nk, targets_n2[:, 0]) + recipe.aux_weight * part
+        area_loss = F.cross_entropy(logits_nk[:, 1:], targets_n2[:, 1])
+        return abnormality(logits_nk, targets_n2[:, 0]) + recipe.aux_weight * area_loss
 
     return loss
 
