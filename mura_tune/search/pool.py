@@ -61,7 +61,10 @@ def cores() -> int:
 
 
 class StopRequest:
-    """Ctrl-C once: finish the trials that run. Twice, or SIGTERM: stop now; they run again."""
+    """Ctrl-C once: finish the trials that run. Twice, or SIGTERM: stop now; they run again.
+
+    Signals reach the main thread alone: in another one, nothing is asked and nothing replaced.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.requested = False
@@ -69,11 +72,13 @@ class StopRequest:
         self._before: Any = None  # a function, a number, or nothing, as signal has it
 
     def __enter__(self) -> StopRequest:
-        self._before = signal.signal(signal.SIGINT, self._first)
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._first)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)
 
     def _first(self, *_: object) -> None:
         self.requested = True

@@ -8,6 +8,7 @@ import shutil
 import site
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbclient
@@ -154,3 +155,11 @@ def test_a_notebook_runs_the_example_with_workers(
     said = ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in cells]
     assert ANSWER.match(said[0])
     assert said[1].startswith("study XR_WRIST: 3 finished")
+
+
+def test_a_search_may_run_in_any_thread(folder: Path) -> None:
+    config = mt.load_config("XR_WRIST", QUICK)
+    search = mt.Search(config, data=folder / "data" / "MURA-v1.1", runs=folder / "runs")
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(search.run, 1).result(timeout=300)
+    assert outcome.best.number == 0
