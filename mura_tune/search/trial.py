@@ -66,13 +66,22 @@ def load_trial_data(prepared: Prepared, config: SearchConfig, device: torch.devi
 
 
 def draw_recipe(writer: TrialWriter, config: SearchConfig, space: Space) -> Recipe:
-    """The recipe of a new trial, drawn and stored; a confirming trial has one already."""
-    record = writer.read()
-    if record.has_recipe:
-        return record.recipe
-    values = suggest(writer.trial, space)
-    recipe = recipe_for(config, values, f"study {writer.search} trial {record.number}")
-    writer.store_recipe(recipe)
+    """The recipe of a new trial, drawn and stored; a confirming trial has one already.
+
+    An error is raised again, once its reason is stored: without one the trial would be run again.
+    """
+    try:
+        record = writer.read()
+        if record.has_recipe:
+            return record.recipe
+        values = suggest(writer.trial, space)
+        recipe = recipe_for(config, values, f"study {writer.search} trial {record.number}")
+        writer.store_recipe(recipe)
+    except Outage:
+        raise  # nothing more can be stored
+    except Exception as error:  # whatever it is, it is raised again
+        writer.store_reason(_reason(error))
+        raise
     return recipe
 
 

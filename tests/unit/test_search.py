@@ -171,6 +171,20 @@ def test_failures_are_data_and_the_study_goes_on(prepared: Prepared, url: str) -
     assert results.read_result(SearchRecord(after)).counts["failed"] == 2
 
 
+def test_a_failure_while_values_are_drawn_stores_its_reason(
+    prepared: Prepared, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a reason the trial would count as cut off, and be run again without end."""
+
+    def fail(drawn: optuna.Trial, axes: space.Space) -> dict[str, object]:
+        raise ValueError("no such value")
+
+    monkeypatch.setattr("mura_tune.search.trial.suggest", fail)
+    looks = iter(range(20))
+    with pytest.raises(MuraError, match=r"5 trials in a row failed alike .*no such value"):
+        tune(study_of(), prepared, url, stop=lambda: next(looks, None) is None)
+
+
 def test_divergence_is_a_failed_trial(prepared: Prepared, url: str) -> None:
     high = (
         "finetune.lr=1.0e+30",
