@@ -97,7 +97,7 @@ bench: setup  ## Measure speed and memory against what a user would write: about
 chaos: setup  ## Kill a search 30 times, 3 seeds, on SQLite and PostgreSQL, and count its trials
 	@$(BIN)/python tests/chaos.py $(ARGS)
 
-fuzz: setup  ## Spoil values, study files, manifests, tables, answers, 20,000 times: 0 or 2 and a line
+fuzz: setup  ## Spoil values, search files, manifests, tables, answers, 20,000 times: 0 or 2 and a line
 	@$(BIN)/python tests/fuzz/fuzzer.py --cases 20000 $(ARGS)
 
 clean:  ## Remove the environment and every tool's cache; data, runs and releases stay

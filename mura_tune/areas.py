@@ -17,7 +17,7 @@ AREAS = (
     "XR_SHOULDER",
     "XR_WRIST",
 )
-# What stands for every area of a dataset at once, and the study file of each. ALL is what commands
+# What stands for every area of a dataset at once, and the search file of each. ALL is what commands
 # of earlier versions say for pooled, and what databases and manifests say in every version.
 ALL, POOLED, ROUTER, MULTITASK = "ALL", "pooled", "router", "multitask"
 WHOLE_DATASET_AREAS = {ALL: POOLED, POOLED: POOLED, ROUTER: ROUTER, MULTITASK: MULTITASK}

@@ -39,7 +39,7 @@ Overrides = Mapping[str, object] | Sequence[str]
 
 
 def studies_folder() -> Path:
-    """Where the study files lie: inside an installed wheel, or at the root of a checkout."""
+    """Where the search files lie: inside an installed wheel, or at the root of a checkout."""
     installed = Path(__file__).parent / "studies"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "studies"
 
@@ -138,7 +138,7 @@ class SearchConfig:
                 "size" not in values,
                 f"{where}.size",
                 "given",
-                "left out: all of a study sees pixels of one size, recipe.size",
+                "left out: all of a search sees pixels of one size, recipe.size",
             )
         check_value(
             "monitor" not in self.search,
@@ -209,7 +209,7 @@ def load_config(area: str, overrides: Overrides = (), folder: Path | None = None
     if config.task in WHOLE_DATASET_TASKS and area not in WHOLE_DATASET_AREAS:
         raise InputError(
             f"{_shown(path)}: task {config.task} needs every area of the dataset: "
-            f"the study of {ROUTER} or {MULTITASK}, not of {area}"
+            f"the search of {ROUTER} or {MULTITASK}, not of {area}"
         )
     return dataclasses.replace(config, area=area, overrides=texts)
 
@@ -278,17 +278,17 @@ def _is_file(path: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a study file, with its `base`."""
+    """Return the content of a search file, with its `base`."""
     try:
         with path.open("rb") as file:
             text = file.read(YAML_BYTES + 1)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such study file") from None
+        raise InputError(f"{path}: no such search file") from None
     raw = parse_yaml(text, _shown(path))
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise InputError(f"{_shown(path)}: a study file is a mapping, not {show_value(raw)}")
+        raise InputError(f"{_shown(path)}: a search file is a mapping, not {show_value(raw)}")
     return raw
 
 
@@ -302,7 +302,7 @@ def _override_texts(overrides: Overrides) -> tuple[str, ...]:
 
 
 def value_to_yaml(value: object) -> str:
-    """Return a value as a study file writes it, on one line."""
+    """Return a value as a search file writes it, on one line."""
     import yaml  # what only prints help does without it
 
     try:
@@ -313,7 +313,7 @@ def value_to_yaml(value: object) -> str:
 
 
 def _override(text: str, source: str) -> dict[str, Any]:
-    """Return `path=value` as the nested mapping that a study file would hold."""
+    """Return `path=value` as the nested mapping that a search file would hold."""
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise InputError(f"{source}: write PATH=VALUE, such as --set finetune.lr=1.0e-3")

@@ -180,7 +180,7 @@ CHANGED_FIELDS = ("head_init",)
 
 
 def recipe_from_dict(raw: Mapping[str, Any], source: str) -> Recipe:
-    """Build the recipe that `dataclasses.asdict` wrote, checked as strictly as a study file.
+    """Build the recipe that `dataclasses.asdict` wrote, checked as strictly as a search file.
 
     Raises:
         InputError: an unknown or missing key, or an illegal value; `source` opens the message.

@@ -1,4 +1,4 @@
-"""Reference pages as Markdown, made from the code: commands, study files, the Python API."""
+"""Reference pages as Markdown, made from the code: commands, search files, the Python API."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ def commands_page() -> str:
     )
 
 
-def study_files_page() -> str:
-    """Every key of a study file: its type, its default, its choices, what it means."""
+def search_files_page() -> str:
+    """Every key of a search file: its type, its default, its choices, what it means."""
     path = studies_folder() / "default.yaml"
     text = path.read_text(encoding="utf-8")
     values = yaml.safe_load(text)
     comments = _yaml_comments(text)
     parts = [
-        "# Study files",
+        "# Search files",
         "",
-        "A study file says what one search does. `studies/default.yaml` holds every key; the "
+        "A search file says what one search does. `studies/default.yaml` holds every key; the "
         "file of an area, such as `studies/XR_HUMERUS.yaml`, names its `base` and what differs. "
         "`--set KEY=VALUE` changes one key for one search and is stored with it: "
         "`--set finetune.lr=3.0e-4`, `--set budget.trials=20`. A key of `recipe` needs no "
         "`recipe.` before it. An unknown key, or a value of another type, is refused.",
         "",
-        "`mura show AREA` prints a study file as all of its layers resolve it.",
+        "`mura show AREA` prints a search file as all of its layers resolve it.",
         "",
     ]
     for section, about in _SECTIONS.items():
@@ -109,7 +109,7 @@ def python_page() -> str:
 
 PAGES = {
     "reference/commands.md": commands_page,
-    "reference/study-files.md": study_files_page,
+    "reference/search-files.md": search_files_page,
     "reference/python.md": python_page,
 }
 

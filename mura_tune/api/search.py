@@ -318,7 +318,7 @@ def ablate_second_task(
     """
     if not config.recipe.aux_weight:
         raise InputError(
-            f"{config.area}: no aux_weight to leave out; ablate the study of multitask"
+            f"{config.area}: no aux_weight to leave out; ablate the search of multitask"
         )
     check_networks(config)
     workspace = Workspace(Path(data), Path(runs), strict=strict)

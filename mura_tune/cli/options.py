@@ -64,7 +64,7 @@ set_option = click.option(
     "overrides",
     multiple=True,
     metavar="PATH=VALUE",
-    help="Change one value of the study, such as finetune.lr=3.0e-4 or budget.pruner.name=none; "
+    help="Change one value of the search, such as finetune.lr=3.0e-4 or budget.pruner.name=none; "
     "stored with it. Repeat for more.",
 )
 device_option = click.option(

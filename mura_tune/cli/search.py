@@ -171,7 +171,7 @@ def ablate(
 ) -> None:
     """Train AREA (multitask) with and without its second task's loss: is it worth it?
 
-    The study file's recipe runs as it is and with aux_weight 0, on the same seeds and epochs; the
+    The search file's recipe runs as it is and with aux_weight 0, on the same seeds and epochs; the
     difference of dev AUC comes with its interval.
     """
     from mura_tune.api.search import ablate_second_task
@@ -188,12 +188,12 @@ def ablate(
     console.print_report(as_json, ablation.to_json, ablation.describe)
 
 
-@click.command(short_help="Print a study as its files and every --set resolve it.")
+@click.command(short_help="Print a search as its files and every --set resolve it.")
 @click.argument("area")
 @set_option
 @json_option
 def show(area: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Print the study of AREA as its files and every --set resolve it."""
+    """Print the search of AREA as its files and every --set resolve it."""
     import yaml
 
     from mura_tune.config import config_to_dict, load_config

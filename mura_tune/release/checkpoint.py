@@ -1,4 +1,4 @@
-"""Where final runs are kept between epochs: whole files, of use to the run they came from alone."""
+"""Checkpoints of final runs between epochs: whole files, each for the run that wrote it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UNUSABLE_ERRORS = (
 
 @contextlib.contextmanager
 def hold_places(release: Path, finals: Path) -> Iterator[None]:
-    """Be the only one that makes the release in the folder `release`, or trains in `finals`.
+    """Hold the places of a release: no other process makes `release` or trains in `finals`.
 
     Raises:
         InputError: another process does, or the release would take the place of something else.
@@ -56,7 +56,7 @@ class Checkpoints:
     """The checkpoints of one study's final runs, a file a recipe, until their release is whole.
 
     Args:
-        say: told in a line why a checkpoint is not used.
+        say: is called with a line that says why a checkpoint is not used.
     """
 
     def __init__(self, folder: Path, prepared: Prepared, say: Callable[[str], None]) -> None:
@@ -87,7 +87,7 @@ class Checkpoint:
 
     Attributes:
         run: what the run depends on, by name; a file with anything else in it is left unused.
-        say: told in a line why the file is not used.
+        say: is called with a line that says why the file is not used.
     """
 
     path: Path
@@ -114,7 +114,7 @@ class Checkpoint:
         files.replace_file(self.path, hashlib.sha256(data).digest(), data)
 
     def _checked(self, whole: bytes) -> dict[str, Any]:
-        """What `save` was given, as plain values."""
+        """The values that `save` stored, checked."""
         digest, content = whole[:DIGEST_BYTES], whole[DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:
             raise ValueError("damaged")

@@ -1,4 +1,4 @@
-"""A release on an external set: copies counted once, pictures that it was trained on told."""
+"""Evaluate a release on an external set: copies count once, training pictures are named."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mura_tune.training.fit import predict
 
 @dataclass(frozen=True, eq=False)
 class ExternalEvaluation:
-    """A release's figures on an external set.
+    """The evaluation of a release on an external set.
 
     Attributes:
         copies: images that are a copy of another one, turned or mirrored ones too.
@@ -42,7 +42,7 @@ class ExternalEvaluation:
     left_out: tuple[Finding, ...]
 
     def describe(self) -> str:
-        """The figures as lines for people, warnings first."""
+        """The estimates as lines for people, warnings first."""
         taken = [finding for finding in self.left_out if finding.kind != "not taken"]
         lines = [f"left out {finding.path}: {finding.detail}" for finding in taken]
         if others := [finding for finding in self.left_out if finding.kind == "not taken"]:
@@ -81,7 +81,7 @@ class ExternalEvaluation:
 def evaluate_external(
     release: Release, root: Path, folder: Path, *, strict: bool = False
 ) -> ExternalEvaluation:
-    """Measure a release on every image of the folders at `root`.
+    """Evaluate a release on every image of the folders at `root`.
 
     Args:
         folder: of the pixel cache.

@@ -1,7 +1,7 @@
-"""A release folder: whole or absent, and refused when a single byte is not as it was written.
+"""A release: written whole or not at all, refused when a single byte has changed, loaded.
 
-A release also holds its answer to a stored question, by which `mura verify` sees whether it still
-says what it said where it was made, and a config.json by which plain timm loads it
+A release also holds the logits of three reference pictures, by which `mura verify` checks that the
+network computes the same here as where it was made, and a config.json by which plain timm loads it
 (`create_model("local-dir:FOLDER", ...)`).
 """
 
@@ -57,8 +57,7 @@ CONFIG = "config.json"
 
 
 def timm_config(net: Model, manifest: Manifest) -> dict[str, str]:
-    """The file by its name, for a backbone of timm's; nothing for our own networks and heads, or
-    ensembles.
+    """The config.json of a timm backbone, by name; empty for own networks or heads and ensembles.
 
     timm refuses a key it does not know inside `pretrained_cfg`, and passes `model_args` on.
     """
@@ -95,10 +94,10 @@ REFERENCE_TOLERANCE = (
 
 
 def compute_reference_logits(net: Model, size: int) -> tuple[tuple[float, ...], ...]:
-    """The logits (3, K) of `_question`, by a copy of `net` on the CPU."""
+    """The logits (3, K) of `_reference_pictures`, by a copy of `net` on the CPU."""
     reader = copy.deepcopy(net).cpu().eval()
     with torch.inference_mode():
-        logits: Tensor = reader(to_input(_question(size), torch.device("cpu")))
+        logits: Tensor = reader(to_input(_reference_pictures(size), torch.device("cpu")))
     return tuple(tuple(float(value) for value in row) for row in logits)
 
 
@@ -106,7 +105,7 @@ def check_reference_logits(net: Model, manifest: Manifest, source: object) -> fl
     """The largest difference from the stored answer; None for a release that stored none.
 
     Raises:
-        InputError: it is beyond TOLERANCE, or the answer has another form.
+        InputError: the difference is beyond REFERENCE_TOLERANCE, or the logits have another shape.
     """
     if manifest.reference_logits is None:
         return None
@@ -131,7 +130,7 @@ def check_reference_logits(net: Model, manifest: Manifest, source: object) -> fl
     return gap
 
 
-def _question(size: int) -> Tensor:
+def _reference_pictures(size: int) -> Tensor:
     """Three pictures (3, S, S) by formulas that no library can change: grey, a ramp, a pattern."""
     number = torch.arange(size * size, dtype=torch.int64).view(size, size)
     ramp = number * 255 // (size * size - 1)
@@ -141,7 +140,7 @@ def _question(size: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Release:
-    """A release in memory: what bundle.json says, and the network with its weights."""
+    """A release in memory: its folder, its manifest, and the network with its weights."""
 
     folder: Path
     manifest: Manifest
@@ -199,7 +198,7 @@ def weight_file_names(net: Model) -> tuple[str, ...]:
 
 
 def current_preprocessing(size: int) -> PreprocessingEntry:
-    """What happens to an image before a network sees it, as bundle.json says it.
+    """The preprocessing of an image for a network, as bundle.json stores it.
 
     A release without `decoding` was made by its version 1; see `images.preprocessing_changes`.
     """
@@ -217,7 +216,7 @@ def current_preprocessing(size: int) -> PreprocessingEntry:
 
 
 def list_training_pictures(prepared: Prepared) -> str:
-    """The content of TRAINED_ON: sorted, so that it tells nothing of the order of studies."""
+    """The content of TRAINED_ON: sorted, so that the order of studies stays unknown."""
     held = (prepared.frame["split"] != "test").to_numpy()
     return "".join(sorted(f"{sha[:DIGEST_DIGITS]}\n" for sha in prepared.pictures.take(held)))
 
@@ -229,10 +228,10 @@ def describe_decoding_changes(manifest: Manifest) -> str:
 
 
 def add_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Put texts into a release, new or in place of what they were, and vouch for them.
+    """Add texts to a release, or replace them, and write SHA256SUMS again.
 
     Raises:
-        InputError: the release is not whole; see `sums.check`.
+        InputError: the release is not whole; see `checksums.check_files`.
     """
     content = {name: (folder / name).read_bytes() for name in checksums.check_files(folder)}
     content |= {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}

@@ -1,4 +1,4 @@
-"""Two stages, measured: each test study answered by its area's release, known or as routed."""
+"""Evaluate two stages: the router names an area, and that area's release answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mura_tune.training.tasks import study_logits
 
 @dataclass(frozen=True, eq=False)
 class TwoStageEvaluation:
-    """What it costs not to be told a study's area.
+    """The cost of a routed area in place of the known area.
 
     Attributes:
         known, routed: study AUC over all areas, each study answered by the release of its area,
@@ -43,7 +43,7 @@ class TwoStageEvaluation:
     fallbacks: tuple[str, ...]
 
     def describe(self) -> str:
-        """The figures as lines for people."""
+        """The estimates as lines for people."""
         n = self.known.studies
         rest = n - self.abstained
         answered = self.answered.brief() if self.answered else "undefined"
@@ -79,7 +79,7 @@ def evaluate_two_stages(
     fallbacks: tuple[str, ...],
     split_at: Callable[[int], Split],
 ) -> TwoStageEvaluation:
-    """Measure a chain on the test studies of every area.
+    """Evaluate router and releases on the test studies of every area.
 
     Args:
         releases: the release that answers for each area, by area.

@@ -1,4 +1,4 @@
-"""Everything that can be checked about a release without knowing what it was measured on."""
+"""Verify a release: every check that needs no dataset."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mura_tune.release_format.manifest import MANIFEST, SCHEMA, Manifest
 
 @dataclass(frozen=True)
 class Inspection:
-    """A release that passed.
+    """The result of a verification that passed.
 
     Attributes:
-        digest: sha256 of its SHA256SUMS, by which the whole release can be asked for.
-        files: how many there are.
+        digest: sha256 of its SHA256SUMS, which names the whole release.
+        files: the number of files.
         tensors: of all its networks, whose names and shapes fit.
         apart: the largest difference of a logit from the stored one; None where none is stored.
-        lacks: what an older version did not store, so that some verbs cannot use it.
+        lacks: the fields that an older version did not store; some verbs need them.
         changes: which pictures are read differently since it was made; "" for none.
         data: whether its split was held against a dataset, and fits.
     """
@@ -42,7 +42,7 @@ class Inspection:
     data: bool = False
 
     def describe(self) -> str:
-        """What was checked, as lines for people."""
+        """The checks as lines for people."""
         answer = (
             "no answer is stored with it"
             if self.apart is None
@@ -74,7 +74,7 @@ class Inspection:
 
 
 def inspect_release(folder: Path) -> Inspection:
-    """Sums, schema, preprocessing, keys, shapes, and the stored answer, in this order.
+    """Check sums, schema, preprocessing, keys, shapes and the stored answer, in this order.
 
     Raises:
         InputError: the first thing that is wrong, with the file's name and what to do.

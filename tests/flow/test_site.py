@@ -89,6 +89,6 @@ def test_reference_pages_name_every_verb_and_key(site: Path) -> None:
     from mura_tune.recipe import RECIPE_FIELDS
 
     commands = (site / "reference/commands.html").read_text(encoding="utf-8")
-    keys = (site / "reference/study-files.html").read_text(encoding="utf-8")
+    keys = (site / "reference/search-files.html").read_text(encoding="utf-8")
     assert [verb for verb in mura.commands if f"mura {verb}" not in commands] == []
     assert [field for field in RECIPE_FIELDS if f"<code>{field}</code>" not in keys] == []

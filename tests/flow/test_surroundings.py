@@ -75,7 +75,7 @@ WRITES = [
     (("infer", "DATA/valid", f"--release={RELEASE}", "--out=OUT/a.csv"), OUT),
     (("explain", *ONE, "--out=OUT/a.png"), OUT),
 ]
-# `show` prints what it resolves: it reads the study files of the installation, and writes nothing.
+# `show` prints what it resolves: it reads the search files of the installation, and writes nothing.
 NEITHER = {"show"}
 
 

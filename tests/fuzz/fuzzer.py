@@ -1,4 +1,4 @@
-"""Spoilt values, study files, manifests, tables and answers, through the verbs that read them.
+"""Spoilt values, search files, manifests, tables and answers, through the verbs that read them.
 
 Whatever is read ends with 0 or 2; a refusal is one line; no line has an exception's name; nothing
 hangs. Every case is made from a seed, its class and its number alone:
@@ -162,7 +162,7 @@ def values(random: Random, world: World) -> Case:
 
 
 def study_files(random: Random, world: World) -> Case:
-    """A study file, and sometimes default.yaml below it."""
+    """A search file, and sometimes default.yaml below it."""
     name = random.choice(("XR_WRIST.yaml", "default.yaml", "multitask.yaml", "router.yaml"))
     text = world.texts[name]
     if random.random() < 0.5:
@@ -236,7 +236,7 @@ def answers(random: Random, world: World) -> Case:
 CLASSES: dict[str, tuple[Callable[[Random, World], Case], int]] = {
     # how to make a case, and how many of twenty are of its kind
     "values": (values, 8),
-    "study-files": (study_files, 3),
+    "search-files": (study_files, 3),
     "manifests": (manifests, 4),
     "tables": (tables, 3),
     "answers": (answers, 2),

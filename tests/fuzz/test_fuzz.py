@@ -9,7 +9,7 @@ import pytest
 from mura_tune import config
 from mura_tune.errors import InputError
 
-CASES = {"values": 240, "study-files": 100, "manifests": 160, "tables": 100, "answers": 60}
+CASES = {"values": 240, "search-files": 100, "manifests": 160, "tables": 100, "answers": 60}
 SHOW = fuzzer.Case(("show", "XR_WRIST"), "")
 
 
