@@ -27,10 +27,10 @@ from mura_tune.data import cache
 from mura_tune.data.index import open_dataset
 from mura_tune.training.batches import load_split
 from mura_tune.networks.network import build_network
-from mura_tune.metrics.comparison import (average_folds)
+from mura_tune.metrics.comparison import average_folds
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource
-from mura_tune.training.tasks import ABNORMALITY
+from mura_tune.training.tasks import ABNORMALITY_TASK
 from mura_tune.training.fit import fit
 from mura_tune.recipe import apply_values
 
@@ -61,8 +61,8 @@ recipe = apply_values(load_config("default").recipe, {
     "arch": "cnn", "size": 64, "pretrained": "none", "head.epochs": 1, "finetune.epochs": 1,
     "finetune.depth": 1}, "benchmark")
 features = FeatureSource(FeatureStore(work / "features"))
-found = fit(build_network("cnn"), train, dev, recipe, ABNORMALITY, source=features)
-average_folds([ABNORMALITY.table(found.logits, dev)], measure=ABNORMALITY.measure)
+found = fit(build_network("cnn"), train, dev, recipe, ABNORMALITY_TASK, source=features)
+average_folds([ABNORMALITY_TASK.table(found.logits, dev)], measure=ABNORMALITY_TASK.measure)
 """,
 }
 REPORT = """
