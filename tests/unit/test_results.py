@@ -234,7 +234,7 @@ def test_finalize_releases_nobody_before_the_confirmation_is_done(
 ) -> None:
     study = searched()
     half = best(study, confirming(rerun(study, 0), ended(rerun(study, 2), "killed")))
-    monkeypatch.setattr("mura_tune.cli.release.best_of", lambda *_: half)
+    monkeypatch.setattr("mura_tune.search.results.load_result", lambda *_: half)
     ran = run("finalize", "XR_A", f"--data={tmp_path}")
     assert ran.code == 2
     assert "mura: study XR_A: no winner yet" in ran.err
