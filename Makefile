@@ -75,11 +75,11 @@ docs: setup  ## Build the documentation as a site: open build/site/index.html
 	$(DOCS)
 	@echo "build/site/index.html"
 
-tune: setup  ## Search one area, or AREA=all: AREA=XR_ELBOW [TRIALS=40] [WORKERS=4] [DATA=..] [ARGS=..]
+tune: setup  ## Search one area, AREA=pooled for one model of all, or AREA=all for each [TRIALS=40] [WORKERS=4] [DATA=..] [ARGS=..]
 	@test -n $(call quoted,$(AREA)) || { echo "make tune: which AREA? One of $(AREAS), another that DATA holds, or all" >&2; exit 2; }
 	@$(BIN)/mura tune $(call quoted,$(AREA)) --data $(call quoted,$(DATA)) $(WHERE) $(if $(TRIALS),--trials $(call quoted,$(TRIALS))) $(if $(WORKERS),--workers $(call quoted,$(WORKERS))) $(ARGS)
 
-finalize: setup  ## Train and release the best recipe: [AREA=XR_ELBOW], or every finished study
+finalize: setup  ## Train and release the best recipe: [AREA=XR_ELBOW], or every finished search
 	@$(BIN)/mura finalize $(if $(AREA),$(call quoted,$(AREA))) --data $(call quoted,$(DATA)) $(WHERE) --releases $(call quoted,$(RELEASES)) $(ARGS)
 
 evaluate: setup  ## Measure a release on the published valid studies: AREA=XR_ELBOW

@@ -90,10 +90,15 @@ def search_files_page() -> str:
     return "\n".join([*parts, "## `studies/default.yaml`", "", "```yaml", text.rstrip(), "```", ""])
 
 
+# What README's example calls comes first, in its order.
+FIRST = ("load_config", "Search", "SearchOutcome", "finalize", "load_release", "Predictor")
+
+
 def python_page() -> str:
     """The public names of `mura_tune`, for mkdocstrings to fill in."""
     names = [name for name in getattr(mura_tune, "__all__", ()) if not name.startswith("__")]
-    blocks = [f"::: mura_tune.{name}\n" for name in names]
+    first = [name for name in FIRST if name in names]
+    blocks = [f"::: mura_tune.{name}\n" for name in (*first, *(n for n in names if n not in first))]
     return "\n".join(
         [
             "# Python",

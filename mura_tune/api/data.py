@@ -55,6 +55,10 @@ class Workspace:
         storage = ("--storage", database(self.url)) if self.storage else ()
         return ("--data", self.data, "--runs", self.runs, *storage)
 
+    def check_area(self, area: str) -> None:
+        """Raise InputError unless the dataset is there and has the area; opens no image."""
+        open_dataset(self.data).for_area(stored_area(area))
+
     def prepare(self, area: str, config: SearchConfig) -> Prepared:
         """The images of an area, decoded at the size of a config and divided its way.
 

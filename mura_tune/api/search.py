@@ -226,10 +226,11 @@ def run_searches(
     devices = tuple(choose_device(name) for name in settings.devices.split(","))
     pool = WorkerPool(settings.workers, devices)
     worker_settings = _worker_settings(settings, workspace)
-    for search in searches:  # before anything is decoded
-        check_networks(search.config)
-    for search in searches:
+    for search in searches:  # what is cheap to check, before anything is decoded
         admit(url, search.name, search._name_option)
+        search.workspace.check_area(search.config.area)
+    for search in searches:
+        check_networks(search.config)
     jobs: list[SearchJob] = []
     since: dict[str, int] = {}
     for search in searches:

@@ -66,7 +66,7 @@ def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
 def cache(
     area: str, data: Path, runs: Path, overrides: tuple[str, ...], strict: bool, as_json: bool
 ) -> None:
-    """Decode an area's images once, at the size its study trains on. `tune` does it by itself."""
+    """Decode an area's images once, at the size its search trains on. `tune` does it by itself."""
     from mura_tune.api.data import cache_area
     from mura_tune.config import load_config
 

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what they stand for: a study, its data, its storage."""
+"""Options that several verbs share, and what they stand for: a search, its data, its storage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _path(flag: str, env: str, default: str, what: str) -> Callable[[F], F]:
 
 
 data_option = _path("--data", "MURA_DATA", "data/MURA-v1.1", "Dataset: a folder, or a table .csv.")
-runs_option = _path("--runs", "MURA_RUNS", "runs", "Where studies and the cache are written.")
+runs_option = _path("--runs", "MURA_RUNS", "runs", "Where searches and the cache are written.")
 releases_option = _path("--releases", "MURA_RELEASES", "releases", "Where releases are written.")
 base_url_option = click.option(
     "--base-url",
@@ -55,7 +55,7 @@ storage_option = click.option(
     envvar="MURA_STORAGE",
     show_envvar=True,
     default=None,
-    help="Study database: a file on a local disk, or postgresql+psycopg://USER@HOST/DB. Other "
+    help="Search database: a file on a local disk, or postgresql+psycopg://USER@HOST/DB. Other "
     "disks are refused unless MURA_LOCAL_DISKS names their kind, such as 9p.  "
     "[default: RUNS/studies.db]",
 )

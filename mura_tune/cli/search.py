@@ -94,8 +94,9 @@ def tune(
 ) -> None:
     """Search the recipe of AREA: until there are N trials, however often this is called.
 
-    AREA is an area of the dataset, or `pooled`: one model for all areas together. With --every-area
-    each area has a search of its own, the one with the fewest images first.
+    AREA is an area of the dataset; or `pooled`, one model for all areas together; or `router`,
+    which area a study shows; or `multitask`, both at once. With --every-area each area has a
+    search of its own, the one with the fewest images first.
 
     After the search the best trials run again with new seeds, and the best by their mean wins.
 
@@ -227,11 +228,11 @@ def show(area: str, overrides: tuple[str, ...], as_json: bool) -> None:
     show_default=True,
     help="0 picks a free one.",
 )
-@click.option("--writable", is_flag=True, help="Let the browser rename and delete studies.")
+@click.option("--writable", is_flag=True, help="Let the browser rename and delete searches.")
 def dashboard(
     runs: Path, storage: str | None, hosts: tuple[str, ...], port: int, writable: bool
 ) -> None:
-    """Serve optuna-dashboard for the studies: to look at, and not to change."""
+    """Serve optuna-dashboard for the searches: to look at, and not to change."""
     from mura_tune.dashboard import app
 
     host, *names = hosts
@@ -241,7 +242,7 @@ def dashboard(
         url_of(storage, runs),
         host,
         port,
-        lambda url: click.echo(f"studies at {url}"),
+        lambda url: click.echo(f"searches at {url}"),
         names=names,
         artifacts=runs / "artifacts",
         writable=writable,

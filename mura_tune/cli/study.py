@@ -67,7 +67,7 @@ def delete(name: str, yes: bool, runs: Path, storage: str | None) -> None:
 
     url = url_of(storage, runs)
     n = manage.count(url, name)
-    if not yes and not _sure(f"{database(url)}: delete study {name} and its {n} trials?"):
+    if not yes and not _sure(f"{database(url)}: delete search {name} and its {n} trials?"):
         click.echo("nothing deleted")
         return
     click.echo(f"{name}: {manage.delete(url, name, runs / 'artifacts')} trials deleted")
@@ -80,7 +80,7 @@ def _sure(question: str) -> bool:
     except (click.Abort, RuntimeError):  # RuntimeError: there is no stdin at all
         if sys.stdin is not None and sys.stdin.isatty():
             raise  # Ctrl-C
-    raise InputError("study delete: nobody answers, nothing deleted; --yes deletes without asking")
+    raise InputError("search delete: nobody answers, nothing deleted; --yes deletes without asking")
 
 
 study = copy_command(searches)

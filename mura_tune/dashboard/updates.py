@@ -60,14 +60,14 @@ class DashboardUpdates:
     def _close(self) -> None:
         for job in self.jobs:
             self._note(job)
-            with legible(self.url, f"study {job.name}"):
+            with legible(self.url, f"search {job.name}"):
                 search = SearchRecord(load_study(self._open_storage(), job.name, self.url))
                 search_charts.refresh_charts(search)
 
     def _note(self, job: SearchJob) -> None:
         self._last[job.name] = time.monotonic()
         storage = self._open_storage()
-        with legible(self.url, f"study {job.name}"):
+        with legible(self.url, f"search {job.name}"):
             write_study_note(
                 SearchRecord(load_study(storage, job.name, self.url)),
                 load_confirmation(storage, job.name),

@@ -83,7 +83,7 @@ def load_study(storage: RDBStorage, name: str, url: str) -> optuna.Study:
         if not search.endswith(CONFIRM_SUFFIX)
     ]
     held = f"it holds {', '.join(sorted(names))}" if names else "it holds none"
-    raise InputError(f"{database(url)}: no study {name}; {held}")
+    raise InputError(f"{database(url)}: no search {name}; {held}")
 
 
 def has_study(storage: RDBStorage, name: str) -> bool:

@@ -57,6 +57,12 @@ class FinalRelease:
     dev: Evaluation | RouterEvaluation
     test: Evaluation | RouterEvaluation
 
+    def __repr__(self) -> str:
+        return f"FinalRelease({str(self.folder)!r})"
+
+    def __str__(self) -> str:
+        return self.describe()
+
     def describe(self) -> str:
         """The scores as lines for people, and the next command."""
         routes = isinstance(self.manifest, RouterManifest)
@@ -89,7 +95,7 @@ def summarise_releases(releases: Sequence[FinalRelease]) -> str:
 
 def final_recipe(best: SearchResult) -> Recipe:
     """The stored recipe of the best trial, with the final phases of the search's config."""
-    return apply_values(best.best.recipe, best.config.final, f"study {best.study}: final")
+    return apply_values(best.best.recipe, best.config.final, f"search {best.study}: final")
 
 
 def finalize(
@@ -169,7 +175,7 @@ def _require_searched_data(best: SearchResult, prepared: Prepared) -> None:
     ):
         if then != now:
             raise InputError(
-                f"study {best.study}: the {name} is not the one that was searched "
+                f"search {best.study}: the {name} is not the one that was searched "
                 f"({then[:12]}… then, {now[:12]}… now); {remedy}, or tune again"
             )
 

@@ -1,1 +1,1 @@
-"""One Optuna study an area, brought to its exact number of trials."""
+"""One search an area, brought to its exact number of trials."""

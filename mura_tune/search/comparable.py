@@ -97,7 +97,7 @@ def same_or_refuse(
         recipe_fields = ", ".join(
             f"{name}: {getattr(first_config.recipe, name)}" for name in CHANGED_FIELDS
         )
-        _LOG.warning("study %s goes on as it began, with %s", search.name, recipe_fields)
+        _LOG.warning("search %s goes on as it began, with %s", search.name, recipe_fields)
     config = first_config
     plain = config_to_dict(config)
     now = {
@@ -166,7 +166,7 @@ def _start(
 ) -> None:
     if search.trials() or search.handle.direction != StudyDirection.MAXIMIZE:
         raise InputError(
-            f"study {search.name} was made by something else; "
+            f"search {search.name} was made by something else; "
             "start one of its own with --study NAME"
         )
     views = prepare_folds(prepared, config.split) if config.split.folds else (prepared,)
@@ -206,14 +206,14 @@ def _check_resume(
         (ranges if only_range else others).append(difference)
     if others:
         raise InputError(
-            f"study {name} was started with something else: {'; '.join(others + ranges)}. Trials "
-            f"would not compare: undo the change, or start a study of its own: "
+            f"search {name} was started with something else: {'; '.join(others + ranges)}. Trials "
+            f"would not compare: undo the change, or start a search of its own: "
             f"mura tune {now['area']} --study {name}-2"
         )
     if not allowed:
         raise InputError(
-            f"study {name} searched other ranges: {'; '.join(ranges)}. Go on with them by "
-            f"--allow-space-change (what ran so far stays and counts), or start a study of its "
+            f"search {name} searched other ranges: {'; '.join(ranges)}. Go on with them by "
+            f"--allow-space-change (what ran so far stays and counts), or start a search of its "
             f"own: mura tune {now['area']} --study {name}-2"
         )
     search.add_space_changes(ranges)

@@ -1,4 +1,4 @@
-"""Copy, export and delete whole studies, each with the study that confirms it."""
+"""Copy, export and delete whole searches, each with its confirmation."""
 
 from __future__ import annotations
 
@@ -60,27 +60,29 @@ _Rows = Sequence[Mapping[str, Any]]
 
 
 def copy(url: str, name: str, new: str, to: str) -> int:
-    """Copy study `name` as `new` into the database at `to`; returns how many trials it has.
+    """Copy search `name` as `new` into the database at `to`; returns how many trials it has.
 
     It is there whole, with its confirmation, or not at all: one transaction writes it. Pictures
-    are not copied: in the same database both studies show them, in another one only `name` does.
+    are not copied: in the same database both searches show them, in another one only `name` does.
 
     Raises:
-        InputError: no such study, `new` exists there, or is no name for a search.
+        InputError: no such search, `new` exists there, or is no name for a search.
     """
     check_search_name(new, "NEW")
     if name.endswith(CONFIRM_SUFFIX):
-        raise InputError(f"{name} confirms another study; copy {name.removesuffix(CONFIRM_SUFFIX)}")
-    with using(url) as source, legible(url, f"study {name}"):
+        raise InputError(
+            f"{name} confirms another search; copy {name.removesuffix(CONFIRM_SUFFIX)}"
+        )
+    with using(url) as source, legible(url, f"search {name}"):
         load_study(source, name, url)  # or say which there are
         copies = {
             full.removeprefix(name): _read(source, full, url) for full in _names(source, name)
         }
-    with using(to, create=True) as target, legible(to, f"study {new}"), lock_of(to, new):
+    with using(to, create=True) as target, legible(to, f"search {new}"), lock_of(to, new):
         for end in ("", CONFIRM_SUFFIX):
             if has_study(target, new + end):
                 raise InputError(
-                    f"{database(to)}: study {new + end} exists; name another, or "
+                    f"{database(to)}: search {new + end} exists; name another, or "
                     f"remove it by 'mura study delete {new}'"
                 )
         with target.engine.begin() as connection:
@@ -90,8 +92,8 @@ def copy(url: str, name: str, new: str, to: str) -> int:
 
 
 def table(url: str, name: str) -> str:
-    """Every trial of a study and of its confirmation as CSV, a row a trial."""
-    with using(url) as storage, legible(url, f"study {name}"):
+    """Every trial of a search and of its confirmation as CSV, a row a trial."""
+    with using(url) as storage, legible(url, f"search {name}"):
         load_study(storage, name, url)  # or say which there are
         rows = [_row(trial) for search in _both(storage, name, url) for trial in search.trials()]
     params = sorted({key for row in rows for key in row} - set(COLUMNS))
@@ -104,29 +106,29 @@ def table(url: str, name: str) -> str:
 
 
 def count(url: str, name: str) -> int:
-    """How many trials a study has, and its confirmation, as `delete` would remove them.
+    """How many trials a search has, and its confirmation, as `delete` would remove them.
 
     Raises:
-        InputError: no such study.
+        InputError: no such search.
     """
-    with using(url) as storage, legible(url, f"study {name}"):
+    with using(url) as storage, legible(url, f"search {name}"):
         return sum(len(search.trials()) for search in _both(storage, name, url))
 
 
 def delete(url: str, name: str, artifacts: Path) -> int:
-    """Delete a study, its confirmation and its pictures; returns how many trials went.
+    """Delete a search, its confirmation and its pictures; returns how many trials went.
 
-    Study and confirmation go in one transaction, after the pictures: cut off, the same call
-    finishes it. Pictures that another study of the database shows too stay.
+    Search and confirmation go in one transaction, after the pictures: cut off, the same call
+    finishes it. Pictures that another search of the database shows too stay.
 
     Raises:
-        InputError: no such study, or a worker runs a trial of it.
+        InputError: no such search, or a worker runs a trial of it.
     """
     if (path := file_of(url)) is not None and path.exists():
         require_write(path)
     with (
         using(url) as storage,
-        legible(url, f"study {name}"),
+        legible(url, f"search {name}"),
         lock_of(url, name),
         WorkerLock(url) as worker_lock,
     ):
@@ -136,7 +138,7 @@ def delete(url: str, name: str, artifacts: Path) -> int:
                 worker_lock.is_alive(trial.worker) for trial in search.trials(TrialState.RUNNING)
             ):
                 raise InputError(
-                    f"study {search.name}: a worker runs a trial of it; stop that first"
+                    f"search {search.name}: a worker runs a trial of it; stop that first"
                 )
         trials = sum(len(search.trials()) for search in searches)
         ids = [optuna_private.search_id(search.handle) for search in searches]
@@ -190,7 +192,7 @@ def _row(trial: TrialRecord) -> dict[str, Any]:
 
 
 def _read(storage: RDBStorage, name: str, url: str) -> dict[str, _Rows]:
-    """All rows of a study, as they were at one moment, by table."""
+    """All rows of a search, as they were at one moment, by table."""
     key = optuna_private.search_id(load_study(storage, name, url))
     with _snapshot(storage.engine) as connection:
 
@@ -220,7 +222,7 @@ def _snapshot(engine: Engine) -> Iterator[Connection]:
 
 
 def _write(connection: Connection, name: str, rows: Mapping[str, _Rows]) -> None:
-    """Add a study with these rows. Keys are drawn anew, and what refers to them follows."""
+    """Add a search with these rows. Keys are drawn anew, and what refers to them follows."""
     search = _add(connection, TABLES["studies"], {"study_name": name})
     trials = {
         row["trial_id"]: _add(connection, _TRIALS, {**row, "trial_id": None, "study_id": search})

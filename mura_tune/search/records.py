@@ -216,11 +216,11 @@ class TrialRecord:
         Raises:
             InputError: it has none: another program, or an early version of this one, made it.
         """
-        name = f"study {self.search}" if self.search else "study"
+        name = f"search {self.search}" if self.search else "search"
         if not self.has_recipe:
             raise InputError(
                 f"{name} trial {self.number} has no recipe: something else made it; "
-                "start a study of its own with --study NAME"
+                "start a search of its own with --study NAME"
             )
         text = json.dumps(self.frozen.system_attrs[_RECIPE])
         return _parsed_recipe(text, f"{name} trial {self.number}")
@@ -449,7 +449,7 @@ class SearchRecord:
     @property
     def config(self) -> SearchConfig:
         """The configuration that the latest call went on with."""
-        return config.config_from_dict(self._facts[_CONFIG], f"study {self.name}")
+        return config.config_from_dict(self._facts[_CONFIG], f"search {self.name}")
 
     @property
     def identity(self) -> str | None:
@@ -482,7 +482,7 @@ class SearchRecord:
         Raises:
             InputError: the database refuses, or what it holds is not as it was stored.
         """
-        with legible(optuna_private.storage_url(self.handle), f"study {self.name}"):
+        with legible(optuna_private.storage_url(self.handle), f"search {self.name}"):
             yield
 
     def store_comparable(self, comparable: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a study found: the winner, the baseline it had to beat, and how sure that is."""
+"""What a search found: the winner, the baseline it had to beat, and how sure that is."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class HistoryPoint:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The winner of a study, the recipe it had to beat, and counts by state.
+    """The winner of a search, the recipe it had to beat, and counts by state.
 
     Attributes:
         best: the winner: by mean over new seeds where candidates were confirmed, else by score.
@@ -116,7 +116,7 @@ class SearchResult:
         """
         if self.pending:
             raise InputError(
-                f"study {self.study}: no winner yet, its confirmation is not done "
+                f"search {self.study}: no winner yet, its confirmation is not done "
                 f"({numbered('trial', self.pending)} to go); the same 'mura tune' goes on with it, "
                 "and with --set budget.confirm.top=0 it does without"
             )
@@ -163,17 +163,17 @@ def choose_winner(search: SearchRecord, confirmation: SearchRecord | None = None
     """The winner: by its confirmation where that is done, else by score.
 
     Raises:
-        InputError: no trial has finished, or something else made the study.
+        InputError: no trial has finished, or something else made the search.
     """
     trials, name = search.trials(), search.name
     finished = {t.number: t for t in trials if t.is_finished}
     if not finished and (search.is_ours or not trials):
         raise InputError(
-            f"study {name}: no finished trial among {len(trials)}; run 'make tune AREA={name}'"
+            f"search {name}: no finished trial among {len(trials)}; run 'make tune AREA={name}'"
         )
     if not search.is_ours:
         raise InputError(
-            f"study {name}: another program, or an early version of this one, made "
+            f"search {name}: another program, or an early version of this one, made "
             "it; tune again in a database of its own with --storage FILE"
         )
     resolved, identity = search.config, search.identity
@@ -198,7 +198,7 @@ def read_result(search: SearchRecord, confirmation: SearchRecord | None = None) 
     """The best finished trial, by its confirmation where there is one.
 
     Raises:
-        InputError: no trial has finished, or something else made the study.
+        InputError: no trial has finished, or something else made the search.
     """
     choice = choose_winner(search, confirmation)
     trials, resolved, comparable = search.trials(), choice.config, search.comparable
@@ -250,7 +250,7 @@ def load_confirmation(storage: optuna.storages.BaseStorage, name: str) -> Search
 
 
 def finished_searches(url: str) -> list[str]:
-    """Names of the studies with a finished trial. Raises InputError where there is none."""
+    """Names of the searches with a finished trial. Raises InputError where there is none."""
     storage = open_storage(url)
     with legible(url):
         names = [
@@ -260,7 +260,7 @@ def finished_searches(url: str) -> list[str]:
         ]
         names = [name for name in names if _has_finished(storage, name)]
     if not names:
-        raise InputError(f"{database(url)}: no study with a finished trial; run 'make tune' first")
+        raise InputError(f"{database(url)}: no search with a finished trial; run 'make tune' first")
     return sorted(names)
 
 

@@ -298,6 +298,6 @@ def _stop_if_all_fail(name: str, trials: Sequence[TrialRecord]) -> None:
     alike = len(reasons) == 1 and all(t.state == TrialState.FAIL for t in last)
     if len(last) == SAME_FAILURES and alike:
         raise MuraError(
-            f"study {name}: {SAME_FAILURES} trials in a row failed alike "
+            f"search {name}: {SAME_FAILURES} trials in a row failed alike "
             f"({last[-1].reason}); mend that, and the same call goes on"
         )

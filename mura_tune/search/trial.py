@@ -75,7 +75,7 @@ def draw_recipe(writer: TrialWriter, config: SearchConfig, space: Space) -> Reci
         if record.has_recipe:
             return record.recipe
         values = suggest(writer.trial, space)
-        recipe = recipe_for(config, values, f"study {writer.search} trial {record.number}")
+        recipe = recipe_for(config, values, f"search {writer.search} trial {record.number}")
         writer.store_recipe(recipe)
     except Outage:
         raise  # nothing more can be stored

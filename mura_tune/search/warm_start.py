@@ -1,4 +1,4 @@
-"""Warm starts: what won in sibling studies of the same database is tried early in this one."""
+"""Warm starts: what won in sibling searches of the same database is tried early in this one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SHARE = 4  # at most one trial in four is a warm start
 def warm_starts(
     storage: BaseStorage, name: str, config: SearchConfig, space: Space, which: str
 ) -> Sequence[WarmStart]:
-    """The confirmed winners of other studies, as trials for study `name`.
+    """The confirmed winners of other searches, as trials for search `name`.
 
     Args:
         which: `auto` takes every sibling that searched the same recipe over the same axes;
             `none` takes none; else names with commas between them.
 
     Raises:
-        InputError: a study that was named, and cannot give a winner that fits.
+        InputError: a search that was named, and cannot give a winner that fits.
     """
     if which == NONE:
         return []
@@ -58,7 +58,7 @@ def _winner(
     try:
         search = SearchRecord(optuna.load_study(study_name=sibling, storage=storage))
     except KeyError:
-        return "no such study"
+        return "no such search"
     if not search.is_ours:
         return "not one of ours"
     try:

@@ -142,9 +142,9 @@ def test_a_device_that_is_not_there(run: Run, phantoms: Path) -> None:
 def test_nothing_to_finalize(run: Run, phantoms: Path, tmp_path: Path) -> None:
     told(run("finalize", "XR_WRIST", f"--data={phantoms}"), "no studies yet", "make tune")
     assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
-    line = told(run("finalize", "XR_HAND", f"--data={phantoms}"), "no study XR_HAND")
+    line = told(run("finalize", "XR_HAND", f"--data={phantoms}"), "no search XR_HAND")
     assert line.endswith("; it holds XR_WRIST")
-    told(run("best", "XR_HAND"), "no study XR_HAND")
+    told(run("best", "XR_HAND"), "no search XR_HAND")
 
 
 def test_a_study_without_a_finished_trial(run: Run, phantoms: Path, tmp_path: Path) -> None:

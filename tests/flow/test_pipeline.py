@@ -106,7 +106,7 @@ def test_finalize_without_an_area_releases_every_finished_study(
     assert run("tune", "XR_HAND", "--study=A", f"--data={other}", "--trials=1", *TINY).code == 0
     done = run("finalize", f"--data={phantoms}")
     assert done.code == 2
-    assert "A: study A: the dataset is not the one that was searched" in done.err
+    assert "A: search A: the dataset is not the one that was searched" in done.err
     assert "no release for A" in done.err.splitlines()[-1]
     table = done.out.partition("test, by study")[2].splitlines()[1:]
     assert [line.split()[0] for line in table] == ["XR_HAND", "XR_WRIST"]

@@ -71,7 +71,7 @@ def test_readmes_example(
     exec(example(), names)
     assert ANSWER.match(capfd.readouterr().out)
     best, release = names["best"], names["release"]
-    assert str(best).startswith("study XR_WRIST: 2 finished")
+    assert str(best).startswith("search XR_WRIST: 2 finished")
     assert str(best) == str(mt.load_result("XR_WRIST", storage="runs/studies.db"))
     assert best.to_json()["best"]["number"] == best.best.number
     assert release.folder == Path("releases/XR_WRIST")
@@ -154,7 +154,7 @@ def test_a_notebook_runs_the_example_with_workers(
     ).execute()
     said = ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in cells]
     assert ANSWER.match(said[0])
-    assert said[1].startswith("study XR_WRIST: 3 finished")
+    assert said[1].startswith("search XR_WRIST: 3 finished")
 
 
 def test_a_search_may_run_in_any_thread(folder: Path) -> None:

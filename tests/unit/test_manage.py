@@ -74,7 +74,7 @@ def test_a_copy_is_the_study_in_the_same_and_in_another_database(
         assert manage.copy(url, "s", "t 2", to) == 4
         assert content(to, "t 2") == content(url, "s")
     assert content(url, "other")[0][3] != []
-    with pytest.raises(InputError, match="study t 2 exists"):
+    with pytest.raises(InputError, match="search t 2 exists"):
         manage.copy(url, "s", "t 2", url)
 
 
@@ -159,10 +159,10 @@ def test_a_confirmation_that_an_early_version_left_behind_can_be_deleted(url: st
     with using(url) as storage:
         optuna.delete_study(study_name="s", storage=storage)
     fill(url, "u")
-    with pytest.raises(InputError, match=r"study s\.confirm exists.*mura study delete s"):
+    with pytest.raises(InputError, match=r"search s\.confirm exists.*mura study delete s"):
         manage.copy(url, "u", "s", url)
     assert manage.delete(url, "s", Path("nowhere")) == 2
-    with pytest.raises(InputError, match="no study s; it holds u"):
+    with pytest.raises(InputError, match="no search s; it holds u"):
         manage.delete(url, "s", Path("nowhere"))
 
 
@@ -228,7 +228,7 @@ def test_without_anybody_to_ask_delete_says_what_to_do(
     asked = run("study", "delete", "s")
     assert (asked.code, asked.err.splitlines()[-1]) == (
         2,
-        "mura: study delete: nobody answers, nothing deleted; --yes deletes without asking",
+        "mura: search delete: nobody answers, nothing deleted; --yes deletes without asking",
     )
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     assert run("study", "delete", "s").code == 0
@@ -257,7 +257,7 @@ def test_a_study_can_be_copied_exported_and_deleted(
     other = url_of(str(tmp_path / "other.db"))
     assert manage.copy(url, "s", "t", other) == 2
     assert load_result(other, "t").to_json() == load_result(url, "s").to_json() | {"study": "t"}
-    with pytest.raises(InputError, match="study t exists"):
+    with pytest.raises(InputError, match="search t exists"):
         manage.copy(url, "s", "t", other)
     assert len(tune(study_of("budget.trials=3"), prepared, other, name="t").trials) == 3
 
@@ -269,5 +269,5 @@ def test_a_study_can_be_copied_exported_and_deleted(
 
     assert manage.delete(url, "s", tmp_path / "artifacts") == 2 + confirmed
     assert optuna.get_all_study_names(open_storage(url)) == []
-    with pytest.raises(InputError, match="no study s"):
+    with pytest.raises(InputError, match="no search s"):
         manage.table(url, "s")

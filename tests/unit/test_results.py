@@ -164,7 +164,7 @@ def test_nobody_wins_while_a_confirmation_is_not_done(reason: str) -> None:
     assert verdict.describe_verdict(found).startswith(
         "no winner yet: the confirmation is not done (trial 2"
     )
-    with pytest.raises(InputError, match=r"study XR_A: no winner yet.* the same 'mura tune' goes"):
+    with pytest.raises(InputError, match=r"search XR_A: no winner yet.* the same 'mura tune' goes"):
         found.decided()
     write_note(study, half)
     assert "**No winner yet: the confirmation is not done" in get_note(study)
@@ -237,5 +237,5 @@ def test_finalize_releases_nobody_before_the_confirmation_is_done(
     monkeypatch.setattr("mura_tune.search.results.load_result", lambda *_: half)
     ran = run("finalize", "XR_A", f"--data={tmp_path}")
     assert ran.code == 2
-    assert "mura: study XR_A: no winner yet" in ran.err
+    assert "mura: search XR_A: no winner yet" in ran.err
     assert len(ran.err.splitlines()) == 1

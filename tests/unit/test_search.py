@@ -413,7 +413,7 @@ def test_a_search_older_than_a_field_goes_on_as_it_began(
     for _ in range(2):  # the second call reads what the first stored with the new range
         after = tune(wide, prepared, url, allow_space_change=True)
         assert [recipe_of(trial).head_init for trial in after.trials] == ["random"] * 2
-        assert "study s goes on as it began, with head_init: random" in caplog.text
+        assert "search s goes on as it began, with head_init: random" in caplog.text
         caplog.clear()
 
     search.start_search(SearchJob("new", study_of(), prepared), WorkerSettings(url))
@@ -466,7 +466,7 @@ def test_a_study_that_something_else_made_is_left_alone(prepared: Prepared, url:
         tune(study_of(), prepared, url)
     study = optuna.create_study(storage=storage, study_name="theirs", direction="maximize")
     study.optimize(lambda trial: 0.5, n_trials=1)
-    with pytest.raises(InputError, match="study theirs: another program"):
+    with pytest.raises(InputError, match="search theirs: another program"):
         results.load_result(url, "theirs")
 
 

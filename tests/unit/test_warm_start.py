@@ -28,7 +28,7 @@ def test_a_siblings_winner_is_tried_first(prepared: Prepared, url: str) -> None:
 @pytest.mark.parametrize(
     ("sibling", "told"),
     [
-        ("nowhere", "no such study"),
+        ("nowhere", "no such search"),
         ("unconfirmed", "is not confirmed yet"),
         ("larger", "it searched cnn at 48 px, not cnn at 32 px"),
     ],
