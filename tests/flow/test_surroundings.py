@@ -75,6 +75,7 @@ WRITES = [
     (("infer", "DATA/valid", f"--release={RELEASE}", "--out=OUT/a.csv"), OUT),
     (("explain", *ONE, "--out=OUT/a.png"), OUT),
 ]
+SINGLE = "--set=budget.confirm.top=0"  # no confirmation
 # `show` prints what it resolves: it reads the search files of the installation, and writes nothing.
 NEITHER = {"show"}
 
@@ -96,12 +97,15 @@ class World:
 
 @pytest.fixture(scope="module")
 def built(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Phantoms, a search of one trial, and its release. Tests only copy them."""
+    """Phantoms, a search of one trial, and its release. Tests only copy them.
+
+    The trial has no pictures: those that `delete` removes first would give a full disk room.
+    """
     root = tmp_path_factory.mktemp("world")
     shutil.copytree(phantoms, root / DATA)
     data, runs = f"--data={root / DATA}", f"--runs={root / RUNS}"
     for args in (
-        ["tune", "XR_WRIST", data, runs, "--trials=1", *TINY, "--set=budget.confirm.top=0"],
+        ["tune", "XR_WRIST", data, runs, "--trials=1", "--no-artifacts", *TINY, SINGLE],
         ["finalize", "XR_WRIST", data, runs, f"--releases={root / RELEASES}"],
     ):
         mura.main(args, standalone_mode=False)
