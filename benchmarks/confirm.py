@@ -21,8 +21,8 @@ from mura_tune.database.urls import url_of
 from mura_tune.metrics.ranking import auc
 from mura_tune.networks.network import build_network
 from mura_tune.recipe import Recipe, apply_values
-from mura_tune.search.records import SearchRecord
 from mura_tune.search.results import read_result
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores

@@ -31,10 +31,11 @@ from mura_tune.data.prepare import prepare
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.phantoms.dataset import write_phantoms
-from mura_tune.search.records import SearchRecord, TrialRecord
 from mura_tune.search.results import count_outcomes
 from mura_tune.search.search import SearchJob
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.slots import confirm_slots
+from mura_tune.search.trial_record import TrialRecord
 from mura_tune.text import CONFIRM_SUFFIX
 
 STUDY = "XR_WRIST"

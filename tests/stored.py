@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial
 
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.recipe import Recipe
-from mura_tune.search.records import SearchRecord, TrialRecord
+from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.trial_record import TrialRecord
 
 RECIPE, CONFIG, COMPARABLE = "mura:recipe", "mura:config", "mura:comparable"
 DEV, SCORES, IDENTITY, SEARCH = "mura:dev", "mura:dev_scores", "mura:identity", "mura:search"

@@ -22,13 +22,13 @@ from mura_tune.networks.device import choose_device
 from mura_tune.search import results
 from mura_tune.search.comparable import clean_or_refuse
 from mura_tune.search.pool import WorkerPool, run_pool
-from mura_tune.search.preflight import check_networks
-from mura_tune.search.records import SearchRecord
 from mura_tune.search.results import SearchResult
 from mura_tune.search.search import SearchJob, WorkerSettings, save_nothing, start_search
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.verdict import describe_result
 from mura_tune.search.warm_start import AUTO
 from mura_tune.text import shell_command
+from mura_tune.training.preflight import check_networks
 from mura_tune.training.tasks import task_of
 
 FEATURE_GB = 20.0

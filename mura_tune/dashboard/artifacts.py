@@ -22,8 +22,8 @@ from mura_tune.dashboard.notes import write_trial_note
 from mura_tune.dashboard.panels import PANELS, TaskPanel, trial_monitor
 from mura_tune.dashboard.trial_charts import Fits
 from mura_tune.metrics.estimates import StudyScores
-from mura_tune.search.records import TrialWriter
 from mura_tune.search.trial import SaveArtifacts
+from mura_tune.search.trial_record import TrialWriter
 from mura_tune.training.tasks import TASKS
 
 SCORES_FILE = "dev-scores.csv"

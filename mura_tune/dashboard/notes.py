@@ -12,8 +12,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 from optuna_dashboard import get_note, save_note
 
-from mura_tune.search.records import SearchRecord, TrialRecord, TrialWriter
 from mura_tune.search.results import SearchResult, count_outcomes, numbered, read_result
+from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.trial_record import TrialRecord, TrialWriter
 from mura_tune.search.verdict import describe_verdict
 from mura_tune.strict import flatten
 from mura_tune.training.fit import FitResult

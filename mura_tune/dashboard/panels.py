@@ -15,7 +15,7 @@ from mura_tune.dashboard.trial_charts import AreaCharts, Fits, TrialCharts
 from mura_tune.metrics.areas import softmax
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import youden_threshold
-from mura_tune.search.records import TrialWriter
+from mura_tune.search.trial_record import TrialWriter
 from mura_tune.training.tasks import (
     ABNORMALITY_TASK,
     MULTI_TASK,

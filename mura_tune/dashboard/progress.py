@@ -9,8 +9,8 @@ from typing import NoReturn, Self
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from mura_tune.search.records import TrialRecord
 from mura_tune.search.search import SearchEvent, TrialEnded
+from mura_tune.search.trial_record import TrialRecord
 from mura_tune.search.verdict import trial_line
 from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.fit import Epoch

@@ -15,7 +15,8 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import TrialState
 from optuna_dashboard import save_plotly_graph_object
 
-from mura_tune.search.records import BASELINE, SearchRecord, TrialRecord
+from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.trial_record import BASELINE, TrialRecord
 from mura_tune.training.tasks import ABNORMALITY_TASK, task_of
 
 ENOUGH = 8  # finished trials below which importances say nothing

@@ -13,9 +13,9 @@ from mura_tune.dashboard import search_charts
 from mura_tune.dashboard.notes import write_study_note
 from mura_tune.database.outages import PATIENCE, Outage, legible
 from mura_tune.database.storage import load_study, open_storage
-from mura_tune.search.records import SearchRecord
 from mura_tune.search.results import load_confirmation
 from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.text import CONFIRM_SUFFIX
 
 PAUSE = 15.0  # seconds between two notes of a search: a note costs a few writes

@@ -22,7 +22,7 @@ from mura_tune.errors import InputError
 from mura_tune.networks import starts
 from mura_tune.networks.starts import DIGEST_DIGITS, StartProvenance, start_provenance
 from mura_tune.recipe import CHANGED_FIELDS, RECIPE_DEFAULTS
-from mura_tune.search.records import DevFold, SearchRecord, reads_search
+from mura_tune.search.search_record import DevFold, SearchRecord, reads_search
 from mura_tune.training.tasks import task_of
 
 

@@ -32,7 +32,8 @@ from mura_tune.database.sqlite_file import require_write
 from mura_tune.database.storage import has_study, load_study, using
 from mura_tune.database.urls import database, file_of
 from mura_tune.errors import InputError
-from mura_tune.search.records import SearchRecord, TrialRecord
+from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.trial_record import TrialRecord
 from mura_tune.text import CONFIRM_SUFFIX, check_search_name, to_cell
 
 COLUMNS = (

@@ -20,8 +20,9 @@ from mura_tune.errors import InputError
 from mura_tune.metrics.comparison import compare_folds
 from mura_tune.metrics.estimates import Estimate, Measure
 from mura_tune.recipe import Recipe
-from mura_tune.search.records import BASELINE, SearchRecord, TrialRecord, reads_search
+from mura_tune.search.search_record import SearchRecord, reads_search
 from mura_tune.search.slots import confirm_slots, fills, searched
+from mura_tune.search.trial_record import BASELINE, TrialRecord
 from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.tasks import task_of
 

@@ -18,13 +18,14 @@ from mura_tune.database.locks import lock_of
 from mura_tune.database.outages import PATIENCE
 from mura_tune.database.storage import GRACE, open_storage
 from mura_tune.search.comparable import same_or_refuse
-from mura_tune.search.preflight import check_networks
-from mura_tune.search.records import SearchRecord, TrialRecord
 from mura_tune.search.results import load_confirmation
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.space import as_started, space_of, space_to_json
 from mura_tune.search.trial import SaveArtifacts, TrialProgress
+from mura_tune.search.trial_record import TrialRecord
 from mura_tune.search.warm_start import AUTO, warm_starts
 from mura_tune.text import CONFIRM_SUFFIX, check_search_name
+from mura_tune.training.preflight import check_networks
 from mura_tune.training.tasks import task_of
 
 

@@ -16,17 +16,18 @@ from optuna.trial import TrialState
 from mura_tune.config import SearchConfig
 from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
-from mura_tune.search.records import (
+from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.space import Space, defaults, fits
+from mura_tune.search.trial_record import (
     BASELINE,
     CONFIRM,
     KILLED,
     SILENT,
     SUPERSEDED,
     WARM,
-    SearchRecord,
     TrialRecord,
+    waiting_trial,
 )
-from mura_tune.search.space import Space, defaults, fits
 
 SAME_FAILURES = 5  # in a row: then something is wrong with more than a trial
 
@@ -268,14 +269,16 @@ def _queue(search: SearchRecord, slot: Slot, values: Mapping[str, Any], space: S
     if not slot.rerun and not fits(inside, distributions):
         return
     search.queue(
-        slot.key,
-        inside,
-        distributions,
-        role=slot.role,
-        warm_start=slot.warm_start,
-        confirmed_trial=slot.confirmed_trial,
-        recipe=slot.rerun.recipe if slot.rerun else None,
-        identity=slot.rerun.identity if slot.rerun else None,
+        waiting_trial(
+            slot.key,
+            inside,
+            distributions,
+            role=slot.role,
+            warm_start=slot.warm_start,
+            confirmed_trial=slot.confirmed_trial,
+            recipe=slot.rerun.recipe if slot.rerun else None,
+            identity=slot.rerun.identity if slot.rerun else None,
+        )
     )
 
 

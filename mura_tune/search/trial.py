@@ -22,8 +22,8 @@ from mura_tune.metrics.comparison import average_folds
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.ranking import AUC
 from mura_tune.recipe import Recipe
-from mura_tune.search.records import INTERRUPTED, OUTAGE, TrialWriter
 from mura_tune.search.space import Space, recipe_for, suggest
+from mura_tune.search.trial_record import INTERRUPTED, OUTAGE, TrialWriter
 from mura_tune.text import printable
 from mura_tune.training.batches import Split, load_split
 from mura_tune.training.feeds import Source, pixel_feed

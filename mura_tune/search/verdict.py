@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mura_tune.search.records import TrialRecord
 from mura_tune.search.results import FinishedTrial, SearchResult, numbered
+from mura_tune.search.trial_record import TrialRecord
 
 FEW = 10  # patients of a class, below which a percentile interval says too little
 

@@ -9,8 +9,8 @@ from optuna.storages import BaseStorage
 
 from mura_tune.config import SearchConfig
 from mura_tune.errors import InputError
-from mura_tune.search.records import SearchRecord
 from mura_tune.search.results import choose_winner, load_confirmation
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.slots import WarmStart
 from mura_tune.search.space import Space, fits
 from mura_tune.text import CONFIRM_SUFFIX

@@ -23,8 +23,8 @@ from mura_tune.database.storage import open_storage
 from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
 from mura_tune.search.comparable import as_begun
-from mura_tune.search.records import SUPERSEDED, SearchRecord, TrialWriter
 from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded, WorkerSettings
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.slots import (
     Plan,
     Slot,
@@ -38,6 +38,7 @@ from mura_tune.search.slots import (
 )
 from mura_tune.search.space import RoundingSampler, as_started, space_of
 from mura_tune.search.trial import Trainer, draw_recipe, is_of_surroundings, load_trial_data
+from mura_tune.search.trial_record import SUPERSEDED, TrialWriter
 from mura_tune.search.warm_start import warm_starts
 from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.feature_cache import FeatureStore

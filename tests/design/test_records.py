@@ -1,4 +1,4 @@
-"""One module knows the names of a search's attributes, and one the insides of Optuna."""
+"""Two modules know the stored names of a search and a trial, and one the insides of Optuna."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 import mura_tune
 
 ROOT = Path(mura_tune.__file__).parent
-RECORDS, PRIVATE = "search/records.py", "database/optuna_private.py"
+SEARCH, TRIAL = "search/search_record.py", "search/trial_record.py"
+PRIVATE = "database/optuna_private.py"
 
 
 def modules_with(pattern: str) -> set[str]:
@@ -20,9 +21,10 @@ def modules_with(pattern: str) -> set[str]:
 @pytest.mark.parametrize(
     ("pattern", "allowed"),
     [
-        (r"user_attr|system_attr", {RECORDS, PRIVATE}),
-        (r'"mura:', {RECORDS}),
-        (r'"(dev_part|artifact_seconds|space_changes)"', {RECORDS}),
+        (r"user_attr|system_attr", {SEARCH, TRIAL, PRIVATE}),
+        (r'"mura:', {SEARCH, TRIAL}),
+        (r'"mura:(recipe|dev_scores|search)"|"(dev_part|artifact_seconds)"', {TRIAL}),
+        (r'"mura:(config|comparable|dev|identity)"|"space_changes"', {SEARCH}),
         (r"(?<!self)\._(storage|trial_id|study_id|contains)\b", {PRIVATE}),
         (r"optuna[\w.]*\._", {PRIVATE}),
     ],

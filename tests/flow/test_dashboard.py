@@ -32,8 +32,9 @@ from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.networks.network import build_network
 from mura_tune.search import space
 from mura_tune.search.comparable import same_or_refuse
-from mura_tune.search.records import BASELINE, SearchRecord, TrialWriter
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.space import RoundingSampler
+from mura_tune.search.trial_record import BASELINE, TrialWriter
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit
 from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores

@@ -33,8 +33,8 @@ from mura_tune.database.urls import url_of
 from mura_tune.search import search, worker
 from mura_tune.search import trial as trial_module
 from mura_tune.search.pool import PRELOAD, StopRequest, _serve_forks
-from mura_tune.search.records import DONE
 from mura_tune.search.search import SearchJob, WorkerSettings
+from mura_tune.search.trial_record import DONE
 from mura_tune.training.fit import fit
 
 SIMULTANEOUS = 16

@@ -22,7 +22,7 @@ from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.dashboard.trial_charts import Fits, TrialCharts, count_area_calls
 from mura_tune.metrics.areas import ACCURACY
 from mura_tune.metrics.ranking import estimate_auc
-from mura_tune.search.records import TrialWriter
+from mura_tune.search.trial_record import TrialWriter
 from mura_tune.training.batches import Split
 from mura_tune.training.fit import FitResult
 from mura_tune.training.tasks import MULTI_TASK, ROUTER_TASK, Task, score_recognition, study_logits

@@ -17,7 +17,8 @@ from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import BEST_F1
 from mura_tune.metrics.ranking import AUC, estimate_auc
 from mura_tune.search import space
-from mura_tune.search.records import BASELINE, SearchRecord, TrialWriter
+from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.trial_record import BASELINE, TrialWriter
 
 STUDY = config.load_config("default", ["arch=cnn", "pretrained=none"])
 AXES = space.space_of(STUDY)

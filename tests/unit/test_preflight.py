@@ -11,7 +11,7 @@ from mura_tune.errors import InputError
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import build_network
 from mura_tune.release.release import load_release, save_release
-from mura_tune.search.preflight import check_networks
+from mura_tune.training.preflight import check_networks
 
 CPU = torch.device("cpu")
 
@@ -72,7 +72,7 @@ def test_a_step_after_training_that_fails_refuses_the_search(
     def fail(*args: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(f"mura_tune.search.preflight.{step}", fail)
+    monkeypatch.setattr(f"mura_tune.training.preflight.{step}", fail)
     told = rf"arch test_resnet: {told} \(RuntimeError\); choose another arch"
     with pytest.raises(InputError, match=told):
         check(

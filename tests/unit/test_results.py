@@ -19,9 +19,10 @@ from mura_tune import config
 from mura_tune.dashboard import notes
 from mura_tune.errors import InputError
 from mura_tune.search import results, verdict, warm_start
-from mura_tune.search.records import SearchRecord, TrialRecord
 from mura_tune.search.results import SearchResult
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.slots import confirm_slots, fills, standing
+from mura_tune.search.trial_record import TrialRecord
 
 OWN, OTHER = "a" * 32, "b" * 32
 

@@ -25,8 +25,8 @@ from mura_tune.networks.network import build_network
 from mura_tune.recipe import RECIPE_DEFAULTS
 from mura_tune.release.finalize import finalize
 from mura_tune.search import results, search, space, worker
-from mura_tune.search.records import SearchRecord
 from mura_tune.search.search import SearchJob, WorkerSettings
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.slots import WarmStart
 from mura_tune.search.trial import TrialProgress
 

@@ -16,7 +16,8 @@ from stored import recipe_facts, records_of
 from mura_tune.config import load_config
 from mura_tune.dashboard import search_charts
 from mura_tune.recipe import with_values
-from mura_tune.search.records import BASELINE, SearchRecord
+from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.trial_record import BASELINE
 
 AXES = {
     "finetune.lr": FloatDistribution(1e-5, 1e-2, log=True),

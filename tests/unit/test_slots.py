@@ -16,7 +16,7 @@ from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
-from mura_tune.search.records import SearchRecord, TrialRecord
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.slots import (
     Rerun,
     Slot,
@@ -28,6 +28,7 @@ from mura_tune.search.slots import (
     standing,
 )
 from mura_tune.search.space import Space
+from mura_tune.search.trial_record import TrialRecord
 
 SPACE = {"augment": FloatDistribution(0.0, 1.0)}
 PLAN = [Slot(0), Slot(1), Slot(2)]

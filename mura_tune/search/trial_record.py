@@ -1,7 +1,7 @@
-"""A search and its trials as the database stores them: nothing else knows its attributes' names.
+"""A trial as the database stores it: nothing else knows its attributes' names.
 
-`SearchRecord` is one Optuna study, `TrialRecord` one of its trials; `TrialWriter` stores what a
-running trial comes to. The names of the attributes are those of every earlier version.
+`TrialRecord` reads a trial, `TrialWriter` stores what a running trial comes to. The names of the
+attributes are those of every earlier version.
 """
 
 from __future__ import annotations
@@ -9,37 +9,27 @@ from __future__ import annotations
 import base64
 import functools
 import json
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from mura_tune import config
 from mura_tune import recipe as recipes
-from mura_tune.config import SearchConfig
 from mura_tune.database import optuna_private
-from mura_tune.database.outages import legible
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import Estimate, Names, StudyScores
+from mura_tune.metrics.estimates import Estimate, StudyScores
 from mura_tune.recipe import Recipe
 
 # System attributes: a user attribute of thousands of characters would fill the trial's page.
 _RECIPE = "mura:recipe"
-_CONFIG = "mura:config"  # of a search, as `config.config_to_dict` has it
-_COMPARABLE = "mura:comparable"  # what must stay as it is for its trials to be comparable
-_DEV = "mura:dev"  # labels and patients of the dev studies of each fold
 _SCORES = "mura:dev_scores"  # probabilities of the dev studies of each fold, float64 in base85
-_IDENTITY = "mura:identity"  # of a search, drawn when it starts: its name may be another's later
 _CONFIRMED_SEARCH = "mura:search"  # of a confirming trial: the identity of the search it confirms
 # User attributes: a person sees them on the dashboard.
 _SLOT, _ROLE, _WORKER, _REASON = "slot", "role", "worker", "reason"
@@ -48,7 +38,6 @@ _CONFIRMED_TRIAL = "of"  # of a confirming trial: the number of the trial that i
 _EPOCHS, _BEST_EPOCH, _SECONDS, _DIGEST = "epochs", "best_epoch", "seconds", "digest"
 _ARTIFACT_SECONDS = "artifact_seconds"  # of `seconds`, what pictures, scores and note took
 _DEV_SCORE, _DEV_AUC, _DEV_AREA = "dev_score", "dev_auc", "dev_part"
-_SPACE_CHANGES = "space_changes"
 
 # Roles of trials.
 BASELINE, WARM, CONFIRM = "baseline", "warm start", "confirmation"
@@ -75,9 +64,6 @@ _OUTAGES = (
     "BrokenPipeError",
     "ConnectionResetError",
 )
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -395,193 +381,36 @@ class TrialWriter:
             return
 
 
-@dataclass(frozen=True, eq=False)
-class DevFold:
-    """The dev studies of one fold, a row each: labels (S,) and patients (S,), by number."""
+def waiting_trial(
+    slot: int | str,
+    values: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+    *,
+    role: str | None = None,
+    warm_start: str | None = None,
+    confirmed_trial: int | None = None,
+    recipe: Recipe | None = None,
+    identity: str | None = None,
+) -> FrozenTrial:
+    """A trial that waits for a worker.
 
-    labels: NDArray[np.int64]
-    patients: Names
-
-    def with_scores(self, scores: NDArray[np.float64]) -> StudyScores:
-        """The table of these studies with one trial's scores (S,)."""
-        names = np.array([str(row) for row in range(len(scores))])
-        return StudyScores(names, self.patients, self.labels, scores)
-
-
-@dataclass(frozen=True, eq=False)
-class SearchRecord:
-    """A search, or the confirmation of one: the Optuna study `handle` and what is stored with it.
-
-    Whatever is read is read from the database at that moment.
+    Args:
+        recipe: what exactly the trial has to train, for a search with this `identity`.
     """
-
-    handle: optuna.Study
-
-    @property
-    def name(self) -> str:
-        return self.handle.study_name
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether the search was started by this program, and so stores what `comparable` says."""
-        return _COMPARABLE in self._facts
-
-    @property
-    def comparable(self) -> Mapping[str, Any] | None:
-        """What must stay as it is for the trials to be comparable; None before the start.
-
-        Raises:
-            InputError: the database holds something else.
-        """
-        with self.legible():
-            stored: Mapping[str, Any] | None = self._facts.get(_COMPARABLE)
-            if stored is None:
-                return None
-            mappings = {key: dict(stored[key]) for key in ("recipe", "space")}  # or it is damaged
-            return {**stored, **mappings}
-
-    @property
-    def plain_config(self) -> Mapping[str, Any]:
-        """The configuration as `config.config_to_dict` made it; empty where none is stored."""
-        plain: Mapping[str, Any] = self._facts.get(_CONFIG, {})
-        return plain
-
-    @property
-    def config(self) -> SearchConfig:
-        """The configuration that the latest call went on with."""
-        return config.config_from_dict(self._facts[_CONFIG], f"search {self.name}")
-
-    @property
-    def identity(self) -> str | None:
-        """What tells a search from another of its name; None where an early version started it."""
-        identity: str | None = self._facts.get(_IDENTITY)
-        return identity
-
-    @property
-    def dev_folds(self) -> list[DevFold]:
-        """The dev studies of each fold; one fold unless the split has several."""
-        return [
-            DevFold(np.array(fold["labels"], dtype=np.int64), np.array(fold["patients"]))
-            for fold in self._facts[_DEV]
-        ]
-
-    def scored(self, trial: TrialRecord) -> list[StudyScores]:
-        """The dev studies of each fold with the scores of a trial."""
-        pairs = zip(self.dev_folds, trial.dev_scores, strict=True)
-        return [fold.with_scores(scores) for fold, scores in pairs]
-
-    def trials(self, *states: TrialState) -> list[TrialRecord]:
-        """All trials in the order of their numbers, or those in one of `states`."""
-        trials = self.handle.get_trials(deepcopy=False, states=states or None)
-        return [TrialRecord(trial, self.name) for trial in trials]
-
-    @contextmanager
-    def legible(self) -> Iterator[None]:
-        """Within it, a search that cannot be read is one line with the database's name.
-
-        Raises:
-            InputError: the database refuses, or what it holds is not as it was stored.
-        """
-        with legible(optuna_private.storage_url(self.handle), f"search {self.name}"):
-            yield
-
-    def store_comparable(self, comparable: Mapping[str, Any]) -> None:
-        """Store what must stay as it is for the trials to be comparable."""
-        self._store(_COMPARABLE, comparable)
-
-    def store_config(self, plain: Mapping[str, Any]) -> None:
-        """Store the configuration, as `config.config_to_dict` makes it."""
-        self._store(_CONFIG, plain)
-
-    def store_dev(self, folds: Sequence[DevFold]) -> None:
-        """Store labels and patients of the dev studies of each fold, in the order of scores."""
-        plain = [
-            {"labels": fold.labels.tolist(), "patients": fold.patients.tolist()} for fold in folds
-        ]
-        self._store(_DEV, plain)
-
-    def identify(self) -> None:
-        """Give the search an identity, if it has none. Under its lock."""
-        if self.identity is None:
-            self.store_identity(uuid.uuid4().hex)
-
-    def store_identity(self, identity: str) -> None:
-        """Store what tells the search from another of its name."""
-        self._store(_IDENTITY, identity)
-
-    def add_space_changes(self, changes: Sequence[str]) -> None:
-        """Store, where people see it, how ranges were changed after the start."""
-        history: Sequence[str] = self.handle.user_attrs.get(_SPACE_CHANGES, [])
-        self.handle.set_user_attr(_SPACE_CHANGES, [*history, *changes])
-
-    def queue(
-        self,
-        slot: int | str,
-        values: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        *,
-        role: str | None = None,
-        warm_start: str | None = None,
-        confirmed_trial: int | None = None,
-        recipe: Recipe | None = None,
-        identity: str | None = None,
-    ) -> None:
-        """Add a trial that waits for a worker.
-
-        Optuna's `enqueue_trial` would take values outside the space with a warning.
-
-        Args:
-            recipe: what exactly the trial has to train, for a search with this `identity`.
-        """
-        optional = {_ROLE: role, _WARM_START: warm_start, _CONFIRMED_TRIAL: confirmed_trial}
-        facts = {name: value for name, value in optional.items() if value is not None}
-        self.handle.add_trial(
-            create_trial(
-                state=TrialState.WAITING,
-                params=dict(values),
-                distributions=dict(distributions),
-                user_attrs={**facts, _SLOT: slot},
-                system_attrs=_recipe_facts(recipe, identity) if recipe else {},
-            )
-        )
-
-    def ask(self, sampler: BaseSampler) -> optuna.Trial:
-        """The next trial: one that waits, else a new one whose values `sampler` draws."""
-        self.handle.sampler = sampler
-        return optuna_private.ask(self.handle)
-
-    def end(self, trial: optuna.Trial, state: TrialState, score: float | None = None) -> None:
-        """Store how a trial of this worker ended, unless another worker has failed it meanwhile."""
-        with suppress(UpdateFinishedTrialError):
-            self.handle.tell(trial, score, state, skip_if_finished=True)
-
-    def fail(self, trial: TrialRecord, reason: str) -> None:
-        """End a trial of another worker as failed; one that ended meanwhile stays as it is."""
-        optuna_private.fail(self.handle, trial.frozen, _REASON, reason)
-
-    def silent_numbers(self, running: Sequence[TrialRecord]) -> set[int]:
-        """Numbers of the running trials whose heartbeat is older than the grace period."""
-        return optuna_private.stale_numbers(self.handle, [trial.frozen for trial in running])
-
-    @property
-    def _facts(self) -> Mapping[str, Any]:
-        return optuna_private.search_facts(self.handle)
-
-    def _store(self, name: str, value: Any) -> None:
-        optuna_private.store_search_fact(self.handle, name, value)
+    optional = {_ROLE: role, _WARM_START: warm_start, _CONFIRMED_TRIAL: confirmed_trial}
+    facts = {name: value for name, value in optional.items() if value is not None}
+    return create_trial(
+        state=TrialState.WAITING,
+        params=dict(values),
+        distributions=dict(distributions),
+        user_attrs={**facts, _SLOT: slot},
+        system_attrs=_recipe_facts(recipe, identity) if recipe else {},
+    )
 
 
-def reads_search(
-    function: Callable[Concatenate[SearchRecord, P], T],
-) -> Callable[Concatenate[SearchRecord, P], T]:
-    """`SearchRecord.legible` around a function that reads a search, its first argument."""
-
-    @functools.wraps(function)
-    def reading(search: SearchRecord, /, *args: P.args, **options: P.kwargs) -> T:
-        with search.legible():
-            return function(search, *args, **options)
-
-    return reading
+def fail_trial(search: optuna.Study, trial: TrialRecord, reason: str) -> None:
+    """End a trial of another worker as failed; one that ended meanwhile stays as it is."""
+    optuna_private.fail(search, trial.frozen, _REASON, reason)
 
 
 def _packed(folds: Sequence[StudyScores]) -> list[str]:
