@@ -23,6 +23,7 @@ from mura_tune.metrics.estimates import (
     describe_error,
     score_studies,
     sigmoid,
+    upper_bound,
 )
 from mura_tune.metrics.operating_points import (
     answer_surest,
@@ -31,6 +32,7 @@ from mura_tune.metrics.operating_points import (
     youden_threshold,
 )
 from mura_tune.release_format.entries import (
+    MEAN_OF_SIGMOIDS,
     AbstentionEntry,
     BandEntry,
     CalibrationEntry,
@@ -43,6 +45,7 @@ from mura_tune.training.batches import Split
 SENSITIVITY = 0.90  # what the third operating point guarantees on dev
 COLDEST = 0.05  # the least temperature: a smaller one would make answers out of rounding
 DOUBT_ERROR = 0.10  # the error on dev that remains when the band abstains
+DOUBT_TAIL = 0.10  # the probability that the error's upper bound is too low
 DOUBT_MOST = 0.5  # the band never takes more of the dev studies than this
 RULES = {
     "max_youden": "largest sensitivity + specificity - 1 on dev",
@@ -86,6 +89,7 @@ class DoubtBand:
         share: of the dev studies that fall inside.
         error: of the answers that remain on dev.
         error_without: of all answers on dev, without a band.
+        bound: the one-sided 90 % upper bound of `error`; None from releases of schemas 1 and 2.
     """
 
     low: float
@@ -93,6 +97,7 @@ class DoubtBand:
     share: float
     error: float
     error_without: float
+    bound: float | None = None
 
     @property
     def rule(self) -> str:
@@ -130,6 +135,7 @@ class Decision:
             "calibration": CalibrationEntry(
                 temperature=self.calibration.temperature,
                 offset=self.calibration.offset,
+                aggregation=MEAN_OF_SIGMOIDS,
                 order="(view logit + offset) / temperature, sigmoid, mean over the views",
                 fitted_on="dev",
             ),
@@ -150,7 +156,14 @@ class Decision:
             calibration=Calibration(manifest.calibration.temperature, manifest.calibration.offset),
             points={name: point.threshold for name, point in manifest.operating_points.items()},
             recommended=manifest.recommended,
-            band=DoubtBand(band.low, band.high, band.share, band.error, band.error_without),
+            band=DoubtBand(
+                low=band.low,
+                high=band.high,
+                share=band.share,
+                error=band.error,
+                error_without=band.error_without,
+                bound=band.bound,
+            ),
         )
 
 
@@ -249,7 +262,8 @@ def choose_band(studies: StudyScores, threshold: float) -> DoubtBand:
     order, n = answer_surest(distance, wrong, error=DOUBT_ERROR, most=DOUBT_MOST)
     error_without = float(wrong.mean())
     if n == len(order):
-        return DoubtBand(threshold, threshold, 0.0, error_without, error_without)
+        bound = upper_bound(int(wrong.sum()), len(order), DOUBT_TAIL)
+        return DoubtBand(threshold, threshold, 0.0, error_without, error_without, bound)
     reach = float(distance[order][n - 1] + distance[order][n]) / 2
     low, high = sigmoid(np.array([middle - reach, middle + reach]))
     return DoubtBand(
@@ -258,6 +272,7 @@ def choose_band(studies: StudyScores, threshold: float) -> DoubtBand:
         share=1 - n / len(order),
         error=float(wrong[order][:n].mean()),
         error_without=error_without,
+        bound=upper_bound(int(wrong[order][:n].sum()), n, DOUBT_TAIL),
     )
 
 

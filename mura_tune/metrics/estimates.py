@@ -313,6 +313,26 @@ def exact_interval(share: float, patients: int, tail: float = TAIL) -> tuple[flo
     return (bound, 1.0) if share == 1 else (0.0, 1 - bound)
 
 
+def upper_bound(cases: int, n: int, tail: float) -> float:
+    """The one-sided upper bound of a share of which `cases` of `n` were seen (Clopper and Pearson
+    1934): with a larger share, so few would be seen with a probability below `tail`."""
+    if cases >= n:
+        return 1.0
+    low, high = cases / n, 1.0
+    for _ in range(50):  # halves a width of 1 to the precision of a number
+        middle = (low + high) / 2
+        low, high = (middle, high) if _binomial(cases, n, middle) > tail else (low, middle)
+    return high
+
+
+def _binomial(cases: int, n: int, share: float) -> float:
+    """The probability that `cases` or fewer of n are seen of a share between 0 and 1."""
+    k = np.arange(cases + 1)
+    ratios = np.log((n - k[:-1]) / (k[:-1] + 1) * share / (1 - share))  # of neighbours
+    logs = n * math.log1p(-share) + np.concatenate(([0.0], np.cumsum(ratios)))
+    return float(np.exp(logs).sum())
+
+
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
     """The 95 % interval of a share of `n` independent cases (Wilson 1927)."""
     z2 = Z**2

@@ -38,7 +38,6 @@ from mura_tune.release_format.entries import PreprocessingEntry
 from mura_tune.release_format.folder import recover_release, replace_release
 from mura_tune.release_format.manifest import (
     MANIFEST,
-    SCHEMA,
     WEIGHTS,
     AbnormalityManifest,
     Manifest,
@@ -177,7 +176,7 @@ def save_release(folder: Path, net: Model, manifest: Manifest, texts: Mapping[st
     """
     names = weight_file_names(net)
     answers = compute_reference_logits(net, manifest.preprocessing.size)
-    whole = manifest.changed(schema=SCHEMA, members=names, reference_logits=answers)
+    whole = manifest.changed(members=names, reference_logits=answers)
     text = json.dumps(whole.to_json(), indent=2, allow_nan=False) + "\n"
     parse_manifest(strict.parse_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
     content = {

@@ -14,7 +14,7 @@ from mura_tune.release.release import (
     load_release,
 )
 from mura_tune.release_format.checksums import SUMS, sha256
-from mura_tune.release_format.manifest import MANIFEST, SCHEMA, Manifest
+from mura_tune.release_format.manifest import MANIFEST, Manifest
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def inspect_release(folder: Path) -> Inspection:
     """
     loaded = load_release(folder, torch.device("cpu"))
     source = folder / MANIFEST
-    if loaded.manifest.schema == SCHEMA:  # older ones hold older studies
+    if loaded.manifest.schema > 1:  # schema 1 has searches of another form
         _check_story(loaded.manifest, str(source))
     return Inspection(
         release=folder,

@@ -24,6 +24,7 @@ from mura_tune.release_format.schema import (
     maybe,
     named,
     number,
+    one_of,
     text,
     tree,
     whole,
@@ -31,6 +32,9 @@ from mura_tune.release_format.schema import (
 from mura_tune.strict import check_value, join_path
 
 MOST_AREAS = 999  # more than any dataset has
+MEAN_OF_SIGMOIDS = "mean of sigmoids"  # of the calibrated logits of a study's views
+SIGMOID_OF_MEAN = "sigmoid of the mean logit"  # calibrated, too
+AGGREGATIONS = (MEAN_OF_SIGMOIDS, SIGMOID_OF_MEAN)
 ESTIMATES = ("auc", "average_precision", *THRESHOLD_METRICS)
 
 _SHARE = number(0, 1)
@@ -60,10 +64,19 @@ class PreprocessingEntry(Entry):
 
 
 class CalibrationEntry(Entry):
-    """From a view's logit to its probability: sigmoid((logit + offset) / temperature)."""
+    """From the logits of a study's views to a probability of each view and of the study.
+
+    A view's calibrated logit is (logit + offset) / temperature, its probability the sigmoid of it.
+
+    Attributes:
+        aggregation: one of AGGREGATIONS: what the study's probability is made of. Releases of
+            schemas 1 and 2 store none, and take the mean of the views' probabilities.
+        order: the steps in words, for people.
+    """
 
     temperature: Annotated[float, number(1e-6, 1e6)]
     offset: Annotated[float, number()]
+    aggregation: Annotated[str, one_of(*AGGREGATIONS)] = MEAN_OF_SIGMOIDS
     order: Annotated[str | None, text] = None
     fitted_on: Annotated[str | None, text] = None
 
@@ -96,6 +109,8 @@ class BandEntry(Entry):
     Attributes:
         share: of dev's studies that fall inside.
         error: of the answers that remain on dev; `error_without` of all answers on dev.
+        bound: the one-sided 90 % upper bound of `error` (Clopper and Pearson 1934); None in
+            releases of schemas 1 and 2, whose bands were chosen by `error` alone.
         rule: how the band was chosen, in words.
     """
 
@@ -104,6 +119,7 @@ class BandEntry(Entry):
     share: Annotated[float, _SHARE]
     error: Annotated[float, _SHARE]
     error_without: Annotated[float, _SHARE]
+    bound: Annotated[float | None, _SHARE] = None
     rule: Annotated[str | None, text, Key("chosen")] = None
 
     def check_agreement(self, where: str) -> None:

@@ -52,7 +52,9 @@ from mura_tune.release_format.schema import (
 from mura_tune.strict import check_value
 
 MANIFEST = RELEASE_FILES[0]
-SCHEMA = 2  # the one that is written; 1 had one threshold and no calibration
+# The schema that is written. Schema 1 had one threshold and no calibration. Schema 2 did not say
+# how a study's probability is made of its views' (their mean), and the band had no bound.
+SCHEMA = 3
 WEIGHTS = "model.safetensors"
 CARD, REPORT = "MODEL_CARD.md", "report.html"
 MOST_MEMBERS = 100
@@ -179,6 +181,10 @@ class AbnormalityManifest(Manifest):
 
     def check_agreement(self, where: str) -> None:
         super().check_agreement(where)
+        if self.schema >= 3:
+            for key, name in (("calibration", "aggregation"), ("abstain", "bound")):
+                if self.has(key) and not getattr(self, key).has(name):
+                    raise ValueError(f"{key}.{name} is missing")
         if not self.has("recommended"):
             return
         points = self.operating_points if self.has("operating_points") else {}
@@ -221,7 +227,7 @@ MANIFESTS: Mapping[str, type[Manifest]] = dict(
 
 
 def read_manifest(path: Path) -> Manifest:
-    """What the bundle.json at `path` says; one of schema 1 gets what schema 2 added.
+    """What the bundle.json at `path` says; one of schema 1 gets what an answer needs.
 
     Raises:
         InputError: not JSON, another schema, or a value that cannot be, by its key.
@@ -238,7 +244,7 @@ def parse_manifest(raw: Any, source: object) -> Manifest:
         schema = whole(1)(raw.get("schema"), "schema")
         if schema > SCHEMA:
             raise InputError(
-                f"{source}: schema {schema}; this version reads 1 and {SCHEMA}, use "
+                f"{source}: schema {schema}; this version reads 1 to {SCHEMA}, use "
                 "the one that made it"
             )
         values = {"members": [WEIGHTS], "task": TASK_NAMES[0], **raw}
@@ -248,6 +254,12 @@ def parse_manifest(raw: Any, source: object) -> Manifest:
             threshold = ThresholdEntry.parse(values["threshold"], "threshold")
             values |= uncalibrated(threshold).to_json()
             values.pop("metrics", None)  # of another form, and shown by nothing
+        if schema < 3:  # no version wrote these keys then, so they are none that it knows
+            values |= {
+                part: {key: item for key, item in values[part].items() if key != later}
+                for part, later in (("calibration", "aggregation"), ("abstain", "bound"))
+                if isinstance(values.get(part), Mapping)
+            }
         task = values["task"]
         check_value(task in TASK_NAMES, "task", task, f"one of {', '.join(TASK_NAMES)}")
         return MANIFESTS[task].parse(values)
@@ -260,7 +272,7 @@ def uncalibrated(threshold: ThresholdEntry) -> AbnormalityManifest:
     value = threshold.value
     return AbnormalityManifest.partial(
         threshold=threshold,
-        calibration=CalibrationEntry(temperature=1.0, offset=0.0, fitted_on="nothing"),
+        calibration=CalibrationEntry.partial(temperature=1.0, offset=0.0, fitted_on="nothing"),
         operating_points={"max_youden": OperatingPointEntry(threshold=value, rule=threshold.rule)},
         recommended="max_youden",
         abstain=BandEntry(low=value, high=value, share=0.0, error=0.0, error_without=0.0),

@@ -223,6 +223,16 @@ def text(value: Any, where: str) -> str:
     return str(value)
 
 
+def one_of(*choices: str) -> Form:
+    """One of a few texts."""
+
+    def form(value: Any, where: str) -> str:
+        check_value(value in choices, where, value, f"one of: {', '.join(choices)}")
+        return str(value)
+
+    return form
+
+
 def flag(value: Any, where: str) -> bool:
     """True or false."""
     check_value(isinstance(value, bool), where, value, "true or false")

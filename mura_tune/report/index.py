@@ -16,7 +16,7 @@ from mura_tune.metrics.areas import AREA_METRICS
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.release_format import checksums
 from mura_tune.release_format.entries import AbnormalityEvaluationEntry, RouterEvaluationEntry
-from mura_tune.release_format.manifest import MANIFEST, REPORT, SCHEMA, Manifest, read_manifest
+from mura_tune.release_format.manifest import MANIFEST, REPORT, Manifest, read_manifest
 from mura_tune.report.charts import draw_forest
 from mura_tune.report.page import Markdown, TableRow, escape_markdown, render_html, render_markdown
 
@@ -190,7 +190,7 @@ def _list_releases(folder: Path, warn: Callable[[str], None]) -> Iterator[Listed
         except (InputError, OSError) as error:
             warn(f"{explain_error(error) or place}; left out of index.html and RESULTS.md")
             continue
-        if manifest.schema == SCHEMA and manifest.has("metrics"):
+        if manifest.schema > 1 and manifest.has("metrics"):
             yield ListedRelease(place.name, manifest)
 
 

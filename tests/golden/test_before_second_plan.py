@@ -108,7 +108,7 @@ def test_its_search_is_finalized(run: Run, stored: Path) -> None:
     assert ran.code == 0, ran.err
     manifest = json.loads((stored / "releases" / "XR_WRIST" / "bundle.json").read_text())
     earlier = json.loads((stored / "released" / "XR_WRIST" / "bundle.json").read_text())
-    same = ("schema", "area", "task", "arch", "recipe", "recipe_digest", "data", "study")
+    same = ("area", "task", "arch", "recipe", "recipe_digest", "data", "study")
     assert {key: manifest[key] for key in same} == {key: earlier[key] for key in same}
 
 

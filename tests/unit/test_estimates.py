@@ -250,3 +250,9 @@ def test_two_classes_of_patients_pool_their_freedom() -> None:
     assert pooled_freedom(25, 25) == pytest.approx(48)
     assert 2 < pooled_freedom(3, 1000) < 2.1  # hardly more than the three alone
     assert pooled_freedom(1, 1000) == 0
+
+
+@pytest.mark.parametrize(("cases", "n"), [(0, 22), (3, 40), (40, 400), (1, 1), (5, 5)])
+def test_the_upper_bound_of_a_share_is_clopper_and_pearsons(cases: int, n: int) -> None:
+    exact = binomtest(cases, n, alternative="less").proportion_ci(0.9, method="exact")
+    assert estimates.upper_bound(cases, n, 0.1) == pytest.approx(exact.high, abs=1e-9)

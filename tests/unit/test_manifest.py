@@ -12,7 +12,7 @@ import pytest
 from mura_tune.errors import InputError
 from mura_tune.networks import starts
 from mura_tune.release_format import checksums
-from mura_tune.release_format.manifest import parse_manifest, read_manifest
+from mura_tune.release_format.manifest import AbnormalityManifest, parse_manifest, read_manifest
 
 STORED = Path(__file__).parents[1] / "golden" / "release-2" / "bundle.json"
 GONE = object()
@@ -51,7 +51,7 @@ def refusal(values: Any) -> str:
     ("path", "new", "named"),
     [
         ("schema", True, "schema is True"),
-        ("schema", 3, "schema 3; this version reads 1 and 2"),
+        ("schema", 4, "schema 4; this version reads 1 to 3"),
         ("schema", GONE, "schema is None"),
         ("area", 1e308, "area is 1e+308"),
         ("area", "../victim", "area is '../victim'"),
@@ -227,3 +227,42 @@ def test_mutations_end_in_values_or_in_one_line(values: dict[str, Any]) -> None:
         except InputError as error:
             assert "\n" not in str(error)  # noqa: PT017 - it may be accepted as well
     assert 0 < accepted < 200
+
+
+def as_schema_3(values: dict[str, Any]) -> dict[str, Any]:
+    made = changed(values, ("schema",), 3)
+    made["calibration"]["aggregation"] = "sigmoid of the mean logit"
+    made["abstain"]["bound"] = 0.2
+    return made
+
+
+def test_schema_3_says_what_a_studys_probability_is_made_of(values: dict[str, Any]) -> None:
+    stored = as_schema_3(values)
+    read_back = parse_manifest(stored, "there")
+    assert isinstance(read_back, AbnormalityManifest)
+    assert read_back.calibration.aggregation == "sigmoid of the mean logit"
+    assert read_back.abstain.bound == 0.2
+    assert parse_manifest(read_back.to_json(), "there") == read_back
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "named"),
+    [
+        (("calibration", "aggregation"), GONE, "calibration.aggregation is missing"),
+        (("calibration", "aggregation"), "max", "calibration.aggregation is 'max'"),
+        (("abstain", "bound"), GONE, "abstain.bound is missing"),
+        (("abstain", "bound"), 1.5, "abstain.bound is 1.5"),
+    ],
+)
+def test_schema_3_without_it_is_refused(
+    values: dict[str, Any], path: tuple[str, ...], new: object, named: str
+) -> None:
+    assert named in refusal(changed(as_schema_3(values), path, new))
+
+
+def test_a_key_of_schema_3_means_nothing_in_schema_2(values: dict[str, Any]) -> None:
+    forged = changed(as_schema_3(values), ("schema",), 2)
+    read_back = parse_manifest(forged, "there")
+    assert isinstance(read_back, AbnormalityManifest)
+    assert read_back.calibration.aggregation == "mean of sigmoids"
+    assert json.dumps(read_back.to_json()) == json.dumps(values)
