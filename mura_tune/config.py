@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mura_tune.areas import MULTITASK, ROUTER, WHOLE_DATASET_AREAS, WHOLE_DATASET_TASKS, check_task
-from mura_tune.axes import Axis, Value, convert_axis, merge_axes
+from mura_tune.axes import ALL, Axis, Value, convert_axis, merge_axes
 from mura_tune.errors import InputError
-from mura_tune.recipe import COUPLED_FIELDS, Recipe, field_type, with_values
+from mura_tune.recipe import COUPLED_FIELDS, LARGEST_COUNT, Recipe, field_type, with_values
 from mura_tune.strict import (
     NOT_STORED,
     YAML_BYTES,
@@ -168,15 +168,18 @@ def _check_count(key: str, value: int, least: int, most: int) -> None:
 def _worst(path: str, axis: Axis) -> Iterable[Any]:
     """Return the values of a coupled axis that decide whether all of its values are legal.
 
-    The one rule is that plateau needs a plateau_patience below a patience above 0.
+    Of the numbers it is the largest (consistency and a depth of the head phase ask for steps, a
+    plateau_patience has to be below patience), but for patience, whose least above 0 it is.
     """
     values: Any = axis.values
+    if axis.high == ALL:
+        return [LARGEST_COUNT]
     ascending = values if isinstance(values, range) else sorted(values)
     if path == "patience":
         return [next((value for value in ascending if value > 0), 0)]
-    if path == "plateau_patience":
-        return [ascending[-1]]
-    return dict.fromkeys(ascending)
+    if isinstance(ascending[-1], str):
+        return dict.fromkeys(ascending)
+    return [ascending[-1]]
 
 
 SECTIONS = tuple(f.name for f in stored_fields(SearchConfig))

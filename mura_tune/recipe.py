@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ SAMPLINGS = ("natural", "balanced")
 OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
 HEAD_INITS = ("random", "small")
+SOLVERS = ("steps", "lbfgs")
 SIZES = range(16, 1024 + 1)  # pixels a side
 CHOICES = {
     "loss": LOSSES,
@@ -30,7 +31,15 @@ CHOICES = {
 }
 # Fields whose legal values depend on one another: a search is refused if it could combine
 # values of these that no recipe may have together.
-COUPLED_FIELDS = ("schedule", "plateau_patience", "patience")
+COUPLED_FIELDS = (
+    "schedule",
+    "plateau_patience",
+    "patience",
+    "head.solver",
+    "head.epochs",
+    "head.depth",
+    "consistency",
+)
 LARGEST_COUNT = (
     1_000_000  # of epochs, stages or images a step: a number with a digit too many is refused
 )
@@ -60,6 +69,32 @@ class Phase:
             f"0 (head only) or more, at most {LARGEST_COUNT}",
         )
 
+    @property
+    def solved(self) -> bool:
+        """Whether its minimum is computed; else it is stepped towards, epoch by epoch."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadPhase(Phase):
+    """The first phase. `solver: lbfgs` computes the head instead of stepping towards it; then
+    `lr`, and any number of `epochs` above 0, change nothing."""
+
+    solver: str = "steps"  # of SOLVERS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = f"one of {', '.join(SOLVERS)}"
+        check_value(self.solver in SOLVERS, "solver", self.solver, known)
+        if self.solved:
+            check_value(
+                self.depth == 0, "depth", self.depth, "0: solver lbfgs computes the head alone"
+            )
+
+    @property
+    def solved(self) -> bool:
+        return self.epochs > 0 and self.solver != "steps"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -73,7 +108,7 @@ class Recipe:
     size: int  # pixels a side
     pretrained: str  # imagenet, none, or a file of weights
     batch: int  # images a step
-    head: Phase
+    head: HeadPhase
     finetune: Phase
     augment: float  # strength, 0 = off to 1 = strongest
     class_weight: float  # factor on the balanced weight of the positive class
@@ -143,13 +178,25 @@ class Recipe:
                 self.plateau_patience,
                 rule,
             )
+        if self.head.solved:
+            rule = "0.0: it needs steps; write head.solver: steps for another value"
+            check_value(self.consistency == 0, "consistency", self.consistency, rule)
         total = self.head.epochs + self.finetune.epochs
         check_value(total > 0, "head.epochs + finetune.epochs", total, "1 or more")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The phases that have epochs, in order."""
-        return tuple(phase for phase in (self.head, self.finetune) if phase.epochs)
+        """The phases that have epochs, in order.
+
+        A solved phase counts as one epoch. No phase of depth 0 follows it: it has the minimum that
+        such a phase would step towards.
+        """
+        if not self.head.solved:
+            return tuple(phase for phase in (self.head, self.finetune) if phase.epochs)
+        solved = dataclasses.replace(self.head, epochs=1)
+        return (
+            (solved, self.finetune) if self.finetune.epochs and self.finetune.depth else (solved,)
+        )
 
     @property
     def epochs(self) -> int:
@@ -160,23 +207,53 @@ class Recipe:
     def digest(self) -> str:
         """Twelve hex digits that name a run: equal recipes, equal names, whatever version made
         them, since a field that has its default is left out."""
-        own = {
-            k: v
-            for k, v in dataclasses.asdict(self).items()
-            if (k, v) not in RECIPE_DEFAULTS.items()
-        }
-        text = json.dumps(own, sort_keys=True)
+        values = dataclasses.asdict(self)
+        unchanged = [path for path, v in LATER_DEFAULTS.items() if get_value(values, path) == v]
+        text = json.dumps(drop_values(values, unchanged), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-RECIPE_DEFAULTS: Mapping[str, Any] = {
+# Dotted fields that came after the first recipes, each with what those did. The depth of a phase
+# has a default too, but the first digests held it.
+LATER_DEFAULTS: Mapping[str, Any] = {
     f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING
-}
+} | {"head.solver": HeadPhase.solver}
 
 
 # Fields that default.yaml sets to another value than earlier recipes had. A search that is older
 # than such a field goes on with the value that it began with.
 CHANGED_FIELDS = ("head_init",)
+
+
+def get_value(raw: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a dotted path of a recipe as plain values; None where it has none."""
+    first, _, rest = path.partition(".")
+    return raw.get(first, {}).get(rest) if rest else raw.get(first)
+
+
+def newer_fields(raw: Mapping[str, Any]) -> list[str]:
+    """Return the fields of `CHANGED_FIELDS` that a recipe as plain values is older than."""
+    return [path for path in CHANGED_FIELDS if get_value(raw, path) is None]
+
+
+def drop_values(raw: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
+    """Return a recipe as plain values without those at dotted paths."""
+    return {
+        name: drop_values(value, [p.partition(".")[2] for p in paths if p.startswith(f"{name}.")])
+        if isinstance(value, Mapping)
+        else value
+        for name, value in raw.items()
+        if name not in paths
+    }
+
+
+def complete_values(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe as plain values with the defaults of the fields that it is older than."""
+    whole = {name: dict(v) if isinstance(v, Mapping) else v for name, v in raw.items()}
+    for path, default in LATER_DEFAULTS.items():
+        first, _, rest = path.partition(".")
+        (whole[first] if rest else whole).setdefault(rest or first, default)
+    return whole
 
 
 def recipe_from_dict(raw: Mapping[str, Any], source: str) -> Recipe:

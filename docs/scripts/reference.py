@@ -198,12 +198,14 @@ def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, tuple[Any, str]]
 
 
 def _comments(cls: type) -> dict[str, str]:
-    """The comment on the line of each field in a dataclass's source."""
+    """The comment on the line of each field in a dataclass's source, and in those of its bases."""
+    found: dict[str, str] = {}
+    for base in cls.__bases__:
+        found |= _comments(base) if dataclasses.is_dataclass(base) else {}
     source = textwrap.dedent(inspect.getsource(cls))
     lines = source.splitlines()
     body = ast.parse(source).body[0]
     assert isinstance(body, ast.ClassDef)
-    found = {}
     for node in body.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             _, _, comment = lines[node.lineno - 1].partition("  # ")

@@ -21,7 +21,15 @@ from mura_tune.data.prepare import Prepared, prepare_folds
 from mura_tune.errors import InputError
 from mura_tune.networks import starts
 from mura_tune.networks.starts import DIGEST_DIGITS, StartProvenance, start_provenance
-from mura_tune.recipe import CHANGED_FIELDS, RECIPE_DEFAULTS
+from mura_tune.recipe import (
+    CHANGED_FIELDS,
+    LATER_DEFAULTS,
+    complete_values,
+    drop_values,
+    get_value,
+    newer_fields,
+    with_values,
+)
 from mura_tune.search.search_record import DevFold, SearchRecord, reads_search
 from mura_tune.training.tasks import task_of
 
@@ -94,9 +102,8 @@ def same_or_refuse(
     """
     first_config = as_begun(search, config)
     if first_config != config:
-        recipe_fields = ", ".join(
-            f"{name}: {getattr(first_config.recipe, name)}" for name in CHANGED_FIELDS
-        )
+        begun = config_to_dict(first_config)["recipe"]
+        recipe_fields = ", ".join(f"{path}: {get_value(begun, path)}" for path in CHANGED_FIELDS)
         _LOG.warning("search %s goes on as it began, with %s", search.name, recipe_fields)
     config = first_config
     plain = config_to_dict(config)
@@ -119,8 +126,7 @@ def same_or_refuse(
         _start(search, now, prepared, config)
     elif (completed := _completed(stored)) != now:
         _check_resume(search, completed, now, allow_space_change)
-        older = [name for name in CHANGED_FIELDS if name not in stored["recipe"]]
-        recipe = {name: v for name, v in plain["recipe"].items() if name not in older}
+        recipe = drop_values(plain["recipe"], newer_fields(stored["recipe"]))
         search.store_comparable(now | {"recipe": recipe})
     search.identify()
     search.store_config(plain)  # budget and final phases may change between calls
@@ -136,14 +142,13 @@ def as_begun(search: SearchRecord, config: SearchConfig) -> SearchConfig:
     stored = search.comparable
     if stored is None:
         return config
-    older = {name: RECIPE_DEFAULTS[name] for name in CHANGED_FIELDS if name not in stored["recipe"]}
-    return replace(config, recipe=replace(config.recipe, **older))
+    older = {path: LATER_DEFAULTS[path] for path in newer_fields(stored["recipe"])}
+    return replace(config, recipe=with_values(config.recipe, older))
 
 
 def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """With what an earlier version did not know, as it trained."""
-    recipe = {**RECIPE_DEFAULTS, **stored["recipe"]}
-    return {"task": "abnormality", **stored, "recipe": recipe}
+    return {"task": "abnormality", **stored, "recipe": complete_values(stored["recipe"])}
 
 
 def _near_copies(prepared: Prepared, config: SearchConfig) -> str:

@@ -25,7 +25,7 @@ from mura_tune.config import SearchConfig
 from mura_tune.database.optuna_private import contains
 from mura_tune.errors import InputError
 from mura_tune.networks.network import count_stages
-from mura_tune.recipe import CHANGED_FIELDS, Recipe, apply_values, field_type
+from mura_tune.recipe import Recipe, apply_values, field_type, newer_fields
 
 DIGITS = 3
 
@@ -93,7 +93,7 @@ def as_started(space: Space, comparable: Mapping[str, Any] | None) -> dict[str, 
         space: as this version makes it.
         comparable: what the search stores of its start; None for one that begins now.
     """
-    if comparable is None or all(name in comparable["recipe"] for name in CHANGED_FIELDS):
+    if comparable is None or not newer_fields(comparable["recipe"]):
         return dict(space)
     stored = comparable["space"]
     return {

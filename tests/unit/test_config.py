@@ -12,7 +12,14 @@ from mura_tune import areas, config
 from mura_tune.areas import AREAS, WHOLE_DATASET_AREAS
 from mura_tune.axes import Axis
 from mura_tune.errors import InputError
-from mura_tune.recipe import RECIPE_DEFAULTS, Recipe, apply_values, field_type, recipe_from_dict
+from mura_tune.recipe import (
+    LATER_DEFAULTS,
+    Recipe,
+    apply_values,
+    drop_values,
+    field_type,
+    recipe_from_dict,
+)
 from mura_tune.training.tasks import TASKS
 
 
@@ -164,7 +171,7 @@ def test_values_that_go_together_are_not_refused_on_the_way() -> None:
 
 def test_a_recipe_of_an_earlier_version_loads_and_keeps_its_name() -> None:
     recipe = config.load_config("XR_ELBOW").recipe
-    old = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in RECIPE_DEFAULTS}
+    old = drop_values(dataclasses.asdict(recipe), LATER_DEFAULTS)
     earlier = dataclasses.replace(recipe, head_init="random")  # the one default that has changed
     assert recipe_from_dict(old, "test") == earlier
     text = json.dumps(old, sort_keys=True).encode()

@@ -22,7 +22,7 @@ from mura_tune.database.urls import database, url_of
 from mura_tune.errors import InputError, MuraError
 from mura_tune.networks import starts
 from mura_tune.networks.network import build_network
-from mura_tune.recipe import RECIPE_DEFAULTS
+from mura_tune.recipe import LATER_DEFAULTS, drop_values
 from mura_tune.release.finalize import finalize
 from mura_tune.search import results, search, space, worker
 from mura_tune.search.search import SearchJob, WorkerSettings
@@ -353,7 +353,7 @@ def test_a_study_of_an_earlier_version_goes_on(prepared: Prepared, url: str) -> 
     before = tune(study_of("budget.trials=1"), prepared, url)
     for key in (COMPARABLE, CONFIG):
         stored = facts(before)[key]
-        recipe = {k: v for k, v in stored["recipe"].items() if k not in RECIPE_DEFAULTS}
+        recipe = drop_values(stored["recipe"], LATER_DEFAULTS)
         store(before, key, {**stored, "recipe": recipe})
     assert states(tune(study_of("budget.trials=2"), prepared, url)) == ["COMPLETE"] * 2
     with pytest.raises(InputError, match=r"recipe\.loss bce -> focal"):
