@@ -195,6 +195,9 @@ def load_config(area: str, overrides: Overrides = (), folder: Path | None = None
             outside of the recipe begins with its section: `budget.trials`, `search.augment`.
         folder: where the files are; None stands for the files of this package.
 
+    Returns:
+        All values of the search, checked: the file's, with `overrides` over them.
+
     Raises:
         InputError: an unknown key, a value of another type, or an illegal combination.
     """

@@ -30,3 +30,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """
     up = "../" * (page.file.src_uri.count("/") + 1)
     return re.sub(rf"\[([^\]]+)\]\({re.escape(up)}(?!\.\./)[^)]+\)", r"\1", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Mark short inline code, which the style sheet keeps on one line: `--every-area`."""
+    return re.sub(r"<code>([^<\n]{1,28})</code>", r'<code class="short">\1</code>', html)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
+import public_api
 import yaml
 
-import mura_tune
 from mura_tune.axes import Axis
 from mura_tune.cli import mura
 from mura_tune.cli.mura_infer import infer as mura_infer
@@ -96,7 +96,7 @@ FIRST = ("load_config", "Search", "SearchOutcome", "finalize", "load_release", "
 
 def python_page() -> str:
     """The public names of `mura_tune`, for mkdocstrings to fill in."""
-    names = [name for name in getattr(mura_tune, "__all__", ()) if not name.startswith("__")]
+    names = public_api.public_names()
     first = [name for name in FIRST if name in names]
     blocks = [f"::: mura_tune.{name}\n" for name in (*first, *(n for n in names if n not in first))]
     return "\n".join(
@@ -104,8 +104,31 @@ def python_page() -> str:
             "# Python",
             "",
             "`import mura_tune as mt` gives the names on this page. Nothing heavy is loaded until "
-            "one of them is used. A failure that a person can cause is an `InputError`, or another "
-            "`MuraError`, and says in one line what is wrong and what to do.",
+            "one of them is used. [Types](python-types.md) describes what they return. A failure "
+            "that a person can cause is an `InputError`, or another `MuraError`, and says in one "
+            "line what is wrong and what to do.",
+            "",
+            "Several functions share these parameters:",
+            "",
+            "| parameter | meaning |",
+            "| --- | --- |",
+            *(f"| `{name}` | {meaning} |" for name, meaning in _SHARED.items()),
+            "",
+            *blocks,
+        ]
+    )
+
+
+def types_page() -> str:
+    """The types that the signatures of the public names lead to, for mkdocstrings to fill in."""
+    blocks = [f"::: {path}\n" for path in public_api.public_types()]
+    return "\n".join(
+        [
+            "# Python types",
+            "",
+            "What the functions of [Python](python.md) return and take, in alphabetical order. A "
+            "script makes none of these by itself. Most can be printed, and many have `to_json()`, "
+            "which gives what `--json` prints.",
             "",
             *blocks,
         ]
@@ -116,8 +139,19 @@ PAGES = {
     "reference/commands.md": commands_page,
     "reference/search-files.md": search_files_page,
     "reference/python.md": python_page,
+    "reference/python-types.md": types_page,
 }
 
+_SHARED = {
+    "data": "the dataset: a folder in MURA's layout, or a table `.csv`",
+    "runs": "the folder of the cache, of checkpoints and of the pictures of trials",
+    "storage": "the database: a file or a PostgreSQL URL; None stands for `RUNS/studies.db`",
+    "releases": "the folder of releases",
+    "release": "its folder, its URL, or its name under `base_url`",
+    "base_url": "where a release that is no folder here is fetched from, by its name",
+    "device": "`cpu`, `cuda`, `cuda:1`, … or `auto`",
+    "strict": "refuse the first unreadable image instead of leaving it out by name",
+}
 _CHOICES = {f"recipe.{name}": values for name, values in CHOICES.items()}
 _CHOICES["budget.pruner.name"] = PRUNERS
 _SECTIONS: Mapping[str, str] = {
@@ -145,7 +179,7 @@ def _command(name: str, command: click.Command) -> str:
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     rows = [_option(p, context) for p in command.params if isinstance(p, click.Option)]
     lines = [f"## `{name}` {{ #{_anchor(name)} }}", "", "```text", usage, "```", ""]
-    lines += [inspect.cleandoc(command.help or "").replace("\b\n", ""), ""]
+    lines += [_with_code(inspect.cleandoc(command.help or "").replace("\b\n", "")), ""]
     if rows:
         lines += ["| option | meaning |", "| --- | --- |", *rows, ""]
     return "\n".join(lines)
@@ -154,11 +188,18 @@ def _command(name: str, command: click.Command) -> str:
 def _option(option: click.Option, context: click.Context) -> str:
     record = option.get_help_record(context)
     flags, text = record or (", ".join(option.opts), option.help or "")
-    return f"| `{_cell(flags)}` | {_cell(text)} |"
+    return f"| `{_cell(flags)}` | {_with_code(_cell(text.replace(']  [', '; ')))} |"
+
+
+def _with_code(text: str) -> str:
+    """The text with the options in it as code; what is code stays as it is."""
+    parts = re.split(r"(`[^`]*`)", text)
+    parts[::2] = [re.sub(r"(?<![\w-])--[a-z][a-z-]*[a-z]", r"`\g<0>`", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _short(command: click.Command) -> str:
-    return _cell(command.get_short_help_str(limit=200))
+    return _with_code(_cell(command.get_short_help_str(limit=200)))
 
 
 def _anchor(name: str) -> str:

@@ -89,7 +89,11 @@ def make_workspace(
 
 
 def list_areas(data: str | Path = DATA) -> list[str]:
-    """Every area of a dataset, those with the fewest images first."""
+    """Every area of a dataset, those with the fewest images first.
+
+    Returns:
+        The names of the areas, such as XR_WRIST.
+    """
     images = open_dataset(Path(data)).frame.groupby("area").size()
     return [str(area) for area in images.sort_values(kind="stable").index]
 
@@ -99,6 +103,9 @@ def check_data(data: str | Path = DATA, *, index_only: bool = False) -> Audit:
 
     Args:
         index_only: read the CSVs alone, and no image.
+
+    Returns:
+        Studies and images by area and split, and a `Finding` for each fault.
 
     Raises:
         InputError: no dataset there.
@@ -146,6 +153,9 @@ def cache_area(
     """Decode the images of a config's area once, at the size that it trains on.
 
     A search does it by itself.
+
+    Returns:
+        How many images are cached, at which size, and how many were left out.
 
     Raises:
         InputError: as `Workspace.prepare` raises it.

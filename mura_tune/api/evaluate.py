@@ -58,6 +58,9 @@ def evaluate(
     Args:
         release: its folder, its URL, or its name under `base_url`.
 
+    Returns:
+        The scores on test, each with its interval.
+
     Raises:
         InputError: other data than it was made with, or a release that is not whole.
 
@@ -81,6 +84,9 @@ def evaluate_folders(
 ) -> external.ExternalEvaluation:
     """Evaluate a release on the whole of an external set, `{train,val,test}/{label}` folders.
 
+    Returns:
+        The scores on the external set, each with its interval.
+
     Raises:
         InputError: no such folders, or a release that is not whole.
     """
@@ -98,6 +104,9 @@ def evaluate_routed(
     strict: bool = False,
 ) -> two_stage.TwoStageEvaluation:
     """Evaluate the router and every area's release as one, on the test studies of all areas.
+
+    Returns:
+        The scores with the router's area and with the true one, and their difference.
 
     Raises:
         InputError: no router, no release for an area nor one for all areas, or other data than
@@ -141,6 +150,13 @@ def compare(
     strict: bool = False,
 ) -> Comparison:
     """By how much the release `first` beats `second` on the same test studies, and how surely.
+
+    Args:
+        first: a release: its folder, its URL, or its name under `base_url`.
+        second: another release of the same task.
+
+    Returns:
+        The difference of each score, paired by patient, with its interval.
 
     Raises:
         InputError: releases of different tasks, or other data than they were made with.
@@ -193,6 +209,9 @@ def write_report(
         out: write the page there, and leave the release as it is.
         cases: studies shown of each kind of error; 0 shows no radiographs.
 
+    Returns:
+        Where the page was written.
+
     Raises:
         InputError: a fetched release without `out`, a place that cannot be written, or other data
             than the release was made with.
@@ -231,6 +250,9 @@ def verify(
 
     Args:
         data: also check that the release was made with this dataset and its split.
+
+    Returns:
+        What was checked, and the digest that names the release.
 
     Raises:
         InputError: what does not agree.

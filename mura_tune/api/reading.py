@@ -47,6 +47,9 @@ def load_release(
         device: cpu, cuda, cuda:1, … or auto.
         threshold: of P(abnormal), in place of the release's own operating point.
 
+    Returns:
+        A reader. `Predictor.predict` gives an `Answer`, `Router.predict` an `AreaAnswer`.
+
     Raises:
         InputError: a release that is not whole, a device that is not there, or a threshold for a
             router.

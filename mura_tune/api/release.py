@@ -83,6 +83,9 @@ def finalize(
         seeds: runs that differ in their seed alone; the best on dev is released.
         ensemble: release the mean of all runs instead.
 
+    Returns:
+        The release: its folder, its manifest, its scores on dev and on test.
+
     Raises:
         InputError: no winner yet; or the data, its split or the weights to start from changed
             since the search.
@@ -196,6 +199,9 @@ def export(
         name: of the release: its folder, its URL, or its name under `base_url`.
         form: pt, joblib, onnx or safetensors.
         out: the file; None stands for AREA_FINAL_best.pt, AREA.onnx, … in the working folder.
+
+    Returns:
+        Where the file lies, and a line that says how to use it.
 
     Raises:
         InputError: a package that this form needs is not installed, or a place that cannot be

@@ -136,6 +136,9 @@ class Search:
             workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace: see
                 `RunSettings`.
 
+        Returns:
+            What the search came to, which `finalize` takes.
+
         Raises:
             InputError: data, a device, a database or a network that cannot be used, or a search
                 of this name that was started with other settings.
@@ -289,6 +292,9 @@ def load_result(
     Args:
         name: of the search: its area, or the name that it was given.
 
+    Returns:
+        What `Search.run` returned, read from the database again.
+
     Raises:
         InputError: no such search, or no trial of it has finished.
 
@@ -312,6 +318,9 @@ def ablate_second_task(
 
     Args:
         seeds: runs on either side.
+
+    Returns:
+        The difference in dev AUC that the second loss makes, over the seeds.
 
     Raises:
         InputError: a config without `aux_weight`, or data, a device or a network that cannot be

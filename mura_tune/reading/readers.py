@@ -96,6 +96,9 @@ class Reader(ABC, Generic[AnswerT]):
         Args:
             images: the files of the study's views.
 
+        Returns:
+            An `Answer`; from a `Router` an `AreaAnswer`.
+
         Raises:
             InputError: no image.
             UnreadableImage: a view that cannot be decoded; no view is left out.

@@ -68,6 +68,15 @@ def test_search_answers_and_no_other_address_is_asked(address: str) -> None:
         assert "Glossary" in page.title()
 
 
+def test_search_finds_an_option_by_its_name_with_dashes(address: str) -> None:
+    with browser_page(address) as page:
+        for query in ("--warm-start", "tune --warm-start"):
+            page.goto(f"{address}index.html?q={query.replace(' ', '+')}")
+            page.click("input[name=query]")
+            found = ".md-search-result__item a[href*='reference/commands.html'][href$='#mura-tune']"
+            page.wait_for_selector(found, state="attached", timeout=10_000)
+
+
 def test_pages_fit_a_phone(server: str, site: Path) -> None:
     with browser_page(server) as page:
         page.set_viewport_size({"width": 390, "height": 800})
@@ -92,4 +101,14 @@ def test_reference_pages_name_every_verb_and_key(site: Path) -> None:
     keys = (site / "reference/search-files.html").read_text(encoding="utf-8")
     shown = [verb for verb, command in mura.commands.items() if not command.hidden]
     assert [verb for verb in shown if f"mura {verb}" not in commands] == []
-    assert [field for field in RECIPE_FIELDS if f"<code>{field}</code>" not in keys] == []
+    assert [field for field in RECIPE_FIELDS if f">{field}</code>" not in keys] == []
+
+
+def test_python_page_shows_values_and_leads_to_types(site: Path) -> None:
+    page = (site / "reference/python.html").read_text(encoding="utf-8")
+    assert '"data/MURA-v1.1"' in page
+    assert ">DATA<" not in page
+    linked = set(re.findall(r'href="python-types.html#([\w.]+)"', page))
+    types = (site / "reference/python-types.html").read_text(encoding="utf-8")
+    assert {"mura_tune.api.search.RunSettings", "mura_tune.reading.answers.Answer"} <= linked
+    assert [name for name in linked if f'id="{name}"' not in types] == []
