@@ -153,14 +153,14 @@ def _finalize_search(
     """A release, and its checkpoints, which the caller clears; `locks` keeps its places."""
     outcome.decided()
     workspace = outcome.workspace
-    own = text.file_name_of(outcome.study)  # a search may be older than the rule for names
+    own = text.file_name_of(outcome.search)  # a search may be older than the rule for names
     folder = files.path_within(out, own)
     finals = files.path_within(workspace.runs / "finals", own)
     locks.enter_context(hold_places(folder, finals))
     prepared = workspace.prepare(outcome.area, outcome.config)
     checkpoints = Checkpoints(finals, prepared, console.print_note)
     total = final_recipe(outcome).epochs * final_runs.seeds
-    with Epochs(f"finalize {outcome.study}", total, outcome.monitor) as epochs:
+    with Epochs(f"finalize {outcome.search}", total, outcome.monitor) as epochs:
         made = final.finalize(
             outcome,
             prepared,

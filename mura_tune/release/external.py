@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from mura_tune.data import cache, duplicates
-from mura_tune.data.index import Dataset, Finding, index_label_folders
+from mura_tune.data.index import Dataset, Finding
+from mura_tune.data.label_folders import index_label_folders
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits

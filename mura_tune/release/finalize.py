@@ -95,7 +95,7 @@ def summarise_releases(releases: Sequence[FinalRelease]) -> str:
 
 def final_recipe(best: SearchResult) -> Recipe:
     """The stored recipe of the best trial, with the final phases of the search's config."""
-    return apply_values(best.best.recipe, best.config.final, f"search {best.study}: final")
+    return apply_values(best.best.recipe, best.config.final, f"search {best.search}: final")
 
 
 def finalize(
@@ -175,7 +175,7 @@ def _require_searched_data(best: SearchResult, prepared: Prepared) -> None:
     ):
         if then != now:
             raise InputError(
-                f"search {best.study}: the {name} is not the one that was searched "
+                f"search {best.search}: the {name} is not the one that was searched "
                 f"({then[:12]}… then, {now[:12]}… now); {remedy}, or tune again"
             )
 
@@ -226,7 +226,7 @@ def _origin_fields(
 def _search_entry(best: SearchResult) -> SearchEntry:
     """The manifest's entry on the search that gave the recipe."""
     return SearchEntry(
-        name=best.study,
+        name=best.search,
         monitor=best.monitor,
         trial=best.best.number,
         params=best.best.params,

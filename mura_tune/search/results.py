@@ -72,6 +72,7 @@ class SearchResult:
     """The winner of a search, the recipe it had to beat, and counts by state.
 
     Attributes:
+        search: the search's name.
         best: the winner: by mean over new seeds where candidates were confirmed, else by score.
         baseline: the recipe as it stands, trial 0.
         confirmed: every candidate with all its new seeds, best mean first.
@@ -84,7 +85,7 @@ class SearchResult:
         foreign: numbers of trials that another program added. They do not count.
     """
 
-    study: str
+    search: str
     area: str
     monitor: str
     best: FinishedTrial
@@ -117,16 +118,17 @@ class SearchResult:
         """
         if self.pending:
             raise InputError(
-                f"search {self.study}: no winner yet, its confirmation is not done "
+                f"search {self.search}: no winner yet, its confirmation is not done "
                 f"({numbered('trial', self.pending)} to go); the same 'mura tune' goes on with it, "
                 "and with --set budget.confirm.top=0 it does without"
             )
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """What `mura best --json` prints."""
+        """What `mura best --json` prints; `study` is what earlier versions called the search."""
         trials = {"best": self.best, "baseline": self.baseline}
         return {
+            "study": self.search,
             **asdict(self),
             **{role: trial.to_json() if trial else None for role, trial in trials.items()},
             "config": config.config_to_dict(self.config),
@@ -208,7 +210,7 @@ def read_result(search: SearchRecord, confirmation: SearchRecord | None = None) 
     finished, winner = choice.finished.values(), choice.winner
     baseline = next((t for t in finished if t.role == BASELINE), None)
     return SearchResult(
-        study=search.name,
+        search=search.name,
         area=comparable["area"],
         monitor=task.monitor,
         best=_trial(winner),

@@ -13,7 +13,7 @@ FEW = 10  # patients of a class, below which a percentile interval says too litt
 def describe_result(result: SearchResult) -> str:
     """The winner, what it had to beat, and whether it did."""
     ended = ", ".join(f"{n} {word}" for word, n in result.counts.items() if n)
-    lines = [f"search {result.study}: {ended}", f"best      {_line(result, result.best)}"]
+    lines = [f"search {result.search}: {ended}", f"best      {_line(result, result.best)}"]
     if result.baseline:
         lines.append(f"baseline  {_line(result, result.baseline)}")
     lines.append(

@@ -170,7 +170,7 @@ def test_pooled_is_one_model_for_all_areas_and_all_the_older_word(
     tuned = run("tune", "pooled", *once, "--json")
     assert tuned.code == 0, tuned.err
     found = json.loads(tuned.out)
-    assert (found["study"], found["area"]) == ("pooled", "ALL")
+    assert (found["search"], found["study"], found["area"]) == ("pooled", "pooled", "ALL")
     again = run("tune", "ALL", "--search=pooled", *once, "--json")
     assert json.loads(again.out) == found, "the same search: nothing ran"
     assert run("best", "ALL").code == 2
