@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mura_tune.errors import InputError
 
+HYBRID = "hybrid"
 STEM = "densenet121"  # what `hybrid` alone stands for; `hybrid-resnet18` names another
 GRID = 7  # side of the learned position map: what a stem of stride 32 makes of 224 px
 

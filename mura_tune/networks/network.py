@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from mura_tune.errors import InputError, MuraError
 from mura_tune.networks.cnn import SmallCNN
 from mura_tune.networks.device import autocast
-from mura_tune.networks.hybrid import STEM, Hybrid
-from mura_tune.networks.starts import (
-    IMAGENET,
-    NONE,
-    load_start,
-    require_imagenet,
+from mura_tune.networks.hybrid import HYBRID, STEM, Hybrid
+from mura_tune.networks.imagenet import (
+    find_packaged_weights,
+    load_packaged_weights,
+    require_hub_weights,
     unreachable_weights,
 )
+from mura_tune.networks.starts import IMAGENET, NONE, load_start
 from mura_tune.networks.weights import (
     check_finite_weights,
     check_tensor_names,
@@ -42,7 +42,6 @@ from mura_tune.recipe import SIZES
 from mura_tune.text import printable
 
 OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {"cnn": SmallCNN}
-HYBRID = "hybrid"
 MOST_OUTPUTS = 1000  # more areas than any dataset has
 # The methods that stages, freezing, heatmaps and the head need.
 TIMM_METHODS = ("forward_features", "forward_head", "get_classifier", "group_matcher")
@@ -143,8 +142,8 @@ def build_network(
     Args:
         arch: `cnn`, `hybrid`, `hybrid-STEM`, or the name of a timm backbone.
         size: pixels a side of the images; None leaves the size that the backbone was made for.
-        pretrained: `imagenet` (timm's weights, the RGB stem summed), `none`, a file of weights, or
-            the folder of a release.
+        pretrained: `imagenet` (an installed package's weights or timm's, the RGB stem summed),
+            `none`, a file of weights, or the folder of a release.
         outputs: K.
         seed: of the initial weights; the global generator is left as it was.
         head: makes a module for the classifier's place, from its numbers of inputs and outputs.
@@ -247,21 +246,26 @@ def _from_timm(
     arch: str, outputs: int, size: int | None, download: bool, channels: int
 ) -> nn.Module:
     _require_known(arch)
-    if download:
-        require_imagenet(arch)
+    packaged = find_packaged_weights(arch) if download else None
+    from_hub = download and packaged is None
+    if from_hub:
+        require_hub_weights(arch)
     about = timm.get_pretrained_cfg(arch)
     fixed = size is not None and about is not None and about.fixed_input_size
     options: dict[str, Any] = {"img_size": size} if fixed else {}
     try:
-        return timm.create_model(
-            arch, pretrained=download, in_chans=channels, num_classes=outputs, **options
+        body: nn.Module = timm.create_model(
+            arch, pretrained=from_hub, in_chans=channels, num_classes=outputs, **options
         )
     except (AssertionError, ValueError) as error:  # of a size: all else is its default
         raise _unfit(arch, size, error) from None
     except (OSError, RuntimeError) as error:
-        if not download:
+        if not from_hub:
             raise
         raise unreachable_weights(arch, str(error).splitlines()[0]) from error
+    if packaged:
+        load_packaged_weights(body, packaged, arch)
+    return body
 
 
 def _require_known(arch: str) -> None:

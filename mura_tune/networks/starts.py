@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from mura_tune.config import Holdout
 from mura_tune.errors import InputError
+from mura_tune.networks.hybrid import HYBRID
+from mura_tune.networks.imagenet import find_packaged_weights
 from mura_tune.networks.weights import (
     check_finite_weights,
     check_tensor_names,
@@ -75,21 +74,33 @@ def load_start(body: nn.Module, classifier: str, source: str, arch: str) -> None
     check_finite_weights(body.state_dict(), path)
 
 
-def start_digest(source: str) -> str | None:
-    """Return the sha256 of the weights that a start names; None for a start that is no path.
+def start_digest(source: str, arch: str) -> str | None:
+    """Return the sha256 of the weights that a start names for a network.
 
-    A search stores it, because the path may hold other weights tomorrow.
+    None for random weights and for those of timm's hub. A search stores the digest, because the
+    path, or the installed package, may hold other weights tomorrow.
 
     Raises:
         InputError: no such file.
     """
-    if source in (IMAGENET, NONE):
+    if source == NONE:
         return None
+    if source == IMAGENET:
+        packaged = find_packaged_weights(arch.removeprefix(f"{HYBRID}-"))
+        return sha256(packaged) if packaged else None
     path = Path(source)
     path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights")
     return sha256(path)
+
+
+def start_name(source: str, arch: str) -> str:
+    """Return the name under which a search stores the digest of a start: its path.
+
+    ImageNet's weights are other ones for each network.
+    """
+    return f"{source} {arch}" if source == IMAGENET else source
 
 
 def start_provenance(source: str) -> StartProvenance | None:
@@ -112,42 +123,6 @@ def start_provenance(source: str) -> StartProvenance | None:
         areas=frozenset(manifest.areas or (manifest.area,)),
         split=manifest.search.read_config(folder / MANIFEST).split,
         pictures=pictures,
-    )
-
-
-def require_imagenet(arch: str) -> None:
-    """Raise InputError if timm's ImageNet weights cannot be had, within seconds.
-
-    The hub's own client retries for most of a minute.
-    """
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    source = timm.get_pretrained_cfg(arch)
-    if source is None or not source.has_weights:
-        raise InputError(
-            f"pretrained: imagenet: timm has no weights for {arch}; "
-            "write pretrained: none or name a file"
-        )
-    cached = source.hf_hub_id and any(
-        isinstance(try_to_load_from_cache(source.hf_hub_id, name), str)
-        for name in ("model.safetensors", "pytorch_model.bin")
-    )
-    if cached or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return
-    if constants.HF_HUB_OFFLINE:
-        raise unreachable_weights(arch, "HF_HUB_OFFLINE is set and nothing is cached")
-    host = constants.ENDPOINT.split("//")[-1].split("/")[0].partition(":")[0]
-    try:
-        socket.create_connection((host, 443), timeout=5).close()
-    except OSError as error:
-        raise unreachable_weights(arch, f"{host}: {error}") from None
-
-
-def unreachable_weights(arch: str, why: str) -> InputError:
-    """Return the error for ImageNet weights that cannot be had."""
-    return InputError(
-        f"pretrained: imagenet: the weights of {arch} are out of reach ({why}); "
-        "write pretrained: none, or pretrained: FILE with weights you have"
     )
 
 

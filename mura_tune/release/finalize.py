@@ -21,7 +21,7 @@ from mura_tune.evaluation.evaluate import Evaluation
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.evaluation.runs import FinalRun, describe_runs, pick_strongest, summarise_runs
 from mura_tune.networks.network import join_members
-from mura_tune.networks.starts import TRAINED_ON, start_digest
+from mura_tune.networks.starts import TRAINED_ON, start_digest, start_name
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.release.release import (
     current_preprocessing,
@@ -167,11 +167,13 @@ def finalize(
 
 
 def _require_searched_data(best: SearchResult, prepared: Prepared) -> None:
-    start = best.best.recipe.pretrained
+    recipe = best.best.recipe
+    start = start_name(recipe.pretrained, recipe.arch)
+    sha = start_digest(recipe.pretrained, recipe.arch) or ""
     for name, then, now, remedy in (
         ("dataset", best.dataset, prepared.fingerprint, "point --data at that one"),
         ("split", best.split_hash, prepared.split_hash, "point --data at that one"),
-        (f"start {start}", best.starts.get(start, ""), start_digest(start) or "", "put it back"),
+        (f"start {start}", best.starts.get(start, ""), sha, "put it back"),
     ):
         if then != now:
             raise InputError(
@@ -193,7 +195,7 @@ def _origin_fields(
         "preprocessing": current_preprocessing(recipe.size),
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,
-        "start_sha256": best.starts.get(recipe.pretrained),
+        "start_sha256": best.starts.get(start_name(recipe.pretrained, recipe.arch)),
         "search": _search_entry(best),
         "training": TrainingEntry(
             best_epoch=run.fit.best.number,

@@ -187,6 +187,6 @@ def _describe_start(manifest: Manifest) -> Markdown:
     start, digest = manifest.recipe["pretrained"], manifest.start_sha256
     if start == "none":
         return Markdown("random weights")
-    imagenet = Markdown("timm's ImageNet weights")
+    imagenet = Markdown("packaged ImageNet weights" if digest else "timm's ImageNet weights")
     name = imagenet if start == "imagenet" else markdown_code(PurePath(start).name)
     return Markdown(f"{name} (sha256 {markdown_code(digest[:16])})") if digest else name

@@ -5,6 +5,7 @@ A search goes on only with what it was started with; everything else is refused 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
@@ -119,13 +120,14 @@ def same_or_refuse(
     if near := _near_copies(prepared, config):
         now["near_copies"] = near
     if start_digests := _starts(config):
-        clean_or_refuse(start_digests, prepared, config.split)
+        clean_or_refuse(_drawn(config, "pretrained"), prepared, config.split)
         now["starts"] = start_digests
     stored = search.comparable
     if stored is None:
         _start(search, now, prepared, config)
     elif (completed := _completed(stored)) != now:
-        _check_resume(search, completed, now, allow_space_change)
+        no_starts: dict[str, Any] = {"starts": {}}
+        _check_resume(search, no_starts | completed, no_starts | now, allow_space_change)
         recipe = drop_values(plain["recipe"], newer_fields(stored["recipe"]))
         search.store_comparable(now | {"recipe": recipe})
     search.identify()
@@ -159,11 +161,16 @@ def _near_copies(prepared: Prepared, config: SearchConfig) -> str:
 
 
 def _starts(config: SearchConfig) -> dict[str, str]:
-    """sha256 of the weights at each path that trials start from."""
-    axis = config.search.get("pretrained")
-    sources = {config.recipe.pretrained, *(map(str, axis.choices or ()) if axis else ())}
-    digests = {name: starts.start_digest(name) for name in sorted(sources)}
+    """sha256 of the weights that trials start from, by `starts.start_name`."""
+    named = itertools.product(_drawn(config, "pretrained"), _drawn(config, "arch"))
+    digests = {starts.start_name(*start): starts.start_digest(*start) for start in named}
     return {name: sha for name, sha in digests.items() if sha}
+
+
+def _drawn(config: SearchConfig, field: str) -> list[str]:
+    """The values that trials may have of a field that is text."""
+    axis = config.search.get(field)
+    return sorted({getattr(config.recipe, field), *map(str, (axis.choices or ()) if axis else ())})
 
 
 def _start(

@@ -99,7 +99,7 @@ class SearchResult:
     config: SearchConfig
     dataset: str
     split_hash: str
-    starts: dict[str, str]  # sha256 of the weights at each path that trials start from
+    starts: dict[str, str]  # sha256 of the weights that trials start from, by `starts.start_name`
     pending: tuple[int, ...] = ()
     unconfirmed: dict[int, str] = field(default_factory=dict)
     foreign: tuple[int, ...] = ()

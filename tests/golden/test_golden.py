@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from mura_tune.config import load_config
 from mura_tune.data import splits
@@ -16,6 +17,7 @@ from mura_tune.imaging import images
 from mura_tune.networks.network import build_network
 from mura_tune.training.augment import augment, draw_uniform
 
+PALACE = 698  # of ImageNet's 1000 classes
 STORED = json.loads((Path(__file__).parent / "stored.json").read_text())
 
 
@@ -54,3 +56,18 @@ def test_the_network_and_its_augmentation_give_the_stored_numbers() -> None:
     assert np.allclose(moved[:, 0, ::16, ::16].flatten(), STORED["augmented"], atol=1e-5)
     logits = build_network("cnn", seed=0).eval()(x).flatten().tolist()
     assert np.allclose(logits, STORED["logits"], atol=1e-4)
+
+
+def test_packaged_imagenet_weights_see_a_palace() -> None:
+    """By the preprocessing that timm states for them: 256 px, the middle 224, (x - 0.5) / 0.5."""
+    photograph = Image.fromarray(load_sample_image("china.jpg"))
+    scale = 256 / min(photograph.size)
+    width, height = (round(side * scale) for side in photograph.size)
+    left, top = (width - 224) // 2, (height - 224) // 2
+    middle = photograph.resize((width, height), Image.Resampling.BICUBIC).crop(
+        (left, top, left + 224, top + 224)
+    )
+    x_n3hw = torch.from_numpy(np.array(middle)).permute(2, 0, 1)[None] / 127.5 - 1
+    net = build_network("tf_efficientnet_lite0", pretrained="imagenet", outputs=1000, channels=3)
+    with torch.inference_mode():
+        assert int(net.eval()(x_n3hw).argmax()) == PALACE

@@ -450,12 +450,28 @@ def test_other_weights_at_the_same_path_are_another_start(
     study = study_of(f"pretrained={start}", "budget.trials=1")
     tune(study, prepared, url)
     found = results.load_result(url, "s")
-    assert found.starts == {str(start): starts.start_digest(str(start))}
+    assert found.starts == {str(start): starts.start_digest(str(start), "cnn")}
     tune(study, prepared, url)
     torch.save(build_network("cnn", seed=2).body.state_dict(), start)
     with pytest.raises(InputError, match=rf"starts.{start} [0-9a-f]+… -> [0-9a-f]+…\. Trials"):
         tune(study, prepared, url)
     with pytest.raises(InputError, match=f"the start {start} is not the one that was searched"):
+        finalize(found, prepared, tmp_path / "release", CPU)
+
+
+def test_a_search_from_packaged_weights_needs_that_package(
+    prepared: Prepared, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite0 = "tf_efficientnet_lite0"
+    config = study_of(f"arch={lite0}", "pretrained=imagenet", "finetune.depth=0", "budget.trials=1")
+    tune(config, prepared, url)
+    found = results.load_result(url, "s")
+    assert found.starts == {f"imagenet {lite0}": starts.start_digest("imagenet", lite0)}
+    monkeypatch.setattr("mura_tune.networks.imagenet.PACKAGES", {})
+    monkeypatch.setattr("mura_tune.networks.network.require_hub_weights", lambda arch: None)
+    with pytest.raises(InputError, match=rf"starts.imagenet {lite0} 5793\w+… -> none\. Trials"):
+        search.start_search(SearchJob("s", config, prepared), WorkerSettings(url))
+    with pytest.raises(InputError, match=f"the start imagenet {lite0} is not the one that was"):
         finalize(found, prepared, tmp_path / "release", CPU)
 
 
