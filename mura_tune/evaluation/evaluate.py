@@ -5,6 +5,7 @@ The published `valid` studies are the test split; no other module measures a rel
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,16 +21,19 @@ from mura_tune.evaluation.decision import (
     describe_rest,
     measure_abstention,
 )
+from mura_tune.evaluation.supplement import measure_supplement
 from mura_tune.metrics.areas import AreaRecognition
 from mura_tune.metrics.calibration_error import (
+    CalibrationError,
     estimate_brier,
-    estimate_calibration_error,
+    measure_calibration_error,
     reliability_bins,
 )
-from mura_tune.metrics.estimates import Estimate, StudyScores, ViewScores
+from mura_tune.metrics.estimates import Estimate, Names, StudyScores, ViewScores
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS, count_calls, estimate_at_threshold
 from mura_tune.metrics.ranking import estimate_auc, estimate_average_precision
 from mura_tune.release_format.entries import AbstentionEntry, DataEntry
+from mura_tune.release_format.supplement import SupplementEntry
 from mura_tune.training.batches import Split
 
 if TYPE_CHECKING:  # inference imports this module, and does without pandas
@@ -48,9 +52,18 @@ METRIC_NAMES = {
     "ppv": "PPV",
     "npv": "NPV",
     "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
     "f1": "F1",
     "kappa": "Cohen's kappa",
 }
+
+
+@dataclass(frozen=True)
+class ProbabilityErrors:
+    """How far a study's probability is from its label: over bins, and as a mean square."""
+
+    ece: CalibrationError
+    brier: Estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +79,8 @@ class Evaluation:
         by_study: METRIC_NAMES at study level, at the recommended operating point.
         by_image: the same where every image is judged by itself.
         at_points: THRESHOLD_METRICS at study level at each operating point.
-        calibration_errors: `before` and `after` calibration, each with `ece` and `brier`.
+        calibration_errors: `before` and `after` calibration.
+        study_areas: the name of each study's area, (M,).
         auc_by_area: of each area that has both classes, where there are several areas.
         recognition: how often the area is recognised, where that is a second task.
     """
@@ -80,9 +94,19 @@ class Evaluation:
     by_study: Mapping[str, Estimate]
     by_image: Mapping[str, Estimate]
     at_points: Mapping[str, Mapping[str, Estimate]]
-    calibration_errors: Mapping[str, Mapping[str, Estimate]]
+    calibration_errors: Mapping[str, ProbabilityErrors]
+    study_areas: Names
     auc_by_area: Mapping[str, Estimate]
     recognition: AreaRecognition | None = None
+
+    @functools.cached_property
+    def supplement(self) -> SupplementEntry:
+        """What a report shows beside the scores."""
+        _, views_m = np.unique(self.views.names, return_counts=True)
+        decision = self.decision
+        return measure_supplement(
+            self.studies, views_m, self.study_areas, decision.points, decision.threshold
+        )
 
     def describe(self) -> str:
         """The estimates as lines for people."""
@@ -95,9 +119,14 @@ class Evaluation:
             for name, estimate in self.by_study.items()
         )
         before, after = self.calibration_errors["before"], self.calibration_errors["after"]
+        slope = self.supplement.recalibration
         errors = (
-            f"  {name:<18} {after[key].brief():<22} (before calibration {before[key].brief()})"
-            for key, name in (("ece", "Calibration error"), ("brier", "Brier score"))
+            f"  {'Calibration slope':<18} {slope.slope.brief()}; intercept "
+            f"{slope.intercept.brief()}",
+            f"  {'Calibration error':<18} {after.ece.brief()}; before calibration "
+            f"{before.ece.value:.3f}",
+            f"  {'Brier score':<18} {after.brier.brief():<22} (before calibration "
+            f"{before.brier.brief()})",
         )
         areas = (f"  {'AUC, ' + area:<18} {auc}" for area, auc in self.auc_by_area.items())
         lines = [head, columns, *rows, *errors, *areas, self._describe_doubt()]
@@ -141,11 +170,13 @@ class Evaluation:
                 for name, estimates in self.at_points.items()
             },
             "calibration": {
-                when: _to_json(errors) for when, errors in self.calibration_errors.items()
+                when: {"ece": errors.ece.to_json(), "brier": errors.brier.to_json()}
+                for when, errors in self.calibration_errors.items()
             },
             "reliability": [asdict(each) for each in reliability_bins(self.studies)],
             "abstain": self.abstention().to_json(),
             "auc_by_area": _to_json(self.auc_by_area),
+            "supplement": self.supplement.to_json(),
             **({"body_part": self.recognition.to_json()} if self.recognition else {}),
         }
 
@@ -159,6 +190,7 @@ def evaluate_logits(logits_nk: Tensor, split: Split, decision: Decision) -> Eval
     studies = decision.calibration.studies(logits_nk, split)
     views = decision.calibration.views(logits_nk, split)
     uncalibrated = Calibration().studies(logits_nk, split)
+    study_areas = _name_areas(split)
     at_points = {
         name: estimate_at_threshold(studies, threshold)
         for name, threshold in decision.points.items()
@@ -174,10 +206,11 @@ def evaluate_logits(logits_nk: Tensor, split: Split, decision: Decision) -> Eval
         by_image=_estimate_all(views, estimate_at_threshold(views, decision.threshold)),
         at_points=at_points,
         calibration_errors={
-            when: {"ece": estimate_calibration_error(rows), "brier": estimate_brier(rows)}
+            when: ProbabilityErrors(measure_calibration_error(rows), estimate_brier(rows))
             for when, rows in (("before", uncalibrated), ("after", studies))
         },
-        auc_by_area=_estimate_by_area(studies, split),
+        study_areas=study_areas,
+        auc_by_area=_estimate_by_area(studies, study_areas),
     )
 
 
@@ -204,20 +237,24 @@ def check_same_data(release: Path, data: DataEntry, prepared: Prepared) -> None:
             )
 
 
-def _estimate_by_area(studies: StudyScores, split: Split) -> dict[str, Estimate]:
+def _name_areas(split: Split) -> Names:
+    """The name of each study's area, in the order of the studies' names, (M,)."""
+    _, first = np.unique(split.studies, return_index=True)
+    if not split.areas:
+        return np.full(len(first), "", dtype=object)
+    names: Names = np.array(split.areas, dtype=object)
+    return np.asarray(names[split.area_labels.cpu().numpy()[first]])
+
+
+def _estimate_by_area(studies: StudyScores, areas_m: Names) -> dict[str, Estimate]:
     """AUC within each of several areas: that over all of them also says which area is abnormal
     more often."""
-    if len(split.areas) < 2:
-        return {}
-    _, first = np.unique(split.studies, return_index=True)
-    numbers = split.area_labels.cpu().numpy()[first]
+    areas = np.unique(areas_m)
     estimates = {}
-    for number, area in enumerate(split.areas):
-        mine = numbers == number
-        columns = (studies.names, studies.patients, studies.labels, studies.scores)
-        own = StudyScores(*(column[mine] for column in columns))
+    for area in areas if len(areas) > 1 else ():
+        own = studies.take(areas_m == area)
         if len(np.unique(own.labels)) == 2:
-            estimates[area] = estimate_auc(own)
+            estimates[str(area)] = estimate_auc(own)
     return estimates
 
 

@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from mura_tune.metrics.estimates import (
     DRAWS,
     Estimate,
-    Floats,
     StudyScores,
+    exact_interval,
+    logit_interval,
     resample,
-    share_interval,
 )
 
 BINS = 10  # with at least 50 studies
+PERFECT_DRAWS = 500  # sets of labels that a perfect model would have had
+
+
+@dataclass(frozen=True)
+class CalibrationError:
+    """The expected calibration error of a table, beside what a perfect model would show there.
+
+    It has no interval: it is above 0 by chance alone, and resampling adds more of that chance, so
+    an interval would not hold the truth. Of a perfect model's errors at this n `expected` is the
+    mean, and 19 of 20 are below `expected_high`; both are None where they are not known.
+    """
+
+    value: float
+    studies: int
+    patients: int
+    expected: float | None
+    expected_high: float | None
+
+    def brief(self) -> str:
+        """The error, and a perfect model's: `0.084 (perfect: 0.090, up to 0.131)`."""
+        if self.expected is None or self.expected_high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} (perfect: {self.expected:.3f}, up to {self.expected_high:.3f})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -41,34 +70,47 @@ def reliability_bins(studies: StudyScores, bins: int = BINS) -> tuple[Reliabilit
     )
 
 
-def estimate_calibration_error(
-    studies: StudyScores, *, bins: int = BINS, draws: int = DRAWS, seed: int = 0
-) -> Estimate:
+def measure_calibration_error(
+    studies: StudyScores, *, bins: int = BINS, draws: int = PERFECT_DRAWS, seed: int = 0
+) -> CalibrationError:
     """The mean distance of score and frequency over bins of equally many studies.
 
-    Naeini et al. 2015; Nixon et al. 2019 for such bins. The error is never negative. So it is above
-    0 even for a calibrated model, and more so with few studies.
+    Naeini et al. 2015; Nixon et al. 2019 for such bins. A perfect model's error is that of labels
+    drawn anew with the scores as probabilities, each study by itself.
     """
     numbers = _number_bins(studies, bins)
     member = (numbers[:, None] == np.unique(numbers)).astype(np.float64)  # (M, bins)
-    gap = (studies.scores - studies.labels)[:, None] * member
-
-    def values(weights: Floats) -> Floats:
-        return np.asarray(np.abs(weights @ gap).sum(1) / weights.sum(1))
-
-    value = float(values(np.ones((1, len(numbers))))[0])
-    return _estimate(studies, value, resample(values, studies.patients, draws, seed))
+    rng = np.random.default_rng(seed)
+    labels_bm = rng.random((draws, len(numbers))) < studies.scores
+    labels_bm = np.concatenate([studies.labels[None] == 1, labels_bm])
+    gaps = np.abs((studies.scores - labels_bm) @ member).sum(1) / len(numbers)
+    return CalibrationError(
+        value=float(gaps[0]),
+        studies=len(numbers),
+        patients=studies.count_patients(),
+        expected=float(gaps[1:].mean()),
+        expected_high=float(np.quantile(gaps[1:], 0.95)),
+    )
 
 
 def estimate_brier(studies: StudyScores, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Mean squared distance of probability and label (Brier 1950); a constant 0.5 has 0.25."""
-    loss = (studies.scores - studies.labels) ** 2
+    """Mean squared distance of probability and label (Brier 1950); a constant 0.5 has 0.25.
+
+    The interval's standard error is that of resampled patients, and at least that of a calibrated
+    model with these probabilities: sqrt(sum of p (1 - p) (1 - 2 p)^2) / M (Spiegelhalter 1986).
+    Where a few large losses make most of the score, a sample that happens to have none of them
+    would be too sure (`benchmarks/coverage.py`).
+    """
+    p = studies.scores
+    loss = (p - studies.labels) ** 2
+    value, patients = float(loss.mean()), studies.count_patients()
     drawn = resample(lambda w: w @ loss / w.sum(1), studies.patients, draws, seed)
-    return _estimate(studies, float(loss.mean()), drawn)
-
-
-def _estimate(studies: StudyScores, value: float, drawn: Floats) -> Estimate:
-    return studies.estimate(value, share_interval(value, drawn, studies.count_patients()))
+    least = math.sqrt(float((p * (1 - p) * (1 - 2 * p) ** 2).sum())) / len(p)
+    spread = float(drawn.std(ddof=1))
+    if 0 < spread < least:
+        drawn = value + (drawn - drawn.mean()) * (least / spread)
+    low, high = logit_interval(value, drawn, patients - 1)
+    return studies.estimate(value, (low, high) if low != high else exact_interval(value, patients))
 
 
 def _number_bins(studies: StudyScores, bins: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

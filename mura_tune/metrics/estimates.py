@@ -125,6 +125,11 @@ class StudyScores:
         low, high = ends
         return Estimate(value, low, high, len(self.labels), self.count_patients())
 
+    def take(self, rows: NDArray[Any]) -> StudyScores:
+        """The table of some rows, by a mask (M,) or by their numbers."""
+        columns = (self.names, self.patients, self.labels, self.scores)
+        return StudyScores(*(column[rows] for column in columns))
+
     def count_patients(self, label: int | None = None) -> int:
         """How many patients there are; with a label, how many have a study of that label."""
         chosen = self.patients if label is None else self.patients[self.labels == label]

@@ -30,7 +30,10 @@ from mura_tune.metrics.estimates import (
 )
 from mura_tune.metrics.ranking import AUC, threshold_counts
 
-THRESHOLD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "kappa")
+THRESHOLD_METRICS = (
+    *("sensitivity", "specificity", "ppv", "npv", "accuracy"),
+    *("balanced_accuracy", "f1", "kappa"),
+)
 
 
 def estimate_at_threshold(
@@ -98,6 +101,7 @@ def threshold_metrics(
             "ppv": tp / (tp + fp),
             "npv": tn / (tn + fn),
             "accuracy": (tp + tn) / n,
+            "balanced_accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2,
             "f1": 2 * tp / (2 * tp + fp + fn),
             "kappa": ((tp + tn) / n - chance) / (1 - chance),
         }
@@ -106,9 +110,9 @@ def threshold_metrics(
 def _corner_interval(
     name: str, studies: StudyScores, called: NDArray[np.bool_]
 ) -> tuple[float, float]:
-    """Bounds of F1 or kappa from exact ones of sensitivity and specificity.
+    """Bounds of F1, kappa or balanced accuracy from exact ones of sensitivity and specificity.
 
-    At a fixed share of abnormal studies both rise with both of them (Kraemer 1979 for kappa), so
+    At a fixed share of abnormal studies all rise with both of them (Kraemer 1979 for kappa), so
     the corners of a rectangle that holds the pair with 95 % bound them. Each side of it gets
     half of the error (Bonferroni), which makes the bounds careful rather than tight.
     """
@@ -126,7 +130,9 @@ def _corner_interval(
 
 
 def metric_from_rates(name: str, share: float, sensitivity: float, specificity: float) -> float:
-    """F1 (`f1`) or Cohen's kappa of a population in which a share is abnormal."""
+    """F1 (`f1`), balanced accuracy or Cohen's kappa where a share of studies is abnormal."""
+    if name == "balanced_accuracy":
+        return (sensitivity + specificity) / 2
     hit, alarm = share * sensitivity, (1 - share) * (1 - specificity)
     called = hit + alarm
     if name == "f1":

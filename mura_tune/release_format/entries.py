@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from mura_tune import config
 from mura_tune.config import SearchConfig
 from mura_tune.metrics.areas import AREA_METRICS
+from mura_tune.metrics.calibration_error import CalibrationError
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS
 from mura_tune.recipe import SIZES
@@ -29,6 +30,7 @@ from mura_tune.release_format.schema import (
     tree,
     whole,
 )
+from mura_tune.release_format.supplement import SupplementEntry
 from mura_tune.strict import check_value, join_path
 
 MOST_AREAS = 999  # more than any dataset has
@@ -36,6 +38,7 @@ MEAN_OF_SIGMOIDS = "mean of sigmoids"  # of the calibrated logits of a study's v
 SIGMOID_OF_MEAN = "sigmoid of the mean logit"  # calibrated, too
 AGGREGATIONS = (MEAN_OF_SIGMOIDS, SIGMOID_OF_MEAN)
 ESTIMATES = ("auc", "average_precision", *THRESHOLD_METRICS)
+_LATER_ESTIMATES = ("balanced_accuracy",)
 
 _SHARE = number(0, 1)
 _SCORE = number(-1, 1)
@@ -171,13 +174,37 @@ class PointEvaluationEntry(Entry):
     """An operating point's estimates, THRESHOLD_METRICS by name."""
 
     threshold: Annotated[float, _SHARE]
-    estimates: Annotated[Mapping[str, Estimate], FLAT, estimates(THRESHOLD_METRICS)]
+    estimates: Annotated[
+        Mapping[str, Estimate], FLAT, estimates(THRESHOLD_METRICS, later=_LATER_ESTIMATES)
+    ]
+
+
+class BinnedErrorEntry(Entry):
+    """Expected calibration error; see CalibrationError.
+
+    Attributes:
+        low, high: ends of an interval that earlier versions wrote, and that is none.
+    """
+
+    value: Annotated[float, _SHARE]
+    low: Annotated[float | None, _SHARE] = None
+    high: Annotated[float | None, _SHARE] = None
+    studies: Annotated[int | None, whole()] = None
+    patients: Annotated[int | None, whole()] = None
+    expected: Annotated[float | None, _SHARE] = None
+    expected_high: Annotated[float | None, _SHARE] = None
+
+    @property
+    def error(self) -> CalibrationError:
+        """The error as pages show it."""
+        counts = (self.studies or 0, self.patients or 0)
+        return CalibrationError(self.value, *counts, self.expected, self.expected_high)
 
 
 class CalibrationErrorEntry(Entry):
     """Expected calibration error and Brier score."""
 
-    ece: Annotated[Estimate, estimate]
+    ece: BinnedErrorEntry
     brier: Annotated[Estimate, estimate]
 
 
@@ -198,13 +225,14 @@ class AbnormalityEvaluationEntry(EvaluationEntry):
         operating_points: by name.
         reliability: bins of studies with neighbouring scores, as plain values.
         auc_by_area: of areas with both classes, where the release is for several areas.
+        supplement: what a report shows beside the scores; older releases have none.
     """
 
     abnormal: Annotated[int, whole()]
     threshold: Annotated[float, _SHARE]
-    estimates: Annotated[Mapping[str, Estimate], FLAT, estimates(ESTIMATES)]
+    estimates: Annotated[Mapping[str, Estimate], FLAT, estimates(ESTIMATES, later=_LATER_ESTIMATES)]
     confusion: ConfusionEntry
-    by_image: Annotated[Mapping[str, Estimate], estimates(ESTIMATES)]
+    by_image: Annotated[Mapping[str, Estimate], estimates(ESTIMATES, later=_LATER_ESTIMATES)]
     operating_points: Annotated[
         Mapping[str, PointEvaluationEntry], named(PointEvaluationEntry.parse)
     ]
@@ -212,6 +240,7 @@ class AbnormalityEvaluationEntry(EvaluationEntry):
     reliability: Annotated[Any, lambda value, where: value] = None
     abstain: AbstentionEntry
     auc_by_area: Annotated[Mapping[str, Estimate] | None, named(estimate)] = None
+    supplement: Annotated[SupplementEntry | None, SupplementEntry.parse] = None
 
 
 class RecognitionEntry(Entry):

@@ -272,8 +272,16 @@ def tree(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def estimate(value: Any, where: str) -> Estimate:
-    """An estimate with its interval; one without a value has no ends."""
-    fields = _EstimateEntry.parse(value, where)
+    """An estimate between -1 and 1 with its interval; one without a value has no ends."""
+    return _read_estimate(_EstimateEntry.parse(value, where), value, where)
+
+
+def real_estimate(value: Any, where: str) -> Estimate:
+    """The same of any numbers."""
+    return _read_estimate(_RealEstimateEntry.parse(value, where), value, where)
+
+
+def _read_estimate(fields: _EstimateEntry, value: Any, where: str) -> Estimate:
     ends = (fields.low, fields.high)
     if fields.value is not None:
         check_value(None not in ends, where, value, "a value with both ends")
@@ -284,18 +292,20 @@ def estimate(value: Any, where: str) -> Estimate:
     return Estimate(middle, low, high, counts["studies"], counts["patients"], fields.images)
 
 
-def estimates(names: Iterable[str]) -> Form:
-    """Estimates by name, all of them required; other names are passed over."""
-    required = tuple(names)
+def estimates(names: Iterable[str], later: Iterable[str] = ()) -> Form:
+    """Estimates by name, all of them required but `later` ones, which older versions did not write;
+    other names are passed over."""
+    known, optional = tuple(names), frozenset(later)
 
     def form(value: Any, where: str) -> Mapping[str, Estimate]:
         check_value(
             isinstance(value, Mapping), where or "it", value, "a mapping of names to values"
         )
-        for key in required:
-            if key not in value:
+        for key in known:
+            if key not in value and key not in optional:
                 raise ValueError(f"{join_path(where, key)} is missing")
-        return {key: estimate(value[key], join_path(where, key)) for key in required}
+        present = (key for key in known if key in value)
+        return {key: estimate(value[key], join_path(where, key)) for key in present}
 
     return form
 
@@ -338,3 +348,9 @@ class _EstimateEntry(Entry):
     studies: Annotated[int, whole(), LATER]
     patients: Annotated[int, whole(), LATER]
     images: Annotated[int | None, whole()] = None
+
+
+class _RealEstimateEntry(_EstimateEntry):
+    value: Annotated[float | None, maybe(number())]
+    low: Annotated[float | None, maybe(number())]
+    high: Annotated[float | None, maybe(number())]

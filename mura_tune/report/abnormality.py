@@ -125,7 +125,8 @@ def _score_rows(
 ) -> Iterator[TableRow]:
     """Each score by study on test, by image on test, and by study on dev."""
     for key, name in METRIC_NAMES.items():
-        yield name, test.estimates[key], test.by_image[key], dev.estimates[key]
+        if key in test.estimates:
+            yield name, test.estimates[key], test.by_image[key], dev.estimates.get(key, "")
 
 
 def _calibration_rows(
@@ -133,8 +134,8 @@ def _calibration_rows(
 ) -> Iterator[TableRow]:
     """Calibration error and Brier score, before and after calibration, in the same columns."""
     on_test, on_dev = test.calibration, dev.calibration
-    yield "Calibration error, before", on_test.before.ece, "", on_dev.before.ece
-    yield "Calibration error, calibrated", on_test.after.ece, "", on_dev.after.ece
+    yield "Calibration error, before", on_test.before.ece.error, "", on_dev.before.ece.error
+    yield "Calibration error, calibrated", on_test.after.ece.error, "", on_dev.after.ece.error
     yield "Brier score, before", on_test.before.brier, "", on_dev.before.brier
     yield "Brier score, calibrated", on_test.after.brier, "", on_dev.after.brier
 
@@ -162,7 +163,8 @@ def _card_rows(
 ) -> Iterator[TableRow]:
     """Every score by study, on dev and on test."""
     for key, name in METRIC_NAMES.items():
-        yield name, dev.estimates[key], test.estimates[key]
+        if key in test.estimates:
+            yield name, dev.estimates.get(key, ""), test.estimates[key]
     on_dev = dev.auc_by_area or {}
     for area, auc in (test.auc_by_area or {}).items():
         if area in on_dev:

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mura_tune.evaluation.decision import describe_rest
+from mura_tune.metrics.calibration_error import CalibrationError
 from mura_tune.metrics.estimates import Estimate, describe_error, range_text
 from mura_tune.text import printable, shell_command
 
@@ -82,6 +83,8 @@ def _print_html(value: object) -> object:
     """What stands in a page for a value; Jinja2 escapes it where it is not `Markup`."""
     if isinstance(value, Estimate):
         return Markup(value.html())
+    if isinstance(value, CalibrationError):
+        return value.brief()
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
@@ -89,7 +92,7 @@ def _print_markdown(value: object) -> Markdown:
     """What stands in a Markdown file for a value."""
     if isinstance(value, Markdown):
         return value
-    if isinstance(value, Estimate):
+    if isinstance(value, Estimate | CalibrationError):
         return Markdown(value.brief())
     return escape_markdown(f"{value:.4g}" if isinstance(value, float) else value)
 
