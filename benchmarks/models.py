@@ -98,7 +98,7 @@ class Table:
         """One network trained for one study's task."""
         study = config.load_config(area, [f"arch={arch}", *self.sets])
         task, recipe, (train, dev, test) = task_of(study.task), study.recipe, self.parts
-        net = task.network(recipe, len(self.prepared.areas))
+        net = task.start(recipe, train)
         started = time.perf_counter()
         result = fit(net, train, dev, recipe, task)
         seconds = (time.perf_counter() - started) / len(result.epochs)

@@ -18,7 +18,7 @@ MONITORS = ("auc", "f1", "kappa")
 SAMPLINGS = ("natural", "balanced")
 OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
-HEAD_INITS = ("random", "small")
+HEAD_INITS = ("random", "small", "prior")
 SOLVERS = ("steps", "lbfgs")
 SIZES = range(16, 1024 + 1)  # pixels a side
 CHOICES = {
@@ -220,9 +220,9 @@ LATER_DEFAULTS: Mapping[str, Any] = {
 } | {"head.solver": HeadPhase.solver}
 
 
-# Fields that default.yaml sets to another value than earlier recipes had. A search that is older
-# than such a field goes on with the value that it began with.
-CHANGED_FIELDS = ("head_init",)
+# Fields that default.yaml sets to another value than earlier recipes had: the values in turn, first
+# the Recipe's own default, last today's. A search goes on with the value that it began with.
+CHANGED_FIELDS: Mapping[str, tuple[Any, ...]] = {"head_init": ("random", "small", "prior")}
 
 
 def get_value(raw: Mapping[str, Any], path: str) -> Any:

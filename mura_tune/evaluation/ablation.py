@@ -81,7 +81,7 @@ def ablate(
         runs = []
         for seed in numbers:
             own = replace(recipe, seed=seed, aux_weight=weight)
-            net = MULTI_TASK.network(own, len(prepared.areas)).to(device)
+            net = MULTI_TASK.start(own, train).to(device)
             runs.append(fit(net, train, dev, own, MULTI_TASK, on_epoch=on_epoch))
         tables.append([MULTI_TASK.table(run.logits, dev) for run in runs])
         scores.append(tuple(run.best.score for run in runs))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mura_tune.errors import InputError
 
 LARGEST_RATIO = 1.5  # times torch's own weights: above it a layer was drawn by another rule
+SCRATCH_SCALE = 0.05  # times torch's own weights: small beside the prior, and no dead start
 EMBEDDING_SIZE = 16  # numbers that stand for an area
 
 
@@ -59,6 +60,51 @@ def shrink_classifier(classifier: nn.Module, outputs: int) -> None:
             layer.weight.mul_(usual / drawn)
             if layer.bias is not None:
                 layer.bias.zero_()
+
+
+def calm_classifier(classifier: nn.Module, outputs: int, *, seed: int | None) -> None:
+    """Give a classifier weights so small that its first answers are its biases, which become 0.
+
+    Weights of zero answer so exactly, and suit a backbone that has learned elsewhere. A backbone
+    from scratch gets no gradient before the head has left zero: its head is drawn from
+    U(-1, 1) / sqrt(inputs), as torch draws, times `SCRATCH_SCALE`.
+
+    Args:
+        outputs: K, of the network.
+        seed: of the draw; None for weights of zero.
+
+    Raises:
+        InputError: a classifier without layers of so many outputs, or one without biases.
+    """
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in output_layers(classifier, outputs):
+            layer.weight.zero_()
+            if generator is not None:
+                limit = SCRATCH_SCALE * layer.weight[0].numel() ** -0.5
+                layer.weight.uniform_(-limit, limit, generator=generator)
+            if layer.bias is None:
+                kind = type(classifier).__name__
+                raise InputError(f"{kind} has no bias to start at the prior; choose another arch")
+            layer.bias.zero_()
+
+
+def set_output_biases(classifier: nn.Module, values_k: Tensor) -> None:
+    """Set the biases of a classifier's K outputs, the abnormality's first.
+
+    Raises:
+        InputError: a classifier without layers of so many outputs.
+    """
+    layers = output_layers(classifier, len(values_k))
+    if isinstance(classifier, AreaHead):
+        sizes = [layer.out_features for layer in (classifier.abnormal, classifier.part)]
+        parts: tuple[Tensor, ...] = torch.split(values_k, sizes)
+    else:  # several layers are averaged: each has all outputs
+        parts = (values_k,) * len(layers)
+    with torch.no_grad():
+        for layer, values in zip(layers, parts, strict=True):
+            assert layer.bias is not None  # `calm_classifier` has refused such a layer
+            layer.bias.copy_(values)
 
 
 Output = nn.Linear | nn.Conv2d  # DPN, DLA and some ResNetV2 classify by a convolution

@@ -130,7 +130,7 @@ def finalize(
     runs = []
     for number in range(seeds):
         run_recipe = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
-        net = task.network(run_recipe, len(prepared.areas)).to(device)
+        net = task.start(run_recipe, train).to(device)
         result = fit(
             net, train, dev_split, run_recipe, task, on_epoch=on_epoch, memory=memory(run_recipe)
         )

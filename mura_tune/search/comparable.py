@@ -24,7 +24,6 @@ from mura_tune.networks import starts
 from mura_tune.networks.starts import DIGEST_DIGITS, StartProvenance, start_provenance
 from mura_tune.recipe import (
     CHANGED_FIELDS,
-    LATER_DEFAULTS,
     complete_values,
     drop_values,
     get_value,
@@ -103,8 +102,12 @@ def same_or_refuse(
     """
     first_config = as_begun(search, config)
     if first_config != config:
-        begun = config_to_dict(first_config)["recipe"]
-        recipe_fields = ", ".join(f"{path}: {get_value(begun, path)}" for path in CHANGED_FIELDS)
+        begun, asked = (config_to_dict(each)["recipe"] for each in (first_config, config))
+        recipe_fields = ", ".join(
+            f"{path}: {get_value(begun, path)}"
+            for path in CHANGED_FIELDS
+            if get_value(begun, path) != get_value(asked, path)
+        )
         _LOG.warning("search %s goes on as it began, with %s", search.name, recipe_fields)
     config = first_config
     plain = config_to_dict(config)
@@ -136,16 +139,22 @@ def same_or_refuse(
 
 @reads_search
 def as_begun(search: SearchRecord, config: SearchConfig) -> SearchConfig:
-    """`config` with the fields of `CHANGED_FIELDS` newer than its search as its trials had them.
+    """`config` with the fields of `CHANGED_FIELDS` as the trials of its search had them.
 
-    The shipped default.yaml starts heads elsewhere than it did; a search compares its trials, so
-    one that began before goes on with what it began with. A new search is left as it is.
+    The shipped default.yaml has changed; a search compares its trials, so one that began with an
+    earlier value goes on with it, unless `config` has neither that value nor today's. A new search
+    is left as it is.
     """
     stored = search.comparable
     if stored is None:
         return config
-    older = {path: LATER_DEFAULTS[path] for path in newer_fields(stored["recipe"])}
-    return replace(config, recipe=with_values(config.recipe, older))
+    asked, first = config_to_dict(config)["recipe"], {}
+    for path, (*earlier, today) in CHANGED_FIELDS.items():
+        begun = get_value(complete_values(stored["recipe"]), path)
+        older = path in newer_fields(stored["recipe"])
+        if older or (begun in earlier and get_value(asked, path) == today):
+            first[path] = begun
+    return replace(config, recipe=with_values(config.recipe, first))
 
 
 def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class Trainer:
                 if alone:
                     _report(trial, epoch.score, epoch.number)
 
-            net = task.network(recipe, len(train.areas)).to(self.data.device)
+            net = task.start(recipe, train).to(self.data.device)
             result = fit(net, train, dev, recipe, task, on_epoch=on_epoch, source=source)
             fits.append((result, dev))
             if not alone:  # the mean of the folds so far, fold by fold

@@ -103,6 +103,30 @@ def epoch_order(split: Split, *, sampling: str, seed: int, epoch: int) -> Order:
     return SAMPLING_ORDERS[sampling](split, np.random.default_rng((seed, epoch, 1)))
 
 
+def view_shares(split: Split, sampling: str) -> NDArray[np.float64]:
+    """How often an epoch is expected to see each view, as a share of what it sees: (N,), sum 1."""
+    return SAMPLING_SHARES[sampling](split)
+
+
+def _natural_shares(split: Split) -> NDArray[np.float64]:
+    return np.full(len(split), 1 / len(split))
+
+
+def _balanced_shares(split: Split) -> NDArray[np.float64]:
+    """Of `balanced_order`: a class, a study of it and a view of that study, each as likely."""
+    shares = np.zeros(len(split))
+    for stratum in split.strata:
+        views = np.repeat(stratum.counts, stratum.counts)
+        shares[stratum.rows] = 1 / (len(split.strata) * len(stratum.starts) * views)
+    return shares
+
+
+SAMPLING_SHARES: Mapping[str, Callable[[Split], NDArray[np.float64]]] = {
+    "natural": _natural_shares,
+    "balanced": _balanced_shares,
+}
+
+
 def cut_into_batches(rows: RowNumbers, size: int) -> list[RowNumbers]:
     """`rows` cut into batches of at most `size`, as equal as they can be, so that none is too
     small for BatchNorm."""

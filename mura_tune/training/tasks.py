@@ -23,11 +23,17 @@ from mura_tune.metrics.areas import (
 from mura_tune.metrics.estimates import Measure, Names, StudyScores, score_studies
 from mura_tune.metrics.operating_points import MONITOR_MEASURES
 from mura_tune.metrics.ranking import AUC
-from mura_tune.networks.heads import AreaHead, shrink_classifier
+from mura_tune.networks.heads import (
+    AreaHead,
+    calm_classifier,
+    set_output_biases,
+    shrink_classifier,
+)
 from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.starts import NONE
 from mura_tune.recipe import Recipe
-from mura_tune.training.batches import Split
-from mura_tune.training.losses import Loss, binary_loss
+from mura_tune.training.batches import Split, view_shares
+from mura_tune.training.losses import Loss, binary_loss, positive_weight
 
 Classes = NDArray[np.int64]
 
@@ -41,6 +47,8 @@ class Task:
         targets: what the loss is given of a split, a row a view.
         loss: from the training split and the recipe, the loss of a batch.
         table: from logits (N, K) and their split, the studies that `measure` is taken of.
+        prior: from the training split and the recipe, the logits (K,) that every view gets before
+            anything is learned: those of the classes' frequencies under the loss's weights.
         measure: the score that decides; more is better.
         recognises_areas: whether a logit of each area is among the outputs.
         classes: from the label and the area (an index) of each study, what `measure` tells apart.
@@ -52,6 +60,7 @@ class Task:
     outputs: Callable[[int], int]
     targets: Callable[[Split], Tensor]
     loss: Callable[[Split, Recipe], Loss]
+    prior: Callable[[Split, Recipe], Tensor]
     table: Callable[[Tensor, Split], StudyScores]
     measure: Measure
     recognises_areas: bool = False
@@ -70,8 +79,17 @@ class Task:
             return math.nan
         return self.measure.score(self.table(logits_nk, split))
 
+    def start(self, recipe: Recipe, train: Split) -> Network:
+        """The network that a run begins with: where the recipe says so, its first answer to every
+        view is the training split's prior. InputError as `build_network`."""
+        net = self.network(recipe, len(train.areas))
+        if recipe.head_init == "prior":
+            set_output_biases(net.body.get_classifier(), self.prior(train, recipe))
+        return net
+
     def network(self, recipe: Recipe, areas: int) -> Network:
-        """A fresh network for this task on so many areas; InputError as `build_network`."""
+        """A fresh network for this task on so many areas, which knows no data; InputError as
+        `build_network`."""
         outputs = self.outputs(areas)
         net = build_network(
             recipe.arch,
@@ -83,6 +101,11 @@ class Task:
         )
         if recipe.head_init == "small":
             shrink_classifier(net.body.get_classifier(), outputs)
+        elif recipe.head_init == "prior":
+            scratch = recipe.pretrained == NONE
+            calm_classifier(
+                net.body.get_classifier(), outputs, seed=recipe.seed if scratch else None
+            )
         return net
 
 
@@ -117,6 +140,32 @@ def score_recognition(logits_nk: Tensor, split: Split) -> StudyScores:
     return study_logits(logits_nk, split).correctness()
 
 
+def abnormality_prior(train: Split, recipe: Recipe) -> Tensor:
+    """The logit (1,) of *abnormal*'s weighted frequency in what an epoch sees.
+
+    At a `class_weight` of 1 both classes weigh the same, and it is 0.
+    """
+    shares, positives = view_shares(train, recipe.sampling), train.labels.cpu().numpy() == 1
+    weighed = positive_weight(train, recipe) * shares[positives].sum()
+    if not weighed or positives.all():  # one class alone says nothing of the other
+        return torch.zeros(1)
+    return torch.tensor([math.log(weighed / shares[~positives].sum())])
+
+
+def area_prior(train: Split, recipe: Recipe) -> Tensor:
+    """The logarithm (K,) of each area's frequency in what an epoch sees.
+
+    An area without a view counts as one view would.
+    """
+    shares = view_shares(train, recipe.sampling)
+    counts = np.bincount(train.area_labels.cpu().numpy(), shares, len(train.areas))
+    return torch.from_numpy(np.log(np.maximum(counts, 1 / len(train)))).float()
+
+
+def _both_priors(train: Split, recipe: Recipe) -> Tensor:
+    return torch.cat((abnormality_prior(train, recipe), area_prior(train, recipe)))
+
+
 def _cross_entropy(train: Split, recipe: Recipe) -> Loss:
     """Over the areas, as often as they occur: what is counted is studies."""
     return F.cross_entropy
@@ -144,6 +193,7 @@ ABNORMALITY_TASK = Task(
     outputs=lambda areas: 1,
     targets=lambda split: split.labels,
     loss=binary_loss,
+    prior=abnormality_prior,
     table=study_scores,
     measure=AUC,
 )
@@ -152,6 +202,7 @@ ROUTER_TASK = Task(
     outputs=_count_areas,
     targets=lambda split: split.area_labels,
     loss=_cross_entropy,
+    prior=area_prior,
     table=score_recognition,
     measure=ACCURACY,
     recognises_areas=True,
@@ -162,6 +213,7 @@ MULTI_TASK = Task(
     outputs=lambda areas: 1 + areas,
     targets=lambda split: torch.stack((split.labels, split.area_labels), 1),
     loss=_both,
+    prior=_both_priors,
     table=study_scores,
     measure=AUC,
     recognises_areas=True,

@@ -13,12 +13,15 @@ from mura_tune.areas import AREAS, WHOLE_DATASET_AREAS
 from mura_tune.axes import Axis
 from mura_tune.errors import InputError
 from mura_tune.recipe import (
+    CHANGED_FIELDS,
     LATER_DEFAULTS,
     Recipe,
     apply_values,
     drop_values,
     field_type,
+    get_value,
     recipe_from_dict,
+    with_values,
 )
 from mura_tune.training.tasks import TASKS
 
@@ -64,7 +67,7 @@ def test_an_area_without_a_file_uses_the_default() -> None:
         ("warmup=1.0", "recipe.warmup is 1.0; it must be 0 or more, below 1"),
         ("plateau_patience=0", "recipe.plateau_patience is 0; it must be 1 or more"),
         ("plateau_factor=1.0", "recipe.plateau_factor is 1.0; it must be inside 0 to 1"),
-        ("head_init=one", "recipe.head_init is 'one'; it must be one of random, small"),
+        ("head_init=one", "recipe.head_init is 'one'; it must be one of random, small, prior"),
         ("split.dev=1.5", "it must be between 0 and 0.9"),
         ("arch", "write PATH=VALUE"),
         ("size=0224", "recipe.size is '0224'; it must be a whole number: write 224"),
@@ -172,10 +175,18 @@ def test_values_that_go_together_are_not_refused_on_the_way() -> None:
 def test_a_recipe_of_an_earlier_version_loads_and_keeps_its_name() -> None:
     recipe = config.load_config("XR_ELBOW").recipe
     old = drop_values(dataclasses.asdict(recipe), LATER_DEFAULTS)
-    earlier = dataclasses.replace(recipe, head_init="random")  # the one default that has changed
+    first = {path: values[0] for path, values in CHANGED_FIELDS.items()}
+    assert first == {path: LATER_DEFAULTS[path] for path in CHANGED_FIELDS}
+    earlier = with_values(recipe, first)
     assert recipe_from_dict(old, "test") == earlier
     text = json.dumps(old, sort_keys=True).encode()
     assert earlier.digest == hashlib.sha256(text).hexdigest()[:12]
+
+
+def test_the_last_of_the_values_of_a_changed_field_is_the_shipped_one() -> None:
+    shipped = dataclasses.asdict(config.load_config("default").recipe)
+    for path, values in CHANGED_FIELDS.items():
+        assert values[-1] == get_value(shipped, path)
 
 
 def test_every_recipe_field_stands_in_the_default_file() -> None:

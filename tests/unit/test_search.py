@@ -402,7 +402,7 @@ def test_an_axis_of_whole_numbers_goes_on_as_an_earlier_version_began_it(
 def test_a_search_older_than_a_field_goes_on_as_it_began(
     prepared: Prepared, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its trials started at random heads; those of today start small, and would not compare."""
+    """Its trials started at random heads; those of today, at the prior, would not compare."""
     old = study_of("budget.trials=1", "head_init=random")
     before = tune(old, prepared, url)
     for key in (COMPARABLE, CONFIG):
@@ -418,9 +418,23 @@ def test_a_search_older_than_a_field_goes_on_as_it_began(
 
     search.start_search(SearchJob("new", study_of(), prepared), WorkerSettings(url))
     assert caplog.text == ""
-    with pytest.raises(InputError, match=r"recipe\.head_init small -> random"):
+    with pytest.raises(InputError, match=r"recipe\.head_init prior -> random"):
         search.start_search(
             SearchJob("new", study_of("head_init=random"), prepared), WorkerSettings(url)
+        )
+
+
+def test_a_search_begun_with_an_earlier_default_goes_on_with_it(
+    prepared: Prepared, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The default.yaml of its day said small, and stored that."""
+    tune(study_of("budget.trials=1", "head_init=small"), prepared, url)
+    after = tune(study_of("budget.trials=2"), prepared, url)
+    assert [recipe_of(trial).head_init for trial in after.trials] == ["small"] * 2
+    assert "search s goes on as it began, with head_init: small" in caplog.text
+    with pytest.raises(InputError, match=r"recipe\.head_init small -> random"):
+        search.start_search(
+            SearchJob("s", study_of("head_init=random"), prepared), WorkerSettings(url)
         )
 
 

@@ -1,6 +1,8 @@
 """Tasks: what their outputs mean, and that a chain asks the release that the router names."""
 
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,19 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mura_tune.config import load_config
 from mura_tune.errors import InputError
 from mura_tune.evaluation import routing
 from mura_tune.metrics.estimates import sigmoid
-from mura_tune.networks.heads import AreaHead, shrink_classifier
+from mura_tune.networks.heads import AreaHead, calm_classifier, shrink_classifier
 from mura_tune.networks.network import Network
 from mura_tune.reading.locate import release_for
 from mura_tune.release import two_stage
 from mura_tune.release_format.manifest import RouterManifest, parse_manifest
-from mura_tune.training.batches import Split
+from mura_tune.training.batches import Split, view_shares
 from mura_tune.training.tasks import ABNORMALITY_TASK, MULTI_TASK, ROUTER_TASK, Task
 
 AREAS = ("XR_A", "XR_B", "XR_C")
@@ -52,8 +53,8 @@ def test_a_studys_area_is_that_of_its_mean_logits() -> None:
     assert math.isnan(ROUTER_TASK.score(logits, part))
 
 
-# One of each family whose classifier a library draws in a way of its own, as small as it comes; for
-# the first five timm's rule is U(-1, 1) for one logit.
+# One of each family that the documentation names or whose classifier a library draws in a way of
+# its own, as small as it comes; for the first five timm's rule is U(-1, 1) for one logit.
 FAMILIES = (
     "efficientnet_lite0",
     "mobilenetv3_small_050",
@@ -66,6 +67,9 @@ FAMILIES = (
     "test_nfnet",
     "test_byobnet",
     "test_resnet",
+    "densenet121",
+    "regnetx_002",
+    "swin_tiny_patch4_window7_224",
     "dla46x_c",
     "crossvit_tiny_240",
     "repvit_m0_9",
@@ -81,29 +85,111 @@ def network(arch: str, task: Task, areas: int, *sets: str) -> Network:
     return task.network(load_config("XR_WRIST", given).recipe, areas)
 
 
-def first_logits(arch: str, task: Task, areas: int) -> Tensor:
-    """What it says in its first step, of eight pictures of noise."""
-    net, side = network(arch, task, areas).train(), 240 if arch.startswith("crossvit") else 64
-    x = torch.randn(8, 1, side, side, generator=torch.Generator().manual_seed(0))
-    return net(x)
+def first_loss(arch: str, task: Task, train: Split, *sets: str) -> float:
+    """The loss of a run's first step, of eight pictures of noise with labels of the training split
+    in the frequencies that an epoch has."""
+    side = 240 if arch.startswith("crossvit") else 64
+    given = [f"arch={arch}", f"size={side}", "pretrained=none", *sets]
+    recipe = load_config("multitask" if task is MULTI_TASK else "XR_WRIST", given).recipe
+    net = task.start(recipe, train).train()
+    noise = torch.randn(8, 1, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = net(noise)
+    shares = torch.from_numpy(view_shares(train, recipe.sampling))
+    loss, targets = task.loss(train, recipe), task.targets(train)
+    each = [
+        float(loss(logits, target.expand(8, *target.shape))) * share
+        for target, share in zip(targets, shares.tolist(), strict=True)
+    ]
+    return math.fsum(each)
+
+
+def unbalanced(studies: int = 60) -> Split:
+    """A sixth of the studies is abnormal, and those have three views each, the others one; half of
+    the studies shows the first area, a quarter each of the two others."""
+    abnormal = np.arange(studies) % 6 == 0
+    study = np.repeat(np.arange(studies), np.where(abnormal, 3, 1))
+    names = np.array([f"s{i:03}" for i in study])
+    labels = torch.from_numpy(abnormal[study].astype(np.int64))
+    areas = torch.from_numpy(np.array([0, 1, 0, 2])[study % 4])
+    pixels = torch.zeros(len(study), 16, 16, dtype=torch.uint8)
+    return Split("train", pixels, labels, names, names, names, AREAS, areas)
+
+
+def constant_loss(positives: float, weight: float, p: float, gamma: float = 0.0) -> float:
+    """The mean loss of the answer p for every view; `weight` is of positives."""
+    return -(
+        weight * positives * (1 - p) ** gamma * math.log(p)
+        + (1 - positives) * p**gamma * math.log(1 - p)
+    )
+
+
+def entropy(frequencies: list[float]) -> float:
+    return -sum(f * math.log(f) for f in frequencies)
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_every_network_starts_near_the_prior(arch: str) -> None:
-    """The first loss is about that of one half for every picture."""
-    logits = first_logits(arch, ABNORMALITY_TASK, 1).detach()
-    labels = torch.tensor([[1.0], [0.0]] * 4)
-    assert float(F.binary_cross_entropy_with_logits(logits, labels)) < math.log(2) + 0.2
+def test_every_network_starts_at_the_weighted_prior(arch: str) -> None:
+    train = unbalanced()
+    share = float(train.labels.double().mean())
+    weight = 1.5 * (1 - share) / share
+    expected = constant_loss(share, weight, 0.6)
+    found = first_loss(arch, ABNORMALITY_TASK, train, "class_weight=1.5")
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (["sampling=balanced"], constant_loss(0.5, 1.5, 0.6)),
+        (["loss=focal"], constant_loss(3 / 8, 1.5 * 5 / 3, 0.6, gamma=2)),
+        (["sampling=balanced", "loss=focal"], constant_loss(0.5, 1.5, 0.6, gamma=2)),
+    ],
+)
+def test_the_prior_is_that_of_the_sampling_and_the_weight(sets: list[str], expected: float) -> None:
+    found = first_loss("cnn", ABNORMALITY_TASK, unbalanced(), "class_weight=1.5", *sets)
+    assert found == pytest.approx(expected, abs=0.02)
 
 
 @pytest.mark.parametrize("arch", ["test_efficientnet", "hybrid-test_resnet", "cnn"])
-@pytest.mark.parametrize("task", [ROUTER_TASK, MULTI_TASK], ids=["router", "multitask"])
-def test_every_head_starts_near_the_prior(arch: str, task: Task) -> None:
-    logits = first_logits(arch, task, 3).detach()
-    areas = F.cross_entropy(logits[:, -3:], torch.tensor([0, 2] * 4))
-    assert float(areas) < math.log(3) + 0.4
-    if task is MULTI_TASK:
-        assert float(logits[:, 0].abs().max()) < 1.5
+@pytest.mark.parametrize("sampling", ["natural", "balanced"])
+def test_heads_of_areas_start_at_their_frequencies(arch: str, sampling: str) -> None:
+    train = unbalanced()
+    counts = torch.bincount(train.area_labels).double()
+    areas = entropy((counts / counts.sum()).tolist())
+    if sampling == "balanced":  # abnormal studies are all of even numbers, so of areas 0 alone
+        even = torch.tensor([1.0, 0.0, 0.0])
+        rest = torch.tensor([20 / 50, 15 / 50, 15 / 50])
+        areas = entropy(((even + rest) / 2).tolist())
+    given = f"sampling={sampling}"
+    assert first_loss(arch, ROUTER_TASK, train, given) == pytest.approx(areas, abs=0.02)
+    share = 0.5 if sampling == "balanced" else 3 / 8
+    both = constant_loss(share, (1 - share) / share, 0.5) + 0.3 * areas
+    assert first_loss(arch, MULTI_TASK, train, given) == pytest.approx(both, abs=0.02)
+
+
+def test_a_pretrained_network_answers_its_prior_exactly(tmp_path: Path) -> None:
+    """Each fold of train has its own, and the backbone is as it was loaded."""
+    torch.save(network("cnn", ABNORMALITY_TASK, 1).body.state_dict(), tmp_path / "start.pt")
+    given = [f"pretrained={tmp_path / 'start.pt'}", "arch=cnn", "size=32"]
+    recipe = load_config("router", given).recipe
+    for train in (unbalanced(), unbalanced(36)):
+        net = ROUTER_TASK.start(recipe, train)
+        counts = torch.bincount(train.area_labels).double()
+        answer = net(torch.randn(2, 1, 32, 32)).softmax(1).double()
+        assert torch.allclose(answer, (counts / counts.sum()).expand(2, 3), atol=1e-6)
+    net = ABNORMALITY_TASK.start(replace(recipe, class_weight=3.0), train)
+    assert net(torch.randn(2, 1, 32, 32)).flatten().tolist() == pytest.approx([math.log(3)] * 2)
+
+
+def test_a_class_that_train_lacks_leaves_the_prior_finite() -> None:
+    train = unbalanced()
+    train.labels.zero_()
+    train.area_labels.zero_()
+    recipe = load_config("multitask", ["arch=cnn", "pretrained=none", "size=32"]).recipe
+    first = MULTI_TASK.prior(train, recipe)
+    assert first[:2].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert first[2:].tolist() == pytest.approx([-math.log(len(train))] * 2)
 
 
 @pytest.mark.parametrize("arch", ["cnn", "test_resnet", "densenet121"])
@@ -117,8 +203,15 @@ def test_a_head_that_is_small_stays_as_it_was_drawn(arch: str) -> None:
 
 
 def test_a_head_without_layers_of_its_outputs_is_refused() -> None:
-    with pytest.raises(InputError, match="no linear layer of 2 outputs"):
-        shrink_classifier(nn.Linear(8, 1), 2)
+    for change in (
+        shrink_classifier,
+        partial(calm_classifier, seed=0),
+        partial(calm_classifier, seed=None),
+    ):
+        with pytest.raises(InputError, match="no linear layer of 2 outputs"):
+            change(nn.Linear(8, 1), 2)
+    with pytest.raises(InputError, match="Linear has no bias to start at the prior"):
+        calm_classifier(nn.Linear(8, 2, bias=False), 2, seed=0)
 
 
 def test_the_part_that_a_network_sees_feeds_its_abnormality_logit() -> None:
