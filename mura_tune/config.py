@@ -44,6 +44,12 @@ def studies_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "studies"
 
 
+def search_file(area: str, folder: Path | None = None) -> Path:
+    """Where the search file of an area lies, if it has one; without one, default.yaml is read."""
+    name = WHOLE_DATASET_AREAS.get(check_name(area, "AREA"), area)
+    return (folder or studies_folder()) / f"{name}.yaml"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pruner:
     """The rule by which a trial is pruned: see `mura_tune.search.worker.make_pruner`."""
@@ -202,7 +208,7 @@ def load_config(area: str, overrides: Overrides = (), folder: Path | None = None
         InputError: an unknown key, a value of another type, or an illegal combination.
     """
     folder = folder or studies_folder()
-    path = folder / f"{WHOLE_DATASET_AREAS.get(check_name(area, 'AREA'), area)}.yaml"
+    path = search_file(area, folder)
     raw: dict[str, Any] = {}
     for layer, content in _layers(path if path.is_file() else folder / "default.yaml"):
         raw = _over(raw, content, _shown(layer))

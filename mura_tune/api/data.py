@@ -12,7 +12,7 @@ from tqdm import tqdm
 from mura_tune import console, files
 from mura_tune.api import DATA, RUNS
 from mura_tune.areas import AREAS, stored_area
-from mura_tune.config import SearchConfig
+from mura_tune.config import Overrides, SearchConfig, load_config, search_file
 from mura_tune.data.audit import Audit, audit_dataset
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
@@ -86,6 +86,25 @@ def make_workspace(
 ) -> Workspace:
     """A workspace from what a person wrote."""
     return Workspace(Path(data), Path(runs), None if storage is None else str(storage), strict)
+
+
+def resolve_config(
+    area: str, overrides: Overrides = (), *, data: str | Path = DATA
+) -> SearchConfig:
+    """The configuration of an area's search, as its files and `overrides` resolve it.
+
+    Args:
+        overrides: as `load_config` takes them.
+        data: a dataset that need not be there. Where it is, it must have the area, unless the area
+            has a search file of its own.
+
+    Raises:
+        InputError: as `load_config`, or an area that the dataset does not have.
+    """
+    config = load_config(area, overrides)
+    if not search_file(area).is_file() and Path(data).exists():
+        open_dataset(Path(data), index_only=True).for_area(stored_area(area))
+    return config
 
 
 def list_areas(data: str | Path = DATA) -> list[str]:

@@ -9,8 +9,7 @@ from mura_tune.cli.data import cache, check, phantom
 from mura_tune.cli.evaluate import compare, evaluate, report, verify
 from mura_tune.cli.reading import explain, infer
 from mura_tune.cli.release import export, finalize
-from mura_tune.cli.search import ablate, best, dashboard, show, tune
-from mura_tune.cli.study import searches, study
+from mura_tune.cli.search import ablate, best, dashboard, searches, show, study, tune
 
 
 class Verbs(click.Group):

@@ -14,14 +14,12 @@ from urllib.parse import quote
 
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
+from mura_tune.reading.connection import ServerError, StatusError, normalise_url
 from mura_tune.reading.download import (
     FINAL_STATUSES,
     DownloadLimits,
-    ServerError,
-    StatusError,
     download_bytes,
     download_file,
-    normalise_url,
 )
 from mura_tune.release_format.checksums import SUMS, parse_checksums, sha256
 from mura_tune.release_format.manifest import MANIFEST

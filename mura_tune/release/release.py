@@ -46,6 +46,7 @@ from mura_tune.release_format.manifest import (
     read_manifest,
 )
 from mura_tune.strict import show_value
+from mura_tune.text import printable
 from mura_tune.training.batches import MEAN, STD, to_input
 from mura_tune.training.tasks import task_of
 
@@ -262,7 +263,10 @@ def verify_release(folder: Path) -> Manifest:
     """
     recover_release(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no release there; make one with 'make finalize'")
+        raise InputError(
+            f"{folder}: no release there; {folder.parent} has {_releases_in(folder.parent)}; make "
+            "one with 'make finalize', or name another folder (--releases, --release)"
+        )
     listed = checksums.check_files(folder)
     manifest = read_manifest(folder / MANIFEST)
     for name in manifest.members:
@@ -272,6 +276,12 @@ def verify_release(folder: Path) -> Manifest:
             )
     _check_preprocessing(manifest.preprocessing, folder / MANIFEST)
     return manifest
+
+
+def _releases_in(folder: Path) -> str:
+    """The names of the releases in a folder, for people."""
+    names = sorted(file.parent.name for file in folder.glob(f"[!.]*/{MANIFEST}"))
+    return ", ".join(map(printable, names)) or "none"
 
 
 def load_release(folder: Path, device: torch.device) -> Release:

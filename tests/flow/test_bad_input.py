@@ -281,7 +281,17 @@ def test_another_area_than_the_release_is_for(run: Run, release: Path, phantoms:
         run("infer", "--area=XR_HAND", f"--release={release}", f"--image={image}"),
         "for XR_WRIST, not for XR_HAND",
     )
-    told(run("infer", "--area=XR_HAND", f"--image={image}"), "XR_HAND: no release there")
+    told(
+        run("infer", "--area=XR_HAND", f"--image={image}", f"--releases={release.parent}"),
+        f"XR_HAND: no release there; {release.parent} has {release.name}; make one",
+        "or name another folder (--releases, --release)",
+    )
+
+
+def test_show_knows_the_areas_of_data_that_is_there(run: Run, phantoms: Path) -> None:
+    told(run("show", "XR_ANKLE", f"--data={phantoms}"), "no area XR_ANKLE; there are ")
+    assert run("show", "XR_ANKLE", "--data=nowhere").code == 0, "nothing to compare it with"
+    assert run("show", "XR_HAND", f"--data={phantoms}").code == 0, "a file of its own"
 
 
 def test_bad_images_in_a_dataset_are_named_and_left_out(run: Run, tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ WRITES = [
     (("explain", *ONE, "--out=OUT/a.png"), OUT),
 ]
 SINGLE = "--set=budget.confirm.top=0"  # no confirmation
-# `show` prints what it resolves: it reads the search files of the installation, and writes nothing.
+# `show` prints what it resolves, and writes nothing: it reads the search files of the installation,
+# and of a dataset that is there only whether it has the area.
 NEITHER = {"show"}
 
 

@@ -27,7 +27,8 @@ from serving import Answer, raw_server
 
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
-from mura_tune.reading.download import DownloadLimits, Redirects, normalise_url
+from mura_tune.reading.connection import Redirects, normalise_url
+from mura_tune.reading.download import DownloadLimits
 from mura_tune.reading.fetch import fetch_release, is_fetched
 from mura_tune.reading.locate import locate_release
 from mura_tune.release_format import checksums

@@ -256,7 +256,10 @@ def test_a_study_can_be_copied_exported_and_deleted(
     )
     other = url_of(str(tmp_path / "other.db"))
     assert manage.copy(url, "s", "t", other) == 2
-    assert load_result(other, "t").to_json() == load_result(url, "s").to_json() | {"study": "t"}
+    assert load_result(other, "t").to_json() == load_result(url, "s").to_json() | {
+        "study": "t",
+        "search": "t",
+    }
     with pytest.raises(InputError, match="search t exists"):
         manage.copy(url, "s", "t", other)
     assert len(tune(study_of("budget.trials=3"), prepared, other, name="t").trials) == 3
