@@ -19,6 +19,7 @@ SAMPLINGS = ("natural", "balanced")
 OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
 HEAD_INITS = ("random", "small", "prior")
+KEEPS = ("best", "last")
 SOLVERS = ("steps", "lbfgs")
 SIZES = range(16, 1024 + 1)  # pixels a side
 CHOICES = {
@@ -28,6 +29,7 @@ CHOICES = {
     "schedule": SCHEDULES,
     "monitor": MONITORS,
     "head_init": HEAD_INITS,
+    "keep": KEEPS,
 }
 # Fields whose legal values depend on one another: a search is refused if it could combine
 # values of these that no recipe may have together.
@@ -128,6 +130,8 @@ class Recipe:
     consistency: float = 0.0  # weight of the disagreement of class-activation maps of turned views
     aux_weight: float = 0.0  # of the area's loss in the multi-task loss
     head_init: str = "random"  # of HEAD_INITS: the classifier's first weights
+    keep: str = "best"  # of KEEPS: the epoch whose weights, and dev score, a run ends with
+    ema: float = 0.0  # epochs, the time constant of the average of weights that is kept; 0 = none
 
     def __post_init__(self) -> None:
         check_value(bool(self.arch), "arch", self.arch, "the name of a network")
@@ -169,6 +173,7 @@ class Recipe:
         check_value(
             0 < self.plateau_factor < 1, "plateau_factor", self.plateau_factor, "inside 0 to 1"
         )
+        check_value(0 <= self.ema < math.inf, "ema", self.ema, "0 or more")
         check_value(0 <= self.consistency < math.inf, "consistency", self.consistency, "0 or more")
         if self.schedule == "plateau" and self.patience > 0:
             rule = f"below patience ({self.patience}): the run would stop before its rate falls"

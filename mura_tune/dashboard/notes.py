@@ -50,7 +50,7 @@ def write_trial_note(
         "studies": score.studies,
         "patients": score.patients,
         "epochs": ", ".join(str(len(fit.epochs)) for fit in fits),
-        "best": ", ".join(str(fit.best.number) for fit in fits),
+        "best": ", ".join(str(fit.epoch.number) for fit in fits),
         "seconds": f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}",
     }
     rest = ", ".join(f"{path} {three_digits(value)}" for path, value in recipe.items())

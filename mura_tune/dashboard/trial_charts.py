@@ -119,7 +119,7 @@ def draw_curves(scores: Axes, losses: Axes, fits: Sequence[FitResult]) -> None:
         scores.plot(numbers, [e.score for e in fit.epochs], c=BLUE, **style)
         losses.plot(numbers, [e.loss for e in fit.epochs], c=INK, **style)
     for fit in fits:
-        scores.plot(fit.best.number, fit.best.score, **RING)
+        scores.plot(fit.epoch.number, fit.epoch.score, **RING)
     scores.set_ylim(*_padded_limits([e.score for fit in fits for e in fit.epochs], below=0.16))
     losses.set_ylim(*_padded_limits([e.loss for fit in fits for e in fit.epochs], below=0.1))
     for axes in (scores, losses):

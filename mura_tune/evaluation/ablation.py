@@ -84,6 +84,6 @@ def ablate(
             net = MULTI_TASK.start(own, train).to(device)
             runs.append(fit(net, train, dev, own, MULTI_TASK, on_epoch=on_epoch))
         tables.append([MULTI_TASK.table(run.logits, dev) for run in runs])
-        scores.append(tuple(run.best.score for run in runs))
+        scores.append(tuple(run.epoch.score for run in runs))
     difference = compare_aucs(tables[0], tables[1])
     return Ablation(recipe.aux_weight, numbers, scores[0], scores[1], difference)

@@ -59,7 +59,7 @@ def summarise_runs(
         runs=tuple(
             RunEntry(
                 seed=run.recipe.seed,
-                best_epoch=run.fit.best.number,
+                best_epoch=run.fit.epoch.number,
                 released=run in released,
                 dev_score=dev_score,
                 test_score=test_score,

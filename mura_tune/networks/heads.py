@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -130,3 +132,31 @@ def output_layers(classifier: nn.Module, outputs: int) -> list[Output]:
     if not layers:
         raise InputError(f"{type(classifier).__name__} has no linear layer of {outputs} outputs")
     return layers
+
+
+@dataclass(frozen=True, eq=False)
+class HeadLayer:
+    """A linear layer of a head, and the columns of the logits that it gives: first, last + 1."""
+
+    module: Output
+    columns: tuple[int, int]
+
+
+def layers_to_solve(classifier: nn.Module, outputs: int) -> tuple[HeadLayer, ...]:
+    """Return the linear layers that give a network's K outputs, in the order of their solution.
+
+    Each is a convex problem while the rest of the classifier stands. Of an MLP it is the last
+    layer. The multi-task head's area comes first, since the abnormality rests on it.
+
+    Raises:
+        InputError: outputs that are no layer's own, such as CrossViT's mean of two.
+    """
+    if isinstance(classifier, AreaHead):
+        return (HeadLayer(classifier.part, (1, outputs)), HeadLayer(classifier.abnormal, (0, 1)))
+    layers = output_layers(classifier, outputs)
+    if len(layers) != 1:
+        raise InputError(
+            f"head.solver: lbfgs: {type(classifier).__name__} has {len(layers)} layers of "
+            f"{outputs} outputs, and one is solved; write head.solver: steps"
+        )
+    return (HeadLayer(layers[0], (0, outputs)),)

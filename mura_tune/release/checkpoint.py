@@ -129,10 +129,10 @@ class Checkpoint:
 def _plain(state: State) -> dict[str, Any]:
     named = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     epochs = [dataclasses.asdict(epoch) for epoch in state.epochs]
-    return named | {"epochs": epochs, "best": state.best.number}
+    return named | {"epochs": epochs, "epoch": state.epoch.number}
 
 
 def _state(plain: dict[str, Any]) -> State:
     epochs = tuple(Epoch(**epoch) for epoch in plain["epochs"])
-    best = epochs[plain["best"] - 1]  # they count from 1
-    return State(**plain | {"epochs": epochs, "best": best})
+    epoch = epochs[plain["epoch"] - 1]  # they count from 1
+    return State(**plain | {"epochs": epochs, "epoch": epoch})

@@ -198,7 +198,7 @@ def _origin_fields(
         "start_sha256": best.starts.get(start_name(recipe.pretrained, recipe.arch)),
         "search": _search_entry(best),
         "training": TrainingEntry(
-            best_epoch=run.fit.best.number,
+            best_epoch=run.fit.epoch.number,
             epochs=tuple(EpochEntry(**dataclasses.asdict(epoch)) for epoch in run.fit.epochs),
         ),
         "data": DataEntry(

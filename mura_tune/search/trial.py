@@ -139,10 +139,10 @@ class Trainer:
             result = fit(net, train, dev, recipe, task, on_epoch=on_epoch, source=source)
             fits.append((result, dev))
             if not alone:  # the mean of the folds so far, fold by fold
-                mean = float(np.mean([f.best.score for f, _ in fits]))
+                mean = float(np.mean([f.epoch.score for f, _ in fits]))
                 _report(trial, mean, number + 1)
         tables = [task.table(result.logits, dev) for result, dev in fits]
-        best_epochs = [f.best.number for f, _ in fits]
+        best_epochs = [f.epoch.number for f, _ in fits]
         auc = area = None
         if recipe.monitor != "auc":  # it is stored whatever decides
             auc = average_folds(tables, measure=AUC).rounded(DIGITS)
@@ -153,7 +153,7 @@ class Trainer:
         writer.store_estimates(dev_score, best_epochs[0] if alone else best_epochs, auc, area)
         writer.store_scores(tables)
         self.save_artifacts(trial, fits, tables[0] if alone else _pooled(tables))
-        return round(float(np.mean([f.best.score for f, _ in fits])), DIGITS)
+        return round(float(np.mean([f.epoch.score for f, _ in fits])), DIGITS)
 
 
 def _pooled(runs: Sequence[StudyScores]) -> StudyScores:

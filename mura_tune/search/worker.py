@@ -89,7 +89,8 @@ def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
     """
     pruner, recipe = config.budget.pruner, config.recipe
     steps = config.split.folds or recipe.epochs
-    first = 1 if config.split.folds else max(recipe.head.epochs, recipe.epochs // 4) + 1
+    head = recipe.phases[0] if recipe.head.epochs else recipe.head
+    first = 1 if config.split.folds else max(head.epochs, recipe.epochs // 4) + 1
     common = {
         "n_startup_trials": pruner.startup,
         "n_warmup_steps": first,

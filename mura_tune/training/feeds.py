@@ -37,11 +37,13 @@ class Feed:
         forward: the batches' x to logits (N, K), float32; the network or its second half.
         train: the batches (x, rows (B,) of train) of an epoch, counted from 1 over all phases.
         dev: dev's x in its order, not augmented.
+        still: train's x in its order, not augmented.
     """
 
     forward: Callable[[Tensor], Tensor]
     train: Callable[[int], Iterable[tuple[Tensor, Tensor]]]
     dev: Callable[[], Iterable[Tensor]]
+    still: Callable[[], Iterable[Tensor]]
 
 
 # From a network set to its phase's depth, train, dev, the recipe and the phase's index.
@@ -63,6 +65,7 @@ def pixel_feed(net: Network, train: Split, dev: Split, recipe: Recipe, phase: in
             sampling=recipe.sampling,
         ),
         dev=lambda: plain_batches(dev, evaluation_batch(device), device),
+        still=lambda: plain_batches(train, evaluation_batch(device), device),
     )
 
 
@@ -138,7 +141,6 @@ class FeatureSource:
             "timm": timm.__version__,
         }
         at_once = evaluation_batch(device)
-        of_dev = about | {"pixels": dev.fingerprint, "batch": at_once}
         of_train = about | {
             "pixels": train.fingerprint,
             "batch": recipe.batch,
@@ -162,11 +164,19 @@ class FeatureSource:
             )
             return zip(stored, torch.split(order, sizes), strict=True)
 
-        def dev_batches() -> Iterator[Tensor]:
-            sizes = [min(at_once, len(dev) - i) for i in range(0, len(dev), at_once)]
-            return self.store.batches(of_dev, sizes, device, lambda: features(plain.dev()))
+        def plain_batches_of(
+            split: Split, pixels: Callable[[], Iterable[Tensor]]
+        ) -> Iterator[Tensor]:
+            sizes = [min(at_once, len(split) - i) for i in range(0, len(split), at_once)]
+            of_split = about | {"pixels": split.fingerprint, "batch": at_once}
+            return self.store.batches(of_split, sizes, device, lambda: features(pixels()))
 
-        return Feed(cut.rest, train_batches, dev_batches)
+        return Feed(
+            forward=cut.rest,
+            train=train_batches,
+            dev=lambda: plain_batches_of(dev, plain.dev),
+            still=lambda: plain_batches_of(train, plain.still),
+        )
 
 
 def _digest(body: nn.Module, trained: set[int]) -> str:

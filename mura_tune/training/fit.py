@@ -5,9 +5,10 @@ How far a run is after an epoch is a `State`; a `Memory` holds it, so that a kil
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,11 +19,12 @@ from mura_tune.errors import Diverged
 from mura_tune.networks.device import evaluation_batch
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Phase, Recipe
-from mura_tune.training import optim
 from mura_tune.training.batches import Split, plain_batches
 from mura_tune.training.feeds import Feed, Source, pixel_feed
 from mura_tune.training.graphs import captured
-from mura_tune.training.losses import Loss, add_consistency, require_map
+from mura_tune.training.optim import Stateful
+from mura_tune.training.solver import SolvedPhase
+from mura_tune.training.steps import SteppedPhase
 from mura_tune.training.tasks import Task
 
 
@@ -46,25 +48,17 @@ class State:
 
     Attributes:
         epochs: those behind it.
-        best: the best of them; `weights` and `logits` (N, K) of dev are its own.
+        epoch: the one that the run would end with; `weights` and `logits` (N, K) of dev are its.
         parts: what each part of the run says of itself (`state_dict`), by name.
         generators: states of torch's random generators, by kind of device.
     """
 
     epochs: tuple[Epoch, ...]
-    best: Epoch
+    epoch: Epoch
     weights: Mapping[str, Tensor]
     logits: Tensor
     parts: Mapping[str, dict[str, Any]]
     generators: Mapping[str, Tensor]
-
-
-class Stateful(Protocol):
-    """A part of a run that remembers, as torch's networks, optimisers and schedules do."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
 
 
 class Memory(Protocol):
@@ -103,17 +97,43 @@ def set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
 
 
 NO_MEMORY = NoMemory()
-BatchLoss = Callable[[Tensor, Tensor], Tensor]  # a batch's x and labels -> mean loss ()
+
+
+class RunningPhase(Protocol):
+    """One phase of a run, an epoch at a time.
+
+    Attributes:
+        parts: what its next epoch depends on beside the network, by name.
+    """
+
+    parts: dict[str, Stateful]
+
+    def train(self, number: int) -> float:
+        """Train an epoch, counted from 1 over all phases; the loss of train."""
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the network has the weights that are judged and kept."""
+
+    def waited(self, epochs: int) -> None:
+        """Call it after each epoch: how many of this phase passed since the best one."""
+
+
+# Whether a run ends with the weights of a new epoch rather than with those it would end with so
+# far. By `best` equal scores leave the earlier ones.
+KEEP_RULES: Mapping[str, Callable[[Epoch, Epoch], bool]] = {
+    "best": lambda new, kept: new.score > kept.score,
+    "last": lambda new, kept: True,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """Every epoch, the best one by dev score (the first among equals), and what it left."""
+    """Every epoch, the one that the recipe's `keep` names, and what that one left."""
 
     epochs: tuple[Epoch, ...]
-    best: Epoch
+    epoch: Epoch
     weights: dict[str, Tensor]  # a clone, on the network's device; the network holds them too
-    logits: Tensor  # (N, K) float32, dev's, by the weights of the best epoch
+    logits: Tensor  # (N, K) float32, dev's, by these weights
 
 
 def ignore_epoch(epoch: Epoch) -> None:
@@ -131,7 +151,7 @@ def fit(
     source: Source = pixel_feed,
     memory: Memory = NO_MEMORY,
 ) -> FitResult:
-    """Train `net` in place through the recipe's phases; it ends with the weights of the best epoch.
+    """Train `net` in place through the recipe's phases; it ends with the weights that `keep` names.
 
     The device is wherever `net` lives. The same seed on the same device and threads gives the
     same weights, bit for bit on a CPU, in one go or from a state that `memory` held.
@@ -144,19 +164,20 @@ def fit(
 
     Raises:
         Diverged: a loss or score that is not a finite number, with the step named.
-        InputError: a recipe with consistency, and a network without a feature map.
+        InputError: a recipe with consistency, and a network without a feature map; a recipe with
+            a solved head, and a network whose head cannot be.
     """
     device = next(net.parameters()).device
     targets = task.targets(train).to(device)
     torch.manual_seed(recipe.seed)  # dropout
     epochs: list[Epoch] = []
-    best: Epoch | None = None
+    kept: Epoch | None = None
     weights: dict[str, Tensor] = {}
-    best_logits = torch.empty(0)
+    kept_logits = torch.empty(0)
     if held := memory.load():
-        epochs, best = list(held.epochs), held.best
+        epochs, kept = list(held.epochs), held.epoch
         weights = {name: value.to(device) for name, value in held.weights.items()}
-        best_logits = held.logits.to(device)
+        kept_logits = held.logits.to(device)
         net.body.load_state_dict(held.parts["net"])
         set_generators(held.generators, device)
         for epoch in epochs:
@@ -166,37 +187,34 @@ def fit(
             continue
         depth, before = net.set_depth(phase.depth), sum(e.phase <= index for e in epochs)
         feed = source(net, train, dev, recipe, index)
-        optimiser = optim.make_optimiser(net, recipe, index)
-        judge = _judge(net, feed, task.loss(train, recipe), recipe)
-        step, forward = captured(_step(judge, optimiser), device), captured(feed.forward, device)
-        steps = phase.epochs * max(1, -(-len(train) // recipe.batch))
-        schedule = optim.Schedule(optimiser, recipe, steps)
-        parts: dict[str, Stateful] = {"net": net.body, "optimiser": optimiser, "schedule": schedule}
+        running = _start_phase(net, feed, train, targets, recipe, task, index)
+        forward = captured(feed.forward, device)
+        parts: dict[str, Stateful] = {"net": net.body, **running.parts}
         if held and held.epochs[-1].phase == index + 1:  # cut off in this phase
             for name, part in parts.items():
                 part.load_state_dict(held.parts[name])
-        while not _over(phase, recipe.patience, len(epochs), before, best):
+        while not _over(phase, recipe.patience, epochs, before):
             started, number = time.perf_counter(), len(epochs) + 1
-            batches = ((x, targets[rows]) for x, rows in feed.train(number))
-            loss = _train_epoch(net, batches, step, schedule, number)
-            logits = _logits(net, forward, feed.dev())
-            score = task.score(logits, dev)
-            if not math.isfinite(score):
-                raise Diverged(f"{task.monitor} is {score} after epoch {number}")
-            epoch = Epoch(number, index + 1, depth, loss, score, time.perf_counter() - started)
-            epochs.append(epoch)
-            if best is None or score > best.score:
-                best, best_logits = epoch, logits
-                weights = {name: value.clone() for name, value in net.body.state_dict().items()}
-            schedule.waited(number - max(best.number, before))
+            loss = running.train(number)
+            with running.averaged():
+                logits = _logits(net, forward, feed.dev())
+                score = task.score(logits, dev)
+                if not math.isfinite(score):
+                    raise Diverged(f"{task.monitor} is {score} after epoch {number}")
+                epoch = Epoch(number, index + 1, depth, loss, score, time.perf_counter() - started)
+                epochs.append(epoch)
+                if kept is None or KEEP_RULES[recipe.keep](epoch, kept):
+                    kept, kept_logits = epoch, logits
+                    weights = {name: value.clone() for name, value in net.body.state_dict().items()}
+            running.waited(_waited(epochs, before))
             states = {name: part.state_dict() for name, part in parts.items()}
             memory.save(
-                State(tuple(epochs), best, weights, best_logits, states, generator_states(device))
+                State(tuple(epochs), kept, weights, kept_logits, states, generator_states(device))
             )
             on_epoch(epoch)
-    assert best is not None  # a Recipe has at least one epoch
+    assert kept is not None  # a Recipe has at least one epoch
     net.body.load_state_dict(weights)
-    return FitResult(tuple(epochs), best, weights, best_logits)
+    return FitResult(tuple(epochs), kept, weights, kept_logits)
 
 
 def predict(net: nn.Module, split: Split) -> Tensor:
@@ -215,49 +233,25 @@ def _logits(net: nn.Module, forward: Callable[[Tensor], Tensor], dev: Iterable[T
     return torch.cat(logits)
 
 
-def _judge(net: Network, feed: Feed, loss_of: Loss, recipe: Recipe) -> BatchLoss:
-    """The loss of a batch by its x and targets."""
-    if not recipe.consistency:
-        return lambda x, wanted: loss_of(feed.forward(x), wanted)
-    require_map(net, recipe.size)
-    return add_consistency(net, loss_of, recipe.consistency)
+def _start_phase(
+    net: Network, feed: Feed, train: Split, targets: Tensor, recipe: Recipe, task: Task, index: int
+) -> RunningPhase:
+    """Phase `index` of the recipe, from the network as it is."""
+    loss_of = task.loss(train, recipe)
+    if not recipe.phases[index].solved:
+        return SteppedPhase(net, feed, targets, loss_of, recipe, index)
+    classes = task.classes(train.labels.cpu().numpy(), train.area_labels.cpu().numpy())
+    outputs = task.outputs(len(train.areas))
+    return SolvedPhase(net, feed, train, targets, classes, loss_of, recipe.sampling, outputs)
 
 
-def _step(judge: BatchLoss, optimiser: torch.optim.Optimizer) -> BatchLoss:
-    """One step of training: the loss of a batch, ahead of what it changes."""
-
-    def step(x: Tensor, wanted: Tensor) -> Tensor:
-        loss = judge(x, wanted)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        return loss.detach()
-
-    return step
-
-
-def _train_epoch(
-    net: Network,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    take_step: BatchLoss,
-    schedule: optim.Schedule,
-    number: int,
-) -> float:
-    """One pass; the mean loss. Losses stay on the device until the end: no step waits."""
-    net.train()
-    losses: list[Tensor] = []
-    for x, wanted in batches:
-        losses.append(take_step(x, wanted))
-        schedule.step()
-    values = torch.stack(losses).cpu()
-    finite = torch.isfinite(values)
-    if not finite.all():
-        step = int((~finite).nonzero()[0]) + 1
-        raise Diverged(f"the loss is {values[step - 1].item()} at step {step} of epoch {number}")
-    return float(values.mean())
-
-
-def _over(phase: Phase, patience: int, done: int, before: int, best: Epoch | None) -> bool:
+def _over(phase: Phase, patience: int, epochs: Sequence[Epoch], before: int) -> bool:
     """Whether a phase that began after `before` epochs has had its own, or `patience` is out."""
-    waited = done - max(best.number if best else 0, before)
-    return done - before >= phase.epochs or (patience > 0 and waited >= patience)
+    done = len(epochs) - before
+    return done >= phase.epochs or (patience > 0 and _waited(epochs, before) >= patience)
+
+
+def _waited(epochs: Sequence[Epoch], before: int) -> int:
+    """How many epochs of a phase that began after `before` passed since the best of the run."""
+    best = max(epochs, key=lambda epoch: epoch.score).number if epochs else 0  # the first of equals
+    return len(epochs) - max(best, before)

@@ -1,11 +1,13 @@
-"""What moves the weights through one phase: the optimiser, and its learning rates' schedule."""
+"""What moves the weights through one phase: the optimiser and its learning rates' schedule, and
+the average of weights that is kept in their place."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,14 @@ OPTIMISER_CLASSES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "sgd": functools.partial(torch.optim.SGD, momentum=MOMENTUM),
 }
+
+
+class Stateful(Protocol):
+    """A part of a run that remembers, as torch's networks, optimisers and schedules do."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
 
 
 def make_optimiser(net: Network, recipe: Recipe, phase: int) -> torch.optim.Optimizer:
@@ -109,3 +119,51 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
         old.fill_(rate)
     else:
         group["lr"] = torch.tensor(rate, device=device)
+
+
+class WeightAverage:
+    """An exponential moving average of what a network's steps change (Polyak and Juditsky 1992).
+
+    The statistics of BatchNorm are averaged as the weights are. After n steps, the weights before
+    the first one still count exp(-n / (epochs x steps)).
+
+    Args:
+        epochs: the time constant, above 0; a step's weights count 1 / e after so many epochs.
+        steps: of one epoch.
+    """
+
+    def __init__(self, net: Network, epochs: float, steps: int) -> None:
+        named = [(name, p) for name, p in net.body.named_parameters() if p.requires_grad]
+        statistics = [(name, b) for name, b in net.body.named_buffers() if b.is_floating_point()]
+        self._weights: dict[str, Tensor] = {
+            name: value.detach() for name, value in [*named, *statistics]
+        }
+        self._averages = {name: value.clone() for name, value in self._weights.items()}
+        self._share = 1 - math.exp(-1 / (epochs * steps))
+
+    def update(self) -> None:
+        """Call it after each step. Nothing waits for the device."""
+        averages, weights = list(self._averages.values()), list(self._weights.values())
+        torch._foreach_lerp_(averages, weights, self._share)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The network has the averages inside, and its own weights again afterwards."""
+        own = {name: value.clone() for name, value in self._weights.items()}
+        _copy(self._averages, self._weights)
+        try:
+            yield
+        finally:
+            _copy(own, self._weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._averages)
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        _copy(state, self._averages)
+
+
+@torch.no_grad()
+def _copy(values: dict[str, Tensor], into: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        into[name].copy_(value)

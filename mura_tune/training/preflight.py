@@ -18,10 +18,16 @@ from mura_tune.networks.weights import copy_tensors
 from mura_tune.recipe import Recipe, with_values
 from mura_tune.text import printable
 from mura_tune.training.losses import require_map
+from mura_tune.training.solver import require_solvable
 from mura_tune.training.tasks import task_of
 
 ANY_AREA_COUNT = 2  # whatever their number, a network can be built or not
-DECIDE = ("arch", "pretrained", "consistency")  # recipe fields on which it depends beside the size
+DECIDE = (
+    "arch",
+    "pretrained",
+    "consistency",
+    "head.solver",
+)  # recipe fields on which it depends beside the size
 
 
 def check_networks(config: SearchConfig) -> None:
@@ -30,8 +36,9 @@ def check_networks(config: SearchConfig) -> None:
 
     Raises:
         InputError: an unknown name, a size it cannot take, weights that do not fit or are out of
-            reach, consistency on a network without a feature map, or a network that cannot be
-            trained or released; the message names what the search would draw.
+            reach, consistency on a network without a feature map, a head that cannot be solved, or
+            a network that cannot be trained or released; the message names what a search would
+            draw.
     """
     axes = {path: config.search[path].values for path in DECIDE if path in config.search}
     final = {path: value for path, value in config.final.items() if path in DECIDE}
@@ -52,6 +59,8 @@ def _legal(task: str, recipe: Recipe) -> None:
     net = task_of(task).network(recipe, ANY_AREA_COUNT)
     if recipe.consistency:
         require_map(net, recipe.size)
+    if recipe.head.solved:
+        require_solvable(net, recipe.size, task_of(task).outputs(ANY_AREA_COUNT))
     for deed, rehearse in (("trained", _train), ("released", _release), ("explained", _explain)):
         try:
             rehearse(net, recipe)

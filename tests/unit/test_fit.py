@@ -10,6 +10,7 @@ from mura_tune.networks.network import Network, build_network
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split, training_batches
 from mura_tune.training.fit import Epoch, fit, predict
+from mura_tune.training.optim import WeightAverage
 from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
 
 
@@ -89,9 +90,9 @@ def test_the_best_epoch_is_kept_as_a_clone_and_restored() -> None:
 
     given = recipe(**{"finetune.epochs": 6, "finetune.lr": 0.05})
     found = fit(net, TRAIN, DEV, given, ABNORMALITY_TASK, on_epoch=remember)
-    assert found.best.score == max(e.score for e in found.epochs)
-    assert torch.equal(found.weights["fc.weight"], kept[found.best.number])
-    assert torch.equal(net.body.fc.weight, kept[found.best.number])
+    assert found.epoch.score == max(e.score for e in found.epochs)
+    assert torch.equal(found.weights["fc.weight"], kept[found.epoch.number])
+    assert torch.equal(net.body.fc.weight, kept[found.epoch.number])
     assert len({float(w.sum()) for w in kept.values()}) == len(kept)
 
 
@@ -162,3 +163,46 @@ def test_a_split_that_does_not_align_is_refused(bad: str) -> None:
     labels = DEV.labels[:3] if bad == "labels" else DEV.labels
     with pytest.raises(ValueError, match=r"labels has 3 rows|must be uint8"):
         Split("dev", pixels, labels, DEV.studies, DEV.patients, DEV.paths)
+
+
+@pytest.mark.parametrize(("keep", "number"), [("best", 1), ("last", 3)])
+def test_a_run_ends_with_the_epoch_that_keep_names(keep: str, number: int) -> None:
+    """The weights hardly move, so that all scores are equal: `best` keeps the first."""
+    given = recipe(
+        keep=keep, **{"head.lr": 1e-7, "finetune.lr": 1e-7, "finetune.depth": 0, "augment": 0.0}
+    )
+    net, states = build_network("cnn", seed=0), []
+
+    def remember(epoch: Epoch) -> None:
+        states.append(net.body.fc.weight.detach().clone())
+
+    result = fit(net, TRAIN, DEV, given, ABNORMALITY_TASK, on_epoch=remember)
+    assert len({epoch.score for epoch in result.epochs}) == 1
+    assert result.epoch is result.epochs[number - 1]
+    assert torch.equal(net.body.fc.weight, states[number - 1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_the_average_of_weights_is_judged_and_kept_and_changes_no_step() -> None:
+    """Its time constant is far longer than the run: it stays near the first weights."""
+    plain = run(recipe())[1]
+    near = fit(net := build_network("cnn", seed=0), TRAIN, DEV, recipe(ema=1e6), ABNORMALITY_TASK)
+    start = build_network("cnn", seed=0).body.state_dict()
+    assert [e.loss for e in near.epochs] == [e.loss for e in plain]
+    assert torch.allclose(net.body.fc.weight, start["fc.weight"], atol=1e-5)
+    short = run(recipe(ema=1e-3))[1]  # the last step is all that counts
+    assert [e.score for e in short] == [e.score for e in plain]
+
+
+def test_an_average_of_two_steps_is_what_its_formula_says() -> None:
+    average = WeightAverage(net := build_network("cnn", seed=0), epochs=0.5, steps=4)
+    first, share = net.body.fc.weight.detach().clone(), 1 - np.exp(-1 / 2)
+    expected = first
+    for step in (1.0, 3.0):
+        with torch.no_grad():
+            net.body.fc.weight.copy_(first + step)
+        average.update()
+        expected = expected + share * (first + step - expected)
+    with average.applied():
+        assert torch.allclose(net.body.fc.weight, expected)
+    assert torch.equal(net.body.fc.weight, first + 3.0)

@@ -77,8 +77,8 @@ def test_the_monitor_picks_the_epoch_and_leaves_the_training_alone(name: str) ->
     given = recipe(monitor=name, **{"finetune.epochs": 5, "finetune.lr": 3e-3})
     net = build_network("cnn", seed=0)
     found = fit(net, TRAIN, DEV, given, task_of("abnormality", name))
-    assert found.best.score == max(epoch.score for epoch in found.epochs)
-    assert MONITOR_MEASURES[name].score(study_scores(predict(net, DEV), DEV)) == found.best.score
+    assert found.epoch.score == max(epoch.score for epoch in found.epochs)
+    assert MONITOR_MEASURES[name].score(study_scores(predict(net, DEV), DEV)) == found.epoch.score
     plain = fit(
         build_network("cnn", seed=0),
         TRAIN,
