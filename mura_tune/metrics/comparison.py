@@ -26,6 +26,7 @@ from mura_tune.metrics.estimates import (
 )
 from mura_tune.metrics.ranking import AUC, auc
 
+FEW = 10  # patients of a class, below which an interval of a difference says too little
 POWER_Z = 0.841621  # the standard normal's 80 % point
 # Metrics by name, (B,) each, under rows of study weights (B, M).
 WeightedMetrics = Callable[[Floats], Mapping[str, Floats]]

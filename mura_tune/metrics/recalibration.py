@@ -23,7 +23,8 @@ from mura_tune.metrics.estimates import (
     t_quantile,
 )
 
-STEEPEST = 20.0  # of a slope: labels that logits separate have no finite one
+STEEPEST = 20.0  # slope per deviation of the logits: what separates labels has no finite one
+FLAT = 0.05  # deviation of logits below which the probabilities are one and have no slope
 _STEPS, _CLOSE, _FURTHEST = 25, 1e-8, 2.0  # of Newton's method
 SPAN = 0.75  # share of the studies that each point of the smooth curve rests on
 CURVE_POINTS, CURVE_DRAWS = 41, 200
@@ -40,7 +41,7 @@ def estimate_recalibration(
     where the classes are nearly separated (`benchmarks/coverage.py`).
 
     A value is NaN where a class has fewer than two patients. The slope is NaN also where
-    probabilities separate the classes: no finite slope is the most likely one then.
+    probabilities separate the classes (no finite slope is the most likely one) or hardly differ.
     """
     logits, freedom = _logits(studies.scores), studies.freedom
     if freedom < 1:
@@ -74,9 +75,12 @@ def estimate_recalibration(
 def fit_slopes(logits_m: Floats, labels_m: NDArray[np.int64], weights_bm: Floats) -> Floats:
     """The slope of a logistic regression of labels on logits under each row of weights, (B,).
 
-    NaN where a class has no weight, or no finite slope is the most likely one.
+    NaN where a class has no weight, no finite slope is the most likely one, or logits hardly
+    differ.
     """
-    middle, spread = float(logits_m.mean()), max(float(logits_m.std()), 1e-9)
+    middle, spread = float(logits_m.mean()), float(logits_m.std())
+    if spread < FLAT:
+        return np.full(len(weights_bm), np.nan)
     z_m = (logits_m - middle) / spread
     level, slope = np.zeros(len(weights_bm)), np.full(len(weights_bm), spread)
     last = np.full(len(weights_bm), np.inf)
@@ -95,9 +99,8 @@ def fit_slopes(logits_m: Floats, labels_m: NDArray[np.int64], weights_bm: Floats
         last = np.maximum(*map(np.abs, steps))
         if last.max() < _CLOSE:
             break
-    found = slope / spread
-    usable = _both(labels_m, weights_bm) & (last < 1e-4) & (np.abs(found) < STEEPEST)
-    return np.where(usable, found, np.nan)
+    usable = _both(labels_m, weights_bm) & (last < 1e-4) & (np.abs(slope) < STEEPEST)
+    return np.where(usable, slope / spread, np.nan)
 
 
 def fit_intercepts(logits_m: Floats, labels_m: NDArray[np.int64], weights_bm: Floats) -> Floats:
@@ -160,8 +163,8 @@ def _slope_error(logits_m: Floats, labels_m: NDArray[np.int64], slope: float) ->
     if not np.isfinite(slope):
         return np.nan
     once = np.ones((1, len(logits_m)))
-    level = fit_intercepts(slope * logits_m, labels_m, once)[0]
-    p = sigmoid(level + slope * logits_m)
+    centred = slope * (logits_m - logits_m.mean())
+    p = sigmoid(fit_intercepts(centred, labels_m, once)[0] + centred)
     weights = p * (1 - p)
     middle = float((weights * logits_m).sum() / weights.sum())
     return float(1 / np.sqrt((weights * (logits_m - middle) ** 2).sum()))

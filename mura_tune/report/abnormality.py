@@ -28,6 +28,7 @@ from mura_tune.report.page import (
 )
 from mura_tune.report.provenance import data_set_name, describe_provenance
 from mura_tune.report.recognition import RecognitionTables, tabulate_recognition
+from mura_tune.report.supplement import tabulate_supplement
 from mura_tune.text import file_name_of
 from mura_tune.training.batches import load_split
 
@@ -60,13 +61,19 @@ def render_report(
         gallery = find_cases(net, split, test, cases, lambda path: read_image(prepared.root / path))
     on_dev = manifest.metrics.dev
     on_test = type(manifest.metrics.test).parse(test.to_json())
+    supplement = tabulate_supplement(on_dev, on_test)
     return render_html(
         "abnormality.html.j2",
         manifest=manifest,
         dataset=data_set_name(manifest),
         dev=on_dev,
         test=on_test,
-        results=[*_score_rows(on_dev, on_test), *_calibration_rows(on_dev, on_test)],
+        results=[
+            *_score_rows(on_dev, on_test),
+            *(supplement.recalibration_rows if supplement else ()),
+            *_calibration_rows(on_dev, on_test),
+        ],
+        supplement=supplement,
         auc_by_area=list(_area_rows(on_dev, on_test)),
         points=list(_point_rows(on_test)),
         recognition=_tabulate_recognition(on_dev, on_test),
@@ -84,6 +91,7 @@ def render_card(manifest: AbnormalityManifest) -> str:
     dev, test = manifest.metrics.dev, manifest.metrics.test
     left_out = Counter(image.kind for image in manifest.data.left_out)
     recognition = _tabulate_recognition(dev, test)
+    supplement = tabulate_supplement(dev, test)
     return render_markdown(
         "abnormality_card.md.j2",
         manifest=manifest,
@@ -103,6 +111,7 @@ def render_card(manifest: AbnormalityManifest) -> str:
             for name, point in test.operating_points.items()
         ],
         recognition=recognition,
+        supplement=supplement,
         left_out=[f"{number} {kind}" for kind, number in left_out.items()],
         start=_describe_start(manifest),
         provenance=describe_provenance(manifest),

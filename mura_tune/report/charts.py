@@ -1,6 +1,7 @@
 """Charts of a release, as SVG that stands inside a page: no file, no font, no address of its own.
 
-Four charts show the release on one split: ROC, precision and recall, calibration, probabilities.
+Six charts show the release on one split: ROC, precision and recall, calibration, probabilities, net
+benefit, and errors over the share that is answered.
 Three show how it came about: the search, and the score and the loss of the final training. One
 compares releases.
 """
@@ -22,10 +23,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mura_tune.evaluation.evaluate import Evaluation
+from mura_tune.metrics.abstention import count_errors
 from mura_tune.metrics.calibration_error import reliability_bins
 from mura_tune.metrics.estimates import Estimate, wilson_interval
+from mura_tune.metrics.net_benefit import decision_curve
 from mura_tune.metrics.operating_points import count_calls
 from mura_tune.metrics.ranking import precision_recall_curve, roc_curve
+from mura_tune.metrics.recalibration import smooth_calibration
 from mura_tune.release_format.entries import EpochEntry, SearchEntry, TrainingEntry
 from mura_tune.text import visible
 
@@ -111,8 +115,11 @@ def _font(style: re.Match[str]) -> str:
 
 
 def draw_curves(test: Evaluation) -> list[Markup]:
-    """The four charts of a release on one split."""
-    charts = (draw_roc, draw_precision_recall, draw_calibration, draw_probabilities)
+    """The charts of a release on one split."""
+    charts = (
+        *(draw_roc, draw_precision_recall, draw_calibration, draw_probabilities),
+        *(draw_net_benefit, draw_risk_coverage),
+    )
     return [draw(test) for draw in charts]
 
 
@@ -159,13 +166,17 @@ def draw_precision_recall(test: Evaluation) -> Markup:
 
 
 def draw_calibration(test: Evaluation) -> Markup:
-    """Share of abnormal studies over the mean probability of each bin, before and after.
+    """Share of abnormal studies over the probability: of bins, before and after, and smoothed.
 
     A bar is the 95 % interval of a bin, as if the studies in it were independent (Wilson 1927).
     """
+    smooth = smooth_calibration(test.studies)
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], c=GUIDE, lw=1, ls="--")
+        p = smooth.probabilities
+        axes.fill_between(p, smooth.low, smooth.high, color=BLUE, alpha=0.1, lw=0)
+        axes.plot(p, smooth.abnormal, c=BLUE, lw=1.6, label="smoothed, after")
         raw, bins = reliability_bins(test.uncalibrated), reliability_bins(test.studies)
         axes.plot(
             [b.score for b in raw],
@@ -183,7 +194,7 @@ def draw_calibration(test: Evaluation) -> Markup:
         _unit(axes)
 
     return draw_chart(
-        _title("Calibration", test), "mean probability of a bin", "share abnormal", draw
+        _title("Calibration", test), "probability of abnormal", "share abnormal", draw
     )
 
 
@@ -219,6 +230,42 @@ def draw_probabilities(test: Evaluation) -> Markup:
         "studies, normal ones down",
         draw,
     )
+
+
+def draw_net_benefit(test: Evaluation) -> Markup:
+    """The decision curve: the release beside calling every study abnormal, and none."""
+    curve, share = decision_curve(test.studies), float(test.studies.labels.mean())
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(0, c=INK, lw=1, label="call none")
+        axes.plot(curve.thresholds, curve.treat_all, c=PALE, lw=1.4, ls="--", label="call all")
+        axes.fill_between(curve.thresholds, curve.low, curve.high, color=BLUE, alpha=0.1, lw=0)
+        axes.plot(curve.thresholds, curve.model, c=BLUE, lw=1.8, label="the release")
+        axes.axvline(test.decision.threshold, c=INK, lw=1.2, ls=":", label="threshold")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(-0.25 * max(share, 0.1), 1.1 * max(share, 0.1))
+
+    return draw_chart(_title("Net benefit", test), "threshold", "net benefit", draw)
+
+
+def draw_risk_coverage(test: Evaluation) -> Markup:
+    """The error of the answers over the share of studies, the surest first, that is answered."""
+    wrong = count_errors(test.studies, test.decision.threshold)
+    answered = np.arange(1, len(wrong) + 1)
+    ends = np.array(
+        [wilson_interval(float(w / n), int(n)) for w, n in zip(wrong, answered, strict=True)]
+    )
+    shown = answered >= min(5, len(wrong))  # the first few say nothing
+
+    def draw(axes: Axes) -> None:
+        x = (answered / len(wrong))[shown]
+        axes.fill_between(x, *ends[shown].T, color=BLUE, alpha=0.1, lw=0)
+        axes.plot(x, (wrong / answered)[shown], c=BLUE, lw=1.8)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, max(0.1, 1.15 * float(ends[shown][-1, 1])))
+
+    title = _title("Errors and abstention", test)
+    return draw_chart(title, "share answered, the surest first", "error of the answers", draw)
 
 
 def _title(subject: str, test: Evaluation) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mura_tune.metrics.comparison import FEW
 from mura_tune.search.results import FinishedTrial, SearchResult, numbered
 from mura_tune.search.trial_record import TrialRecord
-
-FEW = 10  # patients of a class, below which a percentile interval says too little
 
 
 def describe_result(result: SearchResult) -> str:

@@ -60,6 +60,8 @@ def test_what_no_finite_slope_fits_is_undefined() -> None:
     found = estimate_recalibration(apart, draws=50)
     assert np.isnan(found["slope"].value)
     assert found["intercept"].low < 0 < found["intercept"].high
+    flat = StudyScores(names, names, np.arange(20) % 2, 0.4 + 1e-4 * np.arange(20))
+    assert np.isnan(estimate_recalibration(flat, draws=50)["slope"].value)
     one = StudyScores(names, names, np.eye(20, dtype=np.int64)[0], np.linspace(0.1, 0.9, 20))
     assert all(np.isnan(e.value) for e in estimate_recalibration(one, draws=50).values())
 

@@ -26,6 +26,7 @@ from mura_tune.release_format.manifest import AbnormalityManifest, parse_manifes
 from mura_tune.report import cases, charts, index, page, provenance
 from mura_tune.report.abnormality import render_card
 from mura_tune.report.heatmap import overlay
+from mura_tune.report.supplement import tabulate_supplement
 from mura_tune.training.batches import Split, to_input
 
 INDEX: dict[str, Any] = {
@@ -314,6 +315,36 @@ def test_commands_of_a_page_and_a_card_can_be_pasted() -> None:
     card = render_card(manifest)
     (infer,) = (line for line in card.splitlines() if line.startswith("mura infer"))
     assert shlex.split(infer)[3] == f"releases/{name}"
+
+
+def test_a_page_and_a_card_show_the_supplement_of_test_and_do_without_an_older_ones(
+    test_part: tuple[Split, Evaluation],
+) -> None:
+    _, test = test_part
+    old, new = stored(), stored()
+    new["metrics"]["test"] = test.to_json()
+    found, before = parsed(new), parsed(old)
+    assert tabulate_supplement(before.metrics.dev, before.metrics.test) is None
+    assert "Calibration slope" not in render_card(before)
+    tables = tabulate_supplement(found.metrics.dev, found.metrics.test)
+    assert tables is not None
+    card = render_card(found)
+    own = test.supplement
+    assert f"| Calibration slope | | {own.recalibration.slope.brief()} |" in card
+    assert f"| 5% | {own.predictive_values[0].ppv.brief()} |" in card
+    assert test.calibration_errors["after"].ece.brief() in card
+    assert "Scores by number of views, net benefit" in card
+    text = page.render_html(
+        "abnormality_supplement.html.j2", supplement=tables, test=found.metrics.test
+    )
+    assert text.count("<details>") == 4
+    assert own.net_benefit[test.decision.recommended].gain.signed() in text
+    assert "3 or more views (fewer than 10 patients of a class)" in text
+    shown = "".join(charts.draw_curves(test))
+    assert re.findall(r'aria-label="([^:"]+)', shown)[-2:] == [
+        "Net benefit",
+        "Errors and abstention",
+    ]
 
 
 def test_a_card_is_no_html_whatever_it_tells() -> None:
