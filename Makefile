@@ -38,12 +38,14 @@ DEMO_NET := --set arch=cnn --set size=96
 DEMO_START := --set pretrained=none --set augment=0.25 --set head.epochs=0 --set finetune.epochs=1 --set finetune.lr=1.0e-3 --set finetune.depth=5 --set budget.confirm.top=0 --set final.head.epochs=0 --set final.finetune.epochs=10
 DEMO_SETS := --set $(call quoted,pretrained=$(DEMO)/releases/pooled) --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
 IN = $(call quoted,$(DEMO)$(1))
+# The command, and what it prints, without the line that names the next command: the demo goes on by itself.
+STEP = echo $(call quoted,$(BIN)/mura $(1)); set -o pipefail; $(BIN)/mura $(1) | sed '/^next: /d'
 demo: setup  ## The whole way on synthetic radiographs: a start, search, release, evaluation, prediction
-	$(BIN)/mura phantom $(call IN,/phantom) $(DEMO_AREAS:%=--area %) --patients 300 --size 256 --sheet $(call IN,/phantom.png)
-	$(BIN)/mura tune pooled --trials 1 $(DEMO_NET) $(DEMO_START) --data $(call IN,/phantom) --runs $(call IN,)
-	test -d $(call IN,/releases/pooled) || $(BIN)/mura finalize pooled --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases)
-	$(BIN)/mura tune $(DEMO_AREA) --trials 12 $(DEMO_NET) $(DEMO_SETS) --data $(call IN,/phantom) --runs $(call IN,)
-	$(BIN)/mura finalize $(DEMO_AREA) --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases)
+	@$(call STEP,phantom $(call IN,/phantom) $(DEMO_AREAS:%=--area %) --patients 300 --size 256 --sheet $(call IN,/phantom.png))
+	@$(call STEP,tune pooled --trials 1 $(DEMO_NET) $(DEMO_START) --data $(call IN,/phantom) --runs $(call IN,))
+	@test -d $(call IN,/releases/pooled) || { $(call STEP,finalize pooled --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases)); }
+	@$(call STEP,tune $(DEMO_AREA) --trials 12 $(DEMO_NET) $(DEMO_SETS) --data $(call IN,/phantom) --runs $(call IN,))
+	@$(call STEP,finalize $(DEMO_AREA) --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases))
 	$(BIN)/mura evaluate --release $(call IN,/releases/$(DEMO_AREA)) --data $(call IN,/phantom) --runs $(call IN,)
 	study=$$(find $(call IN,/phantom/valid/$(DEMO_AREA)) -name '*positive' | sort | tail -n 1); \
 	  views=("$$study"/*.png); \
@@ -75,9 +77,9 @@ docs: setup  ## Build the documentation as a site: open build/site/index.html
 	$(DOCS)
 	@echo "build/site/index.html"
 
-tune: setup  ## Search one area, AREA=pooled for one model of all, or AREA=all for each [TRIALS=40] [WORKERS=4] [DATA=..] [ARGS=..]
-	@test -n $(call quoted,$(AREA)) || { echo "make tune: which AREA? One of $(AREAS), another that DATA holds, or all" >&2; exit 2; }
-	@$(BIN)/mura tune $(call quoted,$(AREA)) --data $(call quoted,$(DATA)) $(WHERE) $(if $(TRIALS),--trials $(call quoted,$(TRIALS))) $(if $(WORKERS),--workers $(call quoted,$(WORKERS))) $(ARGS)
+tune: setup  ## Search one area: AREA=XR_ELBOW, pooled for one model of all; or EVERY_AREA=1 for each [TRIALS=40] [WORKERS=4] [DATA=..] [ARGS=..]
+	@test -n $(call quoted,$(AREA)$(EVERY_AREA)) || { echo "make tune: which AREA? One of $(AREAS), another that DATA holds, or EVERY_AREA=1" >&2; exit 2; }
+	@$(BIN)/mura tune $(if $(EVERY_AREA),--every-area,$(call quoted,$(AREA))) --data $(call quoted,$(DATA)) $(WHERE) $(if $(TRIALS),--trials $(call quoted,$(TRIALS))) $(if $(WORKERS),--workers $(call quoted,$(WORKERS))) $(ARGS)
 
 finalize: setup  ## Train and release the best recipe: [AREA=XR_ELBOW], or every finished search
 	@$(BIN)/mura finalize $(if $(AREA),$(call quoted,$(AREA))) --data $(call quoted,$(DATA)) $(WHERE) --releases $(call quoted,$(RELEASES)) $(ARGS)

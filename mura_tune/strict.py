@@ -52,9 +52,10 @@ def build_dataclass(cls: type, raw: Any, where: str) -> Any:
     hints = field_types(cls)
     for name in raw:
         if name not in fields:
-            raise ValueError(
-                f"unknown key {join_path(where, name)}{suggest_name(str(name), list(fields))}"
-            )
+            below = [join_path(where, path) for path in _paths_below(cls) if _last(path) == name]
+            meant = f"; did you mean {' or '.join(below)}?" if below else ""
+            meant = meant or suggest_name(str(name), list(fields))
+            raise ValueError(f"unknown key {join_path(where, name)}{meant}")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in raw:
@@ -64,6 +65,18 @@ def build_dataclass(cls: type, raw: Any, where: str) -> Any:
         return cls(**values)
     except ValueError as error:
         raise ValueError(join_path(where, error)) from None
+
+
+def _paths_below(cls: type) -> Iterator[str]:
+    """The dotted paths of the fields of the dataclasses that a dataclass holds."""
+    for name, kind in field_types(cls).items():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield from (join_path(name, f.name) for f in stored_fields(kind))
+            yield from (join_path(name, path) for path in _paths_below(kind))
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def stored_fields(cls: type) -> list[dataclasses.Field[Any]]:

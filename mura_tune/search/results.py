@@ -172,7 +172,7 @@ def choose_winner(search: SearchRecord, confirmation: SearchRecord | None = None
     finished = {t.number: t for t in trials if t.is_finished}
     if not finished and (search.is_ours or not trials):
         raise InputError(
-            f"search {name}: no finished trial among {len(trials)}; run 'make tune AREA={name}'"
+            f"search {name}: no finished trial among {len(trials)}; run 'mura tune {name}'"
         )
     if not search.is_ours:
         raise InputError(
@@ -263,7 +263,7 @@ def finished_searches(url: str) -> list[str]:
         ]
         names = [name for name in names if _has_finished(storage, name)]
     if not names:
-        raise InputError(f"{database(url)}: no search with a finished trial; run 'make tune' first")
+        raise InputError(f"{database(url)}: no search with a finished trial; run 'mura tune' first")
     return sorted(names)
 
 

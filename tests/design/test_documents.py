@@ -96,6 +96,30 @@ def test_a_dead_link_and_a_missing_module_are_seen(tmp_path: Path) -> None:
     assert not exists("training.fit.gone")
 
 
+def places(text: str) -> dict[str, list[str]]:
+    """The rows of the table "Where is …?": what is looked for, and the names that have it."""
+    _, _, section = text.partition("## Where is …?")
+    section, _, _ = section.partition("\n## ")
+    rows = re.findall(r"^\| (?!what |---)(.+?) \| (.+) \|$", section, re.M)
+    return {what: re.findall(r"`([\w.]+)`", names) for what, names in rows}
+
+
+def test_what_is_looked_for_is_where_the_map_says() -> None:
+    where = places((ROOT / "ARCHITECTURE.md").read_text("utf-8"))
+    assert len(where) >= 20
+    assert [what for what, names in where.items() if not names] == []
+    assert [name for names in where.values() for name in names if not exists(name)] == []
+    words = [what.strip("`-").lower() for what in where]
+    assert words == sorted(words)
+
+
+def test_a_place_that_is_gone_is_seen() -> None:
+    table = "## Where is …?\n\n| what | where |\n| --- | --- |\n| a | `config.gone` |\n\n## Next"
+    assert places(table) == {"a": ["config.gone"]}
+    assert not exists("config.gone")
+    assert exists("config.load_config")
+
+
 @pytest.mark.parametrize("section", SECTIONS, ids=heading)
 def test_extensions_fit_the_code(section: str, tmp_path: Path) -> None:
     for _, title, _ in BLOCK.findall(section):

@@ -140,7 +140,7 @@ def test_a_device_that_is_not_there(run: Run, phantoms: Path) -> None:
 
 
 def test_nothing_to_finalize(run: Run, phantoms: Path, tmp_path: Path) -> None:
-    told(run("finalize", "XR_WRIST", f"--data={phantoms}"), "no studies yet", "make tune")
+    told(run("finalize", "XR_WRIST", f"--data={phantoms}"), "no searches yet", "mura tune")
     assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
     line = told(run("finalize", "XR_HAND", f"--data={phantoms}"), "no search XR_HAND")
     assert line.endswith("; it holds XR_WRIST")
@@ -155,7 +155,7 @@ def test_a_study_without_a_finished_trial(run: Run, phantoms: Path, tmp_path: Pa
 
     storage = open_storage(url_of(str(tmp_path / "runs" / "studies.db")), create=True)
     optuna.create_study(storage=storage, study_name="XR_WRIST", direction="maximize")
-    told(run("finalize", "XR_WRIST", f"--data={phantoms}"), "no finished trial", "make tune")
+    told(run("finalize", "XR_WRIST", f"--data={phantoms}"), "no finished trial", "mura tune")
 
 
 def test_a_map_is_not_drawn_over_its_radiograph(run: Run, tmp_path: Path) -> None:

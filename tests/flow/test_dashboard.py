@@ -298,7 +298,7 @@ def test_the_command_takes_a_port_and_several_hosts(run: Callable[..., Ran]) -> 
         assert (refused.code, refused.out) == (2, "")
     missing = run("dashboard", "--host=127.0.0.1", "--host=board.lan:443", "--port=0")
     assert missing.code == 2
-    assert "no studies yet" in missing.err
+    assert "no searches yet" in missing.err
 
 
 def port_of(address: str) -> int:
@@ -394,6 +394,6 @@ def test_idle_connections_do_not_hold_up_a_page(studies: str) -> None:
 def test_an_empty_file_is_no_database_and_stays_empty(tmp_path: Path) -> None:
     empty = tmp_path / "studies.db"
     empty.touch()
-    with pytest.raises(InputError, match="no studies yet"):
+    with pytest.raises(InputError, match="no searches yet"):
         app.serve(url_of(str(empty)), "127.0.0.1", 0, print)
     assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("studies.db", 0)]

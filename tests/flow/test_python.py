@@ -85,7 +85,7 @@ def test_an_error_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(folder)
     with pytest.raises(mt.InputError, match=r"unknown key recipe\.archh; did you mean .*arch"):
         mt.load_config("XR_WRIST", {"archh": "resnet18"})
-    with pytest.raises(mt.InputError, match="no studies yet"):
+    with pytest.raises(mt.InputError, match="no searches yet"):
         mt.load_result("XR_WRIST", storage="runs/studies.db")
     with pytest.raises(mt.InputError, match="names no area"):
         mt.Search(mt.load_config("XR_WRIST").__class__(**_settings()))

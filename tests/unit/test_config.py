@@ -47,6 +47,7 @@ def test_an_area_without_a_file_uses_the_default() -> None:
         ("finetune.lr=-1.0", "recipe.finetune.lr is -1.0; it must be above 0"),
         ("augment=2.0", "recipe.augment is 2.0; it must be between 0 and 1"),
         ("size=true", "it must be a whole number"),
+        ("epochs=1", "recipe.epochs; did you mean recipe.head.epochs or recipe.finetune.epochs?"),
         ("budget.trial=3", "unknown key budget.trial; did you mean trials?"),
         ("budget.pruner.name=medain", "it must be one of median, percentile"),
         (

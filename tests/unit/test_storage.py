@@ -108,7 +108,7 @@ def test_storage_is_in_wal_mode_and_refuses_what_it_cannot_use(tmp_path: Path, u
     (tmp_path / "text.db").write_text("this is no database" * 100)
     with pytest.raises(InputError, match=r"text.db: not a usable SQLite database"):
         open_storage(url_of_file(tmp_path / "text.db"), create=True)
-    with pytest.raises(InputError, match="no studies yet"):
+    with pytest.raises(InputError, match="no searches yet"):
         open_storage(url_of_file(tmp_path / "none.db"))
     with pytest.raises(InputError, match="a folder, not a database"):
         open_storage(url_of_file(tmp_path), create=True)
@@ -120,7 +120,7 @@ def test_storage_is_in_wal_mode_and_refuses_what_it_cannot_use(tmp_path: Path, u
 def test_looking_at_an_empty_file_makes_no_tables(tmp_path: Path) -> None:
     path = tmp_path / "empty.db"
     path.touch()
-    with pytest.raises(InputError, match="no studies yet"):
+    with pytest.raises(InputError, match="no searches yet"):
         open_storage(url_of_file(path))
     assert path.stat().st_size == 0
     assert open_storage(url_of_file(path), create=True).get_all_studies() == []
@@ -238,7 +238,7 @@ def test_tables_that_a_killed_command_left_unfinished_are_completed(
     path = tmp_path / "half.db"
     some = [BaseModel.metadata.tables[name] for name in tables]
     BaseModel.metadata.create_all(sqlalchemy.create_engine(f"sqlite:///{path}"), tables=some)
-    with pytest.raises(InputError, match="no studies yet"):
+    with pytest.raises(InputError, match="no searches yet"):
         open_storage(url_of_file(path))
     assert open_storage(url_of_file(path), create=True).get_all_studies() == []
 
