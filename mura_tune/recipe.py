@@ -41,6 +41,7 @@ COUPLED_FIELDS = (
     "head.epochs",
     "head.depth",
     "consistency",
+    "pretrained",
 )
 LARGEST_COUNT = (
     1_000_000  # of epochs, stages or images a step: a number with a digit too many is refused
@@ -79,8 +80,8 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPhase(Phase):
-    """The first phase. `solver: lbfgs` computes the head instead of stepping towards it; then
-    `lr`, and any number of `epochs` above 0, change nothing."""
+    """The first phase. `solver: lbfgs` computes the head instead of stepping towards it, see
+    `Recipe.phases`; then `lr`, and any number of `epochs` above 0, change nothing."""
 
     solver: str = "steps"  # of SOLVERS
 
@@ -183,22 +184,26 @@ class Recipe:
                 self.plateau_patience,
                 rule,
             )
-        if self.head.solved:
-            rule = "0.0: it needs steps; write head.solver: steps for another value"
-            check_value(self.consistency == 0, "consistency", self.consistency, rule)
         total = self.head.epochs + self.finetune.epochs
         check_value(total > 0, "head.epochs + finetune.epochs", total, "1 or more")
+        if self.phases[0].solved:
+            rule = "0.0: it needs steps; write head.solver: steps for another value"
+            check_value(self.consistency == 0, "consistency", self.consistency, rule)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The phases that have epochs, in order.
 
         A solved phase counts as one epoch. No phase of depth 0 follows it: it has the minimum that
-        such a phase would step towards.
+        such a phase would step towards. A network without first weights takes steps whatever the
+        solver: its features, and BatchNorm's statistics of them, say nothing yet.
         """
-        if not self.head.solved:
-            return tuple(phase for phase in (self.head, self.finetune) if phase.epochs)
-        solved = dataclasses.replace(self.head, epochs=1)
+        head = self.head
+        if head.solved and self.pretrained == "none":
+            head = dataclasses.replace(head, solver="steps")
+        if not head.solved:
+            return tuple(phase for phase in (head, self.finetune) if phase.epochs)
+        solved = dataclasses.replace(head, epochs=1)
         return (
             (solved, self.finetune) if self.finetune.epochs and self.finetune.depth else (solved,)
         )

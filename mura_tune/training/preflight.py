@@ -59,7 +59,7 @@ def _legal(task: str, recipe: Recipe) -> None:
     net = task_of(task).network(recipe, ANY_AREA_COUNT)
     if recipe.consistency:
         require_map(net, recipe.size)
-    if recipe.head.solved:
+    if recipe.phases[0].solved:
         require_solvable(net, recipe.size, task_of(task).outputs(ANY_AREA_COUNT))
     for deed, rehearse in (("trained", _train), ("released", _release), ("explained", _explain)):
         try:

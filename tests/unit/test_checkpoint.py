@@ -35,9 +35,10 @@ def train(
     memory: Memory = NO_MEMORY,
     on_epoch: Callable[[Epoch], None] = ignore_epoch,
     source: Source = pixel_feed,
+    given: Recipe = RECIPE,
 ) -> FitResult:
     """A run that needs all of its state: two phases, momenta, a schedule, and dropout's draws."""
-    net = build_network("cnn", seed=RECIPE.seed)
+    net = build_network("cnn", seed=given.seed)
     net.body.stem.register_forward_hook(
         lambda module, _, out: F.dropout(out, 0.2, training=module.training)
     )
@@ -45,7 +46,7 @@ def train(
         lambda module, _, out: F.dropout(out, 0.1, training=module.training)
     )
     return fit(
-        net, TRAIN, DEV, RECIPE, ABNORMALITY_TASK, on_epoch=on_epoch, source=source, memory=memory
+        net, TRAIN, DEV, given, ABNORMALITY_TASK, on_epoch=on_epoch, source=source, memory=memory
     )
 
 
@@ -111,6 +112,23 @@ def test_cut_at_every_boundary_and_within_every_epoch(whole: FitResult, kept: Ch
     seen: list[Epoch] = []
     assert_same(train(kept, seen.append), whole)  # nothing is left to train
     assert [epoch.number for epoch in seen] == [1, 2, 3, 4, 5]
+
+
+def test_a_solved_head_and_an_average_of_weights_are_remembered(kept: Checkpoint) -> None:
+    values = {
+        "pretrained": "imagenet",
+        "head.solver": "lbfgs",
+        "ema": 0.5,
+        "keep": "last",
+        "batch": 8,
+        "finetune.lr": 1e-2,
+    }
+    given = recipe(**values)
+    whole = train(given=given)
+    for epoch in (1, 2):
+        with pytest.raises(Cut):
+            train(kept, end(epoch, cut), given=given)
+    assert_same(train(kept, given=given), whole)
 
 
 @pytest.mark.parametrize("epoch", [2, 4])

@@ -155,6 +155,28 @@ def test_a_bad_value_is_refused_with_its_key(override: str, told: str) -> None:
             ],
             "final, with schedule plateau, plateau_patience 6 drawn: plateau_patience is 6",
         ),
+        (
+            ["head.solver=lbfgs", "consistency=0.5"],
+            "recipe.consistency is 0.5; it must be 0.0: it needs steps; write head.solver: steps",
+        ),
+        (
+            ["head.solver=lbfgs", "head.depth=1"],
+            "recipe.head.depth is 1; it must be 0: solver lbfgs computes the head alone",
+        ),
+        (
+            [
+                "search.head.solver={choices: [steps, lbfgs]}",
+                "search.head.depth={low: 0, high: all}",
+            ],
+            "search can draw head.solver lbfgs, head.depth 1000000: head.depth is 1000000",
+        ),
+        (
+            [
+                "search.consistency={choices: [0.0, 0.5]}",
+                "search.head.solver={choices: [steps, lbfgs]}",
+            ],
+            "search can draw head.solver lbfgs, consistency 0.5: consistency is 0.5",
+        ),
     ],
 )
 def test_values_that_cannot_go_together_are_refused(overrides: list[str], told: str) -> None:
@@ -344,6 +366,21 @@ def test_wide_axes_cost_nothing() -> None:
         )
 
 
+def test_a_solved_head_is_one_epoch_and_no_phase_of_its_depth_follows() -> None:
+    values = ["head.solver=lbfgs", "head.epochs=3"]
+    recipe = config.load_config("XR_ELBOW", values).recipe
+    assert (recipe.epochs, [phase.depth for phase in recipe.phases]) == (8, [0, 2])
+    alone = apply_values(recipe, {"finetune.depth": 0}, "test")
+    assert (alone.epochs, [phase.solved for phase in alone.phases]) == (1, [True])
+    without = apply_values(recipe, {"head.epochs": 0, "finetune.depth": 0}, "test")
+    assert (without.epochs, [phase.solved for phase in without.phases]) == (7, [False])
+    from_nothing = apply_values(recipe, {"pretrained": "none", "consistency": 0.5}, "test")
+    assert [(phase.epochs, phase.solved) for phase in from_nothing.phases] == [
+        (3, False),
+        (7, False),
+    ]
+
+
 def test_the_digest_follows_every_field() -> None:
     recipe = config.load_config("XR_ELBOW").recipe
     changed = [
@@ -359,9 +396,12 @@ def test_the_digest_follows_every_field() -> None:
             "sampling=balanced",
             "monitor=f1",
             "consistency=0.1",
+            "head.solver=lbfgs",
+            "keep=last",
+            "ema=1.0",
         )
     ]
-    assert len({recipe.digest, *(r.digest for r in changed)}) == 11
+    assert len({recipe.digest, *(r.digest for r in changed)}) == 14
     assert recipe.digest == config.load_config("XR_HAND").recipe.digest
 
 
