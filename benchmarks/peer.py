@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.recipe import Recipe
-from mura_tune.training.batches import MEAN, STD
 
 
 @dataclass(frozen=True, eq=False)

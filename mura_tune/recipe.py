@@ -20,6 +20,7 @@ OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
 HEAD_INITS = ("random", "small", "prior")
 KEEPS = ("best", "last")
+NORMALISATIONS = ("common", "own")
 SOLVERS = ("steps", "lbfgs")
 SIZES = range(16, 1024 + 1)  # pixels a side
 CHOICES = {
@@ -30,6 +31,7 @@ CHOICES = {
     "monitor": MONITORS,
     "head_init": HEAD_INITS,
     "keep": KEEPS,
+    "normalisation": NORMALISATIONS,
 }
 # Fields whose legal values depend on one another: a search is refused if it could combine
 # values of these that no recipe may have together.
@@ -133,6 +135,7 @@ class Recipe:
     head_init: str = "random"  # of HEAD_INITS: the classifier's first weights
     keep: str = "best"  # of KEEPS: the epoch whose weights, and dev score, a run ends with
     ema: float = 0.0  # epochs, the time constant of the average of weights that is kept; 0 = none
+    normalisation: str = "common"  # of NORMALISATIONS: the input that RGB weights are made for
 
     def __post_init__(self) -> None:
         check_value(bool(self.arch), "arch", self.arch, "the name of a network")
@@ -232,7 +235,10 @@ LATER_DEFAULTS: Mapping[str, Any] = {
 
 # Fields that default.yaml sets to another value than earlier recipes had: the values in turn, first
 # the Recipe's own default, last today's. A search goes on with the value that it began with.
-CHANGED_FIELDS: Mapping[str, tuple[Any, ...]] = {"head_init": ("random", "small", "prior")}
+CHANGED_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    "head_init": ("random", "small", "prior"),
+    "normalisation": ("common", "own"),
+}
 
 
 def get_value(raw: Mapping[str, Any], path: str) -> Any:

@@ -19,6 +19,12 @@ STEM = "densenet121"  # what `hybrid` alone stands for; `hybrid-resnet18` names 
 GRID = 7  # side of the learned position map: what a stem of stride 32 makes of 224 px
 
 
+def backbone_name(arch: str) -> str:
+    """Return the name of the timm network in `hybrid-STEM` or `hybrid`; any other name as it is."""
+    kind, _, stem = arch.partition("-")
+    return (stem or STEM) if kind == HYBRID else arch
+
+
 class Hybrid(nn.Module):
     """Stem, encoder, attention pooling, classifier; works at any size that the stem takes.
 

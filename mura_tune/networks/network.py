@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from mura_tune.errors import InputError, MuraError
 from mura_tune.networks.cnn import SmallCNN
 from mura_tune.networks.device import autocast
-from mura_tune.networks.hybrid import HYBRID, STEM, Hybrid
+from mura_tune.networks.hybrid import HYBRID, Hybrid, backbone_name
 from mura_tune.networks.imagenet import (
     find_packaged_weights,
     load_packaged_weights,
     require_hub_weights,
     unreachable_weights,
 )
+from mura_tune.networks.normalisation import fold_normalisation, own_normalisation
 from mura_tune.networks.starts import IMAGENET, NONE, load_start
 from mura_tune.networks.weights import (
     check_finite_weights,
@@ -42,6 +43,7 @@ from mura_tune.recipe import SIZES
 from mura_tune.text import printable
 
 OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {"cnn": SmallCNN}
+ANY_SIDE = 224  # of a network that says nothing of its own
 MOST_OUTPUTS = 1000  # more areas than any dataset has
 # The methods that stages, freezing, heatmaps and the head need.
 TIMM_METHODS = ("forward_features", "forward_head", "get_classifier", "group_matcher")
@@ -136,6 +138,7 @@ def build_network(
     seed: int = 0,
     head: Callable[[int, int], nn.Module] | None = None,
     channels: int = 1,
+    normalisation: str = "common",
 ) -> Network:
     """Build a network with one grey input channel.
 
@@ -148,6 +151,8 @@ def build_network(
         seed: of the initial weights; the global generator is left as it was.
         head: makes a module for the classifier's place, from its numbers of inputs and outputs.
         channels: of a view; other programs feed a network 3.
+        normalisation: `own` folds the normalisation that RGB weights expect into one grey channel,
+            see `fold_normalisation`; `common` sums the channels of them all alike.
 
     Raises:
         InputError: an unknown name, a size it cannot take, weights out of reach, or some that do
@@ -156,9 +161,16 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         download = pretrained == IMAGENET
-        body = _create(arch, outputs, size=size, download=download, channels=channels)
-        if pretrained not in (IMAGENET, NONE):
-            load_start(body, _classifier(body)[0], pretrained, arch)
+        own = normalisation == "own"
+        body = _create(arch, outputs, size=size, download=download and not own, channels=channels)
+        fold = functools.partial(fold_normalisation, body, side=size or _side_of(arch))
+        if download and own:
+            rgb = _create(arch, outputs, size=size, download=True, channels=3).state_dict()
+            grey = fold(rgb, own_normalisation(arch))
+            check_tensor_names(grey, body.state_dict(), f"{arch} reads more than a grey channel")
+            body.load_state_dict(grey)
+        elif pretrained not in (IMAGENET, NONE):
+            load_start(body, _classifier(body)[0], pretrained, arch, fold if own else None)
         if head:
             _put_head(body, head, outputs)
         if size is not None:
@@ -235,10 +247,8 @@ def _create(
                 "write --set pretrained=none, or name a file of weights"
             )
         return OWN_NETWORKS[arch](num_classes=outputs, in_chans=channels)
-    kind, _, stem = arch.partition("-")
-    if kind == HYBRID:
-        body = _from_timm(stem or STEM, 0, size, download, channels)
-        return Hybrid(body, num_classes=outputs)
+    if (stem := backbone_name(arch)) != arch:
+        return Hybrid(_from_timm(stem, 0, size, download, channels), num_classes=outputs)
     return _from_timm(arch, outputs, size, download, channels)
 
 
@@ -266,6 +276,12 @@ def _from_timm(
     if packaged:
         load_packaged_weights(body, packaged, arch)
     return body
+
+
+def _side_of(arch: str) -> int:
+    """Return the pixels a side that a network was made for."""
+    about = timm.get_pretrained_cfg(backbone_name(arch)) if arch not in OWN_NETWORKS else None
+    return int(about.input_size[-1]) if about is not None else ANY_SIDE
 
 
 def _require_known(arch: str) -> None:

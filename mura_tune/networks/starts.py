@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from torch import Tensor, nn
 
 from mura_tune.config import Holdout
 from mura_tune.errors import InputError
-from mura_tune.networks.hybrid import HYBRID
+from mura_tune.networks.hybrid import backbone_name
 from mura_tune.networks.imagenet import find_packaged_weights
+from mura_tune.networks.normalisation import (
+    IMAGENET_NORMALISATION,
+    Normalisation,
+    own_normalisation,
+)
 from mura_tune.networks.weights import (
     check_finite_weights,
     check_tensor_names,
-    read_weights,
+    read_checkpoint,
     rename_tensors,
     sum_to_one_channel,
 )
@@ -26,7 +32,13 @@ from mura_tune.release_format.manifest import MANIFEST, WEIGHTS, Manifest, read_
 
 IMAGENET, NONE = "imagenet", "none"
 TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev splits
+# What our export in three channels, and the checkpoints of earlier projects whose form it has, hold
+# beside their weights: their pictures are normalised as ImageNet's are, whatever the network.
+CHECKPOINT_KEYS = frozenset({"recipe_digest", "threshold"})
 DIGEST_DIGITS = 16  # hex digits of a picture's sha256 that are stored there: 64 bits
+
+
+Fold = Callable[[Mapping[str, Tensor], Normalisation], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,13 @@ class StartProvenance:
     pictures: frozenset[str] | None
 
 
-def load_start(body: nn.Module, classifier: str, source: str, arch: str) -> None:
+def load_start(
+    body: nn.Module,
+    classifier: str,
+    source: str,
+    arch: str,
+    fold: Fold | None = None,
+) -> None:
     """Load every weight but the classifier's into `body`, verified key by key.
 
     Args:
@@ -53,15 +71,22 @@ def load_start(body: nn.Module, classifier: str, source: str, arch: str) -> None
             belong to another task and another head: they are left out.
         source: a file of weights, or the folder of a release.
         arch: the network's name, for messages.
+        fold: makes weights of three channels ones of a grey channel on our scale, see
+            `fold_normalisation`; a release's have one channel already. None sums the channels.
 
     Raises:
         InputError: no such file or folder, a damaged release or one of another network, a tensor
             that is missing, foreign or misshapen, by name, or one with a number that is not finite.
     """
     path = Path(source)
-    weights = read_weights(_weights_of(path, arch) if path.is_dir() else path)
+    weights, beside = read_checkpoint(_weights_of(path, arch) if path.is_dir() else path)
     fresh = body.state_dict()
     weights = rename_tensors(weights, fresh, path)
+    if fold is not None:
+        of_radiographs = not CHECKPOINT_KEYS.isdisjoint(beside)
+        weights = fold(
+            weights, IMAGENET_NORMALISATION if of_radiographs else own_normalisation(arch)
+        )
     head = f"{classifier}."
     expected = {name: value for name, value in fresh.items() if not name.startswith(head)}
     fitted = {
@@ -86,7 +111,7 @@ def start_digest(source: str, arch: str) -> str | None:
     if source == NONE:
         return None
     if source == IMAGENET:
-        packaged = find_packaged_weights(arch.removeprefix(f"{HYBRID}-"))
+        packaged = find_packaged_weights(backbone_name(arch))
         return sha256(packaged) if packaged else None
     path = Path(source)
     path = path / WEIGHTS if path.is_dir() else path

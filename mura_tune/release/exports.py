@@ -25,12 +25,11 @@ from mura_tune.errors import InputError, MuraError
 from mura_tune.files import EXPORTS, check_writable, replace_file
 from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import build_network, members_of
+from mura_tune.networks.normalisation import MEAN, RGB_MEAN, RGB_STD, STD
 from mura_tune.networks.weights import copy_tensors
-from mura_tune.release.legacy import RGB_MEAN, RGB_STD
 from mura_tune.release.release import Release
 from mura_tune.release.release_tasks import release_task
 from mura_tune.text import printable
-from mura_tune.training.batches import MEAN, STD
 
 EXPORT_TOLERANCE = 1e-4  # of an answer, between our network and what is exported
 SAME_AS_TORCHVISION = ("resnet", "densenet")  # timm gives these networks torchvision's names

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mura_tune.errors import InputError
 from mura_tune.networks.network import Network, build_network, outline_network
+from mura_tune.networks.normalisation import MEAN, RGB_MEAN, RGB_STD, STD
 from mura_tune.networks.weights import (
     check_finite_weights,
     check_tensor_names,
@@ -22,11 +23,6 @@ from mura_tune.release.release import Release, current_preprocessing
 from mura_tune.release_format.checksums import sha256
 from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import uncalibrated
-from mura_tune.training.batches import MEAN, STD
-
-# ImageNet's means and deviations, by which other programs normalise three channels. Their means
-# average to MEAN; that is what makes `exports.expand_to_three_channels` exact.
-RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 FILE_NAME = re.compile(r"(XR_[A-Za-z0-9]+)_FINAL")
 # What the file itself does not say: torchvision's DenseNet-121 at 224 px with one logit.

@@ -31,6 +31,7 @@ from mura_tune.networks.network import (
     members_of,
     restore_network,
 )
+from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.networks.starts import DIGEST_DIGITS
 from mura_tune.networks.weights import copy_tensors
 from mura_tune.release_format import checksums
@@ -47,7 +48,7 @@ from mura_tune.release_format.manifest import (
 )
 from mura_tune.strict import show_value
 from mura_tune.text import printable
-from mura_tune.training.batches import MEAN, STD, to_input
+from mura_tune.training.batches import to_input
 from mura_tune.training.tasks import task_of
 
 if TYPE_CHECKING:  # inference needs no table of studies

@@ -21,6 +21,7 @@ from torch import Tensor
 from mura_tune.data.pixels import MAPPED_ROWS, unmap_pages
 from mura_tune.metrics.estimates import Names
 from mura_tune.networks.device import pixel_memory
+from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.training.augment import augment, draw_uniform
 
 if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load pandas
@@ -132,10 +133,6 @@ def cut_into_batches(rows: RowNumbers, size: int) -> list[RowNumbers]:
     small for BatchNorm."""
     return np.array_split(rows, max(1, -(-len(rows) // size)))
 
-
-# One grey channel normalised by the mean of ImageNet's three means and deviations: with the RGB
-# stem summed this equals a grey image copied to three channels.
-MEAN, STD = 0.449, 0.226
 
 READ_AHEAD_BYTES = (
     8 * 2**20

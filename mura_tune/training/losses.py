@@ -15,9 +15,10 @@ from torch import Tensor
 
 from mura_tune.errors import InputError
 from mura_tune.networks.network import Network, is_map, run_steps, shape_of
+from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.recipe import Recipe
 from mura_tune.training.augment import ROTATION
-from mura_tune.training.batches import MEAN, STD, Split
+from mura_tune.training.batches import Split
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), labels (N,) -> mean loss ()
 ElementLoss = Callable[

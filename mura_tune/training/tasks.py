@@ -98,6 +98,7 @@ class Task:
             outputs=outputs,
             seed=recipe.seed,
             head=self.head,
+            normalisation=recipe.normalisation,
         )
         if recipe.head_init == "small":
             shrink_classifier(net.body.get_classifier(), outputs)

@@ -28,6 +28,7 @@ from mura_tune.evaluation.decision import Calibration
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import Ensemble, build_network
+from mura_tune.networks.normalisation import MEAN, RGB_MEAN, RGB_STD, STD
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.reading.readers import Predictor
 from mura_tune.release import exports
@@ -37,7 +38,6 @@ from mura_tune.release.release_tasks import AbnormalityReleases
 from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import parse_manifest, uncalibrated
 from mura_tune.release_format.schema import to_plain
-from mura_tune.training.batches import MEAN, STD
 from mura_tune.training.tasks import MULTI_TASK, ROUTER_TASK, Task
 
 QUICK = ["arch=cnn", "size=32", "pretrained=none"]
@@ -143,7 +143,7 @@ def test_a_padded_border_is_exact_in_three_channels() -> None:
     """A view of one bright level: all that its map varies by is what the padding did."""
     weight = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     grey = torch.full((1, 1, 6, 6), 0.9)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (exports.RGB_MEAN, exports.RGB_STD))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (RGB_MEAN, RGB_STD))
     ours = torch.conv2d((grey - MEAN) / STD, weight, padding=1)
     theirs = torch.conv2d((grey - mean) / std, exports.expand_to_three_channels(weight), padding=1)
     assert torch.allclose(ours, theirs, atol=1e-6)
@@ -392,9 +392,7 @@ def test_a_checkpoint_as_a_script_leaves_it_is_read(tmp_path: Path) -> None:
     theirs = build_network("cnn", size=32, channels=3).body.eval()
     theirs.load_state_dict(state)
     levels = x * STD + MEAN
-    mean, deviation = (
-        torch.tensor(v).view(1, 3, 1, 1) for v in (exports.RGB_MEAN, exports.RGB_STD)
-    )
+    mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (RGB_MEAN, RGB_STD))
     wrapped = {f"module.{name}": value for name, value in state.items()}
     other = checkpoint(
         tmp_path, model_state=wrapped, best_auc=np.float64(0.9), threshold=np.float64(0.4)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from mura_tune.errors import InputError
 from mura_tune.networks import imagenet
 from mura_tune.networks.network import build_network
+from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.networks.starts import start_digest
 
 LITE0 = "tf_efficientnet_lite0"
@@ -35,6 +37,25 @@ def test_the_body_is_the_packages_and_the_head_is_drawn(weights: Weights) -> Non
         else:
             one_channel = packaged.sum(1, keepdim=True) if name == "conv_stem.weight" else packaged
             assert torch.equal(value, one_channel), name
+
+
+@torch.inference_mode()
+def test_own_normalisation_makes_a_grey_picture_one_of_three_channels() -> None:
+    """timm names 0.5 and 0.5 for these weights; beside the picture is another grey."""
+    options: dict[str, Any] = {"pretrained": "imagenet", "size": 64}
+    rgb = build_network(LITE0, channels=3, **options).body.eval()
+    grey, summed = (
+        build_network(LITE0, normalisation=name, **options).body.eval()
+        for name in ("own", "common")
+    )
+    levels = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = rgb.bn1(rgb.conv_stem((levels.expand(-1, 3, -1, -1) - 0.5) / 0.5))[..., 1:-1, 1:-1]
+    x = (levels - MEAN) / STD
+    folded, before = (net.bn1(net.conv_stem(x))[..., 1:-1, 1:-1] for net in (grey, summed))
+    assert torch.allclose(folded, expected, atol=1e-4)
+    assert not torch.allclose(before, expected, atol=0.1)
+    same = {name: v for name, v in summed.state_dict().items() if name.startswith("blocks.")}
+    assert all(torch.equal(grey.state_dict()[name], value) for name, value in same.items())
 
 
 def test_a_hybrids_stem_is_the_packages(weights: Weights) -> None:

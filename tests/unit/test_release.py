@@ -13,13 +13,13 @@ import torch
 
 from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
+from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.reading.locate import locate_release
 from mura_tune.release.release import add_files, check_reference_logits, load_release, save_release
 from mura_tune.release.verify import inspect_release
 from mura_tune.release_format import checksums
 from mura_tune.release_format.entries import PreprocessingEntry, ThresholdEntry
 from mura_tune.release_format.manifest import parse_manifest, uncalibrated
-from mura_tune.training.batches import MEAN, STD
 
 PREPROCESSING = {"size": 32, "mean": MEAN, "std": STD}
 VALUES = {

@@ -2,19 +2,22 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from mura_tune.errors import InputError
 from mura_tune.networks import starts
 from mura_tune.networks.heads import AreaHead
 from mura_tune.networks.network import build_network
+from mura_tune.networks.normalisation import MEAN, STD
+from mura_tune.release.exports import expand_to_three_channels
 from mura_tune.release.release import save_release
 from mura_tune.release_format.manifest import Manifest, parse_manifest
-from mura_tune.training.batches import MEAN, STD
 
 
 def rgb(arch: str) -> torch.nn.Module:
@@ -54,6 +57,87 @@ def test_an_rgb_file_loads_summed_and_equals_grey_in_three_channels(
         )
     assert expected.std() > 1e-3
     assert torch.allclose(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def expects(arch: str) -> tuple[Tensor, Tensor]:
+    """The mean and deviation of each channel that timm names for its weights of a network."""
+    about = timm.get_pretrained_cfg(arch)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (about.mean, about.std))
+    return mean, std
+
+
+@torch.inference_mode()
+def first_maps(net: Any, layer: str, x: Tensor) -> Tensor:
+    """What a layer puts out, but for its border, where zeros beside the picture count."""
+    seen: list[Tensor] = []
+    hook = net.get_submodule(layer).register_forward_hook(lambda m, i, output: seen.append(output))
+    net.eval().forward_features(x)
+    hook.remove()
+    return seen[0][..., 2:-2, 2:-2] if seen[0].ndim == 4 else seen[0]
+
+
+# The constant of the fold goes into a bias, or into the statistics of a BatchNorm; RepVGG has two
+# layers side by side.
+@pytest.mark.parametrize(
+    ("arch", "layer"),
+    [
+        ("test_vit", "norm"),
+        ("test_convnext", "stages.0"),
+        ("test_resnet", "conv1.1"),
+        ("mobilevit_xxs", "stem"),
+        ("repvgg_a0", "stem"),
+    ],
+)
+def test_rgb_weights_answer_as_with_their_own_normalisation(
+    arch: str, layer: str, tmp_path: Path
+) -> None:
+    theirs = rgb(arch)
+    path = str(rgb_weights(tmp_path, arch=arch))
+    levels = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    mean, std = expects(arch)
+    expected = first_maps(theirs, layer, (levels - mean) / std)
+    folded, summed = (
+        first_maps(
+            build_network(arch, size=64, pretrained=path, normalisation=kind).body,
+            layer,
+            (levels - MEAN) / STD,
+        )
+        for kind in ("own", "common")
+    )
+    assert torch.allclose(folded, expected, atol=1e-4)
+    assert not torch.allclose(summed, expected, atol=1e-2)
+
+
+def test_a_stem_that_standardises_its_weights_is_summed_alone(tmp_path: Path) -> None:
+    """A factor on its weights changes nothing, and they sum to zero."""
+    path = str(rgb_weights(tmp_path, arch="test_nfnet"))
+    folded, summed = (
+        build_network("test_nfnet", size=64, pretrained=path, normalisation=kind).body.state_dict()
+        for kind in ("own", "common")
+    )
+    for name in ("stem.conv1.weight", "stem.conv1.bias"):
+        assert torch.allclose(folded[name], summed[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("arch", ["test_vit", "hybrid-test_resnet"])
+def test_weights_of_ours_are_not_folded(arch: str, tmp_path: Path) -> None:
+    """Neither one channel's nor those of our export in three, which names ImageNet's."""
+    body = build_network(arch, size=64, seed=3).body
+    grey = {n: v for n, v in body.state_dict().items() if not n.startswith(("head.", "fc."))}
+    torch.save(grey, tmp_path / "grey.pt")
+    rgb_of_ours = {
+        name: expand_to_three_channels(value) if value.ndim == 4 and value.shape[1] == 1 else value
+        for name, value in grey.items()
+    }
+    assert any(rgb_of_ours[name].shape != value.shape for name, value in grey.items())
+    about = {"arch": arch, "recipe_digest": "0123456789ab"}
+    torch.save({"model_state": rgb_of_ours, **about}, tmp_path / "export.pt")
+    for name in ("grey.pt", "export.pt"):
+        net = build_network(
+            arch, size=64, pretrained=str(tmp_path / name), normalisation="own", seed=1
+        )
+        for tensor, value in grey.items():
+            assert torch.allclose(net.body.state_dict()[tensor], value, atol=1e-6), tensor
 
 
 def test_a_vit_of_another_size_is_resampled(tmp_path: Path) -> None:
