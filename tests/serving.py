@@ -1,4 +1,4 @@
-"""HTTP servers for the time of a test: a plain one, and one whose every byte the test writes."""
+"""HTTP servers for tests: a plain one, one whose every byte the test writes, and the dashboard."""
 
 import contextlib
 import socket
@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from mura_tune.dashboard import app
 
 
 @contextlib.contextmanager
@@ -54,3 +56,18 @@ def running(server: socketserver.BaseServer) -> Iterator[None]:
     finally:
         server.shutdown()
         thread.join()
+
+
+def serve_dashboard(url: str, **options: Any) -> str:
+    """The address of a dashboard that a thread serves until the tests end."""
+    ready, found = threading.Event(), []
+
+    def tell(where: str) -> None:
+        found.append(where)
+        ready.set()
+
+    threading.Thread(
+        target=app.serve, args=(url, "127.0.0.1", 0, tell), kwargs=options, daemon=True
+    ).start()
+    assert ready.wait(30)
+    return found[0]

@@ -45,30 +45,10 @@ class TrialCharts:
     """
 
     def __init__(self) -> None:
-        figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
-        self._canvas = FigureCanvasAgg(figure)
-        grid = figure.add_gridspec(
-            1,
-            3,
-            left=0.062,
-            right=0.99,
-            top=0.89,
-            bottom=0.13,
-            wspace=0.27,
-            width_ratios=(1.25, 1, 0.95),
-        )
-        halves = grid[0].subgridspec(2, 1, hspace=0.12, height_ratios=(1.5, 1))
-        self._scores, self._losses, self._roc, self._matrix = (
-            figure.add_subplot(place) for place in (halves[0], halves[1], grid[1], grid[2])
-        )
-        for axes, x, y, beside in (
-            (self._scores, "", "dev study AUC", (0.0, 0.125)),
-            (self._losses, "epoch", "train loss", (0.22, 0.125)),
-            (self._roc, "false positive rate", "true positive rate", (0.085, 0.14)),
-            (self._matrix, "called", "labelled", (0.085, 0.09)),
-        ):
-            style_axes(axes, x, y, beside)
-        self._scores.tick_params(labelbottom=False)
+        self._canvas, axes = _make_axes("dev study AUC", wspace=0.27, width_ratios=(1.25, 1, 0.95))
+        self._scores, self._losses, self._roc, self._matrix = axes
+        style_axes(self._roc, "false positive rate", "true positive rate", (0.085, 0.14))
+        style_axes(self._matrix, "called", "labelled", (0.085, 0.09))
         quarters = FixedLocator([0, 0.25, 0.5, 0.75, 1])
         self._roc.set(xlim=(-0.015, 1), ylim=(0, 1.015))
         self._matrix.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5))  # normal above abnormal
@@ -214,6 +194,30 @@ def write_title(axes: Axes, text: str) -> None:
     axes.set_title(text, size=11, c=INK, loc="left", y=1.0, pad=9, weight="bold")
 
 
+def _make_axes(
+    score: str, *, wspace: float, width_ratios: Sequence[float]
+) -> tuple[FigureCanvasAgg, list[Axes]]:
+    """A canvas and its axes: of the score, of the loss below it, and of each further column."""
+    figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
+    grid = figure.add_gridspec(
+        1,
+        len(width_ratios),
+        left=0.062,
+        right=0.99,
+        top=0.89,
+        bottom=0.13,
+        wspace=wspace,
+        width_ratios=width_ratios,
+    )
+    halves = grid[0].subgridspec(2, 1, hspace=0.12, height_ratios=(1.5, 1))
+    columns = [grid[column] for column in range(1, len(width_ratios))]
+    axes = [figure.add_subplot(place) for place in (halves[0], halves[1], *columns)]
+    style_axes(axes[0], "", score, (0.0, 0.125))
+    style_axes(axes[1], "epoch", "train loss", (0.22, 0.125))
+    axes[0].tick_params(labelbottom=False)
+    return FigureCanvasAgg(figure), axes
+
+
 def style_axes(axes: Axes, x: str, y: str, beside: tuple[float, float]) -> None:
     """Give a chart the style of all: its axes named, a faint grid, no box.
 
@@ -236,29 +240,9 @@ class AreaCharts:
     """Draws one trial after another on the same axes, as `TrialCharts` does."""
 
     def __init__(self) -> None:
-        figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
-        self._canvas = FigureCanvasAgg(figure)
-        grid = figure.add_gridspec(
-            1,
-            2,
-            left=0.062,
-            right=0.99,
-            top=0.89,
-            bottom=0.13,
-            wspace=0.32,
-            width_ratios=(1, 1.4),
-        )
-        halves = grid[0].subgridspec(2, 1, hspace=0.12, height_ratios=(1.5, 1))
-        self._scores, self._losses, self._matrix = (
-            figure.add_subplot(place) for place in (halves[0], halves[1], grid[1])
-        )
-        for axes, x, y, beside in (
-            (self._scores, "", "dev study accuracy", (0.0, 0.125)),
-            (self._losses, "epoch", "train loss", (0.22, 0.125)),
-            (self._matrix, "called", "shows", (0.105, 0.17)),
-        ):
-            style_axes(axes, x, y, beside)
-        self._scores.tick_params(labelbottom=False)
+        self._canvas, axes = _make_axes("dev study accuracy", wspace=0.32, width_ratios=(1, 1.4))
+        self._scores, self._losses, self._matrix = axes
+        style_axes(self._matrix, "called", "shows", (0.105, 0.17))
         self._matrix.grid(visible=False)
 
     def draw(self, fits: Fits, accuracy: Estimate, monitor: str) -> Image.Image:

@@ -19,6 +19,7 @@ import optuna
 import pytest
 from browser import browser_page
 from conftest import CPU, TINY, Ran
+from serving import serve_dashboard
 
 from mura_tune import config
 from mura_tune.dashboard import app, notes, search_charts, server
@@ -43,21 +44,6 @@ LONG = r"\d\.\d{7,}"  # nobody knows an AUC to seven digits
 LOADED = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
 
 
-def served(url: str, **options: Any) -> str:
-    """The address of a board that a thread serves until the tests end."""
-    ready, found = threading.Event(), []
-
-    def tell(where: str) -> None:
-        found.append(where)
-        ready.set()
-
-    threading.Thread(
-        target=app.serve, args=(url, "127.0.0.1", 0, tell), kwargs=options, daemon=True
-    ).start()
-    assert ready.wait(30)
-    return found[0]
-
-
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> str:
     """URL of a study of two trials that nobody trained."""
@@ -71,7 +57,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def address(studies: str) -> str:
     """Where a board over it answers."""
-    return served(studies)
+    return serve_dashboard(studies)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +130,7 @@ def test_the_study_page_shows_its_trials_in_a_browser(address: str) -> None:
 
 def test_a_trials_page_shows_its_pictures(pictured: tuple[str, Path]) -> None:
     url, folder = pictured
-    address = served(url, artifacts=folder)
+    address = serve_dashboard(url, artifacts=folder)
     with browser_page(address) as page:
         page.goto(f"{address}dashboard/studies/1/trials?numbers=3")
         page.locator("img").first.wait_for()
@@ -163,7 +149,7 @@ def test_a_trials_page_shows_its_pictures(pictured: tuple[str, Path]) -> None:
 
 def test_the_studys_pages_show_its_note_and_plots(pictured: tuple[str, Path]) -> None:
     url, folder = pictured
-    address = served(url, artifacts=folder)
+    address = serve_dashboard(url, artifacts=folder)
     with browser_page(address) as page:
         page.goto(f"{address}dashboard/studies/1/note")
         page.get_by_text("make finalize AREA=XR_WRIST").wait_for()
@@ -191,7 +177,7 @@ def test_the_studys_pages_show_its_note_and_plots(pictured: tuple[str, Path]) ->
 
 def test_an_artifact_is_for_this_page_only_and_runs_nothing(pictured: tuple[str, Path]) -> None:
     url, folder = pictured
-    address = served(url, artifacts=folder)
+    address = serve_dashboard(url, artifacts=folder)
     study = optuna.load_study(study_name="XR_WRIST", storage=open_storage(url))
     trial = study.trials[0]
     metas = optuna.artifacts.get_all_artifact_meta(trial, storage=study._storage)
@@ -235,7 +221,7 @@ def test_a_writable_board_takes_edits(address: str, studies: str) -> None:
     with pytest.raises(urllib.error.HTTPError, match="403") as refused:
         edit(address)
     refused.value.close()
-    assert edit(served(url, writable=True)) == 204
+    assert edit(serve_dashboard(url, writable=True)) == 204
     assert "deletes" in app.writable_warning("127.0.0.1")
     assert "whoever reaches 0.0.0.0" in app.writable_warning("0.0.0.0")
 
@@ -244,7 +230,7 @@ def test_eight_workers_write_while_a_page_polls(tmp_path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = url_of(str(tmp_path / "studies.db"))
     optuna.create_study(storage=open_storage(url, create=True), study_name="S")
-    address = served(url, artifacts=tmp_path)
+    address = serve_dashboard(url, artifacts=tmp_path)
 
     def work(_: int) -> None:
         study = optuna.load_study(study_name="S", storage=open_storage(url))
@@ -369,7 +355,7 @@ def test_what_optuna_dashboard_fails_at_is_one_line(
     studies: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lines: list[str] = []
-    address = served(studies, writable=True, report=lines.append)
+    address = serve_dashboard(studies, writable=True, report=lines.append)
     host = f"Host: localhost:{port_of(address)}"
     for _ in range(2):
         assert answer_to(address, "POST /api/trials/1/tell HTTP/1.1", host)[0] == 500
@@ -380,7 +366,7 @@ def test_what_optuna_dashboard_fails_at_is_one_line(
 
 def test_idle_connections_do_not_hold_up_a_page(studies: str) -> None:
     before = threading.active_count()
-    address = served(studies)
+    address = serve_dashboard(studies)
     with contextlib.ExitStack() as stack:
         for number in range(server.THREADS + 40):
             idle = stack.enter_context(socket.create_connection(("127.0.0.1", port_of(address))))

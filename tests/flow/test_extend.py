@@ -1,24 +1,84 @@
 """The page about extensions is true: its blocks are applied to a copy, and its commands run."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from extensions import SECTIONS, extend, heading
 
 ROOT = Path(__file__).parents[2]
+# Runs the commands of each copy in a process of its own, forked where torch is imported already;
+# mura_tune is imported after the fork, from the copy. A line of stdin is a copy, the folder to run
+# in and the commands; a line of stdout is how the process ended, after what it said.
+COMMANDS = """
+import json, os, sys
+import matplotlib.figure, optuna, pandas, sklearn.metrics, sqlalchemy, timm, torch
+for line in sys.stdin:
+    copy, folder, commands = json.loads(line)
+    if pid := os.fork():
+        print(f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}", flush=True)
+        continue
+    os.environ["PYTHONPATH"] = copy
+    sys.path.insert(0, copy)
+    os.chdir(folder)
+    from mura_tune.launch import mura
+    assert sys.modules["mura_tune"].__file__.startswith(copy)
+    for sys.argv in commands:
+        try:
+            mura()
+        except SystemExit as end:
+            if end.code:
+                sys.stdout.flush()
+                os._exit(end.code)
+    sys.stdout.flush()
+    os._exit(0)
+"""
+Commands = Callable[[Path, Path, list[str]], tuple[str, str]]
+
+
+def environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("MURA_") and k != "PYTHONPATH"}
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    """Runs command lines with the code of a copy in a folder: what they said, how they ended."""
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMANDS],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def call(copy: Path, folder: Path, lines: list[str]) -> tuple[str, str]:
+            said = ""
+            job = [str(copy), str(folder), [line.split() for line in lines]]
+            print(json.dumps(job), file=process.stdin, flush=True)
+            for line in process.stdout:
+                if line.startswith("ended "):
+                    return said, line.removeprefix("ended ").strip()
+                said += line
+            return said, "gone"
+
+        yield call
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The project as it is, without what tools leave beside it."""
+    """The project as it is, compiled as far as it was."""
     folder = tmp_path / "project"
     folder.mkdir()
     for name in ("mura_tune", "studies", "tests/design"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)
     for path in ROOT.iterdir():
         if path.suffix in (".md", ".toml"):
             shutil.copy(path, folder)
@@ -26,19 +86,25 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=heading)
-def test_what_the_page_adds_works(section: str, copy: Path, phantoms: Path, tmp_path: Path) -> None:
+def test_what_the_page_adds_works(
+    section: str, copy: Path, phantoms: Path, tmp_path: Path, commands: Commands
+) -> None:
     (tmp_path / "phantoms").symlink_to(phantoms)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MURA_")}
-    environment["PYTHONPATH"] = str(copy)
+    lines = extend(section, copy)
+    assert lines
+    assert [line for line in lines if not line.startswith("mura ")] == []
+    said, code = commands(copy, tmp_path, lines)
+    assert code == "0", said[-3000:]
 
-    def call(*words: str, cwd: Path = tmp_path) -> None:
-        ran = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
 
-    commands = extend(section, copy)
-    assert commands
-    for line in commands:
-        program, *words = line.split()
-        assert program == "mura"
-        call(sys.executable, "-c", "from mura_tune.launch import mura; mura()", *words)
-    call(sys.executable, "-m", "pytest", "-q", "tests/design/test_house.py", cwd=copy)
+def test_all_that_the_page_adds_obeys_the_design_rules(copy: Path) -> None:
+    for section in SECTIONS:
+        extend(section, copy)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/design/test_house.py"],
+        cwd=copy,
+        env=environment() | {"PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]

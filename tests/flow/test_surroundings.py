@@ -13,6 +13,7 @@ from conftest import TINY, Ran
 from surroundings import closed, full, missing, read_only
 
 from mura_tune.cli import mura
+from mura_tune.phantoms.dataset import write_phantoms
 
 Fault = Callable[[Path], AbstractContextManager[None]]
 DATA, RUNS, RELEASES, OUT = "DATA", "RUNS", "RELEASES", "OUT"
@@ -97,13 +98,13 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def built(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms, a search of one trial, and its release. Tests only copy them.
 
     The trial has no pictures: those that `delete` removes first would give a full disk room.
     """
     root = tmp_path_factory.mktemp("world")
-    shutil.copytree(phantoms, root / DATA)
+    write_phantoms(root / DATA, areas=("XR_HAND", "XR_WRIST"), patients=16, size=64)
     data, runs = f"--data={root / DATA}", f"--runs={root / RUNS}"
     for args in (
         ["tune", "XR_WRIST", data, runs, "--trials=1", "--no-artifacts", *TINY, SINGLE],

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Shell, until
 from conftest import Ran
+from serving import serve_dashboard
 
+from mura_tune.database.urls import url_of
 from mura_tune.recipe import complete_values
 
 STORED = Path(__file__).parent / "before-second-plan"
@@ -163,26 +164,15 @@ def test_its_cache_is_used_where_it_was_copied_to(run: Run, stored: Path) -> Non
     assert [file.read_bytes() for file in home.glob("pixels-*.npy")] == [bytes(changed)]
 
 
-def test_its_database_is_shown_by_the_dashboard(stored: Path, run: Run) -> None:
-    command = Shell(["dashboard", "--port=0"], stored / "log")
-    try:
+def test_its_database_is_shown_by_the_dashboard(stored: Path) -> None:
+    address = serve_dashboard(url_of(str(stored / "runs" / "studies.db")))
 
-        def address() -> str:
-            found = re.search(r"http://127\.0\.0\.1:\d+", command.log.read_text())
-            return found[0] if found else ""
+    def asked(path: str) -> Any:
+        with urllib.request.urlopen(f"{address}/api/{path}", timeout=30) as answer:
+            return json.loads(answer.read())
 
-        until(lambda: bool(address()), 60, command.log.read_text)
-
-        def asked(path: str) -> Any:
-            with urllib.request.urlopen(f"{address()}/api/{path}", timeout=30) as answer:
-                return json.loads(answer.read())
-
-        searches = {
-            one["study_name"]: one["study_id"] for one in asked("studies")["study_summaries"]
-        }
-        assert set(searches) == set(EXPECTED["trials"])
-        for name, trials in EXPECTED["trials"].items():
-            shown = asked(f"studies/{searches[name]}")["trials"]
-            assert [trial["state"].lower() for trial in shown] == [row["state"] for row in trials]
-    finally:
-        command.end()
+    searches = {one["study_name"]: one["study_id"] for one in asked("studies")["study_summaries"]}
+    assert set(searches) == set(EXPECTED["trials"])
+    for name, trials in EXPECTED["trials"].items():
+        shown = asked(f"studies/{searches[name]}")["trials"]
+        assert [trial["state"].lower() for trial in shown] == [row["state"] for row in trials]
