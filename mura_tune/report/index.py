@@ -41,7 +41,7 @@ PUBLISHED = {
 _NOTE = (
     "Scores of others are over all areas, as they were published, without intervals. The hidden "
     "test set and the published valid split differ a lot (hand: kappa 0.85 and 0.55), and scores "
-    "on another data set say nothing about MURA: compare within one set only."
+    "on another dataset say nothing about MURA: compare within one set only."
 )
 
 
@@ -96,9 +96,9 @@ class ListedRelease:
 
     @property
     def measured_on(self) -> str:
-        """The data set that its scores belong to."""
+        """The dataset that its scores belong to."""
         stored = self.manifest.data.name if self.manifest.has("data") else None
-        name = stored or f"the data set of {self.folder}"
+        name = stored or f"the dataset of {self.folder}"
         return f"the published valid split of {name}"
 
 
@@ -201,7 +201,7 @@ def _read_manifest(place: Path) -> Manifest:
 
 
 def _group_releases(releases: Sequence[ListedRelease]) -> dict[str, list[ResultTable]]:
-    """Releases by the data set that their scores belong to: first those that tell normal from
+    """Releases by the dataset that their scores belong to: first those that tell normal from
     abnormal, then those that tell areas apart."""
     groups: dict[str, list[ListedRelease]] = {}
     for release in releases:

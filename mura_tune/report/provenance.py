@@ -90,8 +90,8 @@ def describe_provenance(manifest: Manifest) -> Provenance:
 
 
 def data_set_name(manifest: Manifest) -> str:
-    """What the data set of a release is called."""
-    return manifest.data.name or "the data set"
+    """What the dataset of a release is called."""
+    return manifest.data.name or "the dataset"
 
 
 def _count_judges(manifest: Manifest, settings: SearchConfig) -> int | None:

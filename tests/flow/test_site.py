@@ -70,7 +70,7 @@ def test_search_answers_and_no_other_address_is_asked(address: str) -> None:
 
 def test_search_finds_an_option_by_its_name_with_dashes(address: str) -> None:
     with browser_page(address) as page:
-        for query in ("--warm-start", "tune --warm-start"):
+        for query in ("--warm-start", "tune --every-area"):
             page.goto(f"{address}index.html?q={query.replace(' ', '+')}")
             page.click("input[name=query]")
             found = ".md-search-result__item a[href*='reference/commands.html'][href$='#mura-tune']"
