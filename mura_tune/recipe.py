@@ -20,6 +20,7 @@ OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
 HEAD_INITS = ("random", "small", "prior")
 KEEPS = ("best", "last")
+BATCH_NORMS = ("batch", "start")
 NORMALISATIONS = ("common", "own")
 SOLVERS = ("steps", "lbfgs")
 SIZES = range(16, 1024 + 1)  # pixels a side
@@ -31,6 +32,7 @@ CHOICES = {
     "monitor": MONITORS,
     "head_init": HEAD_INITS,
     "keep": KEEPS,
+    "batch_norm": BATCH_NORMS,
     "normalisation": NORMALISATIONS,
 }
 # Fields whose legal values depend on one another: a search is refused if it could combine
@@ -134,6 +136,7 @@ class Recipe:
     aux_weight: float = 0.0  # of the area's loss in the multi-task loss
     head_init: str = "random"  # of HEAD_INITS: the classifier's first weights
     keep: str = "best"  # of KEEPS: the epoch whose weights, and dev score, a run ends with
+    batch_norm: str = "batch"  # of BATCH_NORMS: whose statistics normalise in training
     ema: float = 0.0  # epochs, the time constant of the average of weights that is kept; 0 = none
     normalisation: str = "common"  # of NORMALISATIONS: the input that RGB weights are made for
 
@@ -210,6 +213,11 @@ class Recipe:
         return (
             (solved, self.finetune) if self.finetune.epochs and self.finetune.depth else (solved,)
         )
+
+    @property
+    def frozen_statistics(self) -> bool:
+        """Whether BatchNorm normalises by its start's statistics; without a start it has none."""
+        return self.batch_norm == "start" and self.pretrained != "none"
 
     @property
     def epochs(self) -> int:

@@ -80,6 +80,7 @@ class Network(nn.Module):
         self.body: Any = body  # torch types its methods, timm's, as Tensor or Module
         self.head, self.stages = _stages(body)
         self._frozen: list[nn.Module] = []
+        self._norms: list[nn.Module] = []
         self.set_depth(len(self.stages))
 
     def forward(self, x_nchw: Tensor) -> Tensor:
@@ -116,15 +117,24 @@ class Network(nn.Module):
         self.train(self.training)
         return depth
 
+    def freeze_statistics(self) -> None:
+        """Let every BatchNorm layer normalise by the statistics that it has now, in training too.
+
+        Its scale and offset still train with their stage.
+        """
+        kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+        self._norms = [module for module in self.body.modules() if isinstance(module, kinds)]
+        self.train(self.training)
+
     def distance(self, name: str) -> int:
         """Return how many stages below the head a parameter is: 1 in the last, 0 in the head."""
         stages = (index for index, stage in enumerate(self.stages) if name in stage)
         return len(self.stages) - next(stages, len(self.stages))
 
     def train(self, mode: bool = True) -> Network:
-        """Set training mode, except for frozen stages, whose BatchNorm statistics would drift."""
+        """Set training mode, except for frozen stages and frozen statistics, which would drift."""
         super().train(mode)
-        for module in self._frozen:
+        for module in (*self._frozen, *self._norms):
             module.eval()
         return self
 

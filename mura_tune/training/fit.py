@@ -170,6 +170,8 @@ def fit(
     device = next(net.parameters()).device
     targets = task.targets(train).to(device)
     torch.manual_seed(recipe.seed)  # dropout
+    if recipe.frozen_statistics:
+        net.freeze_statistics()
     epochs: list[Epoch] = []
     kept: Epoch | None = None
     weights: dict[str, Tensor] = {}

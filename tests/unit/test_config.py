@@ -399,9 +399,10 @@ def test_the_digest_follows_every_field() -> None:
             "head.solver=lbfgs",
             "keep=last",
             "ema=1.0",
+            "batch_norm=start",
         )
     ]
-    assert len({recipe.digest, *(r.digest for r in changed)}) == 14
+    assert len({recipe.digest, *(r.digest for r in changed)}) == 15
     assert recipe.digest == config.load_config("XR_HAND").recipe.digest
 
 

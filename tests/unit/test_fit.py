@@ -206,3 +206,15 @@ def test_an_average_of_two_steps_is_what_its_formula_says() -> None:
     with average.applied():
         assert torch.allclose(net.body.fc.weight, expected)
     assert torch.equal(net.body.fc.weight, first + 3.0)
+
+
+@pytest.mark.parametrize(("pretrained", "moves"), [("imagenet", False), ("none", True)])
+def test_statistics_of_a_start_stay_where_the_recipe_says_so(pretrained: str, moves: bool) -> None:
+    given = recipe(batch_norm="start", pretrained=pretrained, keep="last")
+    before = {k: v.clone() for k, v in build_network("cnn", seed=0).body.state_dict().items()}
+    net, _ = run(given)
+    after = net.body.state_dict()
+    statistics = [name for name in before if name.endswith("running_mean")]
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) is not moves for name in statistics)
+    assert all(not torch.equal(before[n], after[n]) for n in before if n.endswith(".weight"))

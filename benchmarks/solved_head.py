@@ -1,0 +1,81 @@
+"""Is a solved head as good as a stepped one, alone and after fine-tuning, and what does it cost?
+
+Run: .venv/bin/python benchmarks/solved_head.py --real DATA [--quick] [--out FILE]. Runs that differ
+by `head.solver` and `batch_norm` alone (see `epoch_runs.py`): AUC after the head phase, and after
+the last epoch; seconds of the head phase. Differences are paired by fold, with Student's t
+interval over the folds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from epoch_runs import SETTINGS, VARIANTS, Run, make_runs
+from measure import REAL, arguments, opened
+from scipy.stats import t as student
+
+FIRST = "steps, batch"  # what recipes did before
+Number = Callable[[Run], float]
+NUMBERS: dict[str, Number] = {
+    "test AUC of the head alone": lambda run: run.test[0],
+    "dev AUC of the head alone": lambda run: run.dev[0],
+    "test AUC after the last epoch": lambda run: run.test[-1],
+    "dev AUC after the last epoch": lambda run: run.dev[-1],
+}
+
+
+def values_by_fold(runs: Sequence[Run], variant: str, number: Number) -> np.ndarray:
+    """A number of the runs of one variant, in the order of the folds."""
+    own = sorted((run for run in runs if run.variant == variant), key=lambda run: run.fold)
+    return np.array([number(run) for run in own])
+
+
+def interval(differences: np.ndarray) -> str:
+    """The mean and its 95 % t interval."""
+    n, mean = len(differences), float(differences.mean())
+    if n < 2:
+        return f"difference {mean:+.3f}"
+    half = float(student.ppf(0.975, n - 1) * differences.std(ddof=1) / n**0.5)
+    return f"difference {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--real", type=Path, default=REAL, help="the real radiographs' folder")
+    parser.add_argument(
+        "--runs", type=Path, help="finished runs, a line each: it goes on from them"
+    )
+    parser.add_argument("--folds", type=int, default=5, help="how many of the five folds")
+    parser.add_argument("--most", type=int, default=1000, help="new runs of this call")
+    given = opened(parser)
+    with tempfile.TemporaryDirectory() as name:
+        folder = given.runs.parent if given.runs else Path(name)
+        file = given.runs or folder / "runs.jsonl"
+        folds = 1 if given.quick else given.folds
+        runs = make_runs(file, given.real, folder, quick=given.quick, folds=folds, most=given.most)
+    print("one epoch of the head, four of fine-tuning to depth 2")
+    for network, setting in SETTINGS.items():
+        own = [run for run in runs if run.network == network]
+        whole = [f for f in range(folds) if sum(r.fold == f for r in own) == len(VARIANTS)]
+        own = [run for run in own if run.fold in whole]
+        if len(setting.variants) < len(VARIANTS) or not own:
+            continue
+        print(f"\n{network}: {len(whole)} folds; differences from {FIRST!r}")
+        for what, number in NUMBERS.items():
+            print(what)
+            first = values_by_fold(own, FIRST, number)
+            for variant in VARIANTS:
+                values = values_by_fold(own, variant, number)
+                print(f"{variant:>16}: {values.mean():.3f}, {interval(values - first)}")
+        print("seconds of the head phase, median")
+        for variant in VARIANTS:
+            seconds = [run.head_seconds for run in own if run.variant == variant]
+            print(f"{variant:>16}: {statistics.median(seconds):.1f}")
+
+
+if __name__ == "__main__":
+    main()
