@@ -32,23 +32,21 @@ from mura_tune.networks.weights import copy_tensors
 # A network, and a layer behind which the fold is whole.
 UNPADDED = (
     ("vit_tiny_patch16_224", "patch_embed"),
-    ("vit_base_patch16_clip_224", "patch_embed"),
-    ("vit_base_patch14_reg1_tipsv2", "patch_embed"),
+    ("vit_xsmall_patch16_clip_224", "norm_pre"),
     ("eva02_tiny_patch14_224", "patch_embed"),
-    ("beit_base_patch16_224", "patch_embed"),
-    ("mixer_b16_224", "stem"),
+    ("flexivit_small", "patch_embed"),
+    ("vit_pwee_patch16_reg1_gap_256", "patch_embed"),
+    ("mixer_s32_224", "stem"),
     ("convnext_zepto_rms", "stem"),
-    ("legacy_xception", "bn1"),
     ("inception_v3", "Conv2d_1a_3x3"),
+    ("vit_base_mci_224", "patch_embed.backbone"),
 )
 PADDED = (
     ("tf_efficientnet_lite0", "bn1"),
     ("tf_efficientnet_lite1", "bn1"),
     ("resnet18", "bn1"),
     ("efficientnet_b1", "bn1"),
-    ("mobilenetv3_large_150d", "bn1"),
-    ("coatnet_0_224", "stem.norm1"),
-    ("mobilevit_s", "stem"),
+    ("mobilevitv2_050", "stem"),
     ("fastvit_mci0", "stem.0"),
     ("tresnet_m", "body.conv1"),
 )
@@ -62,7 +60,7 @@ GROUPS = (
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--images", type=int, default=16, help="real radiographs")
+    parser.add_argument("--images", type=int, default=8, help="real radiographs")
     given = opened(parser)
     given.images = 4 if given.quick else given.images
     paths = sorted(REAL.glob("valid/*/*/*/*.png"))[: given.images]

@@ -15,6 +15,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mura_tune.networks.hybrid import backbone_name
@@ -61,17 +62,19 @@ def fold_normalisation(
     With u ours, channel c reads (STD u + MEAN - mean_c) / std_c. Each channel's weights therefore
     count STD / std_c times, and are summed; what is left is a constant of each output, the weights'
     sum times (MEAN - mean_c) / std_c. It goes into the layer's bias, or off the running mean of
-    the BatchNorm behind it. The answers are equal except where a layer pads with zeros, which mean
-    another grey there and here.
+    the BatchNorm behind it, or, in a CLIP's Transformer, into what the position embedding adds to
+    each patch. The answers are equal except where a layer pads with zeros, which mean another grey
+    there and here.
 
-    A layer that has neither, such as the stem of a ResNetV2, loses the constant: it would need a
-    tensor that timm's network lacks. A layer that standardises its weights is summed alone.
+    A layer that has none of these, such as the stem of a ResNetV2, loses the constant: it would
+    need a tensor that timm's network lacks. A layer that standardises its weights is summed alone.
 
     Args:
         body: the grey network. It runs once, to see what follows its first layers.
         weights: by the names of `body`; those that read one channel already stay as they are.
         side: pixels a side of an image that `body` takes.
     """
+    timms: Any = body  # torch types its attributes as Tensor or Module
     folded = dict(weights)
     grey = body.state_dict()
     stems = {
@@ -94,7 +97,22 @@ def fold_normalisation(
             folded[bias] = _like(weights[bias], weights[bias] + constant)
         elif mean in weights:
             folded[mean] = _like(weights[mean], weights[mean] - constant)
+        elif name == "patch_embed.proj" and _adds_positions(body) and "pos_embed" in weights:
+            at_patches = grey["pos_embed"].shape[1] - timms.patch_embed.num_patches
+            positions = weights["pos_embed"].double()
+            positions[:, at_patches:] += constant
+            folded["pos_embed"] = _like(weights["pos_embed"], positions)
     return folded
+
+
+def _adds_positions(body: nn.Module) -> bool:
+    """Whether a position embedding is added to just what `patch_embed.proj` puts out."""
+    timms: Any = body
+    return (
+        isinstance(body, VisionTransformer)
+        and isinstance(timms.pos_embed, nn.Parameter)
+        and isinstance(timms.patch_embed.norm, nn.Identity)
+    )
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:

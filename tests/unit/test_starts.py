@@ -76,29 +76,28 @@ def first_maps(net: Any, layer: str, x: Tensor) -> Tensor:
     return seen[0][..., 2:-2, 2:-2] if seen[0].ndim == 4 else seen[0]
 
 
-# The constant of the fold goes into a bias, or into the statistics of a BatchNorm; RepVGG has two
-# layers side by side.
+# The constant of the fold goes into a bias, into the statistics of a BatchNorm, or, in CLIP's
+# Transformers, into the position embedding.
 @pytest.mark.parametrize(
-    ("arch", "layer"),
+    ("arch", "layer", "size"),
     [
-        ("test_vit", "norm"),
-        ("test_convnext", "stages.0"),
-        ("test_resnet", "conv1.1"),
-        ("mobilevit_xxs", "stem"),
-        ("repvgg_a0", "stem"),
+        ("test_vit", "norm", 64),
+        ("vit_xsmall_patch16_clip_224", "norm", 224),
+        ("test_convnext", "stages.0", 64),
+        ("test_resnet", "conv1.1", 64),
     ],
 )
 def test_rgb_weights_answer_as_with_their_own_normalisation(
-    arch: str, layer: str, tmp_path: Path
+    arch: str, layer: str, size: int, tmp_path: Path
 ) -> None:
     theirs = rgb(arch)
     path = str(rgb_weights(tmp_path, arch=arch))
-    levels = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    levels = torch.rand(2, 1, size, size, generator=torch.Generator().manual_seed(0))
     mean, std = expects(arch)
     expected = first_maps(theirs, layer, (levels - mean) / std)
     folded, summed = (
         first_maps(
-            build_network(arch, size=64, pretrained=path, normalisation=kind).body,
+            build_network(arch, size=size, pretrained=path, normalisation=kind).body,
             layer,
             (levels - MEAN) / STD,
         )
