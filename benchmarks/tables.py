@@ -88,6 +88,58 @@ def coverage() -> str:
     return _table("patients | score | interval | coverage | mean width", lines)
 
 
+def calibration() -> str:
+    """Calibration on new studies, as few dev patients choose it."""
+    return _decisions(
+        {
+            "slope": "calibration slope (1 is right)",
+            "log-loss above the least": "log-loss above the least there is",
+        }
+    )
+
+
+def thresholds() -> str:
+    """Operating points on new studies, as few dev patients choose them."""
+    return _decisions(
+        {
+            "Youden index, recommended": "recommended: Youden index",
+            "kappa, recommended": "recommended: kappa",
+            "sensitivity of `sensitivity_90`": "sensitivity_90: sensitivity",
+            "draws below .90": "  share of draws below .90",
+        }
+    )
+
+
+def doubt() -> str:
+    """The band of doubt on new studies, as few dev patients choose it."""
+    return _decisions(
+        {
+            "promised": "band: share of draws that promise .10",
+            "broken": "  of these, error on new studies above .10",
+            "abstained": "  of these, share abstained",
+        }
+    )
+
+
+def _decisions(columns: dict[str, str]) -> str:
+    """Rows of `decision.txt`, before and now, for each network and number of dev patients."""
+    lines = []
+    blocks = re.split(r"^(.+): a pool of .*\n", _text("decision"), flags=re.MULTILINE)
+    for title, block in zip(blocks[1::2], blocks[2::2], strict=True):
+        for n in dict.fromkeys(re.findall(r"^ +(\d+)  ", block, re.MULTILINE)):
+            cells: list[str] = []
+            for row in columns.values():
+                found = re.search(
+                    rf"^ +{n}  {re.escape(row)}  +(\S.*?)  +(\S.*)$", block, re.MULTILINE
+                )
+                if found is None:
+                    raise ValueError(f"results/decision.txt has no row {row!r} of {n} patients")
+                cells += found.groups()
+            lines.append(f"| {title} | {n} | {' | '.join(cells)} |")
+    heads = [f"{name}, {when}" for name in columns for when in ("before", "now")]
+    return _table(" | ".join(["network", "dev patients", *heads]), lines)
+
+
 def heatmaps() -> str:
     """How much of a heatmap's top tenth lies on the phantoms' lesions."""
     lines = []
@@ -178,6 +230,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         *(answer, released, speed, speed_short, ladder),
         *(full_depth, coverage, heatmaps, starts, models, gpu),
+        *(calibration, thresholds, doubt),
     )
 }
 

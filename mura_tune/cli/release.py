@@ -94,8 +94,10 @@ def export(release: str, base_url: str | None, kind: str, out: Path | None, as_j
     """Write a release as one file for other programs, its calibration folded in.
 
     The sigmoid of what it gives is the calibrated probability of one view; onnx gives the
-    probability itself. A study's is the mean over its views. A router's and a multi-task release's
-    areas are logits: a study's probabilities are the softmax of their mean over its views.
+    probability itself. A study's is the sigmoid of the mean over its views; of a release whose
+    bundle.json has no calibration.aggregation it is the mean of the sigmoids. A router's and a
+    multi-task release's areas are logits: a study's probabilities are the softmax of their mean
+    over its views.
     """
     from mura_tune.api.release import export as export_release
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import (
-    Calibration,
     Decision,
     describe_rest,
     measure_abstention,
@@ -29,7 +28,7 @@ from mura_tune.metrics.calibration_error import (
     measure_calibration_error,
     reliability_bins,
 )
-from mura_tune.metrics.estimates import Estimate, Names, StudyScores, ViewScores
+from mura_tune.metrics.estimates import Estimate, Names, StudyScores, ViewScores, describe_error
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS, count_calls, estimate_at_threshold
 from mura_tune.metrics.ranking import estimate_auc, estimate_average_precision
 from mura_tune.release_format.entries import AbstentionEntry, DataEntry
@@ -140,10 +139,11 @@ class Evaluation:
         return f"{len(self.studies.labels):>7}  {auc}  {kappa}"
 
     def _describe_doubt(self) -> str:
-        abstention = self.abstention()
+        abstention, n = self.abstention(), len(self.studies.labels)
         if not abstention.studies:
-            return "  no study falls into the band of doubt"
-        rest = describe_rest(abstention, len(self.studies.labels))
+            error = describe_error(abstention.error_without, n)
+            return f"  no study falls into the band of doubt; {error}"
+        rest = describe_rest(abstention, n)
         return f"  {abstention.studies} studies in the band of doubt; {rest}"
 
     def abstention(self) -> AbstentionEntry:
@@ -189,7 +189,7 @@ def evaluate_logits(logits_nk: Tensor, split: Split, decision: Decision) -> Eval
     """
     studies = decision.calibration.studies(logits_nk, split)
     views = decision.calibration.views(logits_nk, split)
-    uncalibrated = Calibration().studies(logits_nk, split)
+    uncalibrated = decision.calibration.undone().studies(logits_nk, split)
     study_areas = _name_areas(split)
     at_points = {
         name: estimate_at_threshold(studies, threshold)

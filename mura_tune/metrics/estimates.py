@@ -184,6 +184,39 @@ def score_studies(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class StudyLogits:
+    """A table with a row a study, (M,) each: its name, its patient, its label (0 or 1) and the mean
+    logit of its views."""
+
+    names: Names
+    patients: Names
+    labels: NDArray[np.int64]
+    logits: Floats
+
+    def scores(self) -> StudyScores:
+        """The same studies, with the sigmoid of the logit as their score."""
+        return StudyScores(self.names, self.patients, self.labels, sigmoid(self.logits))
+
+
+def average_views(
+    logits_n: NDArray[Any],
+    labels_n: NDArray[Any],
+    studies_n: Names,
+    patients_n: Names,
+) -> StudyLogits:
+    """The studies of N views, in the order of their names, each with its views' mean logit."""
+    names, first, inverse = np.unique(studies_n, return_index=True, return_inverse=True)
+    weights = np.asarray(logits_n, dtype=np.float64)
+    totals = np.bincount(inverse, weights=weights, minlength=len(names))
+    return StudyLogits(
+        names=names,
+        patients=patients_n[first],
+        labels=np.asarray(labels_n, dtype=np.int64)[first],
+        logits=totals / np.bincount(inverse),
+    )
+
+
 @dataclass(frozen=True)
 class Measure:
     """What a task is judged by: one number of a table of studies, between 0 and 1.
@@ -326,12 +359,13 @@ def upper_bound(cases: int, n: int, tail: float) -> float:
     low, high = cases / n, 1.0
     for _ in range(50):  # halves a width of 1 to the precision of a number
         middle = (low + high) / 2
-        low, high = (middle, high) if _binomial(cases, n, middle) > tail else (low, middle)
+        low, high = (middle, high) if binomial_at_most(cases, n, middle) > tail else (low, middle)
     return high
 
 
-def _binomial(cases: int, n: int, share: float) -> float:
-    """The probability that `cases` or fewer of n are seen of a share between 0 and 1."""
+def binomial_at_most(cases: int, n: int, share: float) -> float:
+    """The probability that `cases` or fewer of n occur, each with a probability of `share`, which
+    is between 0 and 1 and neither."""
     k = np.arange(cases + 1)
     ratios = np.log((n - k[:-1]) / (k[:-1] + 1) * share / (1 - share))  # of neighbours
     logs = n * math.log1p(-share) + np.concatenate(([0.0], np.cumsum(ratios)))

@@ -11,6 +11,7 @@ thresholds are chosen later, on calibrated probabilities.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -23,8 +24,10 @@ from mura_tune.metrics.estimates import (
     Floats,
     Measure,
     StudyScores,
+    binomial_at_most,
     exact_interval,
     logit_interval,
+    patient_weights,
     resample_all,
     share_interval,
 )
@@ -144,6 +147,15 @@ def metric_from_rates(name: str, share: float, sensitivity: float, specificity: 
 # ---- thresholds by rule ----
 
 
+def prevalence_threshold(studies: StudyScores) -> float:
+    """The share of abnormal studies, softened: (n + 1) / (M + 2) of n among M.
+
+    Where scores are calibrated, calling a study abnormal from the share on maximises sensitivity +
+    specificity - 1; and a share is known better than the place of a maximum.
+    """
+    return float((studies.labels.sum() + 1) / (len(studies.labels) + 2))
+
+
 def youden_threshold(studies: StudyScores) -> float:
     """The threshold with the largest sensitivity + specificity - 1 (Youden 1950).
 
@@ -154,16 +166,47 @@ def youden_threshold(studies: StudyScores) -> float:
     return float(thresholds[np.argmax(index)])
 
 
+def mean_youden_threshold(studies: StudyScores, *, draws: int = 200, seed: int = 0) -> float:
+    """The mean of `youden_threshold` over resamplings of whole patients (Breiman 1996, bagging).
+
+    A draw without one of the classes has no such threshold, and is left out.
+    """
+    thresholds = []
+    for weights_bm in patient_weights(studies.patients, draws, seed):
+        for weights in weights_bm.astype(np.int64):
+            rows = np.repeat(np.arange(len(weights)), weights)
+            drawn = StudyScores(
+                studies.names[rows],
+                studies.patients[rows],
+                studies.labels[rows],
+                studies.scores[rows],
+            )
+            if 0 < drawn.labels.sum() < len(rows):
+                thresholds.append(youden_threshold(drawn))
+    return float(np.mean(thresholds)) if thresholds else youden_threshold(studies)
+
+
 def f1_threshold(studies: StudyScores) -> float:
     """The threshold with the largest F1."""
     thresholds, hits, alarms = threshold_counts(studies)
     return float(thresholds[np.argmax(2 * hits / (hits + alarms + max(hits[0], 1)))])
 
 
-def sensitivity_threshold(studies: StudyScores, least: float) -> float:
-    """The highest threshold whose sensitivity is `least` or more."""
-    thresholds, hits, _ = threshold_counts(studies)
-    return float(thresholds[hits >= least * hits[0]][-1])
+def conformal_threshold(studies: StudyScores, sensitivity: float) -> float:
+    """A threshold at or above which a new abnormal study scores with a probability of at least
+    `sensitivity` (split conformal prediction, Vovk et al. 2005).
+
+    That is the k-th lowest score of the n abnormal studies, k = floor((1 - sensitivity) (n + 1)),
+    and 0 where k is 0. Of the thresholds that call as many normal studies as that one, the lowest
+    is taken. The probability is over draws of these studies and of the new one alike: for the
+    studies at hand, the sensitivity may come out lower.
+    """
+    positives = np.sort(studies.scores[studies.labels == 1])
+    k = math.floor((1 - sensitivity) * (len(positives) + 1) + 1e-9)  # .1 x 10 is 1, not less
+    cut = positives[k - 1] if k else 0.0
+    thresholds, _, alarms = threshold_counts(studies)
+    alarms_at_cut = alarms[thresholds <= cut][-1]
+    return float(thresholds[alarms == alarms_at_cut][0])
 
 
 def answer_surest(
@@ -192,6 +235,34 @@ def answer_surest(
     good = usable & (errors <= error)
     candidates = good if good.any() else usable & (errors == errors[usable].min())
     return order, int(np.flatnonzero(candidates)[-1]) + 1
+
+
+def promise_surest(
+    sureness_m: Floats, wrong_m: NDArray[np.bool_], *, error: float, tail: float, most: float
+) -> tuple[NDArray[np.int64], int]:
+    """The most studies that a model can answer and promise an error of `error` or less.
+
+    The error of those that it answers has a one-sided upper bound (Clopper and Pearson 1934),
+    exceeded with a probability of `tail` for a number of studies that is fixed beforehand; here
+    the largest number is taken whose bound is `error` or less. Equally sure studies are answered
+    together or not at all.
+
+    Args:
+        most: the largest share of studies from which the model may abstain.
+
+    Returns:
+        The rows of the studies, surest first, (M,), and how many of them are answered: 0 where
+        no number keeps the promise.
+    """
+    order = np.argsort(-sureness_m, kind="stable")
+    mistakes = np.cumsum(wrong_m[order])
+    last = np.append(np.diff(sureness_m[order]) < 0, True)  # of the equally sure
+    for n in range(len(order), 0, -1):
+        if n < len(order) * (1 - most):
+            break
+        if last[n - 1] and binomial_at_most(int(mistakes[n - 1]), n, error) <= tail:
+            return order, n
+    return order, 0
 
 
 # ---- the measures that may judge a search ----

@@ -34,7 +34,8 @@ class Answer:
 
     Attributes:
         area: the area of the release that answers.
-        probability: of *abnormal*, the mean over the views.
+        probability: of *abnormal*, by the mean logit of the views; a release of schema 1 or 2 gives
+            the mean of their probabilities.
         abnormal: whether the probability reaches the threshold.
         threshold: where the operating point lies.
         operating_point: the rule behind the threshold; "given" where the caller chose it.

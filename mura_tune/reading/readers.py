@@ -246,8 +246,9 @@ class Predictor(_ReleaseReader[Answer]):
         return probability >= self.threshold, doubtful
 
     def interpret(self, images: Sequence[Path], logits_vk: NDArray[np.float32]) -> Answer:
-        probabilities = sigmoid(self.decision.calibration.logits(logits_vk[:, 0]))
-        probability = float(probabilities.mean())
+        calibration = self.decision.calibration
+        probabilities = sigmoid(calibration.logits(logits_vk[:, 0]))
+        probability = calibration.probability(logits_vk[:, 0])
         abnormal, abstain = self.decide(probability)
         recognised = int(logits_vk[:, 1:].mean(0).argmax()) if self.areas else None
         return Answer(

@@ -1,9 +1,10 @@
 """One file of a release for other programs, its calibration folded into the last layer.
 
 Whatever the format, the sigmoid of the first output is the calibrated probability of *abnormal* of
-one view, and a study's is the mean over its views. A router's outputs are a calibrated logit an
-area; a study's probabilities are the softmax of their mean over its views. A multi-task release
-has both, the abnormality's output first.
+one view. A study's is the sigmoid of the output's mean over its views; of a release of schema 1 or
+2 it is the mean of the sigmoids. A router's outputs are a calibrated logit an area; a study's
+probabilities are the softmax of their mean over its views. A multi-task release has both, the
+abnormality's output first.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def _onnx(release: Release) -> tuple[bytes, str]:
         if importlib.util.find_spec(package) is None:
             raise InputError(f"--to onnx needs {package}: pip install 'mura-tune[onnx]'")
     size = release.manifest.preprocessing.size
-    outputs = release_task(release.manifest.task).onnx_outputs
+    outputs = release_task(release.manifest.task).onnx_outputs(release)
     net = ExportedAnswers(calibrated_networks(release), outputs).eval()
     levels = torch.rand((3, 1, size, size), generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():  # the exporter's own, about torch's insides
@@ -261,6 +262,7 @@ def _onnx(release: Release) -> tuple[bytes, str]:
     areas = ", ".join(release.manifest.areas)
     meanings = {
         "probability": "probability (views, 1) of abnormal",
+        "logit": "its logit (views, 1): a study's probability is the sigmoid of their mean",
         "areas": f"areas (views, K), a logit of each of {areas}: softmax their mean over a "
         "study's views",
     }
@@ -312,7 +314,7 @@ def _about(release: Release) -> dict[str, Any]:
 
 def _outputs(release: Release) -> str:
     """What the outputs are, in words."""
-    return release_task(release.manifest.task).describe_outputs(release.manifest.areas)
+    return release_task(release.manifest.task).describe_outputs(release)
 
 
 def _grey(release: Release) -> str:

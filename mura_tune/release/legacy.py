@@ -21,12 +21,18 @@ from mura_tune.networks.weights import (
 )
 from mura_tune.release.release import Release, current_preprocessing
 from mura_tune.release_format.checksums import sha256
-from mura_tune.release_format.entries import ThresholdEntry
+from mura_tune.release_format.entries import AGGREGATIONS, MEAN_OF_SIGMOIDS, ThresholdEntry
 from mura_tune.release_format.manifest import uncalibrated
+from mura_tune.text import printable
 
 FILE_NAME = re.compile(r"(XR_[A-Za-z0-9]+)_FINAL")
 # What the file itself does not say: torchvision's DenseNet-121 at 224 px with one logit.
-DEFAULTS = {"arch": "densenet121", "size": 224, "threshold": 0.5}
+DEFAULTS = {
+    "arch": "densenet121",
+    "size": 224,
+    "threshold": 0.5,
+    "aggregation": MEAN_OF_SIGMOIDS,
+}
 
 
 class GreyToRgb(nn.Module):
@@ -70,6 +76,11 @@ def load_checkpoint(path: Path, device: torch.device, area: str | None = None) -
     threshold = about["threshold"]
     if not 0 <= threshold <= 1:
         raise InputError(f"{path}: its threshold is {threshold}, and no probability")
+    if about["aggregation"] not in AGGREGATIONS:
+        raise InputError(
+            f"{path}: its aggregation is {printable(str(about['aggregation']))!r}; it must be one "
+            f"of: {', '.join(AGGREGATIONS)}"
+        )
     arch, size = about["arch"], about["size"]
     try:
         expected = outline_network(arch, size=size, channels=3)
@@ -82,6 +93,7 @@ def load_checkpoint(path: Path, device: torch.device, area: str | None = None) -
     named = FILE_NAME.match(path.name)
     manifest = uncalibrated(ThresholdEntry(value=threshold, rule="the file's own, or one half"))
     manifest = manifest.changed(
+        calibration=manifest.calibration.changed(aggregation=about["aggregation"]),
         area=about.get("area") or (named and named[1]) or area or "unknown",
         arch=arch,
         outputs=1,

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.evaluation.compare import Comparison, compare_releases, compare_routers
-from mura_tune.evaluation.decision import Decision, choose_decision
+from mura_tune.evaluation.decision import Decision, average_split, choose_decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.evaluation.routing import (
     RouterDecision,
@@ -28,6 +28,7 @@ from mura_tune.metrics.estimates import StudyScores
 from mura_tune.networks.network import Model
 from mura_tune.release.release import Release, as_abnormality, as_router
 from mura_tune.release_format.entries import (
+    MEAN_OF_SIGMOIDS,
     AbnormalityMetricsEntry,
     MultitaskMetricsEntry,
     RouterMetricsEntry,
@@ -63,12 +64,10 @@ class ReleaseTask(ABC, Generic[ManifestT, DecisionT, EvaluationT]):
     Attributes:
         task: the task that the network learned.
         output: the meaning of a logit, in words.
-        onnx_outputs: the outputs of an exported network by name, from calibrated logits (N, K).
     """
 
     task: ClassVar[Task]
     output: ClassVar[str]
-    onnx_outputs: ClassVar[Mapping[str, Answer]]
 
     @abstractmethod
     def choose_decision(self, logits_nk: Tensor, dev: Split) -> DecisionT:
@@ -127,7 +126,11 @@ class ReleaseTask(ABC, Generic[ManifestT, DecisionT, EvaluationT]):
         """The decision as plain values that travel beside exported weights."""
 
     @abstractmethod
-    def describe_outputs(self, areas: Sequence[str]) -> str:
+    def onnx_outputs(self, release: Release) -> Mapping[str, Answer]:
+        """The outputs of an exported network by name, from calibrated logits (N, K)."""
+
+    @abstractmethod
+    def describe_outputs(self, release: Release) -> str:
         """The meaning of the exported outputs, in words."""
 
     def tabulate_calibrated(
@@ -157,10 +160,9 @@ class AbnormalityReleases(ReleaseTask[AbnormalityManifest, Decision, Evaluation]
 
     task = ABNORMALITY_TASK
     output = "logit of one view, uncalibrated; see calibration for a study's probability"
-    onnx_outputs: ClassVar[Mapping[str, Answer]] = {"probability": torch.sigmoid}
 
     def choose_decision(self, logits_nk: Tensor, dev: Split) -> Decision:
-        return choose_decision(logits_nk, dev)
+        return choose_decision(average_split(logits_nk, dev))
 
     def read_decision(self, release: Release) -> Decision:
         return Decision.from_manifest(as_abnormality(release))
@@ -202,10 +204,21 @@ class AbnormalityReleases(ReleaseTask[AbnormalityManifest, Decision, Evaluation]
         return calibration.temperature, calibration.offset
 
     def export_decision(self, release: Release) -> dict[str, Any]:
-        return {"threshold": as_abnormality(release).operating_point.threshold}
+        manifest = as_abnormality(release)
+        decision: dict[str, Any] = {"threshold": manifest.operating_point.threshold}
+        if manifest.calibration.has("aggregation"):  # older releases export what they did
+            decision["aggregation"] = manifest.calibration.aggregation
+        return decision
 
-    def describe_outputs(self, areas: Sequence[str]) -> str:
-        return "sigmoid"
+    def onnx_outputs(self, release: Release) -> Mapping[str, Answer]:
+        if as_abnormality(release).calibration.aggregation == MEAN_OF_SIGMOIDS:
+            return {"probability": _probability}
+        return {"probability": _probability, "logit": _logit}
+
+    def describe_outputs(self, release: Release) -> str:
+        if as_abnormality(release).calibration.aggregation == MEAN_OF_SIGMOIDS:
+            return "sigmoid, then the mean over a study's views"
+        return "the mean over a study's views, then the sigmoid"
 
 
 class MultitaskReleases(AbnormalityReleases):
@@ -213,10 +226,6 @@ class MultitaskReleases(AbnormalityReleases):
 
     task = MULTI_TASK
     output = "logit of abnormal as another release's, then a logit an area, in the order of areas"
-    onnx_outputs: ClassVar[Mapping[str, Answer]] = {
-        "probability": lambda logits_nk: torch.sigmoid(logits_nk[:, :1]),
-        "areas": lambda logits_nk: logits_nk[:, 1:],
-    }
 
     def evaluate(self, logits_nk: Tensor, split: Split, decision: Decision) -> Evaluation:
         evaluation = super().evaluate(logits_nk, split, decision)
@@ -229,8 +238,13 @@ class MultitaskReleases(AbnormalityReleases):
         metrics = MultitaskMetricsEntry.parse(both)
         return MultitaskManifest(**fields, **decision.entries(), metrics=metrics)
 
-    def describe_outputs(self, areas: Sequence[str]) -> str:
-        return f"sigmoid of the first, softmax of the others over {', '.join(areas)}"
+    def onnx_outputs(self, release: Release) -> Mapping[str, Answer]:
+        return {**super().onnx_outputs(release), "areas": lambda logits_nk: logits_nk[:, 1:]}
+
+    def describe_outputs(self, release: Release) -> str:
+        areas = ", ".join(release.manifest.areas)
+        own = super().describe_outputs(release)
+        return f"of the first output {own}; softmax of the others over {areas}"
 
 
 class RouterReleases(ReleaseTask[RouterManifest, RouterDecision, RouterEvaluation]):
@@ -238,7 +252,6 @@ class RouterReleases(ReleaseTask[RouterManifest, RouterDecision, RouterEvaluatio
 
     task = ROUTER_TASK
     output = "a logit an area of one view, in the order of areas; see calibration for a study's"
-    onnx_outputs: ClassVar[Mapping[str, Answer]] = {"areas": lambda logits_nk: logits_nk}
 
     def choose_decision(self, logits_nk: Tensor, dev: Split) -> RouterDecision:
         return choose_router_decision(logits_nk, dev)
@@ -289,8 +302,22 @@ class RouterReleases(ReleaseTask[RouterManifest, RouterDecision, RouterEvaluatio
     def export_decision(self, release: Release) -> dict[str, Any]:
         return {"confidence": as_router(release).abstain.confidence}
 
-    def describe_outputs(self, areas: Sequence[str]) -> str:
-        return f"softmax over {', '.join(areas)}, of the mean over a study's views"
+    def onnx_outputs(self, release: Release) -> Mapping[str, Answer]:
+        return {"areas": lambda logits_nk: logits_nk}
+
+    def describe_outputs(self, release: Release) -> str:
+        areas = ", ".join(release.manifest.areas)
+        return f"softmax over {areas}, of the mean over a study's views"
+
+
+def _logit(logits_nk: Tensor) -> Tensor:
+    """The logit of *abnormal*, (N, 1)."""
+    return logits_nk[:, :1]
+
+
+def _probability(logits_nk: Tensor) -> Tensor:
+    """The probability of *abnormal* of each view, (N, 1)."""
+    return torch.sigmoid(_logit(logits_nk))
 
 
 AnyReleaseTask = ReleaseTask[Any, Any, Any]

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mura_tune.evaluation.decision import describe_rest
+from mura_tune.evaluation.decision import describe_calibration, describe_rest
 from mura_tune.metrics.calibration_error import CalibrationError
 from mura_tune.metrics.estimates import Estimate, describe_error, range_text
 from mura_tune.text import printable, shell_command
@@ -69,11 +69,6 @@ def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> 
     return Markdown("\n".join([first, "| --- " * len(head) + "|", *others]))
 
 
-def format_addend(number: float) -> str:
-    """What is added to a logit, with its sign: `+ 0.12` or `- 0.12`."""
-    return f"{'-' if number < 0 else '+'} {abs(number):.4g}"
-
-
 def format_percent(share: float) -> str:
     """A share in whole percents: `17%`."""
     return f"{share:.0%}"
@@ -115,7 +110,7 @@ def _environment(escape_html: bool, print_value: Callable[[Any], Any]) -> Enviro
     environment.globals["warning"] = WARNING
     environment.globals["range_text"] = range_text
     environment.filters["percent"] = format_percent
-    environment.filters["addend"] = format_addend
+    environment.filters["describe_calibration"] = describe_calibration
     return environment
 
 

@@ -7,7 +7,7 @@ import torch
 from mura_tune.errors import InputError
 from mura_tune.evaluation import routing
 from mura_tune.evaluation.compare import compare_releases, compare_routers
-from mura_tune.evaluation.decision import choose_decision
+from mura_tune.evaluation.decision import average_split, choose_decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.metrics.comparison import compare_by_delong
@@ -30,7 +30,7 @@ def model(noise: float, n: int = 120, first: int = 0) -> Evaluation:
         paths=names,
     )
     logits_nk = torch.from_numpy(logits)[:, None]
-    return evaluate_logits(logits_nk, split, choose_decision(logits_nk, split))
+    return evaluate_logits(logits_nk, split, choose_decision(average_split(logits_nk, split)))
 
 
 def test_differences_are_ours_minus_theirs_with_paired_intervals() -> None:

@@ -2,10 +2,12 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
@@ -17,12 +19,14 @@ from mura_tune.evaluation.decision import (
     Calibration,
     Decision,
     DoubtBand,
+    average_split,
     choose_decision,
     fit_calibration,
 )
 from mura_tune.evaluation.evaluate import METRIC_NAMES
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.metrics.estimates import StudyScores, sigmoid
+from mura_tune.metrics.operating_points import youden_threshold
 from mura_tune.release_format.entries import ESTIMATES
 from mura_tune.release_format.manifest import AbnormalityManifest
 from mura_tune.training.batches import Split
@@ -63,28 +67,31 @@ class Given(ClassifierMixin, BaseEstimator):
         return (x[:, 0] > 0).astype(int)
 
 
-@pytest.mark.parametrize("n", [30, 400])
-def test_with_one_view_a_study_it_is_sklearns_sigmoid(n: int) -> None:
-    logits, dev = part(n, 1)
-    frozen = FrozenEstimator(Given().fit(logits.numpy(), dev.labels.numpy()))
-    theirs = CalibratedClassifierCV(frozen, method="sigmoid", cv=2).fit(logits, dev.labels)
-    x = np.linspace(-6, 6, 9)[:, None]
-    expected = theirs.predict_proba(x)[:, 1]
-    assert sigmoid(fit_calibration(logits, dev).logits(x[:, 0])) == pytest.approx(
-        expected, abs=2e-4
-    )
+@pytest.mark.parametrize(("n", "views"), [(50, 1), (400, 1), (400, 3)])
+def test_from_50_patients_on_it_is_sklearns_sigmoid_of_the_mean_logit(n: int, views: int) -> None:
+    dev = average_split(*part(n, 1, views))
+    x = dev.logits[:, None]
+    frozen = FrozenEstimator(Given().fit(x, dev.labels))
+    theirs = CalibratedClassifierCV(frozen, method="sigmoid", cv=2).fit(x, dev.labels)
+    grid = np.linspace(-6, 6, 9)[:, None]
+    expected = theirs.predict_proba(grid)[:, 1]
+    found = fit_calibration(dev)
+    assert sigmoid(found.logits(grid[:, 0])) == pytest.approx(expected, abs=2e-4)
+    assert [found.probability(v) for v in grid] == pytest.approx(expected, abs=2e-4)
 
 
-@pytest.mark.parametrize("views", [1, 3])
-def test_nothing_near_it_has_less_cross_entropy(views: int) -> None:
-    logits, dev = part(60, 8, views)
-    found = fit_calibration(logits, dev)
+@pytest.mark.parametrize(("n", "views"), [(60, 1), (60, 3), (20, 2)])
+def test_nothing_near_it_has_less_cross_entropy(n: int, views: int) -> None:
+    logits, split = part(n, 8, views)
+    found = fit_calibration(average_split(logits, split))
+    ridge = decisions.RIDGE * max(0, 1 - n / decisions.RIDGE_PATIENTS)
 
     def loss(calibration: Calibration) -> float:
-        s = calibration.studies(logits, dev)
+        s = calibration.studies(logits, split)
         n1, n0 = s.labels.sum(), (1 - s.labels).sum()
         target = np.where(s.labels == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
-        return -float((target * np.log(s.scores) + (1 - target) * np.log(1 - s.scores)).mean())
+        entropy = -(target * np.log(s.scores) + (1 - target) * np.log(1 - s.scores)).sum()
+        return float(entropy) + ridge / 2 * (1 / calibration.temperature - 1) ** 2
 
     least = loss(found)
     for factor, shift in itertools.product(
@@ -96,100 +103,143 @@ def test_nothing_near_it_has_less_cross_entropy(views: int) -> None:
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_the_temperature_undoes_a_stretch(views: int) -> None:
-    logits, dev = part(4000, 2, views)
-    found = fit_calibration(logits, dev)
+    found = fit_calibration(average_split(*part(4000, 2, views)))
     assert found.temperature == pytest.approx(3, rel=0.12)
     assert found.offset == pytest.approx(0, abs=0.3)
 
 
 def test_the_offset_undoes_what_weighted_classes_do_to_the_base_rate() -> None:
-    logits, dev = part(4000, 2)
-    plain, shifted = fit_calibration(logits, dev), fit_calibration(logits + 2, dev)
+    dev = average_split(*part(4000, 2))
+    plain, shifted = fit_calibration(dev), fit_calibration(replace(dev, logits=dev.logits + 2))
     assert shifted.temperature == pytest.approx(plain.temperature, rel=1e-3)
     assert shifted.offset == pytest.approx(plain.offset - 2, abs=1e-2)
 
 
+def test_few_patients_hold_the_slope_near_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    for n, held in ((10, True), (40, True), (50, False)):
+        dev = average_split(*part(n, 3))  # whose best slope is a third
+        slope = 1 / fit_calibration(dev).temperature
+        with monkeypatch.context() as patched:
+            patched.setattr(decisions, "RIDGE", 0.0)
+            without = 1 / fit_calibration(dev).temperature
+        assert (slope - without > 1e-3) == held
+        assert slope < 1
+
+
 def test_logits_that_hardly_differ_are_not_blown_up() -> None:
-    logits, dev = part(60, 0)
-    found = fit_calibration(logits * 1e-4, dev)
+    dev = average_split(*part(60, 0))
+    hardly = replace(dev, logits=dev.logits * 1e-4)
+    found = fit_calibration(hardly)
     assert found.temperature == pytest.approx(decisions.COLDEST, rel=1e-6)
-    assert np.ptp(found.studies(logits * 1e-4, dev).scores) < 0.01
+    scores = sigmoid(found.logits(hardly.logits))
+    assert np.ptp(scores) < 0.01
+    assert scores.mean() == pytest.approx(dev.labels.mean(), abs=0.01)
 
 
-def test_logits_that_say_nothing_get_the_base_rate() -> None:
-    _, dev = part(60, 0)
-    scores = (
-        fit_calibration(torch.full((60, 1), 0.7), dev).studies(torch.full((60, 1), 0.7), dev).scores
-    )
-    assert scores == pytest.approx(float(dev.labels.double().mean()), abs=0.02)
+@pytest.mark.parametrize("n", [20, 60])
+@pytest.mark.parametrize("logit", [0.7, -300.0])
+def test_logits_that_say_nothing_get_the_base_rate(n: int, logit: float) -> None:
+    dev = average_split(*part(n, 0))
+    found = fit_calibration(replace(dev, logits=np.full(n, logit)))
+    assert found.probability(np.array([logit])) == pytest.approx(dev.labels.mean(), abs=0.02)
 
 
-def test_separated_dev_studies_do_not_make_a_model_certain() -> None:
-    _, dev = part(24, 0)
-    apart = torch.where(dev.labels[:, None] == 1, 1.0, -1.0)
-    score = fit_calibration(apart, dev).studies(apart, dev).scores.max()
-    assert score == pytest.approx((24 / 2 + 1) / (24 / 2 + 2), abs=0.03)
+def test_logits_that_say_the_opposite_get_nearly_the_base_rate() -> None:
+    dev = average_split(*part(200, 0))
+    found = fit_calibration(replace(dev, logits=-dev.logits))
+    scores = sigmoid(found.logits(-dev.logits))
+    assert found.temperature == decisions.HOTTEST
+    assert scores == pytest.approx(dev.labels.mean(), abs=0.02)
 
 
-def test_a_study_is_the_mean_of_its_calibrated_views() -> None:
+@pytest.mark.parametrize("n", [24, 60])
+def test_separated_dev_studies_do_not_make_a_model_certain(n: int) -> None:
+    dev = average_split(*part(n, 0))
+    apart = replace(dev, logits=np.where(dev.labels == 1, 1.0, -1.0))
+    score = fit_calibration(apart).probability(np.array([1.0]))
+    positives = dev.labels.sum()
+    assert 0.85 < score <= (positives + 1) / (positives + 2) + 1e-6
+
+
+def test_a_study_is_the_sigmoid_of_its_views_mean_logit_and_in_old_releases_their_mean() -> None:
     logits, dev = part(20, 3, views=2)
-    calibration = Calibration(temperature=2.0, offset=0.5)
-    views = calibration.views(logits, dev)
-    assert views.scores == pytest.approx(sigmoid((logits[:, 0].numpy() + 0.5) / 2))
-    assert calibration.studies(logits, dev).scores == pytest.approx(
-        views.scores.reshape(20, 2).mean(1)
-    )
+    new = Calibration(temperature=2.0, offset=0.5)
+    old = replace(new, aggregation="mean of sigmoids")
+    calibrated = (logits[:, 0].numpy() + 0.5) / 2
+    for calibration, expected in (
+        (new, sigmoid(calibrated.reshape(20, 2).mean(1))),
+        (old, sigmoid(calibrated).reshape(20, 2).mean(1)),
+    ):
+        assert calibration.views(logits, dev).scores == pytest.approx(sigmoid(calibrated))
+        assert calibration.studies(logits, dev).scores == pytest.approx(expected)
+        one = calibration.probability(logits[:2, 0].numpy())
+        assert one == pytest.approx(expected[0])
+        raw = calibration.undone().studies(logits, dev).scores
+        assert raw[0] != pytest.approx(expected[0])
 
 
-def test_operating_points_are_the_best_of_all_cuts() -> None:
-    logits, dev = part(150, 4, views=2)
-    chosen = choose_decision(logits, dev)
-    s = chosen.calibration.studies(logits, dev)
-
-    def rates(cut: float) -> tuple[float, float]:
-        called = s.scores >= cut
-        return float(called[s.labels == 1].mean()), float(1 - called[s.labels == 0].mean())
-
-    cuts = [0.0, *s.scores, 1.0]
+def test_the_points_are_those_of_their_rules_on_the_calibrated_scores() -> None:
+    dev = average_split(*part(150, 4, views=2))
+    chosen = choose_decision(dev)
+    scores = sigmoid(chosen.calibration.logits(dev.logits))
     assert list(chosen.points) == list(decisions.RULES)
-    best = max(sum(rates(cut)) for cut in cuts)
-    assert sum(rates(chosen.points["max_youden"])) == pytest.approx(best)
-    best_f1 = max(f1_score(s.labels, s.scores >= cut) for cut in cuts)
-    assert f1_score(s.labels, s.scores >= chosen.points["max_f1"]) == pytest.approx(best_f1)
-    sensitive = chosen.points["sensitivity_90"]
-    assert rates(sensitive)[0] >= 0.9
-    assert rates(sensitive)[1] == max(rates(c)[1] for c in cuts if rates(c)[0] >= 0.9)
-    assert chosen.threshold == chosen.points[chosen.recommended]
+    assert chosen.points["prevalence"] == pytest.approx((dev.labels.sum() + 1) / 152)
+    assert (chosen.recommended, chosen.threshold) == ("prevalence", chosen.points["prevalence"])
+    best_f1 = max(f1_score(dev.labels, scores >= cut) for cut in scores)
+    assert f1_score(dev.labels, scores >= chosen.points["max_f1"]) == pytest.approx(best_f1)
+    sensitive = (scores >= chosen.points["sensitivity_90"])[dev.labels == 1].mean()
+    youden = chosen.points["max_youden"]
+    assert 0.9 <= sensitive < 1
+    assert abs(youden - youden_threshold(replace(dev, logits=scores).scores())) < 0.5
 
 
-def test_the_band_takes_what_is_nearest_until_the_rest_is_right_enough() -> None:
-    logits, dev = part(300, 5, signal=3)
-    chosen = choose_decision(logits, dev)
-    s = chosen.calibration.studies(logits, dev)
-    band, cut = chosen.band, chosen.threshold
-    inside = np.array([band.holds(x) for x in s.scores])
-    wrong = (s.scores >= cut) != (s.labels == 1)
-    assert band.low < cut < band.high
-    assert band.share == pytest.approx(inside.mean())
-    assert band.error == pytest.approx(wrong[~inside].mean())
-    assert band.error <= decisions.DOUBT_ERROR < band.error_without
-    assert 0 < band.share <= decisions.DOUBT_MOST
+def sure(n: int, wrong: int) -> StudyScores:
+    """Studies that are the surer the later, of which the first ones are answered wrong at 0.5."""
+    labels = np.arange(n) % 2
+    reach = np.linspace(0.5, 4, n) * np.where(labels == 1, 1, -1)
+    reach[:wrong] *= -1
+    names = np.array([f"p{i}" for i in range(n)])
+    return StudyScores(names, names, labels, sigmoid(reach))
 
 
-def test_a_sure_model_needs_no_band_and_a_bad_one_takes_half_at_most() -> None:
-    names = np.array([f"p{i}" for i in range(40)])
-    labels = np.repeat([0, 1], 20)
-    sure = decisions.choose_band(StudyScores(names, names, labels, labels * 0.8 + 0.1), 0.5)
-    assert (sure.low, sure.high, sure.share) == (0.5, 0.5, 0.0)
-    assert not sure.holds(0.5)
-    noise = np.random.default_rng(0).random(40)
-    bad = decisions.choose_band(StudyScores(names, names, labels, noise), 0.5)
-    assert bad.share <= 0.5
-    assert bad.error <= bad.error_without
+def test_the_band_takes_what_is_nearest_until_the_bound_of_the_rest_is_low_enough() -> None:
+    studies = sure(200, 30)
+    band = decisions.choose_band(studies, 0.5)
+    inside = np.array([band.holds(x) for x in studies.scores])
+    wrong = (studies.scores >= 0.5) != (studies.labels == 1)
+    mistakes, n = int(wrong[~inside].sum()), int((~inside).sum())
+
+    def bound(mistakes: int, n: int) -> float:
+        test = binomtest(mistakes, n, alternative="less")
+        return float(test.proportion_ci(0.9, method="exact").high)
+
+    assert band.low < 0.5 < band.high
+    assert (band.share, band.error) == pytest.approx((inside.mean(), mistakes / n))
+    assert band.error_without == pytest.approx(0.15)
+    assert band.bound == pytest.approx(bound(mistakes, n), abs=1e-9)
+    assert band.bound <= decisions.DOUBT_ERROR < bound(mistakes + 1, n + 1)
+    assert "smallest band" in str(band.rule)
+
+
+def test_a_sure_model_needs_no_band() -> None:
+    band = decisions.choose_band(sure(60, 1), 0.5)
+    assert (band.low, band.high, band.share, band.error) == (0.5, 0.5, 0.0, 1 / 60)
+    assert not band.holds(0.5)
+    assert "no band is needed" in str(band.rule)
+
+
+@pytest.mark.parametrize(("n", "wrong"), [(21, 0), (60, 40)])
+def test_what_no_band_can_promise_is_said_and_nothing_abstains(n: int, wrong: int) -> None:
+    band = decisions.choose_band(sure(n, wrong), 0.5)
+    assert (band.low, band.high, band.share) == (0.5, 0.5, 0.0)
+    assert band.error == band.error_without == wrong / n
+    assert band.bound is not None
+    assert band.bound > decisions.DOUBT_ERROR
+    assert f"no band can promise an error of 0.10 on {n} studies" in str(band.rule)
 
 
 def test_what_was_chosen_comes_back_from_a_manifest() -> None:
-    chosen = choose_decision(*part(60, 6))
+    chosen = choose_decision(average_split(*part(60, 6)))
     manifest = AbnormalityManifest.partial(**chosen.entries())
     assert Decision.from_manifest(manifest) == chosen
     assert manifest.operating_point.threshold == chosen.threshold
@@ -199,6 +249,11 @@ def test_what_was_chosen_comes_back_from_a_manifest() -> None:
 def test_an_impossible_temperature_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="temperature is"):
         Calibration(temperature=bad)
+
+
+def test_an_unknown_aggregation_is_refused() -> None:
+    with pytest.raises(ValueError, match="aggregation is 'max'"):
+        Calibration(aggregation="max")
 
 
 def test_an_empty_band_holds_nothing() -> None:

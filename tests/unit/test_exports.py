@@ -24,7 +24,7 @@ from mura_tune import console
 from mura_tune.cli.mura_infer import infer
 from mura_tune.config import load_config
 from mura_tune.errors import InputError
-from mura_tune.evaluation.decision import Calibration
+from mura_tune.evaluation.decision import Calibration, Decision
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.networks.heads import output_layers
 from mura_tune.networks.network import Ensemble, build_network
@@ -33,7 +33,13 @@ from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.reading.readers import Predictor
 from mura_tune.release import exports
 from mura_tune.release.legacy import load_checkpoint
-from mura_tune.release.release import Release, current_preprocessing, load_release, save_release
+from mura_tune.release.release import (
+    Release,
+    as_abnormality,
+    current_preprocessing,
+    load_release,
+    save_release,
+)
 from mura_tune.release.release_tasks import AbnormalityReleases
 from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import parse_manifest, uncalibrated
@@ -69,6 +75,15 @@ def release(folder: Path, arch: str, size: int, views: Tensor) -> Release:
     }
     save_release(folder / "XR_TEST", net, parse_manifest(manifest, "for a test"), {})
     return load_release(folder / "XR_TEST", CPU)
+
+
+def of_schema_3(opened: Release, folder: Path) -> Release:
+    """The same network in a release whose studies have the sigmoid of their views' mean logit."""
+    stored = opened.manifest.to_json() | {"schema": 3}
+    stored["calibration"]["aggregation"] = "sigmoid of the mean logit"
+    stored["abstain"]["bound"] = 0.2
+    save_release(folder / "XR_NEW", opened.net, parse_manifest(stored, "for a test"), {})
+    return load_release(folder / "XR_NEW", CPU)
 
 
 def noise(size: int, n: int = 4) -> Tensor:
@@ -179,7 +194,7 @@ def test_an_ensemble_is_no_single_network(tmp_path: Path) -> None:
     x = noise(32)
     with torch.inference_mode():  # what ONNX would hold
         (found,) = exports.ExportedAnswers(
-            exports.calibrated_networks(several), AbnormalityReleases.onnx_outputs
+            exports.calibrated_networks(several), AbnormalityReleases().onnx_outputs(several)
         )(x * STD + MEAN)
         mean = torch.sigmoid((both(x) + FITTED.offset) / FITTED.temperature)
     assert torch.allclose(found, mean, atol=1e-5)
@@ -203,12 +218,31 @@ def test_onnx_answers_as_torch_does_for_any_number_of_views(
         (found,) = session.run(None, {"levels": (x * STD + MEAN).numpy()})
         assert np.abs(found - expected(opened, x).numpy()).max() < 1e-4
     uncalibrated = exports.ExportedAnswers(
-        [opened.net.body], AbnormalityReleases.onnx_outputs
+        [opened.net.body], AbnormalityReleases().onnx_outputs(opened)
     ).eval()  # what the check must notice
     assert (
         exports.measure_onnx_gap(path.read_bytes(), uncalibrated, x * STD + MEAN)
         > exports.EXPORT_TOLERANCE
     )
+
+
+def test_onnx_gives_the_logits_whose_mean_is_a_studys_and_for_old_releases_as_before(
+    onnxruntime: Any, tmp_path: Path
+) -> None:
+    old = release(tmp_path, "cnn", 32, noise(32))
+    names = {}
+    for opened in (old, of_schema_3(old, tmp_path)):
+        path, usage = exports.export_release(opened, "onnx", tmp_path / "a.onnx")
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        found = session.run(None, {"levels": (noise(32) * STD + MEAN).numpy()})
+        names[opened.folder.name] = [output.name for output in session.get_outputs()]
+        assert np.abs(found[0] - expected(opened, noise(32)).numpy()).max() < 1e-4
+    assert names == {"XR_TEST": ["probability"], "XR_NEW": ["probability", "logit"]}
+    assert "the sigmoid of their mean" in usage
+    decision = Decision.from_manifest(as_abnormality(opened))
+    with torch.inference_mode():
+        study = decision.calibration.probability(opened.net(noise(32))[:, 0].numpy())
+    assert 1 / (1 + np.exp(-found[1].mean())) == pytest.approx(study, abs=1e-4)
 
 
 def of_areas(folder: Path, task: Task) -> Release:
@@ -292,6 +326,30 @@ def test_a_pt_holds_a_router_and_no_head_that_is_not_linear(tmp_path: Path) -> N
     assert torch.allclose(state["model_state"]["fc.bias"], bias)
     with pytest.raises(InputError, match="tells areas apart"):
         load_checkpoint(path, CPU)
+
+
+def test_a_checkpoint_answers_a_study_of_several_views_as_its_release(
+    view: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.png"
+    Image.fromarray(255 - np.asarray(Image.open(view))).save(other)
+    old = release(tmp_path, "cnn", 32, noise(32))
+    answers = []
+    for opened in (old, of_schema_3(old, tmp_path)):
+        path, _ = exports.export_release(opened, "pt", tmp_path / "a.pt")
+        state = torch.load(path, weights_only=True)
+        assert ("aggregation" in state) == (opened is not old)
+        mine, its = (Predictor(p, CPU).predict([view, other]) for p in (opened.folder, path))
+        assert its.probability == pytest.approx(mine.probability, abs=1e-4)
+        answers.append(mine)
+    logits = [np.log(v.probability / (1 - v.probability)) for v in answers[1].views]
+    mean = np.mean([v.probability for v in answers[0].views])
+    assert answers[0].probability == pytest.approx(mean)
+    assert answers[1].probability == pytest.approx(1 / (1 + np.exp(-np.mean(logits))))
+    assert answers[0].probability != pytest.approx(answers[1].probability, abs=1e-6)
+    torch.save({**state, "aggregation": "max"}, tmp_path / "b.pt")
+    with pytest.raises(InputError, match="aggregation is 'max'; it must be one of: mean of"):
+        load_checkpoint(tmp_path / "b.pt", CPU)
 
 
 def test_without_its_extra_onnx_is_refused_by_name(

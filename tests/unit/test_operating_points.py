@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score, precision_score
 
 from mura_tune.metrics import operating_points
-from mura_tune.metrics.estimates import StudyScores, sigmoid
+from mura_tune.metrics.estimates import StudyScores, sigmoid, upper_bound
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS, estimate_at_threshold
 
 
@@ -109,4 +109,79 @@ def test_the_surest_are_answered_as_far_as_their_error_allows(seed: int) -> None
     good = [n for n, error in errors.items() if error <= 0.1]
     least_error = [n for n, error in errors.items() if error == min(errors.values())]
     assert answered == max(good or least_error)
+    assert (np.diff(sureness[order]) <= 0).all()
+
+
+def test_the_prevalence_is_softened() -> None:
+    assert operating_points.prevalence_threshold(perfect(30, 10)) == pytest.approx(11 / 42)
+
+
+def test_the_youden_threshold_is_the_best_of_all_and_its_mean_moves_less() -> None:
+    def index(s: StudyScores, cut: float) -> float:
+        called = s.scores >= cut
+        return float(called[s.labels == 1].mean() - called[s.labels == 0].mean())
+
+    single, mean = [], []
+    for seed in range(30):
+        s = studies(60, seed)
+        cut = operating_points.youden_threshold(s)
+        assert index(s, cut) == pytest.approx(max(index(s, c) for c in s.scores))
+        single.append(cut)
+        mean.append(operating_points.mean_youden_threshold(s, draws=50))
+    assert np.std(mean) < 0.8 * np.std(single)
+    assert operating_points.mean_youden_threshold(s) == operating_points.mean_youden_threshold(s)
+
+
+def test_one_abnormal_patient_has_a_mean_youden_threshold_and_so_has_none() -> None:
+    assert 0.1 < operating_points.mean_youden_threshold(perfect(9, 1)) < 0.9
+    assert 0 <= operating_points.mean_youden_threshold(perfect(10, 0)) <= 1
+
+
+@pytest.mark.parametrize(("positives", "below"), [(9, 0), (19, 1), (40, 3)])
+def test_the_conformal_cut_is_a_rank_of_the_abnormal_studies(positives: int, below: int) -> None:
+    scores = np.linspace(0.2, 0.8, positives)  # normal studies lie between any two of them
+    between = (scores[1:] + scores[:-1]) / 2
+    both = np.concatenate((scores, between))
+    labels = np.repeat([1, 0], [positives, positives - 1])
+    names = np.arange(len(both)).astype(str).astype(object)
+    cut = operating_points.conformal_threshold(StudyScores(names, names, labels, both), 0.9)
+    assert int((scores < cut).sum()) == below  # floor(.1 (n + 1)) - 1
+
+
+def test_too_few_abnormal_studies_are_all_called() -> None:
+    assert operating_points.conformal_threshold(perfect(30, 8), 0.9) < 0.11
+
+
+def test_of_cuts_that_call_as_many_normal_studies_the_lowest_is_taken() -> None:
+    cut = operating_points.conformal_threshold(perfect(40, 40), 0.9)
+    assert cut == pytest.approx(0.5)  # halfway between 0.1 and 0.9, and not at 0.9
+
+
+def test_a_new_abnormal_study_reaches_the_conformal_cut_as_often_as_is_promised() -> None:
+    rng, reached = np.random.default_rng(0), []
+    names = np.arange(40).astype(str).astype(object)
+    labels = np.repeat([1, 0], 20)
+    for _ in range(400):
+        dev = StudyScores(names, names, labels, sigmoid(rng.normal(size=40) + labels))
+        cut = operating_points.conformal_threshold(dev, 0.9)
+        reached.append(float((sigmoid(rng.normal(size=200) + 1) >= cut).mean()))
+    assert 0.9 - 0.01 < np.mean(reached) < 0.96
+    assert min(reached) < 0.9  # the promise is on average, not for each dev
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_most_are_answered_whose_bound_keeps_the_promise(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sureness = rng.random(120).round(1 if seed % 2 else 9)
+    wrong = rng.random(120) > 0.75 + sureness / 4
+    order, answered = operating_points.promise_surest(
+        sureness, wrong, error=0.1, tail=0.1, most=0.5
+    )
+    good = [
+        n
+        for least in np.unique(sureness)
+        if (n := int((sureness >= least).sum())) >= 60
+        and upper_bound(int(wrong[sureness >= least].sum()), n, 0.1) <= 0.1
+    ]
+    assert answered == max(good, default=0)
     assert (np.diff(sureness[order]) <= 0).all()

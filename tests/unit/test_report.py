@@ -16,7 +16,7 @@ from jinja2 import UndefinedError
 from matplotlib.axes import Axes
 
 from mura_tune import config
-from mura_tune.evaluation.decision import choose_decision
+from mura_tune.evaluation.decision import average_split, choose_decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.networks.gradcam import compute_gradcam
@@ -118,7 +118,7 @@ def test_part() -> tuple[Split, Evaluation]:
         paths=np.array([f"i{i}.png" for i in range(n)]),
     )
     logits = torch.from_numpy(rng.normal(size=(n, 1)))
-    return split, evaluate_logits(logits, split, choose_decision(logits, split))
+    return split, evaluate_logits(logits, split, choose_decision(average_split(logits, split)))
 
 
 def test_the_gallery_shows_the_surest_first(test_part: tuple[Split, Evaluation]) -> None:
@@ -345,6 +345,26 @@ def test_a_page_and_a_card_show_the_supplement_of_test_and_do_without_an_older_o
         "Net benefit",
         "Errors and abstention",
     ]
+
+
+def test_a_card_says_how_a_study_is_answered_and_prints_tests_error_without_a_band() -> None:
+    values = stored()
+    values["abstain"] |= {"low": 0.3, "high": 0.3, "share": 0.0}
+    values["metrics"]["test"]["abstain"] = {"studies": 0, "error": 0.25, "error_without": 0.25}
+    n = values["metrics"]["test"]["studies"]
+    error = f"{n / 4:.0f} of {n} are answered wrong, 0.250"
+    older = render_card(parsed(values))
+    assert "the sigmoid, the mean over the study's views" in older
+    assert error in older
+    values |= {"schema": 3}
+    values["calibration"]["aggregation"] = "sigmoid of the mean logit"
+    values["abstain"] |= {"bound": 0.4, "chosen": "no band can promise an error of 0.10"}
+    newer = render_card(parsed(values))
+    assert "the mean over the study's views, the sigmoid" in newer
+    assert "no band of doubt (no band can promise an error of 0.10)" in newer
+    assert error in newer
+    for point in values["operating_points"].values():
+        assert point["chosen"] in newer
 
 
 def test_a_card_is_no_html_whatever_it_tells() -> None:
