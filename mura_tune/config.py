@@ -146,12 +146,13 @@ class SearchConfig:
                 "given",
                 "left out: all of a search sees pixels of one size, recipe.size",
             )
-        check_value(
-            "monitor" not in self.search,
-            "search.monitor",
-            "an axis",
-            "left out: trials judged by different scores do not compare",
-        )
+        for name in ("monitor", "study_score"):
+            check_value(
+                name not in self.search,
+                f"search.{name}",
+                "an axis",
+                "left out: trials judged by different scores do not compare",
+            )
 
     def _check_combinations(self) -> None:
         """Refuse axes that could draw values which no recipe may have together, in the search or

@@ -22,6 +22,7 @@ HEAD_INITS = ("random", "small", "prior")
 KEEPS = ("best", "last")
 BATCH_NORMS = ("batch", "start")
 NORMALISATIONS = ("common", "own")
+STUDY_SCORES = ("mean_probability", "mean_logit")
 SOLVERS = ("steps", "lbfgs")
 SIZES = range(16, 1024 + 1)  # pixels a side
 CHOICES = {
@@ -34,6 +35,7 @@ CHOICES = {
     "keep": KEEPS,
     "batch_norm": BATCH_NORMS,
     "normalisation": NORMALISATIONS,
+    "study_score": STUDY_SCORES,
 }
 # Fields whose legal values depend on one another: a search is refused if it could combine
 # values of these that no recipe may have together.
@@ -139,6 +141,7 @@ class Recipe:
     batch_norm: str = "batch"  # of BATCH_NORMS: whose statistics normalise in training
     ema: float = 0.0  # epochs, the time constant of the average of weights that is kept; 0 = none
     normalisation: str = "common"  # of NORMALISATIONS: the input that RGB weights are made for
+    study_score: str = "mean_probability"  # of STUDY_SCORES: what dev ranks studies by
 
     def __post_init__(self) -> None:
         check_value(bool(self.arch), "arch", self.arch, "the name of a network")
@@ -246,6 +249,7 @@ LATER_DEFAULTS: Mapping[str, Any] = {
 CHANGED_FIELDS: Mapping[str, tuple[Any, ...]] = {
     "head_init": ("random", "small", "prior"),
     "normalisation": ("common", "own"),
+    "study_score": ("mean_probability", "mean_logit"),
 }
 
 

@@ -273,7 +273,7 @@ def _progress(searches: Sequence[Search], url: str) -> SearchProgress:
         {name: config.budget.trials for name, config in configs.items()},
         lambda name: records[name].trials(),
         {
-            name: task_of(config.task, config.recipe.monitor).measure.name
+            name: task_of(config.task, config.recipe).measure.name
             for name, config in configs.items()
         },
     )

@@ -144,4 +144,4 @@ PANELS: Mapping[Task, Callable[[], TaskPanel]] = {
 
 def trial_monitor(trial: optuna.Trial, task: Task) -> str:
     """The name of a trial's score, such as study AUC."""
-    return task_of(task.name, TrialWriter(trial).read().recipe.monitor).monitor
+    return task_of(task.name, TrialWriter(trial).read().recipe).monitor

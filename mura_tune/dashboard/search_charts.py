@@ -17,7 +17,7 @@ from optuna_dashboard import save_plotly_graph_object
 
 from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.trial_record import BASELINE, TrialRecord
-from mura_tune.training.tasks import ABNORMALITY_TASK, task_of
+from mura_tune.training.tasks import ABNORMALITY_TASK, judged_by, task_of
 
 ENOUGH = 8  # finished trials below which importances say nothing
 SEEDS = 5  # forests for the spread of an importance
@@ -41,7 +41,7 @@ def refresh_charts(search: SearchRecord) -> None:
     """Draw the charts of a search anew; a chart that needs more trials is left out."""
     trials, plain = search.trials(), search.plain_config
     by = plain.get("recipe", {}).get("monitor", "auc")
-    monitor = task_of(plain.get("task", ABNORMALITY_TASK.name), by).monitor
+    monitor = judged_by(task_of(plain.get("task", ABNORMALITY_TASK.name)), by).monitor
     for name, figure in (
         ("mura-importance", draw_importance(trials, monitor)),
         ("mura-auc", draw_scores(trials, monitor)),

@@ -14,7 +14,7 @@ from mura_tune.metrics.estimates import Estimate
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import Epoch, fit
-from mura_tune.training.tasks import MULTI_TASK
+from mura_tune.training.tasks import MULTI_TASK, task_of
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,15 @@ def ablate(
     """
     train, dev = (load_split(prepared, split, device) for split in ("train", "dev"))
     numbers = tuple((recipe.seed + i) % 2**32 for i in range(seeds))
+    task = task_of(MULTI_TASK.name, recipe)
     tables, scores = [], []
     for weight in (recipe.aux_weight, 0.0):
         runs = []
         for seed in numbers:
             own = replace(recipe, seed=seed, aux_weight=weight)
-            net = MULTI_TASK.start(own, train).to(device)
-            runs.append(fit(net, train, dev, own, MULTI_TASK, on_epoch=on_epoch))
-        tables.append([MULTI_TASK.table(run.logits, dev) for run in runs])
+            net = task.start(own, train).to(device)
+            runs.append(fit(net, train, dev, own, task, on_epoch=on_epoch))
+        tables.append([task.table(run.logits, dev) for run in runs])
         scores.append(tuple(run.epoch.score for run in runs))
     difference = compare_aucs(tables[0], tables[1])
     return Ablation(recipe.aux_weight, numbers, scores[0], scores[1], difference)

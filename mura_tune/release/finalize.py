@@ -125,7 +125,7 @@ def finalize(
     _require_searched_data(best, prepared)
     recipe = final_recipe(best)
     train, dev_split = (load_split(prepared, name, device) for name in ("train", "dev"))
-    task = task_of(best.config.task, recipe.monitor)
+    task = task_of(best.config.task, recipe)
     task_releases = release_task(task.name)
     runs = []
     for number in range(seeds):

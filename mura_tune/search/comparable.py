@@ -195,9 +195,7 @@ def _start(
     search.store_comparable(now)
     with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        search.handle.set_metric_names(
-            [f"dev {task_of(config.task, config.recipe.monitor).monitor}"]
-        )
+        search.handle.set_metric_names([f"dev {task_of(config.task, config.recipe).monitor}"])
 
 
 def _dev_studies(prepared: Prepared, task: str) -> DevFold:

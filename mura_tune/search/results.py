@@ -206,7 +206,7 @@ def read_result(search: SearchRecord, confirmation: SearchRecord | None = None) 
     choice = choose_winner(search, confirmation)
     trials, resolved, comparable = search.trials(), choice.config, search.comparable
     assert comparable is not None  # or `choose_winner` refuses
-    task = task_of(resolved.task, resolved.recipe.monitor)
+    task = task_of(resolved.task, resolved.recipe)
     finished, winner = choice.finished.values(), choice.winner
     baseline = next((t for t in finished if t.role == BASELINE), None)
     return SearchResult(

@@ -125,7 +125,7 @@ class Trainer:
         trial = writer.trial
         fits: list[tuple[FitResult, Split]] = []
         alone = len(self.data.pairs) == 1
-        task = task_of(self.config.task, recipe.monitor)
+        task = task_of(self.config.task, recipe)
         for number, (train, dev) in enumerate(self.data.pairs):
 
             def on_epoch(epoch: Epoch, before: int = number * recipe.epochs) -> None:

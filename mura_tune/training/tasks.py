@@ -20,7 +20,7 @@ from mura_tune.metrics.areas import (
     average_logits,
     evaluate_areas,
 )
-from mura_tune.metrics.estimates import Measure, Names, StudyScores, score_studies
+from mura_tune.metrics.estimates import Measure, Names, StudyScores, average_views, score_studies
 from mura_tune.metrics.operating_points import MONITOR_MEASURES
 from mura_tune.metrics.ranking import AUC
 from mura_tune.networks.heads import (
@@ -128,9 +128,20 @@ def _of_areas(
 
 
 def study_scores(logits_nk: Tensor, split: Split) -> StudyScores:
-    """One probability of *abnormal* a study, from the first logit of each of its views."""
+    """One probability of *abnormal* a study: the mean of its views', by their first logits."""
+    return score_studies(*_abnormality_columns(logits_nk, split))
+
+
+def mean_logit_scores(logits_nk: Tensor, split: Split) -> StudyScores:
+    """The same as the sigmoid of its views' mean logit, which a release calibrates."""
+    return average_views(*_abnormality_columns(logits_nk, split)).scores()
+
+
+def _abnormality_columns(
+    logits_nk: Tensor, split: Split
+) -> tuple[NDArray[np.float64], NDArray[np.int64], Names, Names]:
     logits = logits_nk[:, 0].double().cpu().numpy()
-    return score_studies(logits, split.labels.cpu().numpy(), split.studies, split.patients)
+    return logits, split.labels.cpu().numpy(), split.studies, split.patients
 
 
 def score_recognition(logits_nk: Tensor, split: Split) -> StudyScores:
@@ -226,7 +237,16 @@ TASKS: Mapping[str, Task] = {
 }
 
 
-def task_of(name: str, monitor: str = "auc") -> Task:
-    """The task, judged by what the recipe's `monitor` names; `auc` leaves it the score it has."""
+def task_of(name: str, recipe: Recipe | None = None) -> Task:
+    """The task, judged as the recipe says: by its `monitor`, on studies with its `study_score`."""
     task = TASKS[name]
+    if recipe is None:
+        return task
+    if recipe.study_score == "mean_logit" and task.table is study_scores:
+        task = replace(task, table=mean_logit_scores)
+    return judged_by(task, recipe.monitor)
+
+
+def judged_by(task: Task, monitor: str) -> Task:
+    """The task, judged by one of MONITORS; `auc` leaves it the score that it has."""
     return task if monitor == "auc" else replace(task, measure=MONITOR_MEASURES[monitor])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, Ran
 from sklearn.metrics import cohen_kappa_score, f1_score
 from test_fit import DEV, TRAIN, recipe
@@ -15,11 +16,11 @@ from mura_tune import config
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import StudyScores, patient_weights
+from mura_tune.metrics.estimates import StudyScores, patient_weights, sigmoid
 from mura_tune.metrics.operating_points import BEST_F1, BEST_KAPPA, MONITOR_MEASURES
 from mura_tune.networks.network import build_network
 from mura_tune.training.fit import fit, predict
-from mura_tune.training.tasks import study_scores, task_of
+from mura_tune.training.tasks import task_of
 
 
 def studies(n: int = 60, seed: int = 0) -> StudyScores:
@@ -75,10 +76,10 @@ def test_one_class_or_a_score_that_is_no_number_has_none() -> None:
 @pytest.mark.parametrize("name", ["auc", "f1", "kappa"])
 def test_the_monitor_picks_the_epoch_and_leaves_the_training_alone(name: str) -> None:
     given = recipe(monitor=name, **{"finetune.epochs": 5, "finetune.lr": 3e-3})
-    net = build_network("cnn", seed=0)
-    found = fit(net, TRAIN, DEV, given, task_of("abnormality", name))
+    net, task = build_network("cnn", seed=0), task_of("abnormality", given)
+    found = fit(net, TRAIN, DEV, given, task)
     assert found.epoch.score == max(epoch.score for epoch in found.epochs)
-    assert MONITOR_MEASURES[name].score(study_scores(predict(net, DEV), DEV)) == found.epoch.score
+    assert MONITOR_MEASURES[name].score(task.table(predict(net, DEV), DEV)) == found.epoch.score
     plain = fit(
         build_network("cnn", seed=0),
         TRAIN,
@@ -89,9 +90,31 @@ def test_the_monitor_picks_the_epoch_and_leaves_the_training_alone(name: str) ->
     assert [epoch.loss for epoch in found.epochs] == [epoch.loss for epoch in plain.epochs]
 
 
+def test_dev_ranks_studies_by_the_mean_that_the_recipe_names() -> None:
+    logits = torch.randn((len(DEV), 1), generator=torch.Generator().manual_seed(0)) * 3
+    plain = logits[:, 0].double().numpy()
+    names = np.unique(DEV.studies)
+    rows = [plain[name == DEV.studies] for name in names]
+    expected = {
+        "mean_probability": [sigmoid(own).mean() for own in rows],
+        "mean_logit": [sigmoid(np.array(own.mean())) for own in rows],
+    }
+    for task in ("abnormality", "multitask"):
+        for study_score, scores in expected.items():
+            judge = task_of(task, recipe(study_score=study_score))
+            table = judge.table(logits, DEV)
+            assert table.scores == pytest.approx(np.array(scores))
+            assert judge.score(logits, DEV) == judge.measure.score(table)
+    assert expected["mean_logit"] != pytest.approx(expected["mean_probability"])
+
+
 def test_trials_are_not_judged_by_different_scores() -> None:
     with pytest.raises(InputError, match=r"search\.monitor is .* left out"):
         config.load_config("XR_ELBOW", ["search.monitor={choices: [auc, f1]}"])
+    with pytest.raises(InputError, match=r"search\.study_score is .* left out"):
+        config.load_config(
+            "XR_ELBOW", ["search.study_score={choices: [mean_logit, mean_probability]}"]
+        )
     with pytest.raises(InputError, match=r"one of auc, f1, kappa"):
         config.load_config("XR_ELBOW", ["monitor=accuracy"])
 
