@@ -17,7 +17,6 @@ from conftest import Ran
 from serving import serve_dashboard
 
 from mura_tune.database.urls import url_of
-
 from mura_tune.recipe import complete_values
 
 STORED = Path(__file__).parent / "before-second-plan"

@@ -279,7 +279,7 @@ def test_a_release_of_schema_1_answers_as_it_did(folder: Path) -> None:
     old |= {"schema": 1, "threshold": {"value": 0.3, "chosen": "largest Youden index"}}
     replaced(folder, json.dumps(old))
     chosen = Decision.from_manifest(load_release(folder, CPU).manifest)
-    assert chosen.calibration == Calibration(temperature=1.0, offset=0.0)
+    assert chosen.calibration == Calibration(1.0, 0.0, "mean of sigmoids")
     assert (chosen.threshold, chosen.recommended) == (0.3, "max_youden")
     assert not chosen.band.holds(0.3)
 
