@@ -72,7 +72,7 @@ docs: setup  ## Build the documentation as a site: open build/site/index.html
 	$(DOCS)
 	@echo "build/site/index.html"
 
-tune: setup  ## Search one area: AREA=XR_ELBOW, pooled for one model of all; or EVERY_AREA=1 for each [TRIALS=40] [WORKERS=4] [DATA=..] [ARGS=..]
+tune: setup  ## Search one area: AREA=XR_ELBOW, pooled for one model of all; or EVERY_AREA=1 for each [TRIALS=24] [WORKERS=4] [DATA=..] [ARGS=..]
 	@test -n $(call quoted,$(AREA)$(EVERY_AREA)) || { echo "make tune: which AREA? One of $(AREAS), another that DATA holds, or EVERY_AREA=1" >&2; exit 2; }
 	@$(BIN)/mura tune $(if $(EVERY_AREA),--every-area,$(call quoted,$(AREA))) --data $(call quoted,$(DATA)) $(WHERE) $(if $(TRIALS),--trials $(call quoted,$(TRIALS))) $(if $(WORKERS),--workers $(call quoted,$(WORKERS))) $(ARGS)
 

@@ -68,10 +68,16 @@ class Pruner:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirm:
-    """How a winner is confirmed: the `top` trials and the baseline run again with `seeds` each."""
+    """How a winner is confirmed: the `top` trials and the baseline run again with `seeds` each.
+
+    With `resplit`, new seed k trains and judges on the split of `split.seed` + k: on patients of
+    whom most did not pick the trials. A search of an earlier version stores no `resplit`; its new
+    seeds are judged on its own dev split.
+    """
 
     top: int  # trials; 0 = believe the search
     seeds: int  # runs of each
+    resplit: bool = False
 
     def __post_init__(self) -> None:
         _check_count("top", self.top, 0, MOST_CONFIRMED)
@@ -92,6 +98,11 @@ class Budget:
         _check_count("trials", self.trials, 1, MOST_TRIALS)
         _check_count("random", self.random, 1, MOST_TRIALS)
         _check_count("seed", self.seed, -MOST_SEED, MOST_SEED)
+
+    @property
+    def runs(self) -> int:
+        """The most runs of a recipe that search and confirmation take, pruned ones whole."""
+        return self.trials + (self.confirm.top + 1) * self.confirm.seeds * (self.confirm.top > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +248,22 @@ def replace_trials(config: SearchConfig, trials: int) -> SearchConfig:
         budget = dataclasses.replace(config.budget, trials=trials)
     except ValueError as error:
         raise InputError(f"--set budget.trials={trials}: budget.{error}") from None
-    return dataclasses.replace(config, budget=budget)
+    named = f"budget.trials={trials}"
+    return dataclasses.replace(config, budget=budget, overrides=(*config.overrides, named))
+
+
+def with_budget(config: SearchConfig, budget: Mapping[str, Any], source: str) -> SearchConfig:
+    """Return the configuration with another budget, under what its own overrides say of it.
+
+    Args:
+        budget: as `config_to_dict` has it; keys of later versions may be missing.
+    """
+    raw = config_to_dict(config) | {"budget": budget}
+    for override in config.overrides:
+        if override.startswith("budget."):
+            raw = _over(raw, _override(override, source), source)
+    built = _build_config(raw, source)
+    return dataclasses.replace(built, area=config.area, overrides=config.overrides)
 
 
 def config_to_dict(config: SearchConfig) -> dict[str, Any]:

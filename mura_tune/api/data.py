@@ -17,6 +17,7 @@ from mura_tune.data.audit import Audit, audit_dataset
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.data.scan import scan_dataset
+from mura_tune.data.splits import assign_splits
 from mura_tune.database.urls import database, url_of, url_of_file
 from mura_tune.errors import InputError
 from mura_tune.phantoms.dataset import (
@@ -105,6 +106,30 @@ def resolve_config(
     if not search_file(area).is_file() and Path(data).exists():
         open_dataset(Path(data), index_only=True).for_area(stored_area(area))
     return config
+
+
+def describe_budget(config: SearchConfig, *, data: str | Path = DATA) -> str:
+    """What a search takes at most, nothing pruned: runs of a recipe, epochs, images trained on.
+
+    The number of images is that of the dataset's index, where it is there.
+    """
+    budget, confirm, folds = config.budget, config.budget.confirm, max(1, config.split.folds)
+    again = ""
+    if confirm.top:
+        again = f" + {confirm.top} x {confirm.seeds} + {confirm.seeds} (trial 0)"
+    each = f" x {folds} folds" if folds > 1 else ""
+    epochs = budget.runs * folds * config.recipe.epochs
+    text = (
+        f"runs: {budget.trials}{again} = {budget.runs}{each}, each of {config.recipe.epochs} "
+        f"epochs: {epochs:,} epochs where nothing is pruned"
+    )
+    if not Path(data).exists():
+        return text
+    frame = open_dataset(Path(data), index_only=True).for_area(stored_area(config.area)).frame
+    splits = assign_splits(frame, config.split.dev, config.split.seed)
+    learned = int((splits != "test").sum()) * (folds - 1) // folds
+    images = learned if folds > 1 else int((splits == "train").sum())
+    return f"{text}, {images:,} images each: {epochs * images:,} images"
 
 
 def list_areas(data: str | Path = DATA) -> list[str]:

@@ -92,7 +92,7 @@ def finalize(
         Diverged: the loss is no longer a finite number.
 
     Example:
-        `print(finalize(search.run(trials=40), out="releases").describe())`
+        `print(finalize(search.run(trials=24), out="releases").describe())`
     """
     with contextlib.ExitStack() as locks:
         final_runs = FinalRuns(device, seeds, ensemble)

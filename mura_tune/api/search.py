@@ -90,7 +90,7 @@ class Search:
         InputError: a config that names no area.
 
     Example:
-        `Search(load_config("XR_WRIST"), data="data/MURA-v1.1").run(trials=40)`
+        `Search(load_config("XR_WRIST"), data="data/MURA-v1.1").run(trials=24)`
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Search:
             KeyboardInterrupt: after the running trial has ended.
 
         Example:
-            `print(search.run(trials=40, workers=4, devices="cuda:0,cuda:1"))`
+            `print(search.run(trials=24, workers=4, devices="cuda:0,cuda:1"))`
         """
         settings = RunSettings(
             workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace
@@ -160,7 +160,8 @@ class Search:
     @property
     def tune_command(self) -> str:
         """The command line that goes on with this search."""
-        overrides = (word for override in self.config.overrides for word in ("--set", override))
+        named = [one for one in self.config.overrides if not one.startswith("budget.trials=")]
+        overrides = (word for override in named for word in ("--set", override))
         trials = self.config.budget.trials
         return shell_command(
             *("mura", "tune", self.config.area, "--study", self.name, "--trials", trials),

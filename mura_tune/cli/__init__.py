@@ -30,7 +30,7 @@ def mura() -> None:
 
     \b
       mura check
-      mura tune XR_ELBOW --trials 40
+      mura tune XR_ELBOW --trials 24
       mura dashboard
       mura finalize XR_ELBOW
       mura infer --area XR_ELBOW --image view1.png --image view2.png

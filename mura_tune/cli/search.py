@@ -201,16 +201,19 @@ def show(area: str, data: Path, overrides: tuple[str, ...], as_json: bool) -> No
     """Print the search of AREA as its files and every --set resolve it.
 
     An area without a search file has that of studies/default.yaml; the dataset, where it is there,
-    must have such an area.
+    must have such an area. The last line counts what the search takes at most.
     """
     import yaml
 
-    from mura_tune.api.data import resolve_config
+    from mura_tune.api.data import describe_budget, resolve_config
     from mura_tune.config import config_to_dict
 
-    plain = config_to_dict(resolve_config(area, overrides, data=data))
+    config = resolve_config(area, overrides, data=data)
+    plain = config_to_dict(config)
     console.print_report(
-        as_json, lambda: plain, lambda: yaml.safe_dump(plain, sort_keys=False).rstrip()
+        as_json,
+        lambda: plain,
+        lambda: f"{yaml.safe_dump(plain, sort_keys=False)}# {describe_budget(config, data=data)}",
     )
 
 

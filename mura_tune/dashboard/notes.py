@@ -131,16 +131,22 @@ def _result(search: SearchRecord, confirmation: SearchRecord | None) -> Iterator
     yield f"**{words[0].upper()}{words[1:]}.**"
     yield ""
     confirmations = {c.trial: c for c in result.confirmed}
-    head = ["", "trial", f"dev {result.monitor}", "95 % interval", "studies"]
-    yield from _head([*head, "mean over new seeds", "each seed"] if confirmations else head)
+    means = {t.number: t.confirmed for t in (result.best, result.baseline) if t and t.confirmed}
+    new = ["mean over new seeds", "95 % interval, studies", "each seed"] if confirmations else []
+    searched = "in the search, one seed" if confirmations else f"dev {result.monitor}, one seed"
+    yield from _head(["", "trial", *new, searched, "95 % interval", "studies"])
     for number, name in _named_trials(result).items():
-        dev = trials[number].dev
-        row = [name, number, f"{dev.value:.3f}", dev.range(), dev.studies]
+        row: list[object] = [name, number]
         if confirmations:
-            seeds = confirmations.get(number)
-            each = ", ".join(f"{score:.3f}" for score in seeds.scores) if seeds else ""
-            row += [f"**{seeds.mean:.3f}**" if seeds else "", each]
-        yield _row(row)
+            seeds, mean = confirmations.get(number), means.get(number)
+            row += [
+                f"**{seeds.mean:.3f}**" if seeds else "",
+                f"{mean.range()}, {mean.studies}" if mean else "",
+                ", ".join(f"{score:.3f}" for score in seeds.scores) if seeds else "",
+            ]
+        dev = trials[number].dev
+        picked = " (picked for it)" if number == result.best.number else ""
+        yield _row([*row, f"{dev.value:.3f}{picked}", dev.range(), dev.studies])
     yield ""
     state = "are confirmed" if confirmations else "are not confirmed with new seeds (yet)"
     if result.pending:

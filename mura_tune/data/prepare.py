@@ -133,6 +133,38 @@ def prepare(
     )
 
 
+def divided_views(prepared: Prepared, holdout: Holdout, division: int = 0) -> tuple[Prepared, ...]:
+    """Return `prepared` as one run of a recipe trains on it: once, or once for each fold.
+
+    Args:
+        division: what is added to the seed of the split: other patients judge.
+
+    Raises:
+        InputError: a split, or a fold, with one class only.
+    """
+    if division:
+        holdout = replace(holdout, seed=holdout.seed + division)
+    if holdout.folds:
+        return prepare_folds(prepared, holdout)
+    return (divide_again(prepared, holdout),) if division else (prepared,)
+
+
+def divide_again(prepared: Prepared, holdout: Holdout) -> Prepared:
+    """Return `prepared` with train and dev divided by another seed or share; test stays.
+
+    Copies of the new dev pictures leave train.
+
+    Raises:
+        InputError: a split with one class only.
+    """
+    frame = prepared.frame
+    split = assign_splits(frame, holdout.dev, holdout.seed, column="published")
+    frame = frame.assign(split=split.where(frame["split"] != "test", "test"))
+    frame, copies = _without_leaks(frame, prepared.pixel_sha, prepared.near)
+    check_classes(frame, "split", f"{prepared.area} split.seed {holdout.seed}")
+    return replace(prepared, frame=frame, left_out=(*prepared.left_out, *copies))
+
+
 def prepare_folds(prepared: Prepared, holdout: Holdout) -> tuple[Prepared, ...]:
     """Return `prepared` once for each of `holdout.folds` patient folds, with that fold as dev.
 

@@ -22,6 +22,8 @@ DRAWS = 2000  # of the bootstrap
 AT_ONCE = 125_000  # weights of draws that a number is taken of at once: 1 MB, and a few copies
 TAIL = 0.025  # of the distribution on either side of a 95 % interval
 Z = 1.959964  # the standard normal's 97.5 % point
+# By tail: the quantile of the standard normal, of t with 1 and with 2 degrees of freedom.
+_T_QUANTILES = {TAIL: (Z, 12.7062, 4.3027), TAIL / 2: (2.241403, 25.4517, 6.2053)}
 
 
 @dataclass(frozen=True)
@@ -325,7 +327,15 @@ def logit_interval(
     u = (value - floor) / width
     if spread < 1e-12 or not 0 < u < 1:  # rounding makes equal draws differ by 1e-17
         return value, value
-    reach = t_quantile(freedom) * spread / width / (u * (1 - u))
+    return logit_ends(value, t_quantile(freedom) * spread, floor=floor)
+
+
+def logit_ends(value: float, reach: float, *, floor: float = 0.0) -> tuple[float, float]:
+    """The ends of an interval that reaches so far from `value`, between `floor` and 1, drawn on the
+    logit scale."""
+    width = 1 - floor
+    u = (value - floor) / width
+    reach = reach / width / (u * (1 - u))
     middle = math.log(u / (1 - u))
     return floor + width * _expit(middle - reach), floor + width * _expit(middle + reach)
 
@@ -395,12 +405,13 @@ def pooled_freedom(first: int, second: int) -> float:
     return (a + b) ** 2 / (a**2 / (first - 1) + b**2 / (second - 1))
 
 
-def t_quantile(freedom: float) -> float:
-    """Student's t at 97.5 %, by Abramowitz and Stegun 26.7.5: within .01 from 3 degrees on, below
-    that of the whole number under it."""
+def t_quantile(freedom: float, tail: float = TAIL) -> float:
+    """Student's t with `tail` above it, TAIL or half of that, by Abramowitz and Stegun 26.7.5:
+    within .03 from 3 degrees on, below that of the whole number under it."""
+    z, *few = _T_QUANTILES[tail]
     if freedom < 3:
-        return (12.7062, 4.3027)[int(freedom) - 1]
-    z, v = Z, freedom
+        return few[int(freedom) - 1]
+    v = freedom
     return (
         z
         + (z**3 + z) / (4 * v)

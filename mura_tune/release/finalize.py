@@ -239,6 +239,8 @@ def _search_entry(best: SearchResult) -> SearchEntry:
         confirmed=tuple(
             ConfirmationEntry(**dataclasses.asdict(confirmation)) for confirmation in best.confirmed
         ),
+        new_seeds=best.best.confirmed,
+        baseline_new_seeds=best.baseline.confirmed if best.baseline else None,
         verdict=describe_verdict(best),
         history=tuple(TrialEntry(**dataclasses.asdict(point)) for point in best.history),
         trial_counts=best.counts,

@@ -317,8 +317,11 @@ class SearchEntry(Entry):
     Attributes:
         monitor: what a score is, such as study AUC.
         trial: the winner's number; `params` are the values that it drew.
-        dev_score: the winner's; `dev_interval` are the ends of its 95 % interval.
+        dev_score: the winner's in the search; `dev_interval` are the ends of its 95 % interval.
         dev_studies: that the score was measured on.
+        new_seeds: the winner's mean score over new seeds; absent where nothing was confirmed, and
+            in schemas 1 and 2.
+        baseline_new_seeds: the baseline's.
         trial_counts: by state.
         config: the search's settings as plain values; see `read_config`.
     """
@@ -332,6 +335,8 @@ class SearchEntry(Entry):
     dev_studies: Annotated[int | None, whole(1)] = None
     baseline_dev_score: Annotated[float | None, maybe(_SCORE), LATER]
     confirmed: Annotated[tuple[ConfirmationEntry, ...] | None, each(ConfirmationEntry.parse)] = None
+    new_seeds: Annotated[Estimate | None, estimate] = None
+    baseline_new_seeds: Annotated[Estimate | None, estimate] = None
     verdict: Annotated[str | None, text] = None
     history: Annotated[tuple[TrialEntry, ...], each(TrialEntry.parse), LATER]
     trial_counts: Annotated[Mapping[str, int], named(whole()), Key("trials"), LATER]

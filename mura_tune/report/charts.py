@@ -357,7 +357,7 @@ def draw_search(search: SearchEntry) -> Markup:
         axes.set_xlim(-0.5, last + 0.5)
         axes.margins(y=0.1)
 
-    return draw_chart("The search", "trial", f"dev {search.monitor}", draw)
+    return draw_chart("The search", "trial", f"dev {search.monitor}, one seed", draw)
 
 
 def draw_forest(name: str, estimates: Mapping[str, Estimate]) -> Markup:

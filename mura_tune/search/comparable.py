@@ -16,9 +16,9 @@ import numpy as np
 import optuna
 from optuna.study import StudyDirection
 
-from mura_tune.config import Holdout, SearchConfig, config_to_dict
+from mura_tune.config import Holdout, SearchConfig, config_to_dict, with_budget
 from mura_tune.data import splits
-from mura_tune.data.prepare import Prepared, prepare_folds
+from mura_tune.data.prepare import Prepared, divided_views
 from mura_tune.errors import InputError
 from mura_tune.networks import starts
 from mura_tune.networks.starts import DIGEST_DIGITS, StartProvenance, start_provenance
@@ -30,7 +30,8 @@ from mura_tune.recipe import (
     newer_fields,
     with_values,
 )
-from mura_tune.search.search_record import DevFold, SearchRecord, reads_search
+from mura_tune.search.search_record import SearchRecord, reads_search
+from mura_tune.search.trial_record import DevFold
 from mura_tune.training.tasks import task_of
 
 
@@ -100,6 +101,7 @@ def same_or_refuse(
         InputError: recipe, search space, split or dataset differ, with each difference; or a start
             has learned from those that would judge it.
     """
+    config = _say_budget(search, config)
     first_config = as_begun(search, config)
     if first_config != config:
         begun, asked = (config_to_dict(each)["recipe"] for each in (first_config, config))
@@ -122,7 +124,8 @@ def same_or_refuse(
     }
     if near := _near_copies(prepared, config):
         now["near_copies"] = near
-    if start_digests := _starts(config):
+    start_digests = _starts(config)
+    if start_digests:
         clean_or_refuse(_drawn(config, "pretrained"), prepared, config.split)
         now["starts"] = start_digests
     stored = search.comparable
@@ -134,7 +137,60 @@ def same_or_refuse(
         recipe = drop_values(plain["recipe"], newer_fields(stored["recipe"]))
         search.store_comparable(now | {"recipe": recipe})
     search.identify()
+    if config.budget.confirm.resplit and (reason := _same_patients(config, prepared)):
+        _LOG.warning(
+            "search %s: new seeds are judged on its own dev split: %s", search.name, reason
+        )
+        plain["budget"]["confirm"]["resplit"] = False
+    if _early_budget(search):
+        del plain["budget"]["confirm"]["resplit"]
     search.store_config(plain)  # budget and final phases may change between calls
+
+
+def _same_patients(config: SearchConfig, prepared: Prepared) -> str | None:
+    """Why the patients may not be divided anew for each seed of the confirmation, if so.
+
+    A start that is a release of this dataset was trained on most of them.
+    """
+    try:
+        for seed in range(1, config.budget.confirm.seeds + 1):
+            split = replace(config.split, seed=config.split.seed + seed)
+            for view in divided_views(prepared, config.split, seed):
+                clean_or_refuse(_drawn(config, "pretrained"), view, split)
+    except InputError as error:
+        return str(error).partition(";")[0]
+    return None
+
+
+def going_on(search: SearchRecord, config: SearchConfig) -> SearchConfig:
+    """`config` as a worker of a started search has it: `as_begun`, and its confirmation judged by
+    the patients that `same_or_refuse` stored."""
+    config = as_begun(search, config)
+    confirm = replace(config.budget.confirm, resplit=search.config.budget.confirm.resplit)
+    return replace(config, budget=replace(config.budget, confirm=confirm))
+
+
+def _early_budget(search: SearchRecord) -> Mapping[str, Any] | None:
+    """The stored budget of a search that began before `confirm.resplit` was a setting."""
+    budget: Mapping[str, Any] | None = search.plain_config.get("budget")
+    return budget if budget and "resplit" not in budget.get("confirm", {}) else None
+
+
+def _budget_as_begun(search: SearchRecord, config: SearchConfig) -> SearchConfig:
+    """`config` with the budget of a search that began with another default.yaml, and on top what
+    this call sets itself."""
+    budget = _early_budget(search)
+    return config if budget is None else with_budget(config, budget, f"search {search.name}")
+
+
+def _say_budget(search: SearchRecord, config: SearchConfig) -> SearchConfig:
+    """`_budget_as_begun`, with a line about what differs."""
+    begun = _budget_as_begun(search, config)
+    changes = _differences(*(config_to_dict(each)["budget"] for each in (config, begun)))
+    if changes:
+        values = ", ".join(f"budget.{path}: {old}" for path, _, old in changes)
+        _LOG.warning("search %s goes on as it began, with %s", search.name, values)
+    return begun
 
 
 @reads_search
@@ -148,6 +204,7 @@ def as_begun(search: SearchRecord, config: SearchConfig) -> SearchConfig:
     stored = search.comparable
     if stored is None:
         return config
+    config = _budget_as_begun(search, config)
     asked, first = config_to_dict(config)["recipe"], {}
     for path, (*earlier, today) in CHANGED_FIELDS.items():
         begun = get_value(complete_values(stored["recipe"]), path)
@@ -164,7 +221,7 @@ def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def _near_copies(prepared: Prepared, config: SearchConfig) -> str:
     """How many are left out, with those of each fold; nothing where there are none."""
-    views = prepare_folds(prepared, config.split) if config.split.folds else (prepared,)
+    views = divided_views(prepared, config.split)
     counts = [len(view.near_copies) for view in views]
     return f"{', '.join(map(str, counts))} left out" if any(counts) else ""
 
@@ -190,7 +247,7 @@ def _start(
             f"search {search.name} was made by something else; "
             "start one of its own with --study NAME"
         )
-    views = prepare_folds(prepared, config.split) if config.split.folds else (prepared,)
+    views = divided_views(prepared, config.split)
     search.store_dev([_dev_studies(view, config.task) for view in views])
     search.store_comparable(now)
     with warnings.catch_warnings():  # marked experimental since 3.2; the board shows it
@@ -209,6 +266,18 @@ def _dev_studies(prepared: Prepared, task: str) -> DevFold:
     area = np.searchsorted(prepared.areas, rows["area"].to_numpy(object))
     labels = task_of(task).classes(rows["label"].to_numpy(), area)[first]
     return DevFold(labels.astype(np.int64), patients.astype(object))
+
+
+def numbered_studies(view: Prepared, whole: Prepared, task: str) -> DevFold:
+    """The dev studies of `view`; patients and studies have the numbers that they have in `whole`,
+    so that they keep them where the patients are divided anew."""
+    dev = view.frame.iloc[view.rows("dev")].drop_duplicates("study").sort_values("study")
+    patients, studies = (
+        np.searchsorted(np.unique(whole.frame[name].to_numpy(object)), dev[name].to_numpy(object))
+        for name in ("patient", "study")
+    )
+    labels = _dev_studies(view, task).labels
+    return DevFold(labels, patients.astype(object), studies.astype(object))
 
 
 def _check_resume(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from mura_tune.database.outages import legible
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import database
 from mura_tune.errors import InputError
-from mura_tune.metrics.comparison import compare_folds
+from mura_tune.metrics.comparison import average_confirmed, compare_confirmed, compare_folds
 from mura_tune.metrics.estimates import Estimate, Measure
 from mura_tune.recipe import Recipe
 from mura_tune.search.search_record import SearchRecord, reads_search
@@ -26,17 +26,25 @@ from mura_tune.search.trial_record import BASELINE, TrialRecord
 from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.tasks import task_of
 
+LEAST_SEEDS = 2  # of a confirmation: one does not say how seeds vary
+
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """A finished trial: its score on dev, and `estimate`, which has the interval around it."""
+    """A finished trial: its score on dev, and `estimate`, which has the interval around it.
+
+    Attributes:
+        source: of a warm start.
+        confirmed: the mean score over new seeds, which did not pick the trial; None without them.
+    """
 
     number: int
     score: float
     estimate: Estimate
     params: dict[str, Any]
     recipe: Recipe
-    source: str | None = None  # of a warm start
+    source: str | None = None
+    confirmed: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields; the interval stands as its two ends, beside the studies it is of."""
@@ -50,7 +58,8 @@ class FinishedTrial:
 class Confirmation:
     """A candidate trained again with new seeds: the score of each, and their mean.
 
-    The score that made it a candidate is not among them: it was picked for being high.
+    The score that made it a candidate is not among them: it was picked for being high. With
+    `budget.confirm.resplit` most patients who judge a new seed did not pick it either.
     """
 
     trial: int
@@ -140,7 +149,7 @@ class WinnerChoice:
     """Which trial of a search wins, from what is stored: no interval is computed.
 
     Attributes:
-        runs: the confirming trials of each candidate that has all of them.
+        runs: the confirming trials of each candidate that has all of them, in the order of seeds.
         pending: as `SearchResult` has it, like the rest.
     """
 
@@ -155,10 +164,16 @@ class WinnerChoice:
     def confirmed(self) -> tuple[Confirmation, ...]:
         """The candidates with all their new seeds, best mean first."""
         scores = {number: tuple(run.score for run in runs) for number, runs in self.runs.items()}
-        means = [
-            Confirmation(number, each, float(np.mean(each))) for number, each in scores.items()
-        ]
-        return tuple(sorted(means, key=lambda run: (-run.mean, run.trial)))
+        return tuple(
+            Confirmation(number, scores[number], float(np.mean(scores[number])))
+            for number in rank_by_mean(scores)
+        )
+
+
+def rank_by_mean(scores: Mapping[int, Sequence[float]]) -> list[int]:
+    """Candidates by the mean of their scores over new seeds, the best first; of equals the one
+    with the lower number."""
+    return sorted(scores, key=lambda number: (-float(np.mean(scores[number])), number))
 
 
 @reads_search
@@ -182,18 +197,36 @@ def choose_winner(search: SearchRecord, confirmation: SearchRecord | None = None
     resolved, identity = search.config, search.identity
     reruns = confirmation.trials() if confirmation else []
     pending, unconfirmed = _open_ends(resolved, trials, reruns, identity)
-    runs: dict[int, list[TrialRecord]] = {}
-    for run in reruns:
-        trial = None if run.confirmed_trial is None else finished.get(run.confirmed_trial)
-        if trial and run.is_finished and run.confirms(trial, identity):
-            runs.setdefault(trial.number, []).append(run)
-    seeds = resolved.budget.confirm.seeds
-    runs = {number: done for number, done in runs.items() if len(done) >= seeds}
+    runs = _complete_runs(resolved, finished, reruns, identity)
     winner = max(finished.values(), key=lambda t: (t.score, -t.number))
     choice = WinnerChoice(winner, finished, runs, pending, unconfirmed, resolved)
     if pending or not runs:
         return choice
     return replace(choice, winner=finished[choice.confirmed[0].trial])
+
+
+def _complete_runs(
+    search_config: SearchConfig,
+    finished: Mapping[int, TrialRecord],
+    reruns: Sequence[TrialRecord],
+    identity: str | None,
+) -> dict[int, list[TrialRecord]]:
+    """The confirming trials of each trial that has one with every new seed, in their order."""
+    confirm = search_config.budget.confirm
+    by_seed: dict[int, dict[int, TrialRecord]] = {}
+    for run in reruns:
+        trial = None if run.confirmed_trial is None else finished.get(run.confirmed_trial)
+        if trial is None or not run.is_finished or not run.confirms(trial, identity):
+            continue
+        if (run.own_dev is not None) == confirm.resplit:
+            seed = (run.recipe.seed - trial.recipe.seed) % 2**32
+            by_seed.setdefault(trial.number, {})[seed] = run
+    seeds = range(1, confirm.seeds + 1)
+    return {
+        number: [runs[seed] for seed in seeds]
+        for number, runs in by_seed.items()
+        if all(seed in runs for seed in seeds)
+    }
 
 
 @reads_search
@@ -209,14 +242,15 @@ def read_result(search: SearchRecord, confirmation: SearchRecord | None = None) 
     task = task_of(resolved.task, resolved.recipe)
     finished, winner = choice.finished.values(), choice.winner
     baseline = next((t for t in finished if t.role == BASELINE), None)
+    means, difference = _compare(search, task.measure, winner, baseline, choice.runs)
     return SearchResult(
         search=search.name,
         area=comparable["area"],
         monitor=task.monitor,
-        best=_trial(winner),
-        baseline=_trial(baseline) if baseline else None,
+        best=_trial(winner, means),
+        baseline=_trial(baseline, means) if baseline else None,
         confirmed=choice.confirmed,
-        difference=_difference(search, task.measure, winner, baseline, choice.runs),
+        difference=difference,
         rarer=_rarer(search),
         span=(min(t.score for t in finished), max(t.score for t in finished)),
         counts=count_outcomes(trials),
@@ -334,21 +368,33 @@ def _open_ends(
     return to_go if begun else (), failed
 
 
-def _difference(
+def _compare(
     search: SearchRecord,
     measure: Measure,
     winner: TrialRecord,
     baseline: TrialRecord | None,
     reruns: dict[int, list[TrialRecord]],
-) -> Estimate | None:
-    if baseline is None or winner.number == baseline.number:
-        return None
-    pair = [winner, baseline]
-    both = all(t.number in reruns for t in pair)
-    ours, theirs = (
-        [search.scored(run) for run in (reruns[t.number] if both else [t])] for t in pair
-    )
-    return compare_folds(ours, theirs, measure=measure)
+) -> tuple[dict[int, Estimate], Estimate | None]:
+    """The means over new seeds of winner and baseline, and the winner's score minus the baseline's.
+
+    The difference is of their scores in the search where one of them has no new seeds.
+    """
+    pair = [winner, *([baseline] if baseline and baseline.number != winner.number else [])]
+    runs = {number: [search.scored(run) for run in of] for number, of in reruns.items()}
+    seeds = min((len(of) for of in runs.values()), default=0)
+    means = {
+        trial.number: average_confirmed(runs, trial.number, measure=measure)
+        for trial in pair
+        if trial.number in runs and seeds >= LEAST_SEEDS
+    }
+    if len(pair) == 1:
+        return means, None
+    if len(means) == len(pair):
+        numbers = [trial.number for trial in pair]
+        return means, compare_confirmed(runs, *numbers, measure=measure)
+    both = all(trial.number in runs for trial in pair)
+    ours, theirs = (runs[t.number] if both else [search.scored(t)] for t in pair)
+    return means, compare_folds(ours, theirs, measure=measure)
 
 
 def _rarer(search: SearchRecord) -> int:
@@ -360,7 +406,7 @@ def _rarer(search: SearchRecord) -> int:
     return min(patients.values())
 
 
-def _trial(trial: TrialRecord) -> FinishedTrial:
+def _trial(trial: TrialRecord, means: Mapping[int, Estimate]) -> FinishedTrial:
     return FinishedTrial(
         number=trial.number,
         score=trial.score,
@@ -368,4 +414,5 @@ def _trial(trial: TrialRecord) -> FinishedTrial:
         params=trial.params,
         recipe=trial.recipe,
         source=trial.warm_start,
+        confirmed=means.get(trial.number),
     )

@@ -1,7 +1,6 @@
 """A search as the database stores it: nothing else knows its attributes' names.
 
-`SearchRecord` is one Optuna study, `DevFold` the dev studies of one of its folds. The names of
-the attributes are those of every earlier version.
+`SearchRecord` is one Optuna study. The names of the attributes are those of every earlier version.
 """
 
 from __future__ import annotations
@@ -13,9 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
@@ -24,8 +21,8 @@ from mura_tune import config
 from mura_tune.config import SearchConfig
 from mura_tune.database import optuna_private
 from mura_tune.database.outages import legible
-from mura_tune.metrics.estimates import Names, StudyScores
-from mura_tune.search.trial_record import TrialRecord, fail_trial
+from mura_tune.metrics.estimates import StudyScores
+from mura_tune.search.trial_record import DevFold, TrialRecord, fail_trial
 
 # System attributes: a user attribute of thousands of characters would fill the search's page.
 _CONFIG = "mura:config"  # of a search, as `config.config_to_dict` has it
@@ -36,19 +33,6 @@ _SPACE_CHANGES = "space_changes"  # a user attribute: a person sees it on the da
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class DevFold:
-    """The dev studies of one fold, a row each: labels (S,) and patients (S,), by number."""
-
-    labels: NDArray[np.int64]
-    patients: Names
-
-    def with_scores(self, scores: NDArray[np.float64]) -> StudyScores:
-        """The table of these studies with one trial's scores (S,)."""
-        names = np.array([str(row) for row in range(len(scores))])
-        return StudyScores(names, self.patients, self.labels, scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +87,14 @@ class SearchRecord:
     @property
     def dev_folds(self) -> list[DevFold]:
         """The dev studies of each fold; one fold unless the split has several."""
-        return [
-            DevFold(np.array(fold["labels"], dtype=np.int64), np.array(fold["patients"]))
-            for fold in self._facts[_DEV]
-        ]
+        return [DevFold.from_json(fold) for fold in self._facts[_DEV]]
 
     def scored(self, trial: TrialRecord) -> list[StudyScores]:
-        """The dev studies of each fold with the scores of a trial."""
-        pairs = zip(self.dev_folds, trial.dev_scores, strict=True)
+        """The studies that judged a trial, with its scores: of each fold, or of the one dev split.
+
+        A trial of a confirmation may have been judged by studies of its own.
+        """
+        pairs = zip(trial.own_dev or self.dev_folds, trial.dev_scores, strict=True)
         return [fold.with_scores(scores) for fold, scores in pairs]
 
     def trials(self, *states: TrialState) -> list[TrialRecord]:
@@ -138,10 +122,7 @@ class SearchRecord:
 
     def store_dev(self, folds: Sequence[DevFold]) -> None:
         """Store labels and patients of the dev studies of each fold, in the order of scores."""
-        plain = [
-            {"labels": fold.labels.tolist(), "patients": fold.patients.tolist()} for fold in folds
-        ]
-        self._store(_DEV, plain)
+        self._store(_DEV, [fold.to_json() for fold in folds])
 
     def identify(self) -> None:
         """Give the search an identity, if it has none. Under its lock."""

@@ -41,12 +41,15 @@ class Rerun:
         axes: the distributions of the searched trial. The search's own may be narrower by now.
         identity: of the search.
         since: when the searched trial began.
+        division: what is added to `split.seed` for the patients that train and judge; 0 is the
+            search's own split.
     """
 
     recipe: Recipe
     axes: Space = field(default_factory=dict)
     identity: str | None = None
     since: datetime | None = None
+    division: int = 0
 
     def is_of(self, trial: TrialRecord) -> bool:
         """Whether a trial trains this, for this search."""
@@ -195,25 +198,29 @@ def confirm_slots(
 ) -> list[Slot]:
     """Each candidate of the searched `trials` with each new seed; a seed is tried once.
 
+    The slots of a seed stand together: all candidates are judged by the same patients.
+
     Args:
         identity: of the search.
     """
+    resplit = config.budget.confirm.resplit
     return [
-        _confirm_slot(trial, seed, identity)
+        _confirm_slot(trial, seed, identity, division=seed if resplit else 0)
         for seed in range(1, config.budget.confirm.seeds + 1)
         for trial in candidates(config, trials)
     ]
 
 
-def _confirm_slot(trial: TrialRecord, seed: int, identity: str | None) -> Slot:
+def _confirm_slot(trial: TrialRecord, seed: int, identity: str | None, *, division: int) -> Slot:
     """The trial's recipe with another seed: other initial weights, order and augmentation."""
     recipe = replace(trial.recipe, seed=(trial.recipe.seed + seed) % 2**32)
+    key = f"{trial.number}:{recipe.seed}"
     return Slot(
-        f"{trial.number}:{recipe.seed}",
+        f"{key} split +{division}" if division else key,
         trial.params,
         CONFIRM,
         confirmed_trial=trial.number,
-        rerun=Rerun(recipe, trial.distributions, identity, trial.started),
+        rerun=Rerun(recipe, trial.distributions, identity, trial.started, division),
     )
 
 

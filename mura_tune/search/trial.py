@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from sqlalchemy.exc import SQLAlchemyError
 
 from mura_tune.config import SearchConfig
-from mura_tune.data.prepare import Prepared, prepare_folds
+from mura_tune.data.prepare import Prepared, divided_views
 from mura_tune.database.outages import Outage
 from mura_tune.errors import Diverged
 from mura_tune.metrics.areas import ACCURACY
@@ -22,8 +22,9 @@ from mura_tune.metrics.comparison import average_folds
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.ranking import AUC
 from mura_tune.recipe import Recipe
+from mura_tune.search.comparable import numbered_studies
 from mura_tune.search.space import Space, recipe_for, suggest
-from mura_tune.search.trial_record import INTERRUPTED, OUTAGE, TrialWriter
+from mura_tune.search.trial_record import INTERRUPTED, OUTAGE, DevFold, TrialWriter
 from mura_tune.text import printable
 from mura_tune.training.batches import Split, load_split
 from mura_tune.training.feeds import Source, pixel_feed
@@ -52,17 +53,28 @@ class TrialData:
     """What every trial of a search learns from: pairs of train and dev, one unless there are folds.
 
     All of them on `device`.
+
+    Attributes:
+        own_dev: the studies that judge, where they are not those of the search.
     """
 
     pairs: tuple[tuple[Split, Split], ...]
     device: torch.device
+    own_dev: tuple[DevFold, ...] = ()
 
 
-def load_trial_data(prepared: Prepared, config: SearchConfig, device: torch.device) -> TrialData:
-    """The search's train and dev; with folds, k pairs that cover every patient but test's once."""
-    folds = prepare_folds(prepared, config.split) if config.split.folds else (prepared,)
-    pairs = ((load_split(fold, "train", device), load_split(fold, "dev", device)) for fold in folds)
-    return TrialData(tuple(pairs), device)
+def load_trial_data(
+    prepared: Prepared, config: SearchConfig, device: torch.device, division: int = 0
+) -> TrialData:
+    """The search's train and dev; with folds, k pairs that cover every patient but test's once.
+
+    Args:
+        division: what is added to `split.seed`: the data of another division of the patients.
+    """
+    views = divided_views(prepared, config.split, division)
+    pairs = ((load_split(view, "train", device), load_split(view, "dev", device)) for view in views)
+    own_dev = (numbered_studies(view, prepared, config.task) for view in views) if division else ()
+    return TrialData(tuple(pairs), device, tuple(own_dev))
 
 
 def draw_recipe(writer: TrialWriter, config: SearchConfig, space: Space) -> Recipe:
@@ -152,6 +164,8 @@ class Trainer:
         dev_score = average_folds(tables, measure=task.measure).rounded(DIGITS)
         writer.store_estimates(dev_score, best_epochs[0] if alone else best_epochs, auc, area)
         writer.store_scores(tables)
+        if self.data.own_dev:
+            writer.store_own_dev(self.data.own_dev)
         self.save_artifacts(trial, fits, tables[0] if alone else _pooled(tables))
         return round(float(np.mean([f.epoch.score for f, _ in fits])), DIGITS)
 

@@ -24,12 +24,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from mura_tune import recipe as recipes
 from mura_tune.database import optuna_private
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import Estimate, StudyScores
+from mura_tune.metrics.estimates import Estimate, Names, StudyScores
 from mura_tune.recipe import Recipe
 
 # System attributes: a user attribute of thousands of characters would fill the trial's page.
 _RECIPE = "mura:recipe"
 _SCORES = "mura:dev_scores"  # probabilities of the dev studies of each fold, float64 in base85
+_OWN_DEV = "mura:own_dev"  # the studies that judged it, where they are not those of its search
 _CONFIRMED_SEARCH = "mura:search"  # of a confirming trial: the identity of the search it confirms
 # User attributes: a person sees them on the dashboard.
 _SLOT, _ROLE, _WORKER, _REASON = "slot", "role", "worker", "reason"
@@ -64,6 +65,39 @@ _OUTAGES = (
     "BrokenPipeError",
     "ConnectionResetError",
 )
+
+
+@dataclass(frozen=True, eq=False)
+class DevFold:
+    """The studies that judge, of one fold or of the one dev split, a row each.
+
+    Attributes:
+        labels: (S,).
+        patients: (S,), by number.
+        studies: (S,), by number; None where no other split is looked at, and rows will do.
+    """
+
+    labels: NDArray[np.int64]
+    patients: Names
+    studies: Names | None = None
+
+    def with_scores(self, scores: NDArray[np.float64]) -> StudyScores:
+        """The table of these studies with one trial's scores (S,)."""
+        numbers = np.arange(len(scores)) if self.studies is None else self.studies
+        names = np.array([str(number) for number in numbers])
+        return StudyScores(names, self.patients, self.labels, scores)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as lists, without those that are None."""
+        stored = {key: value for key, value in vars(self).items() if value is not None}
+        return {key: value.tolist() for key, value in stored.items()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> DevFold:
+        """What `to_json` made."""
+        studies = np.array(stored["studies"]) if "studies" in stored else None
+        labels = np.array(stored["labels"], dtype=np.int64)
+        return cls(labels, np.array(stored["patients"]), studies)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,6 +282,12 @@ class TrialRecord:
         return [np.frombuffer(base64.b85decode(text), dtype="<f8") for text in texts]
 
     @property
+    def own_dev(self) -> list[DevFold] | None:
+        """The studies of each fold that judged it; None where its search's dev studies did."""
+        stored = self.frozen.system_attrs.get(_OWN_DEV)
+        return None if stored is None else [DevFold.from_json(fold) for fold in stored]
+
+    @property
     def is_done(self) -> bool:
         """Whether the trial finished or was pruned."""
         return self.state in DONE
@@ -361,6 +401,11 @@ class TrialWriter:
     def store_scores(self, folds: Sequence[StudyScores]) -> None:
         """Store the scores of the dev studies of each fold, in the order of their names."""
         optuna_private.store_trial_fact(self.trial, _SCORES, _packed(folds))
+
+    def store_own_dev(self, folds: Sequence[DevFold]) -> None:
+        """Store which studies of each fold judge it, in the order of its scores."""
+        facts = [fold.to_json() for fold in folds]
+        optuna_private.store_trial_fact(self.trial, _OWN_DEV, facts)
 
     def store_reason(self, reason: str) -> None:
         """Store why the trial fails, unless it was lost to another worker meanwhile."""

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 from mura_tune.metrics.comparison import FEW
+from mura_tune.metrics.estimates import Estimate
 from mura_tune.search.results import FinishedTrial, SearchResult, numbered
 from mura_tune.search.trial_record import TrialRecord
+
+
+class Verdict(Enum):
+    """What is said of a winner that is confirmed, and of the baseline."""
+
+    BEATS = "the winner beats the baseline"
+    WORSE = "the winner is worse than the baseline"
+    NOT_SHOWN = "the winner is not shown to beat the baseline"
+    TOO_FEW = "too few to say whether the winner beats the baseline"
+    BASELINE = "the baseline itself is the winner: the search found nothing better"
+
+
+def judge(difference: Estimate, rarer: int) -> Verdict:
+    """What the difference of winner and baseline over new seeds says.
+
+    Args:
+        rarer: dev patients of the class that has fewer.
+    """
+    if rarer < FEW:
+        return Verdict.TOO_FEW
+    if difference.low > 0:
+        return Verdict.BEATS
+    return Verdict.WORSE if difference.high < 0 else Verdict.NOT_SHOWN
 
 
 def describe_result(result: SearchResult) -> str:
@@ -33,9 +58,7 @@ def _confirmation(result: SearchResult) -> list[str]:
     """A line for each candidate that was trained again, or could not be."""
     lines = []
     if result.confirmed:
-        seeds = len(result.confirmed[0].scores)
-        plural = "" if seeds == 1 else "s"
-        lines.append(f"confirmed with {seeds} new seed{plural} each (dev {result.monitor}):")
+        lines.append(f"confirmed with {_new_seeds(result)} each (dev {result.monitor}):")
     for run in result.confirmed:
         each = ", ".join(f"{score:.3f}" for score in run.scores)
         lines.append(f"  trial {run.trial:>3}  mean {run.mean:.3f}  ({each})")
@@ -47,7 +70,10 @@ def _confirmation(result: SearchResult) -> list[str]:
 
 
 def describe_verdict(result: SearchResult) -> str:
-    """Whether the winner beats the baseline, by how much, and over which scores."""
+    """Whether the winner beats the baseline, by how much, and over which scores.
+
+    That it does is said of scores over new seeds alone. The scores of the search picked the winner.
+    """
     if result.pending:
         return (
             f"no winner yet: the confirmation is not done ({numbered('trial', result.pending)} "
@@ -56,28 +82,38 @@ def describe_verdict(result: SearchResult) -> str:
     if result.baseline is None:
         return "no baseline finished: nothing to compare the winner with"
     if result.best.number == result.baseline.number:
-        return "the baseline itself is the winner: the search found nothing better"
+        return Verdict.BASELINE.value
     d = result.difference
     assert d is not None  # there is a baseline, and another won
-    text = f"{d.signed()} dev {result.monitor}, paired by patient, {_compared(result)}"
-    if result.rarer < FEW:
-        return (
-            f"{result.rarer} dev patients of one class are too few to say whether the winner "
-            f"beats the baseline: {text}"
-        )
-    if d.low > 0:
-        return f"the winner beats the baseline: {text}"
-    if d.high < 0:
-        return f"the winner is worse than the baseline: {text}"
-    return f"the winner is not shown to beat the baseline: {text}"
+    text = f"{d.signed()} dev {result.monitor}, paired by patient"
+    if reason := _no_claim(result):
+        return f"whether the winner beats the baseline is not known: {reason}: {text}"
+    verdict = judge(d, result.rarer)
+    few = f"{result.rarer} dev patients of one class are " if verdict is Verdict.TOO_FEW else ""
+    return f"{few}{verdict.value}: {text}, over {_new_seeds(result)}"
 
 
-def _compared(result: SearchResult) -> str:
-    """Which scores the difference is of."""
+def _no_claim(result: SearchResult) -> str:
+    """Why nothing is claimed of winner and baseline; empty where both have new seeds."""
+    assert result.baseline is not None
+    if result.best.confirmed and result.baseline.confirmed:
+        return ""
     if result.over_new_seeds:
-        return "over new seeds"
-    picked = "by one seed each, the winner's picked as best"
-    return f"{picked}: the baseline is not confirmed" if result.confirmed else picked
+        return "one new seed each does not say how much seeds vary"
+    by_search = "by the search's scores, one seed each, the winner's picked for it"
+    if result.confirmed:
+        return f"the baseline is not confirmed; {by_search}"
+    return f"no trial is confirmed with new seeds; {by_search}"
+
+
+def _new_seeds(result: SearchResult) -> str:
+    """How many new seeds a candidate has, and on which patients they are judged."""
+    seeds = len(result.confirmed[0].scores)
+    text = "1 new seed" if seeds == 1 else f"{seeds} new seeds"
+    division = "folds" if result.config.split.folds else "dev split"
+    if not result.config.budget.confirm.resplit:
+        return text
+    return f"{text}, {division} of {'its' if seeds == 1 else 'their'} own"
 
 
 def shown_params(params: dict[str, Any]) -> str:
@@ -108,6 +144,13 @@ def trial_line(trial: TrialRecord, measure: str) -> str:
 
 
 def _line(result: SearchResult, trial: FinishedTrial) -> str:
-    score = f"dev {result.monitor} {trial.score:.3f} {trial.estimate.interval()}"
-    n = f"(n = {trial.estimate.studies})"
-    return f"trial {trial.number}: {score} {n}\n          {shown_params(trial.params)}"
+    """A trial's mean over new seeds, then its score in the search; and its values."""
+    searched = f"{trial.score:.3f} {trial.estimate.interval()} (n = {trial.estimate.studies})"
+    score = f"dev {result.monitor} {searched}, one seed"
+    picked = "picked for it" if trial.number == result.best.number else "in the search"
+    if trial.confirmed:
+        score = f"dev {result.monitor} {trial.confirmed}, mean over {_new_seeds(result)}"
+        score += f"\n          [{searched} {picked}]"
+    elif trial.number == result.best.number:
+        score += ", picked for it"
+    return f"trial {trial.number}: {score}\n          {shown_params(trial.params)}"

@@ -22,7 +22,7 @@ from mura_tune.database.optuna_private import send_heartbeats
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
-from mura_tune.search.comparable import as_begun
+from mura_tune.search.comparable import going_on
 from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded, WorkerSettings
 from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.slots import (
@@ -158,11 +158,11 @@ class _WorkerSearch:
         self._search = SearchRecord(
             optuna.load_study(study_name=job.name, storage=storage, pruner=pruner)
         )
-        self._config = as_begun(self._search, job.config)
+        self._config = going_on(self._search, job.config)
         self._space = as_started(space_of(self._config), self._search.comparable)
         self._save_artifacts = settings.artifacts(self._config.task)
         self._confirmation: SearchRecord | None = None
-        self._trainer: Trainer | None = None
+        self._trainer: tuple[int, Trainer] | None = None  # of one division of the patients
         self._warm_starts: Sequence[WarmStart] = ()
 
     def is_done(self) -> bool:
@@ -188,14 +188,27 @@ class _WorkerSearch:
             slot = next_slot(search, plan, self._space, self._worker_lock.is_alive, first)
             if slot is None:
                 return False
-            if self._trainer is not None:
+            division = slot.rerun.division if slot.rerun else 0
+            trainer = self._trainer_of(division)
+            if trainer is not None:
                 drawn = self._draw(search, slot)
-        if self._trainer is None:  # others need not wait while it reads; the slot is picked anew
-            data = load_trial_data(self._job.prepared, self._config, self._device)
-            self._trainer = Trainer(self._config, data, self._on_event, self._save_artifacts)
+        if trainer is None:  # others need not wait while it reads; the slot is picked anew
+            self._load(division)
         elif drawn is not None:
-            self._train(self._trainer, search, drawn)
+            self._train(trainer, search, drawn)
         return True
+
+    def _trainer_of(self, division: int) -> Trainer | None:
+        """The trainer that has this division's data, if it is loaded."""
+        loaded, trainer = self._trainer or (None, None)
+        return trainer if loaded == division else None
+
+    def _load(self, division: int) -> None:
+        """Load the data of a division of the patients, in place of another's."""
+        self._trainer = None  # or both would be in memory
+        data = load_trial_data(self._job.prepared, self._config, self._device, division)
+        trainer = Trainer(self._config, data, self._on_event, self._save_artifacts)
+        self._trainer = division, trainer
 
     def _draw(self, search: SearchRecord, slot: Slot) -> _DrawnTrial:
         """A trial for a slot, its values drawn. Under the lock."""

@@ -5,15 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from mura_tune.metrics.comparison import (
+    average_confirmed,
     average_folds,
     compare_aucs,
     compare_by_delong,
+    compare_confirmed,
     compare_folds,
     placements,
 )
-from mura_tune.metrics.estimates import StudyScores
+from mura_tune.metrics.estimates import TAIL, StudyScores, t_quantile
 from mura_tune.metrics.ranking import auc, estimate_auc
 
 
@@ -129,3 +132,69 @@ def test_a_model_does_not_differ_from_itself_and_other_studies_are_refused() -> 
     assert (compare_by_delong(one, one).value, compare_by_delong(one, one).p) == (0, 1)
     with pytest.raises(ValueError, match="same studies"):
         compare_by_delong(one, replace(two, names=two.names[::-1]))
+
+
+def seed_runs(
+    rng: np.random.Generator, *, seeds: int, anew: bool, spread: float, recipes: int = 4
+) -> dict[int, list[list[StudyScores]]]:
+    """Recipes that are equally good, each with runs on 60 patients: the same ones for each seed,
+    or others. A seed moves a run's AUC by about `spread` / 3.5."""
+    runs: dict[int, list[list[StudyScores]]] = {recipe: [] for recipe in range(recipes)}
+    for k in range(seeds):
+        if k == 0 or anew:
+            labels, hard = rng.permutation(60) % 2, rng.normal(size=60)
+            own = rng.normal(size=(recipes, 60))
+            names = np.array([f"s{k * anew}-{i:02}" for i in range(60)])
+        for recipe, of in runs.items():
+            gap = 1.5 + spread * rng.normal()
+            noise = 0.8 * hard + 0.4 * own[recipe] + 0.45 * rng.normal(size=60)
+            of.append([StudyScores(names, names, labels, 1 / (1 + np.exp(-gap * labels - noise)))])
+    return runs
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_the_variance_of_a_difference_over_seeds_is_that_of_new_patients_and_seeds(
+    anew: bool,
+) -> None:
+    """Against the spread over 100 repetitions; patients alone are too sure by half and more."""
+    rng = np.random.default_rng(3)
+    found = [
+        compare_confirmed(seed_runs(rng, seeds=4, anew=anew, spread=0.35), 0, 1, draws=60)
+        for _ in range(100)
+    ]
+    values = np.array([each.value for each in found])
+    reach = np.array([(each.high - each.low) / 2 for each in found])
+    assert abs(values.mean()) < 3 * values.std() / math.sqrt(100)
+    assert reach.mean() == pytest.approx(2.4 * values.std(), rel=0.15)  # t leaves 1.25 % a side
+    assert np.mean(np.abs(values) <= reach) > 0.93
+    alone = [
+        compare_folds([run for run in runs[0]], [run for run in runs[1]], draws=60)
+        for runs in (seed_runs(rng, seeds=4, anew=False, spread=0.35) for _ in range(40))
+    ]
+    assert np.mean([each.high - each.low for each in alone]) / 4 < 0.8 * values.std()
+
+
+def test_a_mean_over_seeds_counts_each_patient_once_and_is_surer_with_new_patients() -> None:
+    rng = np.random.default_rng(5)
+    same, anew = (seed_runs(rng, seeds=4, anew=each, spread=0.1) for each in (False, True))
+    first, second = (average_confirmed(runs, 0) for runs in (same, anew))
+    assert (first.studies, first.patients) == (60, 60)
+    assert (second.studies, second.patients) == (240, 240)
+    assert second.high - second.low < 0.7 * (first.high - first.low)
+    assert first.value == pytest.approx(np.mean([auc(t.scores, t.labels) for (t,) in same[0]]))
+    assert first.low < first.value < first.high < 1
+
+
+def test_runs_that_cannot_be_compared_over_seeds_are_refused() -> None:
+    runs = seed_runs(np.random.default_rng(1), seeds=2, anew=True, spread=0.1)
+    with pytest.raises(ValueError, match="two seeds or more"):
+        compare_confirmed({recipe: of[:1] for recipe, of in runs.items()}, 0, 1)
+    with pytest.raises(ValueError, match="same studies"):
+        compare_confirmed({0: runs[0], 1: runs[1][::-1]}, 0, 1)
+
+
+@pytest.mark.parametrize("tail", [TAIL, TAIL / 2])
+def test_students_t_is_scipys(tail: float) -> None:
+    for freedom in (1, 2, 3, 4.5, 15, 200):
+        expected = stdtrit(freedom, 1 - tail)
+        assert t_quantile(freedom, tail) == pytest.approx(expected, abs=0.035)

@@ -20,7 +20,10 @@ from mura_tune.search import space
 from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.trial_record import BASELINE, TrialWriter
 
-STUDY = config.load_config("default", ["arch=cnn", "pretrained=none"])
+STUDY = config.load_config(
+    "default",
+    ["arch=cnn", "pretrained=none", "budget.confirm={top: 3, seeds: 2, resplit: false}"],
+)
 AXES = space.space_of(STUDY)
 COMMANDS = {"resume": "make tune AREA=XR_A TRIALS=9", "finalize": "make finalize AREA=XR_A"}
 LONG = r"\d\.\d{7,}|\d{7,}"
@@ -96,7 +99,9 @@ def test_a_confirmed_study_shows_every_candidate_and_seed() -> None:
     dev = pooled([pair()])
     for number in (3, 2, 0):
         for seed in (1, 2):
-            again.add_trial(finished(dev, number + seed, of=number))
+            run = finished(dev, number + seed, of=number)
+            run.system_attrs |= recipe_facts(replace(STUDY.recipe, seed=seed))
+            again.add_trial(run)
     notes.write_study_note(SearchRecord(study), SearchRecord(again), **COMMANDS)
     text = get_note(study)
     for number, name in ((3, "winner"), (2, "candidate"), (0, "baseline")):

@@ -16,6 +16,7 @@ from test_notes import COMMANDS, STUDY, finished, study_of
 from test_trial_charts import pair, pooled
 
 from mura_tune import config
+from mura_tune.config import Confirm
 from mura_tune.dashboard import notes
 from mura_tune.errors import InputError
 from mura_tune.search import results, verdict, warm_start
@@ -56,7 +57,7 @@ def searched(trials: int = 3, seeds: int = 1, identity: str | None = OWN) -> opt
             budget=replace(
                 STUDY.budget,
                 trials=trials,
-                confirm=replace(STUDY.budget.confirm, top=2, seeds=seeds),
+                confirm=Confirm(top=2, seeds=seeds),
             ),
         )
     )
@@ -67,11 +68,16 @@ def searched(trials: int = 3, seeds: int = 1, identity: str | None = OWN) -> opt
 
 
 def rerun(
-    study: optuna.Study, number: int, sure: int = 0, identity: str | None = OWN, **changes: Any
+    study: optuna.Study,
+    number: int,
+    sure: int = 0,
+    identity: str | None = OWN,
+    seed: int = 1,
+    **changes: Any,
 ) -> FrozenTrial:
-    """A confirmation of a trial, with the seed after the trial's."""
+    """A confirmation of a trial, with the seed after the trial's, or a later one."""
     trial = study.trials[number]
-    recipe = replace(recipe_of(trial), seed=recipe_of(trial).seed + 1, **changes)
+    recipe = replace(recipe_of(trial), seed=recipe_of(trial).seed + seed, **changes)
     run = finished(
         pooled([pair()]), sure, of=number, slot=f"{number}:{recipe.seed}", role="confirmation"
     )
@@ -137,18 +143,23 @@ def test_runs_without_a_trial_to_confirm_are_passed_over() -> None:
 
 
 def test_words_say_which_scores_were_compared() -> None:
-    study = searched()
-    all_three = [rerun(study, n, sure=n) for n in (0, 1, 2)]
-    assert verdict.describe_verdict(best(study, confirming(*all_three))).endswith("over new seeds")
+    study = searched(seeds=2)
+    all_three = [rerun(study, n, sure=n + seed, seed=seed) for seed in (1, 2) for n in (0, 1, 2)]
+    told = verdict.describe_result(best(study, confirming(*all_three)))
+    assert "the winner is not shown to beat the baseline: +0." in told
+    assert told.endswith("over 2 new seeds")
+    assert "best      trial 2: dev study AUC 0." in told
+    assert "mean over 2 new seeds" in told
+    assert "picked for it]" in told
     failed = ended(all_three[0], "out of memory")
     found = best(study, confirming(failed, *all_three[1:]))
     assert found.best.number == 2
     assert found.unconfirmed == {0: "out of memory"}
     told = verdict.describe_result(found)
-    assert "over new seeds" not in told
     assert "trial   0  not confirmed: out of memory" in told
-    assert told.endswith(
-        "by one seed each, the winner's picked as best: the baseline is not confirmed"
+    assert (
+        "whether the winner beats the baseline is not known: the baseline is not confirmed; "
+        "by the search's scores, one seed each, the winner's picked for it: +0." in told
     )
     write_note(study, confirming(failed, *all_three[1:]))
     assert "Trial 0 could not be confirmed: out of memory." in get_note(study)
@@ -183,7 +194,8 @@ def test_a_winner_is_found_without_an_interval(monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("bootstrapped")
 
-    monkeypatch.setattr(results, "compare_folds", fail)
+    for name in ("compare_folds", "compare_confirmed", "average_confirmed"):
+        monkeypatch.setattr(results, name, fail)
     assert choose(study, runs).winner.number == 2
     storage: Any = study._storage
     copied = optuna.create_study(storage=storage, study_name="XR_A.confirm", direction="maximize")

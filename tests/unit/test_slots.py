@@ -258,9 +258,15 @@ def test_the_best_and_the_baseline_are_confirmed_with_new_seeds(study: optuna.St
     for slot, value in values.items():
         attrs = {"slot": slot, "dev_score": {}, **({"role": "baseline"} if slot == 0 else {})}
         study.add_trial(create_trial(value=value, user_attrs=attrs, system_attrs=system))
-    slots = confirm_slots(study_of(5), records_of(study))
+    small = ["budget.trials=5", "budget.confirm={top: 3, seeds: 2, resplit: true}"]
+    anew = confirm_slots(config.load_config("XR_WRIST", small), records_of(study))
+    same = [*small, "budget.confirm.resplit=false"]
+    slots = confirm_slots(config.load_config("XR_WRIST", same), records_of(study))
     assert [s.key for s in slots] == ["1:1", "3:1", "2:1", "0:1", "1:2", "3:2", "2:2", "0:2"]
     assert [s.rerun.recipe.seed for s in slots] == [1] * 4 + [2] * 4
+    assert {s.rerun.division for s in slots} == {0}
+    assert [s.rerun.division for s in anew] == [1] * 4 + [2] * 4
+    assert not {s.key for s in slots} & {s.key for s in anew}  # either is not the other's run
     assert searched(study_of(5), records_of(study))
     assert not searched(study_of(6), records_of(study))
     assert (

@@ -8,11 +8,16 @@ import pytest
 from stored import DEV, SEARCH, facts, recipe_of, scores_of
 from test_search import study_of, tune
 
+from mura_tune import config
+from mura_tune.config import Holdout
 from mura_tune.data.prepare import Prepared
+from mura_tune.data.splits import assign_splits
 from mura_tune.database.storage import open_storage
+from mura_tune.errors import InputError
 from mura_tune.metrics.ranking import auc
-from mura_tune.search import verdict
+from mura_tune.search import comparable, verdict
 from mura_tune.search.results import load_confirmation, load_result
+from mura_tune.search.search_record import SearchRecord
 
 CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 
@@ -39,6 +44,70 @@ def test_the_winner_has_the_best_mean_over_new_seeds(prepared: Prepared, url: st
         )
     tune(study_of(*CONFIRMED), prepared, url)
     assert len(again.trials) == 2 * len(means)  # once is enough
+
+
+def test_each_new_seed_is_judged_by_a_dev_split_of_its_own(prepared: Prepared, url: str) -> None:
+    search = SearchRecord(tune(study_of(*CONFIRMED, "split.dev=0.5"), prepared, url))
+    again = load_confirmation(open_storage(url), "s")
+    assert again is not None
+    names = np.unique(prepared.frame["patient"].to_numpy(object))
+    for run in again.trials():
+        seed = run.recipe.seed
+        (own,) = run.own_dev
+        (table,) = search.scored(run)
+        expected = assign_splits(prepared.frame, 0.5, seed, column="published")
+        dev = prepared.frame[(expected == "dev") & (prepared.frame["split"] != "test")]
+        assert set(names[own.patients.astype(int)]) == set(dev["patient"])
+        assert len(table.names) == dev["study"].nunique()
+        assert auc(table.scores, table.labels) == pytest.approx(run.score, abs=1e-6)
+    first, second = (
+        set(run.own_dev[0].patients) for run in again.trials()[:: len(again.trials()) - 1]
+    )
+    assert first != second
+
+
+def test_a_start_that_knows_the_patients_keeps_the_dev_split(
+    prepared: Prepared, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A release of this area was trained on whom `split.seed` + 1 makes judges."""
+
+    def refuse(sources: object, view: Prepared, split: Holdout) -> None:
+        if split.seed:
+            raise InputError("pretrained: it was trained on 3 of them; divide them as it was")
+
+    monkeypatch.setattr(comparable, "clean_or_refuse", refuse)
+    confirm = "budget.confirm={top: 1, seeds: 2, resplit: true}"
+    once = ("budget.trials=1", confirm, "split.dev=0.5")
+    search = SearchRecord(tune(study_of(*once), prepared, url))
+    assert "search s: new seeds are judged on its own dev split: pretrained: it was" in caplog.text
+    again = load_confirmation(open_storage(url), "s")
+    assert again is not None
+    assert [(run.slot, run.own_dev) for run in again.trials()] == [("0:1", None), ("0:2", None)]
+    assert not search.config.budget.confirm.resplit
+    found = load_result(url, "s")
+    assert found.best.confirmed is not None
+    assert "dev split of" not in verdict.describe_result(found)
+
+
+def test_a_search_older_than_resplit_keeps_its_budget_but_for_what_a_call_names(
+    prepared: Prepared, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = study_of("budget.trials=2", "budget.confirm={top: 1, seeds: 2, resplit: false}")
+    search = SearchRecord(tune(old, prepared, url))
+    plain = config.config_to_dict(search.config)
+    del plain["budget"]["confirm"]["resplit"]
+    search.store_config(plain)
+    today = replace(old, budget=config.load_config("XR_WRIST").budget, overrides=())
+    for _ in range(2):
+        tune(today, prepared, url)
+        assert "resplit" not in search.plain_config["budget"]["confirm"]
+        assert search.config.budget == old.budget
+        assert "goes on as it began, with budget.confirm.resplit: False" in caplog.text
+        assert "budget.trials: 2" in caplog.text
+        caplog.clear()
+    tune(config.replace_trials(today, 3), prepared, url)
+    assert len(search.trials()) == 3
+    assert search.config.budget.confirm == old.budget.confirm
 
 
 def test_a_confirmation_that_was_left_behind_is_not_another_searchs(
@@ -90,7 +159,8 @@ def test_without_confirmation_the_search_score_decides(prepared: Prepared, url: 
     found = load_result(url, "s")
     assert found.confirmed == ()
     assert found.best.score == max(t.value for t in searched.trials)
-    assert "picked as best" in verdict.describe_result(found) or found.best.number == 0
+    told = verdict.describe_result(found)
+    assert "no trial is confirmed with new seeds" in told or found.best.number == 0
 
 
 def test_stored_scores_give_the_trials_auc_to_the_bit(prepared: Prepared, url: str) -> None:
