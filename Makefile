@@ -33,7 +33,7 @@ setup: .venv/.ready  ## Make .venv with everything pinned in constraints.txt (th
 # ImageNet weights that `make setup` has installed, and downloads nothing.
 DEMO := $(RUNS)/demo
 DEMO_AREA := XR_WRIST
-DEMO_SETS := --set arch=tf_efficientnet_lite0 --set size=96 --set finetune.epochs=4 --set budget.random=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3 --set budget.confirm.top=2 --set budget.confirm.seeds=2 --set final.finetune.epochs=8
+DEMO_SETS := --set arch=tf_efficientnet_lite0 --set size=96 --set finetune.epochs=3 --set finetune.lr=1.0e-3 --set finetune.depth=4 --set budget.random=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3 --set budget.confirm.top=2 --set budget.confirm.seeds=2 --set final.finetune.epochs=6
 IN = $(call quoted,$(DEMO)$(1))
 # The command, and what it prints, without the line that names the next command: the demo goes on by itself.
 STEP = echo $(call quoted,$(BIN)/mura $(1)); set -o pipefail; $(BIN)/mura $(1) | sed '/^next: /d'

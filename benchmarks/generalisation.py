@@ -47,7 +47,12 @@ FROM_SCRATCH = ("pretrained=none", "head.epochs=0", "final.head.epochs=0", "fine
 LITE0 = ("arch=tf_efficientnet_lite0", "pretrained=imagenet")
 # What earlier versions did. A field that the version at hand has not got is left out.
 OLD_START = ("head_init=random", "normalisation=common", "head.solver=steps")
-OLD_JUDGE = ("split.folds=0", "budget.confirm.resplit=false", "keep=best")
+OLD_JUDGE = (
+    "split.folds=0",
+    "budget.confirm.resplit=false",
+    "keep=best",
+    "study_score=mean_probability",
+)
 STARTS = {
     "small CNN from scratch": ("arch=cnn", *FROM_SCRATCH),
     "resnet18 from scratch": ("arch=resnet18", *FROM_SCRATCH),

@@ -317,6 +317,23 @@ def test_commands_of_a_page_and_a_card_can_be_pasted() -> None:
     assert shlex.split(infer)[3] == f"releases/{name}"
 
 
+@pytest.mark.parametrize(
+    ("pretrained", "digest", "description"),
+    [
+        ("none", None, "random weights"),
+        ("imagenet", None, "timm's ImageNet weights"),
+        ("imagenet", "5793" * 16, f"packaged ImageNet weights (sha256 `{'5793' * 4}`)"),
+        ("starts/wrist.pt", "5793" * 16, f"`wrist.pt` (sha256 `{'5793' * 4}`)"),
+    ],
+)
+def test_a_card_says_what_training_began_with(
+    pretrained: str, digest: str | None, description: str
+) -> None:
+    values = stored() | {"start_sha256": digest}
+    values["recipe"] |= {"pretrained": pretrained}
+    assert description in render_card(parsed(values))
+
+
 def test_a_page_and_a_card_show_the_supplement_of_test_and_do_without_an_older_ones(
     test_part: tuple[Split, Evaluation],
 ) -> None:
