@@ -89,7 +89,7 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     assert page.images > 4
     for heading in ("Results", "Curves", "Cases", "Data", "Recipe", "How to reproduce it"):
         assert f">{heading}</h2>" in text
-    assert text.count("<svg") == 7
+    assert text.count("<svg") == 9
     manifest = verify_release(release).to_json()
     auc = manifest["metrics"]["test"]["auc"]
     assert f"{auc['value']:.3f} <i>[{auc['low']:.3f}, {auc['high']:.3f}]</i>" in text
