@@ -107,7 +107,7 @@ def compare_confirmed(
 
     The interval is D +- t x the root of that, with the degrees of freedom of Satterthwaite (1946).
     t leaves 1.25 % on either side in place of 2.5 %, because `ours` was picked for its mean: with
-    the best of six recipes the interval then holds the true difference in 91 to 97 % of simulated
+    the best of six recipes the interval then holds the true difference in 90 to 98 % of simulated
     searches (docs/decisions/claims.md).
 
     Args:

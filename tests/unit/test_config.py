@@ -4,13 +4,18 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import Ran
 
 from mura_tune import areas, config
 from mura_tune.areas import AREAS, WHOLE_DATASET_AREAS
 from mura_tune.axes import Axis
+from mura_tune.data.index import open_dataset
+from mura_tune.data.splits import assign_splits
 from mura_tune.errors import InputError
 from mura_tune.recipe import (
     CHANGED_FIELDS,
@@ -432,3 +437,31 @@ def test_every_task_has_a_study_and_needs_every_area(tmp_path: Path) -> None:
     (tmp_path / "XR_HAND.yaml").write_text("base: router.yaml")
     with pytest.raises(InputError, match=r"XR_HAND.yaml: task part needs every area"):
         config.load_config("XR_HAND", folder=tmp_path)
+
+
+def test_show_counts_the_runs_epochs_and_images_of_a_search(
+    run: Callable[..., Ran], phantoms: Path, tmp_path: Path
+) -> None:
+    told = run("show", "XR_WRIST", f"--data={tmp_path / 'nowhere'}").out.splitlines()[-1]
+    epochs = 48 * config.load_config("XR_WRIST").recipe.epochs
+    assert told.startswith("# runs: 24 + 5 x 4 + 4 (trial 0) = 48, each of ")
+    assert told.endswith(f": {epochs} epochs where nothing is pruned")
+    sets = ("--set=budget.confirm.top=0", "--set=budget.trials=3", "--set=finetune.epochs=3")
+    told = run("show", "XR_WRIST", f"--data={phantoms}", *sets).out
+    frame = open_dataset(phantoms).for_area("XR_WRIST").frame
+    images = int((assign_splits(frame, 0.2, 0) == "train").sum())
+    assert "# runs: 3 = 3, each of 4 epochs: 12 epochs where nothing is pruned, " in told
+    assert f"{images} images each: {12 * images:,} images" in told
+    assert yaml.safe_load(told)["budget"]["trials"] == 3  # the count is a comment
+
+
+def test_another_budget_stays_under_what_a_call_names() -> None:
+    named = config.load_config("XR_WRIST", ["budget.confirm.top=2", "augment=0.25"])
+    old = {**config.config_to_dict(named)["budget"], "trials": 40, "random": 10}
+    old["confirm"] = {"top": 3, "seeds": 2}  # as before `resplit` was a setting
+    begun = config.with_budget(named, old, "search s")
+    assert (begun.budget.trials, begun.budget.random) == (40, 10)
+    assert begun.budget.confirm == config.Confirm(top=2, seeds=2, resplit=False)
+    assert begun.recipe == named.recipe
+    again = config.with_budget(config.replace_trials(named, 50), old, "search s")
+    assert again.budget.trials == 50

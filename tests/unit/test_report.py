@@ -302,6 +302,21 @@ def test_the_interval_of_a_search_is_told_with_the_studies_it_was_measured_on() 
     assert "n = 178" in training(folds)
 
 
+def test_the_mean_over_new_seeds_stands_before_the_score_that_picked_the_trial() -> None:
+    mean = {"value": 0.931, "low": 0.86, "high": 0.97, "studies": 210, "patients": 190}
+    page = " ".join(
+        training(stored(new_seeds=mean, baseline_new_seeds=mean | {"value": 0.9})).split()
+    )
+    first = "Over new seeds its mean dev study AUC was 0.931 [0.860, 0.970], n = 210"
+    assert first in page
+    assert "that of the default recipe was 0.900 [0.860, 0.970] (in the search: " in page
+    assert page.index(first) < page.index("(in the search: ")
+    assert "one seed, picked for it)" in page
+    alone = " ".join(training(stored()).split())
+    assert "Over new seeds" not in alone
+    assert "for which it was picked" in alone
+
+
 def test_commands_of_a_page_and_a_card_can_be_pasted() -> None:
     name = "left wrist (2)"
     manifest = parsed(stored(name=name))
