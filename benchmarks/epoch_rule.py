@@ -112,9 +112,11 @@ def main() -> None:
     parser.add_argument("--real", type=Path, default=REAL, help="the real radiographs' folder")
     parser.add_argument("--runs", type=Path, required=True, help="finished runs, a line each")
     parser.add_argument("--folds", type=int, default=5, help="how many of the five folds")
+    parser.add_argument("--most", type=int, default=1000, help="new runs of this call")
     given = opened(parser)
     folds = 1 if given.quick else given.folds
-    runs = make_runs(given.runs, given.real, given.runs.parent, quick=given.quick, folds=folds)
+    most, folder = given.most, given.runs.parent
+    runs = make_runs(given.runs, given.real, folder, quick=given.quick, folds=folds, most=most)
     for setting in SETTINGS:
         own = [run for run in runs if run.network == setting]
         if own:

@@ -29,6 +29,8 @@ from mura_tune.networks.network import Network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split, load_split
+from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feeds import FeatureSource, Source
 from mura_tune.training.fit import Epoch, fit, predict
 from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
 
@@ -77,7 +79,6 @@ class Run:
     Attributes:
         averaged: dev's after each epoch, by the average of weights over one epoch.
         averaged_test: of the last average.
-        head_seconds: of the first phase.
     """
 
     network: str
@@ -87,7 +88,6 @@ class Run:
     test: list[float]
     averaged: list[float]
     averaged_test: float
-    head_seconds: float
 
     @property
     def key(self) -> Key:
@@ -112,11 +112,13 @@ def make_runs(
         if values["pretrained"] == START:
             values["pretrained"] = str(_start(folder, quick))
         recipe = _recipe(values | dict(VARIANTS[variant]), quick)
-        run = _run(recipe, _divided(pools[name], fold), (network, fold, variant))
+        # Variants see the same views: what frozen stages make of them is computed once.
+        source = FeatureSource(FeatureStore(folder / "features"), depths=(0, 1, 2))
+        run = _run(recipe, _divided(pools[name], fold), (network, fold, variant), source)
         runs[run.key] = run
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(dataclasses.asdict(run)) + "\n")
-    return list(runs.values())
+    return [run for run in runs.values() if run.fold < folds]
 
 
 def _wanted(folds: int) -> Iterator[Key]:
@@ -134,7 +136,7 @@ def _recipe(values: Mapping[str, object], quick: bool) -> Recipe:
     return apply_values(base, common | epochs | dict(values), "benchmark")
 
 
-def _run(recipe: Recipe, splits: tuple[Split, Split, Split], key: Key) -> Run:
+def _run(recipe: Recipe, splits: tuple[Split, Split, Split], key: Key, source: Source) -> Run:
     train, dev, test = splits
     net = ABNORMALITY_TASK.start(recipe, train)
     scores: list[tuple[float, float]] = []
@@ -142,14 +144,13 @@ def _run(recipe: Recipe, splits: tuple[Split, Split, Split], key: Key) -> Run:
     def read(epoch: Epoch) -> None:
         scores.append((_auc(net, dev), _auc(net, test)))
 
-    result = fit(net, train, dev, recipe, ABNORMALITY_TASK, on_epoch=read)
+    result = fit(net, train, dev, recipe, ABNORMALITY_TASK, on_epoch=read, source=source)
     return Run(
         *key,
         dev=[score for score, _ in scores],
         test=[score for _, score in scores],
         averaged=[epoch.score for epoch in result.epochs],
         averaged_test=_auc(net, test),
-        head_seconds=result.epochs[0].seconds,
     )
 
 

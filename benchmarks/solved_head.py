@@ -1,14 +1,12 @@
-"""Is a solved head as good as a stepped one, alone and after fine-tuning, and what does it cost?
+"""Is a solved head as good as a stepped one, alone and after fine-tuning?
 
 Run: .venv/bin/python benchmarks/solved_head.py --real DATA [--quick] [--out FILE]. Runs that differ
 by `head.solver` and `batch_norm` alone (see `epoch_runs.py`): AUC after the head phase, and after
-the last epoch; seconds of the head phase. Differences are paired by fold, with Student's t
-interval over the folds.
+the last epoch. Differences are paired by fold, with Student's t interval over the folds.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,10 +69,6 @@ def main() -> None:
             for variant in VARIANTS:
                 values = values_by_fold(own, variant, number)
                 print(f"{variant:>16}: {values.mean():.3f}, {interval(values - first)}")
-        print("seconds of the head phase, median")
-        for variant in VARIANTS:
-            seconds = [run.head_seconds for run in own if run.variant == variant]
-            print(f"{variant:>16}: {statistics.median(seconds):.1f}")
 
 
 if __name__ == "__main__":
