@@ -207,7 +207,7 @@ def interval(values: list[float]) -> str:
     """The mean of paired values with its 95 % interval by Student's t."""
     mean = float(np.mean(values))
     if len(values) < 2:
-        return f"{mean:+.3f} (one repetition)"
+        return f"{mean:+.3f} (n = 1 repetition)"
     half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
     return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}] (n = {len(values)} repetitions)"
 
@@ -217,14 +217,14 @@ def summarise(cells: list[Cell]) -> None:
     by_cell: dict[tuple[str, str], dict[int, Cell]] = {}
     for cell in cells:
         by_cell.setdefault((cell.start, cell.judge), {})[cell.repetition] = cell
-    print(f"\n{'start':34}{'judge':7}{'dev':>7}{'test':>7}   dev - test            picked - test")
+    print(f"\n{'start':34}{'judge':7}{'dev':>7}{'test':>7}   {'dev - test':24}picked - test")
     for (start, judge), runs in by_cell.items():
         dev, test = (
             float(np.mean([getattr(c, s) for c in runs.values()])) for s in ("dev", "test")
         )
         gaps = [interval([getattr(c, score) - c.test for c in runs.values()]) for score in GAPS]
         short = [gap.partition(" (n")[0] for gap in gaps]
-        print(f"{start:34}{judge:7}{dev:7.3f}{test:7.3f}   {short[0]:22}{short[1]}")
+        print(f"{start:34}{judge:7}{dev:7.3f}{test:7.3f}   {short[0]:24}{short[1]}")
     print()
     for first, second in PAIRS:
         both = sorted(by_cell.get(first, {}).keys() & by_cell.get(second, {}).keys())

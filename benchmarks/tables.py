@@ -16,19 +16,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")]
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DEMO = "XR_WRIST"
-RELEASED = [
-    (
-        "demo",
-        "phantom wrists, small CNN at 96 px from a model of three areas, 12 trials",
-        "`make demo`",
-    ),
-    (
-        "real",
-        "226 real studies of three areas, small CNN at 96 px from random weights, 10 trials",
-        "`make tune AREA=XR_MIXED DATA=… TRIALS=10 ARGS='--set arch=cnn --set size=96 "
-        "--set pretrained=none'`, `make finalize AREA=XR_MIXED DATA=…`",
-    ),
-]
+RELEASED = {"demo": "phantom wrists", "real": "226 real studies of three areas"}
+NETWORKS = {"cnn": "small CNN", "tf_efficientnet_lite0": "EfficientNet-lite0"}
 RATIO = r"([\d.]+) \(([\d.]+) to ([\d.]+)\)x"
 
 
@@ -190,15 +179,39 @@ def answer() -> str:
 def released() -> str:
     """Dev and test AUC of the releases that the demo and the real radiographs end in."""
     lines = []
-    for name, what, command in RELEASED:
+    for name, what in RELEASED.items():
         row = r"{}.*\), (\d+) studies.*\n.*by image\n  AUC +(\S+ \[.*?\])"
         text = _text(name).rpartition("mura finalize")[2]
         dev, test = (re.search(row.format(split), text) for split in ("dev", "test"))
         assert dev is not None
         assert test is not None
         numbers = f"{dev[2]}, n = {dev[1]} | **{test[2]}**, n = {test[1]}"
-        lines.append(f"| {what}: {command} | {numbers} |")
+        lines.append(f"| {what}, {_describe_search(name)} | {numbers} |")
     return _table("what | dev study AUC | test study AUC", lines)
+
+
+def _describe_search(name: str) -> str:
+    """Network, size, first weights, trials and command of a result's last search."""
+    tune = re.findall(r"^.*(?:make|mura) tune .*arch=.*$", _text(name), re.MULTILINE)[-1]
+
+    def value(pattern: str) -> str:
+        found = re.search(pattern, tune)
+        return found[1] if found else ""
+
+    starts = {"": "ImageNet weights", "none": "random weights"}
+    start = starts.get(value(r"pretrained=([^\s']+)"), "a model of three areas")
+    options = value(r"ARGS='(.*?)'")
+    command = "`make demo`"
+    if options:
+        trials = value(r"TRIALS=(\d+)")
+        command = (
+            f"`make tune AREA=XR_MIXED DATA=… TRIALS={trials} ARGS='{options}'`, "
+            "`make finalize AREA=XR_MIXED DATA=…`"
+        )
+    return (
+        f"{NETWORKS[value(r'arch=([^ ]+)')]} at {value(r'size=([0-9]+)')} px from {start}, "
+        f"{value(r'(?:--trials |TRIALS=)([0-9]+)')} trials: {command}"
+    )
 
 
 def speed_short() -> str:
