@@ -67,7 +67,7 @@ def bare(net: Network, given: Recipe, train: Split) -> float:
     net.train()
 
     def step(number: int) -> None:
-        loss = loss_of(net(stock[number % len(stock)]), labels)
+        loss = loss_of(net(stock[number % len(stock)]), labels).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

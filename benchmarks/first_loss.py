@@ -120,10 +120,10 @@ def loss_of_prior(task: Task, recipe: Recipe, train: Split) -> float:
 
 def expected_loss(task: Task, recipe: Recipe, train: Split, logits_nk: torch.Tensor) -> float:
     """The mean loss of these answers over the targets of train, as often as an epoch sees each."""
-    loss, shares = task.loss(train, recipe), view_shares(train, recipe.sampling)
+    loss, shares = task.loss(train, recipe), view_shares(train, recipe)
     targets, group = task.targets(train).unique(dim=0, return_inverse=True)
     weights = np.bincount(group.numpy(), shares)
-    each = [float(loss(logits_nk, t.expand(len(logits_nk), *t.shape))) for t in targets]
+    each = [float(loss(logits_nk, t.expand(len(logits_nk), *t.shape)).mean()) for t in targets]
     return float(np.dot(each, weights))
 
 

@@ -61,7 +61,7 @@ def bare(arch: str, size: int, batch: int, n: int, depth: int, device: torch.dev
     net.train()
 
     def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        loss = loss_of(net(x), y)
+        loss = loss_of(net(x), y).mean()
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()

@@ -16,6 +16,7 @@ from mura_tune.strict import build_dataclass, check_value, field_types, suggest_
 LOSSES = ("bce", "focal")
 MONITORS = ("auc", "f1", "kappa")
 SAMPLINGS = ("natural", "balanced")
+WEIGHINGS = ("view", "study")
 OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "plateau", "constant")
 HEAD_INITS = ("random", "small", "prior")
@@ -28,6 +29,7 @@ SIZES = range(16, 1024 + 1)  # pixels a side
 CHOICES = {
     "loss": LOSSES,
     "sampling": SAMPLINGS,
+    "weigh": WEIGHINGS,
     "optimiser": OPTIMISERS,
     "schedule": SCHEDULES,
     "monitor": MONITORS,
@@ -142,6 +144,7 @@ class Recipe:
     ema: float = 0.0  # epochs, the time constant of the average of weights that is kept; 0 = none
     normalisation: str = "common"  # of NORMALISATIONS: the input that RGB weights are made for
     study_score: str = "mean_probability"  # of STUDY_SCORES: what dev ranks studies by
+    weigh: str = "view"  # of WEIGHINGS: what counts alike in the loss
 
     def __post_init__(self) -> None:
         check_value(bool(self.arch), "arch", self.arch, "the name of a network")

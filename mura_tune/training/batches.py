@@ -22,6 +22,7 @@ from mura_tune.data.pixels import MAPPED_ROWS, unmap_pages
 from mura_tune.metrics.estimates import Names
 from mura_tune.networks.device import pixel_memory
 from mura_tune.networks.normalisation import MEAN, STD
+from mura_tune.recipe import Recipe
 from mura_tune.training.augment import augment, draw_uniform
 
 if TYPE_CHECKING:  # prediction needs no table of studies, so it does not load pandas
@@ -104,9 +105,23 @@ def epoch_order(split: Split, *, sampling: str, seed: int, epoch: int) -> Order:
     return SAMPLING_ORDERS[sampling](split, np.random.default_rng((seed, epoch, 1)))
 
 
-def view_shares(split: Split, sampling: str) -> NDArray[np.float64]:
-    """How often an epoch is expected to see each view, as a share of what it sees: (N,), sum 1."""
-    return SAMPLING_SHARES[sampling](split)
+def view_shares(split: Split, recipe: Recipe) -> NDArray[np.float64]:
+    """How large a part of an epoch's loss each view is expected to be, before the class weight:
+    how often it is seen, times its weight. (N,), sum 1."""
+    return SAMPLING_SHARES[recipe.sampling](split) * view_weights(split, recipe)
+
+
+def view_weights(split: Split, recipe: Recipe) -> NDArray[np.float64]:
+    """What each view's loss is multiplied by, (N,), mean 1.
+
+    With `weigh: study` a view has 1 / the views of its study, times what makes the mean 1: studies
+    count alike. Balanced sampling draws studies alike, so that its views weigh 1 either way.
+    """
+    if recipe.weigh == "view" or recipe.sampling == "balanced":
+        return np.ones(len(split))
+    _, study, counts = np.unique(split.studies.astype(str), return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = len(split) / len(counts) / counts[study]
+    return weights
 
 
 def _natural_shares(split: Split) -> NDArray[np.float64]:

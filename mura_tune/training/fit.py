@@ -19,7 +19,7 @@ from mura_tune.errors import Diverged
 from mura_tune.networks.device import evaluation_batch
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Phase, Recipe
-from mura_tune.training.batches import Split, plain_batches
+from mura_tune.training.batches import Split, plain_batches, view_weights
 from mura_tune.training.feeds import Feed, Source, pixel_feed
 from mura_tune.training.graphs import captured
 from mura_tune.training.optim import Stateful
@@ -241,10 +241,11 @@ def _start_phase(
     """Phase `index` of the recipe, from the network as it is."""
     loss_of = task.loss(train, recipe)
     if not recipe.phases[index].solved:
-        return SteppedPhase(net, feed, targets, loss_of, recipe, index)
+        weights = torch.from_numpy(view_weights(train, recipe)).to(targets.device, torch.float32)
+        return SteppedPhase(net, feed, targets, weights, loss_of, recipe, index)
     classes = task.classes(train.labels.cpu().numpy(), train.area_labels.cpu().numpy())
     outputs = task.outputs(len(train.areas))
-    return SolvedPhase(net, feed, train, targets, classes, loss_of, recipe.sampling, outputs)
+    return SolvedPhase(net, feed, train, targets, classes, loss_of, recipe, outputs)
 
 
 def _over(phase: Phase, patience: int, epochs: Sequence[Epoch], before: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,10 +21,13 @@ from mura_tune.recipe import Recipe
 from mura_tune.training.augment import ROTATION
 from mura_tune.training.batches import Split
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), labels (N,) -> mean loss ()
-ElementLoss = Callable[
-    [Tensor, Tensor, Tensor], Tensor
-]  # logits (N,), targets (N,), weight () -> ()
+# Logits (N, K), targets (N, …) -> each view's loss (N,)
+Loss = Callable[[Tensor, Tensor], Tensor]
+# Logits (N,), targets (N,), weight of positives () -> each view's loss (N,)
+ElementLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Logits (N, K) of a batch -> its loss (); x (N, …) and that -> the step's loss ()
+BatchLoss = Callable[[Tensor], Tensor]
+Judge = Callable[[Tensor, BatchLoss], Tensor]
 
 
 def binary_loss(train: Split, recipe: Recipe) -> Loss:
@@ -44,32 +48,34 @@ def binary_loss(train: Split, recipe: Recipe) -> Loss:
 def positive_weight(train: Split, recipe: Recipe) -> float:
     """What makes both classes count alike at a `class_weight` of 1, times that.
 
-    Negatives / positives where every view is seen; 1 where sampling has balanced them already,
-    so that the same class weight means the same either way.
+    Negatives / positives, of views or with `weigh: study` of studies; 1 where sampling has balanced
+    them already, so that the same class weight means the same either way.
     """
     if recipe.sampling == "balanced":
         return recipe.class_weight
-    positives = int(train.labels.sum())
-    return recipe.class_weight * (len(train) - positives) / max(positives, 1)
+    labels = train.labels.cpu().numpy()
+    if recipe.weigh == "study":
+        labels = labels[np.unique(train.studies.astype(str), return_index=True)[1]]
+    positives = int(labels.sum())
+    return recipe.class_weight * (len(labels) - positives) / max(positives, 1)
 
 
 def cross_entropy(logits_n: Tensor, target_n: Tensor, weight: Tensor) -> Tensor:
-    """Mean of -w log p, with p the probability of the label and w = `weight` for positives, 1 for
+    """-w log p, with p the probability of the label and w = `weight` for positives, 1 for
     negatives."""
-    return F.binary_cross_entropy_with_logits(logits_n, target_n, pos_weight=weight)
+    return F.binary_cross_entropy_with_logits(
+        logits_n, target_n, pos_weight=weight, reduction="none"
+    )
 
 
 def focal(logits_n: Tensor, target_n: Tensor, weight: Tensor, *, gamma: float) -> Tensor:
-    """Mean of -w (1 - p) ** gamma log p (Lin et al. 2017, equation 5, with our w for alpha).
+    """-w (1 - p) ** gamma log p (Lin et al. 2017, equation 5, with our w for alpha).
 
     At gamma 0 it is `cross_entropy`.
     """
-    plain = F.binary_cross_entropy_with_logits(
-        logits_n, target_n, pos_weight=weight, reduction="none"
-    )
     # (1 - p) ** gamma by its logarithm: of a power below 1 the slope at p = 1 is infinite.
     missing = torch.exp(gamma * F.logsigmoid(logits_n * (1 - 2 * target_n)))
-    return (missing * plain).mean()
+    return missing * cross_entropy(logits_n, target_n, weight)
 
 
 LOSS_FORMS: Mapping[str, Callable[[Recipe], ElementLoss]] = {
@@ -81,10 +87,8 @@ LOSS_FORMS: Mapping[str, Callable[[Recipe], ElementLoss]] = {
 BLACK = -MEAN / STD  # of a normalised view; what a turn brings in from outside
 
 
-def add_consistency(
-    net: Network, loss_of: Loss, weight: float
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of a batch, (x (N, 1, S, S), targets (N, …)) to (), with the maps' disagreement.
+def add_consistency(net: Network, weight: float) -> Judge:
+    """The loss of a batch's x (N, 1, S, S), with the disagreement of its maps.
 
     loss + weight x disagreement(M(x), T^-1 M(T x)), where M is `class_maps` and T a rotation by up
     to 30 degrees, flipped or not, drawn for each view from torch's generator (Guo et al. 2019,
@@ -92,12 +96,12 @@ def add_consistency(
     second pass through the network.
     """
 
-    def judge(x_nchw: Tensor, targets: Tensor) -> Tensor:
+    def judge(x_nchw: Tensor, loss_of: BatchLoss) -> Tensor:
         moves = draw_moves(len(x_nchw), x_nchw.device)
         features = feature_map(net, x_nchw)
         there = class_maps(net, feature_map(net, move(x_nchw, moves, outside=BLACK)))
         apart = compare_maps(class_maps(net, features), there, moves)
-        return loss_of(_head(net, features), targets) + weight * apart
+        return loss_of(_head(net, features)) + weight * apart
 
     return judge
 

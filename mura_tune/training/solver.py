@@ -23,6 +23,7 @@ from mura_tune.errors import Diverged, InputError
 from mura_tune.metrics.estimates import Names
 from mura_tune.networks.heads import HeadLayer, layers_to_solve
 from mura_tune.networks.network import Network
+from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split, view_shares
 from mura_tune.training.feeds import Feed
 from mura_tune.training.losses import Loss
@@ -40,7 +41,7 @@ class SolvedPhase:
     """A head phase of one epoch, which puts the minimum of the recipe's loss into the head.
 
     The features are those of train's views as they are, without augmentation, by the network in
-    eval mode; what a recipe's sampling shows more often weighs more.
+    eval mode; what a recipe's sampling shows more often, or `weigh` counts more, weighs more.
 
     Args:
         targets: of train's views, (N, …), on the network's device.
@@ -59,11 +60,11 @@ class SolvedPhase:
         targets: Tensor,
         classes: NDArray[np.int64],
         loss_of: Loss,
-        sampling: str,
+        recipe: Recipe,
         outputs: int,
     ) -> None:
         self._net, self._feed, self._outputs = net, feed, outputs
-        shares = torch.from_numpy(view_shares(train, sampling)).to(targets.device)
+        shares = torch.from_numpy(view_shares(train, recipe)).to(targets.device)
         folds = torch.from_numpy(deal_patients(train.patients, classes, FOLDS)).to(targets.device)
         self._views = _Views(targets, shares, folds, loss_of)
         self.parts: dict[str, Stateful] = {}
@@ -159,9 +160,9 @@ class _Views:
 
     Attributes:
         targets: (N, …).
-        shares: (N,) float64, how large a part of an epoch each view is; they sum to 1.
+        shares: (N,) float64, how large a part of an epoch's loss each view is; they sum to 1.
         folds: (N,) which fold of patients a view belongs to.
-        loss_of: the mean loss of a batch; its terms are of one view each.
+        loss_of: the loss of each view.
     """
 
     targets: Tensor
@@ -172,16 +173,7 @@ class _Views:
     def mean_loss(self, rows: Tensor) -> Callable[[Tensor], Tensor]:
         """Of the logits of `rows` (a mask), each view counted by its share."""
         targets, shares = self.targets[rows], self.shares[rows]
-        if bool((shares == shares[0]).all()):
-            return lambda logits_nk: self.loss_of(logits_nk, targets)
-
-        def one(logits_k: Tensor, target: Tensor) -> Tensor:
-            return self.loss_of(logits_k[None], target[None])
-
-        def loss(logits_nk: Tensor) -> Tensor:
-            return shares @ torch.vmap(one)(logits_nk, targets) / shares.sum()
-
-        return loss
+        return lambda logits_nk: shares @ self.loss_of(logits_nk, targets) / shares.sum()
 
 
 def _solve_layer(layer: HeadLayer, classifier: nn.Module, features: Tensor, views: _Views) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from mura_tune.recipe import Recipe
 from mura_tune.training import optim
 from mura_tune.training.feeds import Feed
 from mura_tune.training.graphs import captured
-from mura_tune.training.losses import Loss, add_consistency, require_map
+from mura_tune.training.losses import Judge, Loss, add_consistency, require_map
 
-BatchLoss = Callable[[Tensor, Tensor], Tensor]  # a batch's x and targets -> mean loss ()
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # a batch's x, targets and weights -> loss ()
 
 
 class SteppedPhase:
@@ -25,6 +25,7 @@ class SteppedPhase:
     Args:
         phase: which of `recipe.phases`; `net` is at its depth.
         targets: of train's views, (N, …), on the network's device.
+        weights: (N,) what each view's loss is multiplied by, there too.
 
     Attributes:
         parts: what the next epoch depends on beside the network, by name.
@@ -34,9 +35,16 @@ class SteppedPhase:
     """
 
     def __init__(
-        self, net: Network, feed: Feed, targets: Tensor, loss_of: Loss, recipe: Recipe, phase: int
+        self,
+        net: Network,
+        feed: Feed,
+        targets: Tensor,
+        weights: Tensor,
+        loss_of: Loss,
+        recipe: Recipe,
+        phase: int,
     ) -> None:
-        self._net, self._feed, self._targets = net, feed, targets
+        self._net, self._feed, self._targets, self._weights = net, feed, targets, weights
         optimiser = optim.make_optimiser(net, recipe, phase)
         steps = max(1, -(-len(targets) // recipe.batch))
         self._schedule = optim.Schedule(optimiser, recipe, recipe.phases[phase].epochs * steps)
@@ -47,7 +55,7 @@ class SteppedPhase:
         self._average: optim.WeightAverage | None = None
         if recipe.ema:
             self._average = self.parts["average"] = optim.WeightAverage(net, recipe.ema, steps)
-        step = _step(_judge(net, feed, loss_of, recipe), optimiser, self._average)
+        step = _step(_judge(net, feed, recipe), loss_of, optimiser, self._average)
         self._step = captured(step, targets.device)
 
     def train(self, number: int) -> float:
@@ -60,8 +68,8 @@ class SteppedPhase:
         """
         self._net.train()
         losses: list[Tensor] = []
-        for x, targets in self._batches(number):
-            losses.append(self._step(x, targets))
+        for x, rows in self._feed.train(number):
+            losses.append(self._step(x, self._targets[rows], self._weights[rows]))
             self._schedule.step()
         values = torch.stack(losses).cpu()
         finite = torch.isfinite(values)
@@ -79,25 +87,25 @@ class SteppedPhase:
         """Call it after each epoch: how many of this phase passed since the best one."""
         self._schedule.waited(epochs)
 
-    def _batches(self, number: int) -> Iterable[tuple[Tensor, Tensor]]:
-        return ((x, self._targets[rows]) for x, rows in self._feed.train(number))
 
-
-def _judge(net: Network, feed: Feed, loss_of: Loss, recipe: Recipe) -> BatchLoss:
-    """The loss of a batch by its x and targets."""
+def _judge(net: Network, feed: Feed, recipe: Recipe) -> Judge:
+    """The loss of a step by a batch's x and the loss of its logits."""
     if not recipe.consistency:
-        return lambda x, targets: loss_of(feed.forward(x), targets)
+        return lambda x, loss_of: loss_of(feed.forward(x))
     require_map(net, recipe.size)
-    return add_consistency(net, loss_of, recipe.consistency)
+    return add_consistency(net, recipe.consistency)
 
 
 def _step(
-    judge: BatchLoss, optimiser: torch.optim.Optimizer, average: optim.WeightAverage | None
-) -> BatchLoss:
+    judge: Judge,
+    loss_of: Loss,
+    optimiser: torch.optim.Optimizer,
+    average: optim.WeightAverage | None,
+) -> Step:
     """One step of training: the loss of a batch, ahead of what it changes."""
 
-    def step(x: Tensor, targets: Tensor) -> Tensor:
-        loss = judge(x, targets)
+    def step(x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        loss = judge(x, lambda logits: (weights * loss_of(logits, targets)).mean())
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()

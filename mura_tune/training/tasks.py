@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ class Task:
     Attributes:
         outputs: K, from the number of areas.
         targets: what the loss is given of a split, a row a view.
-        loss: from the training split and the recipe, the loss of a batch.
+        loss: from the training split and the recipe, the loss of each view of a batch.
         table: from logits (N, K) and their split, the studies that `measure` is taken of.
         prior: from the training split and the recipe, the logits (K,) that every view gets before
             anything is learned: those of the classes' frequencies under the loss's weights.
@@ -157,7 +158,7 @@ def abnormality_prior(train: Split, recipe: Recipe) -> Tensor:
 
     At a `class_weight` of 1 both classes weigh the same, and it is 0.
     """
-    shares, positives = view_shares(train, recipe.sampling), train.labels.cpu().numpy() == 1
+    shares, positives = view_shares(train, recipe), train.labels.cpu().numpy() == 1
     weighed = positive_weight(train, recipe) * shares[positives].sum()
     if not weighed or positives.all():  # one class alone says nothing of the other
         return torch.zeros(1)
@@ -169,7 +170,7 @@ def area_prior(train: Split, recipe: Recipe) -> Tensor:
 
     An area without a view counts as one view would.
     """
-    shares = view_shares(train, recipe.sampling)
+    shares = view_shares(train, recipe)
     counts = np.bincount(train.area_labels.cpu().numpy(), shares, len(train.areas))
     return torch.from_numpy(np.log(np.maximum(counts, 1 / len(train)))).float()
 
@@ -179,8 +180,8 @@ def _both_priors(train: Split, recipe: Recipe) -> Tensor:
 
 
 def _cross_entropy(train: Split, recipe: Recipe) -> Loss:
-    """Over the areas, as often as they occur: what is counted is studies."""
-    return F.cross_entropy
+    """Over the areas, as often as they occur."""
+    return functools.partial(F.cross_entropy, reduction="none")
 
 
 def _both(train: Split, recipe: Recipe) -> Loss:
@@ -188,7 +189,7 @@ def _both(train: Split, recipe: Recipe) -> Loss:
     abnormality = binary_loss(train, recipe)
 
     def loss(logits_nk: Tensor, targets_n2: Tensor) -> Tensor:
-        area_loss = F.cross_entropy(logits_nk[:, 1:], targets_n2[:, 1])
+        area_loss = F.cross_entropy(logits_nk[:, 1:], targets_n2[:, 1], reduction="none")
         return abnormality(logits_nk, targets_n2[:, 0]) + recipe.aux_weight * area_loss
 
     return loss

@@ -10,11 +10,19 @@ import torch
 from test_feeds import DEV, assert_same, network
 from test_feeds import recipe as small
 
+from mura_tune.recipe import with_values
 from mura_tune.training import losses
-from mura_tune.training.batches import Split, cut_into_batches, epoch_order, training_batches
+from mura_tune.training.batches import (
+    Split,
+    cut_into_batches,
+    epoch_order,
+    training_batches,
+    view_shares,
+    view_weights,
+)
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource, pixel_feed
-from mura_tune.training.fit import fit
+from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY_TASK
 
 CPU = torch.device("cpu")
@@ -102,6 +110,34 @@ def test_the_class_weight_is_not_balanced_twice() -> None:
     assert losses.positive_weight(TRAIN, small(class_weight=1.5)) == 1.5 * 26 / 4
     given = small(sampling="balanced", class_weight=1.5)
     assert losses.positive_weight(TRAIN, given) == 1.5
+
+
+def test_studies_count_alike_where_the_recipe_weighs_studies() -> None:
+    given = small(weigh="study", class_weight=1.5)
+    assert losses.positive_weight(TRAIN, given) == 1.5 * 9 / 3
+    weights = view_weights(TRAIN, given)
+    of_study = Counter[str]()
+    for name, weight in zip(TRAIN.studies, weights, strict=True):
+        of_study[name] += weight
+    assert list(of_study.values()) == pytest.approx([30 / 12] * 12)
+    assert view_shares(TRAIN, given).sum() == pytest.approx(1)
+    assert set(view_weights(TRAIN, small())) == {1.0}
+    balanced = small(weigh="study", sampling="balanced")
+    assert set(view_weights(TRAIN, balanced)) == {1.0}
+
+
+@pytest.mark.parametrize("weigh", ["view", "study"])
+def test_an_epoch_has_the_mean_loss_of_its_weighed_views(weigh: str) -> None:
+    """Three batches of ten views, and steps so small that no weight moves."""
+    given = small(weigh=weigh, batch=10, augment=0.0, class_weight=2.0)
+    given = with_values(given, {"head.epochs": 1, "head.lr": 1e-12, "finetune.epochs": 0})
+    net = network(given)
+    losses_n = losses.binary_loss(TRAIN, given)(predict(net, TRAIN), TRAIN.labels).double().numpy()
+    counts = Counter(TRAIN.studies)
+    by_study = [30 / 12 / counts[name] for name in TRAIN.studies]
+    expected = np.dot(losses_n, by_study if weigh == "study" else np.ones(30)) / 30
+    found = fit(net, TRAIN, DEV, given, ABNORMALITY_TASK).epochs[0].loss
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_features_and_pixels_give_the_same_weights(tmp_path: Path) -> None:

@@ -37,16 +37,26 @@ def solve(given: Recipe, task: Task = ABNORMALITY_TASK, train: Split = TRAIN) ->
     return fit(net, train, dev, given, task)
 
 
-def test_a_solved_head_is_the_minimum_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weigh", ["view", "study"])
+def test_a_solved_head_is_the_minimum_of_the_loss(
+    weigh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against scikit-learn's, of the same standardised features, weights and penalty."""
     monkeypatch.setattr(solver, "PENALTIES", (0.1,))
-    given = recipe(class_weight=2.0, **SOLVED)
-    result = solve(given)
+    given = recipe(class_weight=2.0, weigh=weigh, **SOLVED)
+    names = [f"{label}-{i // (1 + 2 * label)}" for i, label in enumerate(TRAIN.labels.tolist())]
+    train = dataclasses.replace(TRAIN, studies=np.array(names))
+    result = solve(given, train=train)
     net = build_network("cnn", seed=given.seed)
-    features = solver.read_features(net, pixel_feed(net, TRAIN, DEV, given, 0)).double().numpy()
+    features = solver.read_features(net, pixel_feed(net, train, DEV, given, 0)).double().numpy()
     labels = TRAIN.labels.numpy()
-    positives = labels.mean()
-    weights = np.where(labels, given.class_weight * (1 - positives) / positives, 1) / len(labels)
+    each = np.ones(len(labels))
+    if weigh == "study":
+        _, study, counts = np.unique(train.studies, return_inverse=True, return_counts=True)
+        each = 1 / counts[study]
+    positives = np.average(labels, weights=each)
+    weights = np.where(labels, given.class_weight * (1 - positives) / positives, 1) * each
+    weights /= each.sum()
     scale = features.std(0).clip(1e-3 * features.std(0).max())
     standard = (features - features.mean(0)) / scale
     model = LogisticRegression(C=1 / 0.1, tol=1e-10, max_iter=10_000)
@@ -90,7 +100,7 @@ def test_every_task_has_its_head_solved(task: Task) -> None:
     given = recipe(**SOLVED, aux_weight=0.5 if task is MULTI_TASK else 0.0)
     train = with_areas(TRAIN)
     first = solve(given, task, train)
-    assert first.epochs[0].loss < float(_loss_of_nothing(task, given, train))
+    assert first.epochs[0].loss < float(_loss_of_nothing(task, given, train).mean())
     again = solve(given, task, train)
     assert all(torch.equal(first.weights[name], again.weights[name]) for name in first.weights)
 

@@ -95,10 +95,10 @@ def first_loss(arch: str, task: Task, train: Split, *sets: str) -> float:
     noise = torch.randn(8, 1, side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = net(noise)
-    shares = torch.from_numpy(view_shares(train, recipe.sampling))
+    shares = torch.from_numpy(view_shares(train, recipe))
     loss, targets = task.loss(train, recipe), task.targets(train)
     each = [
-        float(loss(logits, target.expand(8, *target.shape))) * share
+        float(loss(logits, target.expand(8, *target.shape)).mean()) * share
         for target, share in zip(targets, shares.tolist(), strict=True)
     ]
     return math.fsum(each)
@@ -143,6 +143,8 @@ def test_every_network_starts_at_the_weighted_prior(arch: str) -> None:
     [
         (["sampling=balanced"], constant_loss(0.5, 1.5, 0.6)),
         (["loss=focal"], constant_loss(3 / 8, 1.5 * 5 / 3, 0.6, gamma=2)),
+        (["weigh=study"], constant_loss(1 / 6, 1.5 * 5, 0.6)),
+        (["weigh=study", "sampling=balanced"], constant_loss(0.5, 1.5, 0.6)),
         (["sampling=balanced", "loss=focal"], constant_loss(0.5, 1.5, 0.6, gamma=2)),
     ],
 )
@@ -249,7 +251,7 @@ def test_the_second_loss_counts_by_its_weight() -> None:
         float(
             MULTI_TASK.loss(part, load_config("multitask", [f"aux_weight={w}"]).recipe)(
                 logits, targets
-            )
+            ).mean()
         )
         for w in (0.0, 0.5, 1.0)
     ]
