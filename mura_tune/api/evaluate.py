@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from mura_tune.api import DATA, RELEASES, RUNS
 from mura_tune.api.data import Workspace
 from mura_tune.api.reading import find_release, note_decoding_changes
 from mura_tune.areas import ROUTER
+from mura_tune.data.index import dataset_name
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.evaluation.compare import Comparison
 from mura_tune.evaluation.evaluate import Evaluation, check_same_data
 from mura_tune.evaluation.routing import RouterEvaluation
+from mura_tune.evaluation.split_uses import SplitUse, describe_uses, log_use, uses_to_json
 from mura_tune.networks.device import choose_device
 from mura_tune.reading.fetch import is_fetched
 from mura_tune.reading.locate import release_finder, release_for
@@ -69,8 +72,9 @@ def evaluate(
     """
     workspace = Workspace(Path(data), Path(runs), strict=strict)
     opened, prepared = _load_with_data(find_release(release, base_url), workspace, device)
-    own_task = release_task(opened.manifest.task)
-    return ReleaseEvaluation(opened.manifest.area, own_task.evaluate_release(opened, prepared))
+    return ReleaseEvaluation(
+        opened.manifest.area, _read_test(workspace, opened, prepared, "evaluate")
+    )
 
 
 def evaluate_folders(
@@ -134,9 +138,13 @@ def evaluate_routed(
             splits[size] = load_split(prepared, "test", choose_device(device))
         return splits[size]
 
+    uses = _log_use(workspace, router, router.manifest.areas, "evaluate")
+    for opened in by_folder.values():
+        _log_use(workspace, opened, router.manifest.areas, "evaluate")
     fallbacks = tuple(line for _, line in places.values() if line)
     by_area = {area: by_folder[own_folder] for area, (own_folder, _) in places.items()}
-    return two_stage.evaluate_two_stages(router, by_area, fallbacks, split_at)
+    both = two_stage.evaluate_two_stages(router, by_area, fallbacks, split_at)
+    return replace(both, uses_before=uses)
 
 
 def compare(
@@ -173,23 +181,25 @@ def compare(
                 f"{first} is for {areas[0]} and {second} for {areas[1]}: one tells "
                 "areas apart and one what is abnormal; name two of one kind"
             )
-        evaluations.append(own_task.evaluate_release(opened, prepared))
+        evaluations.append(_read_test(workspace, opened, prepared, "compare"))
     area = " and ".join(dict.fromkeys(areas))
     return tasks[0].compare(area, (str(first), str(second)), *evaluations)
 
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A page that was written, and its size."""
+    """A page that was written, its size, and how often its test split was measured before."""
 
     path: Path
     size: int
+    uses_before: int | None = None
 
     def __str__(self) -> str:
         return str(self.path)
 
     def to_json(self) -> dict[str, Any]:
-        return {"report": str(self.path), "bytes": self.size}
+        page = {"report": str(self.path), "bytes": self.size}
+        return page | uses_to_json(self.uses_before)
 
 
 def write_report(
@@ -228,7 +238,7 @@ def write_report(
     workspace = Workspace(Path(data), Path(runs), strict=strict)
     opened, prepared = _load_with_data(folder, workspace, device)
     own_task = release_task(opened.manifest.task)
-    test = own_task.evaluate_release(opened, prepared)
+    test = _read_test(workspace, opened, prepared, "report")
     html = own_task.render_report(opened.net, opened.manifest, prepared, test=test, cases=cases)
     content = html.encode("utf-8", "backslashreplace")
     if out:
@@ -236,7 +246,9 @@ def write_report(
     else:
         releases_on_disk.add_files(folder, {REPORT: html})
         index.write_index(folder.parent, console.print_note)
-    return WrittenReport(Path(out) if out else folder / REPORT, len(content))
+    if line := describe_uses(test.uses_before):
+        console.print_note(line)
+    return WrittenReport(Path(out) if out else folder / REPORT, len(content), test.uses_before)
 
 
 def verify(
@@ -275,6 +287,21 @@ def _load_with_data(folder: Path, workspace: Workspace, device: str) -> tuple[Re
     prepared = workspace.prepare(manifest.area, config)
     check_same_data(folder, manifest.data, prepared)
     return opened, prepared
+
+
+def _read_test(
+    workspace: Workspace, opened: Release, prepared: Prepared, verb: str
+) -> Evaluation | RouterEvaluation:
+    """Evaluate a release on test, and log that first; see `split_uses`."""
+    uses = _log_use(workspace, opened, prepared.areas, verb)
+    test = release_task(opened.manifest.task).evaluate_release(opened, prepared)
+    return replace(test, uses_before=uses)  # type: ignore[no-any-return]
+
+
+def _log_use(workspace: Workspace, opened: Release, areas: Sequence[str], verb: str) -> int | None:
+    digest = releases_on_disk.release_digest(opened.folder, opened.manifest)
+    use = SplitUse(verb, digest, opened.manifest.area, tuple(areas), dataset_name(workspace.data))
+    return log_use(workspace.runs, use)
 
 
 def _require_router(release: Release) -> None:

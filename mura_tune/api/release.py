@@ -18,6 +18,7 @@ from mura_tune.dashboard.progress import Epochs
 from mura_tune.data.index import dataset_name
 from mura_tune.errors import InputError, MuraError
 from mura_tune.evaluation.runs import pick_all, pick_strongest
+from mura_tune.evaluation.split_uses import SplitUse, log_use
 from mura_tune.networks.device import choose_device
 from mura_tune.release import exports, release
 from mura_tune.release import finalize as final
@@ -171,6 +172,16 @@ def _finalize_search(
             on_epoch=epochs.epoch,
             memory=checkpoints.of,
             dataset=dataset_name(workspace.data),
+            before_test=lambda digest: log_use(
+                workspace.runs,
+                SplitUse(
+                    "finalize",
+                    digest,
+                    prepared.area,
+                    tuple(prepared.areas),
+                    dataset_name(workspace.data),
+                ),
+            ),
         )
     return made, checkpoints
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Prepared:
         fingerprint: changes with any image, label or published split.
         split_hash: changes when any study changes its split, and with each near-copy left out.
         root: the folder that paths are relative to.
+        found: how many images, studies and patients the area has before any is left out.
     """
 
     area: str
@@ -53,6 +55,7 @@ class Prepared:
     fingerprint: str
     split_hash: str
     root: Path
+    found: Mapping[str, int] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: the name of the pixel file instead of its bytes."""
@@ -70,10 +73,7 @@ class Prepared:
         for split in SPLITS:
             rows = self.frame.iloc[self.rows(split)]
             studies = rows.drop_duplicates("study")
-            counts[split] = {
-                "images": len(rows),
-                "studies": len(studies),
-                "patients": int(rows["patient"].nunique()),
+            counts[split] = _count_rows(rows) | {
                 "abnormal studies": int(studies["label"].sum()),
             }
         return counts
@@ -130,7 +130,17 @@ def prepare(
         fingerprint=cached.fingerprint,
         split_hash=hash_splits(frame, copies=crossing),
         root=dataset.root,
+        found=_count_rows(dataset.for_area(area).frame),
     )
+
+
+def _count_rows(frame: pd.DataFrame) -> dict[str, int]:
+    """The images, studies and patients of a table with a row a view."""
+    return {
+        "images": len(frame),
+        "studies": int(frame["study"].nunique()),
+        "patients": int(frame["patient"].nunique()),
+    }
 
 
 def divided_views(prepared: Prepared, holdout: Holdout, division: int = 0) -> tuple[Prepared, ...]:

@@ -11,17 +11,19 @@ import numpy as np
 from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import METRIC_NAMES, SPLIT_NAMES, Evaluation
 from mura_tune.evaluation.routing import RouterEvaluation
+from mura_tune.evaluation.split_uses import describe_uses
 from mura_tune.metrics.areas import AREA_METRICS, AreaRecognition
 from mura_tune.metrics.comparison import (
+    FEW,
     DeLong,
     WeightedMetrics,
-    compare_aucs,
     compare_by_delong,
     compare_metrics,
+    smallest_seen,
 )
 from mura_tune.metrics.estimates import Estimate, Floats, Names, StudyScores
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS, threshold_metrics
-from mura_tune.metrics.ranking import weighted_average_precision
+from mura_tune.metrics.ranking import weighted_auc, weighted_average_precision
 
 AnyEvaluation = Evaluation | RouterEvaluation
 
@@ -30,14 +32,18 @@ AnyEvaluation = Evaluation | RouterEvaluation
 class Comparison:
     """The first release minus the second, metric by metric, each at its own operating point.
 
+    One measure is primary. The intervals of the others are not adjusted for being many.
+
     Attributes:
         area: what both are releases for.
         names: what the two are called by who compares them.
         labels: of the metrics, for people.
         differences: by metric, with intervals from draws that take the same patients for both.
         values: the two values of each metric.
+        primary: the measure that the comparison is about, a key of `differences`.
+        few: patients that the primary measure rests on: those of the rarer class.
         delong: the difference of AUCs by DeLong, which takes studies as independent: patients
-            with several make it too sure. None between routers.
+            with several make it too sure. None between routers, and with few patients.
     """
 
     area: str
@@ -47,7 +53,17 @@ class Comparison:
     labels: Mapping[str, str]
     differences: Mapping[str, Estimate]
     values: Mapping[str, tuple[float, float]]
+    primary: str
+    few: int
     delong: DeLong | None
+
+    @property
+    def smallest_difference(self) -> float | None:
+        """The difference of the primary measure that is found at this n with a probability of
+        0.8; None with few patients."""
+        if self.few < FEW:
+            return None
+        return smallest_seen(self.differences[self.primary], self.few)
 
     def describe(self) -> str:
         """The differences as lines for people."""
@@ -59,11 +75,35 @@ class Comparison:
         )
         wide = max(18, *(len(name) for name in self.labels.values()))
         rows = (
-            f"  {self.labels[key]:<{wide}} {difference.signed()}   "
+            f"  {self.labels[key]:<{wide}} {self._describe(difference):<25}   "
             f"{self.values[key][0]:.3f} and {self.values[key][1]:.3f}"
             for key, difference in self.differences.items()
         )
-        return "\n".join([head, *rows, *self._describe_delong()])
+        return "\n".join([head, *rows, *self._describe_claims(), *self._describe_delong()])
+
+    def _describe(self, difference: Estimate) -> str:
+        """The difference, and its interval where there is a claim in it."""
+        claims = (difference.low, difference.high) != (-1, 1)
+        return difference.signed() if claims else f"{difference.value:+.3f} (too few patients)"
+
+    def _describe_claims(self) -> Iterator[str]:
+        name = self.labels[self.primary]
+        if self.few < FEW:
+            yield (
+                f"  no claim: the rarer class has {self.few} patients here, and an interval needs "
+                f"{FEW} or more"
+            )
+        else:
+            yield (
+                f"  {name} is the primary measure; the other {len(self.differences) - 1} intervals "
+                "are not adjusted for being many, so some may exclude 0 by chance"
+            )
+            yield (
+                f"  differences in {name} below {self.smallest_difference:.3f} cannot be seen with "
+                "these patients (power 80 %)"
+            )
+        if line := describe_uses(self.ours.uses_before):
+            yield f"  {line}"
 
     def _describe_delong(self) -> Iterator[str]:
         if self.delong:
@@ -81,6 +121,9 @@ class Comparison:
             "differences": {
                 name: difference.to_json() for name, difference in self.differences.items()
             },
+            "primary": self.primary,
+            "rarer_patients": self.few,
+            "smallest_difference": self.smallest_difference,
             "delong": asdict(self.delong) if self.delong else None,
             "measured": [self.ours.to_json(), self.theirs.to_json()],
         }
@@ -96,8 +139,10 @@ def compare_releases(
         InputError: they were not evaluated on the same studies.
     """
     _check_same_studies(names, ours.studies.names, theirs.studies.names)
-    differences = {"auc": compare_aucs([ours.studies], [theirs.studies])}
-    differences |= compare_metrics(ours.studies, _weighted(ours), _weighted(theirs))
+    few = ours.studies.rarer_patients
+    differences = compare_metrics(
+        ours.studies, _weighted(ours), _weighted(theirs), lambda name: few
+    )
     values = {
         name: (ours.by_study[name].value, theirs.by_study[name].value) for name in differences
     }
@@ -109,8 +154,8 @@ def compare_releases(
         labels |= {f"part {key}": f"body part: {name}" for key, name in area_labels.items()}
         differences |= {f"part {key}": gap for key, gap in gaps.items()}
         values |= {f"part {key}": pair for key, pair in pairs.items()}
-    delong = compare_by_delong(ours.studies, theirs.studies)
-    return Comparison(area, names, ours, theirs, labels, differences, values, delong)
+    delong = compare_by_delong(ours.studies, theirs.studies) if few >= FEW else None
+    return Comparison(area, names, ours, theirs, labels, differences, values, "auc", few, delong)
 
 
 def compare_routers(
@@ -125,7 +170,8 @@ def compare_routers(
     _check_same_studies(names, mine.names, other.names)
     studies = StudyScores(mine.names, mine.patients, mine.areas, ours.confidence)
     compared = _compare_recognition(studies, ours.recognition, theirs.recognition)
-    return Comparison(area, names, ours, theirs, *compared, None)
+    patients = studies.count_patients()
+    return Comparison(area, names, ours, theirs, *compared, "accuracy", patients, None)
 
 
 def _check_same_studies(names: tuple[str, str], ours: Names, theirs: Names) -> None:
@@ -145,21 +191,40 @@ def _compare_recognition(
         for number, area in enumerate(ours.areas)
         if area in ours.recall
     }
-    gaps = compare_metrics(studies, ours.weighted, theirs.weighted)
+    sizes = _count_by_area(ours)
+    gaps = compare_metrics(
+        studies,
+        ours.weighted,
+        theirs.weighted,
+        lambda name: sizes.get(name, min(size for size in sizes.values() if size)),
+    )
     once = np.ones((1, len(studies.names)))
     pair = [recognition.weighted(once) for recognition in (ours, theirs)]
     values = {key: (float(pair[0][key][0]), float(pair[1][key][0])) for key in labels}
     return labels, {key: gaps[key] for key in labels}, values
 
 
+def _count_by_area(recognition: AreaRecognition) -> dict[str, int]:
+    """Patients that `accuracy` and `recall N` rest on, by the names of these metrics."""
+    table = recognition.studies
+    sizes = {
+        f"recall {number}": len(np.unique(table.patients[table.areas == number]))
+        for number in range(len(recognition.areas))
+    }
+    return sizes | {"accuracy": len(np.unique(table.patients))}
+
+
 def _weighted(evaluation: Evaluation) -> WeightedMetrics:
-    """All metrics but the AUC, at the release's own operating point."""
+    """All metrics, at the release's own operating point."""
     studies = evaluation.studies
     called = studies.scores >= evaluation.decision.threshold
 
     def weighted(weights: Floats) -> Mapping[str, Floats]:
         at_point = threshold_metrics(called, studies.labels, weights)
-        ranked = {"average_precision": weighted_average_precision(studies, weights)}
+        ranked = {
+            "auc": weighted_auc(studies.scores, studies.labels, weights),
+            "average_precision": weighted_average_precision(studies, weights),
+        }
         return ranked | {name: at_point[name] for name in THRESHOLD_METRICS}
 
     return weighted

@@ -20,6 +20,7 @@ from mura_tune.evaluation.decision import (
     describe_rest,
     measure_abstention,
 )
+from mura_tune.evaluation.split_uses import describe_uses, uses_to_json
 from mura_tune.evaluation.supplement import measure_supplement
 from mura_tune.metrics.areas import AreaRecognition
 from mura_tune.metrics.calibration_error import (
@@ -82,6 +83,7 @@ class Evaluation:
         study_areas: the name of each study's area, (M,).
         auc_by_area: of each area that has both classes, where there are several areas.
         recognition: how often the area is recognised, where that is a second task.
+        uses_before: how often these studies were measured before; None where that is not known.
     """
 
     split: str
@@ -97,6 +99,7 @@ class Evaluation:
     study_areas: Names
     auc_by_area: Mapping[str, Estimate]
     recognition: AreaRecognition | None = None
+    uses_before: int | None = None
 
     @functools.cached_property
     def supplement(self) -> SupplementEntry:
@@ -129,6 +132,7 @@ class Evaluation:
         )
         areas = (f"  {'AUC, ' + area:<18} {auc}" for area, auc in self.auc_by_area.items())
         lines = [head, columns, *rows, *errors, *areas, self._describe_doubt()]
+        lines += [f"  {line}" for line in [describe_uses(self.uses_before)] if line]
         if self.recognition:
             lines += ["  the body part, its second task, by study", *self.recognition.lines()]
         return "\n".join(lines)
@@ -178,6 +182,7 @@ class Evaluation:
             "auc_by_area": _to_json(self.auc_by_area),
             "supplement": self.supplement.to_json(),
             **({"body_part": self.recognition.to_json()} if self.recognition else {}),
+            **uses_to_json(self.uses_before),
         }
 
 

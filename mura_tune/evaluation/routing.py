@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mura_tune.evaluation.decision import check_logits, describe_rest, measure_abstention
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
+from mura_tune.evaluation.split_uses import describe_uses, uses_to_json
 from mura_tune.metrics.areas import AreaLogits, AreaRecognition, softmax
 from mura_tune.metrics.estimates import Floats
 from mura_tune.metrics.operating_points import answer_surest
@@ -106,6 +107,7 @@ class RouterEvaluation:
         decision: temperature and least confidence, chosen on dev.
         recognition: how well the areas are told apart.
         confidence: of each study, in the area that is called, (M,).
+        uses_before: how often these studies were measured before; None where that is not known.
     """
 
     split: str
@@ -113,6 +115,7 @@ class RouterEvaluation:
     decision: RouterDecision
     recognition: AreaRecognition
     confidence: Floats
+    uses_before: int | None = None
 
     def abstention(self) -> AbstentionEntry:
         """Studies below the confidence, and the error of the answers with and without them."""
@@ -128,6 +131,7 @@ class RouterEvaluation:
                 *self.recognition.lines(),
                 f"  {abstention.studies} studies below a confidence of "
                 f"{self.decision.confidence:.3f}; {describe_rest(abstention, n)}",
+                *(f"  {line}" for line in [describe_uses(self.uses_before)] if line),
             ]
         )
 
@@ -145,6 +149,7 @@ class RouterEvaluation:
             "images": self.images,
             **self.recognition.to_json(),
             "abstain": self.abstention().to_json(),
+            **uses_to_json(self.uses_before),
         }
 
 

@@ -1,7 +1,8 @@
 """Two models on the same studies, and the mean over folds: differences with intervals.
 
-`compare_aucs`, `compare_folds` and `compare_metrics` resample patients, the same for both sides,
-and take percentiles of the differences. `compare_by_delong` has DeLong's standard error of a
+`compare_aucs`, `compare_folds` and `compare_metrics` resample patients, the same for both sides.
+The first two take percentiles of the differences, the third t times their standard error.
+`compare_by_delong` has DeLong's standard error of a
 difference of AUCs, which takes studies as independent.
 """
 
@@ -255,13 +256,22 @@ def smallest_difference(drawn: Floats) -> float:
 
 
 def compare_metrics(
-    studies: StudyScores, ours: WeightedMetrics, theirs: WeightedMetrics
+    studies: StudyScores,
+    ours: WeightedMetrics,
+    theirs: WeightedMetrics,
+    rests_on: Callable[[str], int],
 ) -> dict[str, Estimate]:
     """The difference of each metric of two models on the same studies.
+
+    An interval is the difference and t times the standard error of draws that take the same
+    patients for both, with the degrees of freedom of the patients that the metric rests on.
+    Percentiles of the same draws exclude a true 0 too often with few patients
+    (`benchmarks/coverage.py`). With fewer than FEW patients the interval is -1 to 1: no claim.
 
     Args:
         studies: names and patients, in the order of the weights' columns.
         ours, theirs: metrics by name, (B,) each, under rows of study weights (B, M).
+        rests_on: patients that a metric rests on, by its name: those of the rarer class.
     """
 
     def differences(weights: Floats) -> dict[str, Floats]:
@@ -271,10 +281,23 @@ def compare_metrics(
     once = differences(np.ones((1, len(studies.labels))))
     estimates = {}
     for name, values in resample_all(differences, studies.patients, DRAWS, 0).items():
+        value, patients = float(once[name][0]), rests_on(name)
+        low, high = -1.0, 1.0
         drawn = values[np.isfinite(values)]
-        low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
-        estimates[name] = studies.estimate(float(once[name][0]), (float(low), float(high)))
+        if math.isnan(value):
+            low = high = math.nan
+        elif patients >= FEW and len(drawn) > 1:
+            reach = t_quantile(patients - 1) * float(drawn.std(ddof=1))
+            low, high = value - reach, value + reach
+        estimates[name] = studies.estimate(value, (low, high))
     return estimates
+
+
+def smallest_seen(difference: Estimate, patients: int) -> float:
+    """The difference that is found at this n with a probability of 0.8, from the interval of one
+    that rests on so many patients."""
+    error = (difference.high - difference.low) / 2 / t_quantile(patients - 1)
+    return (Z + POWER_Z) * error
 
 
 def _over_runs(runs: Sequence[StudyScores], measure: Measure, draws: int, seed: int) -> Floats:

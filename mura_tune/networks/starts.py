@@ -32,6 +32,7 @@ from mura_tune.release_format.manifest import MANIFEST, WEIGHTS, Manifest, read_
 
 IMAGENET, NONE = "imagenet", "none"
 TRAINED_ON = "trained_on.txt"  # of a release: a line for each picture of its train and dev splits
+FINGERPRINTS = "fingerprints.txt"  # of a release: the same pictures at 16 x 16 pixels
 # What our export in three channels, and the checkpoints of earlier projects whose form it has, hold
 # beside their weights: their pictures are normalised as ImageNet's are, whatever the network.
 CHECKPOINT_KEYS = frozenset({"recipe_digest", "threshold"})

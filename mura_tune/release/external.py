@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mura_tune.data import cache, duplicates
+from mura_tune.data import cache, duplicates, fingerprints
 from mura_tune.data.index import Dataset, Finding
 from mura_tune.data.label_folders import index_label_folders
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.imaging.images import read_image
-from mura_tune.networks.starts import DIGEST_DIGITS, TRAINED_ON
+from mura_tune.networks.starts import DIGEST_DIGITS, FINGERPRINTS, TRAINED_ON
 from mura_tune.release.release import Release, as_abnormality
 from mura_tune.release_format.manifest import RouterManifest
 from mura_tune.training.batches import Split
@@ -31,6 +32,8 @@ class ExternalEvaluation:
     Attributes:
         copies: images that are a copy of another one, turned or mirrored ones too.
         trained_on: pictures that the release was trained on, by path; None if it does not know.
+        saved_anew: others that look like one that it was trained on, saved anew; None if the
+            release stores no fingerprints.
         left_out: what was not measured, and why: unreadable, one picture under both labels, or
             not taken at all, since it is no picture or has no label.
     """
@@ -40,6 +43,7 @@ class ExternalEvaluation:
     measured: Evaluation
     copies: int
     trained_on: tuple[str, ...] | None
+    saved_anew: tuple[str, ...] | None
     left_out: tuple[Finding, ...]
 
     def describe(self) -> str:
@@ -61,6 +65,18 @@ class ExternalEvaluation:
                 f"warning: the release was trained on {len(self.trained_on)} of these pictures "
                 f"({', '.join(self.trained_on[:3])}{more}); the figures flatter it"
             )
+        if self.saved_anew is None:
+            lines.append(
+                "whether training pictures are among these, saved anew, is not known: the release "
+                "stores no fingerprints"
+            )
+        elif self.saved_anew:
+            more = ", …" if len(self.saved_anew) > 3 else ""
+            lines.append(
+                f"warning: {len(self.saved_anew)} of these pictures look like ones that the "
+                f"release was trained on, saved anew ({', '.join(self.saved_anew[:3])}{more}); "
+                "look at them: the figures may flatter it"
+            )
         n = len(self.measured.studies.labels)
         lines.append(
             f"{self.name}: {self.measured.images} images of {n} pictures; "
@@ -74,6 +90,7 @@ class ExternalEvaluation:
             "area": self.area,
             "copies": self.copies,
             "trained_on": None if self.trained_on is None else list(self.trained_on),
+            "saved_anew": None if self.saved_anew is None else list(self.saved_anew),
             "left_out": [asdict(finding) for finding in self.left_out],
             **self.measured.to_json(),
         }
@@ -109,13 +126,15 @@ def evaluate_external(
     if counted["label"].nunique() < 2:
         raise InputError(f"{root}: without copies under both labels one label is left")
     split = _split(cached.pixels, counted, next(release.net.parameters()).device)
+    trained_on = _trained_on(release.folder, dataset, counted)
     chosen = Decision.from_manifest(as_abnormality(release))
     return ExternalEvaluation(
         name=dataset.name,
         area=manifest.area,
         measured=evaluate_logits(predict(release.net, split), split, chosen),
         copies=len(counted) - counted["first"].nunique(),
-        trained_on=_trained_on(release.folder, dataset, counted),
+        trained_on=trained_on,
+        saved_anew=_saved_anew(release.folder, cached.pixels, counted, trained_on or ()),
         left_out=(*dataset.notes, *cached.left_out, *left_out),
     )
 
@@ -146,3 +165,17 @@ def _trained_on(release: Path, dataset: Dataset, counted: pd.DataFrame) -> tuple
             for turned in duplicates.orientations(read_image(dataset.root / path))
         )
     )
+
+
+def _saved_anew(
+    release: Path, pixels: Any, counted: pd.DataFrame, trained_on: Sequence[str]
+) -> tuple[str, ...] | None:
+    """Pictures whose fingerprint is that of one it was trained on, beside those `trained_on`."""
+    stored = release / FINGERPRINTS
+    if not stored.is_file():
+        return None
+    known = fingerprints.read_fingerprints(stored.read_text(encoding="utf-8"), stored)
+    prints = fingerprints.compute_fingerprints(pixels, counted.index.to_numpy())
+    seen = frozenset(trained_on)
+    alike = counted["path"][fingerprints.match_fingerprints(prints, known)]
+    return tuple(path for path in alike if path not in seen)

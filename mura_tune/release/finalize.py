@@ -21,13 +21,15 @@ from mura_tune.evaluation.evaluate import Evaluation
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.evaluation.runs import FinalRun, describe_runs, pick_strongest, summarise_runs
 from mura_tune.networks.network import join_members
-from mura_tune.networks.starts import TRAINED_ON, start_digest, start_name
+from mura_tune.networks.starts import FINGERPRINTS, TRAINED_ON, start_digest, start_name
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.release.release import (
     current_preprocessing,
+    list_fingerprints,
     list_training_pictures,
     save_release,
     weight_file_names,
+    weights_digest,
 )
 from mura_tune.release.release_tasks import release_task
 from mura_tune.release_format.entries import (
@@ -109,6 +111,7 @@ def finalize(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     memory: Callable[[Recipe], Memory] = lambda recipe: NO_MEMORY,
     dataset: str = "",
+    before_test: Callable[[str], int | None] = lambda digest: None,
 ) -> FinalRelease:
     """Train the final network on train, choose its decision on dev, evaluate it on test.
 
@@ -117,6 +120,8 @@ def finalize(
         released: picks the runs of the release by their dev scores; several runs are averaged.
         memory: keeps the run of a recipe between epochs; see `release.checkpoint`.
         dataset: the name of the dataset, for people.
+        before_test: called with the digest of the weights before test is read; gives how often
+            test was read before, which the release stores.
 
     Raises:
         InputError: the data, its split or the start's weights changed since the search.
@@ -144,7 +149,9 @@ def finalize(
     logits = torch.stack([run.fit.logits for run in members]).mean(0)
     decision = task_releases.choose_decision(logits, dev_split)  # before anything reads test
     dev = task_releases.evaluate(logits, dev_split, decision)
+    uses = before_test(weights_digest(model))
     test = task_releases.evaluate_network(model, prepared, "test", decision)
+    test = dataclasses.replace(test, uses_before=uses)
     manifest = task_releases.make_manifest(
         decision,
         dev,
@@ -161,6 +168,7 @@ def finalize(
         CARD: task_releases.render_card(manifest),
         REPORT: task_releases.render_report(model, manifest, prepared, test=test),
         TRAINED_ON: list_training_pictures(prepared),
+        FINGERPRINTS: list_fingerprints(prepared),
     }
     save_release(folder, model, manifest, texts)
     return FinalRelease(folder, manifest, dev, test)
@@ -214,6 +222,7 @@ def _origin_fields(
                 for finding in prepared.left_out
             ),
             name=dataset,
+            found=prepared.found,
         ),
         "versions": {
             "mura-tune": mura_tune.__version__,

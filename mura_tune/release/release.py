@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import copy
 import errno
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import timm
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from mura_tune import strict
+from mura_tune.data.fingerprints import compute_fingerprints, write_fingerprints
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import PREPROCESSING, preprocessing_changes
 from mura_tune.networks.network import (
@@ -181,13 +184,33 @@ def save_release(folder: Path, net: Model, manifest: Manifest, texts: Mapping[st
     whole = manifest.changed(members=names, reference_logits=answers)
     text = json.dumps(whole.to_json(), indent=2, allow_nan=False) + "\n"
     parse_manifest(strict.parse_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
-    content = {
-        name: to_safetensors(copy_tensors(member.body.state_dict()), metadata={"format": "pt"})
-        for name, member in zip(names, members_of(net), strict=True)
-    }
+    content = _weight_files(net)
     for name, written in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
         content[name] = written.encode("utf-8", "backslashreplace")
     _write(folder, content)
+
+
+def weights_digest(net: Model) -> str:
+    """The digest of a network's weights as its release will have it; see `release_digest`."""
+    return _join_digests(hashlib.sha256(data).hexdigest() for data in _weight_files(net).values())
+
+
+def release_digest(folder: Path, manifest: Manifest) -> str:
+    """16 hex digits that only releases of the same weights share, from their sums in SHA256SUMS."""
+    listed = checksums.read_checksums(folder)
+    return _join_digests(listed[name] for name in manifest.members)
+
+
+def _join_digests(digests: Iterable[str]) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+def _weight_files(net: Model) -> dict[str, bytes]:
+    """The bytes of each member's file of weights, by its name."""
+    return {
+        name: to_safetensors(copy_tensors(member.body.state_dict()), metadata={"format": "pt"})
+        for name, member in zip(weight_file_names(net), members_of(net), strict=True)
+    }
 
 
 def weight_file_names(net: Model) -> tuple[str, ...]:
@@ -220,6 +243,13 @@ def list_training_pictures(prepared: Prepared) -> str:
     """The content of TRAINED_ON: sorted, so that the order of studies stays unknown."""
     held = (prepared.frame["split"] != "test").to_numpy()
     return "".join(sorted(f"{sha[:DIGEST_DIGITS]}\n" for sha in prepared.pictures.take(held)))
+
+
+def list_fingerprints(prepared: Prepared) -> str:
+    """The content of FINGERPRINTS: of the same pictures; see `data.fingerprints`."""
+    held = (prepared.frame["split"] != "test").to_numpy()
+    rows = np.unique(prepared.frame["row"].to_numpy()[held])
+    return write_fingerprints(compute_fingerprints(prepared.pixels, rows))
 
 
 def describe_decoding_changes(manifest: Manifest) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
 from mura_tune.evaluation.routing import RouterDecision
+from mura_tune.evaluation.split_uses import describe_uses, uses_to_json
 from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import Estimate, Floats, Names, StudyScores
 from mura_tune.metrics.ranking import AUC
@@ -32,6 +33,7 @@ class TwoStageEvaluation:
         answered: AUC of `routed` among the studies where the router does not abstain.
         wrong: studies sent to another area's release; `abstained` of them and others.
         fallbacks: lines on areas whose release is missing.
+        uses_before: how often these studies were measured before; None where that is not known.
     """
 
     known: Estimate
@@ -41,6 +43,7 @@ class TwoStageEvaluation:
     wrong: int
     abstained: int
     fallbacks: tuple[str, ...]
+    uses_before: int | None = None
 
     def describe(self) -> str:
         """The estimates as lines for people."""
@@ -56,6 +59,7 @@ class TwoStageEvaluation:
                 f"  routed minus known {self.cost.signed()}, paired by patient",
                 f"  {self.wrong} studies sent to another area's release",
                 f"  {self.abstained} abstained from; AUC of the other {rest}: {answered}",
+                *(f"  {line}" for line in [describe_uses(self.uses_before)] if line),
             ]
         )
 
@@ -70,6 +74,7 @@ class TwoStageEvaluation:
             "wrong": self.wrong,
             "abstained": self.abstained,
             "fallbacks": list(self.fallbacks),
+            **uses_to_json(self.uses_before),
         }
 
 

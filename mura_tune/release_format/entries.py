@@ -153,12 +153,17 @@ class AbstentionEntry(Entry):
 
 
 class EvaluationEntry(Entry):
-    """A release on one split: what every task stores."""
+    """A release on one split: what every task stores.
+
+    Attributes:
+        uses_before: how often the split was measured before, where that is known.
+    """
 
     split: Annotated[str, text]
     studies: Annotated[int, whole(1)]
     patients: Annotated[int, whole(1)]
     images: Annotated[int, whole(1)]
+    uses_before: Annotated[int | None, whole()] = None
 
 
 class ConfusionEntry(Entry):
@@ -392,6 +397,7 @@ class DataEntry(Entry):
     Attributes:
         counts: by split, then by what is counted, such as "studies".
         name: what the dataset is called, for people.
+        found: images, studies and patients before any was left out.
     """
 
     fingerprint: Annotated[str, text]
@@ -399,6 +405,7 @@ class DataEntry(Entry):
     counts: Annotated[Mapping[str, Mapping[str, int]], named(named(whole(), least=1)), LATER]
     left_out: Annotated[tuple[FindingEntry, ...], each(FindingEntry.parse), LATER]
     name: Annotated[str | None, text] = None
+    found: Annotated[Mapping[str, int] | None, named(whole())] = None
 
     def check_agreement(self, where: str) -> None:
         if not self.has("counts") or not self.counts:

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mura_tune.evaluation.decision import describe_calibration, describe_rest
+from mura_tune.evaluation.split_uses import describe_uses
 from mura_tune.metrics.calibration_error import CalibrationError
 from mura_tune.metrics.estimates import Estimate, describe_error, range_text
 from mura_tune.text import printable, shell_command
@@ -109,6 +110,7 @@ def _environment(escape_html: bool, print_value: Callable[[Any], Any]) -> Enviro
     )
     environment.globals["warning"] = WARNING
     environment.globals["range_text"] = range_text
+    environment.filters["describe_uses"] = describe_uses
     environment.filters["percent"] = format_percent
     environment.filters["describe_calibration"] = describe_calibration
     return environment

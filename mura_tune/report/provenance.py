@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mura_tune.axes import ALL, Axis
 from mura_tune.config import SearchConfig, config_to_dict, load_config, value_to_yaml
 from mura_tune.evaluation.runs import describe_runs
-from mura_tune.release_format.entries import RunEntry
+from mura_tune.release_format.entries import DataEntry, RunEntry
 from mura_tune.release_format.manifest import Manifest
 from mura_tune.report.page import TableRow
 from mura_tune.strict import flatten
@@ -32,6 +33,8 @@ class Provenance:
         seed_rows: each final run with its score on dev and on test.
         counted: what is counted in each split.
         count_rows: the splits with these counts.
+        flow_rows: from what the data set has, over what was left out, to what is used: images,
+            studies and patients; empty in an older release.
         searched_rows: each field that was searched: its value, its range, and its default.
         other_rows: every other field of the recipe, and its value.
         commands: lines for a shell that make the release again.
@@ -45,6 +48,7 @@ class Provenance:
     seed_rows: list[TableRow]
     counted: list[str]
     count_rows: list[TableRow]
+    flow_rows: list[TableRow]
     searched_rows: list[TableRow]
     other_rows: list[TableRow]
     commands: str
@@ -79,6 +83,7 @@ def describe_provenance(manifest: Manifest) -> Provenance:
         count_rows=[
             (split, *(counts[name] for name in counted)) for split, counts in data.counts.items()
         ],
+        flow_rows=list(_flow_rows(data)),
         searched_rows=[
             (path, values[path], _describe_axis(axis), defaults[path])
             for path, axis in settings.search.items()
@@ -87,6 +92,18 @@ def describe_provenance(manifest: Manifest) -> Provenance:
         commands=_write_commands(manifest, settings),
         versions=", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
     )
+
+
+def _flow_rows(data: DataEntry) -> Iterator[TableRow]:
+    """The rows of a flow of patients, as TRIPOD+AI asks for it."""
+    if not data.found:
+        return
+    columns = ("images", "studies", "patients")
+    yield "in the data set", *(data.found.get(name, "") for name in columns)
+    for kind, images in Counter(finding.kind for finding in data.left_out).items():
+        yield f"left out: {kind}", images, "", ""
+    used = {name: sum(split[name] for split in data.counts.values()) for name in columns}
+    yield "used", *used.values()
 
 
 def data_set_name(manifest: Manifest) -> str:

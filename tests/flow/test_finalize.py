@@ -119,7 +119,11 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     again = run("report", f"--release={release}", data, "--cases=0", "--json")
     assert again.code == 0, again.err
     bare = (release / "report.html").read_text(encoding="utf-8")
-    assert json.loads(again.out)["bytes"] == len(bare.encode())
+    written = json.loads(again.out)
+    assert (written["bytes"], written["uses_before"]) == (len(bare.encode()), 1)
+    assert "test of this area was read 1 time before" in again.err
+    for shown in (bare, card):
+        assert "Test of this area was not read before this" in shown
     assert Page(bare).images == 0
     assert verify_release(release).to_json() == manifest
 
@@ -128,10 +132,13 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
         compared = run("compare", release, address, data, "--json")
         assert compared.code == 0, compared.err
         found = json.loads(compared.out)
-        assert found["differences"]["auc"]["value"] == found["delong"]["value"] == 0
+        assert found["differences"]["auc"]["value"] == 0
+        assert found["delong"] is None  # so few patients allow no claim
+        assert found["rarer_patients"] < 10
         assert found["releases"] == [str(release), address]
         named = ("--release=XR_WRIST", f"--base-url={base}", data)
-        assert json.loads(run("evaluate", *named, "--json").out)["auc"] == auc
+        evaluated = json.loads(run("evaluate", *named, "--json").out)
+        assert (evaluated["auc"], evaluated["uses_before"]) == (auc, 4)  # finalize, report, compare
         refused = run("report", *named)
         assert (refused.code, refused.out) == (2, "")
         assert "XR_WRIST: fetched, and stays as it was fetched" in refused.err

@@ -1,5 +1,7 @@
 """Two releases are paired study by study, or refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +99,29 @@ def test_routers_are_paired_by_what_they_recognise() -> None:
     assert found.to_json()["delong"] is None
     with pytest.raises(InputError, match="measured on other studies"):
         compare_routers("router", NAMES, good, router(4.0, 1, studies=60))
+
+
+def test_one_measure_is_primary_and_what_cannot_be_seen_is_said() -> None:
+    found = compare_releases("XR_TEST", NAMES, model(0.0), model(0.3))
+    told = found.describe()
+    assert "AUC is the primary measure; the other 9 intervals are not adjusted" in told
+    assert found.smallest_difference is not None
+    auc = found.differences["auc"]
+    assert (auc.high - auc.low) / 2 < found.smallest_difference < 0.2
+    assert f"differences in AUC below {found.smallest_difference:.3f} cannot be seen" in told
+    assert "test of this area" not in told
+    logged = replace(found, ours=replace(found.ours, uses_before=3))
+    assert "  test of this area was read 3 times before" in logged.describe()
+
+
+def test_with_few_patients_of_a_class_nothing_is_claimed() -> None:
+    good, bad = (model(noise, n=14) for noise in (0.0, 3.0))
+    assert good.studies.rarer_patients < 10
+    found = compare_releases("XR_TEST", NAMES, good, bad)
+    told = found.describe()
+    assert f"no claim: the rarer class has {found.few} patients" in told
+    assert "(too few patients)" in told
+    assert "[" not in told
+    assert "DeLong" not in told
+    assert found.smallest_difference is found.to_json()["smallest_difference"] is None
+    assert (found.differences["auc"].low, found.differences["auc"].high) == (-1, 1)

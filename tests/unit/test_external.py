@@ -17,10 +17,11 @@ from mura_tune.data.prepare import prepare
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.network import build_network
-from mura_tune.networks.starts import TRAINED_ON
+from mura_tune.networks.starts import FINGERPRINTS, TRAINED_ON
 from mura_tune.release.external import evaluate_external
 from mura_tune.release.release import (
     current_preprocessing,
+    list_fingerprints,
     list_training_pictures,
     load_release,
     save_release,
@@ -75,7 +76,10 @@ def release(phantoms: Path, tmp_path: Path) -> Path:
         "preprocessing": current_preprocessing(32).to_json(),
         **uncalibrated(ThresholdEntry(value=0.5, rule="for a test")).to_json(),
     }
-    texts = {TRAINED_ON: list_training_pictures(prepared)}
+    texts = {
+        TRAINED_ON: list_training_pictures(prepared),
+        FINGERPRINTS: list_fingerprints(prepared),
+    }
     save_release(
         tmp_path / "XR_WRIST",
         build_network("cnn", seed=1),
@@ -132,6 +136,20 @@ def test_pictures_that_it_was_trained_on_are_told_turned_ones_too(
     assert "warning: the release was trained on 1 of these pictures" in ran.out
     assert "(test/fractured/known.png)" in ran.out
     assert "17 images of 9 pictures; 8 are copies of another" in ran.out
+    assert "saved anew" not in ran.out
+
+
+def test_a_training_picture_that_was_saved_anew_is_told_by_its_fingerprint(
+    run: Run, outside: Path, release: Path, phantoms: Path
+) -> None:
+    trained = read_image(next(phantoms.glob("train/XR_WRIST/*/*_positive/image1.png")))
+    image = Image.fromarray(np.rot90(trained).copy())
+    image.resize((image.width // 2, image.height // 2)).save(
+        outside / "test" / "fractured" / "known.jpg", quality=60
+    )
+    ran = run("evaluate", f"--release={release}", f"--data={outside}", "--layout=folders")
+    assert "warning: 1 of these pictures look like ones that the release was trained on" in ran.out
+    assert "saved anew (test/fractured/known.jpg)" in ran.out
 
 
 def test_a_picture_under_both_labels_is_left_out_by_name(
@@ -224,6 +242,9 @@ def test_a_release_without_the_list_says_that_it_does_not_know(
 ) -> None:
     opened = load_release(release, CPU)
     (release / TRAINED_ON).unlink()
+    (release / FINGERPRINTS).unlink()
     found = evaluate_external(opened, outside, tmp_path / "cache")
     assert found.trained_on is None
+    assert found.saved_anew is None
+    assert "the release stores no fingerprints" in found.describe()
     assert "is not known" in found.describe()

@@ -48,6 +48,7 @@ def test_copies_of_test_pictures_leave_train_and_the_others_keep_their_pixels(ro
     prepared = prepared_of(root)
     assert [str(root / finding.path) for finding in prepared.left_out] == [*map(str, train[1:3])]
     assert prepared.near_copies == (str(train[2].relative_to(root)),)
+    assert prepared.found["images"] == len(prepared.frame) + 2 == len(whole.frame)
     assert (prepared.split_hash == same.split_hash) is False
     told = prepared.left_out[1].detail
     assert f"a near-copy of {valid[1].relative_to(root)} in test (correlation 0.9" in told

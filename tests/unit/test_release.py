@@ -15,7 +15,14 @@ from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
 from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.reading.locate import locate_release
-from mura_tune.release.release import add_files, check_reference_logits, load_release, save_release
+from mura_tune.release.release import (
+    add_files,
+    check_reference_logits,
+    load_release,
+    release_digest,
+    save_release,
+    weights_digest,
+)
 from mura_tune.release.verify import inspect_release
 from mura_tune.release_format import checksums
 from mura_tune.release_format.entries import PreprocessingEntry, ThresholdEntry
@@ -49,6 +56,9 @@ def test_what_was_saved_comes_back(folder: Path) -> None:
     assert all(torch.equal(got[name], expected[name]) for name in expected)
     assert not loaded.net.training
     assert loaded.manifest.area == "XR_TEST"
+    digest = release_digest(folder, loaded.manifest)
+    assert digest == weights_digest(build_network("cnn", seed=3))
+    assert digest != weights_digest(build_network("cnn", seed=4))
     assert sorted(p.name for p in folder.iterdir()) == [
         "MODEL_CARD.md",
         "SHA256SUMS",

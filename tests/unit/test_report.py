@@ -317,6 +317,24 @@ def test_the_mean_over_new_seeds_stands_before_the_score_that_picked_the_trial()
     assert "for which it was picked" in alone
 
 
+def test_the_flow_of_patients_is_from_what_was_found_to_what_is_used() -> None:
+    values = stored()
+    assert provenance.describe_provenance(parsed(values)).flow_rows == []
+    values["data"] |= {
+        "found": {"images": 300, "studies": 120, "patients": 100},
+        "left_out": [{"kind": "unreadable", "path": f"{i}.png", "detail": ""} for i in range(3)],
+    }
+    manifest = parsed(values)
+    rows = provenance.describe_provenance(manifest).flow_rows
+    counts = manifest.data.counts.values()
+    used = [sum(split[key] for split in counts) for key in ("images", "studies", "patients")]
+    assert rows == [
+        ("in the data set", 300, 120, 100),
+        ("left out: unreadable", 3, "", ""),
+        ("used", *used),
+    ]
+
+
 def test_commands_of_a_page_and_a_card_can_be_pasted() -> None:
     name = "left wrist (2)"
     manifest = parsed(stored(name=name))
