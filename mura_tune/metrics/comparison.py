@@ -25,6 +25,7 @@ from mura_tune.metrics.estimates import (
     exact_interval,
     interval_text,
     logit_ends,
+    logit_interval,
     patient_weights,
     resample,
     resample_all,
@@ -239,11 +240,22 @@ def _of_tables(
 def average_folds(
     folds: Sequence[StudyScores], *, measure: Measure = AUC, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
-    """The mean over folds of their scores; each draw takes patients anew within each fold."""
+    """The mean over folds of their scores, with its interval on the logit scale.
+
+    Each draw takes patients anew within each fold. Folds have no patient in common, so t has the
+    degrees of freedom of all of them, and where every fold is perfect the exact bound rests on the
+    patients of all of them.
+    """
     if len(folds) == 1:
         return measure.estimate(folds[0], draws=draws, seed=seed)
-    values = [_over_runs([fold], measure, draws, seed + i) for i, fold in enumerate(folds)]
-    return _percentiles(np.mean(values, axis=0), folds)
+    values = np.mean(
+        [_over_runs([fold], measure, draws, seed + i) for i, fold in enumerate(folds)], axis=0
+    )
+    value, drawn = float(values[0]), values[1:]
+    low, high = logit_interval(value, drawn, sum(measure.freedom(fold) for fold in folds))
+    if low == high:
+        low, high = exact_interval(value, sum(measure.rests_on(fold) for fold in folds))
+    return _of_folds(folds, value, (low, high))
 
 
 def smallest_difference(drawn: Floats) -> float:
@@ -314,13 +326,14 @@ def _over_runs(runs: Sequence[StudyScores], measure: Measure, draws: int, seed: 
 def _percentiles(values: Floats, folds: Sequence[StudyScores]) -> Estimate:
     """The first value, and as its interval percentiles of the others, (1 + draws,)."""
     low, high = np.nanpercentile(values[1:], [2.5, 97.5])
-    return Estimate(
-        value=float(values[0]),
-        low=float(low),
-        high=float(high),
-        studies=sum(len(fold.names) for fold in folds),
-        patients=len(np.unique(np.concatenate([fold.patients for fold in folds]))),
-    )
+    return _of_folds(folds, float(values[0]), (float(low), float(high)))
+
+
+def _of_folds(folds: Sequence[StudyScores], value: float, ends: tuple[float, float]) -> Estimate:
+    """An estimate with the studies and patients of all folds, which have no study in common."""
+    studies = sum(len(fold.names) for fold in folds)
+    patients = len(np.unique(np.concatenate([fold.patients for fold in folds])))
+    return Estimate(value, *ends, studies, patients)
 
 
 @dataclass(frozen=True)

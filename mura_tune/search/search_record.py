@@ -22,7 +22,7 @@ from mura_tune.config import SearchConfig
 from mura_tune.database import optuna_private
 from mura_tune.database.outages import legible
 from mura_tune.metrics.estimates import StudyScores
-from mura_tune.search.trial_record import DevFold, TrialRecord, fail_trial
+from mura_tune.search.trial_record import DevFold, TrialRecord, fail_trial, number_through
 
 # System attributes: a user attribute of thousands of characters would fill the search's page.
 _CONFIG = "mura:config"  # of a search, as `config.config_to_dict` has it
@@ -86,8 +86,12 @@ class SearchRecord:
 
     @property
     def dev_folds(self) -> list[DevFold]:
-        """The dev studies of each fold; one fold unless the split has several."""
-        return [DevFold.from_json(fold) for fold in self._facts[_DEV]]
+        """The dev studies of each fold; one fold unless the split has several.
+
+        Patients are numbered within a fold where they are stored; here no two share a number.
+        """
+        folds = [DevFold.from_json(fold) for fold in self._facts[_DEV]]
+        return folds if len(folds) == 1 else number_through(folds)
 
     def scored(self, trial: TrialRecord) -> list[StudyScores]:
         """The studies that judged a trial, with its scores: of each fold, or of the one dev split.

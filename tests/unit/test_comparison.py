@@ -17,7 +17,7 @@ from mura_tune.metrics.comparison import (
     placements,
 )
 from mura_tune.metrics.estimates import TAIL, StudyScores, t_quantile
-from mura_tune.metrics.ranking import auc, estimate_auc
+from mura_tune.metrics.ranking import AUC, auc, estimate_auc
 
 
 def studies(noise: float, seed: int, n: int = 200) -> StudyScores:
@@ -78,6 +78,33 @@ def test_the_mean_over_folds_and_its_difference() -> None:
     difference = compare_folds([folds], [worse])
     assert difference.value == pytest.approx(found.value - average_folds(worse).value)
     assert difference.low > 0
+
+
+def test_perfect_folds_are_as_sure_as_all_of_their_patients_and_no_surer() -> None:
+    """One perfect fold of m patients of the rarer class has the bound .025^(1/m); two of them
+    have .025^(1/2m)."""
+    labels, names = np.repeat([0, 1], 8), np.array([f"s{i:02}" for i in range(16)])
+    folds = [
+        StudyScores(names, np.array([f"{fold}-{n}" for n in names]), labels, labels.astype(float))
+        for fold in range(2)
+    ]
+    found = average_folds(folds)
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(TAIL ** (1 / 16))
+    assert (found.studies, found.patients) == (32, 32)
+
+
+def test_few_patients_widen_the_mean_of_folds_by_t_of_all_folds() -> None:
+    """logit(value) +- t x SE / slope: with the degrees of freedom of both folds."""
+    folds = [studies(1.0, seed, n=24) for seed in (1, 2)]
+    found = average_folds(folds)
+    normal = average_folds(folds, measure=replace(AUC, freedom=lambda table: 1e9))
+    middle = math.log(found.value / (1 - found.value))
+    reach, of_normal = (math.log(e.high / (1 - e.high)) - middle for e in (found, normal))
+    assert reach / of_normal == pytest.approx(
+        t_quantile(2 * folds[0].freedom) / t_quantile(1e9), rel=1e-6
+    )
+    assert math.log(found.low / (1 - found.low)) == pytest.approx(middle - reach)
 
 
 def pair(n: int, seed: int, ties: bool = False) -> tuple[StudyScores, StudyScores]:
