@@ -30,10 +30,10 @@ setup: .venv/.ready  ## Make .venv with everything pinned in constraints.txt (th
 	@touch $@
 
 # The demo's own folders, and a network and budget that two CPU cores can afford. It starts from
-# ImageNet weights that `make setup` has installed, and downloads nothing.
+# ImageNet weights that `make setup` has installed, and downloads nothing. Folds would take twice as long.
 DEMO := $(RUNS)/demo
 DEMO_AREA := XR_WRIST
-DEMO_SETS := --set arch=tf_efficientnet_lite0 --set size=96 --set finetune.epochs=3 --set finetune.lr=1.0e-3 --set finetune.depth=4 --set budget.random=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3 --set budget.confirm.top=2 --set budget.confirm.seeds=2 --set final.finetune.epochs=6
+DEMO_SETS := --set arch=tf_efficientnet_lite0 --set size=96 --set split.folds=0 --set finetune.epochs=3 --set finetune.lr=1.0e-3 --set finetune.depth=4 --set budget.random=6 --set budget.pruner.startup=4 --set budget.pruner.min_trials=3 --set budget.confirm.top=2 --set budget.confirm.seeds=2 --set final.finetune.epochs=6
 IN = $(call quoted,$(DEMO)$(1))
 # The command, and what it prints, without the line that names the next command: the demo goes on by itself.
 STEP = echo $(call quoted,$(BIN)/mura $(1)); set -o pipefail; $(BIN)/mura $(1) | sed '/^next: /d'

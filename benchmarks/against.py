@@ -21,6 +21,7 @@ SETS = [
     "arch=cnn",
     "size=64",
     "pretrained=none",
+    "split.folds=0",
     "head.epochs=0",
     "finetune.epochs=4",
     "seed=7",

@@ -287,6 +287,7 @@ def searches(arch: str, size: int, patients: int, trials: int, until: float) -> 
                 "arch": arch,
                 "size": size,
                 "pretrained": "none",
+                "split.folds": 0,
                 "head.epochs": 0,
                 "finetune.epochs": 4,
                 "finetune.depth": 99,

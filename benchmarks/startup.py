@@ -25,6 +25,7 @@ with torch.inference_mode():
 SMALL = [
     "arch=resnet18",
     "pretrained=none",
+    "split.folds=0",
     "size=224",
     "head.epochs=0",
     "finetune.epochs=1",

@@ -34,6 +34,7 @@ PRUNERS = ("median", "percentile", "hyperband", "none")
 MOST_TRIALS = 100_000
 MOST_CONFIRMED = MOST_FOLDS = 100
 MOST_SEED = 2**32 - 1
+AUTO = "auto"  # folds that a search decides on when it starts
 # New values by path, or texts PATH=VALUE.
 Overrides = Mapping[str, object] | Sequence[str]
 
@@ -110,18 +111,30 @@ class Holdout:
     """How the published train split is divided: the share of patients held out as dev, and a seed.
 
     With `folds`, a trial's score is the mean over that many patient folds; the final run uses
-    the share.
+    the share. `auto` is a number from the start of a search on: see `search.comparable`.
     """
 
     dev: float
     seed: int
-    folds: int
+    folds: int | str
 
     def __post_init__(self) -> None:
         check_value(0 < self.dev < 0.9, "dev", self.dev, "between 0 and 0.9")
-        folds = f"0 (none) or between 2 and {MOST_FOLDS}"
-        check_value(self.folds == 0 or 2 <= self.folds <= MOST_FOLDS, "folds", self.folds, folds)
+        folds, rule = self.folds, f"0 (none) or between 2 and {MOST_FOLDS}, or {AUTO}"
+        number = folds if isinstance(folds, int) else 0 if folds == AUTO else -1
+        check_value(number == 0 or 2 <= number <= MOST_FOLDS, "folds", folds, rule)
         _check_count("seed", self.seed, -MOST_SEED, MOST_SEED)
+
+    @property
+    def fold_count(self) -> int:
+        """The number of patient folds; 0 = dev alone judges.
+
+        Raises:
+            ValueError: `auto`, which is decided when a search starts.
+        """
+        if isinstance(self.folds, str):
+            raise ValueError(f"split.folds is {self.folds}: no search has decided on it")
+        return self.folds
 
 
 @dataclass(frozen=True, kw_only=True)

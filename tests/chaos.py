@@ -51,6 +51,7 @@ SETS = [
         "batch=16",
         "split.dev=0.3",
         "split.seed=1",
+        "split.folds=0",
         "budget.pruner.startup=4",
     )
 ]
@@ -226,6 +227,7 @@ def small(*sets: str) -> config.SearchConfig:
             "batch=16",
             "split.dev=0.3",
             "split.seed=1",
+            "split.folds=0",
             "budget.trials=2",
             "budget.confirm.top=0",
             *sets,

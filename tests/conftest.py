@@ -42,6 +42,7 @@ TINY = [
         "batch=16",
         "split.dev=0.3",
         "split.seed=1",
+        "split.folds=0",
     )
 ]
 

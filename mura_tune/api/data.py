@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
 from mura_tune import console, files
 from mura_tune.api import DATA, RUNS
 from mura_tune.areas import AREAS, stored_area
-from mura_tune.config import Overrides, SearchConfig, load_config, search_file
+from mura_tune.config import AUTO, Overrides, SearchConfig, load_config, search_file
 from mura_tune.data.audit import Audit, audit_dataset
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.data.scan import scan_dataset
-from mura_tune.data.splits import assign_splits
+from mura_tune.data.splits import AUTO_FOLDS, ENOUGH_PATIENTS, assign_splits, count_rarer
 from mura_tune.database.urls import database, url_of, url_of_file
 from mura_tune.errors import InputError
 from mura_tune.phantoms.dataset import (
@@ -113,7 +114,12 @@ def describe_budget(config: SearchConfig, *, data: str | Path = DATA) -> str:
 
     The number of images is that of the dataset's index, where it is there.
     """
-    budget, confirm, folds = config.budget, config.budget.confirm, max(1, config.split.folds)
+    budget, confirm = config.budget, config.budget.confirm
+    frame = None
+    if Path(data).exists():
+        frame = open_dataset(Path(data), index_only=True).for_area(stored_area(config.area)).frame
+        frame = frame.assign(split=assign_splits(frame, config.split.dev, config.split.seed))
+    folds = _count_folds(config, frame)
     again = ""
     if confirm.top:
         again = f" + {confirm.top} x {confirm.seeds} + {confirm.seeds} (trial 0)"
@@ -123,13 +129,25 @@ def describe_budget(config: SearchConfig, *, data: str | Path = DATA) -> str:
         f"runs: {budget.trials}{again} = {budget.runs}{each}, each of {config.recipe.epochs} "
         f"epochs: {epochs:,} epochs where nothing is pruned"
     )
-    if not Path(data).exists():
-        return text
-    frame = open_dataset(Path(data), index_only=True).for_area(stored_area(config.area)).frame
-    splits = assign_splits(frame, config.split.dev, config.split.seed)
-    learned = int((splits != "test").sum()) * (folds - 1) // folds
-    images = learned if folds > 1 else int((splits == "train").sum())
+    if frame is None:
+        few = f"dev has fewer than {ENOUGH_PATIENTS} patients of the rarer class"
+        more = f"; {AUTO_FOLDS} times as many (patient folds) where {few}"
+        return f"{text}{more}" if config.split.folds == AUTO else text
+    learned = int((frame["split"] != "test").sum()) * (folds - 1) // folds
+    images = learned if folds > 1 else int((frame["split"] == "train").sum())
     return f"{text}, {images:,} images each: {epochs * images:,} images"
+
+
+def _count_folds(config: SearchConfig, frame: pd.DataFrame | None) -> int:
+    """How many runs a trial takes, from the images of the area, each in a split. Whether a start
+    rules folds out is found when the search starts."""
+    if config.split.folds != AUTO:
+        return max(1, config.split.fold_count)
+    if frame is None:
+        return 1
+    dev = frame[frame["split"] == "dev"]
+    rarer = count_rarer(dev["patient"].to_numpy(object), dev["label"].to_numpy())
+    return 1 if rarer >= ENOUGH_PATIENTS else AUTO_FOLDS
 
 
 def list_areas(data: str | Path = DATA) -> list[str]:

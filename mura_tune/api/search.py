@@ -334,7 +334,9 @@ def ablate_second_task(
     check_networks(config)
     workspace = Workspace(Path(data), Path(runs), strict=strict)
     prepared = workspace.prepare(config.area, config)
-    clean_or_refuse([config.recipe.pretrained], prepared, config.split)
+    clean_or_refuse(
+        [config.recipe.pretrained], prepared, dataclasses.replace(config.split, folds=0)
+    )
     with Epochs(f"ablate {config.area}", 2 * seeds * config.recipe.epochs, "AUC") as epochs:
         return ablate(prepared, config.recipe, seeds, choose_device(device), epochs.epoch)
 

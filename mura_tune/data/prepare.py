@@ -154,7 +154,7 @@ def divided_views(prepared: Prepared, holdout: Holdout, division: int = 0) -> tu
     """
     if division:
         holdout = replace(holdout, seed=holdout.seed + division)
-    if holdout.folds:
+    if holdout.fold_count:
         return prepare_folds(prepared, holdout)
     return (divide_again(prepared, holdout),) if division else (prepared,)
 
@@ -184,9 +184,9 @@ def prepare_folds(prepared: Prepared, holdout: Holdout) -> tuple[Prepared, ...]:
         InputError: a fold with one class only.
     """
     is_test = (prepared.frame["split"] == "test").to_numpy()
-    folds = assign_folds(prepared.frame, holdout.folds, holdout.seed).to_numpy()
+    folds = assign_folds(prepared.frame, holdout.fold_count, holdout.seed).to_numpy()
     fold_views = []
-    for number in range(holdout.folds):
+    for number in range(holdout.fold_count):
         split = np.where(is_test, "test", np.where(folds == number, "dev", "train"))
         frame = prepared.frame.assign(split=split)
         frame, copies = _without_leaks(frame, prepared.pixel_sha, prepared.near)

@@ -4,7 +4,7 @@ A patient's split is a hash of the patient's name and a seed.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
@@ -17,6 +17,8 @@ from mura_tune.data.records import Digests
 from mura_tune.errors import InputError
 
 SPLITS = ("train", "dev", "test")
+ENOUGH_PATIENTS = 50  # of dev's rarer class: from there on, `split.folds: auto` has no folds
+AUTO_FOLDS = 3  # below
 
 
 def assign_splits(
@@ -58,6 +60,17 @@ def assign_folds(frame: pd.DataFrame, k: int, seed: int) -> pd.Series:
     if k < 2:
         raise InputError(f"split.folds: {k} is too few; 5 is usual, 2 the least")
     return (_draw(frame["patient"], f"fold {seed}") * k).astype("int64").rename("fold")
+
+
+def count_rarer(patients: NDArray[np.object_], classes: NDArray[np.int64]) -> int:
+    """How many patients have the class that fewest patients have.
+
+    Args:
+        patients: (N,), of each row.
+        classes: (N,).
+    """
+    pairs = set(zip(patients.tolist(), classes.tolist(), strict=True))
+    return min(Counter(number for _, number in pairs).values(), default=0)
 
 
 def check_classes(

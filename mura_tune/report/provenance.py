@@ -118,7 +118,7 @@ def _count_judges(manifest: Manifest, settings: SearchConfig) -> int | None:
     """
     if manifest.search.dev_studies is not None:
         return manifest.search.dev_studies
-    return None if settings.split.folds else manifest.metrics.dev.studies
+    return None if settings.split.fold_count else manifest.metrics.dev.studies
 
 
 def _as_sentence(clause: str) -> str:

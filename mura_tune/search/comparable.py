@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.study import StudyDirection
 
-from mura_tune.config import Holdout, SearchConfig, config_to_dict, with_budget
+from mura_tune.config import AUTO, Holdout, SearchConfig, config_to_dict, with_budget
 from mura_tune.data import splits
 from mura_tune.data.prepare import Prepared, divided_views
+from mura_tune.data.splits import AUTO_FOLDS, ENOUGH_PATIENTS, count_rarer
 from mura_tune.errors import InputError
 from mura_tune.networks import starts
 from mura_tune.networks.starts import DIGEST_DIGITS, StartProvenance, start_provenance
@@ -65,7 +67,7 @@ def _check_start(source: str, start: StartProvenance, prepared: Prepared, split:
             )
         if start.areas & set(prepared.areas) and not known.any():
             return
-    judged = ~test if split.folds else frame["split"] == "dev"
+    judged = ~test if split.fold_count else frame["split"] == "dev"
     learned = splits.assign_splits(frame, start.split.dev, start.split.seed, column="published").eq(
         "train"
     )
@@ -74,7 +76,7 @@ def _check_start(source: str, start: StartProvenance, prepared: Prepared, split:
         same = start.split.dev, start.split.seed
         raise InputError(
             f"pretrained: {source}: it was trained on {leaked} of the {patients[judged].nunique()} "
-            f"patients that would judge it ({'in turn, by folds' if split.folds else 'dev'}); "
+            f"patients that would judge it ({'in turn, by folds' if split.fold_count else 'dev'}); "
             f"divide them as it was: --set split.dev={same[0]} --set split.seed={same[1]} "
             "--set split.folds=0"
         )
@@ -103,15 +105,17 @@ def same_or_refuse(
     """
     config = _say_budget(search, config)
     first_config = as_begun(search, config)
-    if first_config != config:
-        begun, asked = (config_to_dict(each)["recipe"] for each in (first_config, config))
-        recipe_fields = ", ".join(
-            f"{path}: {get_value(begun, path)}"
-            for path in CHANGED_FIELDS
-            if get_value(begun, path) != get_value(asked, path)
-        )
+    begun, asked = (config_to_dict(each)["recipe"] for each in (first_config, config))
+    recipe_fields = ", ".join(
+        f"{path}: {get_value(begun, path)}"
+        for path in CHANGED_FIELDS
+        if get_value(begun, path) != get_value(asked, path)
+    )
+    if recipe_fields:
         _LOG.warning("search %s goes on as it began, with %s", search.name, recipe_fields)
     config = first_config
+    if config.split.folds == AUTO:
+        config = _decide_folds(search, config, prepared)
     plain = config_to_dict(config)
     now = {
         "area": prepared.area,
@@ -145,6 +149,45 @@ def same_or_refuse(
     if _early_budget(search):
         del plain["budget"]["confirm"]["resplit"]
     search.store_config(plain)  # budget and final phases may change between calls
+
+
+def _decide_folds(search: SearchRecord, config: SearchConfig, prepared: Prepared) -> SearchConfig:
+    """`config` with folds where dev has too few patients, and without where it has enough; or
+    where folds would judge by patients whom the start was trained on, or have one class only."""
+    rarer = count_dev_patients(prepared.frame.iloc[prepared.rows("dev")], config.task)
+    alone, folded = (
+        replace(config, split=replace(config.split, folds=folds)) for folds in (0, AUTO_FOLDS)
+    )
+    if rarer >= ENOUGH_PATIENTS:
+        return alone
+    few = f"{rarer} patients of the rarer class, of {ENOUGH_PATIENTS} that are enough"
+    try:
+        divided_views(prepared, folded.split)
+        clean_or_refuse(_drawn(config, "pretrained"), prepared, folded.split)
+    except InputError as error:
+        reason = str(error).partition(";")[0]
+        _LOG.warning("search %s: dev alone judges, with %s: %s", search.name, few, reason)
+        return alone
+    _LOG.warning(
+        "search %s: %d patient folds judge a trial, since dev has %s; --set split.folds=0 has dev "
+        "alone judge",
+        search.name,
+        AUTO_FOLDS,
+        few,
+    )
+    return folded
+
+
+def count_dev_patients(dev: pd.DataFrame, task: str) -> int:
+    """Patients of the class that has fewest of them.
+
+    Args:
+        dev: the rows of dev, with `area`, `label` and `patient`.
+        task: says what the classes are.
+    """
+    _, areas = np.unique(dev["area"].to_numpy(object), return_inverse=True)
+    classes = task_of(task).classes(dev["label"].to_numpy(), areas)
+    return count_rarer(dev["patient"].to_numpy(object), classes)
 
 
 def _same_patients(config: SearchConfig, prepared: Prepared) -> str | None:
@@ -195,7 +238,7 @@ def _say_budget(search: SearchRecord, config: SearchConfig) -> SearchConfig:
 
 @reads_search
 def as_begun(search: SearchRecord, config: SearchConfig) -> SearchConfig:
-    """`config` with the fields of `CHANGED_FIELDS` as the trials of its search had them.
+    """`config` with the fields of `CHANGED_FIELDS`, and `auto` folds, as its trials had them.
 
     The shipped default.yaml has changed; a search compares its trials, so one that began with an
     earlier value goes on with it, unless `config` has neither that value nor today's. A new search
@@ -211,6 +254,9 @@ def as_begun(search: SearchRecord, config: SearchConfig) -> SearchConfig:
         older = path in newer_fields(stored["recipe"])
         if older or (begun in earlier and get_value(asked, path) == today):
             first[path] = begun
+    if config.split.folds == AUTO:  # an early version stored no folds, and had none
+        folds = stored["split"].get("folds", 0)
+        config = replace(config, split=replace(config.split, folds=folds))
     return replace(config, recipe=with_values(config.recipe, first))
 
 

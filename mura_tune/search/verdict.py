@@ -110,7 +110,7 @@ def _new_seeds(result: SearchResult) -> str:
     """How many new seeds a candidate has, and on which patients they are judged."""
     seeds = len(result.confirmed[0].scores)
     text = "1 new seed" if seeds == 1 else f"{seeds} new seeds"
-    division = "folds" if result.config.split.folds else "dev split"
+    division = "folds" if result.config.split.fold_count else "dev split"
     if not result.config.budget.confirm.resplit:
         return text
     return f"{text}, {division} of {'its' if seeds == 1 else 'their'} own"

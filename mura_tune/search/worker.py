@@ -88,9 +88,9 @@ def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
     `n_warmup_steps` on, and ours count from 1: the first after a quarter of 8 epochs is 3.
     """
     pruner, recipe = config.budget.pruner, config.recipe
-    steps = config.split.folds or recipe.epochs
+    steps = config.split.fold_count or recipe.epochs
     head = recipe.phases[0] if recipe.head.epochs else recipe.head
-    first = 1 if config.split.folds else max(head.epochs, recipe.epochs // 4) + 1
+    first = 1 if config.split.fold_count else max(head.epochs, recipe.epochs // 4) + 1
     common = {
         "n_startup_trials": pruner.startup,
         "n_warmup_steps": first,
@@ -154,11 +154,9 @@ class _WorkerSearch:
         )
         self._device, self._on_event, self._since = device, on_event, since
         self._lock = lock_of(settings.url, job.name, settings.patience)
-        pruner = make_pruner(job.config)
-        self._search = SearchRecord(
-            optuna.load_study(study_name=job.name, storage=storage, pruner=pruner)
-        )
+        self._search = SearchRecord(optuna.load_study(study_name=job.name, storage=storage))
         self._config = going_on(self._search, job.config)
+        self._search.handle.pruner = make_pruner(self._config)
         self._space = as_started(space_of(self._config), self._search.comparable)
         self._save_artifacts = settings.artifacts(self._config.task)
         self._confirmation: SearchRecord | None = None

@@ -66,7 +66,9 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     runs = tmp_path_factory.mktemp("pictured")
     tiny = [item.removeprefix("--set=") for item in TINY]
-    study = config.load_config("XR_WRIST", [*tiny, "split.dev=0.5", "split.seed=0"])
+    study = config.load_config(
+        "XR_WRIST", [*tiny, "split.dev=0.5", "split.seed=0", "split.folds=0"]
+    )
     prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, study.split, runs / "cache")
     url, folder = url_of(str(runs / "studies.db")), runs / "artifacts"
     axes = space.space_of(study)

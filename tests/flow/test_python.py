@@ -30,6 +30,7 @@ QUICK = {
     "budget.confirm.top": 0,
     "split.dev": 0.3,
     "split.seed": 1,
+    "split.folds": 0,
 }
 
 

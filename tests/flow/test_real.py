@@ -20,6 +20,7 @@ CALL = [
         "size=64",
         "pretrained=none",
         "split.seed=2",
+        "split.folds=0",
         "head.epochs=0",
         "finetune.epochs=2",
     )

@@ -22,7 +22,12 @@ from mura_tune.search.trial_record import BASELINE, TrialWriter
 
 STUDY = config.load_config(
     "default",
-    ["arch=cnn", "pretrained=none", "budget.confirm={top: 3, seeds: 2, resplit: false}"],
+    [
+        "arch=cnn",
+        "pretrained=none",
+        "split.folds=0",
+        "budget.confirm={top: 3, seeds: 2, resplit: false}",
+    ],
 )
 AXES = space.space_of(STUDY)
 COMMANDS = {"resume": "make tune AREA=XR_A TRIALS=9", "finalize": "make finalize AREA=XR_A"}

@@ -43,6 +43,7 @@ def study_of(*overrides: str) -> SearchConfig:
         "finetune.epochs=1",
         "budget.trials=3",
         "budget.confirm.top=0",
+        "split.folds=0",
     ]
     return config.load_config("XR_WRIST", [*tiny, *overrides])
 

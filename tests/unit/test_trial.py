@@ -5,8 +5,11 @@ import pytest
 from stored import DEV, facts, scores_of
 from test_search import study_of, tune
 
+from mura_tune.config import Holdout
 from mura_tune.data.prepare import Prepared, prepare_folds
+from mura_tune.errors import InputError
 from mura_tune.metrics.ranking import auc
+from mura_tune.search import comparable
 from mura_tune.search.results import load_result
 
 
@@ -48,3 +51,57 @@ def test_bad_folds_are_pruned_after_one(prepared: Prepared, url: str) -> None:
     pruned = [t for t in tune(study, prepared, url).trials if t.state.name == "PRUNED"]
     assert pruned
     assert all(t.user_attrs["epochs"] == 1 for t in pruned)
+
+
+AUTO_SETS = ("split.folds=auto", "budget.trials=1")
+
+
+def test_few_dev_patients_have_folds_judge_and_the_search_keeps_them(
+    prepared: Prepared, url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dev = prepared.frame.iloc[prepared.rows("dev")]
+    rarer = dev.groupby("label")["patient"].nunique().min()
+    searched = tune(study_of(*AUTO_SETS), prepared, url)
+    assert f"3 patient folds judge a trial, since dev has {rarer} patients of the" in caplog.text
+    assert "--set split.folds=0" in caplog.text
+    assert len(scores_of(searched.trials[0])) == 3
+    assert load_result(url, "s").config.split.folds == 3
+    caplog.clear()
+    monkeypatch.setattr(comparable, "ENOUGH_PATIENTS", 1)  # the dataset might have grown
+    assert len(tune(study_of("split.folds=auto", "budget.trials=2"), prepared, url).trials) == 2
+    assert "folds" not in caplog.text
+    with pytest.raises(InputError, match=r"split\.folds 3 -> 0"):
+        tune(study_of("budget.trials=2"), prepared, url)
+
+
+def test_a_search_that_began_without_folds_goes_on_without(prepared: Prepared, url: str) -> None:
+    tune(study_of("budget.trials=1"), prepared, url)
+    searched = tune(study_of("split.folds=auto", "budget.trials=2"), prepared, url)
+    assert [len(scores_of(trial)) for trial in searched.trials] == [1, 1]
+
+
+def test_enough_dev_patients_judge_alone(
+    prepared: Prepared, url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dev = prepared.frame.iloc[prepared.rows("dev")]
+    enough = int(dev.groupby("label")["patient"].nunique().min())
+    monkeypatch.setattr(comparable, "ENOUGH_PATIENTS", enough)
+    searched = tune(study_of(*AUTO_SETS), prepared, url)
+    assert len(scores_of(searched.trials[0])) == 1
+    assert "folds" not in caplog.text
+
+
+def test_folds_that_would_be_judged_by_whom_the_start_knows_are_left_out(
+    prepared: Prepared, url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release of this area was trained on all patients but dev's: they are in every fold."""
+
+    def refuse(_sources: object, _prepared: object, split: Holdout) -> None:
+        if split.folds:
+            raise InputError("pretrained: r: it was trained on 9 of the 12 patients; divide them")
+
+    monkeypatch.setattr(comparable, "clean_or_refuse", refuse)
+    searched = tune(study_of(*AUTO_SETS), prepared, url)
+    assert len(scores_of(searched.trials[0])) == 1
+    assert "dev alone judges, with" in caplog.text
+    assert "it was trained on 9 of the 12 patients" in caplog.text
