@@ -29,7 +29,7 @@ from mura_tune.release_format.manifest import CARD, Manifest, parse_manifest
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real-xrays"
 CPU = torch.device("cpu")
-# A study that trains in seconds: the small network, tiny images, two epochs.
+# A search that trains in seconds: the small network, tiny images, two epochs, no confirmation.
 TINY = [
     f"--set={item}"
     for item in (
@@ -43,8 +43,10 @@ TINY = [
         "split.dev=0.3",
         "split.seed=1",
         "split.folds=0",
+        "budget.confirm.top=0",
     )
 ]
+CONFIRMED = ["--set=budget.confirm.top=2", "--set=budget.confirm.seeds=2"]  # after TINY
 
 
 @dataclass(frozen=True)

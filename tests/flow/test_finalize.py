@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from browser import browser_page
-from conftest import CPU, TINY, Ran
+from conftest import CONFIRMED, CPU, TINY, Ran
 from serving import server
 
 from mura_tune.data.index import open_dataset
@@ -76,7 +76,7 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     data = f"--data={phantoms}"
-    assert run("tune", "XR_WRIST", data, "--trials=2", *TINY).code == 0
+    assert run("tune", "XR_WRIST", data, "--trials=2", *TINY, *CONFIRMED).code == 0
     assert run("finalize", "XR_WRIST", data).code == 0
     releases = tmp_path / "releases"
     release = releases / "XR_WRIST"

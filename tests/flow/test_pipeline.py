@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Ran
+from conftest import CONFIRMED, TINY, Ran
 
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.release.release import load_release, verify_release
@@ -17,7 +17,7 @@ def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path)
     other_phantoms = tmp_path / "other"
     write_phantoms(other_phantoms, areas=("XR_WRIST",), patients=40, size=64, seed=5)
     data = f"--data={phantoms}"
-    tuned = run("tune", "XR_WRIST", data, "--trials=2", *TINY, "--json")
+    tuned = run("tune", "XR_WRIST", data, "--trials=2", *TINY, *CONFIRMED, "--json")
     assert tuned.code == 0, tuned.err
     found = json.loads(tuned.out)
     assert found["counts"]["finished"] == 2

@@ -20,8 +20,8 @@ from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import Ensemble
 from mura_tune.release.release import add_files, load_release, verify_release
 from mura_tune.release_format.manifest import CARD, REPORT
-from mura_tune.training import fit
 from mura_tune.training.batches import to_input
+from mura_tune.training.steps import SteppedPhase
 
 Run = Callable[..., Ran]
 
@@ -101,7 +101,7 @@ def test_a_stopped_finalize_goes_on_to_the_same_release(
     release, finals = (tmp_path / name / "XR_WRIST" for name in ("releases", "runs/finals"))
     trained: list[int] = []
     meanwhile: list[BaseException | None] = []
-    real = fit._train_epoch
+    real = SteppedPhase.train
 
     def counted(*args: Any) -> float:
         if len(trained) == 4:  # a second one, while this one trains: it touches nothing
@@ -112,7 +112,7 @@ def test_a_stopped_finalize_goes_on_to_the_same_release(
         trained.append(1)
         return real(*args)
 
-    monkeypatch.setattr(fit, "_train_epoch", counted)
+    monkeypatch.setattr(SteppedPhase, "train", counted)
     release.mkdir(parents=True)
     (release / "notes.txt").write_text("years of work")
     refused = run(*call)
