@@ -23,7 +23,7 @@ from search import parts, phantom_data
 
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.network import build_network
-from mura_tune.reading.batch import answer_all
+from mura_tune.reading.answer_studies import answer_all
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import find_studies
 from mura_tune.release.release import current_preprocessing, save_release

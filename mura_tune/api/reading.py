@@ -12,8 +12,8 @@ from mura_tune.api import RELEASES
 from mura_tune.areas import ALL, POOLED, ROUTER
 from mura_tune.errors import InputError
 from mura_tune.networks.device import choose_device
+from mura_tune.reading.answer_studies import BatchSummary, answer_all
 from mura_tune.reading.answers import AreaAnswer, StudyAnswer
-from mura_tune.reading.batch import BatchSummary, answer_all
 from mura_tune.reading.explain import Explanation, check_drawable, explain_study
 from mura_tune.reading.locate import locate_release, release_finder
 from mura_tune.reading.readers import Predictor, Reader, RoutedReader, Router, load_reader

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mura_tune.dashboard import server
-from mura_tune.dashboard.server import App, Server, add_headers, allowed_hosts, refuse_unknown_hosts
+from mura_tune.dashboard import guards
+from mura_tune.dashboard.guards import App
+from mura_tune.dashboard.server import Server
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import explain_error
 from mura_tune.text import printable
@@ -37,10 +38,10 @@ def build_app(
     store = FileSystemArtifactStore(artifacts) if artifacts else None
     board = wsgi(open_storage(url), artifact_store=store)
     board.catchall = False  # its errors come to `reported`, not as tracebacks to the terminal
-    guarded = server.refuse_malformed(server.contain_errors(board))
+    guarded = guards.refuse_malformed(guards.sandbox_artifacts(board))
     if not writable:
-        guarded = server.refuse_changes(guarded)
-    return server.report_errors(guarded, report)
+        guarded = guards.refuse_changes(guarded)
+    return guards.report_errors(guarded, report)
 
 
 def writable_warning(host: str) -> str:
@@ -69,7 +70,7 @@ def serve(
 
     Args:
         ready: is called with the address once the server answers.
-        names: NAME or NAME:PORT that browsers may use besides `host`; see `server.Hosts`.
+        names: NAME or NAME:PORT that browsers may use besides `host`; see `guards.Hosts`.
 
     Raises:
         InputError: no such database, a host that is none, or a port that is taken.
@@ -81,8 +82,8 @@ def serve(
         _reporting_logs(report_once),
         contextlib.suppress(KeyboardInterrupt),  # Ctrl-C is how one leaves
     ):
-        hosts = allowed_hosts(host, server.address, server.server_port, names)
-        server.set_app(add_headers(refuse_unknown_hosts(board, hosts)))
+        hosts = guards.allowed_hosts(host, server.address, server.server_port, names)
+        server.set_app(guards.add_headers(guards.refuse_unknown_hosts(board, hosts)))
         ready(server.url)
         server.serve_forever()
 

@@ -88,7 +88,7 @@ def read_image_table(table: Path, required: Collection[str]) -> list[ImageRow]:
             raise InputError(f"{table}:{line}: the {empty} is empty; every image needs one")
         rows.append(row)
     rows = _with_studies(rows)
-    _refuse_shared_names(table, rows)
+    _refuse_names_of_two_patients(table, rows)
     return rows
 
 
@@ -167,7 +167,7 @@ def _folder(row: ImageRow) -> PurePosixPath:
     return PurePosixPath(posixpath.normpath(PurePosixPath(row.path).parent))
 
 
-def _refuse_shared_names(table: Path, rows: list[ImageRow]) -> None:
+def _refuse_names_of_two_patients(table: Path, rows: list[ImageRow]) -> None:
     """Raise InputError where a slash makes two patients' studies one: a/b + c, and a + b/c."""
     owner: dict[str, ImageRow] = {}
     for row in rows:

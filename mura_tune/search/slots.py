@@ -136,7 +136,7 @@ def next_slot(
         search.fail(trial, SUPERSEDED)  # a crash queued it, and another ran it
     if not open_slots:
         return None
-    slot = open_slots[0] if open_slots[0].rerun else _as_cut_off(open_slots[0], trials)
+    slot = open_slots[0] if open_slots[0].rerun else _take_values_of_cut_off(open_slots[0], trials)
     if slot.values is not None:
         _queue(search, slot, slot.values, space)
     return slot
@@ -253,7 +253,7 @@ def _slot_for(waiting: TrialRecord, open_slots: Sequence[Slot]) -> Slot | None:
     return next((slot for slot in open_slots if not slot.rerun and slot.role is None), None)
 
 
-def _as_cut_off(slot: Slot, trials: Sequence[TrialRecord]) -> Slot:
+def _take_values_of_cut_off(slot: Slot, trials: Sequence[TrialRecord]) -> Slot:
     """The slot with values and role of the trial in it that was cut off last, if one was."""
     before = [t for t in trials if t.slot == slot.key]
     if not before or not before[-1].was_cut_off or not before[-1].params:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mura_tune.errors import InputError
 from mura_tune.networks.network import build_network
-from mura_tune.reading.batch import BatchSummary, answer_all
+from mura_tune.reading.answer_studies import BatchSummary, answer_all
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import find_studies
 from mura_tune.release.release import save_release
@@ -370,7 +370,7 @@ def test_it_loads_neither_the_search_nor_tables_of_studies() -> None:
             if name.split(".")[0] in heavy | {"mura_tune"}:
                 del sys.modules[name]
         sys.modules.update(dict.fromkeys(heavy))  # an import of None fails
-        for name in ("api.reading", "reading.batch", "reading.fetch", "cli.mura_infer"):
+        for name in ("api.reading", "reading.answer_studies", "reading.fetch", "cli.mura_infer"):
             importlib.import_module(f"mura_tune.{name}")
         with pytest.raises(ImportError):
             importlib.import_module("mura_tune.search.search")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mura_tune.dashboard import server
-from mura_tune.dashboard.server import App, allowed_hosts
+from mura_tune.dashboard import guards
+from mura_tune.dashboard.guards import App, allowed_hosts
 
 PORT = 8080
 
@@ -71,7 +71,7 @@ def page(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 def test_a_page_is_served_by_its_own_names_only(
     host: str, address: str, others: tuple[str, ...], header: str, accepted: bool
 ) -> None:
-    guarded = server.refuse_unknown_hosts(page, allowed_hosts(host, address, PORT, others))
+    guarded = guards.refuse_unknown_hosts(page, allowed_hosts(host, address, PORT, others))
     status, _ = ask(guarded, HTTP_HOST=header)
     assert status == ("200 OK" if accepted else "403 Forbidden")
 
@@ -88,7 +88,7 @@ def test_a_page_is_served_by_its_own_names_only(
     ],
 )
 def test_other_sites_change_nothing(method: str, origin: str | None, accepted: bool) -> None:
-    guarded = server.refuse_unknown_hosts(page, allowed_hosts("127.0.0.1", "127.0.0.1", PORT))
+    guarded = guards.refuse_unknown_hosts(page, allowed_hosts("127.0.0.1", "127.0.0.1", PORT))
     sent = {} if origin is None else {"HTTP_ORIGIN": origin}
     status, _ = ask(guarded, method=method, **sent)
     assert status == ("200 OK" if accepted else "403 Forbidden")
@@ -100,13 +100,13 @@ def test_every_answer_has_the_headers_beside_its_own_policy() -> None:
         start_response("200 OK", headers)
         return []
 
-    _, headers = ask(server.add_headers(own))
+    _, headers = ask(guards.add_headers(own))
     assert headers["Content-Security-Policy"] == "default-src 'self'; frame-ancestors 'none'"
     assert headers["X-Frame-Options"] == "DENY"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
     assert "x-frame-options" not in headers
-    _, headers = ask(server.add_headers(server.contain_errors(own)), "/artifacts/1/2")
+    _, headers = ask(guards.add_headers(guards.sandbox_artifacts(own)), "/artifacts/1/2")
     policies = headers["Content-Security-Policy"].split("; ")
     assert policies == ["default-src 'self'", "sandbox", "frame-ancestors 'none'"]
 
@@ -116,7 +116,7 @@ def test_a_failure_is_an_answer_and_one_line() -> None:
         raise KeyError("Accept-Encoding")
 
     lines: list[str] = []
-    status, _ = ask(server.report_errors(broken, lines.append), "/static/x")
+    status, _ = ask(guards.report_errors(broken, lines.append), "/static/x")
     assert status.startswith("500")
     assert len(lines) == 1
     assert lines[0].startswith("/static/x: ")
