@@ -34,6 +34,7 @@ PRUNERS = ("median", "percentile", "hyperband", "none")
 MOST_TRIALS = 100_000
 MOST_CONFIRMED = MOST_FOLDS = 100
 MOST_SEED = 2**32 - 1
+REFIT = "refit"  # the one key of `final` that is no recipe field
 AUTO = "auto"  # folds that a search decides on when it starts
 # New values by path, or texts PATH=VALUE.
 Overrides = Mapping[str, object] | Sequence[str]
@@ -148,7 +149,8 @@ class SearchConfig:
     search: Mapping[str, Axis]
     budget: Budget
     split: Holdout
-    final: Mapping[str, Value] = field(default_factory=dict)  # recipe fields that finalize replaces
+    # Recipe fields that finalize replaces; and `refit`, see `release.finalize.refits`.
+    final: Mapping[str, Value] = field(default_factory=dict)
     task: str = "abnormality"
     # What `load_config` was called with; neither is stored nor compared.
     area: str = field(default="", compare=False, metadata=NOT_STORED)
@@ -161,7 +163,9 @@ class SearchConfig:
         for path, axis in self.search.items():
             for value in axis.ends:
                 with_values(self.recipe, {path: value}, prefix="search.")
-        with_values(self.recipe, self.final, prefix="final.")
+        with_values(self.recipe, self.final_values, prefix="final.")
+        asked = self.final.get(REFIT, False)
+        check_value(isinstance(asked, bool), f"final.{REFIT}", asked, "true or false")
         self._check_combinations()
         for where, values in (("search", self.search), ("final", self.final)):
             check_value(
@@ -177,6 +181,16 @@ class SearchConfig:
                 "an axis",
                 "left out: trials judged by different scores do not compare",
             )
+
+    @property
+    def final_values(self) -> dict[str, Value]:
+        """The recipe fields that finalize replaces, by path."""
+        return {path: value for path, value in self.final.items() if path != REFIT}
+
+    @property
+    def refit(self) -> bool:
+        """Whether a release is trained on train and dev where patient folds judge."""
+        return self.final.get(REFIT) is True
 
     def _check_combinations(self) -> None:
         """Refuse axes that could draw values which no recipe may have together, in the search or

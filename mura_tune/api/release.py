@@ -23,7 +23,7 @@ from mura_tune.networks.device import choose_device
 from mura_tune.release import exports, release
 from mura_tune.release import finalize as final
 from mura_tune.release.checkpoint import Checkpoints, hold_places
-from mura_tune.release.finalize import FinalRelease, final_recipe, summarise_releases
+from mura_tune.release.finalize import FinalRelease, count_epochs, summarise_releases
 from mura_tune.report import index
 from mura_tune.search.results import finished_searches
 
@@ -160,7 +160,7 @@ def _finalize_search(
     locks.enter_context(hold_places(folder, finals))
     prepared = workspace.prepare(outcome.area, outcome.config)
     checkpoints = Checkpoints(finals, prepared, console.print_note)
-    total = final_recipe(outcome).epochs * final_runs.seeds
+    total = count_epochs(outcome) * final_runs.seeds
     with Epochs(f"finalize {outcome.search}", total, outcome.monitor) as epochs:
         made = final.finalize(
             outcome,

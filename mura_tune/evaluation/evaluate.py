@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # inference imports this module, and does without pandas
 
 SPLIT_NAMES = {
     "dev": "dev (patients held out of train)",
+    "folds": "dev (every patient of train and dev, by the fold that held the patient out)",
     "test": "test (published valid)",
     "external": "external set (a study is a picture with its copies)",
 }

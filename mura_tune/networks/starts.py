@@ -51,11 +51,13 @@ class StartProvenance:
         split: how the dataset was divided.
         pictures: the first DIGEST_DIGITS of the sha256 of each picture of train and dev; None for a
             release that is older than this list.
+        refit: whether it was trained on dev too.
     """
 
     areas: frozenset[str]
     split: Holdout
     pictures: frozenset[str] | None
+    refit: bool = False
 
 
 def load_start(
@@ -149,6 +151,7 @@ def start_provenance(source: str) -> StartProvenance | None:
         areas=frozenset(manifest.areas or (manifest.area,)),
         split=manifest.search.read_config(folder / MANIFEST).split,
         pictures=pictures,
+        refit=manifest.has("training") and manifest.training.folds is not None,
     )
 
 

@@ -62,8 +62,8 @@ class Checkpoints:
     def __init__(self, folder: Path, prepared: Prepared, say: Callable[[str], None]) -> None:
         self._folder, self._prepared, self._say = folder, prepared, say
 
-    def of(self, recipe: Recipe) -> Memory:
-        """The memory of the run of `recipe`."""
+    def of(self, recipe: Recipe, patients: str = "") -> Memory:
+        """The memory of the run of `recipe`, on the patients of that name; "" stands for train."""
         run = {
             "recipe": recipe.digest,
             "dataset": self._prepared.fingerprint,
@@ -71,7 +71,11 @@ class Checkpoints:
             "mura-tune": mura_tune.__version__,
             "torch": str(torch.__version__),  # a plain text: nothing else is read back
         }
-        return Checkpoint(self._folder / f"seed-{recipe.seed}.pt", run, self._say)
+        name = f"seed-{recipe.seed}"
+        if patients:
+            run["patients"] = patients
+            name += f"-{patients.replace(' ', '-')}"
+        return Checkpoint(self._folder / f"{name}.pt", run, self._say)
 
     def clear(self) -> None:
         """Remove them, and their folder if it holds nothing else."""

@@ -15,14 +15,15 @@ import torch
 
 import mura_tune
 from mura_tune import config
-from mura_tune.data.prepare import Prepared
+from mura_tune.data.prepare import Prepared, divided_views
 from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import Evaluation
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.evaluation.runs import FinalRun, describe_runs, pick_strongest, summarise_runs
-from mura_tune.networks.network import join_members
+from mura_tune.networks.network import Network, join_members
 from mura_tune.networks.starts import FINGERPRINTS, TRAINED_ON, start_digest, start_name
 from mura_tune.recipe import Recipe, apply_values
+from mura_tune.release.refit import FOLDS_SPLIT, Memories, load_all_patients, refit
 from mura_tune.release.release import (
     current_preprocessing,
     list_fingerprints,
@@ -45,9 +46,9 @@ from mura_tune.release_format.manifest import CARD, REPORT, Manifest, RouterMani
 from mura_tune.search.results import SearchResult
 from mura_tune.search.verdict import describe_verdict
 from mura_tune.text import printable, shell_command
-from mura_tune.training.batches import load_split
-from mura_tune.training.fit import NO_MEMORY, Epoch, Memory, fit
-from mura_tune.training.tasks import task_of
+from mura_tune.training.batches import Split, load_split
+from mura_tune.training.fit import NO_MEMORY, Epoch, FitResult, fit
+from mura_tune.training.tasks import Task, task_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ def summarise_releases(releases: Sequence[FinalRelease]) -> str:
 
 def final_recipe(best: SearchResult) -> Recipe:
     """The stored recipe of the best trial, with the final phases of the search's config."""
-    return apply_values(best.best.recipe, best.config.final, f"search {best.search}: final")
+    return apply_values(best.best.recipe, best.config.final_values, f"search {best.search}: final")
 
 
 def finalize(
@@ -109,16 +110,20 @@ def finalize(
     seeds: int = 1,
     released: Callable[[Sequence[FinalRun]], Sequence[FinalRun]] = pick_strongest,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    memory: Callable[[Recipe], Memory] = lambda recipe: NO_MEMORY,
+    memory: Memories = lambda recipe, patients: NO_MEMORY,
     dataset: str = "",
     before_test: Callable[[str], int | None] = lambda digest: None,
 ) -> FinalRelease:
     """Train the final network on train, choose its decision on dev, evaluate it on test.
 
+    Where `refits`, it trains on train and dev, and each patient's part in dev is what a network
+    of patient folds says that had not seen the patient; see `release.refit`.
+
     Args:
         seeds: runs that differ in their seed alone.
         released: picks the runs of the release by their dev scores; several runs are averaged.
-        memory: keeps the run of a recipe between epochs; see `release.checkpoint`.
+        memory: keeps the run of a recipe, on patients of that name, between epochs; see
+            `release.checkpoint`.
         dataset: the name of the dataset, for people.
         before_test: called with the digest of the weights before test is read; gives how often
             test was read before, which the release stores.
@@ -129,16 +134,17 @@ def finalize(
     """
     _require_searched_data(best, prepared)
     recipe = final_recipe(best)
-    train, dev_split = (load_split(prepared, name, device) for name in ("train", "dev"))
     task = task_of(best.config.task, recipe)
     task_releases = release_task(task.name)
     runs = []
+    dev_split, train = (
+        _plan_refit(views, prepared, task, device, on_epoch, memory)
+        if (views := _fold_views(best, prepared))
+        else _plan_run(prepared, task, device, on_epoch, memory)
+    )
     for number in range(seeds):
         run_recipe = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
-        net = task.start(run_recipe, train).to(device)
-        result = fit(
-            net, train, dev_split, run_recipe, task, on_epoch=on_epoch, memory=memory(run_recipe)
-        )
+        run_recipe, net, result = train(run_recipe)
         runs.append(
             FinalRun(
                 run_recipe, net, result, dev_split, task.measure, task_releases.tabulate_calibrated
@@ -172,6 +178,68 @@ def finalize(
     }
     save_release(folder, model, manifest, texts)
     return FinalRelease(folder, manifest, dev, test)
+
+
+def refits(best: SearchResult) -> bool:
+    """Whether the release is trained on train and dev: its search asks for it and has folds.
+
+    A rate that falls by dev's scores (`schedule: plateau`) needs a dev split to the end.
+    """
+    settings = best.config
+    return (
+        settings.refit
+        and settings.split.fold_count > 0
+        and final_recipe(best).schedule != "plateau"
+    )
+
+
+def count_epochs(best: SearchResult) -> int:
+    """The most epochs that a final run takes, those of the folds' networks with it."""
+    return final_recipe(best).epochs * (best.config.split.fold_count + 1 if refits(best) else 1)
+
+
+def _fold_views(best: SearchResult, prepared: Prepared) -> tuple[Prepared, ...]:
+    """The data once for each fold, where the release is trained on train and dev."""
+    return divided_views(prepared, best.config.split) if refits(best) else ()
+
+
+# From a recipe: the recipe that was trained at last, its network and its result.
+TrainFinal = Callable[[Recipe], tuple[Recipe, Network, FitResult]]
+
+
+def _plan_run(
+    prepared: Prepared,
+    task: Task,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None],
+    memory: Memories,
+) -> tuple[Split, TrainFinal]:
+    """Dev, and the training on train that dev watches."""
+    train, dev = (load_split(prepared, name, device) for name in ("train", "dev"))
+
+    def run(recipe: Recipe) -> tuple[Recipe, Network, FitResult]:
+        net = task.start(recipe, train).to(device)
+        held = memory(recipe, "")
+        return recipe, net, fit(net, train, dev, recipe, task, on_epoch=on_epoch, memory=held)
+
+    return dev, run
+
+
+def _plan_refit(
+    views: Sequence[Prepared],
+    prepared: Prepared,
+    task: Task,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None],
+    memory: Memories,
+) -> tuple[Split, TrainFinal]:
+    """All patients as the split that folds judge, and the training on them."""
+    everyone = load_all_patients(prepared, device)
+
+    def run(recipe: Recipe) -> tuple[Recipe, Network, FitResult]:
+        return refit(recipe, task, everyone, views, device, on_epoch=on_epoch, memory=memory)
+
+    return dataclasses.replace(everyone, name=FOLDS_SPLIT), run
 
 
 def _require_searched_data(best: SearchResult, prepared: Prepared) -> None:
@@ -208,6 +276,7 @@ def _origin_fields(
         "training": TrainingEntry(
             best_epoch=run.fit.epoch.number,
             epochs=tuple(EpochEntry(**dataclasses.asdict(epoch)) for epoch in run.fit.epochs),
+            folds=best.config.split.fold_count if refits(best) else None,
         ),
         "data": DataEntry(
             fingerprint=prepared.fingerprint,

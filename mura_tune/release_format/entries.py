@@ -370,10 +370,17 @@ class EpochEntry(Entry):
 
 
 class TrainingEntry(Entry):
-    """The final training's epochs; `best_epoch` is the number of the one that is released."""
+    """The final training's epochs; `best_epoch` is the number of the one that is released.
+
+    Attributes:
+        folds: patient folds whose networks gave the number of epochs, their scores and all that
+            is said of dev, while the release was trained on train and dev; absent where it was
+            trained on train alone.
+    """
 
     best_epoch: Annotated[int, whole(1)]
     epochs: Annotated[tuple[EpochEntry, ...], each(EpochEntry.parse, least=1, most=100_000)]
+    folds: Annotated[int | None, whole(2)] = None
 
     def check_agreement(self, where: str) -> None:
         numbers = [epoch.number for epoch in self.epochs]

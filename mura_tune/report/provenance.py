@@ -29,6 +29,8 @@ class Provenance:
             earlier version did not store the number.
         verdict: whether the trial beats the default recipe, as a sentence; empty in an older
             release.
+        refit: what dev is where the release was trained on train and dev, in sentences; empty
+            where it was trained on train alone.
         seeds: what differed between final runs, as a sentence; empty where there was one run.
         seed_rows: each final run with its score on dev and on test.
         counted: what is counted in each split.
@@ -44,6 +46,7 @@ class Provenance:
     trial_counts: str
     judged_on: int | None
     verdict: str
+    refit: str
     seeds: str
     seed_rows: list[TableRow]
     counted: list[str]
@@ -68,6 +71,7 @@ def describe_provenance(manifest: Manifest) -> Provenance:
         ),
         judged_on=_count_judges(manifest, settings),
         verdict=_as_sentence(search.verdict or ""),
+        refit=_describe_refit(manifest),
         seeds=describe_runs(manifest.runs),
         seed_rows=[
             (
@@ -119,6 +123,19 @@ def _count_judges(manifest: Manifest, settings: SearchConfig) -> int | None:
     if manifest.search.dev_studies is not None:
         return manifest.search.dev_studies
     return None if settings.split.fold_count else manifest.metrics.dev.studies
+
+
+def _describe_refit(manifest: Manifest) -> str:
+    """What dev is, and who gave the number of epochs, where no patient was held out to the end."""
+    folds = manifest.training.folds if manifest.has("training") else None
+    if folds is None:
+        return ""
+    return (
+        f"Dev is every patient of train and dev: each was answered for by that one of {folds} "
+        "networks, trained by the released recipe, that had not seen the patient. They gave "
+        f"calibration, thresholds and the number of epochs, {manifest.training.best_epoch}; then "
+        "the released network was trained on all of these patients."
+    )
 
 
 def _as_sentence(clause: str) -> str:

@@ -68,17 +68,20 @@ def _check_start(source: str, start: StartProvenance, prepared: Prepared, split:
         if start.areas & set(prepared.areas) and not known.any():
             return
     judged = ~test if split.fold_count else frame["split"] == "dev"
-    learned = splits.assign_splits(frame, start.split.dev, start.split.seed, column="published").eq(
-        "train"
-    )
+    division = splits.assign_splits(frame, start.split.dev, start.split.seed, column="published")
+    learned = division.isin(["train", "dev"] if start.refit else ["train"])
     patients = frame["patient"]
     if leaked := patients[judged & learned].nunique():
-        same = start.split.dev, start.split.seed
+        way_out = (
+            f"divide them as it was: --set split.dev={start.split.dev} "
+            f"--set split.seed={start.split.seed} --set split.folds=0"
+        )
+        if start.refit:
+            way_out = "make that release again without dev, by its search's final.refit=false"
         raise InputError(
             f"pretrained: {source}: it was trained on {leaked} of the {patients[judged].nunique()} "
             f"patients that would judge it ({'in turn, by folds' if split.fold_count else 'dev'}); "
-            f"divide them as it was: --set split.dev={same[0]} --set split.seed={same[1]} "
-            "--set split.folds=0"
+            f"{way_out}"
         )
 
 

@@ -196,7 +196,7 @@ def test_values_that_go_together_are_not_refused_on_the_way() -> None:
         "XR_ELBOW",
         ["schedule=plateau", "final.plateau_patience=1", "final.patience=2"],
     )
-    assert apply_values(study.recipe, study.final, "final").plateau_patience == 1
+    assert apply_values(study.recipe, study.final_values, "final").plateau_patience == 1
     assert config.load_config("XR_ELBOW", ["search.schedule={choices: [cosine, plateau]}"])
 
 
@@ -445,9 +445,12 @@ def test_show_counts_the_runs_epochs_and_images_of_a_search(
     told = run("show", "XR_WRIST", f"--data={tmp_path / 'nowhere'}").out.splitlines()[-1]
     epochs = 48 * config.load_config("XR_WRIST").recipe.epochs
     assert told.startswith("# runs: 24 + 5 x 4 + 4 (trial 0) = 48, each of ")
-    assert told.endswith(f": {epochs} epochs where nothing is pruned")
+    few = "3 times as many (patient folds) where dev has fewer than 50 patients of the rarer class"
+    assert told.endswith(f": {epochs} epochs where nothing is pruned; {few}")
     sets = ("--set=budget.confirm.top=0", "--set=budget.trials=3", "--set=finetune.epochs=3")
-    told = run("show", "XR_WRIST", f"--data={phantoms}", *sets).out
+    told = run("show", "XR_WRIST", f"--data={phantoms}", *sets).out  # dev has a dozen patients
+    assert "# runs: 3 = 3 x 3 folds, each of 4 epochs: 36 epochs where nothing is pruned, " in told
+    told = run("show", "XR_WRIST", f"--data={phantoms}", *sets, "--set=split.folds=0").out
     frame = open_dataset(phantoms).for_area("XR_WRIST").frame
     images = int((assign_splits(frame, 0.2, 0) == "train").sum())
     assert "# runs: 3 = 3, each of 4 epochs: 12 epochs where nothing is pruned, " in told
@@ -465,3 +468,11 @@ def test_another_budget_stays_under_what_a_call_names() -> None:
     assert begun.recipe == named.recipe
     again = config.with_budget(config.replace_trials(named, 50), old, "search s")
     assert again.budget.trials == 50
+
+
+@pytest.mark.parametrize("value", ["3", "maybe"])
+def test_final_refit_is_true_or_false(value: str) -> None:
+    assert config.load_config("XR_ELBOW").refit
+    assert not config.load_config("XR_ELBOW", ["final.refit=false"]).refit
+    with pytest.raises(InputError, match=r"final\.refit is .*; it must be true or false"):
+        config.load_config("XR_ELBOW", [f"final.refit={value}"])
