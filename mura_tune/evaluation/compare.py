@@ -99,8 +99,8 @@ class Comparison:
                 "are not adjusted for being many, so some may exclude 0 by chance"
             )
             yield (
-                f"  differences in {name} below {self.smallest_difference:.3f} cannot be seen with "
-                "these patients (power 80 %)"
+                f"  a difference of {self.smallest_difference:.3f} in {name} is found with a "
+                "probability of 0.8 with these patients, a smaller one less often"
             )
         if line := describe_uses(self.ours.uses_before):
             yield f"  {line}"

@@ -24,6 +24,7 @@ from mura_tune.metrics.estimates import (
     ViewScores,
     average_views,
     describe_error,
+    logit,
     score_studies,
     sigmoid,
     upper_bound,
@@ -331,8 +332,8 @@ def fit_logistic(x_m: Floats, target_m: Floats, ridge: float) -> tuple[float, fl
 def choose_band(studies: StudyScores, threshold: float) -> DoubtBand:
     """The band of studies nearest to the threshold, in logits, which step aside until the error of
     the answers that remain has an upper bound of DOUBT_ERROR; an empty band where none has."""
-    middle = _logit(np.array(threshold))
-    distance = np.abs(_logit(studies.scores) - middle)
+    middle = logit(threshold)
+    distance = np.abs(logit(studies.scores) - middle)
     wrong = (studies.scores >= threshold) != (studies.labels == 1)
     order, answered = promise_surest(
         distance, wrong, error=DOUBT_ERROR, tail=DOUBT_TAIL, most=DOUBT_MOST
@@ -366,11 +367,6 @@ def _describe_band(answered: int, studies: int) -> str:
     if answered == studies:
         return f"no band is needed for {promise}: all answers have an error {bound}"
     return f"smallest band around the recommended threshold that leaves an error {bound}"
-
-
-def _logit(p: Floats) -> Floats:
-    p = np.clip(p, 1e-9, 1 - 1e-9)
-    return np.asarray(np.log(p / (1 - p)))
 
 
 def _abnormality_logits(logits_nk: Tensor) -> Floats:

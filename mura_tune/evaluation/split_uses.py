@@ -6,6 +6,7 @@ So each reading is counted before it happens, and later ones say how many there 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -39,8 +40,9 @@ class SplitUse:
 def log_use(runs: Path, use: SplitUse) -> int | None:
     """Append a use to the log, and return how many uses of the same test studies stood there.
 
-    The line is appended in one write under a lock. What a killed call left of a line is ended, and
-    passed over by readers. A folder that cannot be written is no error: the use goes unlogged.
+    The line is appended in one write under a lock, where the file system has locks. What a killed
+    call left of a line is ended, and passed over by readers. A folder that cannot be written is no
+    error: the use goes unlogged.
 
     Returns:
         Uses of the same dataset with an area in common; None where the log cannot be read.
@@ -52,7 +54,8 @@ def log_use(runs: Path, use: SplitUse) -> int | None:
     except OSError:
         return count_uses(runs, use.areas, use.data)
     with os.fdopen(handle, "rb+", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # without locks two calls at once may count alike
+            fcntl.flock(file, fcntl.LOCK_EX)
         stored = file.readall()
         cut = b"\n" if stored and not stored.endswith(b"\n") else b""
         try:

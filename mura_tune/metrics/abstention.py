@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mura_tune.metrics.estimates import StudyScores
+from mura_tune.metrics.estimates import StudyScores, logit
 
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
@@ -46,9 +46,8 @@ def count_errors(studies: StudyScores, threshold: float) -> np.ndarray:
 
     Equally sure studies are in the order that has their errors first.
     """
-    p = np.clip(np.append(studies.scores, threshold), 1e-9, 1 - 1e-9)
-    logits = np.log(p / (1 - p))
-    sureness = np.abs(logits[:-1] - logits[-1]).round(9)  # equal but for rounding is equal
+    distance = np.abs(logit(studies.scores) - logit(threshold))
+    sureness = distance.round(9)  # equal but for rounding is equal
     wrong = (studies.scores >= threshold) != (studies.labels == 1)
     order = np.lexsort((~wrong, -sureness))
     return np.asarray(np.cumsum(wrong[order]))

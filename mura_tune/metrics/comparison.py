@@ -2,8 +2,9 @@
 
 `compare_aucs`, `compare_folds` and `compare_metrics` resample patients, the same for both sides.
 The first two take percentiles of the differences, the third t times their standard error.
-`compare_by_delong` has DeLong's standard error of a
-difference of AUCs, which takes studies as independent.
+`compare_confirmed` and `average_confirmed` add to the patients how much new seeds vary.
+`compare_by_delong` has DeLong's standard error of a difference of AUCs, which takes studies as
+independent.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def average_confirmed(
         return _of_tables(
             runs[of], parts.value, exact_interval(parts.value, measure.rests_on(runs[of][0][0]))
         )
-    ends = logit_ends(parts.value, t_quantile(max(1.0, parts.freedom)) * parts.error)
+    ends = logit_ends(parts.value, t_quantile(parts.freedom) * parts.error)
     return _of_tables(runs[of], parts.value, ends)
 
 
@@ -167,7 +168,7 @@ def check_runs(runs: SeedRuns) -> None:
 
 @dataclass(frozen=True)
 class _SeedParts:
-    """A mean over seeds, its standard error, and the degrees of freedom of that."""
+    """A mean over seeds, its standard error, and the degrees of freedom of that, 1 or more."""
 
     value: float
     error: float
@@ -197,9 +198,8 @@ def _seed_parts(
     patient_freedom = max(1.0, min(measure.freedom(table) for table in tables))
     parts = by_patients**2 / patient_freedom + by_seeds**2 / seed_freedom
     variance = by_patients + by_seeds
-    return _SeedParts(
-        float(once.mean()), math.sqrt(variance), variance**2 / parts if parts > 0 else 1.0
-    )
+    freedom = variance**2 / parts if parts > 0 else 1.0
+    return _SeedParts(float(once.mean()), math.sqrt(variance), max(1.0, freedom))
 
 
 def _over_seeds(runs: Sequence[Sequence[StudyScores]], measure: Measure, weights: Floats) -> Floats:

@@ -166,6 +166,12 @@ def sigmoid(logits: NDArray[Any]) -> Floats:
     return np.asarray(1 / (1 + np.exp(-clipped)))
 
 
+def logit(probabilities: NDArray[Any] | float) -> Floats:
+    """The inverse of `sigmoid`, of probabilities kept 1e-9 away from 0 and 1."""
+    p = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(p / (1 - p)))
+
+
 def score_studies(
     logits_n: NDArray[Any],
     labels_n: NDArray[Any],
@@ -176,14 +182,7 @@ def score_studies(
 
     A study's score is the mean probability of its views (Rajpurkar et al. 2018, section 3.1).
     """
-    names, first, inverse = np.unique(studies_n, return_index=True, return_inverse=True)
-    totals = np.bincount(inverse, weights=sigmoid(logits_n), minlength=len(names))
-    return StudyScores(
-        names=names,
-        patients=patients_n[first],
-        labels=np.asarray(labels_n, dtype=np.int64)[first],
-        scores=totals / np.bincount(inverse),
-    )
+    return StudyScores(*_average_by_study(sigmoid(logits_n), labels_n, studies_n, patients_n))
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,15 +207,17 @@ def average_views(
     patients_n: Names,
 ) -> StudyLogits:
     """The studies of N views, in the order of their names, each with its views' mean logit."""
+    values = np.asarray(logits_n, dtype=np.float64)
+    return StudyLogits(*_average_by_study(values, labels_n, studies_n, patients_n))
+
+
+def _average_by_study(
+    values_n: Floats, labels_n: NDArray[Any], studies_n: Names, patients_n: Names
+) -> tuple[Names, Names, NDArray[np.int64], Floats]:
+    """Names of the studies of N views, in their order, patients, labels and mean values, (M,)."""
     names, first, inverse = np.unique(studies_n, return_index=True, return_inverse=True)
-    weights = np.asarray(logits_n, dtype=np.float64)
-    totals = np.bincount(inverse, weights=weights, minlength=len(names))
-    return StudyLogits(
-        names=names,
-        patients=patients_n[first],
-        labels=np.asarray(labels_n, dtype=np.int64)[first],
-        logits=totals / np.bincount(inverse),
-    )
+    means = np.bincount(inverse, weights=values_n, minlength=len(names)) / np.bincount(inverse)
+    return names, patients_n[first], np.asarray(labels_n, dtype=np.int64)[first], means
 
 
 @dataclass(frozen=True)
@@ -407,7 +408,7 @@ def pooled_freedom(first: int, second: int) -> float:
 
 def t_quantile(freedom: float, tail: float = TAIL) -> float:
     """Student's t with `tail` above it, TAIL or half of that, by Abramowitz and Stegun 26.7.5:
-    within .03 from 3 degrees on, below that of the whole number under it."""
+    within .013 from 3 degrees on; below that the larger one of the whole number under it."""
     z, *few = _T_QUANTILES[tail]
     if freedom < 3:
         return few[int(freedom) - 1]

@@ -17,6 +17,7 @@ from mura_tune.metrics.estimates import (
     Estimate,
     Floats,
     StudyScores,
+    logit,
     patient_weights,
     resample_all,
     sigmoid,
@@ -43,7 +44,7 @@ def estimate_recalibration(
     A value is NaN where a class has fewer than two patients. The slope is NaN also where
     probabilities separate the classes (no finite slope is the most likely one) or hardly differ.
     """
-    logits, freedom = _logits(studies.scores), studies.freedom
+    logits, freedom = logit(studies.scores), studies.freedom
     if freedom < 1:
         nothing = studies.estimate(np.nan, (np.nan, np.nan))
         return {"slope": nothing, "intercept": nothing}
@@ -179,8 +180,3 @@ def _intercept_error(logits_m: Floats, intercept: float) -> float:
 def _both(labels_m: NDArray[np.int64], weights_bm: Floats) -> NDArray[np.bool_]:
     positive = weights_bm @ (labels_m == 1)
     return np.asarray((positive > 0) & (positive < weights_bm.sum(1)))
-
-
-def _logits(p: Floats) -> Floats:
-    p = np.clip(p, 1e-9, 1 - 1e-9)
-    return np.asarray(np.log(p / (1 - p)))

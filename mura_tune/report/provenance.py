@@ -35,7 +35,7 @@ class Provenance:
         seed_rows: each final run with its score on dev and on test.
         counted: what is counted in each split.
         count_rows: the splits with these counts.
-        flow_rows: from what the data set has, over what was left out, to what is used: images,
+        flow_rows: from what the dataset has, over what was left out, to what is used: images,
             studies and patients; empty in an older release.
         searched_rows: each field that was searched: its value, its range, and its default.
         other_rows: every other field of the recipe, and its value.
@@ -103,7 +103,7 @@ def _flow_rows(data: DataEntry) -> Iterator[TableRow]:
     if not data.found:
         return
     columns = ("images", "studies", "patients")
-    yield "in the data set", *(data.found.get(name, "") for name in columns)
+    yield "in the dataset", *(data.found.get(name, "") for name in columns)
     for kind, images in Counter(finding.kind for finding in data.left_out).items():
         yield f"left out: {kind}", images, "", ""
     used = {name: sum(split[name] for split in data.counts.values()) for name in columns}

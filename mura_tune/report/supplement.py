@@ -23,8 +23,8 @@ class SupplementTables:
         prevalence_rows: PPV, NPV and flags per 100 studies at other prevalences.
         group_tables: a heading, and rows of groups with their scores.
         coverage_rows: errors where the least sure studies are not answered.
-        smallest: in words, the differences in AUC and kappa from a fixed number that can be seen;
-            empty where one class is absent.
+        smallest: in words, the differences in AUC and kappa from a fixed number that are found
+            with a probability of 0.8; empty where one class is absent.
     """
 
     recalibration_rows: Sequence[TableRow]

@@ -108,7 +108,7 @@ def test_one_measure_is_primary_and_what_cannot_be_seen_is_said() -> None:
     assert found.smallest_difference is not None
     auc = found.differences["auc"]
     assert (auc.high - auc.low) / 2 < found.smallest_difference < 0.2
-    assert f"differences in AUC below {found.smallest_difference:.3f} cannot be seen" in told
+    assert f"a difference of {found.smallest_difference:.3f} in AUC is found" in told
     assert "test of this area" not in told
     logged = replace(found, ours=replace(found.ours, uses_before=3))
     assert "  test of this area was read 3 times before" in logged.describe()

@@ -329,7 +329,7 @@ def test_the_flow_of_patients_is_from_what_was_found_to_what_is_used() -> None:
     counts = manifest.data.counts.values()
     used = [sum(split[key] for split in counts) for key in ("images", "studies", "patients")]
     assert rows == [
-        ("in the data set", 300, 120, 100),
+        ("in the dataset", 300, 120, 100),
         ("left out: unreadable", 3, "", ""),
         ("used", *used),
     ]

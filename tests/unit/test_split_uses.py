@@ -1,5 +1,6 @@
 """The log of uses of test: each is counted once, whoever writes beside it or dies."""
 
+import errno
 import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mura_tune.evaluation import split_uses
 from mura_tune.evaluation.split_uses import LOG, SplitUse, count_uses, describe_uses, log_use
 
 WRIST = SplitUse("evaluate", "0123456789abcdef", "XR_WRIST", ("XR_WRIST",), "MURA-v1.1")
@@ -41,6 +43,17 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert describe_uses(None) == ""
     (tmp_path / LOG).mkdir()
     assert log_use(tmp_path, WRIST) is None
+
+
+@pytest.mark.parametrize("call", ["flock", "fsync"])
+def test_a_file_system_that_cannot_lock_or_flush_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(split_uses.fcntl if call == "flock" else split_uses.os, call, refuse)
+    assert [log_use(tmp_path, WRIST) for _ in range(2)] == [0, 1]
 
 
 def _log_many(runs: Path) -> list[int | None]:
