@@ -108,13 +108,13 @@ def make_runs(
         values = dict(SETTINGS[network].values)
         name = f"{network.partition(',')[0]} {values['size']}"
         if name not in pools:
-            pools[name] = _pool(name, real, folder, patients=24 if quick else 100)
+            pools[name] = read_pool(name, real, folder, patients=24 if quick else 100)
         if values["pretrained"] == START:
             values["pretrained"] = str(_start(folder, quick))
         recipe = _recipe(values | dict(VARIANTS[variant]), quick)
         # Variants see the same views: what frozen stages make of them is computed once.
         source = FeatureSource(FeatureStore(folder / "features"), depths=(0, 1, 2))
-        run = _run(recipe, _divided(pools[name], fold), (network, fold, variant), source)
+        run = _run(recipe, divide(pools[name], fold), (network, fold, variant), source)
         runs[run.key] = run
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(dataclasses.asdict(run)) + "\n")
@@ -159,7 +159,7 @@ def _auc(net: Network, split: Split) -> float:
     return float(auc(table.scores, table.labels))
 
 
-def _pool(name: str, real: Path, folder: Path, *, patients: int) -> Prepared:
+def read_pool(name: str, real: Path, folder: Path, *, patients: int) -> Prepared:
     """Every view of a dataset, whatever its published split."""
     kind, _, size = name.partition(" ")
     if kind == "real":
@@ -181,9 +181,9 @@ def _phantoms(root: Path, area: str, patients: int) -> Path:
     return root
 
 
-def _divided(pool: Prepared, fold: int) -> tuple[Split, Split, Split]:
-    """Train, dev and test of one fold: patients never cross."""
-    test = assign_folds(pool.frame, FOLDS, seed=1) == fold
+def divide(pool: Prepared, fold: int) -> tuple[Split, Split, Split]:
+    """Train, dev and test of one fold: patients never cross. Folds above 4 deal them anew."""
+    test = assign_folds(pool.frame, FOLDS, seed=1 + fold // FOLDS) == fold % FOLDS
     dev = assign_folds(pool.frame, 4, seed=2 + fold) == 0
     split = test.map({True: "test", False: "train"}).mask(dev & ~test, "dev")
     mine = dataclasses.replace(pool, frame=pool.frame.assign(split=split))

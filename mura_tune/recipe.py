@@ -145,6 +145,9 @@ class Recipe:
     normalisation: str = "common"  # of NORMALISATIONS: the input that RGB weights are made for
     study_score: str = "mean_probability"  # of STUDY_SCORES: what dev ranks studies by
     weigh: str = "view"  # of WEIGHINGS: what counts alike in the loss
+    clip: float = 0.0  # largest norm of a step's gradient; 0 = any
+    label_smoothing: float = 0.0  # share of a label that all classes divide
+    mixup: float = 0.0  # alpha of the Beta distribution of two views' shares; 0 = views as they are
 
     def __post_init__(self) -> None:
         check_value(bool(self.arch), "arch", self.arch, "the name of a network")
@@ -187,6 +190,14 @@ class Recipe:
             0 < self.plateau_factor < 1, "plateau_factor", self.plateau_factor, "inside 0 to 1"
         )
         check_value(0 <= self.ema < math.inf, "ema", self.ema, "0 or more")
+        check_value(0 <= self.clip < math.inf, "clip", self.clip, "0 or more")
+        check_value(
+            0 <= self.label_smoothing < 1,
+            "label_smoothing",
+            self.label_smoothing,
+            "0 or more, below 1",
+        )
+        check_value(0 <= self.mixup < math.inf, "mixup", self.mixup, "0 or more")
         check_value(0 <= self.consistency < math.inf, "consistency", self.consistency, "0 or more")
         if self.schedule == "plateau" and self.patience > 0:
             rule = f"below patience ({self.patience}): the run would stop before its rate falls"

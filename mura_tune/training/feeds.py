@@ -113,7 +113,7 @@ class FeatureSource:
     Each batch holds what `pixel_feed` would give the first trained stage, to the bit: a view is a
     function of (seed, epoch, image, strength), and frozen stages run in eval mode. Depths that
     are not in `depths`, networks that `halve_network` cannot cut, and recipes with `consistency`
-    get a `pixel_feed`.
+    or `mixup` get a `pixel_feed`.
     """
 
     store: FeatureStore
@@ -124,8 +124,9 @@ class FeatureSource:
         depth = recipe.phases[phase].depth
         # Stages that an earlier phase trained are this trial's own: nobody could share them.
         moved = any(before.depth > depth for before in recipe.phases[:phase])
-        # Consistency compares with views turned anew, which nobody could have kept.
-        whole = depth not in self.depths or moved or recipe.consistency > 0
+        # Consistency compares with views turned anew, mixup mixes pixels: neither could be kept.
+        anew = recipe.consistency > 0 or recipe.mixup > 0
+        whole = depth not in self.depths or moved or anew
         cut = None if whole else halve_network(net)
         if cut is None:
             return plain

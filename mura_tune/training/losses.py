@@ -32,7 +32,8 @@ Judge = Callable[[Tensor, BatchLoss], Tensor]
 
 def binary_loss(train: Split, recipe: Recipe) -> Loss:
     """The loss that the recipe names, of the first logit; positives weigh `positive_weight`."""
-    value, form = positive_weight(train, recipe), LOSS_FORMS[recipe.loss](recipe)
+    value = positive_weight(train, recipe)
+    form = smooth_labels(LOSS_FORMS[recipe.loss](recipe), recipe.label_smoothing)
 
     @functools.cache  # a tensor made in every step would be a copy to the GPU in every step
     def weight_on(device: torch.device) -> Tensor:
@@ -76,6 +77,22 @@ def focal(logits_n: Tensor, target_n: Tensor, weight: Tensor, *, gamma: float) -
     # (1 - p) ** gamma by its logarithm: of a power below 1 the slope at p = 1 is infinite.
     missing = torch.exp(gamma * F.logsigmoid(logits_n * (1 - 2 * target_n)))
     return missing * cross_entropy(logits_n, target_n, weight)
+
+
+def smooth_labels(form: ElementLoss, share: float) -> ElementLoss:
+    """The loss where `share` of a label is divided between both classes (Szegedy et al. 2016).
+
+    A view has the weight of its own label, so that smoothing does not move the balance of classes.
+    """
+    if not share:
+        return form
+
+    def smoothed(logits_n: Tensor, target_n: Tensor, weight: Tensor) -> Tensor:
+        own = form(logits_n, target_n, weight)
+        other = form(logits_n, 1 - target_n, torch.ones_like(weight))
+        return (1 - share / 2) * own + share / 2 * (1 + (weight - 1) * target_n) * other
+
+    return smoothed
 
 
 LOSS_FORMS: Mapping[str, Callable[[Recipe], ElementLoss]] = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from mura_tune.errors import Diverged
 from mura_tune.networks.network import Network
@@ -16,7 +18,8 @@ from mura_tune.training.feeds import Feed
 from mura_tune.training.graphs import captured
 from mura_tune.training.losses import Judge, Loss, add_consistency, require_map
 
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # a batch's x, targets and weights -> loss ()
+# A batch's x, targets, weights and, where views are mixed, the share of each view -> loss ()
+Step = Callable[..., Tensor]
 
 
 class SteppedPhase:
@@ -47,6 +50,7 @@ class SteppedPhase:
         self._net, self._feed, self._targets, self._weights = net, feed, targets, weights
         optimiser = optim.make_optimiser(net, recipe, phase)
         steps = max(1, -(-len(targets) // recipe.batch))
+        self._mixup, self._seed, self._steps = recipe.mixup, recipe.seed, steps
         self._schedule = optim.Schedule(optimiser, recipe, recipe.phases[phase].epochs * steps)
         self.parts: dict[str, optim.Stateful] = {
             "optimiser": optimiser,
@@ -55,7 +59,9 @@ class SteppedPhase:
         self._average: optim.WeightAverage | None = None
         if recipe.ema:
             self._average = self.parts["average"] = optim.WeightAverage(net, recipe.ema, steps)
-        step = _step(_judge(net, feed, recipe), loss_of, optimiser, self._average)
+        mixed = _mixed_loss if recipe.mixup else _plain_loss
+        loss = mixed(_judge(net, feed, recipe), loss_of)
+        step = _step(loss, net, recipe.clip, optimiser, self._average)
         self._step = captured(step, targets.device)
 
     def train(self, number: int) -> float:
@@ -68,8 +74,8 @@ class SteppedPhase:
         """
         self._net.train()
         losses: list[Tensor] = []
-        for x, rows in self._feed.train(number):
-            losses.append(self._step(x, self._targets[rows], self._weights[rows]))
+        for x, rows, *share in self._batches(number):
+            losses.append(self._step(x, self._targets[rows], self._weights[rows], *share))
             self._schedule.step()
         values = torch.stack(losses).cpu()
         finite = torch.isfinite(values)
@@ -78,6 +84,15 @@ class SteppedPhase:
             loss = values[step - 1].item()
             raise Diverged(f"the loss is {loss} at step {step} of epoch {number}")
         return float(values.mean())
+
+    def _batches(self, number: int) -> Iterable[tuple[Tensor, ...]]:
+        """The batches (x, rows (B,) of train), each with its share () where views are mixed."""
+        batches = self._feed.train(number)
+        if not self._mixup:
+            return batches
+        shares = draw_shares(self._mixup, self._seed, number, self._steps)
+        on_device = torch.from_numpy(shares).to(self._targets.device)
+        return ((x, rows, share) for (x, rows), share in zip(batches, on_device, strict=True))
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Inside, the network has the weights that are judged and kept."""
@@ -96,18 +111,55 @@ def _judge(net: Network, feed: Feed, recipe: Recipe) -> Judge:
     return add_consistency(net, recipe.consistency)
 
 
+def draw_shares(alpha: float, seed: int, epoch: int, n: int) -> NDArray[np.float32]:
+    """The shares (n,) of an epoch's batches, from Beta(alpha, alpha)."""
+    return np.random.default_rng((seed, epoch, 2)).beta(alpha, alpha, n).astype(np.float32)
+
+
+def _plain_loss(judge: Judge, loss_of: Loss) -> Step:
+    """The mean loss of a batch's views, each times its weight."""
+
+    def loss(x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        return judge(x, lambda logits: (weights * loss_of(logits, targets)).mean())
+
+    return loss
+
+
+def _mixed_loss(judge: Judge, loss_of: Loss) -> Step:
+    """Of `share` x each view + (1 - share) x the view before it, and so of their losses (Zhang et
+    al. 2018, mixup)."""
+
+    def loss(x: Tensor, targets: Tensor, weights: Tensor, share: Tensor) -> Tensor:
+        def of_logits(logits: Tensor) -> Tensor:
+            own = weights * loss_of(logits, targets)
+            other = weights.roll(1) * loss_of(logits, targets.roll(1, 0))
+            return torch.lerp(other, own, share).mean()
+
+        return judge(torch.lerp(x.roll(1, 0), x, share), of_logits)
+
+    return loss
+
+
 def _step(
-    judge: Judge,
-    loss_of: Loss,
+    loss_of: Step,
+    net: Network,
+    clip: float,
     optimiser: torch.optim.Optimizer,
     average: optim.WeightAverage | None,
 ) -> Step:
-    """One step of training: the loss of a batch, ahead of what it changes."""
+    """One step of training: the loss of a batch, ahead of what it changes.
 
-    def step(x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        loss = judge(x, lambda logits: (weights * loss_of(logits, targets)).mean())
+    A gradient whose norm over all weights that train is above `clip` is scaled down to it (Pascanu
+    et al. 2013). Nothing waits for the device.
+    """
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+    def step(*batch: Tensor) -> Tensor:
+        loss = loss_of(*batch)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        if clip:
+            nn.utils.clip_grad_norm_(trained, clip)
         optimiser.step()
         if average is not None:
             average.update()

@@ -162,7 +162,9 @@ def abnormality_prior(train: Split, recipe: Recipe) -> Tensor:
     weighed = positive_weight(train, recipe) * shares[positives].sum()
     if not weighed or positives.all():  # one class alone says nothing of the other
         return torch.zeros(1)
-    return torch.tensor([math.log(weighed / shares[~positives].sum())])
+    odds = weighed / shares[~positives].sum()
+    smoothed = recipe.label_smoothing / 2
+    return torch.tensor([math.log((odds + smoothed * (1 - odds)) / (1 - smoothed * (1 - odds)))])
 
 
 def area_prior(train: Split, recipe: Recipe) -> Tensor:
@@ -172,7 +174,9 @@ def area_prior(train: Split, recipe: Recipe) -> Tensor:
     """
     shares = view_shares(train, recipe)
     counts = np.bincount(train.area_labels.cpu().numpy(), shares, len(train.areas))
-    return torch.from_numpy(np.log(np.maximum(counts, 1 / len(train)))).float()
+    kept = 1 - recipe.label_smoothing
+    smoothed = kept * np.maximum(counts, 1 / len(train)) + (1 - kept) / len(train.areas)
+    return torch.from_numpy(np.log(smoothed)).float()
 
 
 def _both_priors(train: Split, recipe: Recipe) -> Tensor:
@@ -181,15 +185,17 @@ def _both_priors(train: Split, recipe: Recipe) -> Tensor:
 
 def _cross_entropy(train: Split, recipe: Recipe) -> Loss:
     """Over the areas, as often as they occur."""
-    return functools.partial(F.cross_entropy, reduction="none")
+    return functools.partial(
+        F.cross_entropy, reduction="none", label_smoothing=recipe.label_smoothing
+    )
 
 
 def _both(train: Split, recipe: Recipe) -> Loss:
     """The abnormality's loss, and `aux_weight` times the body part's."""
-    abnormality = binary_loss(train, recipe)
+    abnormality, area = binary_loss(train, recipe), _cross_entropy(train, recipe)
 
     def loss(logits_nk: Tensor, targets_n2: Tensor) -> Tensor:
-        area_loss = F.cross_entropy(logits_nk[:, 1:], targets_n2[:, 1], reduction="none")
+        area_loss = area(logits_nk[:, 1:], targets_n2[:, 1])
         return abnormality(logits_nk, targets_n2[:, 0]) + recipe.aux_weight * area_loss
 
     return loss

@@ -118,6 +118,9 @@ def test_an_area_without_a_file_uses_the_default() -> None:
         ("search.patience={low: 0, high: 10000000}", "search.patience is 10000000; it must be"),
         ("size=!!int x", "not valid YAML: "),
         ("arch=*x", "not valid YAML: "),
+        ("clip=-1", "recipe.clip is -1.0; it must be 0 or more"),
+        ("label_smoothing=1", "recipe.label_smoothing is 1.0; it must be 0 or more, below 1"),
+        ("mixup=-0.1", "recipe.mixup is -0.1; it must be 0 or more"),
         ("class_weight=.inf", ".inf is not a finite number"),
     ],
 )

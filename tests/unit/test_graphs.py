@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mura_tune.networks.network import build_network
 from mura_tune.training import fit as training
+from mura_tune.training import steps
 from mura_tune.training.fit import FitResult, fit
 from mura_tune.training.graphs import WARM_UP, Captured, captured
 from mura_tune.training.tasks import ABNORMALITY_TASK
@@ -52,7 +53,9 @@ def test_what_cannot_be_captured_stays_eager(caplog: pytest.LogCaptureFixture) -
     torch.cuda.synchronize()
 
 
-def trained(arch: str, optimiser: str, depth: int) -> tuple[FitResult, dict[str, Tensor]]:
+def trained(
+    arch: str, optimiser: str, depth: int, fields: dict[str, object]
+) -> tuple[FitResult, dict[str, Tensor]]:
     given = recipe(
         **{
             "finetune.depth": depth,
@@ -61,6 +64,7 @@ def trained(arch: str, optimiser: str, depth: int) -> tuple[FitResult, dict[str,
             "optimiser": optimiser,
             "batch": 16,
             "warmup": 0.1,
+            **fields,
         }
     )
     train, dev = (
@@ -72,16 +76,29 @@ def trained(arch: str, optimiser: str, depth: int) -> tuple[FitResult, dict[str,
     return result, net.body.state_dict()
 
 
+SOFT = {"clip": 0.5, "mixup": 0.2, "label_smoothing": 0.1, "weigh": "study", "ema": 1.0}
+
+
 @cuda
 @pytest.mark.parametrize("arch", ["cnn", "resnet18", "densenet121"])
-@pytest.mark.parametrize(("optimiser", "depth"), [("adamw", 99), ("sgd", 99), ("adam", 1)])
+@pytest.mark.parametrize(
+    ("optimiser", "depth", "fields"),
+    [("adamw", 99, {}), ("sgd", 99, {}), ("adam", 1, {}), ("adamw", 99, SOFT)],
+)
 def test_captured_steps_train_as_eager_ones_do(
-    arch: str, optimiser: str, depth: int, monkeypatch: pytest.MonkeyPatch
+    arch: str,
+    optimiser: str,
+    depth: int,
+    fields: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    captured_run, _ = trained(arch, optimiser, depth)
-    monkeypatch.setattr(training, "captured", lambda function, device: function)
-    eager_run, _ = trained(arch, optimiser, depth)
-    again, _ = trained(arch, optimiser, depth)  # what the device itself does not repeat
+    captured_run, _ = trained(arch, optimiser, depth, fields)
+    assert not caplog.records  # a step that could not be captured says so
+    for module in (training, steps):
+        monkeypatch.setattr(module, "captured", lambda function, device: function)
+    eager_run, _ = trained(arch, optimiser, depth, fields)
+    again, _ = trained(arch, optimiser, depth, fields)  # what the device itself does not repeat
     noise = max(abs(a.loss - b.loss) for a, b in zip(eager_run.epochs, again.epochs, strict=True))
     for a, b in zip(captured_run.epochs, eager_run.epochs, strict=True):
         assert a.loss == pytest.approx(b.loss, abs=max(0.02, 3 * noise))

@@ -49,6 +49,17 @@ def test_focal_has_a_slope_however_sure_the_logits_are(gamma: float) -> None:
     assert torch.isfinite(slope).all()
 
 
+@pytest.mark.parametrize("loss", ["bce", "focal"])
+def test_a_smoothed_label_divides_its_share_and_keeps_its_weight(loss: str) -> None:
+    given = {"loss": loss, "class_weight": 3.0}
+    found = losses.binary_loss(TRAIN, recipe(label_smoothing=0.2, **given))
+    plain = losses.binary_loss(TRAIN, recipe(**given))
+    unweighed = losses.binary_loss(TRAIN, recipe(loss=loss))
+    weights = torch.where(LABELS == 1, 3.0, 1.0)
+    expected = 0.9 * plain(LOGITS, LABELS) + 0.1 * weights * unweighed(LOGITS, 1 - LABELS)
+    assert torch.allclose(found(LOGITS, LABELS), expected, rtol=1e-6)
+
+
 def test_the_positive_weight_makes_classes_count_alike() -> None:
     part = split(40)
     part.labels[:] = 0
