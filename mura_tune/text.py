@@ -90,7 +90,7 @@ def check_name(name: str, source: str) -> str:
     that it is one plain file name, one path segment of a URL, and text everywhere.
 
     Args:
-        source: the option or key that gives the name, for the message, such as "--study".
+        source: the option or key that gives the name, for the message, such as "--search".
 
     Raises:
         InputError: any other name.

@@ -123,7 +123,7 @@ def finalize_searches(
             a finished trial.
     """
     if name is not None and not name.strip():
-        raise InputError("the study's name is empty; leave it out to release every study")
+        raise InputError("the search's name is empty; leave it out to release every search")
     url = make_workspace(data, storage, runs, strict).url
     final_runs = final_runs or FinalRuns()
     made: list[FinalRelease] = []

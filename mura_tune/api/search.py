@@ -107,7 +107,7 @@ class Search:
             raise InputError("the config names no area: load it by load_config(AREA)")
         self.config = config
         self.name = config.area if name is None else name
-        self._name_option = "AREA" if name is None else "--study"
+        self._name_option = "AREA" if name is None else "--search"
         self.workspace = make_workspace(data, storage, runs, strict)
 
     def __repr__(self) -> str:
@@ -164,7 +164,7 @@ class Search:
         overrides = (word for override in named for word in ("--set", override))
         trials = self.config.budget.trials
         return shell_command(
-            *("mura", "tune", self.config.area, "--study", self.name, "--trials", trials),
+            *("mura", "tune", self.config.area, "--search", self.name, "--trials", trials),
             *(*self.workspace.options, *overrides),
         )
 
@@ -197,7 +197,9 @@ def make_searches(
         InputError: `name` for more than one search, or as `load_config` raises it.
     """
     if area is None and name is not None:
-        raise InputError("--study: names one study, and AREA is all; leave one out")
+        raise InputError(
+            "--search: names one search, and --every-area means several; leave one out"
+        )
     areas = list_areas(data) if area is None else [area]
     return [
         Search(

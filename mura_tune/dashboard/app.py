@@ -47,7 +47,7 @@ def build_app(
 def writable_warning(host: str) -> str:
     """The warning for a person who serves a dashboard that can change searches."""
     danger = (
-        "this dashboard can change studies: renaming one copies it and deletes the original, so "
+        "this dashboard can change searches: renaming one copies it and deletes the original, so "
         "that its workers fail; deleting one deletes its pictures too"
     )
     if host in ("127.0.0.1", "::1", "localhost"):

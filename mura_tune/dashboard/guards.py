@@ -151,7 +151,7 @@ def refuse_malformed(app: App) -> App:
         if not _FIELD.fullmatch(after):
             return _refusal(start_response, "400 Bad Request", "after is a number of trials")
         if any(int(number) >= _ROWS for number in re.findall("/([0-9]{19,})", path)):
-            return _refusal(start_response, "404 Not Found", "there is no such study or trial")
+            return _refusal(start_response, "404 Not Found", "there is no such search or trial")
         if re.fullmatch("/api/studies/[0-9]+/plot/.*", path) and not _has_plotly():
             return _refusal(start_response, "404 Not Found", "plotly is not installed here")
         return app(environ, start_response)

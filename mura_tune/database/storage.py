@@ -102,7 +102,7 @@ def admit(url: str, name: str, label: str) -> None:
     """Raise InputError unless a search may have this name: by the rule, or since it is there.
 
     Args:
-        label: the option that gave the name, for the message, such as "--study".
+        label: the option that gave the name, for the message, such as "--search".
     """
     try:
         text.check_search_name(name, label)

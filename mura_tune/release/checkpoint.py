@@ -53,7 +53,7 @@ def hold_places(release: Path, finals: Path) -> Iterator[None]:
 
 
 class Checkpoints:
-    """The checkpoints of one study's final runs, a file a recipe, until their release is whole.
+    """The checkpoints of one search's final runs, a file a recipe, until their release is whole.
 
     Args:
         say: is called with a line that says why a checkpoint is not used.

@@ -26,7 +26,7 @@ from mura_tune.report.page import (
     render_html,
     render_markdown,
 )
-from mura_tune.report.provenance import data_set_name, describe_provenance
+from mura_tune.report.provenance import describe_provenance, name_dataset
 from mura_tune.report.recognition import RecognitionTables, tabulate_recognition
 from mura_tune.report.supplement import tabulate_supplement
 from mura_tune.text import file_name_of
@@ -65,7 +65,7 @@ def render_report(
     return render_html(
         "abnormality.html.j2",
         manifest=manifest,
-        dataset=data_set_name(manifest),
+        dataset=name_dataset(manifest),
         dev=on_dev,
         test=on_test,
         results=[
@@ -95,7 +95,7 @@ def render_card(manifest: AbnormalityManifest) -> str:
     return render_markdown(
         "abnormality_card.md.j2",
         manifest=manifest,
-        dataset=data_set_name(manifest),
+        dataset=name_dataset(manifest),
         folder=f"releases/{file_name_of(manifest.search.name)}",
         dev=dev,
         test=test,

@@ -110,7 +110,7 @@ def _flow_rows(data: DataEntry) -> Iterator[TableRow]:
     yield "used", *used.values()
 
 
-def data_set_name(manifest: Manifest) -> str:
+def name_dataset(manifest: Manifest) -> str:
     """What the dataset of a release is called."""
     return manifest.data.name or "the dataset"
 
@@ -165,7 +165,7 @@ def _short(value: object) -> str:
 def _write_commands(manifest: Manifest, settings: SearchConfig) -> str:
     """The commands that make the release again, a line each."""
     area, name = manifest.area, manifest.search.name
-    study_option = ["--study", name] if name != area else []
+    search_option = ["--search", name] if name != area else []
     trials = settings.budget.trials
     overrides = "".join(
         f" \\\n  {shell_command('--set', override)}" for override in list_overrides(area, settings)
@@ -176,7 +176,9 @@ def _write_commands(manifest: Manifest, settings: SearchConfig) -> str:
     folder = f"releases/{file_name_of(name)}"
     return "\n".join(
         [
-            shell_command("mura", "tune", area, *study_option, "--trials", trials, "--data", "DATA")
+            shell_command(
+                "mura", "tune", area, *search_option, "--trials", trials, "--data", "DATA"
+            )
             + overrides,
             shell_command("mura", "finalize", name, "--data", "DATA", *seed_options, *ensemble),
             shell_command("mura", "evaluate", "--release", folder, "--data", "DATA"),

@@ -10,7 +10,7 @@ from mura_tune.release_format.manifest import RouterManifest
 from mura_tune.report import charts
 from mura_tune.report.abnormality import head_scores
 from mura_tune.report.page import render_html, render_markdown
-from mura_tune.report.provenance import data_set_name, describe_provenance
+from mura_tune.report.provenance import describe_provenance, name_dataset
 from mura_tune.report.recognition import tabulate_recognition
 
 
@@ -27,7 +27,7 @@ def render_router_report(
     return render_html(
         "router.html.j2",
         manifest=manifest,
-        dataset=data_set_name(manifest),
+        dataset=name_dataset(manifest),
         dev=on_dev,
         test=on_test,
         recognition=tabulate_recognition(on_dev.recognition, on_test.recognition),
@@ -43,7 +43,7 @@ def render_router_card(manifest: RouterManifest) -> str:
     return render_markdown(
         "router_card.md.j2",
         manifest=manifest,
-        dataset=data_set_name(manifest),
+        dataset=name_dataset(manifest),
         test=test,
         score_head=head_scores(dev, test),
         score_rows=[(name, on_dev, on_test) for name, on_test, on_dev in recognition.score_rows],

@@ -294,7 +294,7 @@ def _start(
     if search.trials() or search.handle.direction != StudyDirection.MAXIMIZE:
         raise InputError(
             f"search {search.name} was made by something else; "
-            "start one of its own with --study NAME"
+            "start one of its own with --search NAME"
         )
     views = divided_views(prepared, config.split)
     search.store_dev([_dev_studies(view, config.task) for view in views])
@@ -345,13 +345,13 @@ def _check_resume(
         raise InputError(
             f"search {name} was started with something else: {'; '.join(others + ranges)}. Trials "
             f"would not compare: undo the change, or start a search of its own: "
-            f"mura tune {now['area']} --study {name}-2"
+            f"mura tune {now['area']} --search {name}-2"
         )
     if not allowed:
         raise InputError(
             f"search {name} searched other ranges: {'; '.join(ranges)}. Go on with them by "
             f"--allow-space-change (what ran so far stays and counts), or start a search of its "
-            f"own: mura tune {now['area']} --study {name}-2"
+            f"own: mura tune {now['area']} --search {name}-2"
         )
     search.add_space_changes(ranges)
 

@@ -154,7 +154,7 @@ class Trainer:
                 mean = float(np.mean([f.epoch.score for f, _ in fits]))
                 _report(trial, mean, number + 1)
         tables = [task.table(result.logits, dev) for result, dev in fits]
-        best_epochs = [f.epoch.number for f, _ in fits]
+        kept_epochs = [f.epoch.number for f, _ in fits]
         auc = area = None
         if recipe.monitor != "auc":  # it is stored whatever decides
             auc = average_folds(tables, measure=AUC).rounded(DIGITS)
@@ -162,7 +162,7 @@ class Trainer:
             area_tables = [task.beside(result.logits, dev) for result, dev in fits]
             area = average_folds(area_tables, measure=ACCURACY).rounded(DIGITS)
         dev_score = average_folds(tables, measure=task.measure).rounded(DIGITS)
-        writer.store_estimates(dev_score, best_epochs[0] if alone else best_epochs, auc, area)
+        writer.store_estimates(dev_score, kept_epochs[0] if alone else kept_epochs, auc, area)
         writer.store_scores(tables)
         if self.data.own_dev:
             writer.store_own_dev(self.data.own_dev)

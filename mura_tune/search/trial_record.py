@@ -254,7 +254,7 @@ class TrialRecord:
         if not self.has_recipe:
             raise InputError(
                 f"{name} trial {self.number} has no recipe: something else made it; "
-                "start a search of its own with --study NAME"
+                "start a search of its own with --search NAME"
             )
         text = json.dumps(self.frozen.system_attrs[_RECIPE])
         return _parsed_recipe(text, f"{name} trial {self.number}")

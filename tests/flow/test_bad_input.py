@@ -168,7 +168,7 @@ def test_a_map_is_not_drawn_over_its_radiograph(run: Run, tmp_path: Path) -> Non
 def test_a_name_that_no_search_may_have(run: Run, phantoms: Path, tmp_path: Path) -> None:
     tune = ("tune", "XR_WRIST", f"--data={phantoms}", *TINY)
     for name in ("", "../../up", "a/b", "x" * 300, "XR_WRIST.confirm", "#1", "a\nb"):
-        told(run(*tune, f"--study={name}"), "--study is ")
+        told(run(*tune, f"--search={name}"), "--search is ")
     assert not (tmp_path / "runs").exists()
 
 

@@ -12,21 +12,21 @@ BAD += ["$x", "a'b", "<b>", "a%41", "a?b", "a#b", "\udcff", "a" * 101, "ü" * 51
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_plain_name_passes(name: str) -> None:
-    assert check_name(name, "--study") == name
+    assert check_name(name, "--search") == name
     assert file_name_of(name) == name
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_any_other_name_is_refused_in_one_printable_line(name: str) -> None:
     with pytest.raises(InputError) as refusal:
-        check_name(name, "--study")
-    assert str(refusal.value).startswith("--study is ")
+        check_name(name, "--search")
+    assert str(refusal.value).startswith("--search is ")
     assert str(refusal.value).isprintable()
 
 
 def test_names_of_confirmations_are_taken() -> None:
     with pytest.raises(InputError, match="belong to confirmations"):
-        check_search_name("XR_WRIST.confirm", "--study")
+        check_search_name("XR_WRIST.confirm", "--search")
 
 
 @pytest.mark.parametrize("name", [*BAD, "../" * 200, "a" * 5000])

@@ -342,7 +342,7 @@ def test_commands_of_a_page_and_a_card_can_be_pasted() -> None:
     text = page.render_html("reproduction.html.j2", manifest=manifest, provenance=found)
     block = html.unescape(re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)[0])
     tune, final, evaluated, verified = block.replace("\\\n", "").splitlines()
-    assert shlex.split(tune)[2:5] == ["XR_WRIST", "--study", name]
+    assert shlex.split(tune)[2:5] == ["XR_WRIST", "--search", name]
     assert shlex.split(final)[2] == name
     assert shlex.split(evaluated)[3] == shlex.split(verified)[2] == f"releases/{name}"
     card = render_card(manifest)

@@ -330,7 +330,7 @@ def test_a_changed_study_is_refused_with_its_difference(
 ) -> None:
     tune(study_of("budget.trials=1"), prepared, url)
     for allow in (False, True):
-        with pytest.raises(InputError, match="--study s-2") as refused:
+        with pytest.raises(InputError, match="--search s-2") as refused:
             tune(study_of(*overrides), prepared, url, allow_space_change=allow)
         assert told in str(refused.value)
 

@@ -260,10 +260,10 @@ def test_a_name_may_be_used_by_the_rule_or_since_it_is_there(path: Path) -> None
     optuna.create_study(storage=storage, study_name="#1: wrist/left")
     optuna.create_study(storage=storage, study_name="s.confirm")
     for name in ("XR_WRIST", "s", "Prüfung 2", "#1: wrist/left"):
-        admit(url, name, "--study")
+        admit(url, name, "--search")
     for name in ("#2", "a/b", "..", "", "x" * 300, "a\0b", "a\udcff", "s.confirm", "t.confirm"):
-        with pytest.raises(InputError, match=r"^--study is "):
-            admit(url, name, "--study")
+        with pytest.raises(InputError, match=r"^--search is "):
+            admit(url, name, "--search")
     assert not has_study(storage, "a\0b")
     assert not has_study(storage, "a\udcff")
 
