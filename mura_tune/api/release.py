@@ -74,8 +74,10 @@ def finalize(
 ) -> FinalRelease:
     """Train the winning recipe of a search at length, and write its release.
 
-    Train alone is trained on, dev alone chooses, test is read once, at the end. A call that is
-    killed goes on from the last whole epoch when it is repeated. Progress is printed on stderr.
+    Train alone is trained on, dev alone chooses, test is read once, at the end. Where patient folds
+    judged the search, and it says `final.refit: true`, a network a fold chooses in place of dev,
+    and the release is trained on train and dev. A call that is killed goes on from the last whole
+    epoch when it is repeated. Progress is printed on stderr.
 
     Args:
         outcome: from `Search.run`, or `load_result`.
