@@ -21,7 +21,8 @@ from mura_tune.evaluation.evaluate import Evaluation
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.evaluation.runs import FinalRun, describe_runs, pick_strongest, summarise_runs
 from mura_tune.networks.network import Network, join_members
-from mura_tune.networks.starts import FINGERPRINTS, TRAINED_ON, start_digest, start_name
+from mura_tune.networks.packages import EXTRA
+from mura_tune.networks.starts import FINGERPRINTS, IMAGENET, TRAINED_ON, start_digest, start_name
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.release.refit import FOLDS_SPLIT, Memories, load_all_patients, refit
 from mura_tune.release.release import (
@@ -246,16 +247,21 @@ def _require_searched_data(best: SearchResult, prepared: Prepared) -> None:
     recipe = best.best.recipe
     start = start_name(recipe.pretrained, recipe.arch)
     sha = start_digest(recipe.pretrained, recipe.arch) or ""
+    restore = f"put it back ({EXTRA})" if recipe.pretrained == IMAGENET else "put it back"
     for name, then, now, remedy in (
         ("dataset", best.dataset, prepared.fingerprint, "point --data at that one"),
         ("split", best.split_hash, prepared.split_hash, "point --data at that one"),
-        (f"start {start}", best.starts.get(start, ""), sha, "put it back"),
+        (f"start {start}", best.starts.get(start, ""), sha, restore),
     ):
         if then != now:
             raise InputError(
                 f"search {best.search}: the {name} is not the one that was searched "
-                f"({then[:12]}… then, {now[:12]}… now); {remedy}, or tune again"
+                f"({_short(then)} then, {_short(now)} now); {remedy}, or tune again"
             )
+
+
+def _short(sha: str) -> str:
+    return f"{sha[:12]}…" if sha else "none"
 
 
 def _origin_fields(

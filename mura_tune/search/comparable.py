@@ -144,12 +144,17 @@ def same_or_refuse(
         recipe = drop_values(plain["recipe"], newer_fields(stored["recipe"]))
         search.store_comparable(now | {"recipe": recipe})
     search.identify()
-    if config.budget.confirm.resplit and (reason := _same_patients(config, prepared)):
-        _LOG.warning(
-            "search %s: new seeds are judged on its own dev split: %s", search.name, reason
-        )
-        plain["budget"]["confirm"]["resplit"] = False
-    if _early_budget(search):
+    early = _early_budget(search) is not None
+    if config.budget.confirm.resplit:
+        reason = _same_patients(config, prepared)
+        if early:
+            reason = "it began before there was budget.confirm.resplit"
+        if reason and config.budget.confirm.top:
+            _LOG.warning(
+                "search %s: new seeds are judged on its own dev split: %s", search.name, reason
+            )
+        plain["budget"]["confirm"]["resplit"] = reason is None
+    if early:
         del plain["budget"]["confirm"]["resplit"]
     search.store_config(plain)  # budget and final phases may change between calls
 
@@ -163,7 +168,8 @@ def _decide_folds(search: SearchRecord, config: SearchConfig, prepared: Prepared
     )
     if rarer >= ENOUGH_PATIENTS:
         return alone
-    few = f"{rarer} patients of the rarer class, of {ENOUGH_PATIENTS} that are enough"
+    plural = "" if rarer == 1 else "s"
+    few = f"{rarer} patient{plural} of the rarer class, of {ENOUGH_PATIENTS} that are enough"
     try:
         divided_views(prepared, folded.split)
         clean_or_refuse(_drawn(config, "pretrained"), prepared, folded.split)

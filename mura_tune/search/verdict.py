@@ -147,10 +147,15 @@ def _line(result: SearchResult, trial: FinishedTrial) -> str:
     """A trial's mean over new seeds, then its score in the search; and its values."""
     searched = f"{trial.score:.3f} {trial.estimate.interval()} (n = {trial.estimate.studies})"
     score = f"dev {result.monitor} {searched}, one seed"
-    picked = "picked for it" if trial.number == result.best.number else "in the search"
-    if trial.confirmed:
-        score = f"dev {result.monitor} {trial.confirmed}, mean over {_new_seeds(result)}"
-        score += f"\n          [{searched} {picked}]"
-    elif trial.number == result.best.number:
+    is_best, is_baseline = (
+        other is not None and trial.number == other.number
+        for other in (result.best, result.baseline)
+    )
+    run = next((run for run in result.confirmed if run.trial == trial.number), None)
+    if run:  # a baseline is confirmed whatever its score
+        picked = "picked for it" if is_best and not is_baseline else "in the search"
+        mean = f"{trial.confirmed}, mean over" if trial.confirmed else f"{run.mean:.3f},"
+        score = f"dev {result.monitor} {mean} {_new_seeds(result)}\n          [{searched} {picked}]"
+    elif is_best:
         score += ", picked for it"
     return f"trial {trial.number}: {score}\n          {shown_params(trial.params)}"

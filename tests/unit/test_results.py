@@ -150,7 +150,8 @@ def test_words_say_which_scores_were_compared() -> None:
     assert told.endswith("over 2 new seeds")
     assert "best      trial 2: dev study AUC 0." in told
     assert "mean over 2 new seeds" in told
-    assert "picked for it]" in told
+    assert "(n = 30) picked for it]" in told
+    assert "(n = 30) in the search]" in told
     failed = ended(all_three[0], "out of memory")
     found = best(study, confirming(failed, *all_three[1:]))
     assert found.best.number == 2
@@ -163,6 +164,17 @@ def test_words_say_which_scores_were_compared() -> None:
     )
     write_note(study, confirming(failed, *all_three[1:]))
     assert "Trial 0 could not be confirmed: out of memory." in get_note(study)
+
+
+def test_a_baseline_that_wins_by_one_new_seed_is_not_said_to_be_picked_for_its_score() -> None:
+    study = searched()
+    told = verdict.describe_result(
+        best(study, confirming(*(rerun(study, n, sure=4 - n) for n in (0, 1, 2))))
+    )
+    for word in ("best      ", "baseline  "):
+        line = told[told.index(f"{word}trial 0: dev study AUC ") :]
+        assert ", 1 new seed\n" in line[: line.index("[")]
+    assert "picked for it" not in told
 
 
 @pytest.mark.parametrize("reason", ["killed", "outage: x", "StorageInternalError: An exception"])

@@ -486,7 +486,7 @@ def test_a_search_from_packaged_weights_needs_that_package(
     monkeypatch.setattr("mura_tune.networks.network.require_hub_weights", lambda arch: None)
     with pytest.raises(InputError, match=rf"starts.imagenet {lite0} 5793\w+… -> none\. Trials"):
         search.start_search(SearchJob("s", config, prepared), WorkerSettings(url))
-    with pytest.raises(InputError, match=f"the start imagenet {lite0} is not the one that was"):
+    with pytest.raises(InputError, match=r"… then, none now\); put it back \(pip install"):
         finalize(found, prepared, tmp_path / "release", CPU)
 
 

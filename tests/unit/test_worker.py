@@ -105,6 +105,9 @@ def test_a_search_older_than_resplit_keeps_its_budget_but_for_what_a_call_names(
         assert "goes on as it began, with budget.confirm.resplit: False" in caplog.text
         assert "budget.trials: 2" in caplog.text
         caplog.clear()
+    tune(replace(today, overrides=("budget.confirm.resplit=true",)), prepared, url)
+    assert "on its own dev split: it began before there was budget.confirm.resplit" in caplog.text
+    assert search.config.budget == old.budget
     tune(config.replace_trials(today, 3), prepared, url)
     assert len(search.trials()) == 3
     assert search.config.budget.confirm == old.budget.confirm
