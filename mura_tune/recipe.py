@@ -147,6 +147,7 @@ class Recipe:
     weigh: str = "view"  # of WEIGHINGS: what counts alike in the loss
     clip: float = 0.0  # largest norm of a step's gradient; 0 = any
     label_smoothing: float = 0.0  # share of a label that all classes divide
+    flip_test: bool = False  # whether answers are the mean logits of a view and its mirror image
     mixup: float = 0.0  # alpha of the Beta distribution of two views' shares; 0 = views as they are
 
     def __post_init__(self) -> None:

@@ -73,17 +73,28 @@ class Network(nn.Module):
 
     Stages run from the stem to the last block before the classifier; the classifier itself is
     the head and belongs to no stage. `body.state_dict()` is saved.
+
+    Attributes:
+        flip_test: whether, in evaluation mode, its logits are the mean of those of a view and of
+            its mirror image.
     """
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body: Any = body  # torch types its methods, timm's, as Tensor or Module
         self.head, self.stages = _stages(body)
+        self.flip_test = False
         self._frozen: list[nn.Module] = []
         self._norms: list[nn.Module] = []
         self.set_depth(len(self.stages))
 
     def forward(self, x_nchw: Tensor) -> Tensor:
+        if self.flip_test and not self.training:
+            return (self._answer(x_nchw) + self._answer(x_nchw.flip(-1))) / 2
+        return self._answer(x_nchw)
+
+    def _answer(self, x_nchw: Tensor) -> Tensor:
+        """Logits (N, K) of views as they are."""
         if (steps := self.steps()) is None:
             logits: Tensor = self.body(x_nchw)
             return logits

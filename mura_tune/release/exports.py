@@ -208,18 +208,25 @@ class ExportedAnswers(nn.Module):
 
     Args:
         outputs: by name, from logits (N, K); see `ReleaseTask.onnx_outputs`.
+        flip_test: whether logits are averaged over a view and its mirror image.
     """
 
     def __init__(
-        self, bodies: Sequence[nn.Module], outputs: Mapping[str, Callable[[Tensor], Tensor]]
+        self,
+        bodies: Sequence[nn.Module],
+        outputs: Mapping[str, Callable[[Tensor], Tensor]],
+        *,
+        flip_test: bool = False,
     ) -> None:
         super().__init__()
         self.bodies = nn.ModuleList(bodies)
         self.outputs = dict(outputs)
+        self.flip_test = flip_test
 
     def forward(self, levels: Tensor) -> tuple[Tensor, ...]:
         x_nchw = (levels - MEAN) / STD
-        logits_nk = torch.stack([body(x_nchw) for body in self.bodies]).mean(0)
+        views = (x_nchw, x_nchw.flip(-1)) if self.flip_test else (x_nchw,)
+        logits_nk = torch.stack([body(x) for body in self.bodies for x in views]).mean(0)
         return tuple(answer(logits_nk) for answer in self.outputs.values())
 
 
@@ -229,7 +236,8 @@ def _onnx(release: Release) -> tuple[bytes, str]:
             raise InputError(f"--to onnx needs {package}: pip install 'mura-tune[onnx]'")
     size = release.manifest.preprocessing.size
     outputs = release_task(release.manifest.task).onnx_outputs(release)
-    net = ExportedAnswers(calibrated_networks(release), outputs).eval()
+    flips = _averages_flips(release)
+    net = ExportedAnswers(calibrated_networks(release), outputs, flip_test=flips).eval()
     levels = torch.rand((3, 1, size, size), generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():  # the exporter's own, about torch's insides
         warnings.simplefilter("ignore")
@@ -288,7 +296,12 @@ def measure_onnx_gap(content: bytes, net: nn.Module, views: Tensor) -> float:
 
 
 def _only(release: Release) -> nn.Module:
-    """The one network of a release, calibrated; InputError where it has several."""
+    """The one network of a release, calibrated; InputError where its answer is a mean."""
+    if _averages_flips(release):
+        raise InputError(
+            f"{release.folder}: flip_test: the mean of a view's answer and its mirror image's is "
+            "that of no single network; export it --to onnx"
+        )
     bodies = calibrated_networks(release)
     if len(bodies) > 1:
         raise InputError(
@@ -296,6 +309,10 @@ def _only(release: Release) -> nn.Module:
             "export it --to onnx, or finalize one seed"
         )
     return bodies[0]
+
+
+def _averages_flips(release: Release) -> bool:
+    return any(member.flip_test for member in members_of(release.net))
 
 
 def _about(release: Release) -> dict[str, Any]:

@@ -274,7 +274,7 @@ def _origin_fields(
         "task": best.config.task,
         "areas": tuple(prepared.areas),
         "arch": recipe.arch,
-        "preprocessing": current_preprocessing(recipe.size),
+        "preprocessing": current_preprocessing(recipe.size, flip_test=recipe.flip_test),
         "recipe": dataclasses.asdict(recipe),
         "recipe_digest": recipe.digest,
         "start_sha256": best.starts.get(start_name(recipe.pretrained, recipe.arch)),

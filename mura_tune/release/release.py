@@ -58,15 +58,17 @@ if TYPE_CHECKING:  # inference needs no table of studies
     from mura_tune.data.prepare import Prepared
 
 CONFIG = "config.json"
+FLIP_TEST = "flip_test"  # in preprocessing, of a release whose recipe has it
 
 
 def timm_config(net: Model, manifest: Manifest) -> dict[str, str]:
-    """The config.json of a timm backbone, by name; empty for own networks or heads and ensembles.
+    """The config.json of a timm backbone, by name; empty where plain timm would answer otherwise:
+    own networks or heads, ensembles, flips at test time.
 
     timm refuses a key it does not know inside `pretrained_cfg`, and passes `model_args` on.
     """
     own_head = task_of(manifest.task).head
-    if isinstance(net, Ensemble) or own_head or not timm.is_model(manifest.arch):
+    if isinstance(net, Ensemble) or net.flip_test or own_head or not timm.is_model(manifest.arch):
         return {}
     about: Mapping[str, Any] = net.body.pretrained_cfg
     size, outputs = manifest.preprocessing.size, manifest.outputs
@@ -221,8 +223,9 @@ def weight_file_names(net: Model) -> tuple[str, ...]:
     return tuple(f"model-{index}.safetensors" for index in range(number))
 
 
-def current_preprocessing(size: int) -> PreprocessingEntry:
-    """The preprocessing of an image for a network, as bundle.json stores it.
+def current_preprocessing(size: int, *, flip_test: bool = False) -> PreprocessingEntry:
+    """The preprocessing of an image for a network, as bundle.json stores it; with `flip_test` its
+    mirror image is read too, which versions that cannot do so refuse.
 
     A release without `decoding` was made by its version 1; see `images.preprocessing_changes`.
     """
@@ -235,6 +238,7 @@ def current_preprocessing(size: int) -> PreprocessingEntry:
             "std": STD,
             "range": [0, 1],
             "decoding": PREPROCESSING,
+            **({FLIP_TEST: True} if flip_test else {}),
         }
     )
 
@@ -330,7 +334,7 @@ def load_release(folder: Path, device: torch.device) -> Release:
 def _check_preprocessing(stored: PreprocessingEntry, source: Path) -> None:
     """Refuse what this version does not do to an image; earlier decodings differ for few."""
     known = current_preprocessing(stored.size).to_json()
-    known["decoding"] = min(PREPROCESSING, stored.decoding)
+    known |= {"decoding": min(PREPROCESSING, stored.decoding), FLIP_TEST: True}
     for key, value in stored.to_json().items():
         if json.dumps(value) != json.dumps(known.get(key)):  # as text, where 1 is not true
             raise InputError(
@@ -343,4 +347,6 @@ def _network(manifest: Manifest, path: Path) -> Network:
     """The network that a release names, with the weights of one of its members."""
     head = task_of(manifest.task).head
     size, outputs = manifest.preprocessing.size, manifest.outputs
-    return restore_network(path, manifest.arch, size=size, outputs=outputs, head=head)
+    net = restore_network(path, manifest.arch, size=size, outputs=outputs, head=head)
+    net.flip_test = bool(manifest.preprocessing.steps.get(FLIP_TEST, False))
+    return net

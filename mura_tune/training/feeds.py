@@ -112,8 +112,8 @@ class FeatureSource:
 
     Each batch holds what `pixel_feed` would give the first trained stage, to the bit: a view is a
     function of (seed, epoch, image, strength), and frozen stages run in eval mode. Depths that
-    are not in `depths`, networks that `halve_network` cannot cut, and recipes with `consistency`
-    or `mixup` get a `pixel_feed`.
+    are not in `depths`, networks that `halve_network` cannot cut, and recipes with
+    `consistency`, `mixup` or `flip_test` get a `pixel_feed`.
     """
 
     store: FeatureStore
@@ -125,7 +125,8 @@ class FeatureSource:
         # Stages that an earlier phase trained are this trial's own: nobody could share them.
         moved = any(before.depth > depth for before in recipe.phases[:phase])
         # Consistency compares with views turned anew, mixup mixes pixels: neither could be kept.
-        anew = recipe.consistency > 0 or recipe.mixup > 0
+        # Of mirror images nothing is.
+        anew = recipe.consistency > 0 or recipe.mixup > 0 or recipe.flip_test
         whole = depth not in self.depths or moved or anew
         cut = None if whole else halve_network(net)
         if cut is None:

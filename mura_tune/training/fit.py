@@ -170,6 +170,7 @@ def fit(
     device = next(net.parameters()).device
     targets = task.targets(train).to(device)
     torch.manual_seed(recipe.seed)  # dropout
+    net.flip_test = recipe.flip_test
     if recipe.frozen_statistics:
         net.freeze_statistics()
     epochs: list[Epoch] = []

@@ -100,11 +100,12 @@ def read_features(net: Network, feed: Feed) -> Tensor:
     Raises:
         InputError: a network that does not call its classifier once, with one tensor.
     """
-    was_training = net.training
+    was_training, flips = net.training, net.flip_test
     taken: list[Tensor] = []
     classifier = net.body.get_classifier()
     hook = classifier.register_forward_pre_hook(lambda module, inputs: taken.append(inputs[0]))
     net.eval()
+    net.flip_test = False  # each view once
     batches = 0
     try:
         for x in feed.still():
@@ -113,6 +114,7 @@ def read_features(net: Network, feed: Feed) -> Tensor:
     finally:
         hook.remove()
         net.train(was_training)
+        net.flip_test = flips
     if len(taken) != batches:
         raise _unsolvable(net)
     return torch.cat(taken)

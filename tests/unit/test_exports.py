@@ -2,6 +2,7 @@
 
 import codecs
 import collections
+import copy
 import io
 import math
 import os
@@ -34,6 +35,7 @@ from mura_tune.reading.readers import Predictor
 from mura_tune.release import exports
 from mura_tune.release.legacy import load_checkpoint
 from mura_tune.release.release import (
+    CONFIG,
     Release,
     as_abnormality,
     current_preprocessing,
@@ -200,6 +202,37 @@ def test_an_ensemble_is_no_single_network(tmp_path: Path) -> None:
     assert torch.allclose(found, mean, atol=1e-5)
 
 
+def with_flips(opened: Release, folder: Path) -> Release:
+    """The same network in a release that answers by a view and its mirror image."""
+    stored = opened.manifest.to_json()
+    stored["preprocessing"]["flip_test"] = True
+    net = copy.deepcopy(opened.net)
+    net.flip_test = True
+    save_release(folder / "XR_FLIPS", net, parse_manifest(stored, "for a test"), {})
+    return load_release(folder / "XR_FLIPS", CPU)
+
+
+def test_flips_at_test_time_are_read_again_and_leave_with_onnx_alone(tmp_path: Path) -> None:
+    opened = release(tmp_path, "test_resnet", 32, noise(32))
+    flips, x = with_flips(opened, tmp_path), noise(32)
+    with torch.inference_mode():
+        mean = (opened.net(x) + opened.net(x.flip(-1))) / 2
+        assert torch.allclose(flips.net(x), mean, atol=1e-6)
+        assert not torch.allclose(flips.net(x), opened.net(x), atol=1e-3)
+    for kind in ("pt", "joblib", "safetensors"):
+        with pytest.raises(InputError, match="flip_test: the mean of a view's answer"):
+            exports.export_release(flips, kind, tmp_path / "a")
+    with torch.inference_mode():  # what ONNX would hold
+        (found,) = exports.ExportedAnswers(
+            exports.calibrated_networks(flips),
+            AbnormalityReleases().onnx_outputs(flips),
+            flip_test=True,
+        )(x * STD + MEAN)
+    assert torch.allclose(found, expected(flips, x), atol=1e-5)
+    assert (opened.folder / CONFIG).exists()  # for plain timm, which would not flip
+    assert not (flips.folder / CONFIG).exists()
+
+
 @pytest.fixture
 def onnxruntime() -> Any:
     for package in ("onnx", "onnxscript"):
@@ -217,6 +250,11 @@ def test_onnx_answers_as_torch_does_for_any_number_of_views(
         x = noise(32, n)
         (found,) = session.run(None, {"levels": (x * STD + MEAN).numpy()})
         assert np.abs(found - expected(opened, x).numpy()).max() < 1e-4
+    flips = with_flips(opened, tmp_path)
+    both = exports.export_release(flips, "onnx", tmp_path / "b.onnx")[0]
+    session = onnxruntime.InferenceSession(both, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"levels": (x * STD + MEAN).numpy()})
+    assert np.abs(found - expected(flips, x).numpy()).max() < 1e-4
     uncalibrated = exports.ExportedAnswers(
         [opened.net.body], AbnormalityReleases().onnx_outputs(opened)
     ).eval()  # what the check must notice

@@ -86,6 +86,12 @@ def test_the_same_head_to_the_bit_from_pixels_and_from_stored_features(tmp_path:
         assert all(torch.equal(heads[0][name], other[name]) for name in other)
 
 
+def test_flips_at_test_time_change_no_head() -> None:
+    plain, flips = (solve(recipe(**SOLVED, flip_test=value)) for value in (False, True))
+    assert all(torch.equal(plain.weights[name], flips.weights[name]) for name in plain.weights)
+    assert not torch.equal(plain.logits, flips.logits)
+
+
 def test_fine_tuning_goes_on_from_the_solution() -> None:
     result = solve(recipe(**SOLVED | {"finetune.epochs": 2, "finetune.depth": 2}))
     assert [(e.number, e.phase, e.depth) for e in result.epochs] == [

@@ -1,5 +1,6 @@
 """A stepped phase: what a step's loss is, and how far it goes."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from mura_tune.recipe import Recipe
 from mura_tune.training.batches import training_batches
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource
-from mura_tune.training.fit import fit
+from mura_tune.training.fit import fit, predict
 from mura_tune.training.steps import draw_shares
 from mura_tune.training.tasks import ABNORMALITY_TASK
 
@@ -79,3 +80,18 @@ def test_mixup_is_the_same_with_and_without_stored_features(tmp_path: Path) -> N
             build_network("cnn", seed=0), TRAIN, DEV, given, ABNORMALITY_TASK, source=source
         )
         assert torch.equal(stored.logits, plain.logits)
+
+
+def test_with_flips_dev_is_judged_by_each_view_and_its_mirror_image(tmp_path: Path) -> None:
+    values = {"keep": "last", "finetune.lr": 1e-2}
+    given = recipe(flip_test=True, **values)
+    source = FeatureSource(FeatureStore(tmp_path))
+    net, other = (ABNORMALITY_TASK.start(given, TRAIN) for _ in range(2))
+    result = fit(net, TRAIN, DEV, given, ABNORMALITY_TASK, source=source)
+    plain = fit(other, TRAIN, DEV, recipe(**values), ABNORMALITY_TASK)
+    assert isinstance(DEV.pixels, Tensor)
+    mirrored = dataclasses.replace(DEV, pixels=DEV.pixels.flip(2))
+    mean = (predict(other, DEV) + predict(other, mirrored)) / 2
+    assert torch.allclose(result.logits, mean, atol=1e-5)
+    assert torch.equal(predict(net, DEV), result.logits)
+    assert not torch.allclose(result.logits, plain.logits, rtol=1e-3)
