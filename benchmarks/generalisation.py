@@ -65,7 +65,7 @@ STARTS = {
         "batch_norm=start",  # what a solved head wants: results/solved_head.txt
     ),
 }
-SCRATCH, BEFORE, AFTER, SOLVED = (list(STARTS)[at] for at in (0, 2, 3, 4))
+SMALL, SCRATCH, BEFORE, AFTER, SOLVED = STARTS
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,17 @@ class Judge:
 # In the proportions of the plans, 40 trials and 3 x 2 runs before, 24 and 5 x 4 now.
 JUDGES = {"old": Judge(8, 2, 2, OLD_JUDGE), "new": Judge(5, 2, 3)}
 assert len({judge.runs for judge in JUDGES.values()}) == 1
-# From scratch, the new judge alone: what the start is worth is asked once.
-CELLS = [(start, "new") for start in list(STARTS)[:2]] + [
-    (start, judge) for start in list(STARTS)[2:] for judge in JUDGES
+# From scratch, the new judge alone: what the start is worth is asked once. What matters most is
+# first: each is done for all repetitions before the next begins.
+CELLS = [
+    (BEFORE, "old"),
+    (AFTER, "new"),
+    (SOLVED, "new"),
+    (SMALL, "new"),
+    (AFTER, "old"),
+    (SOLVED, "old"),
+    (BEFORE, "new"),
+    (SCRATCH, "new"),
 ]
 
 
@@ -250,6 +258,7 @@ PAIRS = [
     *(((start, "new"), (start, "old")) for start in (BEFORE, AFTER, SOLVED)),
     *(((AFTER, judge), (BEFORE, judge)) for judge in JUDGES),
     *(((SOLVED, judge), (AFTER, judge)) for judge in JUDGES),
+    ((AFTER, "new"), (SMALL, "new")),
     ((AFTER, "new"), (SCRATCH, "new")),
 ]
 
@@ -283,8 +292,8 @@ def main() -> None:
 
     log = given.cells.with_name(f"{given.cells.name}.log")
     with tempfile.TemporaryDirectory() as folder, log.open("a", encoding="utf-8") as messages:
-        for repetition in given.repetitions:
-            for (start, judge), overrides in plans.items():
+        for (start, judge), overrides in plans.items():
+            for repetition in given.repetitions:
                 if any(
                     (c.start, c.judge, c.repetition) == (start, judge, repetition) for c in wanted()
                 ):

@@ -104,7 +104,7 @@ def search(
         TrialWriter(trial).store_scores([studies])
         saver("abnormality")(trial, [(result, dev)], studies)
         trial.set_user_attr("seconds", time.perf_counter() - started)
-        return result.best.score
+        return result.epoch.score
 
     first = space.defaults(study.recipe, axes)
     opened.enqueue_trial(first, user_attrs={"role": BASELINE})
