@@ -18,7 +18,7 @@ from mura_tune.data.audit import Audit, audit_dataset
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.data.scan import scan_dataset
-from mura_tune.data.splits import AUTO_FOLDS, ENOUGH_PATIENTS, assign_splits, count_rarer
+from mura_tune.data.splits import AUTO_FOLDS, ENOUGH_PATIENTS, assign_splits
 from mura_tune.database.urls import database, url_of, url_of_file
 from mura_tune.errors import InputError
 from mura_tune.phantoms.dataset import (
@@ -145,9 +145,10 @@ def _count_folds(config: SearchConfig, frame: pd.DataFrame | None) -> int:
         return max(1, config.split.fold_count)
     if frame is None:
         return 1
+    from mura_tune.search.comparable import count_dev_patients  # with torch, which takes seconds
+
     dev = frame[frame["split"] == "dev"]
-    rarer = count_rarer(dev["patient"].to_numpy(object), dev["label"].to_numpy())
-    return 1 if rarer >= ENOUGH_PATIENTS else AUTO_FOLDS
+    return 1 if count_dev_patients(dev, config.task) >= ENOUGH_PATIENTS else AUTO_FOLDS
 
 
 def list_areas(data: str | Path = DATA) -> list[str]:

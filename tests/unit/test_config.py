@@ -12,6 +12,7 @@ import yaml
 from conftest import Ran
 
 from mura_tune import areas, config
+from mura_tune.api.data import describe_budget
 from mura_tune.areas import AREAS, WHOLE_DATASET_AREAS
 from mura_tune.axes import Axis
 from mura_tune.data.index import open_dataset
@@ -459,6 +460,19 @@ def test_show_counts_the_runs_epochs_and_images_of_a_search(
     assert "# runs: 3 = 3, each of 4 epochs: 12 epochs where nothing is pruned, " in told
     assert f"{images} images each: {12 * images:,} images" in told
     assert yaml.safe_load(told)["budget"]["trials"] == 3  # the count is a comment
+
+
+def test_show_counts_the_folds_of_a_router_by_its_rarest_area(tmp_path: Path) -> None:
+    """800 patients of one area are enough to tell normal from abnormal; 20 of another are few."""
+    patients = [(f"{i:03}", i % 2, "XR_HAND" if i < 800 else "XR_WRIST") for i in range(820)]
+    rows = [f"{name}.png,{name},{label},{area}" for name, label, area in patients]
+    table = tmp_path / "set.csv"
+    table.write_text("\n".join(["path,patient,label,area", *rows]))
+    runs = [
+        describe_budget(config.load_config(area, ["split.folds=auto"]), data=table)
+        for area in ("pooled", "router")
+    ]
+    assert ["folds" in told for told in runs] == [False, True]
 
 
 def test_another_budget_stays_under_what_a_call_names() -> None:
