@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from mura_tune.metrics.estimates import Estimate, Floats, Names, StudyScores
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS, threshold_metrics
 from mura_tune.metrics.ranking import weighted_auc, weighted_average_precision
 
+UNDEFINED = "undefined"  # such as the PPV of a release that calls nothing abnormal
 AnyEvaluation = Evaluation | RouterEvaluation
 
 
@@ -76,13 +78,15 @@ class Comparison:
         wide = max(18, *(len(name) for name in self.labels.values()))
         rows = (
             f"  {self.labels[key]:<{wide}} {self._describe(difference):<25}   "
-            f"{self.values[key][0]:.3f} and {self.values[key][1]:.3f}"
+            + " and ".join(map(_describe_value, self.values[key]))
             for key, difference in self.differences.items()
         )
         return "\n".join([head, *rows, *self._describe_claims(), *self._describe_delong()])
 
     def _describe(self, difference: Estimate) -> str:
         """The difference, and its interval where there is a claim in it."""
+        if math.isnan(difference.value):
+            return UNDEFINED
         claims = (difference.low, difference.high) != (-1, 1)
         return difference.signed() if claims else f"{difference.value:+.3f} (too few patients)"
 
@@ -228,3 +232,7 @@ def _weighted(evaluation: Evaluation) -> WeightedMetrics:
         return ranked | {name: at_point[name] for name in THRESHOLD_METRICS}
 
     return weighted
+
+
+def _describe_value(value: float) -> str:
+    return UNDEFINED if math.isnan(value) else f"{value:.3f}"

@@ -114,6 +114,19 @@ def test_one_measure_is_primary_and_what_cannot_be_seen_is_said() -> None:
     assert "  test of this area was read 3 times before" in logged.describe()
 
 
+def test_a_measure_that_a_release_does_not_have_is_undefined() -> None:
+    good = model(0.0)
+    none = replace(good.by_study["ppv"], value=np.nan, low=np.nan, high=np.nan)
+    none_abnormal = replace(
+        good,
+        decision=replace(good.decision, points={"prevalence": 1.0}),
+        by_study=good.by_study | {"ppv": none},
+    )
+    found = compare_releases("XR_TEST", NAMES, good, none_abnormal)
+    (row,) = [line.split() for line in found.describe().splitlines() if "PPV" in line]
+    assert row == ["PPV", "undefined", f"{good.by_study['ppv'].value:.3f}", "and", "undefined"]
+
+
 def test_with_few_patients_of_a_class_nothing_is_claimed() -> None:
     good, bad = (model(noise, n=14) for noise in (0.0, 3.0))
     assert good.studies.rarer_patients < 10
