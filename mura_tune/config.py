@@ -164,8 +164,8 @@ class SearchConfig:
             for value in axis.ends:
                 with_values(self.recipe, {path: value}, prefix="search.")
         with_values(self.recipe, self.final_values, prefix="final.")
-        asked = self.final.get(REFIT, False)
-        check_value(isinstance(asked, bool), f"final.{REFIT}", asked, "true or false")
+        refit = self.final.get(REFIT, False)
+        check_value(isinstance(refit, bool), f"final.{REFIT}", refit, "true or false")
         self._check_combinations()
         for where, values in (("search", self.search), ("final", self.final)):
             check_value(

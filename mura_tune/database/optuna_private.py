@@ -125,6 +125,11 @@ def fail(study: optuna.Study, trial: FrozenTrial, name: str, reason: str) -> Non
         return
 
 
+def extend_attribute(study: optuna.Study, name: str, items: Sequence[str]) -> None:
+    """Add items to the list under an attribute of a study that people see."""
+    study.set_user_attr(name, [*study.user_attrs.get(name, []), *items])
+
+
 def contains(distribution: BaseDistribution, value: Any) -> bool:
     """Whether a distribution can draw a value."""
     try:

@@ -108,11 +108,11 @@ def same_or_refuse(
     """
     config = _say_budget(search, config)
     first_config = as_begun(search, config)
-    begun, asked = (config_to_dict(each)["recipe"] for each in (first_config, config))
+    begun, now = (config_to_dict(each)["recipe"] for each in (first_config, config))
     recipe_fields = ", ".join(
         f"{path}: {get_value(begun, path)}"
         for path in CHANGED_FIELDS
-        if get_value(begun, path) != get_value(asked, path)
+        if get_value(begun, path) != get_value(now, path)
     )
     if recipe_fields:
         _LOG.warning("search %s goes on as it began, with %s", search.name, recipe_fields)
@@ -257,11 +257,11 @@ def as_begun(search: SearchRecord, config: SearchConfig) -> SearchConfig:
     if stored is None:
         return config
     config = _budget_as_begun(search, config)
-    asked, first = config_to_dict(config)["recipe"], {}
+    now, first = config_to_dict(config)["recipe"], {}
     for path, (*earlier, today) in CHANGED_FIELDS.items():
         begun = get_value(complete_values(stored["recipe"]), path)
         older = path in newer_fields(stored["recipe"])
-        if older or (begun in earlier and get_value(asked, path) == today):
+        if older or (begun in earlier and get_value(now, path) == today):
             first[path] = begun
     if config.split.folds == AUTO:  # an early version stored no folds, and had none
         folds = stored["split"].get("folds", 0)

@@ -139,8 +139,7 @@ class SearchRecord:
 
     def add_space_changes(self, changes: Sequence[str]) -> None:
         """Store, where people see it, how ranges were changed after the start."""
-        history: Sequence[str] = self.handle.user_attrs.get(_SPACE_CHANGES, [])
-        self.handle.set_user_attr(_SPACE_CHANGES, [*history, *changes])
+        optuna_private.extend_attribute(self.handle, _SPACE_CHANGES, changes)
 
     def queue(self, trial: FrozenTrial) -> None:
         """Add a trial that waits for a worker, as `trial_record.waiting_trial` makes it.

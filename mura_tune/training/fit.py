@@ -112,7 +112,7 @@ class RunningPhase(Protocol):
         """Train an epoch, counted from 1 over all phases; the loss of train."""
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, the network has the weights that are judged and kept."""
+        """Inside, the network has the weights that are judged and chosen."""
 
     def waited(self, epochs: int) -> None:
         """Call it after each epoch: how many of this phase passed since the best one."""
@@ -121,8 +121,8 @@ class RunningPhase(Protocol):
 # Whether a run ends with the weights of a new epoch rather than with those it would end with so
 # far. By `best` equal scores leave the earlier ones.
 KEEP_RULES: Mapping[str, Callable[[Epoch, Epoch], bool]] = {
-    "best": lambda new, kept: new.score > kept.score,
-    "last": lambda new, kept: True,
+    "best": lambda new, best: new.score > best.score,
+    "last": lambda new, best: True,
 }
 
 
@@ -174,13 +174,13 @@ def fit(
     if recipe.frozen_statistics:
         net.freeze_statistics()
     epochs: list[Epoch] = []
-    kept: Epoch | None = None
+    chosen: Epoch | None = None
     weights: dict[str, Tensor] = {}
-    kept_logits = torch.empty(0)
+    chosen_logits = torch.empty(0)
     if held := memory.load():
-        epochs, kept = list(held.epochs), held.epoch
+        epochs, chosen = list(held.epochs), held.epoch
         weights = {name: value.to(device) for name, value in held.weights.items()}
-        kept_logits = held.logits.to(device)
+        chosen_logits = held.logits.to(device)
         net.body.load_state_dict(held.parts["net"])
         set_generators(held.generators, device)
         for epoch in epochs:
@@ -206,18 +206,20 @@ def fit(
                     raise Diverged(f"{task.monitor} is {score} after epoch {number}")
                 epoch = Epoch(number, index + 1, depth, loss, score, time.perf_counter() - started)
                 epochs.append(epoch)
-                if kept is None or KEEP_RULES[recipe.keep](epoch, kept):
-                    kept, kept_logits = epoch, logits
+                if chosen is None or KEEP_RULES[recipe.keep](epoch, chosen):
+                    chosen, chosen_logits = epoch, logits
                     weights = {name: value.clone() for name, value in net.body.state_dict().items()}
             running.waited(_waited(epochs, before))
             states = {name: part.state_dict() for name, part in parts.items()}
             memory.save(
-                State(tuple(epochs), kept, weights, kept_logits, states, generator_states(device))
+                State(
+                    tuple(epochs), chosen, weights, chosen_logits, states, generator_states(device)
+                )
             )
             on_epoch(epoch)
-    assert kept is not None  # a Recipe has at least one epoch
+    assert chosen is not None  # a Recipe has at least one epoch
     net.body.load_state_dict(weights)
-    return FitResult(tuple(epochs), kept, weights, kept_logits)
+    return FitResult(tuple(epochs), chosen, weights, chosen_logits)
 
 
 def predict(net: nn.Module, split: Split) -> Tensor:

@@ -262,15 +262,15 @@ def _choose_penalty(
         return 1.0
     folds = [(loss_over(~mask), loss_over(mask), float(views.shares[mask].sum())) for mask in masks]
     thetas = [start] * len(folds)
-    found: dict[float, float] = {}
+    losses: dict[float, float] = {}
     for penalty in PENALTIES:
-        found[penalty] = 0.0
+        losses[penalty] = 0.0
         for number, (loss, held_out, share) in enumerate(folds):
             thetas[number] = _minimise(loss, penalty, thetas[number])
             with torch.no_grad():
-                found[penalty] += share * float(held_out(thetas[number]))
-        best = min(found, key=lambda value: found[value])
-        if sum(value < best for value in found) >= PATIENCE:
+                losses[penalty] += share * float(held_out(thetas[number]))
+        best = min(losses, key=lambda value: losses[value])
+        if sum(value < best for value in losses) >= PATIENCE:
             break
     return best
 

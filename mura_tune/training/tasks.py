@@ -174,8 +174,8 @@ def area_prior(train: Split, recipe: Recipe) -> Tensor:
     """
     shares = view_shares(train, recipe)
     counts = np.bincount(train.area_labels.cpu().numpy(), shares, len(train.areas))
-    kept = 1 - recipe.label_smoothing
-    smoothed = kept * np.maximum(counts, 1 / len(train)) + (1 - kept) / len(train.areas)
+    own = 1 - recipe.label_smoothing
+    smoothed = own * np.maximum(counts, 1 / len(train)) + (1 - own) / len(train.areas)
     return torch.from_numpy(np.log(smoothed)).float()
 
 
