@@ -122,10 +122,21 @@ class World:
             "outputs": 1,
             "recipe_digest": "0" * 12,
             "preprocessing": current_preprocessing(32).to_json(),
-            "calibration": {"temperature": 0.5, "offset": 0.01},
+            "calibration": {
+                "temperature": 0.5,
+                "offset": 0.01,
+                "aggregation": "sigmoid of the mean logit",
+            },
             "operating_points": points,
             "recommended": "max_youden",
-            "abstain": {"low": 0.4, "high": 0.6, "share": 0.1, "error": 0.1, "error_without": 0.1},
+            "abstain": {
+                "low": 0.4,
+                "high": 0.6,
+                "share": 0.1,
+                "error": 0.1,
+                "error_without": 0.1,
+                "bound": 0.2,
+            },
         }
         save_release(
             self.release,

@@ -6,7 +6,7 @@ import click
 import fuzzer
 import pytest
 
-from mura_tune import config
+from mura_tune.api import data as api_data
 from mura_tune.errors import InputError
 
 CASES = {"values": 240, "search-files": 100, "manifests": 160, "tables": 100, "answers": 60}
@@ -36,20 +36,20 @@ def test_what_is_not_spoilt_passes(world: fuzzer.World) -> None:
 
 def test_each_fault_is_seen(world: fuzzer.World, monkeypatch: pytest.MonkeyPatch) -> None:
     def fault_of(act: object) -> str:
-        monkeypatch.setattr(config, "load_config", act)
+        monkeypatch.setattr(api_data, "resolve_config", act)
         return fuzzer.judged(SHOW).fault
 
-    def fail(area: str, overrides: object) -> None:
+    def fail(area: str, overrides: object, *, data: object) -> None:
         raise KeyError(area)
 
-    def name_python(area: str, overrides: object) -> None:
+    def name_python(area: str, overrides: object, *, data: object) -> None:
         raise InputError("size: TypeError")
 
-    def talk(area: str, overrides: object) -> None:
+    def talk(area: str, overrides: object, *, data: object) -> None:
         click.echo("by the way", err=True)
         raise InputError("size")
 
-    def run_on(area: str, overrides: object) -> None:
+    def run_on(area: str, overrides: object, *, data: object) -> None:
         while True:
             pass
 
