@@ -76,7 +76,8 @@ def test_a_search_stopped_half_way_ends_at_the_exact_total(
 def test_real_radiographs_become_a_release(
     run: Callable[..., Ran], real: Path, tmp_path: Path
 ) -> None:
-    tuned = run("tune", "XR_MIXED", f"--data={real}", "--trials=2", *CALL)
+    again = ["--set=budget.confirm.top=1", "--set=budget.confirm.seeds=2"]
+    tuned = run("tune", "XR_MIXED", f"--data={real}", "--trials=2", *CALL, *again)
     assert tuned.code == 0
     assert len(re.findall(r"left out .*image99\.png: truncated", tuned.err)) == 2
     assert run("finalize", "XR_MIXED", f"--data={real}").code == 0
