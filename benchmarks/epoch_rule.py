@@ -21,9 +21,8 @@ from pathlib import Path
 
 import numpy as np
 from epoch_runs import SETTINGS, Run, make_runs
-from measure import REAL, arguments, opened
+from measure import REAL, arguments, mean_interval, opened
 from numpy.typing import NDArray
-from solved_head import interval
 
 LAST = 3  # epochs whose mean is a score
 Array = NDArray[np.float64]
@@ -63,10 +62,10 @@ def report(runs: Sequence[Run]) -> None:
         )
         picked = by_fold(runs, lambda own, rule=rule: rule.test(max(own, key=rule.score)))
         first = first or {"test": test, "picked": picked}
+        gains = [mean_interval(own - first[of]) for own, of in ((test, "test"), (picked, "picked"))]
         print(
-            f"{name:>28}: test {test.mean():.3f}, {interval(test - first['test'])}; optimism "
-            f"{optimism.mean():+.3f}; picked {picked.mean():.3f}, "
-            f"{interval(picked - first['picked'])}"
+            f"{name:>28}: test {test.mean():.3f}, difference {gains[0]}; optimism "
+            f"{optimism.mean():+.3f}; picked {picked.mean():.3f}, difference {gains[1]}"
         )
 
 

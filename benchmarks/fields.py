@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from epoch_runs import LITE, divide, read_pool
-from measure import REAL, arguments, opened
-from solved_head import interval
+from measure import REAL, arguments, mean_interval, opened
 from torch import Tensor
 
 from mura_tune import config
@@ -154,7 +153,7 @@ def report(runs: Sequence[Run]) -> None:
         for variant, values in rows.items():
             higher = f"higher in {int((values > plain).sum())}, lower in "
             print(
-                f"{variant:>22}: {values.mean():.3f}, {interval(values - plain)}, "
+                f"{variant:>22}: {values.mean():.3f}, difference {mean_interval(values - plain)}, "
                 f"{higher}{int((values < plain).sum())}"
             )
 

@@ -25,12 +25,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from measure import arguments, commit, opened
+from measure import arguments, commit, mean_interval, opened
 
 import mura_tune as mt
 from mura_tune.config import config_to_dict
 from mura_tune.data.index import index_mura
-from mura_tune.metrics.estimates import t_quantile
 
 AREA = "XR_MIXED"
 FIFTHS = 5
@@ -216,15 +215,6 @@ def append_cell(file: Path, cell: Cell) -> None:
         cells.write(json.dumps(asdict(cell)) + "\n")
 
 
-def interval(values: list[float]) -> str:
-    """The mean of paired values with its 95 % interval by Student's t."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:+.3f} (n = 1 repetition)"
-    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}] (n = {len(values)} repetitions)"
-
-
 def summarise(cells: list[Cell]) -> None:
     """Print a row for each start and judge, and the differences, paired by repetition."""
     by_cell: dict[tuple[str, str], dict[int, Cell]] = {}
@@ -235,8 +225,9 @@ def summarise(cells: list[Cell]) -> None:
         dev, test = (
             float(np.mean([getattr(c, s) for c in runs.values()])) for s in ("dev", "test")
         )
-        gaps = [interval([getattr(c, score) - c.test for c in runs.values()]) for score in GAPS]
-        short = [gap.partition(" (n")[0] for gap in gaps]
+        short = [
+            mean_interval([getattr(c, score) - c.test for c in runs.values()]) for score in GAPS
+        ]
         print(f"{start:34}{judge:7}{dev:7.3f}{test:7.3f}   {short[0]:24}{short[1]}")
     print()
     for first, second in PAIRS:
@@ -244,11 +235,11 @@ def summarise(cells: list[Cell]) -> None:
         if not both:
             continue
         one, other = (by_cell[key] for key in (first, second))
-        gain = interval([one[r].test - other[r].test for r in both])
+        gain = mean_interval([one[r].test - other[r].test for r in both])
         print(
             f"test AUC, {' with the '.join(first)} judge minus {' with the '.join(second)} judge:"
         )
-        print(f"    {gain}")
+        print(f"    {gain} (n = {len(both)})")
 
 
 GAPS = ("dev", "picked")

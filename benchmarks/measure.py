@@ -109,6 +109,17 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     return f"{middle:{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
+def mean_interval(values: Sequence[float]) -> str:
+    """The mean of paired differences, with its 95 % interval by Student's t from two on."""
+    from scipy.special import stdtrit
+
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:+.3f}"
+    half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+
+
 def ratio(over: Sequence[float], under: Sequence[float]) -> str:
     """Median and range of the rounds' own ratios."""
     return spread([a / b for a, b in zip(over, under, strict=True)]) + "x"

@@ -114,7 +114,7 @@ def compare(arch: str, layer: str, paths: list[Path], folder: Path) -> str:
     return f"{arch:28} {own.mean[0]:4.2f} {own.std[0]:4.2f} {cells[0]}   {cells[1]}"
 
 
-def settle(net: nn.Module, x: Tensor) -> None:
+def settle(net: Any, x: Tensor) -> None:
     """Give random weights to a network and, by a step over pictures, statistics to BatchNorms."""
     torch.manual_seed(0)
     for module in net.modules():
@@ -122,7 +122,7 @@ def settle(net: nn.Module, x: Tensor) -> None:
             nn.init.normal_(module.bias, std=0.1)  # a network that answers zero compares as equal
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-    net.get_classifier().weight.normal_(std=0.05)  # type: ignore[operator, union-attr]
+    net.get_classifier().weight.normal_(std=0.05)
     net.train()(x)
 
 

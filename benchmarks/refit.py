@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import arguments, opened
+from measure import arguments, mean_interval, opened
 from torch import Tensor
 
 from mura_tune import config
@@ -24,7 +24,7 @@ from mura_tune.config import Holdout
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare, prepare_folds
 from mura_tune.evaluation.decision import average_split, choose_decision
-from mura_tune.metrics.estimates import StudyScores, t_quantile
+from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import threshold_metrics
 from mura_tune.metrics.ranking import auc
 from mura_tune.networks.network import Network
@@ -102,13 +102,11 @@ def run(pool: Prepared, recipe: Recipe, patients: int) -> tuple[list[float], lis
 
 def show(runs: Sequence[tuple[list[float], list[float]]]) -> None:
     before, after = (np.array([pair[side] for pair in runs]) for side in (0, 1))
-    print(f"{'on test':<10}{'held-out dev':>14}{'refit':>9}{'difference':>12}   95 % interval")
+    print(f"{'on test':<10}{'held-out dev':>14}{'refit':>9}   difference, 95 % interval")
     for column, name in enumerate(NUMBERS):
         own = after[:, column] - before[:, column]
-        reach = t_quantile(len(own) - 1) * own.std(ddof=1) / np.sqrt(len(own))
         means = f"{before[:, column].mean():>14.3f}{after[:, column].mean():>9.3f}"
-        ends = f"[{own.mean() - reach:+.3f}, {own.mean() + reach:+.3f}]"
-        print(f"{name:<10}{means}{own.mean():>+12.3f}   {ends}")
+        print(f"{name:<10}{means}   {mean_interval(own)}")
 
 
 def main() -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from epoch_runs import SETTINGS, VARIANTS, Run, make_runs
-from measure import REAL, arguments, opened
-from scipy.stats import t as student
+from measure import REAL, arguments, mean_interval, opened
 
 FIRST = "steps, batch"  # what recipes did before
 Number = Callable[[Run], float]
@@ -30,15 +29,6 @@ def values_by_fold(runs: Sequence[Run], variant: str, number: Number) -> np.ndar
     """A number of the runs of one variant, in the order of the folds."""
     own = sorted((run for run in runs if run.variant == variant), key=lambda run: run.fold)
     return np.array([number(run) for run in own])
-
-
-def interval(differences: np.ndarray) -> str:
-    """The mean and its 95 % t interval."""
-    n, mean = len(differences), float(differences.mean())
-    if n < 2:
-        return f"difference {mean:+.3f}"
-    half = float(student.ppf(0.975, n - 1) * differences.std(ddof=1) / n**0.5)
-    return f"difference {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
 
 
 def main() -> None:
@@ -68,7 +58,8 @@ def main() -> None:
             first = values_by_fold(own, FIRST, number)
             for variant in VARIANTS:
                 values = values_by_fold(own, variant, number)
-                print(f"{variant:>16}: {values.mean():.3f}, {interval(values - first)}")
+                gain = mean_interval(values - first)
+                print(f"{variant:>16}: {values.mean():.3f}, difference {gain}")
 
 
 if __name__ == "__main__":

@@ -294,8 +294,9 @@ def _read_test(
 ) -> Evaluation | RouterEvaluation:
     """Evaluate a release on test, and log that first; see `split_uses`."""
     uses = _log_use(workspace, opened, prepared.areas, verb)
-    test = release_task(opened.manifest.task).evaluate_release(opened, prepared)
-    return replace(test, uses_before=uses)  # type: ignore[no-any-return]
+    task = release_task(opened.manifest.task)
+    test: Evaluation | RouterEvaluation = task.evaluate_release(opened, prepared)
+    return replace(test, uses_before=uses)
 
 
 def _log_use(workspace: Workspace, opened: Release, areas: Sequence[str], verb: str) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 LOG = "test_uses.jsonl"
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def count_uses(runs: Path, areas: Sequence[str], data: str) -> int | None:
         return _count((runs / LOG).read_bytes(), areas, data)
     except FileNotFoundError:
         return 0
-    except OSError:
+    except OSError as error:
+        _LOG.warning("%s: how often test was read is not known: %s", runs / LOG, error.strerror)
         return None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 Pixels = NDArray[np.uint8]
 
@@ -92,8 +93,8 @@ def _check_single(image: ImageFile) -> None:
 
 def _reduced(image: ImageFile, page: int) -> bool:
     image.seek(page)
-    # Only a TIFF has tags, and only a TIFF comes here.
-    return bool(image.tag_v2.get(_SUBFILE, 0) & _REDUCED)  # type: ignore[attr-defined]
+    assert isinstance(image, TiffImageFile)  # of the formats that are read, it alone has pages
+    return bool(image.tag_v2.get(_SUBFILE, 0) & _REDUCED)
 
 
 def _rawmode(image: ImageFile) -> str:

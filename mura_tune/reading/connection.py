@@ -211,8 +211,8 @@ def _make_connection(
 ) -> http.client.HTTPConnection:
     """A connection whose answers keep to the deadline, from the first byte to the last."""
     connection = kind(host, **options)
-    # Typed as a class; http.client only calls it.
-    connection.response_class = functools.partial(_Response, deadline)  # type: ignore[assignment]
+    answer: Any = functools.partial(_Response, deadline)  # typed as a class, and only called
+    connection.response_class = answer
     return connection
 
 

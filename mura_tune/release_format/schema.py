@@ -168,7 +168,8 @@ def _fields(cls: type[Entry]) -> tuple[_Field, ...]:
 
 def _resolved(cls: type[Entry]) -> Iterator[_Field]:
     hints = get_type_hints(cls, include_extras=True)
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type] # see __init_subclass__
+    subclass: Any = cls  # a dataclass, which mypy cannot see: `__init_subclass__` makes it one
+    for field in dataclasses.fields(subclass):
         hint = hints[field.name]
         metadata = getattr(hint, "__metadata__", ())  # of Annotated; a bare entry reads itself
         (form,) = [item for item in metadata if not isinstance(item, Key | Mark)] or [hint.parse]
@@ -200,7 +201,8 @@ def number(low: float = -1e9, high: float = 1e9) -> Form:
         real = isinstance(value, int | float) and not isinstance(value, bool)
         inside = real and math.isfinite(value) and low <= value <= high
         check_value(inside, where, value, f"a number from {low:g} to {high:g}")
-        return value  # type: ignore[no-any-return] # a whole number stays one
+        checked: float = value  # a whole number stays one
+        return checked
 
     return form
 

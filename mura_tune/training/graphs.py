@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,8 +49,8 @@ class Captured:
         self._function, self._device = function, device
         self._calls: dict[tuple[object, ...], int] = {}
         self._graphs: dict[tuple[object, ...], _Graph] = {}
-        # torch leaves this class untyped
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream: Any = torch.cuda.Stream  # torch leaves it untyped
+        self._stream = stream(device)
         self._pool = torch.cuda.graph_pool_handle()
         self._eager = False
         self.replays = 0

@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -295,5 +296,6 @@ def _minimise(loss_of: LayerLoss, penalty: float, start: Tensor) -> Tensor:
         torch.autograd.backward(loss)
         return loss
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    step: Any = optimiser.step  # torch leaves it untyped
+    step(closure)
     return theta.detach()

@@ -37,6 +37,14 @@ def test_what_a_killed_call_left_is_ended_and_passed_over(tmp_path: Path, left: 
     assert (tmp_path / LOG).read_bytes().startswith(left.rstrip(b"\n") + b"\n")
 
 
+def test_a_log_that_cannot_be_read_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / LOG).mkdir()
+    assert log_use(tmp_path, WRIST) is None
+    assert "how often test was read is not known: Is a directory" in caplog.text
+
+
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert log_use(tmp_path / "file" / "runs", WRIST) is None
