@@ -19,7 +19,7 @@ from mura_tune.data.prepare import Prepared
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.metrics.ranking import auc
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.search.results import read_result
 from mura_tune.search.search_record import SearchRecord

@@ -20,7 +20,8 @@ from mura_tune import config
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
 from mura_tune.metrics.ranking import auc
-from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.factory import build_network
+from mura_tune.networks.network import Network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import apply_values
 from mura_tune.training import losses

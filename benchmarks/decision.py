@@ -37,7 +37,7 @@ from mura_tune.metrics.estimates import (
 )
 from mura_tune.metrics.operating_points import answer_surest, threshold_metrics, youden_threshold
 from mura_tune.metrics.ranking import threshold_counts
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import apply_values
 from mura_tune.training.batches import load_split

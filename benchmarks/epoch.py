@@ -21,7 +21,8 @@ from measure import arguments, interleaved, opened, ratio, spread
 from search import CASES, CPU, material
 
 from mura_tune.config import load_config
-from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.factory import build_network
+from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split, load_split
 from mura_tune.training.feature_cache import FeatureStore

@@ -22,8 +22,9 @@ from PIL import Image
 from mura_tune import config
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.gradcam import compute_gradcam
-from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.network import Network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import apply_values
 from mura_tune.training.batches import Split, load_split, to_input

@@ -31,7 +31,7 @@ from measure import arguments, interleaved, opened, ratio, spread
 from PIL import Image
 
 from mura_tune.networks.device import choose_device
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.training import fit as training
 from mura_tune.training.batches import Split
 from mura_tune.training.feature_cache import FeatureStore

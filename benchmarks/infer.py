@@ -22,7 +22,7 @@ from measure import arguments, interleaved, opened, ratio, spread
 from search import parts, phantom_data
 
 from mura_tune.imaging.images import read_image, resize_to_square
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.reading.answer_studies import answer_all
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import find_studies

@@ -26,7 +26,7 @@ from mura_tune.config import load_config
 from mura_tune.data import cache
 from mura_tune.data.index import open_dataset
 from mura_tune.training.batches import load_split
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import (build_network)
 from mura_tune.metrics.comparison import average_folds
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource

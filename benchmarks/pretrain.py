@@ -25,7 +25,7 @@ from mura_tune.data.prepare import prepare
 from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.ranking import AUC
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split, load_split

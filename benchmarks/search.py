@@ -31,7 +31,7 @@ from mura_tune.config import load_config
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.metrics.ranking import estimate_auc
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import load_split

@@ -17,7 +17,7 @@ from mura_tune.config import SearchConfig
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.database.urls import url_of
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.search import search, worker
 from mura_tune.search.results import SearchResult, load_result

@@ -22,7 +22,7 @@ from mura_tune.cli import mura
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.database.urls import url_of
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.release.release import current_preprocessing, save_release
 from mura_tune.release_format.manifest import CARD, Manifest, parse_manifest

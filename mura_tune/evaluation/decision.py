@@ -40,13 +40,13 @@ from mura_tune.release_format.entries import (
     AGGREGATIONS,
     MEAN_OF_SIGMOIDS,
     SIGMOID_OF_MEAN,
-    AbstentionEntry,
     BandEntry,
     CalibrationEntry,
     OperatingPointEntry,
     ThresholdEntry,
 )
 from mura_tune.release_format.manifest import AbnormalityManifest
+from mura_tune.release_format.metrics_entries import AbstentionEntry
 from mura_tune.training.batches import Split
 
 SENSITIVITY = 0.90  # what `sensitivity_90` promises of a new abnormal study

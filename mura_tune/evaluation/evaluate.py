@@ -32,7 +32,8 @@ from mura_tune.metrics.calibration_error import (
 from mura_tune.metrics.estimates import Estimate, Names, StudyScores, ViewScores, describe_error
 from mura_tune.metrics.operating_points import THRESHOLD_METRICS, count_calls, estimate_at_threshold
 from mura_tune.metrics.ranking import estimate_auc, estimate_average_precision
-from mura_tune.release_format.entries import AbstentionEntry, DataEntry
+from mura_tune.release_format.entries import DataEntry
+from mura_tune.release_format.metrics_entries import AbstentionEntry
 from mura_tune.release_format.supplement import SupplementEntry
 from mura_tune.training.batches import Split
 

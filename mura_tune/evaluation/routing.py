@@ -14,12 +14,9 @@ from mura_tune.evaluation.split_uses import describe_uses, uses_to_json
 from mura_tune.metrics.areas import AreaLogits, AreaRecognition, softmax
 from mura_tune.metrics.estimates import Floats
 from mura_tune.metrics.operating_points import answer_surest
-from mura_tune.release_format.entries import (
-    AbstentionEntry,
-    ConfidenceEntry,
-    RouterCalibrationEntry,
-)
+from mura_tune.release_format.entries import ConfidenceEntry, RouterCalibrationEntry
 from mura_tune.release_format.manifest import RouterManifest
+from mura_tune.release_format.metrics_entries import AbstentionEntry
 from mura_tune.training.batches import Split
 from mura_tune.training.tasks import recognise_areas, study_logits
 

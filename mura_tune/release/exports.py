@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from mura_tune.errors import InputError, MuraError
 from mura_tune.files import EXPORTS, check_writable, replace_file
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.heads import output_layers
-from mura_tune.networks.network import build_network, members_of
+from mura_tune.networks.network import members_of
 from mura_tune.networks.normalisation import MEAN, RGB_MEAN, RGB_STD, STD
 from mura_tune.networks.weights import copy_tensors
 from mura_tune.release.release import Release

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import Network, build_network, outline_network
+from mura_tune.networks.factory import build_network, outline_network
+from mura_tune.networks.network import Network
 from mura_tune.networks.normalisation import MEAN, RGB_MEAN, RGB_STD, STD
 from mura_tune.networks.weights import (
     check_finite_weights,

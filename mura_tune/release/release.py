@@ -26,14 +26,8 @@ from mura_tune import strict
 from mura_tune.data.fingerprints import compute_fingerprints, write_fingerprints
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import PREPROCESSING, preprocessing_changes
-from mura_tune.networks.network import (
-    Ensemble,
-    Model,
-    Network,
-    join_members,
-    members_of,
-    restore_network,
-)
+from mura_tune.networks.factory import restore_network
+from mura_tune.networks.network import Ensemble, Model, Network, join_members, members_of
 from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.networks.starts import DIGEST_DIGITS
 from mura_tune.networks.weights import copy_tensors

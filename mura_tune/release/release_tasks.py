@@ -27,17 +27,17 @@ from mura_tune.evaluation.routing import (
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.networks.network import Model
 from mura_tune.release.release import Release, as_abnormality, as_router
-from mura_tune.release_format.entries import (
-    MEAN_OF_SIGMOIDS,
-    AbnormalityMetricsEntry,
-    MultitaskMetricsEntry,
-    RouterMetricsEntry,
-)
+from mura_tune.release_format.entries import MEAN_OF_SIGMOIDS
 from mura_tune.release_format.manifest import (
     AbnormalityManifest,
     Manifest,
     MultitaskManifest,
     RouterManifest,
+)
+from mura_tune.release_format.metrics_entries import (
+    AbnormalityMetricsEntry,
+    MultitaskMetricsEntry,
+    RouterMetricsEntry,
 )
 from mura_tune.report.abnormality import render_card, render_report
 from mura_tune.report.router import render_router_card, render_router_report

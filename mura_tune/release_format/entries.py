@@ -7,20 +7,16 @@ from typing import Annotated, Any
 
 from mura_tune import config
 from mura_tune.config import SearchConfig
-from mura_tune.metrics.areas import AREA_METRICS
-from mura_tune.metrics.calibration_error import CalibrationError
 from mura_tune.metrics.estimates import Estimate
-from mura_tune.metrics.operating_points import THRESHOLD_METRICS
 from mura_tune.recipe import SIZES
 from mura_tune.release_format.schema import (
     FLAT,
     LATER,
+    SHARE,
     Entry,
     Key,
-    area_name,
     each,
     estimate,
-    estimates,
     flag,
     maybe,
     named,
@@ -30,19 +26,13 @@ from mura_tune.release_format.schema import (
     tree,
     whole,
 )
-from mura_tune.release_format.supplement import SupplementEntry
 from mura_tune.strict import check_value, join_path
 
-MOST_AREAS = 999  # more than any dataset has
 MEAN_OF_SIGMOIDS = "mean of sigmoids"  # of the calibrated logits of a study's views
 SIGMOID_OF_MEAN = "sigmoid of the mean logit"  # calibrated, too
 AGGREGATIONS = (MEAN_OF_SIGMOIDS, SIGMOID_OF_MEAN)
-ESTIMATES = ("auc", "average_precision", *THRESHOLD_METRICS)
-_LATER_ESTIMATES = ("balanced_accuracy",)
 
-_SHARE = number(0, 1)
 _SCORE = number(-1, 1)
-_AREA_NAMES = each(area_name, least=1, most=MOST_AREAS)
 
 
 class PreprocessingEntry(Entry):
@@ -95,14 +85,14 @@ class RouterCalibrationEntry(Entry):
 class OperatingPointEntry(Entry):
     """A threshold and its rule in words."""
 
-    threshold: Annotated[float, _SHARE]
+    threshold: Annotated[float, SHARE]
     rule: Annotated[str, text, Key("chosen")]
 
 
 class ThresholdEntry(Entry):
     """The recommended operating point again, as schema 1 stored its only one."""
 
-    value: Annotated[float, _SHARE]
+    value: Annotated[float, SHARE]
     rule: Annotated[str, text, Key("chosen")]
 
 
@@ -117,12 +107,12 @@ class BandEntry(Entry):
         rule: how the band was chosen, in words.
     """
 
-    low: Annotated[float, _SHARE]
-    high: Annotated[float, _SHARE]
-    share: Annotated[float, _SHARE]
-    error: Annotated[float, _SHARE]
-    error_without: Annotated[float, _SHARE]
-    bound: Annotated[float | None, _SHARE] = None
+    low: Annotated[float, SHARE]
+    high: Annotated[float, SHARE]
+    share: Annotated[float, SHARE]
+    error: Annotated[float, SHARE]
+    error_without: Annotated[float, SHARE]
+    bound: Annotated[float | None, SHARE] = None
     rule: Annotated[str | None, text, Key("chosen")] = None
 
     def check_agreement(self, where: str) -> None:
@@ -132,172 +122,11 @@ class BandEntry(Entry):
 class ConfidenceEntry(Entry):
     """The probability of the area that a router calls, below which it abstains; see BandEntry."""
 
-    confidence: Annotated[float, _SHARE]
-    share: Annotated[float, _SHARE]
-    error: Annotated[float, _SHARE]
-    error_without: Annotated[float, _SHARE]
+    confidence: Annotated[float, SHARE]
+    share: Annotated[float, SHARE]
+    error: Annotated[float, SHARE]
+    error_without: Annotated[float, SHARE]
     rule: Annotated[str | None, text, Key("chosen")] = None
-
-
-class AbstentionEntry(Entry):
-    """How many studies of a split a release abstains from.
-
-    Attributes:
-        error: of the answers that remain; None where no study is answered.
-        error_without: of all answers.
-    """
-
-    studies: Annotated[int, whole()]
-    error: Annotated[float | None, maybe(_SHARE)]
-    error_without: Annotated[float, _SHARE]
-
-
-class EvaluationEntry(Entry):
-    """A release on one split: what every task stores.
-
-    Attributes:
-        uses_before: how often the split was measured before, where that is known.
-    """
-
-    split: Annotated[str, text]
-    studies: Annotated[int, whole(1)]
-    patients: Annotated[int, whole(1)]
-    images: Annotated[int, whole(1)]
-    uses_before: Annotated[int | None, whole()] = None
-
-
-class ConfusionEntry(Entry):
-    """Counts of studies at the recommended operating point."""
-
-    tp: Annotated[int, whole()]
-    fp: Annotated[int, whole()]
-    fn: Annotated[int, whole()]
-    tn: Annotated[int, whole()]
-
-
-class PointEvaluationEntry(Entry):
-    """An operating point's estimates, THRESHOLD_METRICS by name."""
-
-    threshold: Annotated[float, _SHARE]
-    estimates: Annotated[
-        Mapping[str, Estimate], FLAT, estimates(THRESHOLD_METRICS, later=_LATER_ESTIMATES)
-    ]
-
-
-class BinnedErrorEntry(Entry):
-    """Expected calibration error; see CalibrationError.
-
-    Attributes:
-        low, high: ends of an interval that earlier versions wrote, and that is none.
-    """
-
-    value: Annotated[float, _SHARE]
-    low: Annotated[float | None, _SHARE] = None
-    high: Annotated[float | None, _SHARE] = None
-    studies: Annotated[int | None, whole()] = None
-    patients: Annotated[int | None, whole()] = None
-    expected: Annotated[float | None, _SHARE] = None
-    expected_high: Annotated[float | None, _SHARE] = None
-
-    @property
-    def error(self) -> CalibrationError:
-        """The error as pages show it."""
-        counts = (self.studies or 0, self.patients or 0)
-        return CalibrationError(self.value, *counts, self.expected, self.expected_high)
-
-
-class CalibrationErrorEntry(Entry):
-    """Expected calibration error and Brier score."""
-
-    ece: BinnedErrorEntry
-    brier: Annotated[Estimate, estimate]
-
-
-class CalibrationErrorsEntry(Entry):
-    """The same before calibration and after it."""
-
-    before: CalibrationErrorEntry
-    after: CalibrationErrorEntry
-
-
-class AbnormalityEvaluationEntry(EvaluationEntry):
-    """A release that answers normal or abnormal, on one split.
-
-    Attributes:
-        abnormal: studies that are labelled so.
-        estimates: ESTIMATES by name, at study level, at the recommended operating point.
-        by_image: the same where each image is judged by itself.
-        operating_points: by name.
-        reliability: bins of studies with neighbouring scores, as plain values.
-        auc_by_area: of areas with both classes, where the release is for several areas.
-        supplement: what a report shows beside the scores; older releases have none.
-    """
-
-    abnormal: Annotated[int, whole()]
-    threshold: Annotated[float, _SHARE]
-    estimates: Annotated[Mapping[str, Estimate], FLAT, estimates(ESTIMATES, later=_LATER_ESTIMATES)]
-    confusion: ConfusionEntry
-    by_image: Annotated[Mapping[str, Estimate], estimates(ESTIMATES, later=_LATER_ESTIMATES)]
-    operating_points: Annotated[
-        Mapping[str, PointEvaluationEntry], named(PointEvaluationEntry.parse)
-    ]
-    calibration: CalibrationErrorsEntry
-    reliability: Annotated[Any, lambda value, where: value] = None
-    abstain: AbstentionEntry
-    auc_by_area: Annotated[Mapping[str, Estimate] | None, named(estimate)] = None
-    supplement: Annotated[SupplementEntry | None, SupplementEntry.parse] = None
-
-
-class RecognitionEntry(Entry):
-    """How surely the area of a study is recognised.
-
-    Attributes:
-        estimates: AREA_METRICS by name, at study level.
-        recall: by area.
-        by_image: the accuracy where each image is judged by itself.
-        confusion: counts of studies, a row an area, a column the area that was called.
-    """
-
-    estimates: Annotated[Mapping[str, Estimate], FLAT, estimates(tuple(AREA_METRICS))]
-    recall: Annotated[Mapping[str, Estimate], named(estimate)]
-    by_image: Annotated[Mapping[str, Estimate], estimates(("accuracy",))]
-    areas: Annotated[tuple[str, ...], _AREA_NAMES]
-    confusion: Annotated[tuple[tuple[int, ...], ...], each(each(whole()), least=1, most=MOST_AREAS)]
-
-
-class MultitaskEvaluationEntry(AbnormalityEvaluationEntry):
-    """The same of a release that tells the area, too."""
-
-    recognition: Annotated[RecognitionEntry, RecognitionEntry.parse, Key("body_part")]
-
-
-class RouterEvaluationEntry(EvaluationEntry):
-    """A router on one split."""
-
-    recognition: Annotated[RecognitionEntry, FLAT, RecognitionEntry.parse]
-    abstain: AbstentionEntry
-
-
-class MetricsEntry(Entry):
-    """Evaluations on dev, where things were chosen, and on test, where nothing was."""
-
-    dev: EvaluationEntry
-    test: EvaluationEntry
-
-
-class AbnormalityMetricsEntry(MetricsEntry):
-    dev: AbnormalityEvaluationEntry
-    test: AbnormalityEvaluationEntry
-
-
-class MultitaskMetricsEntry(AbnormalityMetricsEntry):
-    dev: MultitaskEvaluationEntry
-    test: MultitaskEvaluationEntry
-
-
-class RouterMetricsEntry(MetricsEntry):
-    dev: RouterEvaluationEntry
-    test: RouterEvaluationEntry
 
 
 class ConfirmationEntry(Entry):

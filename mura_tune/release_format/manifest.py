@@ -17,29 +17,32 @@ from mura_tune.errors import InputError
 from mura_tune.files import RELEASE_FILES
 from mura_tune.recipe import Recipe, recipe_from_dict
 from mura_tune.release_format.entries import (
-    MOST_AREAS,
-    AbnormalityMetricsEntry,
     BandEntry,
     CalibrationEntry,
     ConfidenceEntry,
     DataEntry,
-    MetricsEntry,
-    MultitaskMetricsEntry,
     OperatingPointEntry,
     PreprocessingEntry,
     RouterCalibrationEntry,
-    RouterMetricsEntry,
     RunsEntry,
     SearchEntry,
     ThresholdEntry,
     TrainingEntry,
 )
+from mura_tune.release_format.metrics_entries import (
+    AbnormalityMetricsEntry,
+    MetricsEntry,
+    MultitaskMetricsEntry,
+    RouterMetricsEntry,
+)
 from mura_tune.release_format.schema import (
     LATER,
+    MOST_AREAS,
     NULL,
     Entry,
     Key,
     area_name,
+    area_names,
     each,
     maybe,
     named,
@@ -88,7 +91,7 @@ class Manifest(Entry):
     schema: Annotated[int, whole()] = SCHEMA
     area: Annotated[str, area_name]
     task: Annotated[str, text] = TASK_NAMES[0]
-    areas: Annotated[tuple[str, ...], each(area_name, least=1, most=MOST_AREAS)] = ()
+    areas: Annotated[tuple[str, ...], area_names()] = ()
     arch: Annotated[str, text]
     outputs: Annotated[int, whole(1, MOST_AREAS + 1)]
     preprocessing: PreprocessingEntry
@@ -200,7 +203,7 @@ class MultitaskManifest(AbnormalityManifest):
 
     _ANSWER: ClassVar[tuple[str, ...]] = (*AbnormalityManifest._ANSWER, "areas")
 
-    areas: Annotated[tuple[str, ...], each(area_name, least=2, most=MOST_AREAS), LATER]
+    areas: Annotated[tuple[str, ...], area_names(least=2), LATER]
     metrics: Annotated[MultitaskMetricsEntry, MultitaskMetricsEntry.parse, LATER]
 
     def _check_outputs(self) -> None:
@@ -212,7 +215,7 @@ class RouterManifest(Manifest):
 
     _ANSWER: ClassVar[tuple[str, ...]] = ("areas", "calibration", "abstain", "recipe_digest")
 
-    areas: Annotated[tuple[str, ...], each(area_name, least=2, most=MOST_AREAS), LATER]
+    areas: Annotated[tuple[str, ...], area_names(least=2), LATER]
     calibration: Annotated[RouterCalibrationEntry, RouterCalibrationEntry.parse, LATER]
     abstain: Annotated[ConfidenceEntry, ConfidenceEntry.parse, LATER]
     metrics: Annotated[RouterMetricsEntry, RouterMetricsEntry.parse, LATER]

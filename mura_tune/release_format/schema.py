@@ -356,3 +356,12 @@ class _RealEstimateEntry(_EstimateEntry):
     value: Annotated[float | None, maybe(number())]
     low: Annotated[float | None, maybe(number())]
     high: Annotated[float | None, maybe(number())]
+
+
+MOST_AREAS = 999  # more than any dataset has
+SHARE = number(0, 1)
+
+
+def area_names(least: int = 1) -> Form:
+    """A list of names of areas."""
+    return each(area_name, least=least, most=MOST_AREAS)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.release_format.schema import (
+    SHARE,
     Entry,
     each,
     estimate,
@@ -20,8 +21,6 @@ from mura_tune.release_format.schema import (
 
 GROUP_ESTIMATES = ("auc", "sensitivity", "specificity", "kappa")
 
-_SHARE = number(0, 1)
-
 
 class RecalibrationEntry(Entry):
     """Calibration slope and intercept of a study's probability; perfect are 1 and 0."""
@@ -34,7 +33,7 @@ class NetBenefitEntry(Entry):
     """Net benefit at an operating point: the model's, that of calling every study abnormal, and
     by how much the model beats the better of calling all and calling none."""
 
-    threshold: Annotated[float, _SHARE]
+    threshold: Annotated[float, SHARE]
     model: Annotated[Estimate, real_estimate]
     treat_all: Annotated[float, number()]
     gain: Annotated[Estimate, real_estimate]
@@ -44,7 +43,7 @@ class PrevalenceEntry(Entry):
     """PPV and NPV where a share `prevalence` is abnormal, and how many of 100 studies are called
     so, at the recommended operating point."""
 
-    prevalence: Annotated[float, _SHARE]
+    prevalence: Annotated[float, SHARE]
     ppv: Annotated[Estimate, estimate]
     npv: Annotated[Estimate, estimate]
     flags: Annotated[float, number(0, 100)]
@@ -68,7 +67,7 @@ class GroupEntry(Entry):
 class CoverageEntry(Entry):
     """Of the surest studies, a share `coverage` of all, how many are answered wrong."""
 
-    coverage: Annotated[float, _SHARE]
+    coverage: Annotated[float, SHARE]
     answered: Annotated[int, whole(1)]
     wrong: Annotated[int, whole()]
 

@@ -11,12 +11,12 @@ from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import METRIC_NAMES, Evaluation
 from mura_tune.imaging.images import read_image
 from mura_tune.networks.network import Model
-from mura_tune.release_format.entries import (
+from mura_tune.release_format.manifest import AbnormalityManifest, Manifest
+from mura_tune.release_format.metrics_entries import (
     AbnormalityEvaluationEntry,
     EvaluationEntry,
     MultitaskEvaluationEntry,
 )
-from mura_tune.release_format.manifest import AbnormalityManifest, Manifest
 from mura_tune.report import charts
 from mura_tune.report.cases import find_cases
 from mura_tune.report.page import (

@@ -15,8 +15,11 @@ from mura_tune.errors import InputError, explain_error
 from mura_tune.metrics.areas import AREA_METRICS
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.release_format import checksums
-from mura_tune.release_format.entries import AbnormalityEvaluationEntry, RouterEvaluationEntry
 from mura_tune.release_format.manifest import MANIFEST, REPORT, Manifest, read_manifest
+from mura_tune.release_format.metrics_entries import (
+    AbnormalityEvaluationEntry,
+    RouterEvaluationEntry,
+)
 from mura_tune.report.charts import draw_forest
 from mura_tune.report.page import Markdown, TableRow, escape_markdown, render_html, render_markdown
 

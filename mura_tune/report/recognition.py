@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mura_tune.metrics.areas import AREA_METRICS
-from mura_tune.release_format.entries import RecognitionEntry
+from mura_tune.release_format.metrics_entries import RecognitionEntry
 from mura_tune.report.page import TableRow
 
 

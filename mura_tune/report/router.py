@@ -5,8 +5,8 @@ from __future__ import annotations
 from mura_tune.data.prepare import Prepared
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.networks.network import Model
-from mura_tune.release_format.entries import RouterEvaluationEntry
 from mura_tune.release_format.manifest import RouterManifest
+from mura_tune.release_format.metrics_entries import RouterEvaluationEntry
 from mura_tune.report import charts
 from mura_tune.report.abnormality import head_scores
 from mura_tune.report.page import render_html, render_markdown

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mura_tune.metrics.comparison import FEW
 from mura_tune.metrics.estimates import interval_text, wilson_interval
-from mura_tune.release_format.entries import AbnormalityEvaluationEntry
+from mura_tune.release_format.metrics_entries import AbnormalityEvaluationEntry
 from mura_tune.release_format.supplement import GROUP_ESTIMATES, GroupEntry, SupplementEntry
 from mura_tune.report.page import TableRow
 

@@ -22,6 +22,7 @@ from mura_tune.data import splits
 from mura_tune.data.prepare import Prepared, divided_views
 from mura_tune.data.splits import AUTO_FOLDS, ENOUGH_PATIENTS, count_rarer
 from mura_tune.errors import InputError
+from mura_tune.metrics.dev_fold import DevFold
 from mura_tune.networks import starts
 from mura_tune.networks.starts import DIGEST_DIGITS, StartProvenance, start_provenance
 from mura_tune.recipe import (
@@ -33,7 +34,6 @@ from mura_tune.recipe import (
     with_values,
 )
 from mura_tune.search.search_record import SearchRecord, reads_search
-from mura_tune.search.trial_record import DevFold
 from mura_tune.training.tasks import task_of
 
 

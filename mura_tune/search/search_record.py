@@ -21,8 +21,9 @@ from mura_tune import config
 from mura_tune.config import SearchConfig
 from mura_tune.database import optuna_private
 from mura_tune.database.outages import legible
+from mura_tune.metrics.dev_fold import DevFold, number_through
 from mura_tune.metrics.estimates import StudyScores
-from mura_tune.search.trial_record import DevFold, TrialRecord, fail_trial, number_through
+from mura_tune.search.trial_record import TrialRecord, fail_trial
 
 # System attributes: a user attribute of thousands of characters would fill the search's page.
 _CONFIG = "mura:config"  # of a search, as `config.config_to_dict` has it

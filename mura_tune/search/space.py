@@ -24,7 +24,7 @@ from mura_tune.axes import ALL, Axis
 from mura_tune.config import SearchConfig
 from mura_tune.database.optuna_private import contains
 from mura_tune.errors import InputError
-from mura_tune.networks.network import count_stages
+from mura_tune.networks.factory import count_stages
 from mura_tune.recipe import Recipe, apply_values, field_type, newer_fields
 
 DIGITS = 3

@@ -19,12 +19,13 @@ from mura_tune.database.outages import Outage
 from mura_tune.errors import Diverged
 from mura_tune.metrics.areas import ACCURACY
 from mura_tune.metrics.comparison import average_folds
+from mura_tune.metrics.dev_fold import DevFold
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.ranking import AUC
 from mura_tune.recipe import Recipe
 from mura_tune.search.comparable import numbered_studies
 from mura_tune.search.space import Space, recipe_for, suggest
-from mura_tune.search.trial_record import INTERRUPTED, OUTAGE, DevFold, TrialWriter
+from mura_tune.search.trial_record import INTERRUPTED, OUTAGE, TrialWriter
 from mura_tune.text import printable
 from mura_tune.training.batches import Split, load_split
 from mura_tune.training.feeds import Source, pixel_feed

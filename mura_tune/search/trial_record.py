@@ -24,7 +24,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from mura_tune import recipe as recipes
 from mura_tune.database import optuna_private
 from mura_tune.errors import InputError
-from mura_tune.metrics.estimates import Estimate, Names, StudyScores
+from mura_tune.metrics.dev_fold import DevFold
+from mura_tune.metrics.estimates import Estimate, StudyScores
 from mura_tune.recipe import Recipe
 
 # System attributes: a user attribute of thousands of characters would fill the trial's page.
@@ -65,53 +66,6 @@ _OUTAGES = (
     "BrokenPipeError",
     "ConnectionResetError",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class DevFold:
-    """The studies that judge, of one fold or of the one dev split, a row each.
-
-    Attributes:
-        labels: (S,).
-        patients: (S,), by number.
-        studies: (S,), by number; None where no other split is looked at, and rows will do.
-    """
-
-    labels: NDArray[np.int64]
-    patients: Names
-    studies: Names | None = None
-
-    def with_scores(self, scores: NDArray[np.float64]) -> StudyScores:
-        """The table of these studies with one trial's scores (S,)."""
-        numbers = np.arange(len(scores)) if self.studies is None else self.studies
-        names = np.array([str(number) for number in numbers])
-        return StudyScores(names, self.patients, self.labels, scores)
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as lists, without those that are None."""
-        stored = {key: value for key, value in vars(self).items() if value is not None}
-        return {key: value.tolist() for key, value in stored.items()}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> DevFold:
-        """What `to_json` made."""
-        studies = np.array(stored["studies"]) if "studies" in stored else None
-        labels = np.array(stored["labels"], dtype=np.int64)
-        return cls(labels, np.array(stored["patients"]), studies)
-
-
-def number_through(folds: Sequence[DevFold]) -> list[DevFold]:
-    """The same folds, which have no patient in common, with numbers that none shares with another.
-
-    Patients and studies of each fold are numbered from 0.
-    """
-    numbered, patients, studies = [], 0, 0
-    for fold in folds:
-        rows = np.arange(studies, studies + len(fold.labels))
-        numbered.append(DevFold(fold.labels, fold.patients + patients, rows.astype(object)))
-        patients += int(fold.patients.max()) + 1
-        studies += len(fold.labels)
-    return numbered
 
 
 @dataclass(frozen=True, eq=False)

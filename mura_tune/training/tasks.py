@@ -24,13 +24,14 @@ from mura_tune.metrics.areas import (
 from mura_tune.metrics.estimates import Measure, Names, StudyScores, average_views, score_studies
 from mura_tune.metrics.operating_points import MONITOR_MEASURES
 from mura_tune.metrics.ranking import AUC
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.heads import (
     AreaHead,
     calm_classifier,
     set_output_biases,
     shrink_classifier,
 )
-from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.network import Network
 from mura_tune.networks.starts import NONE
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import Split, view_shares

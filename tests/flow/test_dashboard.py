@@ -30,7 +30,7 @@ from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
 from mura_tune.metrics.ranking import estimate_auc
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.search import space
 from mura_tune.search.comparable import same_or_refuse
 from mura_tune.search.search_record import SearchRecord

@@ -37,7 +37,7 @@ from PIL import Image
 
 from mura_tune import config, console
 from mura_tune.cli import mura
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.release.release import current_preprocessing, save_release
 from mura_tune.release_format.manifest import CARD, SCHEMA, parse_manifest
 

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from mura_tune.config import load_config
 from mura_tune.data import splits
 from mura_tune.imaging import images
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.recipe import CHANGED_FIELDS, with_values
 from mura_tune.training.augment import augment, draw_uniform
 

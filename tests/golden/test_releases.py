@@ -10,7 +10,8 @@ from conftest import CPU, Ran
 from PIL import Image
 from safetensors.torch import save_file
 
-from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.factory import build_network
+from mura_tune.networks.network import Network
 from mura_tune.networks.weights import copy_tensors
 from mura_tune.reading.readers import Predictor
 from mura_tune.release.verify import inspect_release

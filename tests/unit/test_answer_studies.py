@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.reading.answer_studies import BatchSummary, answer_all
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import find_studies

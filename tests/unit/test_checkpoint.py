@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from test_fit import recipe, split
 from torch import Tensor
 
-from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.factory import build_network
+from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
 from mura_tune.release.checkpoint import Checkpoint
 from mura_tune.search.pool import PRELOAD

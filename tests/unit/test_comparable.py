@@ -14,7 +14,7 @@ from mura_tune.data import splits
 from mura_tune.data.prepare import Prepared
 from mura_tune.data.records import Digests
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.starts import DIGEST_DIGITS, TRAINED_ON
 from mura_tune.release.release import list_training_pictures, save_release
 from mura_tune.release_format.manifest import parse_manifest

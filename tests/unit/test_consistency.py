@@ -8,7 +8,7 @@ import torch
 from test_fit import DEV, TRAIN, recipe, split
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.training import losses
 from mura_tune.training.batches import to_input
 from mura_tune.training.feature_cache import FeatureStore

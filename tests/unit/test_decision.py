@@ -27,8 +27,8 @@ from mura_tune.evaluation.evaluate import METRIC_NAMES
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.metrics.estimates import StudyScores, sigmoid
 from mura_tune.metrics.operating_points import youden_threshold
-from mura_tune.release_format.entries import ESTIMATES
 from mura_tune.release_format.manifest import AbnormalityManifest
+from mura_tune.release_format.metrics_entries import ESTIMATES
 from mura_tune.training.batches import Split
 
 

@@ -27,8 +27,9 @@ from mura_tune.config import load_config
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import Calibration, Decision
 from mura_tune.evaluation.routing import RouterDecision
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.heads import output_layers
-from mura_tune.networks.network import Ensemble, build_network
+from mura_tune.networks.network import Ensemble
 from mura_tune.networks.normalisation import MEAN, RGB_MEAN, RGB_STD, STD
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.reading.readers import Predictor

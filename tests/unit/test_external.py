@@ -16,7 +16,7 @@ from mura_tune.data.label_folders import index_label_folders
 from mura_tune.data.prepare import prepare
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import read_image, resize_to_square
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.starts import FINGERPRINTS, TRAINED_ON
 from mura_tune.release.external import evaluate_external
 from mura_tune.release.release import (

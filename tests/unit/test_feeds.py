@@ -11,7 +11,8 @@ from torch import nn
 
 from mura_tune.config import load_config
 from mura_tune.networks.device import evaluation_batch
-from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.factory import build_network
+from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split
 from mura_tune.training.feature_cache import FeatureStore

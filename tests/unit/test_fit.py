@@ -6,7 +6,8 @@ import torch
 
 from mura_tune.config import load_config
 from mura_tune.errors import Diverged
-from mura_tune.networks.network import Network, build_network
+from mura_tune.networks.factory import build_network
+from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split, training_batches
 from mura_tune.training.fit import Epoch, fit, predict

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from mura_tune.errors import InputError
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.gradcam import compute_gradcam, measure_faithfulness, scale_maps
-from mura_tune.networks.network import build_network
 
 X = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -7,7 +7,7 @@ import torch
 from test_fit import recipe, split
 from torch import Tensor
 
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.training import fit as training
 from mura_tune.training import steps
 from mura_tune.training.fit import FitResult, fit

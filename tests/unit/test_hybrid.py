@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.hybrid import AttentionPool, Embed, Hybrid
-from mura_tune.networks.network import build_network
 from mura_tune.training.feeds import halve_network
 
 

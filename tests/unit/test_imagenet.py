@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mura_tune.errors import InputError
 from mura_tune.networks import imagenet, packages
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.networks.starts import start_digest
 
@@ -125,6 +125,6 @@ def test_weights_out_of_reach_name_the_ways_out(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     monkeypatch.delenv("https_proxy", raising=False)
-    monkeypatch.setattr("mura_tune.networks.network.find_packaged_weights", lambda arch: None)
+    monkeypatch.setattr("mura_tune.networks.factory.find_packaged_weights", lambda arch: None)
     with pytest.raises(InputError, match=f"pretrained=none, or pretrained=FILE .* {offer}"):
         build_network(arch, pretrained="imagenet")

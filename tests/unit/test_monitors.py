@@ -18,7 +18,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
 from mura_tune.metrics.estimates import StudyScores, patient_weights, sigmoid
 from mura_tune.metrics.operating_points import BEST_F1, BEST_KAPPA, MONITOR_MEASURES
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import task_of
 

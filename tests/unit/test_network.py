@@ -5,7 +5,8 @@ import timm
 import torch
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import Network, build_network, count_stages, trainable_names
+from mura_tune.networks.factory import build_network, count_stages
+from mura_tune.networks.network import Network, trainable_names
 
 # Stages, and a side that is small and not what the network was made for.
 ARCHES = {

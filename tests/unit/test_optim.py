@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_fit import recipe, run
 
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.recipe import Recipe
 from mura_tune.training import optim
 

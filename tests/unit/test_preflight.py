@@ -8,8 +8,8 @@ from conftest import manifest_of
 
 from mura_tune import config
 from mura_tune.errors import InputError
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.gradcam import compute_gradcam
-from mura_tune.networks.network import build_network
 from mura_tune.release.release import load_release, save_release
 from mura_tune.training.preflight import check_networks
 

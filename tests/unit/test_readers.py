@@ -20,7 +20,7 @@ from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.metrics.areas import softmax
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.reading.answer_studies import answer_all
 from mura_tune.reading.answers import Answer, AreaAnswer
 from mura_tune.reading.readers import Predictor, RoutedReader, Router, load_reader

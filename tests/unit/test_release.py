@@ -12,7 +12,7 @@ import timm
 import torch
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.reading.locate import locate_release
 from mura_tune.release.release import (

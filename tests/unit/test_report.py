@@ -19,8 +19,8 @@ from mura_tune import config
 from mura_tune.evaluation.decision import average_split, choose_decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
 from mura_tune.metrics.estimates import Estimate
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.gradcam import compute_gradcam
-from mura_tune.networks.network import build_network
 from mura_tune.release_format import checksums
 from mura_tune.release_format.manifest import AbnormalityManifest, parse_manifest
 from mura_tune.report import cases, charts, index, page, provenance

@@ -21,7 +21,7 @@ from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import database, url_of
 from mura_tune.errors import InputError, MuraError
 from mura_tune.networks import starts
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.recipe import LATER_DEFAULTS, drop_values
 from mura_tune.release.finalize import finalize
 from mura_tune.search import results, search, space, worker
@@ -483,7 +483,7 @@ def test_a_search_from_packaged_weights_needs_that_package(
     found = results.load_result(url, "s")
     assert found.starts == {f"imagenet {lite0}": starts.start_digest("imagenet", lite0)}
     monkeypatch.setattr("mura_tune.networks.packages.PACKAGES", {})
-    monkeypatch.setattr("mura_tune.networks.network.require_hub_weights", lambda arch: None)
+    monkeypatch.setattr("mura_tune.networks.factory.require_hub_weights", lambda arch: None)
     with pytest.raises(InputError, match=rf"starts.imagenet {lite0} 5793\w+… -> none\. Trials"):
         search.start_search(SearchJob("s", config, prepared), WorkerSettings(url))
     with pytest.raises(InputError, match=r"… then, none now\); put it back \(pip install"):

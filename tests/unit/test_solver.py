@@ -11,7 +11,7 @@ from test_fit import DEV, TRAIN, recipe
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.recipe import Recipe
 from mura_tune.training import solver
 from mura_tune.training.batches import Split

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mura_tune.errors import InputError
 from mura_tune.networks import starts
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.heads import AreaHead
-from mura_tune.networks.network import build_network
 from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.release.exports import expand_to_three_channels
 from mura_tune.release.release import save_release

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from test_fit import DEV, TRAIN, recipe
 from torch import Tensor
 
-from mura_tune.networks.network import build_network
+from mura_tune.networks.factory import build_network
 from mura_tune.recipe import Recipe
 from mura_tune.training.batches import training_batches
 from mura_tune.training.feature_cache import FeatureStore

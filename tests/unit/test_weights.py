@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError
-from mura_tune.networks.network import build_network, outline_network, restore_network
+from mura_tune.networks.factory import build_network, outline_network, restore_network
 from mura_tune.networks.weights import (
     check_finite_weights,
     check_tensor_names,
@@ -138,7 +138,7 @@ def test_what_asks_for_more_than_its_file_holds_is_refused_before_it_is_built(
     arch: str, size: int, outputs: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_file(copy_tensors(build_network("cnn").body.state_dict()), tmp_path / "small.safetensors")
-    monkeypatch.setattr("mura_tune.networks.network.build_network", None)
+    monkeypatch.setattr("mura_tune.networks.factory.build_network", None)
     with pytest.raises(InputError, match=told):
         restore_network(tmp_path / "small.safetensors", arch, size=size, outputs=outputs)
 
