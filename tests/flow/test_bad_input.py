@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import TINY, Ran
 from PIL import Image
 
+from mura_tune.cli import mura
 from mura_tune.phantoms.dataset import write_phantoms
 
 Run = Callable[..., Ran]
@@ -37,10 +39,21 @@ def copy(phantoms: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(phantoms, tmp_path / phantoms.name))
 
 
+@pytest.fixture(scope="module")
+def finished(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search and its release, in `runs` and `releases`. Tests only copy them."""
+    root = tmp_path_factory.mktemp("finished")
+    places = {"MURA_RUNS": str(root / "runs"), "MURA_RELEASES": str(root / "releases")}
+    data = f"--data={phantoms}"
+    for words in (["tune", "XR_WRIST", data, "--trials=1", *TINY], ["finalize", "XR_WRIST", data]):
+        assert CliRunner(env=places).invoke(mura, words).exit_code == 0
+    return root
+
+
 @pytest.fixture
-def release(run: Run, phantoms: Path, tmp_path: Path) -> Path:
-    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
-    assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0
+def release(finished: Path, tmp_path: Path) -> Path:
+    """The release, beside the search that it is of; a test may damage both."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     return tmp_path / "releases" / "XR_WRIST"
 
 
