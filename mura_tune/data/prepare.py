@@ -26,6 +26,7 @@ from mura_tune.data.splits import (
     check_classes,
     find_leaks,
     hash_splits,
+    publishes_test,
 )
 
 
@@ -98,40 +99,102 @@ class Prepared:
         return np.flatnonzero(self.frame["split"].to_numpy() == split)
 
 
+@dataclass(frozen=True, eq=False)
+class AreaImages:
+    """All that a search needs of an area's dataset: the images as decoded, before they are divided.
+
+    Attributes:
+        pixels: (M, S, S) uint8, read as needed.
+        pixel_sha: (M,) sha256 of the images as they were decoded.
+        frame: the M rows of the index, in the order of the pixels.
+        left_out: a finding for each unreadable image.
+        near: the near-copies among the images.
+        fingerprint: changes with any image, label or published split.
+        found: how many images, studies and patients the area has, unreadable images included.
+        publishes_test: whether the dataset publishes a valid split, in this area or another one.
+        root: the folder that paths are relative to.
+        file: the pixel file.
+    """
+
+    area: str
+    pixels: NDArray[np.uint8]
+    pixel_sha: Digests
+    frame: pd.DataFrame
+    left_out: tuple[Finding, ...]
+    near: tuple[NearCopy, ...]
+    fingerprint: str
+    found: Mapping[str, int]
+    publishes_test: bool
+    root: Path
+    file: Path
+
+
+def open_area(
+    dataset: Dataset, area: str, size: int, folder: Path, *, strict: bool = False
+) -> AreaImages:
+    """Open the images of an area at `size` pixels a side; decode what the cache in `folder` lacks.
+
+    Raises:
+        InputError: an area that the dataset does not have, or too many unreadable images (any, if
+            `strict`).
+    """
+    rows = dataset.for_area(area)
+    cached = open_cache(rows, size, folder, strict=strict)
+    with explain_full_disk(cached.file.parent, area, size, needed=1):
+        near = duplicates.load_near_copies(cached.file, cached.pixels, cached.pixel_sha, area)
+    return AreaImages(
+        area=area,
+        pixels=cached.pixels,
+        pixel_sha=cached.pixel_sha,
+        frame=cached.frame,
+        left_out=cached.left_out,
+        near=near,
+        fingerprint=cached.fingerprint,
+        found=_count_rows(rows.frame),
+        publishes_test=publishes_test(dataset.frame),
+        root=dataset.root,
+        file=cached.file,
+    )
+
+
+def divide(images: AreaImages, holdout: Holdout) -> Prepared:
+    """Put each view in a split, and drop copies that would cross a split.
+
+    Dropped are copies with the same pixels, and the near-copies.
+
+    Raises:
+        InputError: a split with one class only.
+    """
+    # A patient's split is the same in every area: no row of another area is needed.
+    split = assign_splits(images.frame, holdout.dev, holdout.seed, published=images.publishes_test)
+    frame = images.frame.rename(columns={"split": "published"})
+    frame = frame.assign(split=split, row=np.arange(len(frame)))
+    frame, copies = _without_leaks(frame, images.pixel_sha, images.near)
+    check_classes(frame, "split", images.area)
+    crossing = [finding.path for finding in copies if finding.kind == "near-copy"]
+    return Prepared(
+        area=images.area,
+        pixels=images.pixels,
+        pixel_sha=images.pixel_sha,
+        frame=frame,
+        left_out=(*images.left_out, *copies),
+        near=images.near,
+        fingerprint=images.fingerprint,
+        split_hash=hash_splits(frame, copies=crossing),
+        root=images.root,
+        found=images.found,
+    )
+
+
 def prepare(
     dataset: Dataset, area: str, size: int, holdout: Holdout, folder: Path, *, strict: bool = False
 ) -> Prepared:
     """Decode what the cache lacks, assign splits, and drop copies that would cross a split.
 
-    Dropped are copies with the same pixels, and near-copies as `load_near_copies` gives them.
-
     Raises:
-        InputError: an area that the dataset does not have, too many unreadable images (any, if
-            `strict`), or a split with one class only.
+        InputError: as `open_area` and `divide`.
     """
-    cached = open_cache(dataset.for_area(area), size, folder, strict=strict)
-    # Over every area before one is looked at: a patient's split is the same in every area.
-    splits = assign_splits(dataset.frame, holdout.dev, holdout.seed)
-    split_of = dict(zip(dataset.frame["path"], splits, strict=True))
-    frame = cached.frame.rename(columns={"split": "published"})
-    frame = frame.assign(split=frame["path"].map(split_of), row=np.arange(len(frame)))
-    with explain_full_disk(cached.file.parent, area, size, needed=1):
-        near = duplicates.load_near_copies(cached.file, cached.pixels, cached.pixel_sha, area)
-    frame, copies = _without_leaks(frame, cached.pixel_sha, near)
-    check_classes(frame, "split", area)
-    crossing = [finding.path for finding in copies if finding.kind == "near-copy"]
-    return Prepared(
-        area=area,
-        pixels=cached.pixels,
-        pixel_sha=cached.pixel_sha,
-        frame=frame,
-        left_out=(*cached.left_out, *copies),
-        near=near,
-        fingerprint=cached.fingerprint,
-        split_hash=hash_splits(frame, copies=crossing),
-        root=dataset.root,
-        found=_count_rows(dataset.for_area(area).frame),
-    )
+    return divide(open_area(dataset, area, size, folder, strict=strict), holdout)
 
 
 def _count_rows(frame: pd.DataFrame) -> dict[str, int]:

@@ -22,9 +22,15 @@ AUTO_FOLDS = 3  # below
 
 
 def assign_splits(
-    frame: pd.DataFrame, dev: float, seed: int, *, test: float = 0.2, column: str = "split"
+    frame: pd.DataFrame,
+    dev: float,
+    seed: int,
+    *,
+    test: float = 0.2,
+    column: str = "split",
+    published: bool | None = None,
 ) -> pd.Series:
-    """Return 'train', 'dev' or 'test' for each row of a whole dataset's frame.
+    """Return 'train', 'dev' or 'test' for each row of a dataset's frame.
 
     The published valid split is the test set. Where no valid split is published, the share `test`
     of the patients is held out, whatever the seed, so that no seed trains on another's test set.
@@ -37,6 +43,8 @@ def assign_splits(
 
     Args:
         column: the column of the frame that holds the published split, 'train' or 'valid'.
+        published: whether the dataset publishes a valid split, where the frame is a part of it;
+            None looks for one in the frame.
 
     Raises:
         InputError: a share that is not between 0 and 1.
@@ -44,11 +52,17 @@ def assign_splits(
     for name, share in (("dev", dev), ("test", test)):
         if not 0 < share < 1:
             raise InputError(f"split.{name}: {share} is not between 0 and 1; 0.2 is usual")
-    published = frame[column] == "valid"
+    if published is None:
+        published = publishes_test(frame, column)
     patients = frame["patient"]
-    held_out = published if published.any() else _draw(patients, "test") < test
+    held_out = frame[column] == "valid" if published else _draw(patients, "test") < test
     split = pd.Series("train", index=frame.index, name="split", dtype="str")
     return split.mask(_draw(patients, f"dev {seed}") < dev, "dev").mask(held_out, "test")
+
+
+def publishes_test(frame: pd.DataFrame, column: str = "split") -> bool:
+    """Whether a dataset publishes a valid split, which is then the test set."""
+    return bool((frame[column] == "valid").any())
 
 
 def assign_folds(frame: pd.DataFrame, k: int, seed: int) -> pd.Series:

@@ -14,15 +14,15 @@ from urllib.parse import quote
 
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
-from mura_tune.reading.connection import ServerError, StatusError, normalise_url
-from mura_tune.reading.download import (
+from mura_tune.release_format.checksums import SUMS, parse_checksums, sha256
+from mura_tune.release_format.manifest import MANIFEST
+from mura_tune.transfer.connection import ServerError, StatusError, normalise_url
+from mura_tune.transfer.download import (
     FINAL_STATUSES,
     DownloadLimits,
     download_bytes,
     download_file,
 )
-from mura_tune.release_format.checksums import SUMS, parse_checksums, sha256
-from mura_tune.release_format.manifest import MANIFEST
 
 STALE_SECONDS = 7 * 86_400.0  # after which an unfinished download is removed
 LONGEST_NAME_BYTES = 255  # of a file's name, on the file systems that are in use

@@ -21,6 +21,7 @@ FLOORS = (
     "phantoms",
     "imaging",
     "data",
+    "transfer",
     "networks",
     "training",
     "database",

@@ -27,11 +27,11 @@ from serving import Answer, raw_server
 
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
-from mura_tune.reading.connection import Redirects, normalise_url
-from mura_tune.reading.download import DownloadLimits
 from mura_tune.reading.fetch import fetch_release, is_fetched
 from mura_tune.reading.locate import locate_release
 from mura_tune.release_format import checksums
+from mura_tune.transfer.connection import Redirects, normalise_url
+from mura_tune.transfer.download import DownloadLimits
 
 IMPATIENT = DownloadLimits(timeout=5, tries=2, pause=0.01)
 

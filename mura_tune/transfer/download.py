@@ -12,7 +12,9 @@ from urllib.parse import unquote
 
 from mura_tune import files
 from mura_tune.errors import InputError, MuraError
-from mura_tune.reading.connection import (
+from mura_tune.release_format.checksums import sha256
+from mura_tune.text import printable
+from mura_tune.transfer.connection import (
     HEADER_BYTES,
     Deadline,
     ServerError,
@@ -21,8 +23,6 @@ from mura_tune.reading.connection import (
     open_answer,
     read_chunk,
 )
-from mura_tune.release_format.checksums import sha256
-from mura_tune.text import printable
 
 FINAL_STATUSES = (401, 403, 404, 410)  # a second request would not change them
 _GOES_ON = "the same line goes on from here"
