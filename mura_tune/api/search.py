@@ -21,7 +21,7 @@ from mura_tune.evaluation.ablation import Ablation, ablate
 from mura_tune.networks.device import choose_device
 from mura_tune.search import results
 from mura_tune.search.comparable import clean_or_refuse
-from mura_tune.search.pool import WorkerPool, run_pool
+from mura_tune.search.pool import LocalPool
 from mura_tune.search.results import SearchResult
 from mura_tune.search.search import SearchJob, WorkerSettings, save_nothing, start_search
 from mura_tune.search.search_record import SearchRecord
@@ -230,7 +230,7 @@ def run_searches(
     workspace = searches[0].workspace
     url = workspace.url
     devices = tuple(choose_device(name) for name in settings.devices.split(","))
-    pool = WorkerPool(settings.workers, devices)
+    pool = LocalPool(settings.workers, devices)
     worker_settings = _worker_settings(settings, workspace)
     for search in searches:  # what is cheap to check, before anything is decoded
         admit(url, search.name, search._name_option)
@@ -251,7 +251,7 @@ def run_searches(
         {search.name: search.finalize_command for search in searches},
     )
     with _progress(searches, url) as progress, updates.around():
-        run_pool(jobs, since, worker_settings, pool, notify_all(progress, updates), progress.say)
+        pool.run(jobs, since, worker_settings, notify_all(progress, updates), progress.say)
     return [search.result() for search in searches]
 
 

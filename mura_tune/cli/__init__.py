@@ -7,6 +7,7 @@ import click
 from mura_tune import __version__, console
 from mura_tune.cli.data import cache, check, phantom
 from mura_tune.cli.evaluate import compare, evaluate, report, verify
+from mura_tune.cli.launch import launch
 from mura_tune.cli.reading import explain, infer
 from mura_tune.cli.release import export, finalize
 from mura_tune.cli.search import ablate, best, dashboard, searches, show, study, tune
@@ -50,6 +51,7 @@ for verb in (
     dashboard,
     searches,
     study,
+    launch,
     finalize,
     evaluate,
     compare,

@@ -1,7 +1,8 @@
-"""Several worker processes on one search: started, watched, replaced when killed, stopped together.
+"""Several workers on one search: started, watched, replaced when killed, stopped together.
 
-Workers come from a fork server that has imported torch once, and talk to the parent over a pipe.
-The pipe's end tells a worker that its parent is gone.
+`supervise` does that for workers of any kind. Those of this machine are processes: they come from
+a fork server that has imported torch once, and talk to the parent over a pipe. The pipe's end tells
+a worker that its parent is gone.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -42,9 +43,36 @@ PATIENCE = 5.0  # seconds a worker has to obey before it is killed
 DEATHS = 5  # a worker, without a trial that ended: then something kills them all
 
 
+class Pool(Protocol):
+    """Workers that bring searches to their counts, on this machine or on others."""
+
+    def run(
+        self,
+        jobs: Sequence[SearchJob],
+        since: Mapping[str, int],
+        settings: WorkerSettings,
+        on_event: Callable[[SearchEvent], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Bring every job to its count.
+
+        Args:
+            since: what `search.start_search` returned, of all jobs.
+            on_event: called with what happens to trials; `say` with a line on what happens to
+                workers.
+
+        Raises:
+            MuraError: what a worker raised, or workers that die whatever they do.
+            KeyboardInterrupt: once everything has stopped.
+        """
+
+
 @dataclass(frozen=True)
-class WorkerPool:
-    """How many workers, and the device of each in turn. Threads are shared out evenly."""
+class LocalPool:
+    """Workers of this machine: how many, and the device of each in turn.
+
+    One worker is this process itself. Threads are shared out evenly.
+    """
 
     workers: int
     devices: tuple[torch.device, ...]
@@ -53,6 +81,24 @@ class WorkerPool:
     def threads(self) -> int:
         """CPU threads of each worker: more than the cores in total make all of them crawl."""
         return max(1, cores() // self.workers)
+
+    def run(
+        self,
+        jobs: Sequence[SearchJob],
+        since: Mapping[str, int],
+        settings: WorkerSettings,
+        on_event: Callable[[SearchEvent], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """See `Pool.run`."""
+        if self.workers > 1:
+            processes = _Processes(jobs, since, settings, self)
+            supervise(processes, self.workers, on_event, say)
+            return
+        with StopRequest(say) as stop:
+            run_worker(jobs, since, settings, self.devices[0], on_event, lambda: stop.requested)
+            if stop.requested:
+                raise KeyboardInterrupt
 
 
 def cores() -> int:
@@ -86,18 +132,44 @@ class StopRequest:
         self._say("finishing what runs; Ctrl-C again stops now (it will be run again)")
 
 
-def run_pool(
-    jobs: Sequence[SearchJob],
-    since: Mapping[str, int],
-    settings: WorkerSettings,
-    pool: WorkerPool,
+Word = Literal["finish", "stop"]  # after the trial that runs, or at once
+
+
+@dataclass(frozen=True)
+class WorkerEnded:
+    """A worker that is gone. `death` says what it died of; it is empty after an orderly end."""
+
+    death: str = ""
+
+
+WorkerMessage = SearchEvent | MuraError | WorkerEnded
+
+
+class Workers(Protocol):
+    """Workers of one kind, by number, as `supervise` sees them."""
+
+    def start(self, number: int) -> None:
+        """Start a worker; it has no other of its number."""
+
+    def listen(self, seconds: float) -> Iterable[tuple[int, WorkerMessage]]:
+        """What workers say, each with its number, within so many seconds at most."""
+
+    def send(self, word: Word) -> None:
+        """Have every worker stop; one that has not begun to work may end at once."""
+
+    def end(self) -> None:
+        """Wait up to `PATIENCE` for the workers, and kill those that do not go."""
+
+
+def supervise(
+    workers: Workers,
+    count: int,
     on_event: Callable[[SearchEvent], None],
     say: Callable[[str], None],
 ) -> None:
-    """Bring every job to its count with a pool of workers.
+    """Start `count` workers and see them to their end; another takes the place of one that dies.
 
     Args:
-        since: what `search.start_search` returned, of all jobs.
         on_event: called with what happens to trials; `say` with a line on what happens to workers.
 
     Raises:
@@ -105,27 +177,21 @@ def run_pool(
         KeyboardInterrupt: once everything has stopped.
     """
     with StopRequest(say) as stop:
-        if pool.workers == 1:
-            run_worker(jobs, since, settings, pool.devices[0], on_event, lambda: stop.requested)
-        else:
-            _PoolProcesses(jobs, since, settings, pool, on_event, say, stop).run()
+        _Supervision(workers, count, on_event, say, stop).run()
         if stop.requested:
             raise KeyboardInterrupt
 
 
 @dataclass
-class _PoolProcesses:
-    """The parent's side."""
+class _Supervision:
+    """The loop of `supervise`. `running` are the numbers of the workers that are there."""
 
-    jobs: Sequence[SearchJob]
-    since: Mapping[str, int]
-    settings: WorkerSettings
-    pool: WorkerPool
+    workers: Workers
+    count: int
     on_event: Callable[[SearchEvent], None]
     say: Callable[[str], None]
     stop: StopRequest
-    workers: dict[int, tuple[BaseProcess, Connection]] = field(default_factory=dict)
-    stopped: dict[int, float] = field(default_factory=dict)  # pid: since when
+    running: set[int] = field(default_factory=set)
     deaths: int = 0
     error: MuraError | None = None
 
@@ -135,32 +201,71 @@ class _PoolProcesses:
         return self.stop.requested or self.error is not None
 
     def run(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
-        self._context = context
         finishing, deadline = False, math.inf
         try:
-            for number in range(self.pool.workers):
-                self._start_worker(number)
-            while self.workers and time.monotonic() < deadline:
-                self._listen()
-                self._kill_stopped()
+            for number in range(self.count):
+                self._start(number)
+            while self.running and time.monotonic() < deadline:
+                for number, message in self.workers.listen(1.0):
+                    self._take_in(number, message)
                 if self.leaving and not finishing:
                     finishing = True
-                    self._send("finish")
-                idle = len(self.workers) < self.pool.workers
+                    self.workers.send("finish")
+                idle = len(self.running) < self.count
                 if idle and not self.leaving and deadline == math.inf:
                     deadline = time.monotonic() + PATIENCE  # one left: all is done, for all
         finally:
-            self._send("stop")
-            self._end_workers()
+            self.workers.send("stop")
+            self.workers.end()
         if self.error:
             raise self.error
 
-    def _start_worker(self, number: int) -> None:
-        ours, theirs = self._context.Pipe()
+    def _start(self, number: int) -> None:
+        self.workers.start(number)
+        self.running.add(number)
+
+    def _take_in(self, number: int, message: WorkerMessage) -> None:
+        if isinstance(message, WorkerEnded):
+            self.running.discard(number)
+            if message.death and not self.leaving:
+                self._replace(number, message.death)
+        elif isinstance(message, MuraError):
+            self.error = self.error or message
+        else:
+            self.deaths = 0 if isinstance(message, TrialEnded) else self.deaths
+            self.on_event(message)
+
+    def _replace(self, number: int, death: str) -> None:
+        self.deaths += 1
+        if self.deaths >= DEATHS * self.count:
+            self.error = MuraError(
+                f"workers keep dying ({death}) before a trial ends; if memory is "
+                "short, fewer --workers may help"
+            )
+            return
+        self.say(
+            f"worker {number + 1} {death}; another takes its place, and its trial is run again"
+        )
+        self._start(number)
+
+
+@dataclass
+class _Processes:
+    """Worker processes of this machine. `stopped` are pids that stand still, and since when."""
+
+    jobs: Sequence[SearchJob]
+    since: Mapping[str, int]
+    settings: WorkerSettings
+    pool: LocalPool
+    workers: dict[int, tuple[BaseProcess, Connection]] = field(default_factory=dict)
+    stopped: dict[int, float] = field(default_factory=dict)
+
+    def start(self, number: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        ours, theirs = context.Pipe()
         device = self.pool.devices[number % len(self.pool.devices)]
-        process = self._context.Process(
+        process = context.Process(
             target=_worker_process,
             name=f"worker {number + 1}",
             args=(theirs, self.jobs, self.since, self.settings, device, self.pool.threads),
@@ -171,39 +276,39 @@ class _PoolProcesses:
         theirs.close()
         self.workers[number] = (process, ours)
 
-    def _listen(self) -> None:
-        """Take in what workers say for a second at most; replace those that were killed."""
+    def listen(self, seconds: float) -> Iterator[tuple[int, WorkerMessage]]:
         by_pipe = {pipe: number for number, (_, pipe) in self.workers.items()}
-        for ready in wait(list(by_pipe), timeout=1):
+        for ready in wait(list(by_pipe), timeout=seconds):
             assert isinstance(ready, Connection)
             number = by_pipe[ready]
             try:
-                message = ready.recv()
+                yield number, ready.recv()
             except (EOFError, OSError):
-                self._replace_worker(number)
-                continue
-            if isinstance(message, MuraError):
-                self.error = self.error or message
-            else:
-                self.deaths = 0 if isinstance(message, TrialEnded) else self.deaths
-                self.on_event(message)
+                yield number, self._take_out(number)
+        self._kill_stopped()
 
-    def _replace_worker(self, number: int) -> None:
+    def send(self, word: Word) -> None:
+        for _, pipe in self.workers.values():
+            try:
+                pipe.send(word)
+            except OSError:
+                continue
+
+    def end(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        for process, pipe in self.workers.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():  # it may be stopped
+                process.kill()
+                process.join()
+            pipe.close()
+        self.workers.clear()
+
+    def _take_out(self, number: int) -> WorkerEnded:
         process, pipe = self.workers.pop(number)
         pipe.close()
         process.join(PATIENCE)
-        if process.exitcode == 0 or self.leaving:
-            return
-        self.deaths += 1
-        death = _died(process.exitcode)
-        if self.deaths >= DEATHS * self.pool.workers:
-            self.error = MuraError(
-                f"workers keep dying ({death}) before a trial ends; if memory is "
-                "short, fewer --workers may help"
-            )
-            return
-        self.say(f"{process.name} {death}; another takes its place, and its trial is run again")
-        self._start_worker(number)
+        return WorkerEnded("" if process.exitcode == 0 else _died(process.exitcode))
 
     def _kill_stopped(self) -> None:
         """Kill workers that stay stopped (SIGSTOP): one may hold a search's lock, or SQLite's."""
@@ -214,24 +319,6 @@ class _PoolProcesses:
             if now - since > min(self.settings.grace, TIMEOUT / 2):  # before the others give up
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-
-    def _send(self, word: str) -> None:
-        for _, pipe in self.workers.values():
-            try:
-                pipe.send(word)
-            except OSError:
-                continue
-
-    def _end_workers(self) -> None:
-        """Wait for the others, and kill those that do not go (one may be stopped)."""
-        deadline = time.monotonic() + PATIENCE
-        for process, pipe in self.workers.values():
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
-            pipe.close()
-        self.workers.clear()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """A search from outside: what is searched, what its workers need to know, what they report.
 
-`start_search` makes or reopens a search; `worker.run_worker` and `pool.run_pool` bring it to its
+`start_search` makes or reopens a search; `worker.run_worker` and a `pool.Pool` bring it to its
 count; `results.load_result` says what it came to.
 """
 

@@ -1,0 +1,1 @@
+"""Places the workers of a search on other machines; the database alone counts their trials."""
