@@ -16,7 +16,7 @@ from mura_tune.areas import AREAS, stored_area
 from mura_tune.config import AUTO, Overrides, SearchConfig, load_config, search_file
 from mura_tune.data.audit import Audit, audit_dataset
 from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.prepare import AreaImages, Prepared, divide, open_area
 from mura_tune.data.scan import scan_dataset
 from mura_tune.data.splits import AUTO_FOLDS, ENOUGH_PATIENTS, assign_splits
 from mura_tune.database.urls import database, url_of, url_of_file
@@ -27,6 +27,7 @@ from mura_tune.phantoms.dataset import (
     draw_contact_sheet,
     write_phantoms,
 )
+from mura_tune.transfer.area_caches import PushedCache, fetch_cache, push_cache
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Workspace:
         storage: the database of searches: a file, or a PostgreSQL URL; None stands for
             RUNS/studies.db.
         strict: refuse the first unreadable image instead of leaving it out by name.
+        cache: the URL of areas' caches, which stand in for `data`; None reads `data`.
     """
 
     data: Path
     runs: Path
     storage: str | None = None
     strict: bool = False
+    cache: str | None = None
 
     @property
     def url(self) -> str:
@@ -55,11 +58,36 @@ class Workspace:
     def options(self) -> tuple[str | Path, ...]:
         """The options with which a command finds the same places."""
         storage = ("--storage", database(self.url)) if self.storage else ()
-        return ("--data", self.data, "--runs", self.runs, *storage)
+        source = ("--cache", self.cache) if self.cache else ("--data", self.data)
+        return (*source, "--runs", self.runs, *storage)
 
     def check_area(self, area: str) -> None:
-        """Raise InputError unless the dataset is there and has the area; opens no image."""
+        """Raise InputError unless the dataset is there and has the area; opens no image.
+
+        Whether a cache is there is seen when it is fetched.
+        """
+        if self.cache:
+            return
         open_dataset(self.data).for_area(stored_area(area))
+
+    def open_area(self, area: str, config: SearchConfig) -> AreaImages:
+        """The images of an area, decoded at the size of a config: from the dataset or a cache.
+
+        Raises:
+            InputError: no such area or cache, or too many unreadable images (any, if `strict`).
+        """
+        area, size, folder = stored_area(area), config.recipe.size, self.runs / "cache"
+        if self.cache is None:
+            dataset = open_dataset(self.data)
+            return open_area(dataset, area, size, folder, strict=self.strict)
+        images = fetch_cache(self.cache, area, size, folder)
+        if self.strict and images.left_out:
+            bad = images.left_out[0]
+            raise InputError(
+                f"{self.cache}: made without {len(images.left_out)} unreadable image(s), "
+                f"{bad.path} first ({bad.detail}); restore them, or go on without --strict"
+            )
+        return images
 
     def prepare(self, area: str, config: SearchConfig) -> Prepared:
         """The images of an area, decoded at the size of a config and divided its way.
@@ -67,27 +95,34 @@ class Workspace:
         Prints a line on stderr for each image that is left out.
 
         Raises:
-            InputError: no such area, too many unreadable images (any, if `strict`), or a split
-                with one class only.
+            InputError: as `open_area`, or a split with one class only.
         """
-        prepared = prepare(
-            open_dataset(self.data),
-            stored_area(area),
-            config.recipe.size,
-            config.split,
-            self.runs / "cache",
-            strict=self.strict,
-        )
-        for finding in prepared.left_out:
-            console.print_note(f"left out {finding.path}: {finding.detail}")
+        prepared = divide(self.open_area(area, config), config.split)
+        note_left_out(prepared)
         return prepared
 
 
+def note_left_out(prepared: Prepared) -> None:
+    """Print a line on stderr for each image that is left out."""
+    for finding in prepared.left_out:
+        console.print_note(f"left out {finding.path}: {finding.detail}")
+
+
 def make_workspace(
-    data: str | Path, storage: str | Path | None, runs: str | Path, strict: bool
+    data: str | Path,
+    storage: str | Path | None,
+    runs: str | Path,
+    strict: bool,
+    cache: str | Path | None = None,
 ) -> Workspace:
     """A workspace from what a person wrote."""
-    return Workspace(Path(data), Path(runs), None if storage is None else str(storage), strict)
+    return Workspace(
+        Path(data),
+        Path(runs),
+        None if storage is None else str(storage),
+        strict,
+        None if cache is None else str(cache),
+    )
 
 
 def resolve_config(
@@ -195,12 +230,17 @@ def refuse_useless_images(audit: Audit, data: str | Path) -> None:
 
 @dataclass(frozen=True)
 class CachedArea:
-    """What the cache holds of an area: `images` pictures of `size` pixels a side."""
+    """What the cache holds of an area: `images` pictures of `size` pixels a side.
+
+    Attributes:
+        pushed: where workers find it, if it was pushed.
+    """
 
     area: str
     images: int
     size: int
     left_out: int
+    pushed: PushedCache | None = None
 
     def __str__(self) -> str:
         return f"{self.area}: {self.images} images at {self.size} px are cached"
@@ -212,20 +252,30 @@ def cache_area(
     data: str | Path = DATA,
     runs: str | Path = RUNS,
     strict: bool = False,
+    push: str | Path | None = None,
 ) -> CachedArea:
     """Decode the images of a config's area once, at the size that it trains on.
 
     A search does it by itself.
 
+    Args:
+        push: also write the cache there, for workers that have no dataset folder: a folder, or a
+            URL of s3 or gs.
+
     Returns:
         How many images are cached, at which size, and how many were left out.
 
     Raises:
-        InputError: as `Workspace.prepare` raises it.
+        InputError: as `Workspace.prepare` raises it, or a place that takes no files.
+        MuraError: the place is out of reach.
     """
-    prepared = Workspace(Path(data), Path(runs), strict=strict).prepare(config.area, config)
+    workspace = Workspace(Path(data), Path(runs), strict=strict)
+    images = workspace.open_area(config.area, config)
+    prepared = divide(images, config.split)  # or say what no search could use
+    note_left_out(prepared)
+    pushed = None if push is None else push_cache(images, str(push))
     n, side = len(prepared.frame), prepared.pixels.shape[1]
-    return CachedArea(config.area, n, side, len(prepared.left_out))
+    return CachedArea(config.area, n, side, len(prepared.left_out), pushed)
 
 
 def draw_phantoms(

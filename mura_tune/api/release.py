@@ -15,7 +15,6 @@ from mura_tune.api.data import make_workspace
 from mura_tune.api.reading import find_release
 from mura_tune.api.search import SearchOutcome, load_result
 from mura_tune.dashboard.progress import Epochs
-from mura_tune.data.index import dataset_name
 from mura_tune.errors import InputError, MuraError
 from mura_tune.evaluation.runs import pick_all, pick_strongest
 from mura_tune.evaluation.split_uses import SplitUse, log_use
@@ -173,7 +172,7 @@ def _finalize_search(
             released=pick_all if final_runs.ensemble else pick_strongest,
             on_epoch=epochs.epoch,
             memory=checkpoints.of,
-            dataset=dataset_name(workspace.data),
+            dataset=prepared.dataset,
             before_test=lambda digest: log_use(
                 workspace.runs,
                 SplitUse(
@@ -181,7 +180,7 @@ def _finalize_search(
                     digest,
                     prepared.area,
                     tuple(prepared.areas),
-                    dataset_name(workspace.data),
+                    prepared.dataset,
                 ),
             ),
         )

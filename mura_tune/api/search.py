@@ -85,6 +85,7 @@ class Search:
         runs: the folder of the cache and of the pictures of trials.
         name: of the search in the database; None stands for the area.
         strict: refuse the first unreadable image instead of leaving it out by name.
+        cache: the URL or folder that `cache_area` pushed to, in place of `data`.
 
     Raises:
         InputError: a config that names no area.
@@ -102,13 +103,14 @@ class Search:
         runs: str | Path = RUNS,
         name: str | None = None,
         strict: bool = False,
+        cache: str | Path | None = None,
     ) -> None:
         if not config.area:
             raise InputError("the config names no area: load it by load_config(AREA)")
         self.config = config
         self.name = config.area if name is None else name
         self._name_option = "AREA" if name is None else "--search"
-        self.workspace = make_workspace(data, storage, runs, strict)
+        self.workspace = make_workspace(data, storage, runs, strict, cache)
 
     def __repr__(self) -> str:
         return f"Search({self.name!r}, {self.config.budget.trials} trials)"
@@ -190,12 +192,18 @@ def make_searches(
     runs: str | Path = RUNS,
     name: str | None = None,
     strict: bool = False,
+    cache: str | Path | None = None,
 ) -> list[Search]:
     """The search of an area; for None a search for every area of the dataset, the smallest first.
 
     Raises:
-        InputError: `name` for more than one search, or as `load_config` raises it.
+        InputError: `name` or `cache` for every area, or as `load_config` raises it.
     """
+    if area is None and cache is not None:
+        raise InputError(
+            "--cache: a store has no list of its areas; name one AREA, or give --data and "
+            "--every-area"
+        )
     if area is None and name is not None:
         raise InputError(
             "--search: names one search, and --every-area means several; leave one out"
@@ -209,6 +217,7 @@ def make_searches(
             runs=runs,
             name=name,
             strict=strict,
+            cache=cache,
         )
         for one in areas
     ]

@@ -60,15 +60,36 @@ def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
 @click.argument("area")
 @data_option
 @runs_option
+@click.option(
+    "--push",
+    metavar="URL",
+    help="Also write the cache there, for `mura tune --cache URL` on machines without the "
+    "dataset: a folder, s3://… or gs://….",
+)
 @set_option
 @strict_option
 @json_option
 def cache(
-    area: str, data: Path, runs: Path, overrides: tuple[str, ...], strict: bool, as_json: bool
+    area: str,
+    data: Path,
+    runs: Path,
+    push: str | None,
+    overrides: tuple[str, ...],
+    strict: bool,
+    as_json: bool,
 ) -> None:
-    """Decode an area's images once, at the size its search trains on. `tune` does it by itself."""
+    """Decode an area's images once, at the size its search trains on. `tune` does it by itself.
+
+    A cache that is pushed holds the decoded images of AREA, and its index: the paths, patients,
+    studies, labels and splits, as the dataset has them. Guard it as you guard the dataset.
+    """
     from mura_tune.api.data import cache_area
     from mura_tune.config import load_config
 
-    cached = cache_area(load_config(area, overrides), data=data, runs=runs, strict=strict)
+    config = load_config(area, overrides)
+    cached = cache_area(config, data=data, runs=runs, strict=strict, push=push)
     console.print_report(as_json, lambda: asdict(cached), lambda: str(cached))
+    if cached.pushed and not as_json:
+        click.echo(f"{cached.pushed.url}: {cached.pushed.bytes / 1e6:,.1f} MB")
+        pinned = f"{push}#sha256={cached.pushed.sha256}"
+        click.echo(f"next: {shell_command('mura', 'tune', area, '--cache', pinned)}")

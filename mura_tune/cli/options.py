@@ -37,6 +37,14 @@ def _path(flag: str, env: str, default: str, what: str) -> Callable[[F], F]:
 
 
 data_option = _path("--data", "MURA_DATA", "data/MURA-v1.1", "Dataset: a folder, or a table .csv.")
+cache_option = click.option(
+    "--cache",
+    envvar="MURA_CACHE",
+    show_envvar=True,
+    metavar="URL",
+    help="In place of DATA: what `mura cache AREA --push URL` wrote. A folder, or a URL of file, "
+    "http, https, s3 or gs; URL#sha256=DIGEST takes no other cache.",
+)
 runs_option = _path("--runs", "MURA_RUNS", "runs", "Where searches and the cache are written.")
 releases_option = _path("--releases", "MURA_RELEASES", "releases", "Where releases are written.")
 base_url_option = click.option(

@@ -11,6 +11,7 @@ import click
 from mura_tune import console
 from mura_tune.cli.options import (
     Number,
+    cache_option,
     data_option,
     device_option,
     json_option,
@@ -28,6 +29,7 @@ from mura_tune.errors import InputError
 @click.argument("area", required=False)
 @click.option("--every-area", is_flag=True, help="A search for every area, side by side.")
 @data_option
+@cache_option
 @runs_option
 @storage_option
 @search_option
@@ -80,6 +82,7 @@ def tune(
     area: str | None,
     every_area: bool,
     data: Path,
+    cache: str | None,
     runs: Path,
     storage: str | None,
     name: str | None,
@@ -122,6 +125,7 @@ def tune(
         runs=runs,
         name=name,
         strict=strict,
+        cache=cache,
     )
     settings = RunSettings(
         workers, devices, warm_start, allow_space_change, not no_artifacts, feature_gb, grace

@@ -149,7 +149,7 @@ def open_cache(
     """
     if size < 1:
         raise InputError(f"size: {size} is no image size in pixels; 224 is usual")
-    home = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', dataset.name)}-{size}"
+    home = folder / home_name(dataset.name, size)
     file = home / f"manifest-{dataset_identity(dataset)}.json"
     with explain_full_disk(home, dataset.name, size, len(dataset.frame) * size * size), _lock(home):
         stored = _open(file, size, dataset.frame["path"])
@@ -162,6 +162,11 @@ def open_cache(
     if not stored.file:  # not one readable image, which only a limit of 1 or more lets pass
         raise InputError(f"{dataset.root}: no image of {dataset.name} is readable")
     return _cache(dataset, stored, left_out, home)
+
+
+def home_name(area: str, size: int) -> str:
+    """Return the name of the folder that holds an area's images at one size."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', area)}-{size}"
 
 
 def dataset_identity(dataset: Dataset) -> str:
@@ -290,21 +295,25 @@ def _unreadable(
 def _cache(dataset: Dataset, stored: _Stored, left_out: tuple[Finding, ...], home: Path) -> Cache:
     unreadable = {finding.path for finding in left_out}
     frame = dataset.drop(unreadable).frame if left_out else dataset.frame
-    file_sha = stored.records.file_sha
+    return Cache(
+        pixels=stored.pixels,
+        frame=frame,
+        left_out=left_out,
+        fingerprint=digest_contents(frame, stored.records.file_sha),
+        pixel_sha=stored.records.pixel_sha,
+        records=stored.records,
+        file=home / stored.file,
+    )
+
+
+def digest_contents(frame: "pd.DataFrame", file_sha: Digests) -> str:
+    """Return the fingerprint of a dataset, see `Cache.fingerprint`; `file_sha` (N,) as its rows."""
     paths, *others = (frame[name].to_numpy(object) for name in ("path", "study", "label", "split"))
     lines = (
         "\t".join((paths[row], file_sha[row], *(str(other[row]) for other in others)))
         for row in np.argsort(paths)
     )
-    return Cache(
-        pixels=stored.pixels,
-        frame=frame,
-        left_out=left_out,
-        fingerprint=_digest(lines),
-        pixel_sha=stored.records.pixel_sha,
-        records=stored.records,
-        file=home / stored.file,
-    )
+    return _digest(lines)
 
 
 def _open(file: Path, size: int, paths: Iterable[str]) -> _Stored | None:

@@ -255,7 +255,7 @@ def load_near_copies(
     """Return the near-copies of a cache, from the file beside its pixels, written if need be."""
     path = pixel_file.with_name(copies_file_name(pixel_file.name))
     with files.hold_lock(path.parent / "copies.lock"):
-        near_copies = _stored(path)
+        near_copies = read_near_copies(path)
         if near_copies is None:
             near_copies = find_near_copies(pixels_nss, pixel_sha, name, progress=progress)
             content = json.dumps({"rule": RULE_VERSION, "pairs": near_copies}, indent=0)
@@ -268,7 +268,7 @@ def copies_file_name(pixels: str) -> str:
     return pixels.replace("pixels-", "copies-").replace(".npy", ".json")
 
 
-def _stored(path: Path) -> tuple[NearCopy, ...] | None:
+def read_near_copies(path: Path) -> tuple[NearCopy, ...] | None:
     """Return the near-copies in a file; None unless the file is whole and of this version."""
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -16,7 +16,7 @@ from mura_tune.config import Holdout
 from mura_tune.data import duplicates
 from mura_tune.data.cache import explain_full_disk, open_cache
 from mura_tune.data.duplicates import NearCopy
-from mura_tune.data.index import Dataset, Finding
+from mura_tune.data.index import Dataset, Finding, dataset_name
 from mura_tune.data.pixels import open_pixels
 from mura_tune.data.records import Digests
 from mura_tune.data.splits import (
@@ -28,6 +28,7 @@ from mura_tune.data.splits import (
     hash_splits,
     publishes_test,
 )
+from mura_tune.imaging.images import read_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,8 @@ class Prepared:
         near: the near-copies among the images.
         fingerprint: changes with any image, label or published split.
         split_hash: changes when any study changes its split, and with each near-copy left out.
-        root: the folder that paths are relative to.
+        dataset: its name, for people.
+        root: the folder that paths are relative to; None where it is not on this machine.
         found: how many images, studies and patients the area has before any is left out.
     """
 
@@ -55,8 +57,9 @@ class Prepared:
     near: tuple[NearCopy, ...]
     fingerprint: str
     split_hash: str
-    root: Path
+    root: Path | None
     found: Mapping[str, int] = field(default_factory=dict)
+    dataset: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: the name of the pixel file instead of its bytes."""
@@ -94,6 +97,23 @@ class Prepared:
         """Paths of the images that are left out because another split holds a near-copy."""
         return tuple(finding.path for finding in self.left_out if finding.kind == "near-copy")
 
+    def read_view(self, path: str) -> NDArray[np.uint8]:
+        """Read an image by its path, grey (H, W).
+
+        Where the dataset's folder is not on this machine it is as the network sees it, (S, S).
+
+        Raises:
+            KeyError: an image of no split, where there is no folder.
+            UnreadableImage: the file is damaged or gone.
+        """
+        if self.root is not None:
+            return read_image(self.root / path)
+        rows = self.frame["row"].to_numpy()[self.frame["path"].to_numpy(object) == path]
+        if not len(rows):
+            raise KeyError(path)
+        pixels: NDArray[np.uint8] = np.array(self.pixels[rows[0]])
+        return pixels
+
     def rows(self, split: str) -> NDArray[np.int64]:
         """Row numbers of one split: train, dev or test."""
         return np.flatnonzero(self.frame["split"].to_numpy() == split)
@@ -105,19 +125,21 @@ class AreaImages:
 
     Attributes:
         pixels: (M, S, S) uint8, read as needed.
-        pixel_sha: (M,) sha256 of the images as they were decoded.
+        file_sha, pixel_sha: (M,) sha256 of the files, and of the images as they were decoded.
         frame: the M rows of the index, in the order of the pixels.
         left_out: a finding for each unreadable image.
         near: the near-copies among the images.
         fingerprint: changes with any image, label or published split.
         found: how many images, studies and patients the area has, unreadable images included.
         publishes_test: whether the dataset publishes a valid split, in this area or another one.
-        root: the folder that paths are relative to.
+        dataset: its name, for people.
+        root: the folder that paths are relative to; None where it is not on this machine.
         file: the pixel file.
     """
 
     area: str
     pixels: NDArray[np.uint8]
+    file_sha: Digests
     pixel_sha: Digests
     frame: pd.DataFrame
     left_out: tuple[Finding, ...]
@@ -125,7 +147,8 @@ class AreaImages:
     fingerprint: str
     found: Mapping[str, int]
     publishes_test: bool
-    root: Path
+    dataset: str
+    root: Path | None
     file: Path
 
 
@@ -145,6 +168,7 @@ def open_area(
     return AreaImages(
         area=area,
         pixels=cached.pixels,
+        file_sha=cached.records.file_sha,
         pixel_sha=cached.pixel_sha,
         frame=cached.frame,
         left_out=cached.left_out,
@@ -152,6 +176,7 @@ def open_area(
         fingerprint=cached.fingerprint,
         found=_count_rows(rows.frame),
         publishes_test=publishes_test(dataset.frame),
+        dataset=dataset_name(dataset.table or dataset.root),
         root=dataset.root,
         file=cached.file,
     )
@@ -181,6 +206,7 @@ def divide(images: AreaImages, holdout: Holdout) -> Prepared:
         near=images.near,
         fingerprint=images.fingerprint,
         split_hash=hash_splits(frame, copies=crossing),
+        dataset=images.dataset,
         root=images.root,
         found=images.found,
     )

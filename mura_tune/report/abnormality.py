@@ -9,7 +9,6 @@ from pathlib import PurePath
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import METRIC_NAMES, Evaluation
-from mura_tune.imaging.images import read_image
 from mura_tune.networks.network import Model
 from mura_tune.release_format.manifest import AbnormalityManifest, Manifest
 from mura_tune.release_format.metrics_entries import (
@@ -58,7 +57,7 @@ def render_report(
     gallery = None
     if cases:
         split = load_split(prepared, "test", next(net.parameters()).device)
-        gallery = find_cases(net, split, test, cases, lambda path: read_image(prepared.root / path))
+        gallery = find_cases(net, split, test, cases, prepared.read_view)
     on_dev = manifest.metrics.dev
     on_test = type(manifest.metrics.test).parse(test.to_json())
     supplement = tabulate_supplement(on_dev, on_test)

@@ -38,22 +38,25 @@ class StatusError(ServerError):
         self.status = status
 
 
-def normalise_url(url: str) -> str:
+def normalise_url(url: str, thing: str = "a release") -> str:
     """A URL in the characters that HTTP allows, without a slash at its end.
 
     The path is percent-encoded and the host written as DNS knows it; a plain URL stays as it is.
+
+    Args:
+        thing: what lies there, for messages.
 
     Raises:
         InputError: no http(s) URL of a folder, or one with a password in it.
     """
     shown = f"…@{url.rpartition('@')[2]}" if "@" in url else url  # a password is never printed
-    refused = InputError(f"{shown}: not the address of a release; write http(s)://HOST/…/NAME")
+    refused = InputError(f"{shown}: not the address of {thing}; write http(s)://HOST/…/NAME")
     if not url.isprintable() or " " in url:
         raise refused
     if re.match("https?://[^/?#]*@", url, re.IGNORECASE):
         raise InputError(
-            f"{shown}: a user and password in an address are not supported; copy the release's "
-            "folder here and name that"
+            f"{shown}: a user and password in an address are not supported; copy the folder of "
+            f"{thing} here and name that"
         )
     try:
         split_url = _split_url(url)
