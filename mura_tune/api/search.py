@@ -15,6 +15,8 @@ from mura_tune.config import Overrides, SearchConfig, load_config, replace_trial
 from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.dashboard.progress import Epochs, SearchProgress, notify_all
 from mura_tune.dashboard.updates import DashboardUpdates
+from mura_tune.database.outages import PATIENCE
+from mura_tune.database.pictures import PictureStore
 from mura_tune.database.storage import GRACE, admit, load_study, open_storage
 from mura_tune.errors import InputError
 from mura_tune.evaluation.ablation import Ablation, ablate
@@ -269,7 +271,9 @@ def _worker_settings(settings: RunSettings, workspace: Workspace) -> WorkerSetti
         workspace.url,
         settings.grace,
         settings.warm_start,
-        artifacts=TrialArtifacts(workspace.runs / "artifacts")
+        artifacts=TrialArtifacts(
+            PictureStore(workspace.runs / "artifacts", workspace.url, PATIENCE)
+        )
         if settings.artifacts
         else save_nothing,
         features=workspace.runs / "features" if settings.feature_gb else None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from mura_tune.dashboard import guards
 from mura_tune.dashboard.guards import App
 from mura_tune.dashboard.server import Server
+from mura_tune.database.pictures import PictureStore
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import explain_error
 from mura_tune.text import printable
@@ -26,19 +27,18 @@ def build_app(
     """Build the dashboard of a storage, read-only unless `writable`.
 
     Args:
-        artifacts: the folder that the trials' pictures are in.
+        artifacts: the folder of the trials' pictures that are not in the database.
         report: is called with a line for each request that failed.
 
     Raises:
         InputError: no such database.
     """
-    from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
-    store = FileSystemArtifactStore(artifacts) if artifacts else None
-    board = wsgi(open_storage(url), artifact_store=store)
+    board = wsgi(open_storage(url), artifact_store=PictureStore(artifacts, url))
     board.catchall = False  # its errors come to `reported`, not as tracebacks to the terminal
-    guarded = guards.refuse_malformed(guards.sandbox_artifacts(board))
+    pictured = guards.answer_missing_pictures(guards.sandbox_artifacts(board))
+    guarded = guards.refuse_malformed(pictured)
     if not writable:
         guarded = guards.refuse_changes(guarded)
     return guards.report_errors(guarded, report)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts import upload_artifact
 from optuna_dashboard import save_note
 from optuna_dashboard.artifact import get_artifact_path
 from PIL import Image
@@ -21,6 +21,7 @@ from PIL import Image
 from mura_tune.dashboard.notes import write_trial_note
 from mura_tune.dashboard.panels import PANELS, TaskPanel, trial_monitor
 from mura_tune.dashboard.trial_charts import Fits
+from mura_tune.database.pictures import PictureStore
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.search.trial import SaveArtifacts
 from mura_tune.search.trial_record import TrialWriter
@@ -32,9 +33,9 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class TrialArtifacts:
-    """Saves the artifacts of one worker's trials, with files in `folder`. One thread uses it."""
+    """Saves the artifacts of one worker's trials, with files in `store`. One thread uses it."""
 
-    folder: Path
+    store: PictureStore
 
     def __call__(self, task: str) -> SaveArtifacts:
         """Return the function that saves the artifacts of a trial of `task`."""
@@ -93,11 +94,8 @@ class TrialArtifacts:
 
     def _upload(self, trial: optuna.Trial, path: Path) -> str:
         """Store a file with a trial; return the path at which the dashboard serves it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         artifact = upload_artifact(
-            artifact_store=FileSystemArtifactStore(self.folder),
-            file_path=str(path),
-            study_or_trial=trial,
+            artifact_store=self.store, file_path=str(path), study_or_trial=trial
         )
         return str(get_artifact_path(trial, artifact))
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from optuna.artifacts.exceptions import ArtifactNotFound
+
 from mura_tune.dashboard.server import bracket_address
 from mura_tune.errors import explain_error
 
@@ -169,6 +171,19 @@ def sandbox_artifacts(app: App) -> App:
 
         artifact = str(environ.get("PATH_INFO", "")).startswith("/artifacts/")
         return app(environ, start if artifact else start_response)
+
+    return served
+
+
+def answer_missing_pictures(app: App) -> App:
+    """Answer with status 404 for a picture that lies on another machine."""
+
+    def served(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            return app(environ, start_response)
+        except ArtifactNotFound:
+            reason = "this picture lies on the machine that ran the trial, or was removed"
+            return _refusal(start_response, "404 Not Found", reason, sys.exc_info())
 
     return served
 

@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Engine, Table, insert, select
 from sqlalchemy.orm import Session
 
-from mura_tune import files
 from mura_tune.database import optuna_private
 from mura_tune.database.locks import WorkerLock, lock_of
 from mura_tune.database.optuna_private import (
@@ -28,6 +27,7 @@ from mura_tune.database.optuna_private import (
     StudyModel,
 )
 from mura_tune.database.outages import legible
+from mura_tune.database.pictures import PictureStore
 from mura_tune.database.sqlite_file import require_write
 from mura_tune.database.storage import has_study, load_study, using
 from mura_tune.database.urls import database, file_of
@@ -119,6 +119,9 @@ def count(url: str, name: str) -> int:
 def delete(url: str, name: str, artifacts: Path) -> int:
     """Delete a search, its confirmation and its pictures; returns how many trials went.
 
+    Args:
+        artifacts: the folder of the pictures that are not in the database.
+
     Search and confirmation go in one transaction, after the pictures: cut off, the same call
     finishes it. Pictures that another search of the database shows too stay.
 
@@ -143,7 +146,7 @@ def delete(url: str, name: str, artifacts: Path) -> int:
                 )
         trials = sum(len(search.trials()) for search in searches)
         ids = [optuna_private.search_id(search.handle) for search in searches]
-        _remove_pictures(storage.engine, ids, artifacts)
+        _remove_pictures(storage.engine, ids, PictureStore(artifacts, url))
         with Session(storage.engine) as session, session.begin():
             for key in ids:
                 session.delete(session.get_one(StudyModel, key))
@@ -262,10 +265,8 @@ def _without_pictures(rows: Mapping[str, _Rows]) -> dict[str, _Rows]:
     }
 
 
-def _remove_pictures(engine: Engine, searches: Sequence[int], artifacts: Path) -> None:
+def _remove_pictures(engine: Engine, searches: Sequence[int], pictures: PictureStore) -> None:
     """Remove the pictures of some searches, but for those that the rest of the database shows."""
-    if not artifacts.is_dir():
-        return
     ours: set[str] = set()
     theirs: set[str] = set()
     of_search, of_trial = SEARCH_FACTS.c, TRIAL_FACTS.c
@@ -278,6 +279,4 @@ def _remove_pictures(engine: Engine, searches: Sequence[int], artifacts: Path) -
             query = columns.where(columns.selected_columns.key.startswith(ARTIFACT_PREFIX))
             for search, key in connection.execute(query):
                 (ours if search in searches else theirs).add(key.removeprefix(ARTIFACT_PREFIX))
-    for name in ours - theirs:
-        with contextlib.suppress(InputError):  # no name of a picture: not ours to remove
-            files.path_within(artifacts, name).unlink(missing_ok=True)
+    pictures.remove_all(ours - theirs)

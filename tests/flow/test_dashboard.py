@@ -26,6 +26,7 @@ from mura_tune.dashboard import app, notes, search_charts, server
 from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.database.pictures import PictureStore
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError
@@ -76,7 +77,7 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[
         storage=open_storage(url, create=True), study_name="XR_WRIST", direction="maximize"
     )
     same_or_refuse(SearchRecord(opened), study, space.space_to_json(axes), prepared)
-    search(opened, study, prepared, TrialArtifacts(folder))
+    search(opened, study, prepared, TrialArtifacts(PictureStore(folder)))
     commands = {"resume": "make tune AREA=XR_WRIST", "finalize": "make finalize AREA=XR_WRIST"}
     notes.write_study_note(SearchRecord(opened), **commands)
     search_charts.refresh_charts(SearchRecord(opened))

@@ -20,6 +20,7 @@ from mura_tune.config import load_config
 from mura_tune.dashboard import artifacts, error_sheet
 from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.dashboard.trial_charts import Fits, TrialCharts, count_area_calls
+from mura_tune.database.pictures import PictureStore
 from mura_tune.metrics.areas import ACCURACY
 from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.search.trial_record import TrialWriter
@@ -57,7 +58,7 @@ def note_of(study: optuna.Study) -> str:
 @pytest.mark.parametrize("folds", [1, 3])
 def test_a_trial_leaves_pictures_scores_and_a_note(tmp_path: Path, folds: int) -> None:
     fits = [pair(seed, name=f"fold{seed}-") for seed in range(folds)]
-    study = run_trial(TrialArtifacts(tmp_path / "new"), fits)
+    study = run_trial(TrialArtifacts(PictureStore(tmp_path / "new")), fits)
     files = files_of(study, tmp_path / "new")
     assert set(files) == {"charts.png", "worst-errors.png", "dev-scores.csv"}
     for name in ("charts.png", "worst-errors.png"):
@@ -93,7 +94,7 @@ def test_a_trial_that_tells_areas_apart_shows_what_it_took_for_what(
     trial.set_user_attr("dev_score", task.measure.estimate(table).to_json())
     if task is MULTI_TASK:
         trial.set_user_attr("dev_part", accuracy)
-    TrialArtifacts(tmp_path)(task.name)(trial, [(fit, dev)], table)
+    TrialArtifacts(PictureStore(tmp_path))(task.name)(trial, [(fit, dev)], table)
     study.tell(trial, 0.5)
     files = files_of(study, tmp_path)
     areas = {"areas.png"} if task is MULTI_TASK else set()
@@ -129,7 +130,7 @@ def test_the_sheet_of_a_router_shows_its_surest_error_first() -> None:
 
 def test_the_table_has_every_dev_study_the_worst_first(tmp_path: Path) -> None:
     fits = [pair(0), pair(1, name="t")]
-    study = run_trial(TrialArtifacts(tmp_path), fits)
+    study = run_trial(TrialArtifacts(PictureStore(tmp_path)), fits)
     text = files_of(study, tmp_path)["dev-scores.csv"].read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
     studies = pooled(fits)
@@ -148,7 +149,7 @@ def test_a_picture_that_fails_costs_the_picture_and_not_the_trial(
 
     monkeypatch.setattr(TrialCharts, "draw", full)
     with caplog.at_level(logging.WARNING):
-        study = run_trial(TrialArtifacts(tmp_path), [pair()])
+        study = run_trial(TrialArtifacts(PictureStore(tmp_path)), [pair()])
     assert study.trials[0].value == 0.5
     assert "No space left on device" in note_of(study)
     assert "No space left on device" in caplog.text
@@ -163,4 +164,4 @@ def test_a_lost_trial_is_told_to_the_worker(
 
     monkeypatch.setattr(artifacts, "upload_artifact", lost)
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        run_trial(TrialArtifacts(tmp_path), [pair()])
+        run_trial(TrialArtifacts(PictureStore(tmp_path)), [pair()])
