@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,15 @@ class Workspace:
     Attributes:
         data: a folder in MURA's layout, or a table .csv.
         runs: the folder of the cache, checkpoints and pictures of trials.
-        storage: the database of searches: a file, or a PostgreSQL URL; None stands for
-            RUNS/studies.db.
+        storage: the database of searches: a file, a PostgreSQL URL, or `@FILE`, whose one line is
+            either; None stands for RUNS/studies.db.
         strict: refuse the first unreadable image instead of leaving it out by name.
         cache: the URL of areas' caches, which stand in for `data`; None reads `data`.
     """
 
     data: Path
     runs: Path
-    storage: str | None = None
+    storage: str | None = field(default=None, repr=False)  # it may have a password in it
     strict: bool = False
     cache: str | None = None
 
@@ -57,7 +57,10 @@ class Workspace:
     @property
     def options(self) -> tuple[str | Path, ...]:
         """The options with which a command finds the same places."""
-        storage = ("--storage", database(self.url)) if self.storage else ()
+        storage: tuple[str, ...] = ()
+        if self.storage:
+            named = self.storage.startswith("@")  # a password stays in its file
+            storage = ("--storage", self.storage if named else database(self.url))
         source = ("--cache", self.cache) if self.cache else ("--data", self.data)
         return (*source, "--runs", self.runs, *storage)
 

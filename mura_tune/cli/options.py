@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from mura_tune import console
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,14 +62,41 @@ release_option = click.option(
     "--release", required=True, help="Its folder, its URL, or its name under BASE_URL."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+def _storage_in_file() -> str | None:
+    """What stands in for `--storage` where only MURA_STORAGE_FILE is set."""
+    file = os.environ.get("MURA_STORAGE_FILE")
+    return f"@{file}" if file else None
+
+
+def _note_password(
+    context: click.Context, option: click.Parameter, storage: str | None
+) -> str | None:
+    """Say that others see a password on a command line."""
+    typed = context.get_parameter_source(str(option.name)) == ParameterSource.COMMANDLINE
+    if not storage or not typed:
+        return storage
+    from mura_tune.database.urls import has_password
+
+    if has_password(storage):
+        console.print_note(
+            "warning: everybody on this machine sees a password on a command line; write the URL "
+            "in a file that only you can read, and name that: --storage @FILE"
+        )
+    return storage
+
+
 storage_option = click.option(
     "--storage",
     envvar="MURA_STORAGE",
     show_envvar=True,
-    default=None,
-    help="Search database: a file on a local disk, or postgresql+psycopg://USER@HOST/DB. Other "
-    "disks are refused unless MURA_LOCAL_DISKS names their kind, such as 9p.  "
-    "[default: RUNS/studies.db]",
+    default=_storage_in_file,
+    show_default="RUNS/studies.db",
+    callback=_note_password,
+    help="Search database: a file on a local disk, or postgresql+psycopg://USER@HOST/DB; or @FILE "
+    "(also MURA_STORAGE_FILE), a file with one of them in it. Disks that are not local are "
+    "refused unless MURA_LOCAL_DISKS names their kind, such as 9p.",
 )
 set_option = click.option(
     "--set",

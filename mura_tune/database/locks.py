@@ -63,7 +63,7 @@ class WorkerLock:
     `grace` seconds that the others are alive: they may have lost theirs in the same outage.
     """
 
-    url: str
+    url: str = field(repr=False)
     name: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
     patience: float = 0.0
     grace: float = 0.0
@@ -180,7 +180,7 @@ class _FileLock(_ContextLock):
 class _AdvisoryLock(_ContextLock):
     """A session's advisory lock, on a connection of its own (PostgreSQL manual, 13.3.5)."""
 
-    url: str
+    url: str = field(repr=False)
     name: str
     patience: float = 0.0
     _connection: Connection | None = None

@@ -15,7 +15,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
@@ -32,7 +32,7 @@ from sqlalchemy.exc import (
 
 from mura_tune import console, errors
 from mura_tune.database.optuna_private import NOT_FOUND, STORAGE_CALLS
-from mura_tune.database.urls import TIMEOUT, database, file_of
+from mura_tune.database.urls import TIMEOUT, database, file_of, hide_passwords
 from mura_tune.errors import InputError, MuraError
 from mura_tune.text import printable, shell_command
 
@@ -93,7 +93,7 @@ def refusal(url: str | None, error: BaseException) -> InputError:
         url: None where the database is not known; then it is called "the study database".
     """
     name = _named(url)
-    inner, reason = _innermost(error), reason_of(error)
+    inner, reason = _innermost(error), hide_passwords(url, reason_of(error))
     code = _kind(inner)
     if code == sqlite3.SQLITE_NOTADB:
         return InputError(
@@ -212,7 +212,7 @@ class Outage(InputError, StorageInternalError):
 class Patience:
     """How long one process waits for the database at `url`, measured from an outage's start."""
 
-    url: str
+    url: str = field(repr=False)
     seconds: float
     _began: float | None = None
     _pause: float = PAUSES[0]
@@ -244,7 +244,8 @@ class Patience:
             self._began = now
             if passes(cause) and self.seconds:
                 console.print_note(
-                    f"{database(self.url)}: out of reach ({reason_of(error)}); waiting up to "
+                    f"{database(self.url)}: out of reach "
+                    f"({hide_passwords(self.url, reason_of(error))}); waiting up to "
                     f"{self.seconds:.0f} s"
                 )
         if not passes(cause) or now - self._began >= self.seconds:

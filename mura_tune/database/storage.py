@@ -208,7 +208,8 @@ def _check_version(url: str, storage: RDBStorage) -> None:
     if version == ours:
         return
     if version in storage.get_all_versions():
-        advice = f"copy it, then upgrade it: optuna storage upgrade --storage '{url}'"
+        named = url if file_of(url) else database(url)
+        advice = f"copy it, then upgrade it: optuna storage upgrade --storage '{named}'"
     else:
         advice = "use the version of mura-tune that wrote it, or name another with --storage"
     raise InputError(

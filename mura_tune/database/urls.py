@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl, quote_from_bytes, unquote_to_bytes
+from urllib.parse import parse_qsl, quote, quote_from_bytes, unquote_to_bytes
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -14,6 +14,7 @@ from mura_tune.errors import InputError
 from mura_tune.text import printable
 
 TIMEOUT = 60  # seconds a writer waits for another; whoever opens the URL inherits it
+SECRET_OPTIONS = ("password", "sslpassword")  # of libpq, in the part of a URL behind its ?
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SQLITE = re.compile(r"sqlite(\+pysqlite)?:///")
 
@@ -21,11 +22,14 @@ _SQLITE = re.compile(r"sqlite(\+pysqlite)?:///")
 def url_of(text: str) -> str:
     """An Optuna URL from a path to a database file, or from a SQLite or PostgreSQL URL.
 
-    A path means itself, whatever characters stand in it; a URL is percent-encoded.
+    A path means itself, whatever characters stand in it; a URL is percent-encoded. `@FILE` stands
+    for the path or URL in the file FILE, so that no password stands on a command line.
 
     Raises:
-        InputError: a URL of another kind of database, or no usable path.
+        InputError: a URL of another kind of database, no usable path, or no such FILE.
     """
+    if text.startswith("@") and not Path(text).exists():
+        text = _read_url(Path(text[1:]))
     if not _SCHEME.match(text):
         return url_of_file(text)
     if text.startswith("sqlite"):
@@ -69,7 +73,54 @@ def file_of(url: str) -> Path | None:
 def database(url: str) -> str:
     """What a URL names, for people: a file, or the URL without its password."""
     path = file_of(url)
-    return str(path) if path else make_url(url).render_as_string(hide_password=True)
+    if path:
+        return str(path)
+    parsed = make_url(url)
+    secret = dict.fromkeys(parsed.query.keys() & SECRET_OPTIONS, "***")
+    return parsed.update_query_dict(secret).render_as_string(hide_password=True)
+
+
+def has_password(text: str) -> bool:
+    """Whether what a person wrote for a database has a password in it."""
+    return bool(_SCHEME.match(text) and not text.startswith("sqlite") and _passwords(text))
+
+
+def hide_passwords(url: str | None, message: str) -> str:
+    """A message of a driver without the passwords of the URL that it was called with."""
+    for password in _passwords(url) if url and file_of(url) is None else ():
+        message = message.replace(password, "***").replace(quote(password, safe=""), "***")
+    return message
+
+
+def _passwords(url: str) -> list[str]:
+    """The passwords in a URL: before its host, and among the options that the driver takes."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return []
+    options = [parsed.query[name] for name in SECRET_OPTIONS if name in parsed.query]
+    values = (value for one in options for value in ([one] if isinstance(one, str) else one))
+    return [str(one) for one in (parsed.password, *values) if one]
+
+
+def _read_url(file: Path) -> str:
+    """The one line in a file that names a database."""
+    shown = f"--storage @{printable(file)}"
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(
+            f"--storage @{printable(file)}: {reason}; name a file with a URL"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"--storage @{printable(file)}: not UTF-8; write a URL in it") from None
+    named = [line.strip() for line in lines if line.strip()]
+    if len(named) != 1 or named[0].startswith("@"):
+        raise InputError(
+            f"{shown}: {len(named)} lines; write one line in it, the URL or the path of a database"
+        )
+    return named[0]
 
 
 def _file_in(text: str) -> str:
@@ -86,4 +137,5 @@ def _file_in(text: str) -> str:
 
 def _hidden(text: str) -> str:
     """A URL that cannot be used, without what may be a password."""
-    return printable(re.sub(r"(?<=://).*@", "***@", text))
+    plain = re.sub(r"(?<=://).*@", "***@", text)
+    return printable(re.sub(rf"({'|'.join(SECRET_OPTIONS)})=[^&]*", r"\1=***", plain))

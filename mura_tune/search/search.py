@@ -7,7 +7,7 @@ count; `results.load_result` says what it came to.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
@@ -57,7 +57,7 @@ class WorkerSettings:
         patience: seconds to wait while the database is out of reach.
     """
 
-    url: str
+    url: str = field(repr=False)
     grace: int = GRACE
     warm_start: str = AUTO
     artifacts: Callable[[str], SaveArtifacts] = save_nothing

@@ -1,12 +1,22 @@
 """A path of a database means itself; a URL means what its scheme says."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Ran
 from optuna.storages import RDBStorage
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from mura_tune.database.urls import database, file_of, url_of, url_of_file
+from mura_tune.database.urls import (
+    database,
+    file_of,
+    has_password,
+    hide_passwords,
+    url_of,
+    url_of_file,
+)
 from mura_tune.errors import InputError
 
 ODD = (
@@ -89,3 +99,59 @@ def test_postgresql_goes_through_psycopg() -> None:
     assert url == "postgresql+psycopg://me:secret@host/db"
     assert file_of(url) is None
     assert database(url) == "postgresql+psycopg://me:***@host/db"
+
+
+SECRET = "postgresql+psycopg://me:s3cret%2F1@host/db?sslmode=verify-full&sslrootcert=%2Fca.pem"
+
+
+def test_options_for_tls_pass_through() -> None:
+    assert url_of(SECRET) == SECRET
+    options = create_engine(SECRET).dialect.create_connect_args(make_url(SECRET))[1]
+    assert (options["sslmode"], options["sslrootcert"]) == ("verify-full", "/ca.pem")
+
+
+def test_a_password_stands_nowhere_that_people_read() -> None:
+    for url in (SECRET, "postgresql+psycopg://me@host/db?password=s3cret/1&sslpassword=s3cret/1"):
+        assert has_password(url)
+        assert "s3cret" not in database(url_of(url))
+        assert "host" in database(url_of(url))
+        for form in ("s3cret/1", "s3cret%2F1"):
+            assert hide_passwords(url, f"no entry for {form}") == "no entry for ***"
+    for text in ("postgresql://me@host/db", "runs/a:b@c.db", "sqlite:////a:b@c.db", "@file"):
+        assert not has_password(text)
+    with pytest.raises(InputError) as caught:
+        url_of("mysql://me@host/db?password=s3cret")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_file_names_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("storage").write_text(f"\n{SECRET}\n")
+    assert url_of("@storage") == url_of(f"@{tmp_path}/storage") == SECRET
+    for content, line in (
+        (b"", "0 lines; write one line"),
+        (b"a\nb\n", "2 lines; write one line"),
+        (b"@other", "1 lines; write one line"),
+        (b"\xff", "not UTF-8"),
+    ):
+        Path("storage").write_bytes(content)
+        with pytest.raises(InputError, match=f"--storage @storage: {line}"):
+            url_of("@storage")
+    with pytest.raises(InputError, match="--storage @none: no such file"):
+        url_of("@none")
+    Path("@studies.db").touch()  # a database of this name is what the name meant before
+    assert file_of(url_of("@studies.db")) == Path("@studies.db")
+
+
+def test_a_command_reads_the_file_and_warns_of_a_typed_password(
+    run: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "storage").write_text(str(tmp_path / "none.db"))
+    monkeypatch.setenv("MURA_STORAGE_FILE", str(tmp_path / "storage"))
+    assert f"{tmp_path}/none.db: no searches yet" in run("best", "XR_WRIST").err
+    ran = run("best", "XR_WRIST", f"--storage=postgresql://me:s3cret@/db?host={tmp_path}")
+    assert (ran.code, "s3cret" in ran.err) == (2, False)
+    assert "warning: everybody on this machine sees a password on a command line" in ran.err
+    monkeypatch.setenv("MURA_STORAGE", f"postgresql://me:s3cret@/db?host={tmp_path}")
+    ran = run("best", "XR_WRIST")
+    assert (ran.code, "s3cret" in ran.err, "warning" in ran.err) == (2, False, False)
