@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 from collections.abc import Callable
@@ -88,6 +89,27 @@ def build_network(
     if any(value.ndim == 5 for value in body.parameters()):  # torch would take them for videos
         return Network(body)
     return Network(body).to(memory_format=torch.channels_last)
+
+
+class NetworkCopies:
+    """`build_network` for one trial after another: the same network again is a copy of the first.
+
+    Files of weights are read, drawn and checked when a network is built; the trials of a search
+    begin with the same one. The last one is kept, in the host's memory.
+    """
+
+    def __init__(self) -> None:
+        self._built: tuple[tuple[object, ...], Network] | None = None
+
+    def __call__(self, arch: str, **options: Any) -> Network:
+        """What `build_network` returns for the same arguments; InputError as there."""
+        asked = (arch, *sorted(options.items()))
+        known, first = self._built or ((), None)
+        if first is None or known != asked:
+            self._built = None  # or both would be in memory
+            first = build_network(arch, **options)
+            self._built = asked, first
+        return copy.deepcopy(first)
 
 
 def restore_network(

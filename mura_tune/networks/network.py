@@ -63,6 +63,11 @@ class Network(nn.Module):
         self.body: Any = body  # torch types its methods, timm's, as Tensor or Module
         self.head, self.stages = _stages(body)
         self.flip_test = False
+        # Each module with its place and the names of its parameters: asked once, used a phase.
+        self._owners: list[tuple[str, nn.Module, frozenset[str]]] = [
+            (prefix, module, _parameter_names(prefix, module))
+            for prefix, module in body.named_modules()
+        ]
         self._frozen: list[nn.Module] = []
         self._norms: list[nn.Module] = []
         self.set_depth(len(self.stages))
@@ -99,11 +104,11 @@ class Network(nn.Module):
         frozen = {name for stage in self.stages[: len(self.stages) - depth] for name in stage}
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(name not in frozen)
-        self._frozen = [
-            module
-            for prefix, module in self.body.named_modules()
-            if _all_in(frozen, prefix, module)
-        ]
+        self._frozen, within = [], "."
+        for prefix, module, names in self._owners:  # a module stands before those inside it
+            if names and frozen.issuperset(names) and not prefix.startswith(within):
+                self._frozen.append(module)
+                within = f"{prefix}."
         self.train(self.training)
         return depth
 
@@ -201,9 +206,11 @@ def _steps(body: nn.Module) -> list[Step] | None:
     return of_stem and [*of_stem, body.embed, *body.encoder, body.norm]
 
 
-def _all_in(frozen: set[str], prefix: str, module: nn.Module) -> bool:
-    names = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters()]
-    return bool(names) and frozen.issuperset(names)
+def _parameter_names(prefix: str, module: nn.Module) -> frozenset[str]:
+    """Return the names of a module's parameters, those inside it too, as the body has them."""
+    return frozenset(
+        f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters()
+    )
 
 
 def trainable_names(net: Network) -> Iterable[str]:

@@ -22,6 +22,8 @@ from mura_tune.metrics.comparison import average_folds
 from mura_tune.metrics.dev_fold import DevFold
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.ranking import AUC
+from mura_tune.networks.factory import build_network
+from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
 from mura_tune.search.comparable import numbered_studies
 from mura_tune.search.space import Space, recipe_for, suggest
@@ -104,12 +106,14 @@ class Trainer:
 
     Attributes:
         save_artifacts: called before a trial ends, since a finished trial takes no files.
+        build: makes networks as `build_network` does.
     """
 
     config: SearchConfig
     data: TrialData
     on_epoch: Callable[[TrialProgress], None]
     save_artifacts: SaveArtifacts
+    build: Callable[..., Network] = build_network
 
     def train(self, writer: TrialWriter, recipe: Recipe, source: Source = pixel_feed) -> float:
         """The dev score of a trial, all of whose results are stored with it.
@@ -148,7 +152,7 @@ class Trainer:
                 if alone:
                     _report(trial, epoch.score, epoch.number)
 
-            net = task.start(recipe, train).to(self.data.device)
+            net = task.start(recipe, train, self.build).to(self.data.device)
             result = fit(net, train, dev, recipe, task, on_epoch=on_epoch, source=source)
             fits.append((result, dev))
             if not alone:  # the mean of the folds so far, fold by fold

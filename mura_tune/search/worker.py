@@ -21,6 +21,7 @@ from mura_tune.database.locks import WorkerLock, lock_of
 from mura_tune.database.optuna_private import send_heartbeats
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import MuraError
+from mura_tune.networks.factory import NetworkCopies
 from mura_tune.recipe import Recipe
 from mura_tune.search.comparable import going_on
 from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded, WorkerSettings
@@ -161,6 +162,7 @@ class _WorkerSearch:
         self._save_artifacts = settings.artifacts(self._config.task)
         self._confirmation: SearchRecord | None = None
         self._trainer: tuple[int, Trainer] | None = None  # of one division of the patients
+        self._build = NetworkCopies()
         self._warm_starts: Sequence[WarmStart] = ()
 
     def is_done(self) -> bool:
@@ -205,7 +207,7 @@ class _WorkerSearch:
         """Load the data of a division of the patients, in place of another's."""
         self._trainer = None  # or both would be in memory
         data = load_trial_data(self._job.prepared, self._config, self._device, division)
-        trainer = Trainer(self._config, data, self._on_event, self._save_artifacts)
+        trainer = Trainer(self._config, data, self._on_event, self._save_artifacts, self._build)
         self._trainer = division, trainer
 
     def _draw(self, search: SearchRecord, slot: Slot) -> _DrawnTrial:

@@ -81,19 +81,23 @@ class Task:
             return math.nan
         return self.measure.score(self.table(logits_nk, split))
 
-    def start(self, recipe: Recipe, train: Split) -> Network:
+    def start(
+        self, recipe: Recipe, train: Split, build: Callable[..., Network] = build_network
+    ) -> Network:
         """The network that a run begins with: where the recipe says so, its first answer to every
-        view is the training split's prior. InputError as `build_network`."""
-        net = self.network(recipe, len(train.areas))
+        view is the training split's prior. `build` and InputError as `build_network`."""
+        net = self.network(recipe, len(train.areas), build)
         if recipe.head_init == "prior":
             set_output_biases(net.body.get_classifier(), self.prior(train, recipe))
         return net
 
-    def network(self, recipe: Recipe, areas: int) -> Network:
-        """A fresh network for this task on so many areas, which knows no data; InputError as
-        `build_network`."""
+    def network(
+        self, recipe: Recipe, areas: int, build: Callable[..., Network] = build_network
+    ) -> Network:
+        """A fresh network for this task on so many areas, which knows no data; `build` and
+        InputError as `build_network`."""
         outputs = self.outputs(areas)
-        net = build_network(
+        net = build(
             recipe.arch,
             size=recipe.size,
             pretrained=recipe.pretrained,

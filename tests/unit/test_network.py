@@ -1,12 +1,17 @@
 """Networks by name: stages, what trains at a depth, and the sizes they take."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from mura_tune.errors import InputError
-from mura_tune.networks.factory import build_network, count_stages
+from mura_tune.networks.factory import NetworkCopies, build_network, count_stages
 from mura_tune.networks.network import Network, trainable_names
+from mura_tune.networks.weights import copy_tensors
 
 # Stages, and a side that is small and not what the network was made for.
 ARCHES = {
@@ -118,3 +123,24 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_touched() -> None:
 def test_a_body_without_a_classifier_is_refused() -> None:
     with pytest.raises(InputError, match="no classifier"):
         Network(timm.create_model("resnet18", num_classes=0))
+
+
+def test_the_same_network_again_is_a_copy_that_shares_nothing(tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    save_file(copy_tensors(build_network("resnet18", seed=5).body.state_dict()), start)
+    asked: dict[str, Any] = {"size": 32, "pretrained": str(start), "seed": 3}
+    fresh, build = build_network("resnet18", **asked), NetworkCopies()
+    first = build("resnet18", **asked)
+    with torch.no_grad():  # as a trial would
+        first.set_depth(1)
+        first.freeze_statistics()
+        for value in first.body.state_dict().values():
+            value.add_(1)
+    start.unlink()  # nothing is read again
+    second = build("resnet18", **asked)
+    assert torch.equal(second(x := torch.rand(2, 1, 32, 32)), fresh(x))
+    tensors = (net.body.state_dict().values() for net in (second, fresh))
+    assert all(map(torch.equal, *tensors))
+    assert len(list(trainable_names(second))) == len(list(trainable_names(fresh)))
+    with pytest.raises(InputError, match="no such file of weights"):
+        build("resnet18", **asked | {"seed": 4})
