@@ -1,13 +1,18 @@
 """What does a GPU make of it? What matters most first, a line each as it comes, until `--minutes`.
 
-1. `fit` on a resident split, dev evaluated: images/s at depth all, 2, 1 and 0 and batch 32 and 128,
-   by captured steps and launched one by one, against bare captured steps on random batches and
-   against the best eager batch; head and last stage from features too.
-2. The share of an epoch in which the device is busy.
-3. Two and four processes that share the GPU, with and without NVIDIA's MPS, against one.
-4. `mura tune` of eight trials with 1, 2 and 4 workers.
+1. `fit` on a resident split, dev evaluated, at depth all and batch 32 and 128: images/s by compiled
+   passes, by captured steps, and launched one by one, against bare steps on random batches of each
+   kind; and how long compiling takes.
+2. The share of an epoch in which the device is busy, compiled and not.
+3. `mura tune` of eight trials at depth all, compiled, with 1 and 4 workers on the one card, with
+   NVIDIA's MPS too; the same trials by an earlier commit (`--before DIR`, its tree) and by the
+   peer's loop with a loader process a core.
+4. `fit` at depths 2, 1 and the head, from pixels and from features.
+5. Processes that share the card, each with a network of its own, with and without MPS.
+6. The cache of 2,000 PNGs with one thread a core, and with 1.
 
-Without a GPU toy sizes on the CPU show that the script runs.
+Without a GPU toy sizes on the CPU show that the script runs; nothing is compiled there. What is
+compiled is kept in the temporary folder, so that a second run finds it, as a second search does.
 """
 
 from __future__ import annotations
@@ -20,26 +25,37 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import optuna
+import peer
 import torch
 from epoch import recipe, split, wait
 from measure import arguments, interleaved, opened, ratio, spread
 from PIL import Image
 
+from mura_tune.config import load_config
+from mura_tune.data.cache import open_cache
+from mura_tune.data.index import open_dataset
+from mura_tune.data.prepare import prepare
 from mura_tune.networks.device import choose_device
 from mura_tune.networks.factory import build_network
 from mura_tune.training import fit as training
+from mura_tune.training import steps
 from mura_tune.training.batches import Split
+from mura_tune.training.compiling import Compiler, Inductor, leave_uncompiled
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 from mura_tune.training.fit import fit
 from mura_tune.training.graphs import captured
 from mura_tune.training.tasks import ABNORMALITY_TASK
 
+PARTS = ("rates", "busy", "searches", "depths", "sharing", "cache")
+COMPILED = Path(tempfile.gettempdir(), "mura-tune-compiled")
 DEPTHS = {99: "all", 2: "2", 1: "1", 0: "head"}
 
 
@@ -47,7 +63,15 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def bare(arch: str, size: int, batch: int, n: int, depth: int, device: torch.device) -> float:
+def bare(
+    arch: str,
+    size: int,
+    batch: int,
+    n: int,
+    depth: int,
+    device: torch.device,
+    compiler: Compiler = leave_uncompiled,
+) -> float:
     """Images/s of captured steps on four resident random batches: no data path, no evaluation."""
     net = build_network(arch).to(device)
     net.set_depth(depth)
@@ -59,9 +83,10 @@ def bare(arch: str, size: int, batch: int, n: int, depth: int, device: torch.dev
     stock = [torch.rand(batch, 1, size, size, device=device) for _ in range(4)]
     labels = torch.arange(batch, device=device) % 2
     net.train()
+    forward = compiler(net, (batch, 1, size, size))
 
     def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        loss = loss_of(net(x), y).mean()
+        loss = loss_of(forward(x), y).mean()
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()
@@ -80,23 +105,46 @@ def bare(arch: str, size: int, batch: int, n: int, depth: int, device: torch.dev
 
 def one_by_one() -> contextlib.AbstractContextManager[object]:
     """Inside, `fit` launches every kernel by itself."""
-    return mock.patch.object(training, "captured", lambda function, device: function)
+    inside = contextlib.ExitStack()
+    for module in (training, steps):
+        inside.enter_context(
+            mock.patch.object(module, "captured", lambda function, device: function)
+        )
+    return inside
 
 
 def fitted(
-    arch: str, train: Split, dev: Split, batch: int, depth: int, source: Source = pixel_feed
+    arch: str,
+    train: Split,
+    dev: Split,
+    batch: int,
+    depth: int,
+    source: Source = pixel_feed,
+    compiler: Compiler = leave_uncompiled,
 ) -> float:
     """Images/s of the second epoch of a run: the first one captures, or fills the features."""
     wanted = recipe(arch, train.pixels.shape[1], batch, depth, 2)
     device = train.labels.device
     result = fit(
-        build_network(arch).to(device), train, dev, wanted, ABNORMALITY_TASK, source=source
+        build_network(arch).to(device),
+        *(train, dev, wanted, ABNORMALITY_TASK),
+        source=source,
+        compiler=compiler,
     )
     wait(device)
     return len(train) / result.epochs[1].seconds
 
 
-def rates(arch: str, size: int, n: int, device: torch.device, rounds: int, until: float) -> None:
+def rates(
+    arch: str,
+    size: int,
+    n: int,
+    device: torch.device,
+    rounds: int,
+    until: float,
+    depths: Sequence[int],
+    compiler: Compiler,
+) -> None:
     train, dev = split(n, size, device), split(max(8, n // 8), size, device, 1)
 
     def eagerly(batch: int, depth: int) -> float:
@@ -104,7 +152,7 @@ def rates(arch: str, size: int, n: int, device: torch.device, rounds: int, until
             return fitted(arch, train, dev, batch, depth)
 
     batches = (32, 128) if device.type == "cuda" else (8,)
-    for depth, told in DEPTHS.items():
+    for depth in depths:
         for batch in batches:
             if time.monotonic() > until:
                 return
@@ -113,8 +161,23 @@ def rates(arch: str, size: int, n: int, device: torch.device, rounds: int, until
                 "one by one": lambda d=depth, b=batch: eagerly(b, d),
                 "bare captured": lambda d=depth, b=batch: bare(arch, size, b, n, d, device),
             }
-            if depth == 99 and batch == 32:
-                contenders["one by one at 256"] = lambda: eagerly(256, 99)
+            of = dict.fromkeys(contenders, "bare captured")
+            if depth == 99:
+                started = time.perf_counter()
+                net = build_network(arch).to(device)
+                net.set_depth(depth)
+                compiler(net, (batch, 1, size, size))
+                say(
+                    f"{arch}, {size} px, batch {batch}, depth {DEPTHS[depth]}: compiled, or found "
+                    f"compiled, in {time.perf_counter() - started:.1f} s"
+                )
+                contenders["compiled"] = lambda d=depth, b=batch: fitted(
+                    arch, train, dev, b, d, compiler=compiler
+                )
+                contenders["bare compiled"] = lambda d=depth, b=batch: bare(
+                    arch, size, b, n, d, device, compiler
+                )
+                of |= {"compiled": "bare compiled", "bare compiled": "bare captured"}
             with tempfile.TemporaryDirectory() as folder:
                 if depth < 2:
                     store = FeatureSource(FeatureStore(Path(folder)))
@@ -124,14 +187,21 @@ def rates(arch: str, size: int, n: int, device: torch.device, rounds: int, until
                     contenders["features"]()
                 seen = interleaved(rounds, contenders)
             for name, rate in seen.items():
+                base = of.get(name, "bare captured")
                 say(
-                    f"{arch}, {size} px, batch {batch}, depth {told}, {name}: "
-                    f"{spread(rate, '.0f')} images/s; this / bare captured "
-                    f"{ratio(rate, seen['bare captured'])}"
+                    f"{arch}, {size} px, batch {batch}, depth {DEPTHS[depth]}, {name}: "
+                    f"{spread(rate, '.0f')} images/s; this / {base} {ratio(rate, seen[base])}"
                 )
 
 
-def busy(arch: str, size: int, batch: int, n: int, device: torch.device) -> None:
+def busy(
+    arch: str,
+    size: int,
+    batch: int,
+    n: int,
+    device: torch.device,
+    compiler: Compiler = leave_uncompiled,
+) -> None:
     """The share of an epoch's time in which a kernel runs."""
     train, dev = split(n, size, device), split(max(8, n // 8), size, device, 1)
     wanted = recipe(arch, size, batch, 99, 3)
@@ -144,7 +214,10 @@ def busy(arch: str, size: int, batch: int, n: int, device: torch.device) -> None
             begun.append(time.time_ns() / 1000)
 
         result = fit(
-            build_network(arch).to(device), train, dev, wanted, ABNORMALITY_TASK, on_epoch=mark
+            build_network(arch).to(device),
+            *(train, dev, wanted, ABNORMALITY_TASK),
+            on_epoch=mark,
+            compiler=compiler,
         )
     start, end = begun[1], begun[2]
     spans = sorted(
@@ -153,15 +226,22 @@ def busy(arch: str, size: int, batch: int, n: int, device: torch.device) -> None
         if e.device_type == torch.autograd.DeviceType.CUDA
     )
     seconds = result.epochs[2].seconds
+    kind = "captured" if compiler is leave_uncompiled else "compiled"
     last = spans[-1][1]  # kernels of the last epoch: those of its length before the last
     total, reach = 0.0, last - seconds * 1e6
     for low, high in spans:
         total += max(0.0, high - max(low, reach))
         reach = max(reach, high)
     say(
-        f"{arch}, {size} px, batch {batch}: device busy {total / (seconds * 1e6):.1%} of an epoch"
-        f" of {seconds:.2f} s ({(end - start) / 1e6:.2f} s by the clock)"
+        f"{arch}, {size} px, batch {batch}, {kind}: "
+        f"device busy {total / (seconds * 1e6):.1%} of an epoch of {seconds:.2f} s "
+        f"({(end - start) / 1e6:.2f} s by the clock)"
     )
+
+
+def busy_both(arch: str, size: int, n: int, device: torch.device, compiler: Compiler) -> None:
+    for kind in (compiler, leave_uncompiled):
+        busy(arch, size, 32, n, device, kind)
 
 
 @contextlib.contextmanager
@@ -194,7 +274,8 @@ def together(
         "    wait(device); marks.append(time.time())\n"
         "    if len(marks) == 1: print('ready', flush=True); sys.stdin.readline()\n"
         "    if len(marks) == 1: marks[0] = time.time()\n"
-        f"fit(build_network({arch!r}).to(device), train, dev, wanted, ABNORMALITY, on_epoch=mark)\n"
+        f"net = build_network({arch!r}).to(device)\n"
+        "fit(net, train, dev, wanted, ABNORMALITY_TASK, on_epoch=mark)\n"
         "print(json.dumps(marks), flush=True)\n"
     )
     running = [
@@ -273,45 +354,132 @@ def noise_data(root: Path, patients: int, side: int) -> Path:
     return root
 
 
-def searches(arch: str, size: int, patients: int, trials: int, until: float) -> None:
+LAUNCH = "from mura_tune.launch import mura; mura()"
+LAUNCH_BEFORE = "from mura_tune.cli import mura; mura()"  # as commit cff93a7 has it
+
+
+def searches(
+    arch: str, size: int, patients: int, trials: int, until: float, before: Path | None
+) -> None:
+    """Whole searches at depth all, by the command, from files to the last trial; then the peer."""
     with tempfile.TemporaryDirectory() as name:
         root = noise_data(Path(name, "noise"), patients, size + 32)
-        alone = 0.0
-        for workers in (1, 2, 4):
-            if time.monotonic() > until:
-                return
-            command = [sys.executable, "-c", "from mura_tune.launch import mura; mura()", "tune"]
-            command += ["XR_WRIST", "--data", root, "--runs", Path(name, str(workers))]
-            command += ["--trials", trials, "--workers", workers]
-            sets = {
-                "arch": arch,
-                "size": size,
-                "pretrained": "none",
-                "split.folds": 0,
-                "head.epochs": 0,
-                "finetune.epochs": 4,
-                "finetune.depth": 99,
-                "budget.confirm.top": 0,
-                "budget.pruner.name": "none",
-            }
+        epochs, depth = 4, len(build_network(arch).stages)
+        sets = {
+            "arch": arch,
+            "size": size,
+            "pretrained": "none",
+            "split.folds": 0,
+            "head.epochs": 0,
+            "finetune.epochs": epochs,
+            "finetune.depth": depth,
+            "search.finetune.depth.low": depth,
+            "search.finetune.depth.high": depth,
+            "budget.confirm.top": 0,
+            "budget.pruner.name": "none",
+        }
+
+        def tune(
+            kind: str, count: int, *more: object, env: Mapping[str, str] | None = None
+        ) -> float:
+            """Seconds a trial of one search, its start-up counted."""
+            tree = before if kind == "before" and before else Path(__file__).parents[1]
+            code = LAUNCH_BEFORE if kind == "before" else LAUNCH
+            command = [sys.executable, "-c", code, "tune", "XR_WRIST", "--data", root]
+            command += ["--runs", Path(name, kind), "--trials", count, *more]
             command += [w for key, value in sets.items() for w in ("--set", f"{key}={value}")]
+            paths = os.pathsep.join([str(tree), os.environ.get("PYTHONPATH", "")])
             started = time.perf_counter()
-            done = subprocess.run([str(w) for w in command], capture_output=True, text=True)
+            done = subprocess.run(
+                [str(w) for w in command],
+                capture_output=True,
+                text=True,
+                cwd=tree,
+                env=os.environ | {"PYTHONPATH": paths} | dict(env or {}),
+            )
             seconds = time.perf_counter() - started
-            alone = alone or seconds
             if done.returncode:
                 say(done.stderr[-600:])
             say(
-                f"mura tune, {arch}, {size} px, {2 * patients} images, {trials} trials "
-                f"of 4 epochs, {workers} worker(s): {seconds:.1f} s, "
-                f"{alone / seconds:.2f} x one worker"
+                f"search, {arch}, {size} px, {2 * patients} images, depth all, {epochs} epochs a "
+                f"trial, {kind}: {count} trials in {seconds:.1f} s, {seconds / count:.2f} s a trial"
             )
+            return seconds / count
+
+        compiled = ("--compile", "on" if COMPILED.is_dir() else "off")
+        COMPILED.mkdir(exist_ok=True)
+        shutil.copytree(COMPILED, Path(name, "1 worker", "compiled"), dirs_exist_ok=True)
+        ours = tune("1 worker", trials, *compiled)
+        if before and time.monotonic() < until:
+            earlier = tune("before", max(2, trials // 4))
+            say(f"a trial of the earlier commit / ours: {earlier / ours:.2f}x")
+        if time.monotonic() < until:
+            peers = peer_trial(arch, size, root, epochs, depth)
+            say(f"a trial of the peer / ours: {peers / ours:.2f}x")
+        if time.monotonic() < until:
+            shutil.copytree(COMPILED, Path(name, "4 workers", "compiled"), dirs_exist_ok=True)
+            four = tune("4 workers", trials, *compiled, "--workers", 4)
+            say(f"one worker's seconds a trial / four workers': {ours / four:.2f}x")
+        if time.monotonic() < until:
+            tune("1 worker, not compiled", trials, "--compile", "off")
+        if time.monotonic() < until:
+            with mps() as env:
+                if env is None:
+                    say("MPS: cannot be started here")
+                else:
+                    folder = Path(name, "4 workers under MPS", "compiled")
+                    shutil.copytree(COMPILED, folder, dirs_exist_ok=True)
+                    tune("4 workers under MPS", trials, *compiled, "--workers", 4, env=env)
+
+
+def peer_trial(arch: str, size: int, root: Path, epochs: int, depth: int) -> float:
+    """Seconds of one trial of the peer's loop on the search's images, a loader process a core."""
+    with tempfile.TemporaryDirectory() as cache:
+        dataset = open_dataset(root)
+        holdout = replace(load_config("default").split, folds=0)
+        prepared = prepare(dataset, "XR_WRIST", size, holdout, Path(cache))
+        parts = {
+            name: peer.Part(
+                [dataset.root / path for path in frame["path"]],
+                frame["label"].tolist(),
+                frame["study"].tolist(),
+            )
+            for name in ("train", "dev")
+            for frame in [prepared.frame.iloc[prepared.rows(name)]]
+        }
+    started = time.perf_counter()
+    peer.search(
+        [recipe(arch, size, 32, depth, epochs)],
+        *(parts["train"], parts["dev"]),
+        workers=os.cpu_count() or 1,
+        pruner=optuna.pruners.NopPruner(),
+        device=choose_device("auto"),
+    )
+    seconds = time.perf_counter() - started
+    say(f"search by the peer: 1 trial in {seconds:.1f} s, {len(parts['train'].files)} train images")
+    return seconds
+
+
+def cache(patients: int, side: int, threads: Sequence[int]) -> None:
+    """Seconds to decode and resize an area, a thread a core and one."""
+    with tempfile.TemporaryDirectory() as name:
+        dataset = open_dataset(noise_data(Path(name, "noise"), patients, side))
+        seconds: list[float] = []
+        for count in threads:
+            started = time.perf_counter()
+            open_cache(dataset, 224, Path(name, str(count)), threads=count)
+            seconds.append(time.perf_counter() - started)
+            say(
+                f"cache of {2 * patients} images of {side} px, {count} threads: {seconds[-1]:.1f} s"
+            )
+        say(f"{threads[0]} threads / {threads[-1]}: {seconds[-1] / seconds[0]:.1f} times as fast")
 
 
 def main() -> None:
     parser = arguments(__doc__, rounds=2)
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--only", choices=["rates", "busy", "sharing", "searches"])
+    parser.add_argument("--only", choices=list(PARTS))
+    parser.add_argument("--before", type=Path, help="tree of the commit to compare with")
     given = opened(parser)
     device = choose_device("auto")
     gpu = device.type == "cuda" and not given.quick
@@ -320,17 +488,24 @@ def main() -> None:
     else:
         say("no GPU here: toy sizes on the CPU show that the script runs")
     arch, size = ("densenet121", 224) if gpu else ("cnn", 32)
-    until, rounds = time.monotonic() + 60 * given.minutes, given.rounds if gpu else 1
-    wanted = [given.only] if given.only else ["rates", "busy", "sharing", "searches"]
-    if "rates" in wanted:
-        rates(arch, size, 4096 if gpu else 32, device, rounds, until)
-    if "busy" in wanted and gpu:
-        for batch in (32, 128):
-            busy(arch, size, batch, 2048, device)
-    if "sharing" in wanted:
-        sharing(arch, size, 32 if gpu else 8, 2048 if gpu else 32, device, until)
-    if "searches" in wanted:
-        searches(arch, size, 2000 if gpu else 24, 8 if gpu else 2, until)
+    n, rounds = (4096, given.rounds) if gpu else (32, 1)
+    until = time.monotonic() + 60 * given.minutes
+    compiler = Inductor(COMPILED, lambda seconds: True, say) if gpu else leave_uncompiled
+    parts: dict[str, Callable[[], None]] = {
+        "rates": lambda: rates(arch, size, n, device, rounds, until, (99,), compiler),
+        "busy": lambda: busy_both(arch, size, n, device, compiler) if gpu else None,
+        "searches": lambda: searches(
+            arch, size, 2000 if gpu else 24, 8 if gpu else 2, until, given.before
+        ),
+        "depths": lambda: rates(arch, size, n, device, rounds, until, (2, 1, 0), compiler),
+        "sharing": lambda: sharing(
+            arch, size, 32 if gpu else 8, 2048 if gpu else 32, device, until
+        ),
+        "cache": lambda: cache(1000 if gpu else 8, 512 if gpu else 64, (os.cpu_count() or 1, 1)),
+    }
+    for name in [given.only] if given.only else PARTS:
+        if time.monotonic() < until:
+            parts[name]()
 
 
 if __name__ == "__main__":

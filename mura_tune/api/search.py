@@ -25,7 +25,13 @@ from mura_tune.search import results
 from mura_tune.search.comparable import clean_or_refuse
 from mura_tune.search.pool import LocalPool
 from mura_tune.search.results import SearchResult
-from mura_tune.search.search import SearchJob, WorkerSettings, save_nothing, start_search
+from mura_tune.search.search import (
+    COMPILE_RULES,
+    SearchJob,
+    WorkerSettings,
+    save_nothing,
+    start_search,
+)
 from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.verdict import describe_result
 from mura_tune.search.warm_start import AUTO
@@ -55,7 +61,7 @@ class SearchOutcome(SearchResult):
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a search is run; none of it changes what a trial computes.
+    """How a search is run; none of it changes what a trial computes, but for rounding.
 
     Attributes:
         workers: processes that search at once; they share the CPU cores.
@@ -66,6 +72,8 @@ class RunSettings:
         artifacts: keep pictures of trials for the dashboard.
         feature_gb: GB of disk for what frozen stages compute, shared by trials; 0 keeps nothing.
         grace: seconds that a worker may be silent before its trial is run again.
+        compile: the passes of training by torch.compile: `auto` where a GPU's search is long enough
+            to pay for it, `on` or `off`. Compiled scores differ from others by rounding.
     """
 
     workers: int = 1
@@ -75,6 +83,7 @@ class RunSettings:
     artifacts: bool = True
     feature_gb: float = FEATURE_GB
     grace: int = GRACE
+    compile: str = "auto"
 
 
 class Search:
@@ -128,6 +137,7 @@ class Search:
         artifacts: bool = True,
         feature_gb: float = FEATURE_GB,
         grace: int = GRACE,
+        compile: str = "auto",
     ) -> SearchOutcome:
         """Search until there are `trials` in total, however often this is called.
 
@@ -137,8 +147,8 @@ class Search:
 
         Args:
             trials: finished or pruned ones in total; None takes the number of the config.
-            workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace: see
-                `RunSettings`.
+            workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace,
+                compile: see `RunSettings`.
 
         Returns:
             What the search came to, which `finalize` takes.
@@ -153,7 +163,7 @@ class Search:
             `print(search.run(trials=24, workers=4, devices="cuda:0,cuda:1"))`
         """
         settings = RunSettings(
-            workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace
+            workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace, compile
         )
         return run_searches([self], trials, settings)[0]
 
@@ -237,6 +247,8 @@ def run_searches(
         As `Search.run`.
     """
     settings = settings or RunSettings()
+    if settings.compile not in COMPILE_RULES:
+        raise InputError(f"--compile {settings.compile}: write {', '.join(COMPILE_RULES)}")
     searches = [search._with_trials(trials) for search in searches]
     workspace = searches[0].workspace
     url = workspace.url
@@ -278,6 +290,8 @@ def _worker_settings(settings: RunSettings, workspace: Workspace) -> WorkerSetti
         else save_nothing,
         features=workspace.runs / "features" if settings.feature_gb else None,
         feature_bytes=int(settings.feature_gb * 10**9),
+        compiled=None if settings.compile == "off" else workspace.runs / "compiled",
+        compile=settings.compile,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from copy import copy as copy_command
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +25,9 @@ from mura_tune.cli.options import (
     url_of,
 )
 from mura_tune.errors import InputError
+
+if TYPE_CHECKING:
+    from mura_tune.api.search import Search, SearchOutcome
 
 
 @click.command(short_help="Search the recipe of an area, up to N trials in total.")
@@ -75,6 +80,13 @@ from mura_tune.errors import InputError
     show_default=True,
     help="Seconds a worker may be silent before its trial is run again.",
 )
+@click.option(
+    "--compile",
+    default="auto",
+    show_default=True,
+    metavar="auto|on|off",
+    help="torch.compile: minutes once, then faster trials; auto if a GPU wins them back.",
+)
 @set_option
 @strict_option
 @json_option
@@ -94,6 +106,7 @@ def tune(
     no_artifacts: bool,
     feature_gb: float,
     grace: int,
+    compile: str,
     overrides: tuple[str, ...],
     strict: bool,
     as_json: bool,
@@ -128,13 +141,21 @@ def tune(
         cache=cache,
     )
     settings = RunSettings(
-        workers, devices, warm_start, allow_space_change, not no_artifacts, feature_gb, grace
+        *(workers, devices, warm_start, allow_space_change, not no_artifacts),
+        *(feature_gb, grace, compile),
     )
-    outcomes = run_searches(searches, trials, settings)
+    _print_outcomes(as_json, every_area, searches, run_searches(searches, trials, settings))
+
+
+def _print_outcomes(
+    as_json: bool, several: bool, searches: Sequence[Search], outcomes: Sequence[SearchOutcome]
+) -> None:
+    """What each search came to, and the command that goes on from there; as JSON a list of them
+    where the command may have several."""
     pairs = zip(outcomes, searches, strict=True)
     console.print_report(
         as_json,
-        lambda: [one.to_json() for one in outcomes] if every_area else outcomes[0].to_json(),
+        lambda: [one.to_json() for one in outcomes] if several else outcomes[0].to_json(),
         lambda: "\n\n".join(f"{one}\nnext: {search.finalize_command}" for one, search in pairs),
     )
 

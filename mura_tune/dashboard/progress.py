@@ -9,7 +9,7 @@ from typing import NoReturn, Self
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from mura_tune.search.search import SearchEvent, TrialEnded
+from mura_tune.search.search import SearchEvent, TrialEnded, WorkerNote
 from mura_tune.search.trial_record import TrialRecord
 from mura_tune.search.verdict import trial_line
 from mura_tune.text import CONFIRM_SUFFIX
@@ -71,8 +71,11 @@ class SearchProgress:
         self._bar.close()
 
     def __call__(self, event: SearchEvent) -> None:
-        """Show an event of a trial on the bar; a trial that ended gets a line."""
+        """Show an event on the bar; a trial that ended gets a line, and so does a note."""
         name = event.search
+        if isinstance(event, WorkerNote):
+            self.say(event.line)
+            return
         if isinstance(event, TrialEnded):
             self._running.pop((name, event.trial.number), None)
             self._ended.setdefault(name, {})[event.trial.number] = event.trial

@@ -6,7 +6,7 @@ count; `results.load_result` says what it came to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from mura_tune.search.trial import SaveArtifacts, TrialProgress
 from mura_tune.search.trial_record import TrialRecord
 from mura_tune.search.warm_start import AUTO, warm_starts
 from mura_tune.text import CONFIRM_SUFFIX, check_search_name
+from mura_tune.training.compiling import SAVED
 from mura_tune.training.preflight import check_networks
 from mura_tune.training.tasks import task_of
 
@@ -54,6 +55,8 @@ class WorkerSettings:
         artifacts: for a task, the function that saves what people look at of a trial.
         features: the folder of frozen stages' features; None computes them always.
         feature_bytes: what the features may take on disk.
+        compiled: the folder of compiled passes; None compiles nothing.
+        compile: a word of `COMPILE_RULES`.
         patience: seconds to wait while the database is out of reach.
     """
 
@@ -63,6 +66,8 @@ class WorkerSettings:
     artifacts: Callable[[str], SaveArtifacts] = save_nothing
     features: Path | None = None
     feature_bytes: int = 20 * 10**9
+    compiled: Path | None = None
+    compile: str = "off"
     patience: float = PATIENCE
 
 
@@ -74,7 +79,23 @@ class TrialEnded:
     trial: TrialRecord
 
 
-SearchEvent = TrialProgress | TrialEnded
+@dataclass(frozen=True)
+class WorkerNote:
+    """A line on what a worker of a search does beside training."""
+
+    search: str
+    line: str
+
+
+SearchEvent = TrialProgress | TrialEnded | WorkerNote
+
+# Whether to compile a pass, by the device's kind, the seconds that it takes, and the seconds of
+# training that it would serve. A CPU's results stay what they were to the bit.
+COMPILE_RULES: Mapping[str, Callable[[str, float, float], bool]] = {
+    "auto": lambda device, cost, served: device == "cuda" and SAVED * served > cost,
+    "on": lambda device, cost, served: True,
+    "off": lambda device, cost, served: False,
+}
 
 
 def start_search(

@@ -30,6 +30,7 @@ from mura_tune.search.space import Space, recipe_for, suggest
 from mura_tune.search.trial_record import INTERRUPTED, OUTAGE, TrialWriter
 from mura_tune.text import printable
 from mura_tune.training.batches import Split, load_split
+from mura_tune.training.compiling import Compiler, leave_uncompiled
 from mura_tune.training.feeds import Source, pixel_feed
 from mura_tune.training.fit import Epoch, FitResult, fit
 from mura_tune.training.tasks import task_of
@@ -107,6 +108,7 @@ class Trainer:
     Attributes:
         save_artifacts: called before a trial ends, since a finished trial takes no files.
         build: makes networks as `build_network` does.
+        compiler: of the passes through the networks.
     """
 
     config: SearchConfig
@@ -114,6 +116,7 @@ class Trainer:
     on_epoch: Callable[[TrialProgress], None]
     save_artifacts: SaveArtifacts
     build: Callable[..., Network] = build_network
+    compiler: Compiler = leave_uncompiled
 
     def train(self, writer: TrialWriter, recipe: Recipe, source: Source = pixel_feed) -> float:
         """The dev score of a trial, all of whose results are stored with it.
@@ -153,7 +156,12 @@ class Trainer:
                     _report(trial, epoch.score, epoch.number)
 
             net = task.start(recipe, train, self.build).to(self.data.device)
-            result = fit(net, train, dev, recipe, task, on_epoch=on_epoch, source=source)
+            result = fit(
+                *(net, train, dev, recipe, task),
+                on_epoch=on_epoch,
+                source=source,
+                compiler=self.compiler,
+            )
             fits.append((result, dev))
             if not alone:  # the mean of the folds so far, fold by fold
                 mean = float(np.mean([f.epoch.score for f, _ in fits]))

@@ -24,7 +24,14 @@ from mura_tune.errors import MuraError
 from mura_tune.networks.factory import NetworkCopies
 from mura_tune.recipe import Recipe
 from mura_tune.search.comparable import going_on
-from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded, WorkerSettings
+from mura_tune.search.search import (
+    COMPILE_RULES,
+    SearchEvent,
+    SearchJob,
+    TrialEnded,
+    WorkerNote,
+    WorkerSettings,
+)
 from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.slots import (
     Plan,
@@ -39,9 +46,10 @@ from mura_tune.search.slots import (
 )
 from mura_tune.search.space import RoundingSampler, as_started, space_of
 from mura_tune.search.trial import Trainer, draw_recipe, is_of_surroundings, load_trial_data
-from mura_tune.search.trial_record import SUPERSEDED, TrialWriter
+from mura_tune.search.trial_record import SUPERSEDED, TrialRecord, TrialWriter
 from mura_tune.search.warm_start import warm_starts
 from mura_tune.text import CONFIRM_SUFFIX
+from mura_tune.training.compiling import Inductor, leave_uncompiled
 from mura_tune.training.feature_cache import FeatureStore
 from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 
@@ -115,6 +123,19 @@ def make_sampler(budget: Budget, trials: int) -> RoundingSampler:
     )
 
 
+def seconds_to_come(trials: Sequence[TrialRecord], depth: int, runs: int) -> float:
+    """Seconds that the rest of a search will train at a depth, by its `trials` so far.
+
+    A depth is expected as often, and for as long, as in the trials that have ended.
+
+    Args:
+        runs: trials and confirmations that the whole search takes.
+    """
+    ended = [t for t in trials if t.is_done and t.has_recipe and t.seconds]
+    alike = sum(t.seconds or 0 for t in ended if t.recipe.finetune.depth == depth)
+    return max(0, runs - len(ended)) * alike / len(ended) if ended else 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class _DrawnTrial:
     """A running trial whose values stand.
@@ -164,6 +185,10 @@ class _WorkerSearch:
         self._trainer: tuple[int, Trainer] | None = None  # of one division of the patients
         self._build = NetworkCopies()
         self._warm_starts: Sequence[WarmStart] = ()
+        self._depth = 0  # of the trial that trains
+        self._inductor: Inductor | None = None
+        if settings.compiled is not None:
+            self._inductor = Inductor(settings.compiled, self._is_worth, self._note)
 
     def is_done(self) -> bool:
         """Whether nothing is left to run, here or elsewhere."""
@@ -207,7 +232,11 @@ class _WorkerSearch:
         """Load the data of a division of the patients, in place of another's."""
         self._trainer = None  # or both would be in memory
         data = load_trial_data(self._job.prepared, self._config, self._device, division)
-        trainer = Trainer(self._config, data, self._on_event, self._save_artifacts, self._build)
+        trainer = Trainer(
+            *(self._config, data, self._on_event, self._save_artifacts),
+            build=self._build,
+            compiler=self._inductor or leave_uncompiled,
+        )
         self._trainer = division, trainer
 
     def _draw(self, search: SearchRecord, slot: Slot) -> _DrawnTrial:
@@ -230,6 +259,7 @@ class _WorkerSearch:
                 if not drawn.locked:  # a connection was lost, and with it the lock
                     drawn.writer.store_reason(SUPERSEDED)
                     raise MuraError("another worker may fill the slot; it is run again")
+                self._depth = drawn.recipe.finetune.depth
                 with send_heartbeats(trial):
                     score = trainer.train(drawn.writer, drawn.recipe, self._source(search))
                 search.end(trial, TrialState.COMPLETE, score)
@@ -269,6 +299,18 @@ class _WorkerSearch:
                 )
             self._confirmation = SearchRecord(handle)
         return self._confirmation
+
+    def _is_worth(self, seconds: float) -> bool:
+        """Whether compiling the pass of the trial that trains is worth so many seconds."""
+        trials = self._search.trials()
+        if self._confirmation is not None:
+            trials += self._confirmation.trials()
+        to_come = seconds_to_come(trials, self._depth, self._config.budget.runs)
+        served = to_come / max(1, self.running)  # the others have their share of it
+        return COMPILE_RULES[self._settings.compile](self._device.type, seconds, served)
+
+    def _note(self, line: str) -> None:
+        self._on_event(WorkerNote(self._search.name, line))
 
     def _source(self, search: SearchRecord) -> Source:
         """Search trials share what frozen stages give; a confirmation has its own seed's views."""

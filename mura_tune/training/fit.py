@@ -20,6 +20,7 @@ from mura_tune.networks.device import evaluation_batch
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Phase, Recipe
 from mura_tune.training.batches import Split, plain_batches, view_weights
+from mura_tune.training.compiling import Compiler, leave_uncompiled
 from mura_tune.training.feeds import Feed, Source, pixel_feed
 from mura_tune.training.graphs import captured
 from mura_tune.training.optim import Stateful
@@ -150,6 +151,7 @@ def fit(
     on_epoch: Callable[[Epoch], None] = ignore_epoch,
     source: Source = pixel_feed,
     memory: Memory = NO_MEMORY,
+    compiler: Compiler = leave_uncompiled,
 ) -> FitResult:
     """Train `net` in place through the recipe's phases; it ends with the weights that `keep` names.
 
@@ -161,6 +163,7 @@ def fit(
             run (how tuning prunes).
         source: where each phase's batches come from; it changes the time, not the numbers.
         memory: holds the state to start from, if any, and is given one after every epoch.
+        compiler: of the pass through the network; it changes the time, and numbers by rounding.
 
     Raises:
         Diverged: a loss or score that is not a finite number, with the step named.
@@ -190,7 +193,7 @@ def fit(
             continue
         depth, before = net.set_depth(phase.depth), sum(e.phase <= index for e in epochs)
         feed = source(net, train, dev, recipe, index)
-        running = _start_phase(net, feed, train, targets, recipe, task, index)
+        running = _start_phase(net, feed, train, targets, recipe, task, index, compiler)
         forward = captured(feed.forward, device)
         parts: dict[str, Stateful] = {"net": net.body, **running.parts}
         if held and held.epochs[-1].phase == index + 1:  # cut off in this phase
@@ -239,13 +242,20 @@ def _logits(net: nn.Module, forward: Callable[[Tensor], Tensor], dev: Iterable[T
 
 
 def _start_phase(
-    net: Network, feed: Feed, train: Split, targets: Tensor, recipe: Recipe, task: Task, index: int
+    net: Network,
+    feed: Feed,
+    train: Split,
+    targets: Tensor,
+    recipe: Recipe,
+    task: Task,
+    index: int,
+    compiler: Compiler,
 ) -> RunningPhase:
     """Phase `index` of the recipe, from the network as it is."""
     loss_of = task.loss(train, recipe)
     if not recipe.phases[index].solved:
         weights = torch.from_numpy(view_weights(train, recipe)).to(targets.device, torch.float32)
-        return SteppedPhase(net, feed, targets, weights, loss_of, recipe, index)
+        return SteppedPhase(net, feed, targets, weights, loss_of, recipe, index, compiler)
     classes = task.classes(train.labels.cpu().numpy(), train.area_labels.cpu().numpy())
     outputs = task.outputs(len(train.areas))
     return SolvedPhase(net, feed, train, targets, classes, loss_of, recipe, outputs)

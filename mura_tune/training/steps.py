@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -14,9 +15,13 @@ from mura_tune.errors import Diverged
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
 from mura_tune.training import optim
+from mura_tune.training.batches import cut_into_batches
+from mura_tune.training.compiling import Compiler, Forward, leave_uncompiled
 from mura_tune.training.feeds import Feed
 from mura_tune.training.graphs import captured
 from mura_tune.training.losses import Judge, Loss, add_consistency, require_map
+
+COMMON = 0.25  # of an epoch's batches: shapes of that share of them are compiled
 
 # A batch's x, targets, weights and, where views are mixed, the share of each view -> loss ()
 Step = Callable[..., Tensor]
@@ -27,6 +32,7 @@ class SteppedPhase:
 
     Args:
         phase: which of `recipe.phases`; `net` is at its depth.
+        compiler: of what passes the commonest batches of pixels through the network.
         targets: of train's views, (N, …), on the network's device.
         weights: (N,) what each view's loss is multiplied by, there too.
 
@@ -46,6 +52,7 @@ class SteppedPhase:
         loss_of: Loss,
         recipe: Recipe,
         phase: int,
+        compiler: Compiler = leave_uncompiled,
     ) -> None:
         self._net, self._feed, self._targets, self._weights = net, feed, targets, weights
         optimiser = optim.make_optimiser(net, recipe, phase)
@@ -60,7 +67,7 @@ class SteppedPhase:
         if recipe.ema:
             self._average = self.parts["average"] = optim.WeightAverage(net, recipe.ema, steps)
         mixed = _mixed_loss if recipe.mixup else _plain_loss
-        loss = mixed(_judge(net, feed, recipe), loss_of)
+        loss = mixed(_judge(net, feed, recipe, len(targets), compiler), loss_of)
         step = _step(loss, net, recipe.clip, optimiser, self._average)
         self._step = captured(step, targets.device)
 
@@ -103,12 +110,21 @@ class SteppedPhase:
         self._schedule.waited(epochs)
 
 
-def _judge(net: Network, feed: Feed, recipe: Recipe) -> Judge:
-    """The loss of a step by a batch's x and the loss of its logits."""
-    if not recipe.consistency:
+def _judge(net: Network, feed: Feed, recipe: Recipe, n: int, compiler: Compiler) -> Judge:
+    """The loss of a step by a batch's x and the loss of its logits; an epoch has n views."""
+    if recipe.consistency:
+        require_map(net, recipe.size)
+        return add_consistency(net, recipe.consistency)
+    if feed.forward is not net:  # from features: their layers are too few to compile
         return lambda x, loss_of: loss_of(feed.forward(x))
-    require_map(net, recipe.size)
-    return add_consistency(net, recipe.consistency)
+    sizes = Counter(len(rows) for rows in cut_into_batches(np.arange(n), recipe.batch))
+    shapes = [
+        (size, 1, recipe.size, recipe.size)
+        for size, count in sizes.items()
+        if count >= COMMON * sizes.total()
+    ]
+    passes: dict[tuple[int, ...], Forward] = {shape: compiler(net, shape) for shape in shapes}
+    return lambda x, loss_of: loss_of(passes.get(tuple(x.shape), net)(x))
 
 
 def draw_shares(alpha: float, seed: int, epoch: int, n: int) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """CUDA graphs: on a CPU nothing changes; on a GPU captured steps are the eager ones."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from mura_tune.networks.factory import build_network
 from mura_tune.training import fit as training
 from mura_tune.training import steps
+from mura_tune.training.compiling import Compiler, Inductor, leave_uncompiled
 from mura_tune.training.fit import FitResult, fit
 from mura_tune.training.graphs import WARM_UP, Captured, captured
 from mura_tune.training.tasks import ABNORMALITY_TASK
@@ -54,7 +56,11 @@ def test_what_cannot_be_captured_stays_eager(caplog: pytest.LogCaptureFixture) -
 
 
 def trained(
-    arch: str, optimiser: str, depth: int, fields: dict[str, object]
+    arch: str,
+    optimiser: str,
+    depth: int,
+    fields: dict[str, object],
+    compiler: Compiler = leave_uncompiled,
 ) -> tuple[FitResult, dict[str, Tensor]]:
     given = recipe(
         **{
@@ -72,8 +78,20 @@ def trained(
         for part in (split(200, side=64), split(60, "dev", 1, side=64))
     )
     net = build_network(arch, size=64).to(CUDA)
-    result = fit(net, train, dev, given, ABNORMALITY_TASK)
+    result = fit(net, train, dev, given, ABNORMALITY_TASK, compiler=compiler)
     return result, net.body.state_dict()
+
+
+@cuda
+def test_compiled_steps_train_as_eager_ones_do(tmp_path: Path) -> None:
+    lines: list[str] = []
+    compiled, _ = trained("resnet18", "adamw", 99, {}, Inductor(tmp_path, bool, lines.append))
+    eager, _ = trained("resnet18", "adamw", 99, {})
+    again, _ = trained("resnet18", "adamw", 99, {})  # what the device itself does not repeat
+    assert lines
+    noise = max(abs(a.loss - b.loss) for a, b in zip(eager.epochs, again.epochs, strict=True))
+    for a, b in zip(compiled.epochs, eager.epochs, strict=True):
+        assert a.loss == pytest.approx(b.loss, abs=max(0.02, 3 * noise))
 
 
 SOFT = {"clip": 0.5, "mixup": 0.2, "label_smoothing": 0.1, "weigh": "study", "ema": 1.0}
