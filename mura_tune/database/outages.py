@@ -16,7 +16,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -262,10 +262,18 @@ class WaitingStorage(RDBStorage):
         on_heartbeat: called with every sign of life of a running trial, in that one's thread.
     """
 
+    _head_version: ClassVar[str | None] = None
+
     def __init__(self, url: str, patience: float, **options: Any) -> None:
         self.patience = Patience(url, patience)
         self.on_heartbeat: Callable[[], None] | None = None
         super().__init__(url, **options)
+
+    def get_head_version(self) -> str:
+        """As Optuna has it, found once a process: it is found by running all its migrations."""
+        if WaitingStorage._head_version is None:
+            WaitingStorage._head_version = super().get_head_version()
+        return WaitingStorage._head_version
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
         """As Optuna has it. A try may have been stored although its connection was lost then: a

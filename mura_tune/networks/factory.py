@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mura_tune.errors import InputError, MuraError
 from mura_tune.networks.cnn import SmallCNN
@@ -83,9 +84,14 @@ def build_network(
             load_start(body, find_classifier(body)[0], pretrained, arch, fold if own else None)
         if head:
             _put_head(body, head, outputs)
-        if size is not None:
-            _require_patches(body, arch, size)
-            _try(body, arch, size, channels)
+        return _finish(body, arch, size, channels)
+
+
+def _finish(body: nn.Module, arch: str, size: int | None, channels: int = 1) -> Network:
+    """Try the network on an image of `size` px, and lay its weights out as its images are."""
+    if size is not None:
+        _require_patches(body, arch, size)
+        _try(body, arch, size, channels)
     if any(value.ndim == 5 for value in body.parameters()):  # torch would take them for videos
         return Network(body)
     return Network(body).to(memory_format=torch.channels_last)
@@ -132,10 +138,42 @@ def restore_network(
     """
     expected = outline_network(arch, size=size, outputs=outputs, head=head)
     check_tensor_names(read_shapes(path), expected, f"{path} does not fit {arch}")
-    net = build_network(arch, size=size, outputs=outputs, head=head)
-    net.body.load_state_dict(read_weights(path))
-    check_finite_weights(net.body.state_dict(), path)
-    return net
+    with torch.random.fork_rng(devices=[]), _Undrawn():
+        torch.manual_seed(0)
+        body = _create(arch, outputs, size=size, download=False)
+        if head:
+            _put_head(body, head, outputs)
+    body.load_state_dict(read_weights(path))
+    check_finite_weights(body.state_dict(), path)
+    return _finish(body, arch, size)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Within it, networks are built without random weights, which take longest to make.
+
+    Their memory is what it was before: a file fills all of it.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        values = kwargs or {}
+        if func not in _DRAWS:
+            return func(*args, **values)
+        return args[0] if args else values["tensor"]
+
+
+_DRAWS = {
+    Tensor.normal_,
+    Tensor.uniform_,
+    nn.init.kaiming_normal_,
+    nn.init.kaiming_uniform_,
+    nn.init.normal_,
+    nn.init.trunc_normal_,
+    nn.init.uniform_,
+    nn.init.xavier_normal_,
+    nn.init.xavier_uniform_,
+}
 
 
 def outline_network(
@@ -155,16 +193,28 @@ def outline_network(
         raise InputError(f"size {size}: sizes go from {SIZES[0]} to {SIZES[-1]} px")
     if not 1 <= outputs <= MOST_OUTPUTS:
         raise InputError(f"outputs {outputs}: a network has 1 to {MOST_OUTPUTS}")
-    with torch.device("meta"):
+    return dict(_outline(arch, size, outputs, head, channels))
+
+
+@functools.lru_cache(maxsize=8)  # the members of a release are of one network
+def _outline(
+    arch: str,
+    size: int,
+    outputs: int,
+    head: Callable[[int, int], nn.Module] | None,
+    channels: int,
+) -> Mapping[str, Tensor]:
+    with torch.device("meta"), _Undrawn():
         body = _create(arch, outputs, size=size, download=False, channels=channels)
         if head:
             _put_head(body, head, outputs)
-    return dict(body.state_dict())
+    return body.state_dict()
 
 
+@functools.lru_cache(maxsize=8)
 def count_stages(arch: str) -> int:
     """Return how many stages a network has beside its head; no weights are allocated."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return len(Network(_create(arch, outputs=1, size=None, download=False)).stages)
 
 

@@ -47,6 +47,9 @@ _NAMES = {
     PAPER: "paper",
 }
 CHART_INCHES = (4.3, 3.3)
+POINTS = 72  # an inch: what an SVG file measures in
+PAD = 3  # points around the axes with their labels, and above the legend
+EDGE = 9  # points that half of the last number below the axes may take
 
 
 def draw_chart(
@@ -66,11 +69,12 @@ def draw_chart(
 
 
 def _figure(title: str, x: str, y: str, draw: Callable[[Axes], None], height: float) -> Figure:
-    figure = Figure(figsize=(CHART_INCHES[0], height), layout="constrained", facecolor="none")
+    figure = Figure(figsize=(CHART_INCHES[0], height), dpi=POINTS, facecolor="none")
     FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_axes((0, 0, 1, 1))
     draw(axes)
-    axes.set_title(title, size=10, c=INK, loc="left", weight="bold")
+    # A place of its own: matplotlib would look for one at each drawing.
+    axes.set_title(title, size=10, c=INK, loc="left", weight="bold", y=1)
     axes.set_xlabel(x, size=9, c=INK)
     axes.set_ylabel(y, size=9, c=INK)
     axes.tick_params(labelsize=8, colors=INK, length=3)
@@ -80,8 +84,25 @@ def _figure(title: str, x: str, y: str, draw: Callable[[Axes], None], height: fl
     for side in axes.spines.values():
         side.set_visible(False)
     if axes.get_legend_handles_labels()[0]:  # below, where it covers nothing
-        figure.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False, labelcolor=INK)
+        figure.legend(loc="lower left", ncols=2, fontsize=8, frameon=False, labelcolor=INK)
+    _place_axes(figure, axes)
     return figure
+
+
+def _place_axes(figure: Figure, axes: Axes) -> None:
+    """Let the axes, which fill the figure, leave room for their labels and for the legend.
+
+    One measurement: matplotlib's constrained layout takes two, and draws the figure twice.
+    """
+    whole, needed = figure.bbox, axes.get_tightbbox()
+    assert needed is not None
+    below = sum(legend.get_window_extent().height + PAD for legend in figure.legends)
+    left, bottom = PAD - needed.x0, PAD - needed.y0 + below
+    right, top = max(EDGE, PAD + needed.x1 - whole.width), PAD + needed.y1 - whole.height
+    width, height = whole.width - left - right, whole.height - bottom - top
+    axes.set_position(
+        (left / whole.width, bottom / whole.height, width / whole.width, height / whole.height)
+    )
 
 
 def _inline(figure: Figure, title: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mura_tune.errors import InputError
 from mura_tune.networks.factory import build_network, outline_network, restore_network
@@ -151,3 +152,31 @@ def test_tensors_under_two_names_are_written_twice(tmp_path: Path) -> None:
         "b": [0, 1, 2, 3],
         "half": [0, 1],
     }
+
+
+class _Calls(TorchFunctionMode):
+    """The names of torch's functions that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("arch", ["cnn", "resnet18"])
+def test_weights_are_restored_without_drawing_others_first(arch: str, tmp_path: Path) -> None:
+    with _Calls() as built:
+        net = build_network(arch, size=32, seed=4).eval()
+    save_file(copy_tensors(net.body.state_dict()), tmp_path / "weights.safetensors")
+    before = torch.get_rng_state()
+    with _Calls() as restored:
+        again = restore_network(tmp_path / "weights.safetensors", arch, size=32).eval()
+    draws = {name for name in built.names if name.startswith(("uniform_", "normal_", "kaiming_"))}
+    assert draws
+    assert not draws & restored.names
+    assert torch.equal(torch.get_rng_state(), before)
+    x_nchw = torch.rand(2, 1, 32, 32)
+    assert torch.equal(net(x_nchw), again(x_nchw))
