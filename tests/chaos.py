@@ -33,7 +33,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.search.results import count_outcomes
 from mura_tune.search.search import SearchJob
-from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.search_record import SearchRecord, Trials
 from mura_tune.search.slots import confirm_slots
 from mura_tune.search.trial_record import TrialRecord
 from mura_tune.text import CONFIRM_SUFFIX
@@ -143,13 +143,13 @@ def opened(url: str, *, create: bool = False) -> Iterator[RDBStorage]:
         storage.engine.dispose()
 
 
-def trials_of(storage: RDBStorage, name: str) -> list[TrialRecord]:
+def trials_of(storage: RDBStorage, name: str) -> Trials:
     """Of a study that may not be there yet."""
     try:
         trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
     except KeyError:
-        return []
-    return [TrialRecord(trial, name) for trial in trials]
+        return Trials()
+    return Trials(trials, name)
 
 
 def _unfilled(name: str, trials: Sequence[TrialRecord], keys: Sequence[int | str]) -> list[str]:

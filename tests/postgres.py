@@ -78,8 +78,11 @@ class Server:
 
 
 @contextmanager
-def server(programs: Path) -> Iterator[Server]:
+def server(programs: Path, *more: str) -> Iterator[Server]:
     """A server in a folder of its own that goes with it; it listens to no network.
+
+    Args:
+        more: settings, such as "max_connections=1000".
 
     Raises:
         RuntimeError: it does not start, with the end of what it said.
@@ -108,7 +111,7 @@ def server(programs: Path) -> Iterator[Server]:
             cwd=folder,
             **who,
         )
-        settings = [word for one in SETTINGS for word in ("-c", one)]
+        settings = [word for one in (*SETTINGS, *more) for word in ("-c", one)]
         with log.open("w") as told:
             process = subprocess.Popen(
                 [

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.recipe import Recipe
-from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.search_record import SearchRecord, Trials
 from mura_tune.search.trial_record import TrialRecord
 
 RECIPE, CONFIG, COMPARABLE = "mura:recipe", "mura:config", "mura:comparable"
@@ -51,6 +51,6 @@ def recipe_of(trial: FrozenTrial) -> Recipe:
     return TrialRecord(trial).recipe
 
 
-def records_of(study: optuna.Study) -> list[TrialRecord]:
+def records_of(study: optuna.Study) -> Trials:
     """The trials of an Optuna study."""
     return SearchRecord(study).trials()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Self
 
 from optuna.trial import TrialState
@@ -50,7 +50,7 @@ class SearchProgress:
     def __init__(
         self,
         budgets: Mapping[str, int],
-        trials: Callable[[str], list[TrialRecord]],
+        trials: Callable[[str], Sequence[TrialRecord]],
         measures: Mapping[str, str],
     ) -> None:
         self._budgets = budgets

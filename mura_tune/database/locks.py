@@ -6,24 +6,33 @@ The operating system or the database frees a lock when its process ends, however
 from __future__ import annotations
 
 import abc
+import contextlib
 import fcntl
 import hashlib
 import math
 import os
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
 import sqlalchemy
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mura_tune import files
 from mura_tune.database.outages import Patience
 from mura_tune.database.urls import file_of
 from mura_tune.text import file_name_of
+
+# A bigint key is stored in two halves (PostgreSQL manual, 54.12, pg_locks).
+_HELD_KEYS = """
+    SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 class Lock(Protocol):
@@ -52,7 +61,7 @@ def lock_of(url: str, name: str, patience: float = 0.0) -> Lock:
         return _AdvisoryLock(url, name, patience)
     folder = _folder_of(path)
     folder.mkdir(parents=True, exist_ok=True)
-    return _FileLock(folder / f"{file_name_of(name)}.lock")
+    return _FileLock(folder / _file(name))
 
 
 @dataclass
@@ -71,7 +80,7 @@ class WorkerLock:
     _lost: float = -math.inf  # when, by time.monotonic
 
     def __enter__(self) -> Self:
-        self._lock = lock_of(self.url, f"alive-{self.name}", self.patience)
+        self._lock = lock_of(self.url, alive_name(self.name), self.patience)
         self._lock.acquire()
         if isinstance(self._lock, _FileLock):
             _remove_stale(self._lock.path.parent)
@@ -91,19 +100,26 @@ class WorkerLock:
             self._lock.path.unlink(missing_ok=True)
         self._lock.release()
 
-    def is_alive(self, name: str | None) -> bool:
-        """Whether the worker `name` still holds its lock; a dead worker's lock file is removed."""
-        if name == self.name:
-            return True
-        if not name:
-            return False
-        lock = lock_of(self.url, f"alive-{name}", self.patience)
-        if not lock.attempt():
-            return True
-        if isinstance(lock, _FileLock):
-            lock.path.unlink(missing_ok=True)
-        lock.release()
-        return time.monotonic() - self._lost < self.grace
+    def living(self, names: Collection[str]) -> set[str]:
+        """Those of the workers `names` that still hold their locks: one query in PostgreSQL.
+
+        All of them, for `grace` seconds after this worker lost its own lock. No lock is needed to
+        ask: each of `names` has taken its lock before, so one that does not hold it has lost it.
+        """
+        names, own = set(names), {self.name}.intersection(names)
+        if time.monotonic() - self._lost < self.grace:
+            return names
+        if (path := file_of(self.url)) is not None:
+            folder = _folder_of(path)
+            others = names - own
+            return own | {n for n in others if _is_held(_FileLock(folder / _file(alive_name(n))))}
+        lock = self._lock or lock_of(self.url, alive_name(self.name), self.patience)
+        assert isinstance(lock, _AdvisoryLock)
+        keys = lock.held_keys()
+        if self._lock is not None and advisory_key(alive_name(self.name)) not in keys:
+            self.renew()
+            return names
+        return own | {name for name in names if advisory_key(alive_name(name)) in keys}
 
 
 def _folder_of(path: Path) -> Path:
@@ -112,13 +128,36 @@ def _folder_of(path: Path) -> Path:
     return real.with_name(f"{real.name}.locks" if real.suffix == ".locks" else f"{real.stem}.locks")
 
 
+def _file(name: str) -> str:
+    return f"{file_name_of(name)}.lock"
+
+
+def alive_name(worker: str) -> str:
+    """The name of the lock that a worker holds while it lives."""
+    return f"alive-{worker}"
+
+
+def advisory_key(name: str) -> int:
+    """The key of an advisory lock."""
+    digest = hashlib.sha256(f"mura-tune {name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
 def _remove_stale(folder: Path) -> None:
     """Remove the lock files of killed workers: those locks are free, and nobody takes them."""
     for path in folder.glob("alive-*.lock"):
-        lock = _FileLock(path)
-        if lock.attempt():
-            path.unlink(missing_ok=True)
-            lock.release()
+        _is_held(_FileLock(path))
+
+
+def _is_held(lock: _FileLock) -> bool:
+    """Whether a worker holds this lock; the file of one that does not is removed."""
+    if not lock.path.exists():
+        return False
+    if not lock.attempt():
+        return True
+    lock.path.unlink(missing_ok=True)
+    lock.release()
+    return False
 
 
 class _ContextLock(abc.ABC):
@@ -186,10 +225,10 @@ class _AdvisoryLock(_ContextLock):
     _connection: Connection | None = None
 
     def acquire(self) -> None:
-        self._connection = self._execute(f"SELECT pg_advisory_lock({self._key})")[0]
+        self._connection = self._execute(f"SELECT pg_advisory_lock({advisory_key(self.name)})")[0]
 
     def attempt(self) -> bool:
-        connection, taken = self._execute(f"SELECT pg_try_advisory_lock({self._key})")
+        connection, taken = self._execute(f"SELECT pg_try_advisory_lock({advisory_key(self.name)})")
         if not taken:
             connection.close()
             return False
@@ -199,17 +238,33 @@ class _AdvisoryLock(_ContextLock):
     def release(self) -> None:
         if self._connection:
             connection, self._connection = self._connection, None
+            with contextlib.suppress(SQLAlchemyError):  # a lost one has freed it
+                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({advisory_key(self.name)})")
             connection.invalidate()  # a lost one cannot be handed back in order
-            connection.close()  # the session's end frees it, whatever state it is in
+            connection.close()  # the session's end frees it too, a little later
 
     def held(self) -> bool:
         if self._connection is None:
             return False
         try:
             self._connection.exec_driver_sql("SELECT 1")
-        except DBAPIError:
+        except SQLAlchemyError:
             return False
         return True
+
+    def held_keys(self) -> set[int]:
+        """The keys of all advisory locks that any session holds in this database."""
+        if self._connection is not None:
+            try:
+                return set(self._connection.exec_driver_sql(_HELD_KEYS).scalars())
+            except SQLAlchemyError:
+                pass  # its connection is lost; another one answers as well
+
+        def ask() -> set[int]:
+            with self._engine().connect() as connection:
+                return set(connection.exec_driver_sql(_HELD_KEYS).scalars())
+
+        return Patience(self.url, self.patience).call(ask)
 
     def _execute(self, sql: str) -> tuple[Connection, Any]:
         """Open a connection and execute `sql` on it; return both the connection and the answer."""
@@ -218,12 +273,10 @@ class _AdvisoryLock(_ContextLock):
             connection = engine.connect()
             return connection, connection.exec_driver_sql(sql).scalar()
 
-        engine = sqlalchemy.create_engine(
-            self.url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
-        )
+        engine = self._engine()
         return Patience(self.url, self.patience).call(attempt)
 
-    @property
-    def _key(self) -> int:
-        digest = hashlib.sha256(f"mura-tune {self.name}".encode()).digest()
-        return int.from_bytes(digest[:8], "big", signed=True)
+    def _engine(self) -> sqlalchemy.Engine:
+        return sqlalchemy.create_engine(
+            self.url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+        )

@@ -14,13 +14,15 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy import Select, func, select
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -31,7 +33,7 @@ from sqlalchemy.exc import (
 )
 
 from mura_tune import console, errors
-from mura_tune.database.optuna_private import NOT_FOUND, STORAGE_CALLS
+from mura_tune.database.optuna_private import NOT_FOUND, STORAGE_CALLS, TABLES
 from mura_tune.database.urls import TIMEOUT, database, file_of, hide_passwords
 from mura_tune.errors import InputError, MuraError
 from mura_tune.text import printable, shell_command
@@ -255,6 +257,9 @@ class Patience:
         self._pause = min(2 * self._pause, PAUSES[1])
 
 
+_TRIALS, _BEATS = TABLES["trials"], TABLES["trial_heartbeats"]
+
+
 class WaitingStorage(RDBStorage):
     """Optuna's storage, whose every call waits while the database is out of reach.
 
@@ -288,6 +293,32 @@ class WaitingStorage(RDBStorage):
             return RDBStorage.set_trial_state_values(self, trial_id, state, values)
 
         return self.patience.call(attempt)
+
+    def read_states(self, study_id: int, first: int) -> list[tuple[int, TrialState]]:
+        """Key and state of each trial of a search whose key is `first` or more."""
+        query = select(_TRIALS.c.trial_id, _TRIALS.c.state).where(
+            _TRIALS.c.study_id == study_id, _TRIALS.c.trial_id >= first
+        )
+        with decoded(self.patience.url):
+            return self.patience.call(lambda: [(key, state) for key, state in self._rows(query)])
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        """Keys of the running trials whose heartbeat is older than the grace period.
+
+        Optuna's own reads every running trial whole.
+        """
+        query = (
+            select(_TRIALS.c.trial_id, _BEATS.c.heartbeat, func.now())
+            .join(_BEATS, _BEATS.c.trial_id == _TRIALS.c.trial_id)
+            .where(_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.RUNNING)
+        )
+        grace = timedelta(seconds=self.grace_period or 0)
+        rows = self.patience.call(lambda: self._rows(query))
+        return [key for key, beat, now in rows if now.replace(tzinfo=None) - beat > grace]
+
+    def _rows(self, query: Select[Any]) -> Sequence[Any]:
+        with self.engine.connect() as connection:
+            return connection.execute(query).all()
 
     def record_heartbeat(self, trial_id: int) -> None:
         """A sign of life; one that cannot be stored is left out, and the next one tried."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import sqlalchemy
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 from sqlalchemy import Connection, Engine, Table, insert, select
 from sqlalchemy.orm import Session
 
@@ -138,9 +137,8 @@ def delete(url: str, name: str, artifacts: Path) -> int:
     ):
         searches = _both(storage, name, url)
         for search in searches:
-            if any(
-                worker_lock.is_alive(trial.worker) for trial in search.trials(TrialState.RUNNING)
-            ):
+            workers = {trial.worker for trial in search.trials().running if trial.worker}
+            if worker_lock.living(workers):
                 raise InputError(
                     f"search {search.name}: a worker runs a trial of it; stop that first"
                 )

@@ -20,7 +20,7 @@ from mura_tune.errors import InputError
 from mura_tune.metrics.comparison import average_confirmed, compare_confirmed, compare_folds
 from mura_tune.metrics.estimates import Estimate, Measure
 from mura_tune.recipe import Recipe
-from mura_tune.search.search_record import SearchRecord, reads_search
+from mura_tune.search.search_record import SearchRecord, Trials, reads_search
 from mura_tune.search.slots import confirm_slots, fills, searched
 from mura_tune.search.trial_record import BASELINE, TrialRecord
 from mura_tune.text import CONFIRM_SUFFIX
@@ -338,7 +338,7 @@ CUT_OFF, FOREIGN = "cut off", "foreign"
 
 def _open_ends(
     search_config: SearchConfig,
-    trials: Sequence[TrialRecord],
+    trials: Trials,
     reruns: Sequence[TrialRecord],
     identity: str | None,
 ) -> tuple[tuple[int, ...], dict[int, str]]:

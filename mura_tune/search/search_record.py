@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -23,7 +26,7 @@ from mura_tune.database import optuna_private
 from mura_tune.database.outages import legible
 from mura_tune.metrics.dev_fold import DevFold, number_through
 from mura_tune.metrics.estimates import StudyScores
-from mura_tune.search.trial_record import TrialRecord, fail_trial
+from mura_tune.search.trial_record import TrialRecord, TrialWriter, fail_trial, running_facts
 
 # System attributes: a user attribute of thousands of characters would fill the search's page.
 _CONFIG = "mura:config"  # of a search, as `config.config_to_dict` has it
@@ -36,7 +39,110 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
+class Trials(Sequence[TrialRecord]):
+    """The trials of a search at one moment, in the order of their numbers, and by slot.
+
+    Attributes:
+        by_slot: the trials that name a slot, by its key.
+        done_slots: keys of the slots in which a trial finished or was pruned.
+        warm_starts: which trials of other searches gave values.
+    """
+
+    def __init__(self, frozen: Sequence[FrozenTrial] = (), search: str = "") -> None:
+        self._search = search
+        self._records: list[TrialRecord] = []
+        self.by_slot: dict[int | str, list[TrialRecord]] = {}
+        self.done_slots: set[int | str] = set()
+        self.warm_starts: set[str] = set()
+        self._unfinished: dict[int, TrialRecord] = {}
+        self._verdicts: list[TrialRecord] = []
+        self._take_in(frozen, range(len(frozen)))
+
+    def updated(self, frozen: Sequence[FrozenTrial]) -> Trials:
+        """The trials of the same search at a later moment. Only those that changed are looked at.
+
+        Args:
+            frozen: all of them; a trial that did not change is the same object.
+        """
+        before = self._records
+        changed = [
+            number
+            for number, trial in enumerate(frozen)
+            if number >= len(before) or before[number].frozen is not trial
+        ]
+        replaced = [before[number] for number in changed if number < len(before)]
+        if len(frozen) < len(before) or any(trial.state.is_finished() for trial in replaced):
+            return Trials(frozen, self._search)  # read anew, or another search
+        later = Trials(search=self._search)
+        later._records = before.copy()
+        later.by_slot = self.by_slot.copy()
+        later.done_slots = self.done_slots.copy()
+        later.warm_starts = self.warm_starts.copy()
+        later._unfinished = self._unfinished.copy()
+        later._verdicts = self._verdicts.copy()
+        for trial in replaced:
+            later._forget(trial)
+        later._take_in(frozen, changed)
+        return later
+
+    @overload
+    def __getitem__(self, index: int) -> TrialRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TrialRecord]: ...
+    def __getitem__(self, index: int | slice) -> TrialRecord | list[TrialRecord]:
+        return self._records[index]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def running(self) -> list[TrialRecord]:
+        return [t for t in self._unfinished.values() if t.state == TrialState.RUNNING]
+
+    @property
+    def waiting(self) -> list[TrialRecord]:
+        return [t for t in self._unfinished.values() if t.state == TrialState.WAITING]
+
+    def last_verdicts(self, number: int, since: int) -> list[TrialRecord]:
+        """The trials from trial `since` on that ended last with a verdict on what they ran."""
+        late = (trial for trial in reversed(self._verdicts) if trial.number >= since)
+        return list(itertools.islice(late, number))[::-1]
+
+    def _take_in(self, frozen: Sequence[FrozenTrial], numbers: Iterable[int]) -> None:
+        for number in numbers:
+            trial = TrialRecord(frozen[number], self._search)
+            self._records[number : number + 1] = [trial]
+            self._learn(trial)
+        self._unfinished = dict(sorted(self._unfinished.items()))
+
+    def _forget(self, trial: TrialRecord) -> None:
+        """Take out a trial that had not ended."""
+        self._unfinished.pop(trial.number)
+        if trial.slot is not None:
+            self.by_slot[trial.slot] = [t for t in self.by_slot[trial.slot] if t is not trial]
+
+    def _learn(self, trial: TrialRecord) -> None:
+        key = trial.slot
+        if key is not None:
+            there = self.by_slot.get(key)
+            self.by_slot[key] = (
+                sorted([*there, trial], key=lambda t: t.number) if there else [trial]
+            )
+        if isinstance(trial.warm_start, str):
+            self.warm_starts.add(trial.warm_start)
+        if not trial.state.is_finished():
+            self._unfinished[trial.number] = trial
+        if trial.is_done and key is not None:
+            self.done_slots.add(key)
+        if trial.is_done or trial.failed_by_itself:
+            bisect.insort(self._verdicts, trial, key=_ended)
+
+
+def _ended(trial: TrialRecord) -> tuple[datetime, int]:
+    return trial.ended or datetime.min, trial.number
+
+
+@dataclass(eq=False)
 class SearchRecord:
     """A search, or the confirmation of one: the Optuna study `handle` and what is stored with it.
 
@@ -44,6 +150,7 @@ class SearchRecord:
     """
 
     handle: optuna.Study
+    _trials: Trials | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -102,10 +209,12 @@ class SearchRecord:
         pairs = zip(trial.own_dev or self.dev_folds, trial.dev_scores, strict=True)
         return [fold.with_scores(scores) for fold, scores in pairs]
 
-    def trials(self, *states: TrialState) -> list[TrialRecord]:
-        """All trials in the order of their numbers, or those in one of `states`."""
-        trials = self.handle.get_trials(deepcopy=False, states=states or None)
-        return [TrialRecord(trial, self.name) for trial in trials]
+    def trials(self) -> Trials:
+        """All trials in the order of their numbers."""
+        frozen = self.handle.get_trials(deepcopy=False)
+        before = self._trials or Trials(search=self.name)
+        self._trials = before.updated(frozen)
+        return self._trials
 
     @contextmanager
     def legible(self) -> Iterator[None]:
@@ -149,10 +258,19 @@ class SearchRecord:
         """
         self.handle.add_trial(trial)
 
-    def ask(self, sampler: BaseSampler) -> optuna.Trial:
-        """The next trial: one that waits, else a new one whose values `sampler` draws."""
+    def begin(self, worker: str, slot: int | str) -> int:
+        """Start the next trial: one that waits, else a new one. Returns its key in the database.
+
+        Args:
+            worker: the name of the worker that runs it.
+            slot: the key of the slot that it fills, unless it was queued for one.
+        """
+        return optuna_private.begin_trial(self.handle, running_facts(worker, slot))
+
+    def begun(self, key: int, sampler: BaseSampler) -> TrialWriter:
+        """A trial that was started, whose values `sampler` draws unless it was queued with them."""
         self.handle.sampler = sampler
-        return optuna_private.ask(self.handle)
+        return TrialWriter(optuna_private.begun_trial(self.handle, key), self.name)
 
     def end(self, trial: optuna.Trial, state: TrialState, score: float | None = None) -> None:
         """Store how a trial of this worker ended, unless another worker has failed it meanwhile."""

@@ -6,7 +6,8 @@ next is asked under the search's lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -16,7 +17,7 @@ from optuna.trial import TrialState
 from mura_tune.config import SearchConfig
 from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
-from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.search_record import SearchRecord, Trials
 from mura_tune.search.space import Space, defaults, fits
 from mura_tune.search.trial_record import (
     BASELINE,
@@ -77,6 +78,11 @@ class Slot:
     confirmed_trial: int | None = None
     rerun: Rerun | None = None
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a trial of any role and recipe fills it."""
+        return self.role is None and self.rerun is None
+
 
 @dataclass(frozen=True)
 class WarmStart:
@@ -86,7 +92,7 @@ class WarmStart:
     values: dict[str, Any]
 
 
-Plan = Callable[[Sequence[TrialRecord]], Sequence[Slot]]
+Plan = Callable[[Trials], Sequence[Slot]]
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,10 @@ class Standing:
     running: int
 
 
-def standing(trials: Sequence[TrialRecord], slots: Sequence[Slot]) -> Standing:
+def standing(trials: Trials, slots: Sequence[Slot]) -> Standing:
     """Where a plan stands. Trials that fill no slot of the plan are not counted."""
     done = _closed(trials, slots)
-    running = _filled([t for t in trials if t.state == TrialState.RUNNING], slots) - done
+    running = _running(trials, slots) - done
     return Standing(len(slots), len(done), len(running))
 
 
@@ -109,28 +115,28 @@ def next_slot(
     search: SearchRecord,
     plan: Plan,
     space: Space,
-    is_alive: Callable[[str | None], bool],
+    lost: Mapping[int, str],
     since: int,
 ) -> Slot | None:
     """The first open slot, its values queued; None when all are filled or being filled.
 
-    Trials whose worker died or fell silent are failed first, and their values queued again.
+    Trials that are lost are failed first, and their values queued again.
 
     Args:
-        is_alive: whether a worker, by name, is alive.
+        lost: what `find_lost` found before the search's lock was taken.
         since: number of the first trial of this call, for the count of failures.
 
     Raises:
         MuraError: five trials in a row failed for one reason.
     """
-    _fail_lost(search, is_alive)
     trials = search.trials()
-    _stop_if_all_fail(search.name, trials[since:])
+    if _fail_lost(search, trials, lost):
+        trials = search.trials()
+    _stop_if_all_fail(search.name, trials, since)
     slots = plan(trials)
-    running = [t for t in trials if t.state == TrialState.RUNNING]
-    taken = _closed(trials, slots) | _filled(running, slots)
+    taken = _closed(trials, slots) | _running(trials, slots)
     open_slots = [slot for slot in slots if slot.key not in taken]
-    for trial in [t for t in trials if t.state == TrialState.WAITING]:
+    for trial in trials.waiting:
         if queued_slot := _slot_for(trial, open_slots):
             return queued_slot
         search.fail(trial, SUPERSEDED)  # a crash queued it, and another ran it
@@ -140,6 +146,25 @@ def next_slot(
     if slot.values is not None:
         _queue(search, slot, slot.values, space)
     return slot
+
+
+def find_lost(
+    search: SearchRecord, trials: Trials, living: Callable[[Collection[str]], set[str]]
+) -> dict[int, str]:
+    """Numbers of the running trials whose worker is gone, or silent for too long, and the reason.
+
+    The search's lock is not needed: a trial that is lost stays lost, and one that starts meanwhile
+    is not looked at.
+
+    Args:
+        trials: of the search.
+        living: those of some workers that live, as `WorkerLock.living` says it.
+    """
+    running = trials.running
+    alive = living({trial.worker for trial in running if trial.worker})
+    silent = search.silent_numbers(running)
+    dead = {t.number: KILLED for t in running if t.worker and t.worker not in alive}
+    return {**dict.fromkeys(silent, SILENT), **dead}
 
 
 def fills(trial: TrialRecord, slot: Slot) -> bool:
@@ -154,7 +179,7 @@ def fills(trial: TrialRecord, slot: Slot) -> bool:
 def search_slots(
     config: SearchConfig,
     space: Space,
-    trials: Sequence[TrialRecord],
+    trials: Trials,
     warm: Callable[[], Sequence[WarmStart]] = tuple,
 ) -> list[Slot]:
     """Slot 0 runs the recipe as it stands; warm starts not tried yet take the first free ones.
@@ -165,26 +190,24 @@ def search_slots(
     if slots[0].role:
         slots[0] = replace(slots[0], values=defaults(config.recipe, space))
     if free := untried(config, trials):
-        used = {t.warm_start for t in trials}
-        fresh = [start for start in warm() if start.source not in used]
+        fresh = [start for start in warm() if start.source not in trials.warm_starts]
         for key, start in zip(free, fresh, strict=False):
             slots[key] = Slot(key, start.values, WARM, warm_start=start.source)
     return slots
 
 
-def untried(config: SearchConfig, trials: Sequence[TrialRecord]) -> list[int]:
+def untried(config: SearchConfig, trials: Trials) -> list[int]:
     """Keys of the slots, but the baseline's, that no trial has begun to fill."""
-    tried = {t.slot for t in trials}
-    return [key for key in range(1, config.budget.trials) if key not in tried]
+    return [key for key in range(1, config.budget.trials) if key not in trials.by_slot]
 
 
-def searched(config: SearchConfig, trials: Sequence[TrialRecord]) -> bool:
+def searched(config: SearchConfig, trials: Trials) -> bool:
     """Whether every slot of the search is filled."""
     now = standing(trials, _empty_slots(config, trials))
     return now.done == now.slots
 
 
-def candidates(config: SearchConfig, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+def candidates(config: SearchConfig, trials: Trials) -> list[TrialRecord]:
     """The finished trials to confirm: the best ones by dev score, and the baseline."""
     finished = [t for t in trials if t.is_finished]
     finished.sort(key=lambda t: (-t.score, t.number))
@@ -193,9 +216,7 @@ def candidates(config: SearchConfig, trials: Sequence[TrialRecord]) -> list[Tria
     return top + [t for t in rest if t.role == BASELINE and top]
 
 
-def confirm_slots(
-    config: SearchConfig, trials: Sequence[TrialRecord], identity: str | None = None
-) -> list[Slot]:
+def confirm_slots(config: SearchConfig, trials: Trials, identity: str | None = None) -> list[Slot]:
     """Each candidate of the searched `trials` with each new seed; a seed is tried once.
 
     The slots of a seed stand together: all candidates are judged by the same patients.
@@ -224,38 +245,57 @@ def _confirm_slot(trial: TrialRecord, seed: int, identity: str | None, *, divisi
     )
 
 
-def _empty_slots(config: SearchConfig, trials: Sequence[TrialRecord]) -> list[Slot]:
+def _empty_slots(config: SearchConfig, trials: Trials) -> list[Slot]:
     """The search's slots without values. Slot 0 is the baseline's until that failed by itself."""
-    failed = any(t.slot == 0 and t.failed_by_itself for t in trials)
+    failed = any(t.failed_by_itself for t in trials.by_slot.get(0, ()))
     baseline = Slot(0) if failed else Slot(0, role=BASELINE)
-    return [baseline, *map(Slot, range(1, config.budget.trials))]
+    return [baseline, *_free_slots(config.budget.trials)[1:]]
 
 
-def _filled(trials: Sequence[TrialRecord], slots: Sequence[Slot]) -> set[int | str]:
-    """Keys of the slots that one of these trials fills."""
-    by_key: dict[int | str | None, list[TrialRecord]] = {}
-    for trial in trials:
-        by_key.setdefault(trial.slot, []).append(trial)
-    return {slot.key for slot in slots if any(fills(t, slot) for t in by_key.get(slot.key, ()))}
+@functools.lru_cache(maxsize=4)  # a search asks for the same ones with every trial
+def _free_slots(number: int) -> tuple[Slot, ...]:
+    return tuple(map(Slot, range(number)))
 
 
-def _closed(trials: Sequence[TrialRecord], slots: Sequence[Slot]) -> set[int | str]:
+def _running(trials: Trials, slots: Sequence[Slot]) -> set[int | str]:
+    """Keys of the slots that a running trial fills."""
+    started = {t.slot for t in trials.running}
+    return {
+        slot.key
+        for slot in slots
+        if slot.key in started
+        and any(fills(t, slot) for t in trials.by_slot[slot.key] if t.state == TrialState.RUNNING)
+    }
+
+
+def _closed(trials: Trials, slots: Sequence[Slot]) -> set[int | str]:
     """Keys of the slots that need no further trial."""
-    failed = [t for t in trials if t.failed_by_itself]
-    reruns = [slot for slot in slots if slot.rerun]
-    return _filled([t for t in trials if t.is_done], slots) | _filled(failed, reruns)
+    return {
+        slot.key
+        for slot in slots
+        if (
+            slot.key in trials.done_slots
+            if slot.is_free
+            else any(_closes(trial, slot) for trial in trials.by_slot.get(slot.key, ()))
+        )
+    }
+
+
+def _closes(trial: TrialRecord, slot: Slot) -> bool:
+    ended = trial.is_done or (slot.rerun is not None and trial.failed_by_itself)
+    return ended and fills(trial, slot)
 
 
 def _slot_for(waiting: TrialRecord, open_slots: Sequence[Slot]) -> Slot | None:
     """The open slot of a queued trial; a person queues from the dashboard without naming one."""
     if waiting.slot is not None:
         return next((slot for slot in open_slots if fills(waiting, slot)), None)
-    return next((slot for slot in open_slots if not slot.rerun and slot.role is None), None)
+    return next((slot for slot in open_slots if slot.is_free), None)
 
 
-def _take_values_of_cut_off(slot: Slot, trials: Sequence[TrialRecord]) -> Slot:
+def _take_values_of_cut_off(slot: Slot, trials: Trials) -> Slot:
     """The slot with values and role of the trial in it that was cut off last, if one was."""
-    before = [t for t in trials if t.slot == slot.key]
+    before = trials.by_slot.get(slot.key)
     if not before or not before[-1].was_cut_off or not before[-1].params:
         return slot
     last = before[-1]
@@ -289,21 +329,24 @@ def _queue(search: SearchRecord, slot: Slot, values: Mapping[str, Any], space: S
     )
 
 
-def _fail_lost(search: SearchRecord, is_alive: Callable[[str | None], bool]) -> None:
-    """Fail the running trials whose worker is gone, or has been silent for too long."""
-    running = search.trials(TrialState.RUNNING)
-    silent = search.silent_numbers(running)
-    for trial in running:
-        if not is_alive(trial.worker):
-            search.fail(trial, KILLED)
-        elif trial.number in silent:
-            search.fail(trial, SILENT)
+def _fail_lost(search: SearchRecord, trials: Trials, lost: Mapping[int, str]) -> bool:
+    """Fail the trials that are lost; returns whether there was one.
+
+    A worker names itself in its trial before it frees the search's lock: a trial of nobody, seen
+    under that lock, is of a worker that was killed.
+    """
+    reasons = {
+        trial: KILLED if trial.worker is None else lost.get(trial.number)
+        for trial in trials.running
+    }
+    failed = {trial: reason for trial, reason in reasons.items() if reason}
+    for trial, reason in failed.items():
+        search.fail(trial, reason)
+    return bool(failed)
 
 
-def _stop_if_all_fail(name: str, trials: Sequence[TrialRecord]) -> None:
-    ended = [t for t in trials if (t.is_done or t.failed_by_itself)]
-    ended.sort(key=lambda t: (t.ended is not None, t.ended))
-    last = ended[-SAME_FAILURES:]
+def _stop_if_all_fail(name: str, trials: Trials, since: int) -> None:
+    last = trials.last_verdicts(SAME_FAILURES, since)
     reasons = {str(t.reason).partition(":")[0] for t in last}
     alike = len(reasons) == 1 and all(t.state == TrialState.FAIL for t in last)
     if len(last) == SAME_FAILURES and alike:

@@ -330,12 +330,6 @@ class TrialWriter:
         """The trial as the database has it now."""
         return TrialRecord(optuna_private.frozen(self.trial), self.search)
 
-    def store_worker(self, worker: str, slot: int | str) -> None:
-        """Store who runs the trial, and the slot it fills unless it was queued for one."""
-        self.trial.set_user_attr(_WORKER, worker)
-        if _SLOT not in self.trial.user_attrs:
-            self.trial.set_user_attr(_SLOT, slot)
-
     def store_recipe(self, recipe: Recipe) -> None:
         """Store what the trial trains."""
         optuna_private.store_trial_fact(self.trial, _RECIPE, asdict(recipe))
@@ -419,6 +413,16 @@ def waiting_trial(
         user_attrs={**facts, _SLOT: slot},
         system_attrs=_recipe_facts(recipe, identity) if recipe else {},
     )
+
+
+def running_facts(worker: str, slot: int | str) -> dict[str, Any]:
+    """The attributes with which a trial begins: who runs it, and the slot that it fills."""
+    return {_WORKER: worker, _SLOT: slot}
+
+
+def is_drawn(trial: FrozenTrial) -> bool:
+    """Whether a running trial stores all that the choice of other trials depends on."""
+    return _WORKER in trial.user_attrs and _RECIPE in trial.system_attrs
 
 
 def fail_trial(search: optuna.Study, trial: TrialRecord, reason: str) -> None:

@@ -1,7 +1,7 @@
 """One worker's loop: exactly N trials a search and their confirmation, however often it is stopped.
 
-A worker picks a slot and draws the values of its trial under the search's lock, and trains outside
-of it. `slots` says which slots there are and which is next.
+A worker picks a slot and starts its trial under the search's lock, draws the trial's values and
+trains outside of it. `slots` says which slots there are and which is next.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 import torch
-from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune.config import Budget, SearchConfig
 from mura_tune.database.locks import WorkerLock, lock_of
-from mura_tune.database.optuna_private import send_heartbeats
+from mura_tune.database.optuna_private import TrialCache, send_heartbeats
+from mura_tune.database.outages import WaitingStorage
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import MuraError
 from mura_tune.networks.factory import NetworkCopies
-from mura_tune.recipe import Recipe
 from mura_tune.search.comparable import going_on
 from mura_tune.search.search import (
     COMPILE_RULES,
@@ -32,12 +32,13 @@ from mura_tune.search.search import (
     WorkerNote,
     WorkerSettings,
 )
-from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.search_record import SearchRecord, Trials
 from mura_tune.search.slots import (
     Plan,
     Slot,
     WarmStart,
     confirm_slots,
+    find_lost,
     next_slot,
     search_slots,
     searched,
@@ -46,7 +47,7 @@ from mura_tune.search.slots import (
 )
 from mura_tune.search.space import RoundingSampler, as_started, space_of
 from mura_tune.search.trial import Trainer, draw_recipe, is_of_surroundings, load_trial_data
-from mura_tune.search.trial_record import SUPERSEDED, TrialRecord, TrialWriter
+from mura_tune.search.trial_record import SUPERSEDED, TrialRecord, is_drawn
 from mura_tune.search.warm_start import warm_starts
 from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.compiling import Inductor, leave_uncompiled
@@ -137,16 +138,18 @@ def seconds_to_come(trials: Sequence[TrialRecord], depth: int, runs: int) -> flo
 
 
 @dataclass(frozen=True, eq=False)
-class _DrawnTrial:
-    """A running trial whose values stand.
+class _BegunTrial:
+    """A running trial that has its slot, and no values yet.
 
     Attributes:
-        recipe: None where the trial failed before it had one.
-        locked: whether the lock was held until the values stood.
+        key: of the trial in the database.
+        sampler: draws its values.
+        locked: whether the search's lock was held until the trial had its slot.
     """
 
-    writer: TrialWriter
-    recipe: Recipe | None
+    key: int
+    slot: Slot
+    sampler: RoundingSampler
     locked: bool
 
 
@@ -161,7 +164,7 @@ class _WorkerSearch:
         self,
         job: SearchJob,
         settings: WorkerSettings,
-        storage: RDBStorage,
+        storage: WaitingStorage,
         worker_lock: WorkerLock,
         device: torch.device,
         on_event: Callable[[SearchEvent], None],
@@ -176,7 +179,8 @@ class _WorkerSearch:
         )
         self._device, self._on_event, self._since = device, on_event, since
         self._lock = lock_of(settings.url, job.name, settings.patience)
-        self._search = SearchRecord(optuna.load_study(study_name=job.name, storage=storage))
+        self._config = job.config
+        self._search = self._record(optuna.load_study, study_name=job.name)
         self._config = going_on(self._search, job.config)
         self._search.handle.pruner = make_pruner(self._config)
         self._space = as_started(space_of(self._config), self._search.comparable)
@@ -192,35 +196,34 @@ class _WorkerSearch:
 
     def is_done(self) -> bool:
         """Whether nothing is left to run, here or elsewhere."""
-        if (stage := self._stage()) is None:
+        if (stage := self._stage(self._search.trials())) is None:
             return True
-        search, plan = stage
-        trials = search.trials()
+        search, trials, plan = stage
         now = standing(trials, plan(trials))
         self.running = now.running
         return search is not self._search and now.done == now.slots
 
     def run_next(self) -> bool:
         """Run the next open slot; False when none is open."""
-        if (stage := self._stage()) is None:
+        if (stage := self._stage(self._search.trials())) is None:
             return False
-        search, plan = stage
-        self._look_up_siblings()
-        self._worker_lock.renew()
-        drawn = None
+        search, trials, plan = stage
+        self._look_up_siblings(trials)
+        lost = find_lost(search, trials, self._worker_lock.living)
+        begun: _BegunTrial | None = None
         with self._lock:
             first = self._since.get(search.name, 0)
-            slot = next_slot(search, plan, self._space, self._worker_lock.is_alive, first)
+            slot = next_slot(search, plan, self._space, lost, first)
             if slot is None:
                 return False
             division = slot.rerun.division if slot.rerun else 0
             trainer = self._trainer_of(division)
             if trainer is not None:
-                drawn = self._draw(search, slot)
+                begun = self._begin(search, slot)
         if trainer is None:  # others need not wait while it reads; the slot is picked anew
             self._load(division)
-        elif drawn is not None:
-            self._train(trainer, search, drawn)
+        elif begun is not None:
+            self._run(trainer, search, begun)
         return True
 
     def _trainer_of(self, division: int) -> Trainer | None:
@@ -239,35 +242,32 @@ class _WorkerSearch:
         )
         self._trainer = division, trainer
 
-    def _draw(self, search: SearchRecord, slot: Slot) -> _DrawnTrial:
-        """A trial for a slot, its values drawn. Under the lock."""
-        trial = search.ask(make_sampler(self._config.budget, len(search.trials())))
-        writer = TrialWriter(trial, search.name)
-        recipe: Recipe | None = None
-        with _ending(search, trial):
-            writer.store_worker(self._worker_lock.name, slot.key)
-            if slot.rerun and not writer.read().has_recipe:  # it would draw another's values
-                writer.store_reason(SUPERSEDED)
-                raise MuraError(f"trial {trial.number} is not what slot {slot.key} runs")
-            recipe = draw_recipe(writer, self._config, self._space)
-        return _DrawnTrial(writer, recipe, self._lock.held())
+    def _begin(self, search: SearchRecord, slot: Slot) -> _BegunTrial:
+        """Start a trial for a slot. Under the lock; its values are drawn once others may go on."""
+        sampler = make_sampler(self._config.budget, len(search.trials()))
+        key = search.begin(self._worker_lock.name, slot.key)
+        return _BegunTrial(key, slot, sampler, self._lock.held())
 
-    def _train(self, trainer: Trainer, search: SearchRecord, drawn: _DrawnTrial) -> None:
-        trial = drawn.writer.trial
-        if drawn.recipe is not None:
-            with _ending(search, trial):
-                if not drawn.locked:  # a connection was lost, and with it the lock
-                    drawn.writer.store_reason(SUPERSEDED)
+    def _run(self, trainer: Trainer, search: SearchRecord, begun: _BegunTrial) -> None:
+        writer, slot = search.begun(begun.key, begun.sampler), begun.slot
+        trial = writer.trial
+        with _ending(search, trial):
+            with send_heartbeats(trial):
+                if not begun.locked:  # a connection was lost, and with it the lock
+                    writer.store_reason(SUPERSEDED)
                     raise MuraError("another worker may fill the slot; it is run again")
-                self._depth = drawn.recipe.finetune.depth
-                with send_heartbeats(trial):
-                    score = trainer.train(drawn.writer, drawn.recipe, self._source(search))
-                search.end(trial, TrialState.COMPLETE, score)
+                if slot.rerun and not writer.read().has_recipe:  # it would draw another's values
+                    writer.store_reason(SUPERSEDED)
+                    raise MuraError(f"trial {trial.number} is not what slot {slot.key} runs")
+                recipe = draw_recipe(writer, self._config, self._space)
+                self._depth = recipe.finetune.depth
+                score = trainer.train(writer, recipe, self._source(search))
+            search.end(trial, TrialState.COMPLETE, score)
         self._on_event(TrialEnded(search.name, search.trials()[trial.number]))
 
-    def _look_up_siblings(self) -> None:
+    def _look_up_siblings(self, trials: Trials) -> None:
         """What the next slots may start from. Others need not wait for it: it is not locked."""
-        if untried(self._config, self._search.trials()):
+        if untried(self._config, trials):
             which = self._settings.warm_start
             self._warm_starts = warm_starts(
                 self._storage, self._job.name, self._config, self._space, which
@@ -275,34 +275,39 @@ class _WorkerSearch:
         else:
             self._warm_starts = ()
 
-    def _stage(self) -> tuple[SearchRecord, Plan] | None:
-        """The search while it has open slots, then the confirmation, if one is asked for."""
-        trials = self._search.trials()
+    def _stage(self, trials: Trials) -> tuple[SearchRecord, Trials, Plan] | None:
+        """The search while it has open slots, then the confirmation, if one is asked for.
+
+        Args:
+            trials: of the search.
+        """
         if not searched(self._config, trials):
-            return self._search, lambda now: search_slots(
-                self._config, self._space, now, lambda: self._warm_starts
+            return (
+                self._search,
+                trials,
+                lambda now: search_slots(self._config, self._space, now, lambda: self._warm_starts),
             )
         slots = confirm_slots(self._config, trials, self._search.identity)
         if not slots:
             return None
-        return self._open_confirmation(), lambda now: slots
+        confirmation = self._open_confirmation()
+        return confirmation, confirmation.trials(), lambda now: slots
 
     def _open_confirmation(self) -> SearchRecord:
         if self._confirmation is None:
             with self._lock:
-                handle = optuna.create_study(
-                    storage=self._storage,
+                self._confirmation = self._record(
+                    optuna.create_study,
                     study_name=self._job.name + CONFIRM_SUFFIX,
                     direction="maximize",
                     load_if_exists=True,
                     pruner=optuna.pruners.NopPruner(),
                 )
-            self._confirmation = SearchRecord(handle)
         return self._confirmation
 
     def _is_worth(self, seconds: float) -> bool:
         """Whether compiling the pass of the trial that trains is worth so many seconds."""
-        trials = self._search.trials()
+        trials = [*self._search.trials()]
         if self._confirmation is not None:
             trials += self._confirmation.trials()
         to_come = seconds_to_come(trials, self._depth, self._config.budget.runs)
@@ -311,6 +316,22 @@ class _WorkerSearch:
 
     def _note(self, line: str) -> None:
         self._on_event(WorkerNote(self._search.name, line))
+
+    def _record(self, open_study: Callable[..., optuna.Study], **options: Any) -> SearchRecord:
+        """The search or its confirmation, of which trials are read once they change."""
+        return SearchRecord(
+            open_study(
+                storage=TrialCache(self._storage, self._storage.read_states, self._is_settled),
+                **options,
+            )
+        )
+
+    def _is_settled(self, trial: FrozenTrial) -> bool:
+        """Whether a running trial may be looked at again when it ends, and no earlier.
+
+        Hyperband alone compares a trial with those that run.
+        """
+        return is_drawn(trial) and self._config.budget.pruner.name != "hyperband"
 
     def _source(self, search: SearchRecord) -> Source:
         """Search trials share what frozen stages give; a confirmation has its own seed's views."""

@@ -40,7 +40,7 @@ def test_what_killed_workers_left_is_removed_when_another_starts(tmp_path: Path,
         with WorkerLock(url) as other:
             names = {f"alive-{one.name}.lock" for one in (living, other)}
             assert {path.name for path in folder.iterdir()} == {*names, "XR_WRIST.lock"}
-            assert other.is_alive(living.name)
+            assert other.living([living.name]) == {living.name}
     assert [path.name for path in folder.iterdir()] == ["XR_WRIST.lock"]
 
 
@@ -62,3 +62,17 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(
     assert removed
     assert not lock_of(url, "alive-x").attempt()
     lock.release()
+
+
+def test_the_living_are_those_that_hold_their_locks(storage: str) -> None:
+    with WorkerLock(storage) as one:
+        others = [WorkerLock(storage) for _ in range(8)]  # keys of both signs
+        for other in others[:7]:
+            other.__enter__()
+        names = [other.name for other in others]
+        assert one.living([one.name, *names]) == {one.name, *names[:7]}
+        others[0].__exit__()
+        assert one.living(names) == set(names[1:7])
+        assert WorkerLock(storage).living([one.name, "nobody"]) == {one.name}
+        for other in others[1:7]:
+            other.__exit__()

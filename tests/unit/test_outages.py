@@ -151,12 +151,13 @@ def test_a_lock_in_a_database_is_known_to_be_lost(
         WorkerLock(url, patience=60, grace=60) as two,
     ):
         postgres.disconnect(url)
-        assert not one.is_alive(two.name)
-        one.renew()  # it lost its own: the other may be in the same case
-        assert one.is_alive(two.name)
+        assert WorkerLock(url).living([two.name]) == set()
+        # It lost its own: the other may be in the same case.
+        assert one.living([two.name]) == {two.name}
+        assert WorkerLock(url).living([one.name]) == {one.name}  # it took its own again
         two.renew()
-        assert WorkerLock(url).is_alive(one.name)
-        assert WorkerLock(url).is_alive(two.name)
+        assert WorkerLock(url).living([one.name]) == {one.name}
+        assert WorkerLock(url).living([two.name]) == {two.name}
     assert "Traceback" not in capfd.readouterr().err
 
 

@@ -298,7 +298,7 @@ def test_an_outage_cuts_a_trial_off_and_ends_the_call(prepared: Prepared, url: s
     assert (result.baseline.number, result.counts["cut off"]) == (1, 1)
 
 
-def test_a_lock_that_was_lost_while_values_were_drawn_has_the_slot_run_again(
+def test_a_lock_that_was_lost_while_a_slot_was_taken_has_it_run_again(
     prepared: Prepared, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers, lock = iter([False]), lock_of(url, "s")

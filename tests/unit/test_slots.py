@@ -16,19 +16,19 @@ from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.errors import MuraError
 from mura_tune.recipe import Recipe
-from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.search_record import SearchRecord, Trials
 from mura_tune.search.slots import (
     Rerun,
     Slot,
     WarmStart,
     confirm_slots,
+    find_lost,
     next_slot,
     search_slots,
     searched,
     standing,
 )
 from mura_tune.search.space import Space
-from mura_tune.search.trial_record import TrialRecord
 
 SPACE = {"augment": FloatDistribution(0.0, 1.0)}
 PLAN = [Slot(0), Slot(1), Slot(2)]
@@ -70,9 +70,9 @@ def ask(
     space: Space = SPACE,
     since: int = 0,
 ) -> Slot | None:
-    return next_slot(
-        SearchRecord(study), lambda trials: plan, space, lambda worker: is_alive, since
-    )
+    search = SearchRecord(study)
+    lost = find_lost(search, search.trials(), set if is_alive else lambda names: set())
+    return next_slot(search, lambda trials: plan, space, lost, since)
 
 
 def test_the_lowest_slot_without_a_trial_is_next(study: optuna.Study) -> None:
@@ -140,7 +140,7 @@ def test_a_slot_queued_twice_runs_once(study: optuna.Study) -> None:
 def test_values_that_a_changed_space_lost_are_drawn_anew(study: optuna.Study) -> None:
     add(study, TrialState.FAIL, 0, reason="killed")
     narrow = {"augment": FloatDistribution(0.5, 1.0)}
-    slot = next_slot(SearchRecord(study), lambda trials: PLAN, narrow, lambda worker: True, 0)
+    slot = next_slot(SearchRecord(study), lambda trials: PLAN, narrow, {}, 0)
     assert slot is not None
     assert slot.key == 0
     assert len(study.trials) == 1
@@ -232,23 +232,23 @@ def study_of(trials: int = 4) -> SearchConfig:
 
 
 def test_slot_zero_is_the_recipe_until_it_fails_by_itself(study: optuna.Study) -> None:
-    slots = search_slots(study_of(), SPACE, [])
+    slots = search_slots(study_of(), SPACE, Trials())
     assert [s.key for s in slots] == [0, 1, 2, 3]
     assert (slots[0].values, slots[0].role) == ({"augment": 0.5}, "baseline")
     failed = add(study, TrialState.FAIL, 0, reason="out of memory")
-    assert search_slots(study_of(), SPACE, [TrialRecord(failed)])[0] == Slot(0)
+    assert search_slots(study_of(), SPACE, Trials([failed]))[0] == Slot(0)
     cut = add(study, TrialState.FAIL, 0, reason="killed")
-    assert search_slots(study_of(), SPACE, [TrialRecord(cut)])[0].values is not None
+    assert search_slots(study_of(), SPACE, Trials([cut]))[0].values is not None
 
 
 def test_warm_starts_take_the_first_free_slots_once(study: optuna.Study) -> None:
     def warm() -> list[WarmStart]:
         return [WarmStart("A trial 1", {"augment": 0.1}), WarmStart("B trial 2", {"augment": 0.9})]
 
-    slots = search_slots(study_of(), SPACE, [], warm)
+    slots = search_slots(study_of(), SPACE, Trials(), warm)
     assert [s.warm_start for s in slots] == [None, "A trial 1", "B trial 2", None]
     ran = add(study, TrialState.COMPLETE, 1, **{"from": "A trial 1"})
-    slots = search_slots(study_of(), SPACE, [TrialRecord(ran)], warm)
+    slots = search_slots(study_of(), SPACE, Trials([ran]), warm)
     assert [s.warm_start for s in slots] == [None, None, "B trial 2", None]
 
 

@@ -1,0 +1,324 @@
+"""Many workers on one PostgreSQL, without training: what a slot costs, and where it ends.
+
+A trial sleeps. Everything else is what a worker of `mura tune` does: its locks, its look for lost
+trials, the search's lock, the values that TPE draws, heartbeats, the end of the trial. Each worker
+has connections of its own. Clients and server share the machine's cores.
+
+Part 1: one worker opens slots of a search with 10,000 finished and 1,000 running trials.
+Part 2: 1 to 400 workers search from trial 0.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import optuna
+import psycopg
+import torch
+from measure import REPO, arguments, opened
+from optuna.distributions import distribution_to_json
+from optuna.trial import TrialState
+from sqlalchemy import insert
+
+from mura_tune.config import SearchConfig, load_config
+from mura_tune.data.index import open_dataset
+from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.database import locks
+from mura_tune.database.optuna_private import TABLES, search_id
+from mura_tune.database.storage import open_storage
+from mura_tune.phantoms.dataset import write_phantoms
+from mura_tune.search import trial, worker
+from mura_tune.search.search import SearchJob, WorkerSettings, start_search
+from mura_tune.search.search_record import SearchRecord
+from mura_tune.search.space import space_of
+
+sys.path.insert(0, str(REPO / "tests"))
+import postgres
+
+NAME, CPU = "XR_WRIST", torch.device("cpu")
+SCORES = "x" * 2_000  # as long as the dev scores of 200 studies
+THREADS = 20  # workers in a process: 400 processes would not fit into memory
+DEMAND = 4.0  # slots a second that the workers of part 2 ask for, once all of them run
+
+
+class Seen:
+    """Seconds that the workers of this process spent, of each slot they opened."""
+
+    waited: ClassVar[list[float]] = []  # for the search's lock
+    locked: ClassVar[list[float]] = []  # under it
+    opening: ClassVar[list[float]] = []  # from a trial's end until the next has its slot
+    drawing: ClassVar[list[float]] = []  # the values of a trial, once others may go on
+    _since = threading.local()
+
+    @classmethod
+    def mark(cls) -> float:
+        """Seconds since this worker's last mark."""
+        now = time.perf_counter()
+        before, cls._since.at = getattr(cls._since, "at", now), now
+        return now - before
+
+
+class SleepingTrainer:
+    """In place of the trainer: its trials last about `seconds`."""
+
+    seconds = 0.0
+
+    def __init__(self, *_: object) -> None: ...
+
+    def train(self, *_: object) -> float:
+        Seen.drawing.append(Seen.mark())
+        time.sleep(random.uniform(0.5, 1.5) * self.seconds)
+        return random.random()
+
+
+class TimedLock:
+    """A search's lock that notes how long it was waited for and held."""
+
+    def __init__(self, lock: locks.Lock) -> None:
+        self._lock, self.held = lock, lock.held
+
+    def __enter__(self) -> None:
+        began = time.perf_counter()
+        self._lock.acquire()
+        self._taken = time.perf_counter()
+        Seen.waited.append(self._taken - began)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        Seen.locked.append(time.perf_counter() - self._taken)
+
+
+def sleep_instead_of_training(seconds: float) -> None:
+    """Everything but a worker's data and training stays what it is."""
+
+    def draw(*given: Any) -> Any:
+        Seen.opening.append(Seen.mark())
+        return draw_recipe(*given)
+
+    lock_of, draw_recipe = locks.lock_of, trial.draw_recipe
+    SleepingTrainer.seconds = seconds
+    vars(worker).update(
+        Trainer=SleepingTrainer,
+        load_trial_data=lambda *_: None,
+        lock_of=lambda *given: TimedLock(lock_of(*given)),
+        draw_recipe=draw,
+    )
+
+
+def work(job: SearchJob, settings: WorkerSettings, stop: Callable[[], bool]) -> None:
+    """Be one worker."""
+    Seen.mark()
+    worker.run_worker([job], {NAME: 0}, settings, CPU, lambda _: Seen.mark(), stop)
+
+
+def config_of(trials: int) -> SearchConfig:
+    small = ("arch=cnn", "pretrained=none", "size=32", "split.folds=0", "budget.confirm.top=0")
+    return load_config(NAME, [f"budget.trials={trials}", *small])
+
+
+def start(url: str, trials: int, prepared: Prepared) -> tuple[SearchJob, WorkerSettings]:
+    job = SearchJob(NAME, config_of(trials), prepared)
+    settings = WorkerSettings(url, warm_start="none", patience=60)
+    start_search(job, settings)
+    return job, settings
+
+
+def fill(url: str, finished: int, workers: Sequence[str]) -> None:
+    """Add finished trials, and one that each worker runs, by a few statements."""
+    storage = open_storage(url)
+    search = SearchRecord(optuna.load_study(study_name=NAME, storage=storage))
+    space, recipe, dice = space_of(search.config), asdict(search.config.recipe), random.Random(0)
+    key, now = search_id(search.handle), datetime.now()
+    rows: dict[str, list[dict[str, Any]]] = {}
+
+    def add(table: str, **row: Any) -> None:
+        rows.setdefault(table, []).append(row)
+
+    memory = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [memory.ask(dict(space)).params for _ in range(200)]
+    for number in range(finished + len(workers)):
+        one, done = number + 1, number < finished
+        add(
+            "trials",
+            trial_id=one,
+            number=number,
+            study_id=key,
+            state=TrialState.COMPLETE if done else TrialState.RUNNING,
+            datetime_start=now,
+            datetime_complete=now if done else None,
+        )
+        for name, value in dice.choice(drawn).items():
+            add(
+                "trial_params",
+                trial_id=one,
+                param_name=name,
+                param_value=space[name].to_internal_repr(value),
+                distribution_json=distribution_to_json(space[name]),
+            )
+        facts = {"slot": number, "worker": workers[number % len(workers)], "epochs": 8}
+        for name, fact in facts.items():
+            add("trial_user_attributes", trial_id=one, key=name, value_json=json.dumps(fact))
+        hidden: dict[str, Any] = {"mura:recipe": recipe}
+        if done:
+            add("trial_values", trial_id=one, objective=0, value=dice.random(), value_type="FINITE")
+            hidden["mura:dev_scores"] = [SCORES]
+        else:
+            add("trial_heartbeats", trial_id=one)
+        for name, fact in hidden.items():
+            add("trial_system_attributes", trial_id=one, key=name, value_json=json.dumps(fact))
+    with storage.engine.begin() as connection:
+        for table, each in rows.items():
+            connection.execute(insert(TABLES[table]), each)
+        last = "SELECT setval(pg_get_serial_sequence('trials', 'trial_id'), max(trial_id))"
+        connection.exec_driver_sql(f"{last} FROM trials")
+        connection.exec_driver_sql("ANALYZE")
+    storage.engine.dispose()
+
+
+@contextmanager
+def living(url: str, workers: Sequence[str]) -> Iterator[None]:
+    """Within it, all of these workers live: one session holds all their locks."""
+    plain = url.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True) as connection:
+        for name in workers:
+            key = locks.advisory_key(locks.alive_name(name))
+            connection.execute("SELECT pg_advisory_lock(%s)", [key])
+        yield
+
+
+def big_search(server: postgres.Server, prepared: Prepared, finished: int, running: int) -> None:
+    """Part 1."""
+    url, workers = server.url(), [f"{number}-0000abcd" for number in range(running)]
+    job, settings = start(url, finished + running + 12, prepared)
+    fill(url, finished, workers)
+    print(f"\n{finished:,} finished and {running:,} running trials; one worker opens 12 slots")
+    sleep_instead_of_training(0.0)
+    with living(url, workers):
+        work(job, settings, lambda: len(Seen.drawing) == 12)
+    for what, seconds in (
+        ("to read the search for the first time", Seen.opening[:1]),
+        ("to open a slot, all told", Seen.opening[1:]),
+        ("  of it under the search's lock", Seen.locked[2:]),
+        ("to draw the trial's values, not locked", Seen.drawing[1:]),
+    ):
+        middle, most = statistics.median(seconds), max(seconds)
+        print(f"  {what:40} median {middle * 1e3:6.0f} ms, at most {most * 1e3:6.0f} ms")
+
+
+def crowd(server: postgres.Server, prepared: Prepared, number: int, seconds: float) -> None:
+    """A line of part 2."""
+    url = server.url()
+    job, settings = start(url, 10_000, prepared)
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    over = fork.Event()
+    shares = [min(THREADS, number - before) for before in range(0, number, THREADS)]
+    processes = [
+        fork.Process(target=_work_in_threads, args=(theirs, job, settings, over, share, number))
+        for share in shares
+    ]
+    peak, before, began = 0, cpu_seconds(server), time.monotonic()
+    for process in processes:
+        process.start()
+    plain = url.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True) as connection:
+        while time.monotonic() - began < seconds:
+            time.sleep(1)
+            found = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            ).fetchone()
+            peak = max(peak, found[0] - 1 if found else 0)
+    over.set()
+    answers = [ours.recv() for _ in processes]
+    for process in processes:
+        process.join()
+    took = time.monotonic() - began
+    columns = [np.concatenate(each) * 1e3 for each in zip(*answers, strict=True)]
+    opening, waited, locked, drawing = columns
+    share = cpu_seconds(server) - before
+    print(
+        f"{number:7} {len(drawing):6} {len(drawing) / took:8.2f} {_two(opening)} {_two(waited)} "
+        f"{_two(locked)} {_two(drawing)} {peak:6} {share / len(drawing) * 1e3:7.0f}"
+    )
+
+
+def _two(milliseconds: Any) -> str:
+    return f"{np.median(milliseconds):6.0f} {np.quantile(milliseconds, 0.95):6.0f}"
+
+
+def _work_in_threads(
+    pipe: Any, job: SearchJob, settings: WorkerSettings, over: Any, number: int, of: int
+) -> None:
+    sleep_instead_of_training(max(0.5, of / DEMAND))
+    threads = [
+        threading.Thread(target=work, args=(job, settings, over.is_set)) for _ in range(number)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pipe.send([np.array(each) for each in (Seen.opening, Seen.waited, Seen.locked, Seen.drawing)])
+    os._exit(0)  # connections that were opened before the fork are the parent's to close
+
+
+def cpu_seconds(server: postgres.Server) -> float:
+    """Of the server and of all its processes, those that ended too."""
+    main = (server.folder / "data" / "postmaster.pid").read_text().split()[0]
+    ticks = sum(map(int, _fields(Path(f"/proc/{main}/stat"))[11:15]))
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = _fields(stat)
+        except OSError:
+            continue
+        if fields[1] == main:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _fields(stat: Path) -> list[str]:
+    """Of proc(5), from the third on."""
+    return stat.read_text().rpartition(")")[2].split()
+
+
+def main() -> None:
+    given = opened(arguments(__doc__))
+    if (programs := postgres.binaries()) is None:
+        sys.exit("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        postgres.server(programs, "max_connections=1600", "shared_buffers=512MB") as server,
+    ):
+        write_phantoms(Path(folder) / "phantoms", areas=(NAME,), patients=40, size=64)
+        dataset = open_dataset(Path(folder) / "phantoms")
+        prepared = prepare(dataset, NAME, 32, config_of(2).split, Path(folder) / "cache")
+        big_search(server, prepared, *((200, 20) if given.quick else (10_000, 1_000)))
+        print(TABLE)
+        for number in (1, 4) if given.quick else (1, 10, 100, 400):
+            crowd(server, prepared, number, 5 if given.quick else 60 + number / 4)
+
+
+TABLE = f"""
+Workers from trial 0; a trial sleeps max(0.5, workers / {DEMAND:.0f}) s, give or take half of it.
+Milliseconds are the median and the 95 % quantile over all slots; "database" is the server's CPU.
+                  slots/  to open one   waits for     holds         draws        connec- database
+workers  slots    second                the lock      the lock      the values   tions   ms/slot"""
+
+
+if __name__ == "__main__":
+    main()
