@@ -113,11 +113,16 @@ def finalize_searches(
     storage: str | Path | None = None,
     runs: str | Path = RUNS,
     strict: bool = False,
+    cache: str | Path | None = None,
 ) -> FinalizedSearches:
     """Make the release of a search of a database by its name, or of every finished search.
 
     A search among many that cannot be released does not keep the others from their releases: the
     reason is printed on stderr.
+
+    Args:
+        cache: the URL or folder that `cache_area` pushed to, in place of `data`; the report then
+            shows radiographs as the network sees them.
 
     Raises:
         InputError: the named search cannot be released, as `finalize` raises it; or no search has
@@ -133,7 +138,9 @@ def finalize_searches(
     with contextlib.ExitStack() as locks:
         for one in finished_searches(url) if name is None else [name]:
             try:
-                outcome = load_result(one, data=data, storage=storage, runs=runs, strict=strict)
+                outcome = load_result(
+                    one, data=data, storage=storage, runs=runs, strict=strict, cache=cache
+                )
                 done, own = _finalize_search(outcome, Path(out), final_runs, locks)
             except MuraError as error:
                 if name is not None:

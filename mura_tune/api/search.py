@@ -316,11 +316,13 @@ def load_result(
     storage: str | Path | None = None,
     runs: str | Path = RUNS,
     strict: bool = False,
+    cache: str | Path | None = None,
 ) -> SearchOutcome:
     """What a search of a database has come to.
 
     Args:
         name: of the search: its area, or the name that it was given.
+        cache: the URL or folder that `cache_area` pushed to, in place of `data`.
 
     Returns:
         What `Search.run` returned, read from the database again.
@@ -331,7 +333,7 @@ def load_result(
     Example:
         `print(load_result("XR_WRIST", storage="runs/studies.db"))`
     """
-    workspace = make_workspace(data, storage, runs, strict)
+    workspace = make_workspace(data, storage, runs, strict, cache)
     return _outcome(name, workspace)
 
 

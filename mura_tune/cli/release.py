@@ -9,6 +9,7 @@ import click
 from mura_tune import console
 from mura_tune.cli.options import (
     base_url_option,
+    cache_option,
     data_option,
     device_option,
     json_option,
@@ -24,6 +25,7 @@ from mura_tune.files import EXPORTS
 @click.command(short_help="Train the best recipe at length and write its release.")
 @click.argument("area", required=False)
 @data_option
+@cache_option
 @runs_option
 @releases_option
 @storage_option
@@ -41,6 +43,7 @@ from mura_tune.files import EXPORTS
 def finalize(
     area: str | None,
     data: Path,
+    cache: str | None,
     runs: Path,
     releases: Path,
     storage: str | None,
@@ -69,6 +72,7 @@ def finalize(
         storage=storage,
         runs=runs,
         strict=strict,
+        cache=cache,
     )
     console.print_report(as_json, finalized.to_json, lambda: str(finalized))
     finalized.refuse_failures()
