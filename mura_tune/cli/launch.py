@@ -18,6 +18,9 @@ workers_option = click.option(
 cpus_option = click.option(
     "--cpus", type=click.IntRange(1), default=4, show_default=True, help="CPU cores of a worker."
 )
+cache_option = click.option(
+    "--cache", metavar="URL", help="Pixels as --cache of tune, where jobs see no dataset."
+)
 trials_option = click.option(
     "--trials", type=click.IntRange(1), help="How many in total, whoever runs them."
 )
@@ -56,7 +59,8 @@ def launch() -> None:
     help="A line that makes mura a command of the job, such as 'source .venv/bin/activate'.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset, as --data of tune.")
-@click.option("--runs", type=click.Path(path_type=Path), help="Cache, as --runs of tune.")
+@click.option("--runs", type=click.Path(path_type=Path), help="As --runs of tune.")
+@cache_option
 @trials_option
 @set_option
 def slurm(
@@ -71,6 +75,7 @@ def slurm(
     setup: str,
     data: Path | None,
     runs: Path | None,
+    cache: str | None,
     trials: int | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -85,7 +90,7 @@ def slurm(
     """
     from mura_tune.cluster.job_scripts import SlurmJob, WorkerCommand
 
-    command = WorkerCommand(areas, every_area, trials, overrides, data, runs)
+    command = WorkerCommand(areas, every_area, trials, overrides, data, runs, cache)
     job = SlurmJob(command, workers, cpus, gres, memory, time, partition, setup)
     click.echo(job.script(), nl=False)
 
@@ -109,9 +114,10 @@ def slurm(
 )
 @click.option(
     "--data-claim",
-    required=True,
+    default="",
     help="The PersistentVolumeClaim whose top folder is the dataset.",
 )
+@cache_option
 @trials_option
 @set_option
 def kubernetes(
@@ -125,6 +131,7 @@ def kubernetes(
     memory: str,
     secret: str,
     data_claim: str,
+    cache: str | None,
     trials: int | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -138,6 +145,6 @@ def kubernetes(
     """
     from mura_tune.cluster.job_scripts import KubernetesJob, WorkerCommand
 
-    command = WorkerCommand(areas, every_area, trials, overrides)
+    command = WorkerCommand(areas, every_area, trials, overrides, cache=cache)
     job = KubernetesJob(command, image, namespace, workers, cpus, gpus, memory, secret, data_claim)
     click.echo(job.manifest(), nl=False)

@@ -87,6 +87,23 @@ if TYPE_CHECKING:
     metavar="auto|on|off",
     help="torch.compile: minutes once, then faster trials; auto if a GPU wins them back.",
 )
+@click.option(
+    "--on",
+    metavar="ray[://HOST:PORT]",
+    help="Run the workers on a Ray cluster: that of this machine, or the one at this address.",
+)
+@click.option(
+    "--worker-cpus",
+    type=Number(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="With --on: CPU cores of a worker.",
+)
+@click.option(
+    "--worker-gpus",
+    type=Number(0),
+    help="With --on: GPUs of a worker; 0.5 shares one.  [default: 1 if the cluster has any]",
+)
 @set_option
 @strict_option
 @json_option
@@ -107,6 +124,9 @@ def tune(
     feature_gb: float,
     grace: int,
     compile: str,
+    on: str | None,
+    worker_cpus: float,
+    worker_gpus: float | None,
     overrides: tuple[str, ...],
     strict: bool,
     as_json: bool,
@@ -141,8 +161,8 @@ def tune(
         cache=cache,
     )
     settings = RunSettings(
-        *(workers, devices, warm_start, allow_space_change, not no_artifacts),
-        *(feature_gb, grace, compile),
+        *(workers, devices, warm_start, allow_space_change, not no_artifacts, feature_gb, grace),
+        *(compile, on, worker_cpus, worker_gpus),
     )
     _print_outcomes(as_json, every_area, searches, run_searches(searches, trials, settings))
 

@@ -36,6 +36,7 @@ class WorkerCommand:
         trials: of a search in total; None leaves it to the search file.
         overrides: as `--set` takes them.
         data, runs: the folders; None leaves them to the job's environment.
+        cache: the URL that `mura cache --push` wrote to, in place of `data`.
 
     Raises:
         InputError: no area, an area beside `every_area`, or one that names no search.
@@ -47,10 +48,13 @@ class WorkerCommand:
     overrides: tuple[str, ...] = ()
     data: Path | None = None
     runs: Path | None = None
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         if bool(self.areas) == self.every_area:
             raise InputError("name each AREA, or write --every-area")
+        if self.cache and (self.data or self.every_area):
+            raise InputError("--cache: names each AREA, and stands in place of --data")
         for area in self.areas:
             check_name(area, "AREA")
 
@@ -65,6 +69,7 @@ class WorkerCommand:
         folders = {"data": self.data, "runs": self.runs}
         return (
             *(f"--{name}={path.absolute()}" for name, path in folders.items() if path),
+            *((f"--cache={self.cache}",) if self.cache else ()),
             *(() if self.trials is None else (f"--trials={self.trials}",)),
             *(f"--set={override}" for override in self.overrides),
         )
@@ -129,7 +134,7 @@ class KubernetesJob:
         gpus: of each pod.
         secret: the Secret whose key `url` is the database's URL.
         data_claim: the PersistentVolumeClaim with the dataset, which pods see at /data; empty where
-            the options name a cache.
+            the command names a cache.
 
     Raises:
         InputError: a value that Kubernetes would refuse.
@@ -153,6 +158,8 @@ class KubernetesJob:
             _check(option, value, _LABEL, name)
         _check("--data-claim", self.data_claim, _LABEL, name)
         _check("--memory", self.memory, _QUANTITY, "such as 16Gi")
+        if bool(self.data_claim) == bool(self.command.cache):
+            raise InputError("where do pods get pixels? name --data-claim or --cache")
         for area in self.command.jobs:
             self.name(area)
 

@@ -178,6 +178,10 @@ SCHEMA = {
 }
 
 
+def documents(job: KubernetesJob) -> list[dict[str, Any]]:
+    return [one for one in yaml.safe_load_all(job.manifest()) if one]
+
+
 def misfits(value: Any, schema: Any, place: str = "") -> list[str]:
     """Where a document has a field that the schema lacks, or a value of another type."""
     if isinstance(schema, dict) and isinstance(value, dict):
@@ -191,31 +195,40 @@ def misfits(value: Any, schema: Any, place: str = "") -> list[str]:
     return [] if type(value) is schema else [f"{place}: {value!r}"]
 
 
-@pytest.mark.parametrize("more", [{}, {"namespace": "lab", "memory": "16Gi", "data_claim": "mura"}])
-def test_a_kubernetes_job_has_the_fields_of_the_api(more: dict[str, Any]) -> None:
-    documents = [
-        one
-        for one in yaml.safe_load_all(
-            KubernetesJob(WorkerCommand(("XR_WRIST", "XR_HAND")), "lab/mura:1", **more).manifest()
-        )
-        if one
-    ]
-    assert [one["metadata"]["name"] for one in documents] == ["mura-xr-wrist", "mura-xr-hand"]
-    assert [line for one in documents for line in misfits(one, SCHEMA)] == []
-    spec = documents[0]["spec"]
-    assert (spec["completionMode"], spec["template"]["spec"]["restartPolicy"]) == (
-        *("Indexed", "Never"),  # without which the API refuses backoffLimitPerIndex
+def test_a_kubernetes_job_has_the_fields_of_the_api() -> None:
+    command = WorkerCommand(("XR_WRIST", "XR_HAND"))
+    first, second = documents(
+        KubernetesJob(command, "lab/mura:1", "lab", memory="16Gi", data_claim="mura")
     )
-    (container,) = spec["template"]["spec"]["containers"]
-    assert container["command"] == ["mura", "tune", "XR_WRIST"]
-    mounted = {one["name"] for one in container["volumeMounts"]}
-    assert mounted == {one["name"] for one in spec["template"]["spec"]["volumes"]}
-    assert ("data" in mounted) == bool(more)
+    assert misfits(first, SCHEMA) + misfits(second, SCHEMA) == []
+    assert first["metadata"] | {"labels": {}} == {
+        **{"name": "mura-xr-wrist", "namespace": "lab", "labels": {}},
+    }
+    spec = first["spec"]["template"]["spec"]
+    # Without these two the API refuses backoffLimitPerIndex.
+    assert (first["spec"]["completionMode"], spec["restartPolicy"]) == ("Indexed", "Never")
+    assert spec["containers"][0]["command"] == ["mura", "tune", "XR_WRIST"]
+    assert second["metadata"]["name"] == "mura-xr-hand"
+    mounted = [one["name"] for one in spec["containers"][0]["volumeMounts"]]
+    assert mounted == [one["name"] for one in spec["volumes"]] == ["runs", "data"]
+
+
+def test_a_kubernetes_job_may_take_its_pixels_from_a_url() -> None:
+    command = WorkerCommand(("XR_WRIST",), cache="s3://lab/mura")
+    (job,) = documents(KubernetesJob(command, "lab/mura:1", gpus=0))
+    assert misfits(job, SCHEMA) == []
+    spec = job["spec"]["template"]["spec"]
+    assert spec["containers"][0]["command"] == ["mura", "tune", "XR_WRIST", "--cache=s3://lab/mura"]
+    assert [one["name"] for one in spec["volumes"]] == ["runs"]
+    assert "limits" not in spec["containers"][0]["resources"]
 
 
 def test_a_misfit_is_seen() -> None:
     assert misfits({"spec": {"backoffLimitPerIndx": 1}}, SCHEMA) == [".spec.backoffLimitPerIndx"]
     assert misfits({"spec": {"completions": "4"}}, SCHEMA) == [".spec.completions: '4'"]
+
+
+ENOUGH = {"image": "lab/mura", "data_claim": "mura"}
 
 
 @pytest.mark.parametrize(
@@ -224,13 +237,14 @@ def test_a_misfit_is_seen() -> None:
         ("XR_WRIST", {"image": "a b"}),
         ("XR_WRIST", {"namespace": "Lab"}),
         ("XR_WRIST", {"memory": "16GB"}),
+        ("XR_WRIST", {"data_claim": ""}),
         ("Hand (left)", {}),
         ("X" * 60, {}),
     ],
 )
 def test_what_kubernetes_would_refuse_is_refused(area: str, values: dict[str, str]) -> None:
     with pytest.raises(InputError):
-        KubernetesJob(WorkerCommand((area,)), **{"image": "lab/mura", **values})
+        KubernetesJob(WorkerCommand((area,)), **(ENOUGH | values))
 
 
 def test_an_area_or_every_area_is_named() -> None:
