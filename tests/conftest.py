@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import postgres as postgresql
 import pytest
 
-# Before torch is loaded, here and in processes that tests start: networks this small gain nothing
-# from a second thread, and on a machine with other work its waits make them crawl.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import torch  # isort: skip
-
 from mura_tune import config, console
 from mura_tune.cli import mura
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
 from mura_tune.database.urls import url_of
-from mura_tune.networks.factory import build_network
-from mura_tune.phantoms.dataset import write_phantoms
-from mura_tune.release.release import current_preprocessing, save_release
-from mura_tune.release_format.manifest import CARD, Manifest, parse_manifest
+
+if TYPE_CHECKING:
+    from mura_tune.data.prepare import Prepared
+
+# Before torch is loaded, here and in processes that tests start: networks this small gain nothing
+# from a second thread, and on a machine with other work its waits make them crawl. Nothing here
+# imports torch before a test needs it: pytest-xdist's own process and the design rules never do.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real-xrays"
-CPU = torch.device("cpu")
 # A search that trains in seconds: the small network, tiny images, two epochs, no confirmation.
 TINY = [
     f"--set={item}"
@@ -61,14 +58,23 @@ class Ran:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic wrists and hands, small: 40 training patients an area. Tests only read them."""
-    root = tmp_path_factory.mktemp("data") / "phantoms"
-    write_phantoms(root, areas=("XR_HAND", "XR_WRIST"), patients=40, size=96)
+    from mura_tune.phantoms.dataset import write_phantoms
+
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "phantoms"
+    with root.with_suffix(".lock").open("w") as lock:  # the first of pytest-xdist's workers writes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            write_phantoms(root, areas=("XR_HAND", "XR_WRIST"), patients=40, size=96)
     return root
 
 
 @pytest.fixture(scope="session")
 def prepared(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """The wrists of them at 32 px, divided as every study divides them. Tests only read them."""
+    from mura_tune.data.index import open_dataset
+    from mura_tune.data.prepare import prepare
+
     split = config.load_config("XR_WRIST").split
     return prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path_factory.mktemp("cache"))
 
@@ -124,31 +130,12 @@ def storage(new_storage: Callable[[], str]) -> str:
     return new_storage()
 
 
-def manifest_of(arch: str = "cnn", size: int = 32) -> Manifest:
-    """What a release that nobody trained says of itself."""
-    points = {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}}
-    values = {
-        "schema": 2,
-        "area": "XR_TEST",
-        "arch": arch,
-        "outputs": 1,
-        "recipe_digest": "0" * 12,
-        "preprocessing": current_preprocessing(size).to_json(),
-        "calibration": {"temperature": 0.5, "offset": 0.01},
-        "operating_points": points,
-        "recommended": "max_youden",
-        "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
-    }
-    return parse_manifest(values, "for a test")
-
-
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """A release that nobody trained: releases/XR_TEST, the small network at 32 px."""
-    folder = tmp_path / "releases" / "XR_TEST"
-    net = build_network("cnn", size=32, seed=3)
-    save_release(folder, net, manifest_of(), {CARD: "# XR_TEST\n"})
-    return folder
+    from untrained import save_untrained
+
+    return save_untrained(tmp_path / "releases" / "XR_TEST")
 
 
 @pytest.fixture(scope="session")

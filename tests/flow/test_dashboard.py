@@ -18,8 +18,9 @@ from typing import Any
 import optuna
 import pytest
 from browser import browser_page
-from conftest import CPU, TINY, Ran
+from conftest import TINY, Ran
 from serving import serve_dashboard
+from untrained import CPU
 
 from mura_tune import config
 from mura_tune.dashboard import app, notes, search_charts, server

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from browser import browser_page
-from conftest import CONFIRMED, CPU, TINY, Ran
+from conftest import CONFIRMED, TINY, Ran
 from serving import server
+from untrained import CPU
 
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import prepare

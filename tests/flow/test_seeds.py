@@ -10,7 +10,8 @@ import optuna
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import CPU, TINY, Ran
+from conftest import TINY, Ran
+from untrained import CPU
 
 from mura_tune.cli import mura
 from mura_tune.database.urls import url_of

@@ -19,11 +19,12 @@ import sqlalchemy
 import torch
 from chaos import LEAVES_WITHIN, STUDY, amiss, opened, small, trials_of
 from commands import Forked, hit, until
-from conftest import CPU, TINY, Ran
+from conftest import TINY, Ran
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
+from untrained import CPU
 
 from mura_tune.data.index import open_dataset
 from mura_tune.data.prepare import Prepared, prepare

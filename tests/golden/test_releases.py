@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, Ran
+from conftest import Ran
 from PIL import Image
 from safetensors.torch import save_file
+from untrained import CPU
 
 from mura_tune.networks.factory import build_network
 from mura_tune.networks.network import Network

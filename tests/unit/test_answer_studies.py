@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, Ran
+from conftest import Ran
 from numpy.typing import NDArray
 from PIL import Image
+from untrained import CPU
 
 from mura_tune.errors import InputError
 from mura_tune.networks.factory import build_network

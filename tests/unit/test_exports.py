@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, Ran
+from conftest import Ran
 from PIL import Image
 from torch import Tensor
+from untrained import CPU
 
 from mura_tune import console
 from mura_tune.cli.mura_infer import infer

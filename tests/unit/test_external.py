@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CPU, Ran
+from conftest import Ran
 from PIL import Image
+from untrained import CPU
 
 from mura_tune.config import Holdout
 from mura_tune.data import duplicates

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import manifest_of
+from untrained import manifest_of
 
 from mura_tune import config
 from mura_tune.errors import InputError

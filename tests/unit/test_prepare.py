@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CPU
 from PIL import Image
+from untrained import CPU
 
 from mura_tune import config
 from mura_tune.data import duplicates

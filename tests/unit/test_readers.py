@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, Ran
+from conftest import Ran
 from numpy.typing import NDArray
 from PIL import Image
 from serving import server
 from torch import Tensor
+from untrained import CPU
 
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import Decision

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CPU
 from test_fit import recipe
 from test_search import study_of, tune
+from untrained import CPU
 
 from mura_tune.config import Holdout
 from mura_tune.data.prepare import Prepared, prepare_folds
