@@ -10,7 +10,7 @@ from mura_tune.cli.evaluate import compare, evaluate, report, verify
 from mura_tune.cli.launch import launch
 from mura_tune.cli.reading import explain, infer
 from mura_tune.cli.release import export, finalize
-from mura_tune.cli.search import ablate, best, dashboard, searches, show, study, tune
+from mura_tune.cli.search import ablate, best, dashboard, searches, show, status, study, tune
 
 
 class Verbs(click.Group):
@@ -45,6 +45,7 @@ for verb in (
     check,
     cache,
     tune,
+    status,
     best,
     ablate,
     show,

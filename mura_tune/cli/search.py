@@ -193,6 +193,30 @@ def best(area: str, runs: Path, storage: str | None, as_json: bool) -> None:
     console.print_report(as_json, outcome.to_json, lambda: str(outcome))
 
 
+@click.command(short_help="Say who runs what, what is done and how long the rest takes.")
+@click.argument("areas", nargs=-1, metavar="[AREA]...")
+@runs_option
+@storage_option
+@json_option
+def status(areas: tuple[str, ...], runs: Path, storage: str | None, as_json: bool) -> None:
+    """Say where the searches AREA stand, or all searches of the database.
+
+    A line a search: trials done of how many, confirming runs, and the time that the rest takes the
+    workers that live now, by the mean of the last 20 trials. Below it a line for each running
+    trial: machine, worker, trial, slot, epochs trained, since when, last sign of life. It reads the
+    database and nothing else, so with --storage any machine can say it. A worker sends a sign of
+    life five times in --grace seconds. To look again and again: watch -n 10 mura status
+    """
+    from mura_tune.dashboard.status import read_status
+
+    found = read_status(url_of(storage, runs), areas)
+    console.print_report(
+        as_json,
+        lambda: [one.to_json() for one in found],
+        lambda: "\n\n".join(map(str, found)) or "no searches",
+    )
+
+
 @click.command(short_help="Say what the second task of multitask is worth.")
 @click.argument("area")
 @data_option

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import math
 import os
+import platform
 import time
 import uuid
 from collections.abc import Collection
@@ -64,6 +65,16 @@ def lock_of(url: str, name: str, patience: float = 0.0) -> Lock:
     return _FileLock(folder / _file(name))
 
 
+def host_of(worker: str) -> str | None:
+    """The name of a worker's machine, which is in the worker's; earlier versions left it out."""
+    return worker.rpartition("-")[0].rpartition("-")[0] or None
+
+
+def _new_name() -> str:
+    """Of a worker: its machine, its process, and what tells it from an earlier one."""
+    return f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 @dataclass
 class WorkerLock:
     """A lock that a worker holds while it lives: it is free once the worker has died.
@@ -73,7 +84,7 @@ class WorkerLock:
     """
 
     url: str = field(repr=False)
-    name: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    name: str = field(default_factory=_new_name)
     patience: float = 0.0
     grace: float = 0.0
     _lock: Lock | None = None

@@ -70,6 +70,11 @@ def search_id(study: optuna.Study) -> int:
     return study._study_id
 
 
+def trial_key(trial: FrozenTrial) -> int:
+    """The key of a trial in its database."""
+    return trial._trial_id
+
+
 def search_facts(study: optuna.Study) -> Mapping[str, Any]:
     """What is stored with a search out of the dashboard's sight, as it is now."""
     facts: Mapping[str, Any] = study._storage.get_study_system_attrs(study._study_id)

@@ -16,7 +16,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
 from optuna.exceptions import StorageInternalError
@@ -302,19 +301,23 @@ class WaitingStorage(RDBStorage):
         with decoded(self.patience.url):
             return self.patience.call(lambda: [(key, state) for key, state in self._rows(query)])
 
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        """Keys of the running trials whose heartbeat is older than the grace period.
-
-        Optuna's own reads every running trial whole.
-        """
+    def read_silences(self, study_id: int) -> dict[int, float]:
+        """Seconds since the last heartbeat of each running trial of a search, by its key."""
         query = (
             select(_TRIALS.c.trial_id, _BEATS.c.heartbeat, func.now())
             .join(_BEATS, _BEATS.c.trial_id == _TRIALS.c.trial_id)
             .where(_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.RUNNING)
         )
-        grace = timedelta(seconds=self.grace_period or 0)
         rows = self.patience.call(lambda: self._rows(query))
-        return [key for key, beat, now in rows if now.replace(tzinfo=None) - beat > grace]
+        return {key: (now.replace(tzinfo=None) - beat).total_seconds() for key, beat, now in rows}
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        """Keys of the running trials whose heartbeat is older than the grace period.
+
+        Optuna's own reads every running trial whole.
+        """
+        grace = self.grace_period or 0
+        return [key for key, silent in self.read_silences(study_id).items() if silent > grace]
 
     def _rows(self, query: Select[Any]) -> Sequence[Any]:
         with self.engine.connect() as connection:

@@ -63,7 +63,7 @@ def open_storage(
 
 
 @contextlib.contextmanager
-def using(url: str, *, create: bool = False) -> Iterator[RDBStorage]:
+def using(url: str, *, create: bool = False) -> Iterator[WaitingStorage]:
     """`open_storage`, and its connections closed in the end."""
     storage = open_storage(url, create=create)
     try:

@@ -186,7 +186,7 @@ def search_slots(
 
     Once a fixed recipe failed by itself (out of memory, say) its slot is the sampler's.
     """
-    slots = _empty_slots(config, trials)
+    slots = empty_slots(config, trials)
     if slots[0].role:
         slots[0] = replace(slots[0], values=defaults(config.recipe, space))
     if free := untried(config, trials):
@@ -203,7 +203,7 @@ def untried(config: SearchConfig, trials: Trials) -> list[int]:
 
 def searched(config: SearchConfig, trials: Trials) -> bool:
     """Whether every slot of the search is filled."""
-    now = standing(trials, _empty_slots(config, trials))
+    now = standing(trials, empty_slots(config, trials))
     return now.done == now.slots
 
 
@@ -245,7 +245,7 @@ def _confirm_slot(trial: TrialRecord, seed: int, identity: str | None, *, divisi
     )
 
 
-def _empty_slots(config: SearchConfig, trials: Trials) -> list[Slot]:
+def empty_slots(config: SearchConfig, trials: Trials) -> list[Slot]:
     """The search's slots without values. Slot 0 is the baseline's until that failed by itself."""
     failed = any(t.failed_by_itself for t in trials.by_slot.get(0, ()))
     baseline = Slot(0) if failed else Slot(0, role=BASELINE)

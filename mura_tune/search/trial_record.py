@@ -85,6 +85,11 @@ class TrialRecord:
         return self.frozen.number
 
     @property
+    def key(self) -> int:
+        """Of the trial in its database."""
+        return optuna_private.trial_key(self.frozen)
+
+    @property
     def state(self) -> TrialState:
         return self.frozen.state
 

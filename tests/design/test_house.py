@@ -215,6 +215,7 @@ def test_verbs_are_the_documented_ones() -> None:
         "report",
         "search",
         "show",
+        "status",
         "study",
         "tune",
         "verify",
