@@ -21,7 +21,7 @@ from mura_tune.database.pictures import PictureStore
 from mura_tune.database.storage import GRACE, admit, load_study, open_storage
 from mura_tune.errors import InputError
 from mura_tune.evaluation.ablation import Ablation, ablate
-from mura_tune.networks.device import choose_device
+from mura_tune.networks.device import choose_device, choose_devices
 from mura_tune.search import results
 from mura_tune.search.comparable import clean_or_refuse
 from mura_tune.search.pool import LocalPool, Pool
@@ -65,8 +65,9 @@ class RunSettings:
     """How a search is run; none of it changes what a trial computes, but for rounding.
 
     Attributes:
-        workers: processes that search at once; they share the CPU cores.
-        devices: where workers train, in turn: auto, cpu, cuda, or `cuda:0,cuda:1`.
+        workers: processes that search at once; they share the CPU cores. None is one for each of
+            the devices, and one on Ray.
+        devices: where workers train, in turn: auto, cpu, cuda, `cuda:0,cuda:1`, or `all` GPUs.
         warm_start: try the confirmed winners of other searches early: `auto`, `none`, or names
             with commas between them.
         allow_space_change: go on with other ranges than the search was started with.
@@ -80,7 +81,7 @@ class RunSettings:
         worker_cpus, worker_gpus: what Ray gives each worker; see `RayPool`.
     """
 
-    workers: int = 1
+    workers: int | None = None
     devices: str = "auto"
     warm_start: str = AUTO
     allow_space_change: bool = False
@@ -95,7 +96,8 @@ class RunSettings:
     def pool(self) -> Pool:
         """The workers. Raises InputError for a device or a place that cannot be used."""
         if self.on is None:
-            return LocalPool(self.workers, tuple(map(choose_device, self.devices.split(","))))
+            devices = choose_devices(self.devices)
+            return LocalPool(self.workers or len(devices), devices)
         if self.on != "ray" and not self.on.startswith("ray://"):
             raise InputError(f"--on {self.on}: 'ray', or ray://HOST:PORT")
         if self.devices != "auto":
@@ -104,7 +106,7 @@ class RunSettings:
                 "how many it gets"
             )
         address = None if self.on == "ray" else self.on
-        return RayPool(self.workers, address, self.worker_cpus, self.worker_gpus)
+        return RayPool(self.workers or 1, address, self.worker_cpus, self.worker_gpus)
 
 
 class Search:
@@ -151,7 +153,7 @@ class Search:
         self,
         trials: int | None = None,
         *,
-        workers: int = 1,
+        workers: int | None = None,
         devices: str = "auto",
         warm_start: str = AUTO,
         allow_space_change: bool = False,

@@ -42,16 +42,14 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     type=click.IntRange(1, 1000),
-    default=1,
-    show_default=True,
-    help="Processes that search at once; they share the CPU cores.",
+    help="Processes that search at once; they share the CPU cores. One a device if not given.",
 )
 @click.option(
     "--devices",
     "--device",
     default="auto",
     show_default=True,
-    help="Where workers train, in turn: cpu, cuda, or cuda:0,cuda:1.",
+    help="Where workers train, in turn: cpu, cuda, cuda:0,cuda:1, or all GPUs.",
 )
 @click.option(
     "--warm-start",
@@ -116,7 +114,7 @@ def tune(
     storage: str | None,
     name: str | None,
     trials: int | None,
-    workers: int,
+    workers: int | None,
     devices: str,
     warm_start: str,
     allow_space_change: bool,

@@ -32,15 +32,38 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def pixel_memory(device: torch.device) -> int:
-    """Return how many bytes one split's pixels may take.
+def choose_devices(names: str) -> tuple[torch.device, ...]:
+    """Return the devices of names with commas between them; `all` means every GPU.
 
-    It is half of a GPU's free memory, or a quarter of the machine's, which leaves memory for train
-    and dev, the network and another worker.
+    Raises:
+        InputError: no such device here.
+    """
+    if names != "all":
+        return tuple(choose_device(name) for name in names.split(","))
+    gpus = torch.cuda.device_count()
+    if not gpus:
+        raise InputError("--devices all: this machine has no CUDA device; write cpu or auto")
+    return tuple(torch.device("cuda", number) for number in range(gpus))
+
+
+def pixel_memory(device: torch.device, workers: int = 1) -> int:
+    """Return how many bytes one split's pixels may take in each of the workers on a device.
+
+    Together they take half of a GPU's free memory, or a quarter of the machine's, which leaves
+    memory for train and dev, and for the networks.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+        return torch.cuda.mem_get_info(device)[0] // 2 // workers
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // workers
+
+
+def feature_memory(device: torch.device, workers: int = 1) -> int:
+    """Return how many bytes of frozen stages' features each of the workers on a device may hold.
+
+    Together they hold a quarter of a GPU's free memory. On a CPU they hold nothing: the system
+    keeps the files of features in memory as it is.
+    """
+    return torch.cuda.mem_get_info(device)[0] // 4 // workers if device.type == "cuda" else 0
 
 
 def precision(device: torch.device) -> torch.dtype:

@@ -17,8 +17,9 @@ import threading
 import time
 import traceback
 import types
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -82,6 +83,12 @@ class LocalPool:
         """CPU threads of each worker: more than the cores in total make all of them crawl."""
         return max(1, cores() // self.workers)
 
+    @property
+    def sharers(self) -> int:
+        """How many workers at most share the memory of a device."""
+        taken = [self.devices[number % len(self.devices)] for number in range(self.workers)]
+        return max(Counter((device.type, device.index or 0) for device in taken).values())
+
     def run(
         self,
         jobs: Sequence[SearchJob],
@@ -91,6 +98,7 @@ class LocalPool:
         say: Callable[[str], None],
     ) -> None:
         """See `Pool.run`."""
+        settings = replace(settings, sharers=self.sharers)
         if self.workers > 1:
             processes = _Processes(jobs, since, settings, self)
             supervise(processes, self.workers, on_event, say)

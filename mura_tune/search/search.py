@@ -55,6 +55,7 @@ class WorkerSettings:
         artifacts: for a task, the function that saves what people look at of a trial.
         features: the folder of frozen stages' features; None computes them always.
         feature_bytes: what the features may take on disk.
+        sharers: how many workers at most share the memory of a device.
         compiled: the folder of compiled passes; None compiles nothing.
         compile: a word of `COMPILE_RULES`.
         patience: seconds to wait while the database is out of reach.
@@ -66,6 +67,7 @@ class WorkerSettings:
     artifacts: Callable[[str], SaveArtifacts] = save_nothing
     features: Path | None = None
     feature_bytes: int = 20 * 10**9
+    sharers: int = 1
     compiled: Path | None = None
     compile: str = "off"
     patience: float = PATIENCE

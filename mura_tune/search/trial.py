@@ -68,15 +68,23 @@ class TrialData:
 
 
 def load_trial_data(
-    prepared: Prepared, config: SearchConfig, device: torch.device, division: int = 0
+    prepared: Prepared,
+    config: SearchConfig,
+    device: torch.device,
+    division: int = 0,
+    budget: int | None = None,
 ) -> TrialData:
     """The search's train and dev; with folds, k pairs that cover every patient but test's once.
 
     Args:
         division: what is added to `split.seed`: the data of another division of the patients.
+        budget: see `load_split`.
     """
     views = divided_views(prepared, config.split, division)
-    pairs = ((load_split(view, "train", device), load_split(view, "dev", device)) for view in views)
+    pairs = (
+        (load_split(view, "train", device, budget), load_split(view, "dev", device, budget))
+        for view in views
+    )
     own_dev = (numbered_studies(view, prepared, config.task) for view in views) if division else ()
     return TrialData(tuple(pairs), device, tuple(own_dev))
 

@@ -22,6 +22,7 @@ from mura_tune.database.optuna_private import TrialCache, send_heartbeats
 from mura_tune.database.outages import WaitingStorage
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import MuraError
+from mura_tune.networks.device import feature_memory, pixel_memory
 from mura_tune.networks.factory import NetworkCopies
 from mura_tune.search.comparable import going_on
 from mura_tune.search.search import (
@@ -51,7 +52,7 @@ from mura_tune.search.trial_record import SUPERSEDED, TrialRecord, is_drawn
 from mura_tune.search.warm_start import warm_starts
 from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.compiling import Inductor, leave_uncompiled
-from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feature_cache import FeatureMemory, FeatureStore
 from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 
 POLL = 1.0  # seconds between two looks for a slot that others may leave open
@@ -78,10 +79,11 @@ def run_worker(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(settings.url, grace=settings.grace, patience=settings.patience)
+    shared = _shared_source(settings, device)
     with WorkerLock(settings.url, patience=settings.patience, grace=settings.grace) as worker_lock:
         storage.on_heartbeat = worker_lock.renew
         searches = [
-            _WorkerSearch(job, settings, storage, worker_lock, device, on_event, since)
+            _WorkerSearch(job, settings, storage, worker_lock, device, shared, on_event, since)
             for job in jobs
         ]
         while searches and not stop():
@@ -167,6 +169,7 @@ class _WorkerSearch:
         storage: WaitingStorage,
         worker_lock: WorkerLock,
         device: torch.device,
+        shared: Source,
         on_event: Callable[[SearchEvent], None],
         since: Mapping[str, int],
     ) -> None:
@@ -178,6 +181,7 @@ class _WorkerSearch:
             worker_lock,
         )
         self._device, self._on_event, self._since = device, on_event, since
+        self._shared = shared
         self._lock = lock_of(settings.url, job.name, settings.patience)
         self._config = job.config
         self._search = self._record(optuna.load_study, study_name=job.name)
@@ -234,7 +238,13 @@ class _WorkerSearch:
     def _load(self, division: int) -> None:
         """Load the data of a division of the patients, in place of another's."""
         self._trainer = None  # or both would be in memory
-        data = load_trial_data(self._job.prepared, self._config, self._device, division)
+        data = load_trial_data(
+            self._job.prepared,
+            self._config,
+            self._device,
+            division,
+            pixel_memory(self._device, self._settings.sharers),
+        )
         trainer = Trainer(
             *(self._config, data, self._on_event, self._save_artifacts),
             build=self._build,
@@ -335,9 +345,16 @@ class _WorkerSearch:
 
     def _source(self, search: SearchRecord) -> Source:
         """Search trials share what frozen stages give; a confirmation has its own seed's views."""
-        if self._settings.features is None or search is not self._search:
-            return pixel_feed
-        return FeatureSource(FeatureStore(self._settings.features, self._settings.feature_bytes))
+        return self._shared if search is self._search else pixel_feed
+
+
+def _shared_source(settings: WorkerSettings, device: torch.device) -> Source:
+    """Where the trials of searches get their batches: what frozen stages give, if it is kept."""
+    if settings.features is None:
+        return pixel_feed
+    files = FeatureStore(settings.features, settings.feature_bytes)
+    budget = feature_memory(device, settings.sharers)
+    return FeatureSource(FeatureMemory(files, budget) if budget else files)
 
 
 @contextmanager

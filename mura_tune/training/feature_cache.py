@@ -1,9 +1,10 @@
-"""Features of frozen stages on disk: computed once, whole or absent, shared by processes.
+"""Features of frozen stages: computed once, kept in memory by a process and on disk for all.
 
-`KEY.bin` holds an entry's rows one after another, as a memmap reads them, and `KEY.json`, written
-last, what they are; the key is a digest of all that decides their content. `KEY.tmp` is an entry
-being written; its writer's lock on it dies with the process, and nobody waits: who needs the entry
-meanwhile computes it. All else is done in a moment under the folder's lock.
+On disk an entry is whole or absent. `KEY.bin` holds an entry's rows one after another, as a memmap
+reads them, and `KEY.json`, written last, what they are; the key is a digest of all that decides
+their content. `KEY.tmp` is an entry being written; its writer's lock on it dies with the process,
+and nobody waits: who needs the entry meanwhile computes it. All else is done in a moment under the
+folder's lock.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import logging
 import math
 import os
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +30,77 @@ from mura_tune.errors import InputError
 from mura_tune.files import hold_lock, try_lock
 
 _LOG = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """Keeps the batches of features that it is asked for, or some of them."""
+
+    def batches(
+        self,
+        about: Mapping[str, Any],
+        sizes: Sequence[int],
+        device: torch.device,
+        compute: Callable[[], Iterable[Tensor]],
+    ) -> Iterator[Tensor]:
+        """Batches of `sizes` rows on `device`: those that are kept, else computed, and kept on the
+        way.
+
+        Args:
+            about: all that decides the content, as JSON; equal ones name the same entry.
+            compute: gives the batches afresh.
+        """
+
+
+@dataclass(frozen=True)
+class FeatureMemory:
+    """Features in the memory of their device, which one process keeps before another store.
+
+    A batch comes as a copy, so that nobody changes what is kept. Within `budget` bytes the entries
+    used longest ago make room for new ones. What is not kept here comes from `store`; an entry that
+    does not fit always does.
+    """
+
+    store: Store
+    budget: int
+    _entries: OrderedDict[str, list[Tensor]] = field(default_factory=OrderedDict, repr=False)
+
+    def batches(
+        self,
+        about: Mapping[str, Any],
+        sizes: Sequence[int],
+        device: torch.device,
+        compute: Callable[[], Iterable[Tensor]],
+    ) -> Iterator[Tensor]:
+        """See `Store.batches`."""
+        key = f"{_entry_key(about)} {device}"
+        if (kept := self._entries.get(key)) is not None:
+            self._entries.move_to_end(key)
+            yield from (batch.clone() for batch in kept)
+            return
+        taken: list[Tensor] = []
+        fits = True
+        for batch in self.store.batches(about, sizes, device, compute):
+            if not taken and fits:
+                fits = self._make_room(batch[0].nbytes * sum(sizes))
+            if fits:
+                with torch.inference_mode(False):  # dev's too may be trained on, as another split
+                    taken.append(batch.clone())
+            yield batch
+        if fits:
+            self._entries[key] = taken
+
+    @property
+    def bytes(self) -> int:
+        """What the entries take."""
+        return sum(batch.nbytes for batches in self._entries.values() for batch in batches)
+
+    def _make_room(self, needed: int) -> bool:
+        """Evict until `needed` bytes fit; False where they cannot."""
+        if needed > self.budget:
+            return False
+        while self.bytes + needed > self.budget:
+            self._entries.popitem(last=False)
+        return True
 
 
 @dataclass(frozen=True)
@@ -55,14 +128,8 @@ class FeatureStore:
         device: torch.device,
         compute: Callable[[], Iterable[Tensor]],
     ) -> Iterator[Tensor]:
-        """Batches of `sizes` rows on `device`: read where they are kept, else computed, and kept
-        on the way.
-
-        Args:
-            about: all that decides the content, as JSON; equal ones name the same entry.
-            compute: gives the batches afresh.
-        """
-        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+        """See `Store.batches`."""
+        key = _entry_key(about)
         if (entry := self._find(key)) is not None:
             yield from _read(*entry, sizes, device)
             return
@@ -116,6 +183,10 @@ class FeatureStore:
             file.unlink()  # who reads it keeps it until then
             used -= size
         return 2 * needed <= shutil.disk_usage(self.folder).free  # others write here too
+
+
+def _entry_key(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class _Writer:

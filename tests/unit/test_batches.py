@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
+from mura_tune.errors import InputError
 from mura_tune.networks import device
+from mura_tune.search.pool import LocalPool
 from mura_tune.training import batches
 from mura_tune.training.batches import (
     OnDisk,
@@ -165,7 +167,28 @@ def test_reading_a_file_through_leaves_none_of_it_in_memory(tmp_path: Path) -> N
 def test_a_gpu_takes_half_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10_000, 90_000))
     assert device.pixel_memory(torch.device("cuda:0")) == 5_000
+    assert device.pixel_memory(torch.device("cuda:0"), workers=4) == 1_250
     assert device.pixel_memory(CPU) > 2**28
+    assert device.feature_memory(torch.device("cuda:0"), workers=2) == 1_250
+    assert device.feature_memory(CPU) == 0
+
+
+def test_all_devices_are_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert [str(one) for one in device.choose_devices("all")] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert [str(one) for one in device.choose_devices("cpu,cuda:2")] == ["cpu", "cuda:2"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match="--devices all: this machine has no CUDA device"):
+        device.choose_devices("all")
+
+
+@pytest.mark.parametrize(
+    ("workers", "names", "sharers"),
+    [(1, "cuda", 1), (4, "cuda,cuda:0", 4), (3, "cuda:0,cuda:1", 2), (2, "cpu,cuda:0", 1)],
+)
+def test_workers_on_one_device_share_its_memory(workers: int, names: str, sharers: int) -> None:
+    devices = tuple(torch.device(name) for name in names.split(","))
+    assert LocalPool(workers, devices).sharers == sharers
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from mura_tune.errors import InputError
-from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feature_cache import FeatureMemory, FeatureStore, Store
 
 CPU = torch.device("cpu")
 SIZES = [3, 3, 2]
@@ -24,9 +25,7 @@ def rows(seed: int = 0, *shape: int) -> list[torch.Tensor]:
     return [torch.rand(n, *(shape or (5,)), generator=generator) for n in SIZES]
 
 
-def get(
-    store: FeatureStore, name: str, batches: list[torch.Tensor]
-) -> tuple[list[torch.Tensor], bool]:
+def get(store: Store, name: str, batches: list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
     """An entry's batches, and whether they had to be computed."""
     computed = False
 
@@ -61,12 +60,57 @@ def test_channels_last_features_come_back_so(tmp_path: Path) -> None:
     assert [b.stride() for b in found] == [b.stride() for b in batches]
 
 
-def test_an_entry_that_is_not_read_to_its_end_is_not_kept(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path)
+def test_memory_gives_what_it_saw_and_asks_no_file(tmp_path: Path) -> None:
+    store = FeatureMemory(FeatureStore(tmp_path), 8 * 5 * 4 * 2)  # two entries
+    for name in "ab":
+        assert get(store, name, rows())[1]
+    shutil.rmtree(tmp_path)
+    found, computed = get(store, "a", rows())  # used now, and so not the one that makes room
+    assert not computed
+    found[0].zero_()  # a copy: what is kept stays as it was
+    tmp_path.mkdir()
+    assert get(store, "c", rows())[1]
+    assert not get(store, "a", rows())[1]
+    assert get(store, "b", rows())[1]
+    assert store.bytes == store.budget
+
+
+def test_memory_that_an_entry_does_not_fit_leaves_it_to_the_file(tmp_path: Path) -> None:
+    store = FeatureMemory(FeatureStore(tmp_path), 8 * 5 * 4 - 1)
+    assert get(store, "x", rows())[1]
+    assert not get(store, "x", rows())[1]
+    next(tmp_path.glob("*.bin")).unlink()
+    assert get(store, "x", rows())[1]
+    assert store.bytes == 0
+
+
+def test_channels_last_features_come_from_memory_as_they_were(tmp_path: Path) -> None:
+    batches = [b.to(memory_format=torch.channels_last) for b in rows(0, 3, 4, 4)]
+    store = FeatureMemory(FeatureStore(tmp_path, budget=0), 10**6)
+    with torch.inference_mode():
+        get(store, "x", batches)
+    found, computed = get(store, "x", batches)
+    assert not computed
+    assert [b.stride() for b in found] == [b.stride() for b in batches]
+    (found[0] * torch.ones(1, requires_grad=True)).sum().backward()  # no tensor of inference
+
+
+STORES = {
+    "file": FeatureStore,
+    "memory": lambda folder: FeatureMemory(FeatureStore(folder, budget=0), 10**6),
+}
+
+
+@pytest.mark.parametrize("store_at", STORES.values(), ids=STORES)
+def test_an_entry_that_is_not_read_to_its_end_is_not_kept(
+    tmp_path: Path, store_at: Callable[[Path], Store]
+) -> None:
+    store = store_at(tmp_path)
     midway = store.batches({"name": "x"}, SIZES, CPU, lambda: rows())
     next(midway)
-    assert len(list(tmp_path.glob("*.tmp"))) == 1
+    assert isinstance(midway, Generator)
     midway.close()
+    assert list(tmp_path.glob("*.tmp")) == []
     assert get(store, "x", rows())[1]
     assert not get(store, "x", rows())[1]
 
@@ -85,7 +129,7 @@ def test_who_meets_a_writer_computes_and_does_not_wait(tmp_path: Path) -> None:
 WRITER = """
 import sys, time, torch
 from pathlib import Path
-from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feature_cache import FeatureMemory, FeatureStore, Store
 def compute():
     generator = torch.Generator().manual_seed(0)
     for number, n in enumerate([3, 3, 2]):

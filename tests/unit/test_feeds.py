@@ -1,6 +1,7 @@
 """Features instead of pixels: the same numbers to the bit, whatever is kept, shared or lost."""
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mura_tune.networks.factory import build_network
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.training.batches import Split
-from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feature_cache import FeatureMemory, FeatureStore
 from mura_tune.training.feeds import FeatureSource, halve_network, pixel_feed
 from mura_tune.training.fit import FitResult, fit
 from mura_tune.training.tasks import ABNORMALITY_TASK
@@ -88,6 +89,12 @@ def test_scores_and_weights_are_the_same_to_the_bit(tmp_path: Path, arch: str, d
     afresh = trained(given)
     assert_same(trained(given, source=source), afresh)  # computed and kept
     assert_same(trained(given, source=source), afresh)  # read
+    memory = FeatureMemory(FeatureStore(tmp_path), 10**8)
+    assert_same(trained(given, source=FeatureSource(memory)), afresh)  # read, and held
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    assert_same(trained(given, source=FeatureSource(memory)), afresh)  # from memory
+    assert memory.bytes
     assert list(tmp_path.glob("*.tmp")) == []
 
 

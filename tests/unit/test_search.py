@@ -63,12 +63,14 @@ def tune(
     warm_start: str = "none",
     stop: Callable[[], bool] = lambda: False,
     grace: int = 300,
+    features: Path | None = None,
 ) -> optuna.Study:
     def tell(event: search.SearchEvent) -> None:
         if isinstance(event, TrialProgress):
             on_epoch(event.trial, event.epoch)
 
-    job, settings = SearchJob(name, study, prepared), WorkerSettings(url, grace, warm_start)
+    job = SearchJob(name, study, prepared)
+    settings = WorkerSettings(url, grace, warm_start, features=features)
     since = search.start_search(job, settings, allow_space_change=allow_space_change)
     worker.run_worker([job], since, settings, CPU, tell, stop)
     return optuna.load_study(study_name=name, storage=open_storage(url))

@@ -1,10 +1,15 @@
 """The best trials are trained again with new seeds, and the best mean wins."""
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from stored import DEV, SEARCH, facts, recipe_of, scores_of
 from test_search import study_of, tune
 
@@ -15,9 +20,10 @@ from mura_tune.data.splits import assign_splits
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import InputError
 from mura_tune.metrics.ranking import auc
-from mura_tune.search import comparable, verdict
+from mura_tune.search import comparable, verdict, worker
 from mura_tune.search.results import load_confirmation, load_result
 from mura_tune.search.search_record import SearchRecord
+from mura_tune.training.feature_cache import FeatureStore
 
 CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 
@@ -172,3 +178,25 @@ def test_stored_scores_give_the_trials_auc_to_the_bit(prepared: Prepared, url: s
     for trial in searched.trials:
         (scores,) = scores_of(trial)
         assert round(auc(scores, np.array(part["labels"])), 6) == trial.value
+
+
+def test_features_held_in_memory_are_asked_of_files_once_and_change_no_score(
+    prepared: Prepared, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    batches = FeatureStore.batches
+
+    def counted(
+        store: FeatureStore, about: Mapping[str, Any], *rest: Any
+    ) -> Iterator[torch.Tensor]:
+        asked.append(json.dumps(about, sort_keys=True))
+        return batches(store, about, *rest)
+
+    monkeypatch.setattr(FeatureStore, "batches", counted)
+    monkeypatch.setattr(worker, "feature_memory", lambda device, workers: 10**8)  # as on a GPU
+    frozen = study_of("finetune.depth=0", "search.finetune.depth=null", "search.augment=null")
+    plain = tune(frozen, prepared, url)
+    held = tune(frozen, prepared, url, name="held", features=tmp_path)
+    for one, other in zip(held.trials, plain.trials, strict=True):
+        assert np.array_equal(scores_of(one), scores_of(other))
+    assert len(asked) == len(set(asked)) == 2  # the one epoch of train, and dev: of three trials
