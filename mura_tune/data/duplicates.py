@@ -1,7 +1,7 @@
 """Near-copies: images with different pixels that show one picture.
 
-A near-copy may be saved anew, resized, turned or mirrored. All images of a cache or a scan are
-compared with one another, once for each cache: the result is stored beside its pixels.
+A near-copy may be saved anew, resized, turned or mirrored. Near-copies are looked for among all
+images of a cache or a scan, once for each cache: the result is stored beside its pixels.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +22,15 @@ from mura_tune import files
 from mura_tune.data.pixels import MAPPED_ROWS, unmap_pages
 from mura_tune.data.records import Digests
 from mura_tune.imaging import registration
+from mura_tune.imaging.candidates import find_candidates, rank_in_lists
 from mura_tune.imaging.grey_levels import Pixels
 
 RULE_VERSION = 4  # raise it whenever `find_pairs` finds other pairs in the same pixels
 _SLOW = 3.0  # seconds until a bar shows
-CANDIDATE_SIDE = 16  # pixels a side at which every picture is compared with every other
+CANDIDATE_SIDE = 16  # pixels a side at which the pictures that are alike are found
 CANDIDATE_CORRELATION = 0.95  # correlation there from which a pair is looked at more closely
+AT_ONCE = 16  # pairs of a picture that are looked at before it is known to have no more copies
+MOST = 256  # pairs of a picture that are looked at, at most
 SCAN_SIDE = 48  # pixels a side of each picture that a scan holds in memory
 FULL_SIDE = 224  # pixels a side of the pictures that the looks were measured on
 
@@ -56,8 +60,8 @@ _LOOKS = (
     (32, (_FIRST[0], Look(32, 0.95))),
 )
 _STRICTEST = 0.995  # where there are fewer pixels than that
-_BLOCK, _OTHERS = 128, 1024  # pictures compared at once, and with how many: 4 MB of correlations
-_PAIRS = 32  # pairs looked at more closely at once: 40 MB at the last look
+_PAIRS = 256  # pairs that one thread looks at
+_PIXELS = 2**16  # of the pairs that are looked at together: some MB, which processors keep at hand
 
 RowReader = Callable[[int], Pixels]
 CountCallback = Callable[[int], object]
@@ -71,13 +75,6 @@ class Pair(NamedTuple):
     correlation: float
 
 
-def orientations(image: Pixels) -> Iterator[Pixels]:
-    """Yield the eight ways to hold a picture (H, W): four turns, each as it is and mirrored."""
-    for turned in (np.rot90(image, quarter) for quarter in range(4)):
-        yield turned
-        yield turned[:, ::-1]
-
-
 def pixel_digest(image: Pixels) -> str:
     """Return the sha256 of the pixels (H, W) and their shape, as the cache records it."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
@@ -88,36 +85,53 @@ def find_pairs(
     rows: NDArray[np.int64],
     seen: CountCallback = lambda count: None,
     whole: RowReader | None = None,
+    threads: int = 1,
 ) -> Iterator[Pair]:
     """Yield every two of `rows` that show one picture, turned or mirrored or not.
 
     A pair is looked at more closely if, at CANDIDATE_SIDE pixels a side, the correlation of one
     picture with a turn or mirror image of the other is CANDIDATE_CORRELATION or more. The pair is
     a copy if the details of the two, aligned at more and more pixels, correlate. Below 32 pixels a
-    side only pictures that agree in every detail are copies.
+    side only pictures that agree in every detail are copies. A picture's pairs are looked at in the
+    order of their correlation, until none of the next AT_ONCE is a copy.
 
     Args:
         pixels_nss: the pictures, (N, S, S).
-        seen: called with the number of pictures that have been compared with all before them.
+        seen: called with the number of pictures whose first AT_ONCE pairs were looked at.
         whole: gives the picture of a row at FULL_SIDE pixels a side, where `pixels_nss` has them at
             SCAN_SIDE only; pairs that agree at SCAN_SIDE are looked at in these pictures.
+        threads: that look at pairs.
     """
     small = _shrunk(pixels_nss, rows, CANDIDATE_SIDE)
-    for column in range(0, len(small), _OTHERS):
-        plain = _standard(small[column : column + _OTHERS])
-        for start in range(0, column + len(plain), _BLOCK):
-            block = small[start : start + _BLOCK]
-            held = np.stack([_standard(turned) for turned in _turned(block)])  # (8, B, SIDE²)
-            like = np.matmul(held, plain.T)
-            near = np.argwhere(like.max(axis=0) >= CANDIDATE_CORRELATION)
-            near = near[near[:, 0] + start < near[:, 1] + column]  # each pair once
-            ways = like[:, near[:, 0], near[:, 1]].argmax(axis=0)
-            for first in range(0, len(near), _PAIRS):
-                chosen = slice(first, first + _PAIRS)
-                yield from _confirmed(
-                    pixels_nss, rows[near[chosen] + (start, column)], ways[chosen], whole
-                )
-        seen(len(plain))
+    alike = find_candidates(small, CANDIDATE_CORRELATION, MOST)
+    turns = rank_in_lists(alike.rows, alike.correlations) // AT_ONCE
+    waits, copies = np.ones(len(turns), np.bool_), np.zeros(len(turns), np.bool_)
+    goes_on = np.ones(len(rows), np.bool_)
+    reached = 0
+    with ThreadPoolExecutor(threads, thread_name_prefix="look") as pool:
+
+        def look(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            chosen = rows[alike.rows[pairs]]
+            same, correlations = _confirm(pixels_nss, chosen, alike.ways[pairs], whole)
+            return pairs[same], correlations
+
+        for turn in range(turns.max(initial=-1) + 1):
+            listed = (turns == turn) & goes_on[alike.rows]
+            chosen = np.flatnonzero(listed.any(axis=1) & waits)
+            waits[chosen] = False
+            blocks = [chosen[at : at + _PAIRS] for at in range(0, len(chosen), _PAIRS)]
+            for block, (pairs, correlations) in zip(blocks, pool.map(look, blocks), strict=True):
+                copies[pairs] = True
+                for (first, second), correlation in zip(
+                    rows[alike.rows[pairs]], correlations, strict=True
+                ):
+                    yield Pair(int(first), int(second), float(correlation))
+                now = max(reached, int(alike.rows[block[-1], 0]))
+                seen(now - reached)
+                reached = now
+            goes_on = np.zeros(len(rows), np.bool_)
+            goes_on[alike.rows[listed & copies[:, None]]] = True
+    seen(len(rows) - reached)
 
 
 def group_copies(pixels_nss: Pixels) -> NDArray[np.int64]:
@@ -139,26 +153,33 @@ def group_copies(pixels_nss: Pixels) -> NDArray[np.int64]:
     return np.array([root(i) for i in range(len(first))], dtype=np.int64)
 
 
-def _confirmed(
+def _confirm(
     pixels_nss: Pixels, rows: NDArray[np.int64], ways: NDArray[np.int64], whole: RowReader | None
-) -> Iterator[Pair]:
-    """Yield the pairs of row numbers (K, 2), held in the given `ways` (K,), that looks confirm."""
-    maps = registration.identity_maps(len(rows))
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return which of the pairs of row numbers (K, 2) are copies, and how well they agree.
+
+    Args:
+        ways: (K,), how the first of each pair is held, by the order of `orientations`.
+    """
+    same, maps = np.arange(len(rows)), registration.identity_maps(len(rows))
+    agreement = np.ones(len(rows), np.float32)
     size = pixels_nss.shape[1]
     for look in _looks(size if whole is None else _LOOKS[0][0]):
         reader = whole if whole and look.side > size else pixels_nss.__getitem__
-        held = [*map(_held, _resized(reader, rows[:, 0], look.side), ways)]
-        firsts = np.stack(held).astype(np.float32)
-        seconds = _resized(reader, rows[:, 1], look.side).astype(np.float32)
-        maps = registration.align(firsts, seconds, maps)
-        correlations = registration.measure_agreement(firsts, seconds, maps, look.share)
-        same = correlations >= look.needed
-        rows, ways, maps, correlations = rows[same], ways[same], maps[same], correlations[same]
-        unmap_pages(pixels_nss)
-        if not len(rows):
-            return
-    for (first, second), correlation in zip(rows, correlations, strict=True):
-        yield Pair(int(first), int(second), float(correlation))
+        for start in range(0, len(same), step := max(1, _PIXELS // look.side**2)):
+            block = slice(start, start + step)
+            pairs = rows[same[block]]
+            held = [*map(_hold, _resized(reader, pairs[:, 0], look.side), ways[same[block]])]
+            seconds = _resized(reader, pairs[:, 1], look.side).astype(np.float32)
+            firsts = np.stack(held).astype(np.float32)
+            maps[block] = registration.align(firsts, seconds, maps[block])
+            agreement[block] = registration.measure_agreement(
+                firsts, seconds, maps[block], look.share
+            )
+            unmap_pages(pixels_nss)
+        agrees = agreement >= look.needed
+        same, maps, agreement = same[agrees], maps[agrees], agreement[agrees]
+    return same, agreement
 
 
 def _looks(size: int) -> tuple[Look, ...]:
@@ -185,26 +206,10 @@ def _resized(reader: RowReader, rows: NDArray[np.int64], side: int) -> Pixels:
     return resized
 
 
-def _turned(pictures_nss: Pixels) -> Iterator[Pixels]:
-    for quarter in range(4):
-        turned = np.rot90(pictures_nss, quarter, axes=(1, 2))
-        yield turned
-        yield turned[:, :, ::-1]
-
-
-def _held(picture: Pixels, way: int) -> Pixels:
-    """Return one of the eight pictures that `_turned` yields, by its number."""
+def _hold(picture: Pixels, way: int) -> Pixels:
+    """Return one of the eight pictures that `orientations` yields, by its number."""
     turned = np.rot90(picture, way // 2)
     return turned[:, ::-1] if way % 2 else turned
-
-
-def _standard(small_nss: Pixels) -> NDArray[np.float32]:
-    """Return rows of mean 0 and length 1; a picture of one grey correlates with no other."""
-    rows = small_nss.reshape(len(small_nss), -1).astype(np.float32)
-    rows = rows - rows.mean(1, keepdims=True)
-    length = np.sqrt((rows**2).sum(1, keepdims=True))
-    standard: NDArray[np.float32] = rows / np.where(length > 1, length, np.inf)
-    return standard
 
 
 class NearCopy(NamedTuple):
@@ -222,6 +227,7 @@ def find_near_copies(
     *,
     progress: bool = True,
     whole: RowReader | None = None,
+    threads: int = 1,
 ) -> tuple[NearCopy, ...]:
     """Return every two images with different pixels that show one picture.
 
@@ -231,6 +237,7 @@ def find_near_copies(
         pixel_sha: (N,) of the images, in the order of the pixels.
         name: the name beside the progress bar.
         whole: reads the picture of a row, see `find_pairs`.
+        threads: that compare pictures.
     """
     _, rows = np.unique(pixel_sha.packed, return_index=True)
     rows = np.sort(rows)  # in the order of the file that they are read from
@@ -240,7 +247,7 @@ def find_near_copies(
     ) as bar:
         return tuple(
             NearCopy(pixel_sha[pair.first], pixel_sha[pair.second], round(pair.correlation, 4))
-            for pair in find_pairs(pixels_nss, rows, bar.update, whole)
+            for pair in find_pairs(pixels_nss, rows, bar.update, whole, threads)
         )
 
 
@@ -250,6 +257,7 @@ def load_near_copies(
     pixel_sha: Digests,
     name: str,
     *,
+    threads: int = 1,
     progress: bool = True,
 ) -> tuple[NearCopy, ...]:
     """Return the near-copies of a cache, from the file beside its pixels, written if need be."""
@@ -257,7 +265,9 @@ def load_near_copies(
     with files.hold_lock(path.parent / "copies.lock"):
         near_copies = read_near_copies(path)
         if near_copies is None:
-            near_copies = find_near_copies(pixels_nss, pixel_sha, name, progress=progress)
+            near_copies = find_near_copies(
+                pixels_nss, pixel_sha, name, progress=progress, threads=threads
+            )
             content = json.dumps({"rule": RULE_VERSION, "pairs": near_copies}, indent=0)
             files.replace_file(path, content.encode())
     return near_copies

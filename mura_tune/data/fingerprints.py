@@ -7,14 +7,13 @@ grey. It is written as 256 letters of base64, one a pixel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from mura_tune.data.pixels import MAPPED_ROWS, unmap_pages
 from mura_tune.errors import InputError
+from mura_tune.imaging.candidates import orientations
 from mura_tune.imaging.grey_levels import Pixels
 
 SIDE, LEVELS = 16, 64
@@ -91,17 +90,10 @@ def correlate_fingerprints(
     known = _standardise(known_kss).T
     for start in range(0, len(prints_nss), _BLOCK):
         block = slice(start, start + _BLOCK)
-        for held in _turn(prints_nss[block]):
+        for held in orientations(prints_nss[block]):
             like = (_standardise(held) @ known).max(1)
             largest[block] = np.maximum(largest[block], like)
     return largest
-
-
-def _turn(prints_nss: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    for quarter in range(4):
-        turned = np.rot90(prints_nss, quarter, axes=(1, 2))
-        yield turned
-        yield turned[:, :, ::-1]
 
 
 def _standardise(prints_nss: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from mura_tune.data.duplicates import NearCopy
 from mura_tune.data.index import Dataset, Finding, dataset_name
 from mura_tune.data.pixels import open_pixels
 from mura_tune.data.records import Digests
+from mura_tune.data.scan import usable_threads
 from mura_tune.data.splits import (
     SPLITS,
     assign_folds,
@@ -164,7 +165,9 @@ def open_area(
     rows = dataset.for_area(area)
     cached = open_cache(rows, size, folder, strict=strict)
     with explain_full_disk(cached.file.parent, area, size, needed=1):
-        near = duplicates.load_near_copies(cached.file, cached.pixels, cached.pixel_sha, area)
+        near = duplicates.load_near_copies(
+            cached.file, cached.pixels, cached.pixel_sha, area, threads=usable_threads()
+        )
     return AreaImages(
         area=area,
         pixels=cached.pixels,

@@ -70,6 +70,7 @@ def scan_dataset(dataset: Dataset, *, threads: int | None = None, progress: bool
         whole=lambda row: resize_to_square(
             read_image(dataset.root / files[row]), duplicates.FULL_SIDE
         ),
+        threads=threads or usable_threads(),
     )
     return Scan(records, near)
 

@@ -79,11 +79,12 @@ def _sampled(
     at = ((maps @ grid + 1) * side - 1) / 2
     inside = ((at >= 0) & (at <= side - 1)).all(axis=1).astype(np.float32)
     at = np.clip(at, 0, side - 1)
-    corner = np.minimum(at.astype(np.int64), side - 2)
+    corner = np.minimum(at.astype(np.int32), side - 2)
     right, low = (at - corner).astype(np.float32).transpose(1, 0, 2)
     first = corner[:, 1] * side + corner[:, 0]
-    flat = pictures_nss.reshape(count, -1)
-    a, b, c, d = (np.take_along_axis(flat, first + k, 1) for k in (0, 1, side, side + 1))
+    first += np.arange(0, count * side * side, side * side, dtype=np.int32)[:, None]
+    flat = pictures_nss.reshape(-1)
+    a, b, c, d = (flat[k:].take(first) for k in (0, 1, side, side + 1))
     upper, lower = a + (b - a) * right, c + (d - c) * right
     across = ((b - a) * (1 - low) + (d - c) * low) * (side / 2)
     down = (lower - upper) * (side / 2)

@@ -17,6 +17,7 @@ from mura_tune.data.label_folders import index_label_folders
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
+from mura_tune.imaging.candidates import orientations
 from mura_tune.imaging.images import read_image
 from mura_tune.networks.starts import DIGEST_DIGITS, FINGERPRINTS, TRAINED_ON
 from mura_tune.release.release import Release, as_abnormality
@@ -162,7 +163,7 @@ def _trained_on(release: Path, dataset: Dataset, counted: pd.DataFrame) -> tuple
         for path in counted["path"]
         if any(
             duplicates.pixel_digest(turned)[:DIGEST_DIGITS] in known
-            for turned in duplicates.orientations(read_image(dataset.root / path))
+            for turned in orientations(read_image(dataset.root / path))
         )
     )
 

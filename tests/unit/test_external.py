@@ -16,6 +16,7 @@ from mura_tune.data.index import open_dataset
 from mura_tune.data.label_folders import index_label_folders
 from mura_tune.data.prepare import prepare
 from mura_tune.errors import InputError
+from mura_tune.imaging.candidates import orientations
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.factory import build_network
 from mura_tune.networks.starts import FINGERPRINTS, TRAINED_ON
@@ -53,7 +54,7 @@ def outside(wrists: dict[int, list[Path]], tmp_path: Path) -> Path:
         for number, path in enumerate(wrists[label][:4]):
             grey = read_image(path)
             Image.fromarray(grey).save(root / "train" / word / f"{number}.png")
-            turned = np.ascontiguousarray(list(duplicates.orientations(grey))[number + 2])
+            turned = np.ascontiguousarray(list(orientations(grey))[number + 2])
             copy = root / "test" / word / f"{number}-turned.{('png', 'jpg')[number % 2]}"
             Image.fromarray(turned).save(copy)
     return root
@@ -95,7 +96,7 @@ def test_copies_are_found_however_they_are_held_and_saved(
 ) -> None:
     greys = [read_image(path) for path in wrists[0][:6]]
     held = [*greys]
-    for turned in duplicates.orientations(greys[2]):
+    for turned in orientations(greys[2]):
         height, width = turned.shape
         small = Image.fromarray(np.ascontiguousarray(turned)).resize((width // 2, height // 2))
         small.save(tmp_path / "a.jpg", quality=60)
@@ -108,11 +109,9 @@ def test_copies_are_found_however_they_are_held_and_saved(
 
 def test_eight_orientations_are_all_there_are() -> None:
     image = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    digests = {
-        duplicates.pixel_digest(np.ascontiguousarray(o)) for o in duplicates.orientations(image)
-    }
+    digests = {duplicates.pixel_digest(np.ascontiguousarray(o)) for o in orientations(image)}
     assert len(digests) == 8
-    assert digests == {duplicates.pixel_digest(o) for o in duplicates.orientations(image[::-1].T)}
+    assert digests == {duplicates.pixel_digest(o) for o in orientations(image[::-1].T)}
 
 
 def test_an_external_set_is_counted_by_picture_and_by_image(

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from mura_tune.data import fingerprints
-from mura_tune.data.duplicates import orientations
 from mura_tune.data.fingerprints import (
     compute_fingerprints,
     correlate_fingerprints,
@@ -16,6 +15,7 @@ from mura_tune.data.fingerprints import (
     write_fingerprints,
 )
 from mura_tune.errors import InputError
+from mura_tune.imaging.candidates import orientations
 from mura_tune.imaging.images import read_image, resize_to_square
 
 
