@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,10 @@ from mura_tune.recipe import (
     with_values,
 )
 from mura_tune.search.search_record import SearchRecord, reads_search
+from mura_tune.software import Software
 from mura_tune.training.tasks import task_of
+
+LivingWorkers = Callable[[Collection[str]], set[str]]
 
 
 def clean_or_refuse(sources: Iterable[str], prepared: Prepared, split: Holdout) -> None:
@@ -157,6 +160,45 @@ def same_or_refuse(
     if early:
         del plain["budget"]["confirm"]["resplit"]
     search.store_config(plain)  # budget and final phases may change between calls
+
+
+def same_software_or_refuse(
+    search: SearchRecord, here: Software, workers: Collection[str], living: LivingWorkers
+) -> None:
+    """Store with the search what runs here; or refuse it, while workers run something else.
+
+    Trials of two versions need not compare. Once no worker runs, another version may go on: what it
+    changes for the trials, `same_or_refuse` sees. Call it under the search's lock.
+
+    Args:
+        workers: the worker of each running trial of the search and of its confirmation.
+        living: gives those of some workers that are alive.
+
+    Raises:
+        InputError: workers that are alive run another version of this program.
+    """
+    there = search.software
+    if there == here:
+        return
+    alive = len(living(workers))
+    if alive and (there is None or not there.is_same_program(here)):
+        of_theirs = "an earlier mura-tune" if there is None else str(there)
+        plural = "worker runs" if alive == 1 else "workers run"
+        raise InputError(
+            f"search {search.name}: {alive} {plural} it with {of_theirs}, and this is {here}: "
+            "their trials need not compare; install one version on all machines, or stop those "
+            "workers first"
+        )
+    if alive and there is not None:
+        differing = here.differing_libraries(there)
+        named = ", ".join(f"{name} {ours} ({theirs})" for name, (ours, theirs) in differing.items())
+        if named:
+            _LOG.warning(
+                "search %s: other libraries here (and there): %s; last digits may differ",
+                search.name,
+                named,
+            )
+    search.store_software(here)
 
 
 def _decide_folds(search: SearchRecord, config: SearchConfig, prepared: Prepared) -> SearchConfig:

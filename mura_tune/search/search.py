@@ -14,16 +14,17 @@ import optuna
 
 from mura_tune.config import SearchConfig
 from mura_tune.data.prepare import Prepared
-from mura_tune.database.locks import lock_of
+from mura_tune.database.locks import WorkerLock, lock_of
 from mura_tune.database.outages import PATIENCE
 from mura_tune.database.storage import GRACE, open_storage
-from mura_tune.search.comparable import same_or_refuse
+from mura_tune.search.comparable import same_or_refuse, same_software_or_refuse
 from mura_tune.search.results import load_confirmation
 from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.space import as_started, space_of, space_to_json
 from mura_tune.search.trial import SaveArtifacts, TrialProgress
 from mura_tune.search.trial_record import TrialRecord
 from mura_tune.search.warm_start import AUTO, warm_starts
+from mura_tune.software import running_software
 from mura_tune.text import CONFIRM_SUFFIX, check_search_name
 from mura_tune.training.compiling import SAVED
 from mura_tune.training.preflight import check_networks
@@ -108,8 +109,8 @@ def start_search(
     Returns how many trials the search has, and how many its confirmation, by name.
 
     Raises:
-        InputError: the search exists with another space, recipe, dataset or split; or its name
-            belongs to a confirmation.
+        InputError: the search exists with another space, recipe, dataset or split; workers run it
+            with another version of this program; or its name belongs to a confirmation.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if job.name.endswith(CONFIRM_SUFFIX):
@@ -123,6 +124,11 @@ def start_search(
             storage=storage, study_name=job.name, direction="maximize", load_if_exists=True
         )
         search = SearchRecord(handle)
+        both = (search, load_confirmation(storage, job.name))
+        running = [trial for one in both if one for trial in one.trials().running]
+        workers = {trial.worker for trial in running if trial.worker}
+        lock = WorkerLock(settings.url, patience=settings.patience)
+        same_software_or_refuse(search, running_software(), workers, lock.living)
         space = as_started(space, search.comparable)
         same_or_refuse(
             search,

@@ -27,11 +27,13 @@ from mura_tune.database.outages import legible
 from mura_tune.metrics.dev_fold import DevFold, number_through
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.search.trial_record import TrialRecord, TrialWriter, fail_trial, running_facts
+from mura_tune.software import Software
 
 # System attributes: a user attribute of thousands of characters would fill the search's page.
 _CONFIG = "mura:config"  # of a search, as `config.config_to_dict` has it
 _COMPARABLE = "mura:comparable"  # what must stay as it is for its trials to be comparable
 _DEV = "mura:dev"  # labels and patients of the dev studies of each fold
+_SOFTWARE = "mura:software"  # what started its workers last, as `software.Software` has it
 _IDENTITY = "mura:identity"  # of a search, drawn when it starts: its name may be another's later
 _SPACE_CHANGES = "space_changes"  # a user attribute: a person sees it on the dashboard
 
@@ -193,6 +195,12 @@ class SearchRecord:
         return identity
 
     @property
+    def software(self) -> Software | None:
+        """What started workers of the search last; None where an early version did."""
+        stored = self._facts.get(_SOFTWARE)
+        return None if stored is None else Software.from_json(stored)
+
+    @property
     def dev_folds(self) -> list[DevFold]:
         """The dev studies of each fold; one fold unless the split has several.
 
@@ -233,6 +241,10 @@ class SearchRecord:
     def store_config(self, plain: Mapping[str, Any]) -> None:
         """Store the configuration, as `config.config_to_dict` makes it."""
         self._store(_CONFIG, plain)
+
+    def store_software(self, software: Software) -> None:
+        """Store what starts workers of the search now."""
+        self._store(_SOFTWARE, software.to_json())
 
     def store_dev(self, folds: Sequence[DevFold]) -> None:
         """Store labels and patients of the dev studies of each fold, in the order of scores."""

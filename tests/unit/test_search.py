@@ -547,3 +547,32 @@ def test_high_all_is_the_number_of_stages() -> None:
         for arch in ("cnn", "efficientnet_b0")
     }
     assert depths == {"cnn": 5, "efficientnet_b0": 8}
+
+
+def test_another_version_waits_until_no_worker_runs(
+    prepared: Prepared, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, settings = SearchJob("s", study_of(), prepared), WorkerSettings(url)
+    search.start_search(job, settings)
+    record = SearchRecord(optuna.load_study(study_name="s", storage=open_storage(url)))
+    here = record.software
+    assert here is not None
+    other = replace(here, source="f" * 64)
+    newer_torch = replace(here, libraries={**here.libraries, "torch": "99.0"})
+    with WorkerLock(url) as alive:
+        record.handle.ask().set_user_attr("worker", alive.name)
+        search.start_search(job, settings)  # the same program
+        monkeypatch.setattr(search, "running_software", lambda: other)
+        with pytest.raises(InputError, match="search s: 1 worker runs it with mura-tune"):
+            search.start_search(job, settings)
+        assert record.software == here
+        store(record.handle, "mura:software", None)
+        with pytest.raises(InputError, match="1 worker runs it with an earlier mura-tune, and"):
+            search.start_search(job, settings)
+        record.store_software(here)
+        monkeypatch.setattr(search, "running_software", lambda: newer_torch)
+        search.start_search(job, settings)
+        assert f"torch 99.0 ({here.libraries['torch']}); last digits" in caplog.text
+    monkeypatch.setattr(search, "running_software", lambda: other)
+    search.start_search(job, settings)
+    assert record.software == other
