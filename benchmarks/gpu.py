@@ -7,7 +7,8 @@
 3. `mura tune` of eight trials at depth all, compiled, with 1 and 4 workers on the one card, with
    NVIDIA's MPS too; the same trials by an earlier commit (`--before DIR`, its tree) and by the
    peer's loop with a loader process a core.
-4. `fit` at depths 2, 1 and the head, from pixels and from features.
+4. `fit` at depths 2, 1 and the head, from pixels, and from features: read, held in memory, or
+   computed and written.
 5. Processes that share the card, each with a network of its own, with and without MPS.
 6. The cache of 2,000 PNGs with one thread a core, and with 1.
 
@@ -28,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 from unittest import mock
 
 import numpy as np
@@ -48,7 +50,7 @@ from mura_tune.training import fit as training
 from mura_tune.training import steps
 from mura_tune.training.batches import Split
 from mura_tune.training.compiling import Compiler, Inductor, leave_uncompiled
-from mura_tune.training.feature_cache import FeatureStore
+from mura_tune.training.feature_cache import FeatureMemory, FeatureStore
 from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 from mura_tune.training.fit import fit
 from mura_tune.training.graphs import captured
@@ -57,6 +59,7 @@ from mura_tune.training.tasks import ABNORMALITY_TASK
 PARTS = ("rates", "busy", "searches", "depths", "sharing", "cache")
 COMPILED = Path(tempfile.gettempdir(), "mura-tune-compiled")
 DEPTHS = {99: "all", 2: "2", 1: "1", 0: "head"}
+FEATURES = 2 * 10**10  # bytes of features that are held
 
 
 def say(line: str) -> None:
@@ -122,7 +125,8 @@ def fitted(
     source: Source = pixel_feed,
     compiler: Compiler = leave_uncompiled,
 ) -> float:
-    """Images/s of the second epoch of a run: the first one captures, or fills the features."""
+    """Images/s of the second epoch of a run: the first one captures. Features of a store that
+    begins empty are computed and written in both."""
     wanted = recipe(arch, train.pixels.shape[1], batch, depth, 2)
     device = train.labels.device
     result = fit(
@@ -180,11 +184,17 @@ def rates(
                 of |= {"compiled": "bare compiled", "bare compiled": "bare captured"}
             with tempfile.TemporaryDirectory() as folder:
                 if depth < 2:
-                    store = FeatureSource(FeatureStore(Path(folder)))
-                    contenders["features"] = lambda d=depth, b=batch, s=store: fitted(
-                        arch, train, dev, b, d, s
+                    files = FeatureStore(Path(folder, "read"))
+                    stores = {"features": files, "held features": FeatureMemory(files, FEATURES)}
+                    for name, store in stores.items():
+                        source = FeatureSource(store)
+                        contenders[name] = lambda d=depth, b=batch, s=source: fitted(
+                            arch, train, dev, b, d, s
+                        )
+                        contenders[name]()
+                    contenders["features filled"] = lambda d=depth, b=batch, f=folder: fitted(
+                        arch, train, dev, b, d, FeatureSource(FeatureStore(Path(mkdtemp(dir=f))))
                     )
-                    contenders["features"]()
                 seen = interleaved(rounds, contenders)
             for name, rate in seen.items():
                 base = of.get(name, "bare captured")
