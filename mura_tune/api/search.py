@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from mura_tune.cluster.ray_pool import RayPool
 from mura_tune.config import Overrides, SearchConfig, load_config, replace_trials
 from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.dashboard.progress import Epochs, SearchProgress, notify_all
+from mura_tune.dashboard.status import read_status
 from mura_tune.dashboard.updates import DashboardUpdates
+from mura_tune.database.connections import check_connections
 from mura_tune.database.outages import PATIENCE
 from mura_tune.database.pictures import PictureStore
 from mura_tune.database.storage import GRACE, admit, load_study, open_storage
@@ -79,6 +82,8 @@ class RunSettings:
         on: where workers run: None is this machine, `ray` a cluster of Ray, `ray://HOST:PORT` the
             one at this address. Ray then chooses the GPU of each, and not `devices`.
         worker_cpus, worker_gpus: what Ray gives each worker; see `RayPool`.
+        hours: after so many, counted from the start of the call, no trial starts; those that run
+            finish. None sets no end.
     """
 
     workers: int | None = None
@@ -92,6 +97,7 @@ class RunSettings:
     on: str | None = None
     worker_cpus: float = 1.0
     worker_gpus: float | None = None
+    hours: float | None = None
 
     def pool(self) -> Pool:
         """The workers. Raises InputError for a device or a place that cannot be used."""
@@ -164,6 +170,7 @@ class Search:
         on: str | None = None,
         worker_cpus: float = 1.0,
         worker_gpus: float | None = None,
+        hours: float | None = None,
     ) -> SearchOutcome:
         """Search until there are `trials` in total, however often this is called.
 
@@ -174,7 +181,7 @@ class Search:
         Args:
             trials: finished or pruned ones in total; None takes the number of the config.
             workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace,
-                compile, on, worker_cpus, worker_gpus: see `RunSettings`.
+                compile, on, worker_cpus, worker_gpus, hours: see `RunSettings`.
 
         Returns:
             What the search came to, which `finalize` takes.
@@ -190,7 +197,7 @@ class Search:
         """
         settings = RunSettings(
             *(workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace),
-            *(compile, on, worker_cpus, worker_gpus),
+            *(compile, on, worker_cpus, worker_gpus, hours),
         )
         return run_searches([self], trials, settings)[0]
 
@@ -284,6 +291,7 @@ def run_searches(
     for search in searches:  # what is cheap to check, before anything is decoded
         admit(url, search.name, search._name_option)
         search.workspace.check_area(search.config.area)
+    check_connections(url, pool.workers)
     for search in searches:
         check_networks(search.config)
     jobs: list[SearchJob] = []
@@ -301,6 +309,10 @@ def run_searches(
     )
     with _progress(searches, url) as progress, updates.around():
         pool.run(jobs, since, worker_settings, notify_all(progress, updates), progress.say)
+        if worker_settings.is_over():
+            for status in read_status(url, [search.name for search in searches]):
+                if not status.is_done:
+                    progress.say(f"--hours {settings.hours:g} are over: {status.line}")
     return [search.result() for search in searches]
 
 
@@ -317,6 +329,7 @@ def _worker_settings(settings: RunSettings, workspace: Workspace) -> WorkerSetti
         feature_bytes=int(settings.feature_gb * 10**9),
         compiled=None if settings.compile == "off" else runs / "compiled",
         compile=settings.compile,
+        until=None if settings.hours is None else time.time() + 3600 * settings.hours,
     )
 
 

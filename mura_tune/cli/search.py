@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 @search_option
 @click.option("--trials", type=click.IntRange(1), help="How many in total, finished or pruned.")
 @click.option(
+    "--hours",
+    type=Number(0, min_open=True),
+    help="Start no trial so long after this command's start; those that run finish. The same "
+    "command goes on, for as long again.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1, 1000),
     help="Processes that search at once; they share the CPU cores. One a device if not given.",
@@ -114,6 +120,7 @@ def tune(
     storage: str | None,
     name: str | None,
     trials: int | None,
+    hours: float | None,
     workers: int | None,
     devices: str,
     warm_start: str,
@@ -160,7 +167,7 @@ def tune(
     )
     settings = RunSettings(
         *(workers, devices, warm_start, allow_space_change, not no_artifacts, feature_gb, grace),
-        *(compile, on, worker_cpus, worker_gpus),
+        *(compile, on, worker_cpus, worker_gpus, hours),
     )
     _print_outcomes(as_json, every_area, searches, run_searches(searches, trials, settings))
 

@@ -83,7 +83,8 @@ class RayPool:
             if gpus is None:
                 gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
             work = ray.put((with_pixels(jobs), dict(since), _anywhere(settings)))
-            supervise(_Actors(ray, work, self.cpus, gpus, say), self.workers, on_event, say)
+            actors = _Actors(ray, work, self.cpus, gpus, say)
+            supervise(actors, self.workers, on_event, say, settings.is_over)
 
 
 @dataclass

@@ -77,10 +77,15 @@ class SearchStatus:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {', '.join(self._facts())}"]
+        lines = [self.line]
         if self.running:
             lines += _columns([_HEADS, *map(_cells, self.running)])
         return "\n".join(lines)
+
+    @property
+    def line(self) -> str:
+        """How many trials and confirming runs are done, and what is left."""
+        return f"{self.name}: {', '.join(self._facts())}"
 
     def _facts(self) -> list[str]:
         facts = [f"{self.done} of {self.trials} trials"]

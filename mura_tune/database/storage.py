@@ -141,7 +141,8 @@ def _check_file(path: Path, *, create: bool, write: bool) -> None:
 def _engine_options(path: Path | None) -> dict[str, Any]:
     """How SQLAlchemy connects. To read only, every connection sees anew how that can be done."""
     if path is None:
-        return {"pool_pre_ping": True}  # a connection that was dropped is made anew
+        # A connection that was dropped is made anew, and one is left open between two uses.
+        return {"pool_pre_ping": True, "pool_size": 1}
     options: dict[str, Any] = {"creator": functools.partial(connect, path)}
     return options if may_write(path) else {**options, "poolclass": sqlalchemy.NullPool}
 

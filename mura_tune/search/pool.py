@@ -47,6 +47,10 @@ DEATHS = 5  # a worker, without a trial that ended: then something kills them al
 class Pool(Protocol):
     """Workers that bring searches to their counts, on this machine or on others."""
 
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+
     def run(
         self,
         jobs: Sequence[SearchJob],
@@ -101,7 +105,7 @@ class LocalPool:
         settings = replace(settings, sharers=self.sharers)
         if self.workers > 1:
             processes = _Processes(jobs, since, settings, self)
-            supervise(processes, self.workers, on_event, say)
+            supervise(processes, self.workers, on_event, say, settings.is_over)
             return
         with StopRequest(say) as stop:
             run_worker(jobs, since, settings, self.devices[0], on_event, lambda: stop.requested)
@@ -174,18 +178,20 @@ def supervise(
     count: int,
     on_event: Callable[[SearchEvent], None],
     say: Callable[[str], None],
+    is_over: Callable[[], bool],
 ) -> None:
     """Start `count` workers and see them to their end; another takes the place of one that dies.
 
     Args:
         on_event: called with what happens to trials; `say` with a line on what happens to workers.
+        is_over: whether workers start no further trial; then nobody takes another's place.
 
     Raises:
         MuraError: what a worker raised, or workers that die whatever they do.
         KeyboardInterrupt: once everything has stopped.
     """
     with StopRequest(say) as stop:
-        _Supervision(workers, count, on_event, say, stop).run()
+        _Supervision(workers, count, on_event, say, stop, is_over).run()
         if stop.requested:
             raise KeyboardInterrupt
 
@@ -199,6 +205,7 @@ class _Supervision:
     on_event: Callable[[SearchEvent], None]
     say: Callable[[str], None]
     stop: StopRequest
+    is_over: Callable[[], bool]
     running: set[int] = field(default_factory=set)
     deaths: int = 0
     error: MuraError | None = None
@@ -206,7 +213,7 @@ class _Supervision:
     @property
     def leaving(self) -> bool:
         """Whether workers finish what they run, and nobody takes the place of one that ends."""
-        return self.stop.requested or self.error is not None
+        return self.stop.requested or self.error is not None or self.is_over()
 
     def run(self) -> None:
         finishing, deadline = False, math.inf

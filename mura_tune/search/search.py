@@ -6,6 +6,7 @@ count; `results.load_result` says what it came to.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,7 @@ class WorkerSettings:
         compiled: the folder of compiled passes; None compiles nothing.
         compile: a word of `COMPILE_RULES`.
         patience: seconds to wait while the database is out of reach.
+        until: when the last trial may start, in seconds since 1970; None sets no end.
     """
 
     url: str = field(repr=False)
@@ -72,6 +74,11 @@ class WorkerSettings:
     compiled: Path | None = None
     compile: str = "off"
     patience: float = PATIENCE
+    until: float | None = None
+
+    def is_over(self) -> bool:
+        """Whether no further trial may start."""
+        return self.until is not None and time.time() >= self.until
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def run_worker(
     on_event: Callable[[SearchEvent], None],
     stop: Callable[[], bool],
 ) -> None:
-    """Be one worker: run open slots until every job's count is full, or `stop()`.
+    """Be one worker: run open slots until every job's count is full, time is over, or `stop()`.
 
     Args:
         since: number of trials of each search when this call began.
@@ -86,7 +86,7 @@ def run_worker(
             _WorkerSearch(job, settings, storage, worker_lock, device, shared, on_event, since)
             for job in jobs
         ]
-        while searches and not stop():
+        while searches and not stop() and not settings.is_over():
             searches = [search for search in searches if not search.is_done()]
             searches.sort(key=lambda search: search.running)  # stable: else in the order of jobs
             if not any(search.run_next() for search in searches):

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -88,6 +89,24 @@ def test_n_is_the_total_however_often_it_is_called(prepared: Prepared, url: str)
     assert len(more.trials) == 5
     assert sorted(t.user_attrs["slot"] for t in more.trials) == [0, 1, 2, 3, 4]
     assert len({tuple(t.params.values()) for t in more.trials}) == 5
+
+
+def test_no_trial_starts_once_time_is_over(
+    prepared: Prepared, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(search, "time", SimpleNamespace(time=lambda: clock[0]))
+    settings, said = WorkerSettings(url, warm_start="none", until=200.0), []
+
+    def tell(event: search.SearchEvent) -> None:
+        said.append(event)
+        clock[0] += 60  # an epoch, and the end of a trial
+
+    job = SearchJob("s", study_of("budget.trials=5"), prepared)
+    since = search.start_search(job, settings)
+    worker.run_worker([job], since, settings, CPU, tell, lambda: False)
+    assert states(optuna.load_study(study_name="s", storage=open_storage(url))) == ["COMPLETE"]
+    assert len(said) == 2
 
 
 def test_trial_zero_is_the_recipe_as_it_stands(prepared: Prepared, url: str) -> None:

@@ -1,0 +1,73 @@
+"""A PostgreSQL server that takes all workers, with and without a pooler before it."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import postgres as postgresql
+import psycopg
+import pytest
+
+from mura_tune.database.connections import check_connections
+from mura_tune.database.locks import WorkerLock
+from mura_tune.errors import InputError
+
+PORT = 6543  # of a socket in a folder of its own: no other program meets it
+
+
+@contextmanager
+def pooled(server: postgresql.Server, url: str, mode: str) -> Iterator[str]:
+    """The URL of a database through pgbouncer."""
+    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
+    if program is None:
+        pytest.skip("no pgbouncer on this machine (Debian: apt-get install pgbouncer)")
+    name = url.partition("@/")[2].partition("?")[0]
+    settings = server.folder / f"{mode}.ini"
+    settings.write_text(
+        f"[databases]\n* = host={server.folder} user={postgresql.USER}\n"
+        f"[pgbouncer]\npool_mode = {mode}\n"
+        f"auth_type = any\nlisten_port = {PORT}\nunix_socket_dir = {server.folder}\n"
+        f"logfile = {server.folder}/{mode}.log\npidfile =\n"
+    )
+    user = {"user": postgresql.USER} if server.folder.owner() == postgresql.USER else {}
+    process = subprocess.Popen([program, "-q", settings], stderr=subprocess.DEVNULL, **user)
+    through = f"postgresql+psycopg://{postgresql.USER}@/{name}?host={server.folder}&port={PORT}"
+    try:
+        deadline = time.monotonic() + 20
+        while not (Path(server.folder) / f".s.PGSQL.{PORT}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield through
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_a_pooler_that_keeps_sessions_is_used(postgres: postgresql.Server) -> None:
+    with pooled(postgres, postgres.url(), "session") as url:
+        check_connections(url, 2)
+        with WorkerLock(url) as one:
+            assert WorkerLock(url).living([one.name]) == {one.name}
+        assert WorkerLock(url).living([one.name]) == set()
+
+
+def test_a_pooler_that_shares_sessions_is_refused(postgres: postgresql.Server) -> None:
+    with (
+        pooled(postgres, postgres.url(), "transaction") as url,
+        pytest.raises(InputError, match=r"a pooler shares .* pool_mode = session"),
+    ):
+        check_connections(url, 2)
+
+
+def test_workers_that_the_server_cannot_take_are_refused(postgres: postgresql.Server) -> None:
+    url = postgres.url()
+    check_connections(url, 50)
+    with pytest.raises(InputError, match=r"100 workers need 304 connections.* left of 300"):
+        check_connections(url, 100)
+    with pytest.raises(InputError, match="does not exist"):
+        check_connections(url.replace("studies_", "nowhere_"), 1)
+    with psycopg.connect(url.replace("+psycopg", "")):  # nothing of it is left open
+        check_connections("sqlite:////tmp/nowhere.db", 10**6)
