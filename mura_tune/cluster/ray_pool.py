@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import dataclasses
 import importlib
+import math
 import os
 import queue
 import signal
@@ -34,7 +35,7 @@ from mura_tune.search.worker import run_worker
 from mura_tune.text import printable
 
 LISTEN = 10.0  # seconds that an actor waits for something to say before it says nothing
-ROOM = 20.0  # seconds a worker may wait for a node before that is said
+ROOM = 60.0  # seconds that workers may take to begin before that is said
 CALLS = 3  # at one time in an actor: `run`, `listen`, `obey`
 
 
@@ -101,7 +102,7 @@ class _Actors:
     begun: set[int] = field(default_factory=set)
     given_up: list[int] = field(default_factory=list)
     started: float = 0.0  # when the last one was, by time.monotonic
-    said: bool = False  # that no node has room
+    said: bool = False  # that some have not begun
 
     def start(self, number: int) -> None:
         options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_concurrency": CALLS}
@@ -162,17 +163,21 @@ class _Actors:
         self.answers = {answer: n for answer, n in self.answers.items() if n != number}
 
     def _say_who_waits(self) -> None:
-        """Say once that no node has room; a worker on its way takes seconds to import torch."""
+        """Say once that workers have not begun; some only take half a minute to import torch."""
         waiting = len(self.actors) - len(self.begun)
         if not waiting or self.said or time.monotonic() - self.started < ROOM:
             return
-        free = self.ray.available_resources()
-        if free.get("CPU", 0.0) < self.cpus or free.get("GPU", 0.0) < self.gpus:
-            self.said = True
-            self.say(
-                f"{waiting} of {len(self.actors)} workers wait for a node with "
-                f"{self.cpus:g} CPU and {self.gpus:g} GPU free"
-            )
+        self.said = True
+        room = sum(self._room(node["Resources"]) for node in self.ray.nodes() if node["Alive"])
+        self.say(
+            f"{waiting} of {len(self.actors)} workers have not begun; with {self.cpus:g} CPU and "
+            f"{self.gpus:g} GPU each, the cluster has room for {room}"
+        )
+
+    def _room(self, resources: Mapping[str, float]) -> int:
+        """How many workers a node has room for while nothing else runs on it."""
+        gpus = resources.get("GPU", 0.0) / self.gpus if self.gpus else math.inf
+        return int(min(resources.get("CPU", 0.0) / self.cpus, gpus))
 
 
 class RayWorker:
@@ -236,6 +241,7 @@ def _interrupt(thread: int) -> None:
 def _connected(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster, or to one that lives as long as the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it reports to its makers
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it prints deaths on stdout
     try:
         ray = importlib.import_module("ray")
     except ImportError:
