@@ -17,8 +17,7 @@ import torch
 from measure import arguments, opened, spread
 
 from mura_tune import config
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import prepare
+from mura_tune.data.prepare import open_dataset, prepare
 from mura_tune.metrics.ranking import auc
 from mura_tune.networks.factory import build_network
 from mura_tune.networks.network import Network

@@ -23,8 +23,7 @@ import torch
 from measure import arguments, opened
 
 from mura_tune import config
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.evaluation.decision import choose_decision, fit_logistic
 from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import (

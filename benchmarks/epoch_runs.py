@@ -21,8 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from mura_tune import config
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.data.splits import assign_folds
 from mura_tune.metrics.ranking import auc
 from mura_tune.networks.network import Network

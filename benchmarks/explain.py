@@ -20,8 +20,7 @@ from measure import arguments, opened
 from PIL import Image
 
 from mura_tune import config
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import prepare
+from mura_tune.data.prepare import open_dataset, prepare
 from mura_tune.networks.factory import build_network
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.networks.network import Network

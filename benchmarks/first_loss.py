@@ -17,8 +17,7 @@ from measure import arguments, opened
 
 from mura_tune.areas import ALL, MULTITASK, ROUTER
 from mura_tune.config import load_config
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import prepare
+from mura_tune.data.prepare import open_dataset, prepare
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.recipe import HEAD_INITS, Recipe
 from mura_tune.training.batches import Split, load_split, training_batches, view_shares

@@ -42,8 +42,7 @@ from PIL import Image
 
 from mura_tune.config import load_config
 from mura_tune.data.cache import open_cache
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import prepare
+from mura_tune.data.prepare import open_dataset, prepare
 from mura_tune.networks.device import choose_device
 from mura_tune.networks.factory import build_network
 from mura_tune.training import fit as training

@@ -24,7 +24,7 @@ from pathlib import Path
 import mura_tune, torch
 from mura_tune.config import load_config
 from mura_tune.data import cache
-from mura_tune.data.index import open_dataset
+from mura_tune.data.prepare import open_dataset
 from mura_tune.training.batches import load_split
 from mura_tune.networks.factory import (build_network)
 from mura_tune.metrics.comparison import average_folds

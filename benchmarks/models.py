@@ -17,8 +17,7 @@ from measure import REAL, arguments, opened
 
 from mura_tune import config
 from mura_tune.areas import ALL, MULTITASK, ROUTER
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit, predict

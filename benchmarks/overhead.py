@@ -78,8 +78,7 @@ def search(case: str, data: Path, folder: Path, device_name: str, trials: int) -
 
     from mura_tune.config import load_config
     from mura_tune.dashboard.artifacts import TrialArtifacts
-    from mura_tune.data.index import open_dataset
-    from mura_tune.data.prepare import prepare
+    from mura_tune.data.prepare import open_dataset, prepare
     from mura_tune.database.outages import Patience
     from mura_tune.database.urls import url_of
     from mura_tune.networks.factory import build_network

@@ -20,8 +20,8 @@ from measure import arguments, opened, spread
 
 from mura_tune import config
 from mura_tune.areas import ALL
-from mura_tune.data.index import Dataset, open_dataset
-from mura_tune.data.prepare import prepare
+from mura_tune.data.index import Dataset
+from mura_tune.data.prepare import open_dataset, prepare
 from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.ranking import AUC

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from mura_tune import config
 from mura_tune.config import Holdout
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare, prepare_folds
+from mura_tune.data.prepare import Prepared, open_dataset, prepare, prepare_folds
 from mura_tune.evaluation.decision import average_split, choose_decision
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.metrics.operating_points import threshold_metrics

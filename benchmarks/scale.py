@@ -36,8 +36,7 @@ from optuna.trial import TrialState
 from sqlalchemy import insert
 
 from mura_tune.config import SearchConfig, load_config
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.database import locks
 from mura_tune.database.optuna_private import TABLES, search_id
 from mura_tune.database.storage import open_storage

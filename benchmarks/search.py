@@ -28,8 +28,7 @@ import torch
 from measure import REAL, arguments, interleaved, opened, ratio, spread
 
 from mura_tune.config import load_config
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.networks.factory import build_network
 from mura_tune.phantoms.dataset import write_phantoms

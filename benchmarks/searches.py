@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 
 from mura_tune import config
 from mura_tune.config import SearchConfig
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.database.urls import url_of
 from mura_tune.networks.factory import build_network
 from mura_tune.phantoms.dataset import write_phantoms

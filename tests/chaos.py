@@ -26,8 +26,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from mura_tune import config
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import prepare
+from mura_tune.data.prepare import open_dataset, prepare
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.phantoms.dataset import write_phantoms

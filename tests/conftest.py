@@ -72,8 +72,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prepared(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """The wrists of them at 32 px, divided as every study divides them. Tests only read them."""
-    from mura_tune.data.index import open_dataset
-    from mura_tune.data.prepare import prepare
+    from mura_tune.data.prepare import open_dataset, prepare
 
     split = config.load_config("XR_WRIST").split
     return prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path_factory.mktemp("cache"))

@@ -15,8 +15,7 @@ from mura_tune.api import DATA, RUNS
 from mura_tune.areas import AREAS, stored_area
 from mura_tune.config import AUTO, Overrides, SearchConfig, load_config, search_file
 from mura_tune.data.audit import Audit, audit_dataset
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import AreaImages, Prepared, divide, open_area
+from mura_tune.data.prepare import AreaImages, Prepared, divide, open_area, open_dataset
 from mura_tune.data.scan import scan_dataset
 from mura_tune.data.splits import AUTO_FOLDS, ENOUGH_PATIENTS, assign_splits
 from mura_tune.database.urls import database, url_of, url_of_file

@@ -180,8 +180,9 @@ def dataset_identity(dataset: Dataset) -> str:
 
 
 def _trusted(file: Path, record: Record | None) -> bool:
-    """Return whether the file is as recorded; one that could not be opened is tried again."""
-    if record is None or not record.file_sha:
+    """Return whether the file is as recorded; one that could not be opened is tried again, and so
+    is one that an earlier version could not read."""
+    if record is None or not record.file_sha or record.is_outdated:
         return False
     try:
         status = file.stat()

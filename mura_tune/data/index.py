@@ -188,22 +188,16 @@ class Dataset:
         return replace(self, frame=self.frame[~self.frame["path"].isin(list(paths))])
 
 
-def open_dataset(path: Path, *, index_only: bool = False) -> Dataset:
-    """Open a folder in MURA's layout, or a table that ends in .csv."""
-    if _is_table(path):
-        return index_table(path)
-    return index_mura(path, index_only=index_only)
-
-
 def dataset_name(path: Path) -> str:
     """The name of a dataset, for people: of its folder, such as MURA-v1.1, or of its table.
 
     What does not print in it, such as bytes that are not UTF-8, becomes a backslash escape.
     """
-    return printable(path.resolve().stem if _is_table(path) else path.resolve().name)
+    return printable(path.resolve().stem if is_table(path) else path.resolve().name)
 
 
-def _is_table(path: Path) -> bool:
+def is_table(path: Path) -> bool:
+    """Whether a dataset is a table of images, by its name."""
     return path.suffix.lower() == ".csv"
 
 
@@ -275,7 +269,7 @@ def index_table(table: Path) -> Dataset:
         if split not in ("train", "valid"):
             raise InputError(f"{where}: split {split!r} is neither 'train' nor 'valid' (held out)")
         study = full_study_name(row.study, area, row.patient)
-        rows.add(row.path, area, row.patient, study, _label(row.label, where), split)
+        rows.add(row.path, area, row.patient, study, parse_label(row.label, where), split)
     return Dataset(table.parent, rows.frame(), table.stem, table=table)
 
 
@@ -301,7 +295,7 @@ def _studies(root: Path, split: str, notes: list[Finding]) -> tuple[list[str], b
         components = _path_components(cells[0], split, where, _ROW)
         _check_area(components[2], where, area_names)  # an image's area has to be one of these
         study = "/".join(components[2:])
-        label = _label(cells[1], where)
+        label = parse_label(cells[1], where)
         if labels.setdefault(study, label) != label:
             raise InputError(f"{where}: {study} was labelled {1 - label} above; remove one row")
         if study.endswith(("_positive", "_negative")) and study.endswith("_positive") != label:
@@ -353,7 +347,8 @@ def _path_components(cell: str, split: str, where: str, form: str) -> list[str]:
     return names
 
 
-def _label(cell: str, where: str) -> int:
+def parse_label(cell: str, where: str) -> int:
+    """Return 0 (normal) or 1 (abnormal). Raises InputError, at `where`, for another cell."""
     if cell not in _LABELS:
         raise InputError(f"{where}: label {cell!r} is neither 0 (normal) nor 1 (abnormal)")
     return _LABELS[cell]

@@ -185,19 +185,9 @@ def _is_same_file(first: Path, second: Path) -> bool:
 
 
 # Suffixes of image files. A file of another suffix may be an image too, or unreadable here.
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
-IMAGE_SUFFIXES |= {
-    ".pbm",
-    ".pnm",
-    ".jfif",
-    ".jpe",
-    ".jp2",
-    ".dcm",
-    ".dicom",
-    ".heic",
-    ".heif",
-    ".avif",
-}
+PLAIN_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
+PLAIN_SUFFIXES |= {".pbm", ".pnm", ".jfif", ".jpe", ".jp2", ".heic", ".heif", ".avif"}
+IMAGE_SUFFIXES = PLAIN_SUFFIXES | {".dcm", ".dicom"}
 # Files of a system's file browser, and suffixes of files that are no images.
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir"}
 DOCUMENT_SUFFIXES = {

@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 from mura_tune.config import Holdout
 from mura_tune.data import duplicates
 from mura_tune.data.cache import explain_full_disk, open_cache
+from mura_tune.data.dicom_folders import has_labels, index_dicom
 from mura_tune.data.duplicates import NearCopy
-from mura_tune.data.index import Dataset, Finding, dataset_name
+from mura_tune.data.index import (
+    Dataset,
+    Finding,
+    dataset_name,
+    index_mura,
+    index_table,
+    is_table,
+)
 from mura_tune.data.pixels import open_pixels
 from mura_tune.data.records import Digests
 from mura_tune.data.scan import usable_threads
@@ -30,6 +38,13 @@ from mura_tune.data.splits import (
     publishes_test,
 )
 from mura_tune.imaging.images import read_image
+
+
+def open_dataset(path: Path, *, index_only: bool = False) -> Dataset:
+    """Open a folder in MURA's layout, a folder of DICOM files with labels, or a table .csv."""
+    if is_table(path):
+        return index_table(path)
+    return index_dicom(path) if has_labels(path) else index_mura(path, index_only=index_only)
 
 
 @dataclass(frozen=True, eq=False)

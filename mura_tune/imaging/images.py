@@ -17,11 +17,13 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from mura_tune.errors import BlankImage, InputError, UnreadableImage
-from mura_tune.imaging import grey_levels, jpeg
+from mura_tune.imaging import dicom, grey_levels, jpeg
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # not EPS: PIL starts ghostscript
+NO_IMAGE = f"not an image ({', '.join(FORMATS)}, DICOM)"
 MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GB as RGB
 MAX_BYTES = 8 * MAX_PIXELS  # four channels of 16 bits, not compressed
+_BYTES_OF_DICOM = 24  # a pixel, while it is decoded: as it is stored, as a number, as a level
 _SPARSE = 16  # of so many rows and columns one shows of nearly every picture that it isn't blank
 CONTRAST = 3  # levels of 255 that the lightest and the darkest pixel differ by, at least
 
@@ -94,6 +96,11 @@ class Record:
             raise ValueError(f"a record has either pixels or an error: {self}")
 
     @property
+    def is_outdated(self) -> bool:
+        """Whether an earlier version took the file for no image: it knew fewer formats."""
+        return self.error.startswith(NO_IMAGE.partition("(")[0]) and self.error != NO_IMAGE
+
+    @property
     def kind(self) -> str:
         """The kind of finding that an image with an error is: unreadable, or blank."""
         return "blank" if self.error.startswith(BlankImage.WORD) else "unreadable"
@@ -149,10 +156,7 @@ def decode_image(data: bytes, path: object) -> NDArray[np.uint8]:
     if data.startswith(_PNG) and not _png_sound(memoryview(data)):
         raise UnreadableImage(path, "damaged (checksum of its pixels): copy or download it again")
     try:
-        with _open(data, path) as image, _DECODED.hold(_memory(image)):
-            grey = grey_levels.read_grey_levels(image, lambda: _open(data, path))
-            if data.startswith(jpeg.START) and (fault := jpeg.find_fault(data, image, _decoded)):
-                raise UnreadableImage(path, f"damaged ({fault}): copy or download it again")
+        grey = _decode_dicom(data, path) if dicom.is_dicom(data) else _decode_plain(data, path)
     except UnreadableImage:
         raise
     except grey_levels.UnclearGreyLevels as error:
@@ -168,6 +172,24 @@ def decode_image(data: bytes, path: object) -> NDArray[np.uint8]:
     if _is_blank(grey[::_SPARSE, ::_SPARSE]) and _is_blank(grey):
         raise BlankImage(path, grey.shape[1], grey.shape[0])
     return grey
+
+
+def _decode_plain(data: bytes, path: object) -> NDArray[np.uint8]:
+    """Return the grey pixels of a file that Pillow reads."""
+    with _open(data, path) as image, _DECODED.hold(_memory(image)):
+        grey = grey_levels.read_grey_levels(image, lambda: _open(data, path))
+        if data.startswith(jpeg.START) and (fault := jpeg.find_fault(data, image, _decoded)):
+            raise UnreadableImage(path, f"damaged ({fault}): copy or download it again")
+    return grey
+
+
+def _decode_dicom(data: bytes, path: object) -> NDArray[np.uint8]:
+    """Return the grey pixels of a DICOM file."""
+    header = dicom.read_header(data, MAX_BYTES)
+    rows, columns = dicom.picture_size(header)
+    _check_size(columns, rows, path)
+    with _DECODED.hold(rows * columns * _BYTES_OF_DICOM):
+        return dicom.read_grey_levels(header)
 
 
 def examine_image(
@@ -231,10 +253,14 @@ def _png_sound(data: memoryview) -> bool:
 def _open(data: bytes, path: object) -> ImageFile:
     """Parse the header, and refuse what is too large to decode."""
     image = _parsed(data)
-    if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width} x {image.height}"
-        raise UnreadableImage(path, f"{size} is more than {MAX_PIXELS:,} pixels: reduce it first")
+    _check_size(image.width, image.height, path)
     return image
+
+
+def _check_size(width: int, height: int, path: object) -> None:
+    if width * height > MAX_PIXELS:
+        size = f"{width} x {height}"
+        raise UnreadableImage(path, f"{size} is more than {MAX_PIXELS:,} pixels: reduce it first")
 
 
 def _parsed(data: bytes) -> ImageFile:
@@ -277,7 +303,7 @@ def _why_unidentified(data: bytes) -> str:
         return (
             f"truncated or damaged in its first bytes ({len(data):,} bytes in all): copy it again"
         )
-    return f"not an image ({', '.join(FORMATS)})"
+    return NO_IMAGE
 
 
 def _why_damaged(data: bytes, error: Exception) -> str:

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_tune.data.listing import (
+    PLAIN_SUFFIXES,
     read_image_table,
     refuse_repeated_images,
     walk_image_folders,
 )
-from mura_tune.errors import InputError
+from mura_tune.errors import InputError, UnreadableImage
+from mura_tune.imaging.dicom import read_identity
 from mura_tune.imaging.images import decode_image, read_image, resize_to_square
 from mura_tune.text import visible
 
@@ -73,6 +75,7 @@ def find_studies(source: Path, say: Callable[[str], None] = lambda line: None) -
     In a folder each folder with images is a study, which is named by its path below `source`, and
     every file is a view but documents, hidden files and those of a file browser. Links to folders
     are followed. A folder that may not be opened is a study without views, with its problem.
+    DICOM files make studies by their StudyInstanceUID, wherever they lie, named by it.
 
     A table is a .csv as `mura tune` reads it (see `data.listing`), in which only the column `path`
     has to be there: absolute, or from the table's folder. With a column `patient` the name of a
@@ -115,17 +118,33 @@ def _place(study: StudyFiles) -> str:
 
 def _studies_of_folder(root: Path, say: Callable[[str], None]) -> Iterator[StudyFiles]:
     documents: list[Path] = []
+    by_header: dict[str, list[Path]] = {}
     for folder in walk_image_folders(root):
         if folder.repeated:
             say(f"{folder.path}: a link to a folder that is read already; left out")
         elif folder.problem:
             yield StudyFiles(_name(folder.path, root), (), folder.problem)
-        elif folder.images:
-            yield StudyFiles(_name(folder.path, root), folder.images)
+        else:
+            plain = [path for path in folder.images if not _take_dicom(path, by_header)]
+            if plain:
+                yield StudyFiles(_name(folder.path, root), tuple(plain))
         documents += folder.documents
+    for uid, images in by_header.items():
+        yield StudyFiles(visible(uid), tuple(images))
     if documents:
         more = f" and {len(documents) - 1} more" if len(documents) > 1 else ""
         say(f"left out, since they are no pictures: {documents[0]}{more}")
+
+
+def _take_dicom(path: Path, by_header: dict[str, list[Path]]) -> bool:
+    """Put a DICOM file to the others of its study; False for another file, or a damaged one."""
+    if path.suffix.lower() in PLAIN_SUFFIXES:
+        return False
+    try:
+        by_header.setdefault(read_identity(path).study, []).append(path)
+    except UnreadableImage:  # as a view of its folder it is answered by what is wrong with it
+        return False
+    return True
 
 
 def _name(folder: Path, root: Path) -> str:

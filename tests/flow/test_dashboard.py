@@ -25,8 +25,7 @@ from untrained import CPU
 from mura_tune import config
 from mura_tune.dashboard import app, notes, search_charts, server
 from mura_tune.dashboard.artifacts import TrialArtifacts
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.database.pictures import PictureStore
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of

@@ -13,8 +13,7 @@ from conftest import CONFIRMED, TINY, Ran
 from serving import server
 from untrained import CPU
 
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import prepare
+from mura_tune.data.prepare import open_dataset, prepare
 from mura_tune.database.urls import url_of
 from mura_tune.release.finalize import finalize
 from mura_tune.release.release import verify_release

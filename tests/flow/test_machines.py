@@ -16,8 +16,7 @@ from optuna.artifacts import get_all_artifact_meta
 from PIL import Image
 from serving import server
 
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import open_area
+from mura_tune.data.prepare import open_area, open_dataset
 from mura_tune.database.pictures import PictureStore
 from mura_tune.database.storage import load_study, using
 from mura_tune.search.search_record import SearchRecord

@@ -77,8 +77,7 @@ def test_an_answer_is_the_score_that_evaluation_counted(
     """Inference reads the file itself; evaluation read the cache: one preprocessing, one number."""
     import torch
 
-    from mura_tune.data.index import open_dataset
-    from mura_tune.data.prepare import prepare
+    from mura_tune.data.prepare import open_dataset, prepare
     from mura_tune.reading.readers import Predictor
     from mura_tune.training.batches import load_split
     from mura_tune.training.fit import predict

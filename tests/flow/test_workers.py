@@ -26,8 +26,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 from untrained import CPU
 
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.database.locks import lock_of
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of

@@ -13,8 +13,7 @@ from conftest import TINY, Ran
 from serving import running
 
 from mura_tune import config
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import AreaImages, divide, open_area
+from mura_tune.data.prepare import AreaImages, divide, open_area, open_dataset
 from mura_tune.errors import InputError, MuraError
 from mura_tune.transfer.area_caches import PushedCache, fetch_cache, push_cache
 from mura_tune.transfer.stores import FolderStore, ObjectStore, open_store

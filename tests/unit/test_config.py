@@ -15,7 +15,7 @@ from mura_tune import areas, config
 from mura_tune.api.data import describe_budget
 from mura_tune.areas import AREAS, WHOLE_DATASET_AREAS
 from mura_tune.axes import Axis
-from mura_tune.data.index import open_dataset
+from mura_tune.data.prepare import open_dataset
 from mura_tune.data.splits import assign_splits
 from mura_tune.errors import InputError
 from mura_tune.recipe import (

@@ -8,15 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mura_tune.data.index import (
-    Dataset,
-    Finding,
-    dataset_name,
-    index_mura,
-    index_table,
-    open_dataset,
-)
+from mura_tune.data.index import Dataset, Finding, dataset_name, index_mura, index_table
 from mura_tune.data.listing import IMAGE_COLUMNS
+from mura_tune.data.prepare import open_dataset
 from mura_tune.errors import InputError
 
 TRAIN = [

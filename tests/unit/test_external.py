@@ -12,9 +12,8 @@ from untrained import CPU
 
 from mura_tune.config import Holdout
 from mura_tune.data import duplicates
-from mura_tune.data.index import open_dataset
 from mura_tune.data.label_folders import index_label_folders
-from mura_tune.data.prepare import prepare
+from mura_tune.data.prepare import open_dataset, prepare
 from mura_tune.errors import InputError
 from mura_tune.imaging.candidates import orientations
 from mura_tune.imaging.images import read_image, resize_to_square

@@ -11,8 +11,8 @@ from untrained import CPU
 
 from mura_tune import config
 from mura_tune.data import duplicates
-from mura_tune.data.index import Finding, open_dataset
-from mura_tune.data.prepare import Prepared, prepare, prepare_folds
+from mura_tune.data.index import Finding
+from mura_tune.data.prepare import Prepared, open_dataset, prepare, prepare_folds
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.training.batches import load_split
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from test_search import study_of, tune
 
-from mura_tune.data.index import open_dataset
-from mura_tune.data.prepare import Prepared, prepare
+from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.errors import InputError
 from mura_tune.search.results import load_result
 

@@ -1,0 +1,330 @@
+"""Grey levels of a DICOM radiograph, as its own header says that they are to be seen.
+
+Stored values pass the modality LUT or rescale, the first VOI LUT or else the first window, and one
+inversion where low values are white (DICOM PS3.3, C.11.1, C.11.2 and C.7.6.3.1.2). The 256 levels
+span the range that this has, whatever part of it the picture fills. Padding is black.
+
+Nothing of a header but what this needs is looked at, and no value of it is in a message.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import logging
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_tune.errors import InputError, UnreadableImage
+from mura_tune.imaging.grey_levels import Pixels, UnclearGreyLevels
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Numbers = NDArray[np.float64]
+
+# SOP classes (DICOM PS3.4, B.5): CR, and DX for presentation.
+RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1")
+_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_IDENTITY = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID", "BodyPartExamined"]
+_MAGIC, _MAGIC_AT = b"DICM", 128
+_META_AT = 144  # of what follows the length of the file's meta information
+_LEVELS = 255
+_CONTRAST = 3  # levels: fewer are no picture
+_DEPTHS = range(1, 17)  # bits that a value has
+_USUAL_DEPTHS = (8, 10, 12, 14, 16)  # bits of what detectors give
+_AGAIN = "export it again"
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether a file's bytes are a DICOM file's: with the preamble that files have."""
+    return data[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] == _MAGIC
+
+
+def read_header(data: bytes, most_bytes: int) -> Dataset:
+    """The header of a radiograph's file, its pixels not decoded yet.
+
+    Args:
+        most_bytes: that a deflated file may have once it is inflated.
+
+    Raises:
+        UnclearGreyLevels: no CR or DX for presentation, several pictures, colour, or a header that
+            cannot be read.
+        InputError: the extra `dicom` is not installed.
+    """
+    pydicom = _pydicom()
+    with _explained():
+        _refuse_bombs(data, most_bytes)
+        header: Dataset = pydicom.dcmread(io.BytesIO(data))
+        _refuse_others(header)
+    return header
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose picture a file is, and of what: all of a header that leaves this module.
+
+    Attributes:
+        patient: 16 hex digits of the sha256 of PatientID and its issuer. It tells patients apart;
+            who knows the IDs of a hospital can find them by it.
+        study: the StudyInstanceUID.
+        body_part: BodyPartExamined; "" where it is absent.
+    """
+
+    patient: str
+    study: str
+    body_part: str
+
+
+def read_identity(path: Path) -> Identity:
+    """Read the identity of a DICOM file; its pixels are not read.
+
+    Raises:
+        UnreadableImage: no DICOM file, or one whose header names no study.
+        InputError: the extra `dicom` is not installed.
+    """
+    try:
+        with path.open("rb") as file:
+            if not is_dicom(file.read(_MAGIC_AT + len(_MAGIC))):
+                raise UnreadableImage(path, "no DICOM file")
+            file.seek(0)
+            with _explained():
+                header = _pydicom().dcmread(file, stop_before_pixels=True, specific_tags=_IDENTITY)
+                names = [str(header.get(name) or "").strip() for name in _IDENTITY]
+    except UnclearGreyLevels as error:
+        raise UnreadableImage(path, str(error)) from None
+    except OSError as error:
+        reason = str(error.strerror or error).lower()
+        raise UnreadableImage(path, f"cannot be opened: {reason}") from None
+    patient, issuer, study, body_part = names
+    if not study:
+        raise UnreadableImage(path, f"its header names no study: {_AGAIN}")
+    digest = hashlib.sha256(f"{issuer}\0{patient or study}".encode())
+    return Identity(digest.hexdigest()[:16], study, body_part)
+
+
+def picture_size(header: Dataset) -> tuple[int, int]:
+    """Rows and columns, both at least 1. Raises UnclearGreyLevels where the header has none."""
+    with _explained():
+        rows, columns = int(header.Rows), int(header.Columns)
+        if min(rows, columns) < 1:
+            raise UnclearGreyLevels(f"a picture of {columns} x {rows} pixels: {_AGAIN}")
+    return rows, columns
+
+
+def read_grey_levels(header: Dataset) -> Pixels:
+    """Decode the grey pixels (H, W) of the file that `read_header` opened.
+
+    Raises:
+        UnclearGreyLevels: pixels that are cut off or damaged, a kind of compression that nothing
+            installed decodes, or a window that leaves no contrast.
+    """
+    with _explained():
+        stored = _stored_values(header)
+        grey = to_grey(stored, header)
+    if np.ptp(grey) < _CONTRAST <= np.ptp(stored):
+        raise UnclearGreyLevels(
+            f"its window or lookup table leaves no contrast: {_AGAIN} with another window"
+        )
+    return grey
+
+
+def to_grey(stored: NDArray[np.integer[Any]], header: Dataset) -> Pixels:
+    """The 256 levels of stored values (H, W), by the header's lookup tables, window and photometry.
+
+    Raises UnclearGreyLevels for a lookup table or a window that DICOM does not know.
+    """
+    low, high = _stored_range(header)
+    values, output = _modality(np.arange(low, high + 1), (low, high), header)
+    shown = _shown(values, output, header)
+    if header.PhotometricInterpretation == "MONOCHROME1" or (
+        header.get("PresentationLUTShape") == "INVERSE"
+    ):
+        shown = 1 - shown
+    levels = np.floor(shown.clip(0, 1) * _LEVELS + 0.5).astype(np.uint8)
+    grey: Pixels = levels[np.clip(stored, low, high).astype(np.int64) - low]
+    return np.where(_is_padding(stored, header), np.uint8(0), grey)
+
+
+def _stored_range(header: Dataset) -> tuple[int, int]:
+    """The lowest and highest value that can be stored."""
+    bits = int(header.BitsStored)
+    if bits not in _DEPTHS:
+        raise UnclearGreyLevels(f"values of {bits} bits: {_AGAIN}")
+    half = 2 ** (bits - 1)
+    return (-half, half - 1) if header.PixelRepresentation else (0, 2 * half - 1)
+
+
+def _modality(
+    values: NDArray[np.integer[Any]], stored: tuple[int, int], header: Dataset
+) -> tuple[Numbers, tuple[float, float]]:
+    """What stored values mean, and the range of it (C.11.1)."""
+    if tables := header.get("ModalityLUTSequence"):
+        found, bits = _look_up(values.astype(np.float64), tables[0], header)
+        return found, (0.0, 2.0**bits - 1)
+    slope = float(header.get("RescaleSlope", 1) or 0)
+    intercept = float(header.get("RescaleIntercept", 0) or 0)
+    if not slope or not np.isfinite([slope, intercept]).all():
+        raise UnclearGreyLevels(f"its rescale slope makes all values one: {_AGAIN}")
+    ends = sorted(slope * end + intercept for end in stored)
+    return np.asarray(values * slope + intercept, np.float64), (ends[0], ends[1])
+
+
+def _shown(values: Numbers, output: tuple[float, float], header: Dataset) -> Numbers:
+    """Values as shares of the displayed range, black 0 to white 1 (C.11.2)."""
+    if tables := header.get("VOILUTSequence"):
+        found, bits = _look_up(values, tables[0], header)
+        return found / (2.0**bits - 1)
+    centers, widths = (_numbers(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    if not centers or not widths:
+        low, high = output
+        return (values - low) / (high - low)
+    center, width = centers[0], widths[0]
+    match str(header.get("VOILUTFunction") or "LINEAR").upper():
+        case "LINEAR" if width >= 1:
+            if width == 1:  # a threshold
+                return (values > center - 0.5).astype(np.float64)
+            return (values - (center - 0.5)) / (width - 1) + 0.5
+        case "LINEAR_EXACT" if width > 0:
+            return (values - center) / width + 0.5
+        case "SIGMOID" if width > 0:
+            return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
+    raise UnclearGreyLevels(f"a window of unknown kind or no width: {_AGAIN}")
+
+
+def _look_up(values: Numbers, item: Dataset, header: Dataset) -> tuple[Numbers, int]:
+    """The entries of a lookup table for values, and the bits that an entry has (C.11.1.1.1).
+
+    Tables are met that say 16 bits and end with 1,023: the bits are the fewest that hold them all.
+    """
+    count, first, bits = (int(word) for word in item.LUTDescriptor)
+    count = count or 2**16
+    if first >= 2**15 and header.PixelRepresentation and "RescaleSlope" not in header:
+        first -= 2**16  # a signed number that was read as one without a sign
+    table = _table(item.LUTData, count, header)
+    if bits not in (8, *range(10, 17)) or len(table) < count:
+        raise UnclearGreyLevels(f"a lookup table that is cut off, or of other bits: {_AGAIN}")
+    most = int(table[:count].max())
+    bits = next((depth for depth in _USUAL_DEPTHS if most < 2**depth and depth <= bits), bits)
+    places = np.clip(np.floor(values) - first, 0, count - 1).astype(np.int64)
+    return table[places].astype(np.float64), bits
+
+
+def _table(data: Any, count: int, header: Dataset) -> NDArray[np.integer[Any]]:
+    """The entries of a lookup table; pydicom leaves words of bytes as they are."""
+    if not isinstance(data, bytes):
+        return np.atleast_1d(np.asarray(data, dtype=np.int64))
+    if len(data) in (count, count + 1) and count > 1:
+        return np.frombuffer(data, np.uint8)
+    order = "<" if header.original_encoding[1] else ">"
+    return np.frombuffer(data[: len(data) // 2 * 2], f"{order}u2")
+
+
+def _numbers(value: Any) -> list[float]:
+    """One number or several of a header, as a list; empty where there is none."""
+    if value is None or value == "":
+        return []
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return [float(one) for one in (value if several else [value])]
+
+
+def _is_padding(stored: NDArray[np.integer[Any]], header: Dataset) -> NDArray[np.bool_]:
+    """Which stored values (H, W) are no part of the picture (C.7.5.1.1.2)."""
+    value = header.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, bool)
+    limit = header.get("PixelPaddingRangeLimit")
+    ends = sorted((int(value), int(value if limit is None else limit)))
+    return np.asarray((stored >= ends[0]) & (stored <= ends[1]))
+
+
+def _stored_values(header: Dataset) -> NDArray[np.integer[Any]]:
+    """The values (H, W) of the file; pydicom takes out what overlays have in the same words."""
+    if "PixelData" not in header:
+        raise UnclearGreyLevels(f"no pixels in the file: {_AGAIN}")
+    if int(header.HighBit) != int(header.BitsStored) - 1:
+        raise UnclearGreyLevels(f"values that do not begin with the lowest bit: {_AGAIN}")
+    syntax = header.file_meta.TransferSyntaxUID
+    try:
+        stored: NDArray[np.integer[Any]] = header.pixel_array
+    except (NotImplementedError, RuntimeError) as error:
+        if "plugins are missing" not in str(error) and not isinstance(error, NotImplementedError):
+            raise
+        raise UnclearGreyLevels(
+            f"nothing installed decodes {syntax.name}: export it with another compression"
+        ) from None
+    if stored.ndim != 2:
+        raise UnclearGreyLevels(f"{stored.ndim} dimensions, and not rows and columns: {_AGAIN}")
+    return stored
+
+
+def _refuse_others(header: Dataset) -> None:
+    """Raise UnclearGreyLevels for what is no radiograph of one grey picture, meant to be seen."""
+    kind = str(header.get("SOPClassUID", ""))
+    intent = str(header.get("PresentationIntentType", "")).upper()
+    if kind == _FOR_PROCESSING or (kind in RADIOGRAPHS and intent == "FOR PROCESSING"):
+        raise UnclearGreyLevels(
+            "raw data of the detector (FOR PROCESSING): export the image for presentation"
+        )
+    if not kind:
+        raise UnclearGreyLevels("a header without the kind of its object: copy or export it again")
+    if kind not in RADIOGRAPHS:
+        raise UnclearGreyLevels(
+            "no radiograph but another DICOM object: CR, and DX for presentation, are read"
+        )
+    if (frames := int(header.get("NumberOfFrames") or 1)) != 1:
+        raise UnclearGreyLevels(f"{frames} frames in one file: export each picture by itself")
+    photometric = str(header.get("PhotometricInterpretation", ""))
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or int(header.SamplesPerPixel) != 1:
+        raise UnclearGreyLevels(f"no picture of grey values: {_AGAIN} without colours")
+    if int(header.BitsAllocated) not in (8, 16):
+        raise UnclearGreyLevels(f"{int(header.BitsAllocated)} bits a pixel, and not 8 or 16")
+
+
+def _refuse_bombs(data: bytes, most_bytes: int) -> None:
+    """Raise UnclearGreyLevels where a deflated file inflates to more than `most_bytes`."""
+    if _DEFLATED.encode() not in data[: 2 * _META_AT + 512]:
+        return
+    start = _META_AT + int.from_bytes(data[_META_AT - 4 : _META_AT], "little")
+    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:], most_bytes + 1)
+    if len(inflated) > most_bytes:
+        raise UnclearGreyLevels(f"inflates to more than {most_bytes:,} bytes: reduce it first")
+
+
+class _explained:
+    """Within it, what pydicom raises becomes one sentence, without the values that it may quote."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None or issubclass(kind, UnclearGreyLevels | InputError | MemoryError):
+            return
+        if issubclass(kind, Exception):  # parsers of a hostile file let through whatever there is
+            raise UnclearGreyLevels(
+                f"damaged, cut off, or not as DICOM has it ({kind.__name__}): {_AGAIN}"
+            ) from None
+
+
+@functools.cache
+def _pydicom() -> Any:
+    """pydicom, told to keep what it thinks of headers to itself."""
+    try:
+        import pydicom
+    except ImportError:
+        raise InputError(
+            "DICOM files need the extra 'dicom': pip install 'mura-tune[dicom]'"
+        ) from None
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it quotes values
+    warnings.filterwarnings("ignore", module=r"pydicom\b")
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    return pydicom

@@ -1,0 +1,314 @@
+"""DICOM radiographs: each lookup, window and inversion gives the grey values that it should."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from dicoms import SECRET, dicom_file, table, to_bytes
+from pydicom.data import get_testdata_file
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForProcessing,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    MRImageStorage,
+    RLELossless,
+)
+
+from mura_tune.errors import InputError, UnreadableImage
+from mura_tune.imaging import dicom, images
+from mura_tune.imaging.images import decode_image
+
+DICOM = Path(__file__).parents[3] / "shared" / "dicom"
+
+
+def ramp(bits: int, dtype: Any = np.uint16) -> np.ndarray[Any, Any]:
+    """Every 16th of the values of so many bits, 16 x 16 and more."""
+    low = -(2 ** (bits - 1)) if np.dtype(dtype).kind == "i" else 0
+    return np.linspace(low, low + 2**bits - 1, 256).round().astype(dtype).reshape(16, 16)
+
+
+def shares(levels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Levels of shares from 0 to 1, rounded to the next."""
+    return np.floor(np.clip(levels, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+X12, X16, S12 = (
+    ramp(bits, kind).astype(float)
+    for bits, kind in ((12, np.uint16), (16, np.uint16), (12, np.int16))
+)
+BITS12 = {"BitsStored": 12, "HighBit": 11}
+GAMMA = (np.linspace(0, 1, 4096) ** 2 * 4095).round().astype(np.uint16)
+SHORT = np.arange(1024, dtype=np.uint16)[::-1].copy()
+CASES: dict[str, tuple[np.ndarray[Any, Any], dict[str, Any], np.ndarray[Any, Any]]] = {
+    "8 bits as they are": (ramp(8, np.uint8), {}, ramp(8, np.uint8)),
+    "12 of 16 bits": (ramp(12), BITS12, shares(X12 / 4095)),
+    "16 bits": (ramp(16), {}, shares(X16 / 65535)),
+    "signed": (ramp(12, np.int16), BITS12, shares((S12 + 2048) / 4095)),
+    "low values white": (
+        ramp(12),
+        BITS12 | {"PhotometricInterpretation": "MONOCHROME1"},
+        shares(1 - X12 / 4095),
+    ),
+    "inverse by its shape": (
+        ramp(12),
+        BITS12 | {"PresentationLUTShape": "INVERSE"},
+        shares(1 - X12 / 4095),
+    ),
+    "inverted once, though both say so": (
+        ramp(12),
+        BITS12 | {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"},
+        shares(1 - X12 / 4095),
+    ),
+    "a window": (
+        ramp(12),
+        BITS12 | {"WindowCenter": 1000, "WindowWidth": 500},
+        shares((X12 - 999.5) / 499 + 0.5),
+    ),
+    "the first of two windows": (
+        ramp(12),
+        BITS12 | {"WindowCenter": [1000, 2000], "WindowWidth": [500, 9]},
+        shares((X12 - 999.5) / 499 + 0.5),
+    ),
+    "an exact window": (
+        ramp(12),
+        BITS12 | {"WindowCenter": 1000, "WindowWidth": 500, "VOILUTFunction": "LINEAR_EXACT"},
+        shares((X12 - 1000) / 500 + 0.5),
+    ),
+    "a sigmoid": (
+        ramp(12),
+        BITS12 | {"WindowCenter": 1000, "WindowWidth": 500, "VOILUTFunction": "SIGMOID"},
+        shares(1 / (1 + np.exp(-4 * (X12 - 1000) / 500))),
+    ),
+    "a window of one value": (
+        ramp(12),
+        BITS12 | {"WindowCenter": 1000.5, "WindowWidth": 1},
+        shares(X12 > 1000),
+    ),
+    "a window and low values white": (
+        ramp(12),
+        BITS12
+        | {"WindowCenter": 1000, "WindowWidth": 500, "PhotometricInterpretation": "MONOCHROME1"},
+        shares(0.5 - (X12 - 999.5) / 499),
+    ),
+    "rescaled, then windowed": (
+        ramp(12),
+        BITS12
+        | {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 1000, "WindowWidth": 500},
+        shares((2 * X12 - 1000 - 999.5) / 499 + 0.5),
+    ),
+    "rescaled by a negative slope": (
+        ramp(12),
+        BITS12 | {"RescaleSlope": -1, "RescaleIntercept": 0},
+        shares(1 - X12 / 4095),
+    ),
+    "a lookup table of the modality": (
+        ramp(12),
+        BITS12 | {"ModalityLUTSequence": table(0, 12, GAMMA)},
+        shares(GAMMA[X12.astype(int)] / 4095),
+    ),
+    "a table that says 16 bits and has 10": (
+        ramp(10),
+        {"BitsStored": 10, "HighBit": 9, "ModalityLUTSequence": table(0, 16, SHORT)},
+        shares(SHORT[ramp(10)] / 1023),
+    ),
+    "a table of the display, before any window": (
+        ramp(12),
+        BITS12 | {"VOILUTSequence": table(0, 12, GAMMA), "WindowCenter": 1000, "WindowWidth": 500},
+        shares(GAMMA[X12.astype(int)] / 4095),
+    ),
+    "a table that begins later": (
+        ramp(12),
+        BITS12 | {"VOILUTSequence": table(2000, 10, SHORT)},
+        shares(SHORT[np.clip(X12 - 2000, 0, 1023).astype(int)] / 1023),
+    ),
+    "padding is black": (
+        ramp(12),
+        BITS12 | {"PixelPaddingValue": 4095},
+        np.where(X12 == 4095, 0, shares(X12 / 4095)),
+    ),
+    "padding is black where low values are white": (
+        ramp(12),
+        BITS12
+        | {
+            "PixelPaddingValue": 0,
+            "PixelPaddingRangeLimit": 100,
+            "PhotometricInterpretation": "MONOCHROME1",
+        },
+        np.where(X12 <= 100, 0, shares(1 - X12 / 4095)),
+    ),
+    "bits of another in the same words": (
+        ramp(12) | np.uint16(0xA000),
+        BITS12,
+        shares(X12 / 4095),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_grey_values_are_those_of_the_header(name: str) -> None:
+    pixels, fields, expected = CASES[name]
+    grey = decode_image(to_bytes(dicom_file(pixels, **fields)), "x.dcm")
+    np.testing.assert_array_equal(grey, expected)
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian],
+)
+def test_other_orders_of_bytes_give_the_same(syntax: str) -> None:
+    pixels = ramp(12)
+    big = pixels.astype(">u2") if syntax == ExplicitVRBigEndian else pixels
+    fields = BITS12 | {"VOILUTSequence": table(0, 12, GAMMA)}
+    if syntax == ExplicitVRBigEndian:
+        fields["VOILUTSequence"][0]["LUTData"].value = GAMMA.astype(">u2").tobytes()
+    grey = decode_image(to_bytes(dicom_file(big, syntax=syntax, **fields)), "x.dcm")
+    np.testing.assert_array_equal(grey, shares(GAMMA[pixels] / 4095))
+
+
+def test_packed_runs_give_the_same() -> None:
+    file = dicom_file(ramp(12), **BITS12)
+    plain = decode_image(to_bytes(file), "x.dcm")
+    file.compress(RLELossless)
+    np.testing.assert_array_equal(decode_image(to_bytes(file), "x.dcm"), plain)
+
+
+@pytest.mark.parametrize("name", ["RG1", "RG3"])
+def test_two_transfer_syntaxes_of_one_radiograph_agree(name: str) -> None:
+    files = [get_testdata_file(f"{name}_{kind}.dcm") for kind in ("UNCR", "J2KR")]
+    greys = [images.read_image(str(file)) for file in files]
+    np.testing.assert_array_equal(greys[0], greys[1])
+    header = pydicom.dcmread(str(files[0]))
+    center, width = float(header.WindowCenter), float(header.WindowWidth)
+    by_hand = 0.5 - (header.pixel_array.astype(float) - (center - 0.5)) / (width - 1)
+    np.testing.assert_array_equal(greys[0], shares(by_hand))
+
+
+@pytest.mark.skipif(not DICOM.is_dir(), reason="no real radiographs in DICOM beside the checkout")
+def test_real_files_are_as_pydicom_reads_them() -> None:
+    hand = DICOM / "hand_J2K_lossless_mono2_12bit.dcm"
+    stored = pydicom.dcmread(hand).pixel_array.astype(float)
+    np.testing.assert_array_equal(images.read_image(hand), shares((stored - 2047.5) / 4095 + 0.5))
+    table_of_modality = DICOM / "CR-ModalitySequenceLUT.dcm"
+    header = pydicom.dcmread(table_of_modality)
+    entries = np.frombuffer(header.ModalityLUTSequence[0].LUTData, "<u2").astype(float)
+    np.testing.assert_array_equal(
+        images.read_image(table_of_modality), shares(1 - entries[header.pixel_array] / 1023)
+    )
+    breast = DICOM / "mg_voilut_3windows_sigmoid.dcm"
+    with pytest.raises(UnreadableImage, match="no radiograph"):
+        images.read_image(breast)
+    header = pydicom.dcmread(breast)  # it has a table of the display, beside three windows
+    item = header.VOILUTSequence[0]
+    count, first, _ = item.LUTDescriptor
+    places = np.clip(header.pixel_array.astype(int) - first, 0, count - 1)
+    expected = shares(np.asarray(item.LUTData)[places] / 4095)
+    expected[header.pixel_array == header.PixelPaddingValue] = 0
+    np.testing.assert_array_equal(dicom.to_grey(header.pixel_array, header), expected)
+
+
+def broken(**fields: object) -> bytes:
+    return to_bytes(dicom_file(ramp(12), **BITS12 | fields))
+
+
+WHOLE = broken()
+PREFIX, _, _ = WHOLE.partition(ramp(12).tobytes())
+BAD: dict[str, bytes] = {
+    "cut off in the pixels": WHOLE[:-100],
+    "cut off before the pixels": PREFIX[:-4],
+    "cut off in the header": WHOLE[:400],
+    "cut off after the magic word": WHOLE[:132],
+    "cut off in the meta information": WHOLE[:160],
+    "no pixels": to_bytes(dicom_file(ramp(12), PixelData=None, **BITS12)),
+    "bytes of another size": broken(Rows=400),
+    "no rows": broken(Rows=None),
+    "zero rows": broken(Rows=0),
+    "more pixels than memory": broken(Rows=65535, Columns=65535),
+    "no bits": broken(BitsStored=None),
+    "more bits stored than there are": broken(BitsStored=20),
+    "zero bits": broken(BitsStored=0),
+    "a high bit that is too low": broken(HighBit=3),
+    "bits that begin higher": to_bytes(
+        dicom_file(ramp(12) << np.uint16(4), BitsStored=12, HighBit=15)
+    ),
+    "32 bits": to_bytes(dicom_file(ramp(12, np.uint32))),
+    "raw data of the detector": broken(SOPClassUID=DigitalXRayImageStorageForProcessing),
+    "raw data by its intent": broken(PresentationIntentType="FOR PROCESSING"),
+    "another modality": broken(SOPClassUID=MRImageStorage),
+    "no object": broken(SOPClassUID=None),
+    "several frames": broken(NumberOfFrames=2),
+    "colour": broken(PhotometricInterpretation="RGB"),
+    "three samples": broken(SamplesPerPixel=3),
+    "no photometry": broken(PhotometricInterpretation=None),
+    "a window without contrast": broken(WindowCenter=20000, WindowWidth=100),
+    "a window of no width": broken(WindowCenter=1000, WindowWidth=0),
+    "a window of another kind": broken(
+        WindowCenter=1000, WindowWidth=100, VOILUTFunction="MYSTERY"
+    ),
+    "a window that is no number": broken(WindowCenter="1000", WindowWidth=500).replace(
+        b"DS\x04\x001000", b"DS\x04\x00abcd"
+    ),
+    "a slope of zero": broken(RescaleSlope=0, RescaleIntercept=0),
+    "a table that is cut off": broken(VOILUTSequence=table(0, 12, GAMMA[:10])).replace(
+        struct.pack("<HHH", 10, 0, 12), struct.pack("<HHH", 4096, 0, 12)
+    ),
+    "a table of 9 bits": broken(VOILUTSequence=table(0, 9, GAMMA)),
+    "one value everywhere": to_bytes(dicom_file(np.full((16, 16), 7, np.uint8))),
+    "no compression that is known": WHOLE.replace(
+        b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0"
+    ),
+    "compressed by name alone": WHOLE.replace(
+        b"UI\x14\x001.2.840.10008.1.2.1\0", b"UI\x14\x001.2.840.10008.1.2.5\0"
+    ),
+    "a bomb": to_bytes(
+        dicom_file(
+            ramp(16),
+            syntax=DeflatedExplicitVRLittleEndian,
+            EncapsulatedDocument=bytes(3 * 2**20),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_malformed_file_is_refused_in_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    if name == "a bomb":
+        monkeypatch.setattr(images, "MAX_BYTES", 2**20)
+    with pytest.raises(UnreadableImage) as refused:
+        decode_image(BAD[name], "x.dcm")
+    line = str(refused.value)
+    assert line.startswith("x.dcm: ")
+    assert "\n" not in line
+    assert SECRET not in line
+    assert ("inflates" in line) == (name == "a bomb")
+    assert not [one for one in recwarn if SECRET in str(one.message)]
+
+
+def test_there_are_thirty_of_them_and_the_whole_file_is_read() -> None:
+    assert len(BAD) >= 30
+    assert decode_image(WHOLE, "x.dcm").shape == (16, 16)
+
+
+def test_without_the_extra_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    dicom._pydicom.cache_clear()
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    with pytest.raises(InputError, match=r"mura-tune\[dicom\]"):
+        decode_image(WHOLE, "x.dcm")
+    dicom._pydicom.cache_clear()
+
+
+def test_what_nothing_installed_decodes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = pydicom.dcmread(str(get_testdata_file("RG3_J2KR.dcm")))
+    decoders = pydicom.pixels.get_decoder(JPEG2000Lossless)._available
+    for name in list(decoders):
+        monkeypatch.delitem(decoders, name)
+    with pytest.raises(UnreadableImage, match="nothing installed decodes JPEG 2000"):
+        decode_image(to_bytes(file), "x.dcm")
