@@ -87,6 +87,12 @@ def machine() -> str:
     )
 
 
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in MB: not that of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def interleaved(
     rounds: int, contenders: Mapping[str, Callable[[], float]]
 ) -> dict[str, list[float]]:

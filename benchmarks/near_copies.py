@@ -34,17 +34,18 @@ SIDE = 96  # of a drawn picture
 COPIES = 50  # one of so many drawn pictures is a copy of another one
 AREAS = ("XR_ELBOW", "XR_FINGER", "XR_HAND", "XR_SHOULDER", "XR_WRIST")
 PROGRAM = """
-import pickle, resource, sys, time
+import pickle, sys, time
 import numpy as np
 from mura_tune.data.duplicates import find_pairs
 pictures = np.load(sys.argv[1], mmap_mode="r")
 rows = np.arange(int(sys.argv[2]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-started, began = time.perf_counter(), time.process_time()
+def peak_memory():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
+before = peak_memory()
+began = time.process_time()
 pairs = [(pair.first, pair.second) for pair in find_pairs(pictures, rows)]
-done = time.perf_counter() - started, time.process_time() - began
-more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-sys.stdout.buffer.write(pickle.dumps((pairs, done, more / 1024)))
+done = time.process_time() - began
+sys.stdout.buffer.write(pickle.dumps((pairs, done, peak_memory() - before)))
 """
 
 Picture = np.ndarray
@@ -177,7 +178,7 @@ def search(code: Path, file: Path, count: int) -> tuple[set[tuple[int, int]], fl
         stdout=subprocess.PIPE,
         check=True,
     )
-    pairs, (_, seconds), more = pickle.loads(ran.stdout)
+    pairs, seconds, more = pickle.loads(ran.stdout)
     return set(pairs), seconds, more
 
 

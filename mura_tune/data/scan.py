@@ -85,7 +85,7 @@ def map_in_order(
         result_bytes: bytes that one result takes, about; waiting results take IN_FLIGHT at most.
     """
     threads = threads or usable_threads()
-    ahead = max(threads, min(AHEAD * threads, IN_FLIGHT // max(1, result_bytes)))
+    ahead = max(1, min(AHEAD * threads, IN_FLIGHT // max(1, result_bytes)))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
     todo = iter(paths)
     flight: deque[Future[Result]] = deque()

@@ -617,7 +617,7 @@ def test_the_bar_goes_to_a_terminals_stderr_under_the_datasets_name(
 
 @pytest.mark.parametrize(
     ("threads", "result_bytes", "bound"),
-    [(2, 1, 2 * scan.AHEAD), (64, 1 << 20, scan.IN_FLIGHT >> 20), (64, scan.IN_FLIGHT, 64)],
+    [(2, 1, 2 * scan.AHEAD), (64, 1 << 20, scan.IN_FLIGHT >> 20), (64, scan.IN_FLIGHT, 1)],
 )
 def test_no_more_than_the_bound_is_in_flight(threads: int, result_bytes: int, bound: int) -> None:
     started: list[str] = []
