@@ -106,8 +106,8 @@ def test_scripts_that_know_torchvision_read_our_densenet(real: Path, tmp_path: P
 
     from mura_tune.imaging.images import read_image, resize_to_square
 
-    images = sorted(real.glob("valid/*/*/*/*.png"))[:8]
-    assert len(images) == 8
+    images = sorted(real.glob("valid/*/*/*/*.png"))[:4]
+    assert len(images) == 4
     pixels = np.stack([resize_to_square(read_image(image), 224) for image in images])
     views = (torch.from_numpy(pixels)[:, None] / 255 - MEAN) / STD
     opened = release(tmp_path, "densenet121", 224, views[::2])
@@ -235,18 +235,25 @@ def test_flips_at_test_time_are_read_again_and_leave_with_onnx_alone(tmp_path: P
     assert not (flips.folder / CONFIG).exists()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def onnxruntime() -> Any:
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason="the onnx extra is not installed")
     return pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 
 
+@pytest.fixture(scope="module")
+def exported(onnxruntime: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Release, Path]:
+    """A release of schema 2 and its ONNX file, whose making takes seconds. Tests only read them."""
+    folder = tmp_path_factory.mktemp("onnx")
+    opened = release(folder, "cnn", 32, noise(32))
+    return opened, exports.export_release(opened, "onnx", folder / "a.onnx")[0]
+
+
 def test_onnx_answers_as_torch_does_for_any_number_of_views(
-    onnxruntime: Any, tmp_path: Path
+    onnxruntime: Any, exported: tuple[Release, Path], tmp_path: Path
 ) -> None:
-    opened = release(tmp_path, "cnn", 32, noise(32))
-    path, _ = exports.export_release(opened, "onnx", tmp_path / "a.onnx")
+    opened, path = exported
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for n in (1, 4, 20):
         x = noise(32, n)
@@ -267,12 +274,13 @@ def test_onnx_answers_as_torch_does_for_any_number_of_views(
 
 
 def test_onnx_gives_the_logits_whose_mean_is_a_studys_and_for_old_releases_as_before(
-    onnxruntime: Any, tmp_path: Path
+    onnxruntime: Any, exported: tuple[Release, Path], tmp_path: Path
 ) -> None:
-    old = release(tmp_path, "cnn", 32, noise(32))
+    old, old_path = exported
+    new = of_schema_3(old, tmp_path)
+    new_path, usage = exports.export_release(new, "onnx", tmp_path / "a.onnx")
     names = {}
-    for opened in (old, of_schema_3(old, tmp_path)):
-        path, usage = exports.export_release(opened, "onnx", tmp_path / "a.onnx")
+    for opened, path in ((old, old_path), (new, new_path)):
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         found = session.run(None, {"levels": (noise(32) * STD + MEAN).numpy()})
         names[opened.folder.name] = [output.name for output in session.get_outputs()]

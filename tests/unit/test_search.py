@@ -332,6 +332,14 @@ def test_a_lock_that_was_lost_while_a_slot_was_taken_has_it_run_again(
     assert "epochs" not in after.trials[0].user_attrs
 
 
+@pytest.fixture(scope="module")
+def begun(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a database with a search of one trial. Tests only read it."""
+    url = url_of(str(tmp_path_factory.mktemp("begun") / "studies.db"))
+    tune(study_of("budget.trials=1"), prepared, url)
+    return url
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
@@ -347,12 +355,11 @@ def test_a_lock_that_was_lost_while_a_slot_was_taken_has_it_run_again(
     ],
 )
 def test_a_changed_study_is_refused_with_its_difference(
-    prepared: Prepared, url: str, overrides: list[str], told: str
+    prepared: Prepared, begun: str, overrides: list[str], told: str
 ) -> None:
-    tune(study_of("budget.trials=1"), prepared, url)
     for allow in (False, True):
         with pytest.raises(InputError, match="--search s-2") as refused:
-            tune(study_of(*overrides), prepared, url, allow_space_change=allow)
+            tune(study_of(*overrides), prepared, begun, allow_space_change=allow)
         assert told in str(refused.value)
 
 
