@@ -29,7 +29,7 @@ every_area_option = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="Print a job script that places workers on a cluster.")
 def launch() -> None:
     """Print a Slurm script or a Kubernetes manifest whose jobs are the workers of a search.
 
@@ -82,7 +82,7 @@ def slurm(
     """Print an array job: pipe it into sbatch, or keep it in a file.
 
     Each task is a worker. It reads the database's URL from MURA_STORAGE, or else from the file
-    MURA_STORAGE_FILE (~/.config/mura-tune/storage). A task that is preempted or meets its time
+    MURA_STORAGE_FILE (~/.mura-storage). A task that is preempted or meets its time
     limit gives its trial back and is queued again.
 
     \b

@@ -83,6 +83,8 @@ class RayPool:
             gpus = self.gpus
             if gpus is None:
                 gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+            sharers = math.ceil(1 / gpus) if 0 < gpus < 1 else 1
+            settings = dataclasses.replace(settings, sharers=sharers)
             work = ray.put((with_pixels(jobs), dict(since), _anywhere(settings)))
             actors = _Actors(ray, work, self.cpus, gpus, say)
             supervise(actors, self.workers, on_event, say, settings.is_over)

@@ -149,7 +149,8 @@ def _engine_options(path: Path | None) -> dict[str, Any]:
 
 def _check_tables(url: str, options: dict[str, Any], create: bool) -> None:
     """Raise InputError if the database is another program's, or lacks a part of its tables."""
-    engine = sqlalchemy.create_engine(url, **{**options, "poolclass": sqlalchemy.NullPool})
+    unpooled = {name: value for name, value in options.items() if name != "pool_size"}
+    engine = sqlalchemy.create_engine(url, **{**unpooled, "poolclass": sqlalchemy.NullPool})
     inspector = sqlalchemy.inspect(engine)
     there = set(inspector.get_table_names())
     ours = TABLES

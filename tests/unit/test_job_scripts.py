@@ -46,7 +46,7 @@ def test_a_slurm_job_asks_for_what_it_was_told_to() -> None:
 
 # In place of the commands of a cluster; `mura` writes what it got, and ends with 130 at SIGTERM.
 COMMANDS = {
-    "mura": 'printf "%s\\n" "$MURA_STORAGE" "$@" > said\n'
+    "mura": 'printf "%s\\n" "$MURA_STORAGE_FILE" "$@" > said\n'
     'trap "echo stopped >> said; exit 130" TERM\ntouch ready\n[ "$TASK_ENDS" ] || sleep 60 & wait',
     "squeue": 'echo "$STATE"',
     "scontrol": 'echo "$@" > requeued',
@@ -86,13 +86,10 @@ class Task:
 
 
 def test_a_task_runs_its_area_with_the_url_from_a_file(tmp_path: Path) -> None:
-    (tmp_path / "url").write_text("postgresql://me:secret@host/mura\n")
-    job = SlurmJob(TWO, 1)
-    assert "secret" not in job.script()
-    task = Task(tmp_path, job, MURA_STORAGE_FILE=str(tmp_path / "url"), TASK_ENDS="1")
+    task = Task(tmp_path, SlurmJob(TWO, 1), HOME="/home/me", TASK_ENDS="1")
     assert task.process.wait(60) == 0
     words = ["tune", "left hand (2)", "--trials=24", "--set=arch=$(id) y"]
-    assert task.said == ["postgresql://me:secret@host/mura", *words]
+    assert task.said == ["/home/me/.mura-storage", *words]
     assert not task.requeued
 
 
@@ -100,7 +97,7 @@ def test_a_task_runs_its_area_with_the_url_from_a_file(tmp_path: Path) -> None:
 def test_a_task_at_its_time_limit_is_queued_again_and_a_cancelled_one_is_not(
     tmp_path: Path, state: str, requeued: str
 ) -> None:
-    task = Task(tmp_path, SlurmJob(TWO, 1), MURA_STORAGE="url", STATE=state)
+    task = Task(tmp_path, SlurmJob(TWO, 1), HOME="/home/me", STATE=state)
     assert task.terminate() == 130
     assert task.said[-1] == "stopped"
     assert task.requeued == requeued
