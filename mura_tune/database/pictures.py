@@ -25,8 +25,8 @@ from mura_tune.database.outages import Patience
 from mura_tune.database.urls import file_of
 from mura_tune.errors import InputError
 
-PICTURE_BYTES = 4 * 2**20  # of one picture in a database; a trial's largest has some 200 kB
-DATABASE_BYTES = 4 * 2**30  # of all of them: those of some 10,000 trials
+PICTURE_BYTES = 4 * 2**20  # of one picture in a database; the largest seen has 340 kB
+DATABASE_BYTES = 4 * 2**30  # of all of them: those of some 10,000 trials of three pictures
 _CREATION = 0x6D75_7261  # "mura": the lock under which one of several first writers makes the table
 _LOG = logging.getLogger(__name__)
 Returned = TypeVar("Returned")

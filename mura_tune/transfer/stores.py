@@ -238,12 +238,12 @@ class ObjectStore:
             time.sleep(self.pause * failed)
 
     def write(self, name: str, source: Path) -> None:
-        with (
-            self._explaining(name),
-            source.open("rb") as file,
-            self.system.open(f"{self.root}/{name}", "wb", block_size=_CHUNK_BYTES) as out,
-        ):
-            _copy(file, out, name, source.stat().st_size)
+        from fsspec.callbacks import TqdmCallback
+
+        with self._explaining(name):
+            self.system.put_file(  # a file that was cut off would be whole for `open`
+                str(source), f"{self.root}/{name}", callback=TqdmCallback(_bar_options(name))
+            )
 
     def _open(self, name: str) -> Any:
         return self.system.open(
@@ -288,13 +288,16 @@ def _copy(file: Any, out: Any, name: str, size: int, have: int = 0) -> None:
     """Copy a file from where it stands, with a bar, until its end or past `size` bytes."""
     from tqdm import tqdm
 
-    quiet = not sys.stderr.isatty()
-    bar = tqdm(desc=name, total=size, initial=have, unit="B", unit_scale=True, disable=quiet)
-    with bar:
+    with tqdm(total=size, initial=have, **_bar_options(name)) as bar:
         while have <= size and (chunk := file.read(_CHUNK_BYTES)):
             out.write(chunk)
             have += len(chunk)
             bar.update(len(chunk))
+
+
+def _bar_options(name: str) -> dict[str, Any]:
+    quiet = not sys.stderr.isatty()
+    return {"desc": name, "unit": "B", "unit_scale": True, "disable": quiet}
 
 
 def _check_length(content: bytes, most: int, source: str) -> bytes:

@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -116,6 +117,18 @@ def test_a_download_that_was_cut_off_goes_on_over_http(
         fetched = fetch_cache(url, WRIST, 32, tmp_path / "worker")
     assert np.array_equal(fetched.pixels, images.pixels)
     assert Ranges.starts == [0, 0, 0, len(half)]
+
+
+def test_two_commands_on_a_machine_download_once(
+    images: AreaImages, pushed: PushedCache, tmp_path: Path
+) -> None:
+    Ranges.folder, Ranges.starts = tmp_path / "store", []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as serving, running(serving):
+        args = (f"http://127.0.0.1:{serving.server_port}", WRIST, 32, tmp_path / "worker")
+        with ThreadPoolExecutor() as threads:
+            both = [threads.submit(fetch_cache, *args) for _ in range(2)]
+            assert all(np.array_equal(one.result().pixels, images.pixels) for one in both)
+    assert len(Ranges.starts) == 2 + 3  # the list for each, and its files
 
 
 def test_bytes_of_another_file_are_replaced(
