@@ -55,21 +55,28 @@ THREADS = 20  # workers in a process: 400 processes would not fit into memory
 DEMAND = 4.0  # slots a second that the workers of part 2 ask for, once all of them run
 
 
-class Seen:
-    """Seconds that the workers of this process spent, of each slot they opened."""
+Span = tuple[float, float]  # seconds by the clock, and of this thread's processor
 
-    waited: ClassVar[list[float]] = []  # for the search's lock
-    locked: ClassVar[list[float]] = []  # under it
-    opening: ClassVar[list[float]] = []  # from a trial's end until the next has its slot
-    drawing: ClassVar[list[float]] = []  # the values of a trial, once others may go on
+
+def span(since: Span = (0.0, 0.0)) -> Span:
+    return time.perf_counter() - since[0], time.thread_time() - since[1]
+
+
+class Seen:
+    """What the workers of this process spent, of each slot that they opened."""
+
+    waited: ClassVar[list[Span]] = []  # for the search's lock
+    locked: ClassVar[list[Span]] = []  # under it
+    opening: ClassVar[list[Span]] = []  # from a trial's end until the next has its slot
+    drawing: ClassVar[list[Span]] = []  # the values of a trial, once others may go on
     _since = threading.local()
 
     @classmethod
-    def mark(cls) -> float:
-        """Seconds since this worker's last mark."""
-        now = time.perf_counter()
-        before, cls._since.at = getattr(cls._since, "at", now), now
-        return now - before
+    def mark(cls) -> Span:
+        """What this worker spent since its last mark."""
+        spent = span(getattr(cls._since, "at", (0.0, 0.0)))
+        cls._since.at = span()
+        return spent
 
 
 class SleepingTrainer:
@@ -92,14 +99,14 @@ class TimedLock:
         self._lock, self.held = lock, lock.held
 
     def __enter__(self) -> None:
-        began = time.perf_counter()
+        began = span()
         self._lock.acquire()
-        self._taken = time.perf_counter()
-        Seen.waited.append(self._taken - began)
+        self._taken = span()
+        Seen.waited.append(span(began))
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-        Seen.locked.append(time.perf_counter() - self._taken)
+        Seen.locked.append(span(self._taken))
 
 
 def sleep_instead_of_training(seconds: float) -> None:
@@ -209,14 +216,18 @@ def big_search(server: postgres.Server, prepared: Prepared, finished: int, runni
     sleep_instead_of_training(0.0)
     with living(url, workers):
         work(job, settings, lambda: len(Seen.drawing) == 12)
-    for what, seconds in (
-        ("to read the search for the first time", Seen.opening[:1]),
-        ("to open a slot, all told", Seen.opening[1:]),
+    print(f"{'milliseconds: median, at most':42} by the clock     of the worker's CPU")
+    for what, spans in (
+        ("read the search for the first time", Seen.opening[:1]),
+        ("open a slot, all told", Seen.opening[1:]),
         ("  of it under the search's lock", Seen.locked[2:]),
-        ("to draw the trial's values, not locked", Seen.drawing[1:]),
+        ("draw the trial's values, not locked", Seen.drawing[1:]),
     ):
-        middle, most = statistics.median(seconds), max(seconds)
-        print(f"  {what:40} median {middle * 1e3:6.0f} ms, at most {most * 1e3:6.0f} ms")
+        cells = [
+            f"{statistics.median(each) * 1e3:7.0f} {max(each) * 1e3:7.0f}"
+            for each in zip(*spans, strict=True)
+        ]
+        print(f"  {what:40} {'       '.join(cells)}")
 
 
 def crowd(server: postgres.Server, prepared: Prepared, number: int, seconds: float) -> None:
@@ -243,11 +254,11 @@ def crowd(server: postgres.Server, prepared: Prepared, number: int, seconds: flo
             ).fetchone()
             peak = max(peak, found[0] - 1 if found else 0)
     over.set()
+    took = time.monotonic() - began
     answers = [ours.recv() for _ in processes]
     for process in processes:
         process.join()
-    took = time.monotonic() - began
-    columns = [np.concatenate(each) * 1e3 for each in zip(*answers, strict=True)]
+    columns = [np.concatenate(each)[:, 0] * 1e3 for each in zip(*answers, strict=True)]
     opening, waited, locked, drawing = columns
     share = cpu_seconds(server) - before
     print(
@@ -264,14 +275,11 @@ def _work_in_threads(
     pipe: Any, job: SearchJob, settings: WorkerSettings, over: Any, number: int, of: int
 ) -> None:
     sleep_instead_of_training(max(0.5, of / DEMAND))
-    threads = [
-        threading.Thread(target=work, args=(job, settings, over.is_set)) for _ in range(number)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    pipe.send([np.array(each) for each in (Seen.opening, Seen.waited, Seen.locked, Seen.drawing)])
+    for _ in range(number):
+        threading.Thread(target=work, args=(job, settings, over.is_set), daemon=True).start()
+    over.wait()
+    seen = (Seen.opening, Seen.waited, Seen.locked, Seen.drawing)
+    pipe.send([np.array(each).reshape(-1, 2) for each in seen])
     os._exit(0)  # connections that were opened before the fork are the parent's to close
 
 
@@ -309,7 +317,7 @@ def main() -> None:
         big_search(server, prepared, *((200, 20) if given.quick else (10_000, 1_000)))
         print(TABLE)
         for number in (1, 4) if given.quick else (1, 10, 100, 400):
-            crowd(server, prepared, number, 5 if given.quick else 60 + number / 4)
+            crowd(server, prepared, number, 5 if given.quick else 25 + number / 5)
 
 
 TABLE = f"""

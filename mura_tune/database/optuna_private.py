@@ -5,7 +5,8 @@ Optuna promises nothing of them: they are why pyproject.toml bounds its version 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -99,6 +100,8 @@ def store_trial_fact(trial: optuna.Trial, name: str, value: Any) -> None:
 def begin_trial(study: optuna.Study, facts: Mapping[str, Any]) -> int:
     """Start the next trial: one that waits, else a new one. Returns its key in the database.
 
+    Only trials that the caller has just read, or queued itself, are known to wait.
+
     Optuna's `ask` makes a new one without attributes: a process that is killed then leaves a trial
     of nobody. It also draws values, which takes half a second after ten thousand trials.
 
@@ -106,7 +109,8 @@ def begin_trial(study: optuna.Study, facts: Mapping[str, Any]) -> int:
         facts: attributes that people see. One that waited keeps those that it has.
     """
     storage = study._storage
-    key = study._pop_waiting_trial_id()
+    with storage.unread() if isinstance(storage, TrialCache) else contextlib.nullcontext():
+        key = study._pop_waiting_trial_id()
     if key is None:
         template = create_trial(state=TrialState.RUNNING, user_attrs=dict(facts))
         return storage.create_new_trial(study._study_id, template)
@@ -146,12 +150,24 @@ class TrialCache(_CachedStorage):
         self._is_settled = is_settled
         self._newest: dict[int, int] = {}  # of each search: the key of the newest trial read
         self._unfinished: dict[int, dict[int, FrozenTrial]] = {}
+        self._is_read = True
+
+    @contextlib.contextmanager
+    def unread(self) -> Iterator[None]:
+        """Within it, trials are as they were read last, with those that were added here since."""
+        self._is_read = False
+        try:
+            yield
+        finally:
+            self._is_read = True
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         with self._lock:
             self._studies.setdefault(study_id, _StudyInfo())
             unfinished = self._unfinished.setdefault(study_id, {})
             newest = self._newest.setdefault(study_id, -1)
+            if newest >= 0 and not self._is_read:
+                return
             changed: set[int] = set()
             if newest >= 0:
                 states = dict(self._read_states(study_id, min(unfinished, default=newest + 1)))

@@ -279,10 +279,16 @@ class SearchRecord:
         """
         return optuna_private.begin_trial(self.handle, running_facts(worker, slot))
 
-    def begun(self, key: int, sampler: BaseSampler) -> TrialWriter:
-        """A trial that was started, whose values `sampler` draws unless it was queued with them."""
-        self.handle.sampler = sampler
-        return TrialWriter(optuna_private.begun_trial(self.handle, key), self.name)
+    def begun(self, key: int, make_sampler: Callable[[int], BaseSampler]) -> TrialWriter:
+        """A trial that was started, to draw its values and to run it.
+
+        Args:
+            make_sampler: given the number of the trial, returns what draws its values unless it
+                was queued with them.
+        """
+        trial = optuna_private.begun_trial(self.handle, key)
+        self.handle.sampler = make_sampler(trial.number)
+        return TrialWriter(trial, self.name)
 
     def end(self, trial: optuna.Trial, state: TrialState, score: float | None = None) -> None:
         """Store how a trial of this worker ended, unless another worker has failed it meanwhile."""

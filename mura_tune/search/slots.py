@@ -259,13 +259,11 @@ def _free_slots(number: int) -> tuple[Slot, ...]:
 
 def _running(trials: Trials, slots: Sequence[Slot]) -> set[int | str]:
     """Keys of the slots that a running trial fills."""
-    started = {t.slot for t in trials.running}
-    return {
-        slot.key
-        for slot in slots
-        if slot.key in started
-        and any(fills(t, slot) for t in trials.by_slot[slot.key] if t.state == TrialState.RUNNING)
-    }
+    running: dict[int | str | None, list[TrialRecord]] = {}
+    for trial in trials.running:
+        running.setdefault(trial.slot, []).append(trial)
+    begun = [slot for slot in slots if slot.key in running]
+    return {slot.key for slot in begun if any(fills(t, slot) for t in running[slot.key])}
 
 
 def _closed(trials: Trials, slots: Sequence[Slot]) -> set[int | str]:

@@ -6,6 +6,7 @@ trains outside of it. `slots` says which slots there are and which is next.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,13 +146,11 @@ class _BegunTrial:
 
     Attributes:
         key: of the trial in the database.
-        sampler: draws its values.
         locked: whether the search's lock was held until the trial had its slot.
     """
 
     key: int
     slot: Slot
-    sampler: RoundingSampler
     locked: bool
 
 
@@ -254,12 +253,12 @@ class _WorkerSearch:
 
     def _begin(self, search: SearchRecord, slot: Slot) -> _BegunTrial:
         """Start a trial for a slot. Under the lock; its values are drawn once others may go on."""
-        sampler = make_sampler(self._config.budget, len(search.trials()))
         key = search.begin(self._worker_lock.name, slot.key)
-        return _BegunTrial(key, slot, sampler, self._lock.held())
+        return _BegunTrial(key, slot, self._lock.held())
 
     def _run(self, trainer: Trainer, search: SearchRecord, begun: _BegunTrial) -> None:
-        writer, slot = search.begun(begun.key, begun.sampler), begun.slot
+        sampler_of = functools.partial(make_sampler, self._config.budget)
+        writer, slot = search.begun(begun.key, sampler_of), begun.slot
         trial = writer.trial
         with _ending(search, trial):
             with send_heartbeats(trial):
