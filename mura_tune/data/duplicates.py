@@ -108,13 +108,23 @@ def find_pairs(
     waits, copies = np.ones(len(turns), np.bool_), np.zeros(len(turns), np.bool_)
     goes_on = np.ones(len(rows), np.bool_)
     reached = 0
+    size = pixels_nss.shape[1]
+
+    def read(places: NDArray[np.int64], side: int) -> Pixels:
+        if side == CANDIDATE_SIDE:
+            return small[places]
+        pictures = _resized(
+            whole if whole and side > size else pixels_nss.__getitem__, rows[places], side
+        )
+        unmap_pages(pixels_nss)
+        return pictures
+
+    def look(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        looks = _looks(size if whole is None else _LOOKS[0][0])
+        same, correlations = _confirm(read, looks, alike.rows[pairs], alike.ways[pairs])
+        return pairs[same], correlations
+
     with ThreadPoolExecutor(threads, thread_name_prefix="look") as pool:
-
-        def look(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-            chosen = rows[alike.rows[pairs]]
-            same, correlations = _confirm(pixels_nss, chosen, alike.ways[pairs], whole)
-            return pairs[same], correlations
-
         for turn in range(turns.max(initial=-1) + 1):
             listed = (turns == turn) & goes_on[alike.rows]
             chosen = np.flatnonzero(listed.any(axis=1) & waits)
@@ -154,29 +164,30 @@ def group_copies(pixels_nss: Pixels) -> NDArray[np.int64]:
 
 
 def _confirm(
-    pixels_nss: Pixels, rows: NDArray[np.int64], ways: NDArray[np.int64], whole: RowReader | None
+    read: Callable[[NDArray[np.int64], int], Pixels],
+    looks: tuple[Look, ...],
+    pairs: NDArray[np.int64],
+    ways: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return which of the pairs of row numbers (K, 2) are copies, and how well they agree.
+    """Return which of the pairs (K, 2) are copies, and how well they agree at the last look.
 
     Args:
+        read: gives pictures by their numbers, at so many pixels a side.
         ways: (K,), how the first of each pair is held, by the order of `orientations`.
     """
-    same, maps = np.arange(len(rows)), registration.identity_maps(len(rows))
-    agreement = np.ones(len(rows), np.float32)
-    size = pixels_nss.shape[1]
-    for look in _looks(size if whole is None else _LOOKS[0][0]):
-        reader = whole if whole and look.side > size else pixels_nss.__getitem__
+    same, maps = np.arange(len(pairs)), registration.identity_maps(len(pairs))
+    agreement = np.ones(len(pairs), np.float32)
+    for look in looks:
         for start in range(0, len(same), step := max(1, _PIXELS // look.side**2)):
             block = slice(start, start + step)
-            pairs = rows[same[block]]
-            held = [*map(_hold, _resized(reader, pairs[:, 0], look.side), ways[same[block]])]
-            seconds = _resized(reader, pairs[:, 1], look.side).astype(np.float32)
+            some = same[block]
+            held = [*map(_hold, read(pairs[some, 0], look.side), ways[some])]
             firsts = np.stack(held).astype(np.float32)
+            seconds = read(pairs[some, 1], look.side).astype(np.float32)
             maps[block] = registration.align(firsts, seconds, maps[block])
             agreement[block] = registration.measure_agreement(
                 firsts, seconds, maps[block], look.share
             )
-            unmap_pages(pixels_nss)
         agrees = agreement >= look.needed
         same, maps, agreement = same[agrees], maps[agrees], agreement[agrees]
     return same, agreement
