@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import postgres as postgresql
 import pytest
+from click.testing import CliRunner
 
 from mura_tune import config, console
 from mura_tune.cli import mura
@@ -101,6 +103,25 @@ def run(
         return Ran(end.value.code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def finished(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search of one trial and its release, in `runs` and `releases`. Tests only copy them."""
+    root = tmp_path_factory.mktemp("finished")
+    places = {"MURA_RUNS": str(root / "runs"), "MURA_RELEASES": str(root / "releases")}
+    data = f"--data={phantoms}"
+    for words in (["tune", "XR_WRIST", data, "--trials=1", *TINY], ["finalize", "XR_WRIST", data]):
+        ran = CliRunner(env=places).invoke(mura, words)
+        assert ran.exit_code == 0, ran.output
+    return root
+
+
+@pytest.fixture
+def trained_release(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that release, beside its search, where `run` looks for them: a test's own."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "releases" / "XR_WRIST"
 
 
 @pytest.fixture(scope="session")

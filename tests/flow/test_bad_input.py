@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from conftest import TINY, Ran
 from PIL import Image
 
-from mura_tune.cli import mura
 from mura_tune.phantoms.dataset import write_phantoms
 
 Run = Callable[..., Ran]
@@ -39,22 +37,10 @@ def copy(phantoms: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(phantoms, tmp_path / phantoms.name))
 
 
-@pytest.fixture(scope="module")
-def finished(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A search and its release, in `runs` and `releases`. Tests only copy them."""
-    root = tmp_path_factory.mktemp("finished")
-    places = {"MURA_RUNS": str(root / "runs"), "MURA_RELEASES": str(root / "releases")}
-    data = f"--data={phantoms}"
-    for words in (["tune", "XR_WRIST", data, "--trials=1", *TINY], ["finalize", "XR_WRIST", data]):
-        assert CliRunner(env=places).invoke(mura, words).exit_code == 0
-    return root
-
-
 @pytest.fixture
-def release(finished: Path, tmp_path: Path) -> Path:
-    """The release, beside the search that it is of; a test may damage both."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    return tmp_path / "releases" / "XR_WRIST"
+def release(trained_release: Path) -> Path:
+    """A release beside the search that it is of; a test may damage both."""
+    return trained_release
 
 
 def test_no_dataset(run: Run, tmp_path: Path) -> None:
@@ -152,9 +138,9 @@ def test_a_device_that_is_not_there(run: Run, phantoms: Path) -> None:
     told(run(*args, "--device=toaster"), "toaster", "write cpu")
 
 
-def test_nothing_to_finalize(run: Run, phantoms: Path, tmp_path: Path) -> None:
+def test_nothing_to_finalize(run: Run, phantoms: Path, finished: Path, tmp_path: Path) -> None:
     told(run("finalize", "XR_WRIST", f"--data={phantoms}"), "no searches yet", "mura tune")
-    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
+    shutil.copytree(finished / "runs", tmp_path / "runs", dirs_exist_ok=True)
     line = told(run("finalize", "XR_HAND", f"--data={phantoms}"), "no search XR_HAND")
     assert line.endswith("; it holds XR_WRIST")
     told(run("best", "XR_HAND"), "no search XR_HAND")

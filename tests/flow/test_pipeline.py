@@ -72,7 +72,7 @@ def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path)
 
 
 def test_an_answer_is_the_score_that_evaluation_counted(
-    run: Run, phantoms: Path, tmp_path: Path
+    phantoms: Path, trained_release: Path, tmp_path: Path
 ) -> None:
     """Inference reads the file itself; evaluation read the cache: one preprocessing, one number."""
     import torch
@@ -82,15 +82,11 @@ def test_an_answer_is_the_score_that_evaluation_counted(
     from mura_tune.training.batches import load_split
     from mura_tune.training.fit import predict
 
-    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
-    assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0
-    release = tmp_path / "releases" / "XR_WRIST"
-    loaded = load_release(release, torch.device("cpu"))
-
+    loaded = load_release(trained_release, torch.device("cpu"))
     split = loaded.manifest.search.read_config("test").split
     prepared = prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path / "cache")
     part = load_split(prepared, "test", torch.device("cpu"))
-    predictor = Predictor(release, torch.device("cpu"))
+    predictor = Predictor(trained_release, torch.device("cpu"))
     studies = predictor.decision.calibration.studies(predict(loaded.net, part), part)
     for name, score in list(zip(studies.names, studies.scores, strict=True))[:5]:
         paths = [phantoms / p for p in part.paths[part.studies == name]]
@@ -129,16 +125,13 @@ def test_a_study_finalizes_from_the_stored_recipe(run: Run, phantoms: Path, tmp_
 
 
 def test_old_scripts_read_three_lines(
-    run: Run, phantoms: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    phantoms: Path, trained_release: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from mura_tune import console
     from mura_tune.cli.mura_infer import infer
 
-    assert run("tune", "XR_WRIST", f"--data={phantoms}", "--trials=1", *TINY).code == 0
-    assert run("finalize", "XR_WRIST", f"--data={phantoms}").code == 0
     image = next(phantoms.glob("valid/XR_WRIST/*/*/image1.png"))
-    ckpt = tmp_path / "releases" / "XR_WRIST"
-    call = [f"--image={image}", "--area=XR_WRIST", f"--ckpt={ckpt}"]
+    call = [f"--image={image}", "--area=XR_WRIST", f"--ckpt={trained_release}"]
     answers = []
     for threshold in ("0", "1"):
         with pytest.raises(SystemExit):

@@ -1,6 +1,7 @@
 """Several seeds: one is released by dev, or all as their mean; how far they lie apart is told."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,20 @@ from mura_tune.training.steps import SteppedPhase
 Run = Callable[..., Ran]
 
 
+@pytest.fixture(scope="module")
+def searched(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs of a search with one trial. Tests only copy it."""
+    runs = tmp_path_factory.mktemp("searched") / "runs"
+    words = ["tune", "XR_WRIST", f"--data={phantoms}", f"--runs={runs}", "--trials=1", *TINY]
+    assert CliRunner().invoke(mura, [*words, "--set=head_init=random"]).exit_code == 0
+    return runs
+
+
 @pytest.fixture
-def tuned(run: Run, phantoms: Path) -> str:
-    """A study with one trial; gives the option that names its data."""
-    data = f"--data={phantoms}"
-    assert run("tune", "XR_WRIST", data, "--trials=1", *TINY, "--set=head_init=random").code == 0
-    return data
+def tuned(searched: Path, phantoms: Path, tmp_path: Path) -> str:
+    """A search with one trial; gives the option that names its data."""
+    shutil.copytree(searched, tmp_path / "runs")
+    return f"--data={phantoms}"
 
 
 def test_the_best_on_dev_is_released_and_all_are_told(run: Run, tuned: str, tmp_path: Path) -> None:
