@@ -32,6 +32,7 @@ from mura_tune.networks.device import choose_device
 from mura_tune.search.pool import PATIENCE, Word, WorkerEnded, WorkerMessage, supervise
 from mura_tune.search.search import SearchEvent, SearchJob, WorkerSettings
 from mura_tune.search.worker import run_worker
+from mura_tune.software import Software, running_software
 from mura_tune.text import printable
 
 LISTEN = 10.0  # seconds that an actor waits for something to say before it says nothing
@@ -84,7 +85,8 @@ class RayPool:
             if gpus is None:
                 gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
             sharers = math.ceil(1 / gpus) if 0 < gpus < 1 else 1
-            settings = dataclasses.replace(settings, sharers=sharers)
+            here = running_software()
+            settings = dataclasses.replace(settings, sharers=sharers, software=here)
             work = ray.put((with_pixels(jobs), dict(since), _anywhere(settings)))
             actors = _Actors(ray, work, self.cpus, gpus, say)
             supervise(actors, self.workers, on_event, say, settings.is_over)
@@ -205,6 +207,7 @@ class RayWorker:
         torch.set_num_threads(threads)
         self._thread = threading.get_ident()
         try:
+            _check_software(settings.software)
             device = choose_device("auto" if on_gpu else "cpu")  # Ray shows it its own GPU alone
             run_worker(jobs, since, settings, device, self._messages.put, self._finish.is_set)
         except KeyboardInterrupt:
@@ -230,6 +233,16 @@ class RayWorker:
         self._finish.set()
         if word == "stop" and self._thread:
             _interrupt(self._thread)
+
+
+def _check_software(wanted: Software | None) -> None:
+    """Raise InputError where this node has another version than the machine of the command."""
+    here = running_software()
+    if wanted is not None and not here.is_same_program(wanted):
+        raise InputError(
+            f"node {socket.gethostname()}: {here}, and the command is of {wanted}: their trials "
+            "need not compare; install one version on all nodes"
+        )
 
 
 def _interrupt(thread: int) -> None:

@@ -25,7 +25,7 @@ from mura_tune.search.space import as_started, space_of, space_to_json
 from mura_tune.search.trial import SaveArtifacts, TrialProgress
 from mura_tune.search.trial_record import TrialRecord
 from mura_tune.search.warm_start import AUTO, warm_starts
-from mura_tune.software import running_software
+from mura_tune.software import Software, running_software
 from mura_tune.text import CONFIRM_SUFFIX, check_search_name
 from mura_tune.training.compiling import SAVED
 from mura_tune.training.preflight import check_networks
@@ -62,6 +62,7 @@ class WorkerSettings:
         compile: a word of `COMPILE_RULES`.
         patience: seconds to wait while the database is out of reach.
         until: when the last trial may start, in seconds since 1970; None sets no end.
+        software: what has to run on the machine of a worker; None accepts whatever does.
     """
 
     url: str = field(repr=False)
@@ -75,6 +76,7 @@ class WorkerSettings:
     compile: str = "off"
     patience: float = PATIENCE
     until: float | None = None
+    software: Software | None = None
 
     def is_over(self) -> bool:
         """Whether no further trial may start."""

@@ -240,7 +240,8 @@ class ObjectStore:
     def write(self, name: str, source: Path) -> None:
         from fsspec.callbacks import TqdmCallback
 
-        with self._explaining(name):
+        missing = "no such bucket or folder; make it first"
+        with self._explaining(name, missing):
             self.system.put_file(  # a file that was cut off would be whole for `open`
                 str(source), f"{self.root}/{name}", callback=TqdmCallback(_bar_options(name))
             )
@@ -251,13 +252,13 @@ class ObjectStore:
         )
 
     @contextlib.contextmanager
-    def _explaining(self, name: str) -> Iterator[None]:
+    def _explaining(self, name: str, missing: str = "") -> Iterator[None]:
         try:
             yield
         except MuraError:
             raise
         except FileNotFoundError:
-            raise InputError(f"{self.url}/{name}: {_NOTHING}") from None
+            raise InputError(f"{self.url}/{name}: {missing or _NOTHING}") from None
         except PermissionError as error:
             raise InputError(f"{self.url}/{name}: permission denied: {_reason(error)}") from error
         except Exception as error:  # each library behind fsspec has errors of its own

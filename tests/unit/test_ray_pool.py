@@ -4,6 +4,7 @@ import pickle
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from mura_tune.database.urls import url_of
 from mura_tune.errors import InputError, MuraError
 from mura_tune.search.pool import WorkerEnded, WorkerMessage
 from mura_tune.search.search import SearchJob, TrialEnded, WorkerSettings, start_search
+from mura_tune.software import running_software
 
 SLOW = 120.0  # seconds that a search of two trials may take on a machine with other work
 
@@ -75,6 +77,16 @@ def test_an_actor_says_what_ended_it(tmp_path: Path, prepared: Prepared) -> None
     assert "none.db" in str(error)
     assert end == WorkerEnded()
     assert worker.listen(0.0) == []
+
+
+def test_an_actor_of_another_version_runs_nothing(url: str, prepared: Prepared) -> None:
+    other = replace(running_software(), source="f" * 64)
+    worker = RayWorker()
+    settings = WorkerSettings(url, software=other)
+    worker.run(([SearchJob(STUDY, small(), prepared)], {}, settings), False, 1)
+    error, end = worker.listen(0.0)
+    assert f"and the command is of {other}" in str(error)
+    assert end == WorkerEnded()
 
 
 def test_pixels_travel_with_a_job(prepared: Prepared) -> None:
