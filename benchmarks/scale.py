@@ -84,9 +84,9 @@ class SleepingTrainer:
 
     seconds = 0.0
 
-    def __init__(self, *_: object) -> None: ...
+    def __init__(self, *_: object, **__: object) -> None: ...
 
-    def train(self, *_: object) -> float:
+    def train(self, *_: object, **__: object) -> float:
         Seen.drawing.append(Seen.mark())
         time.sleep(random.uniform(0.5, 1.5) * self.seconds)
         return random.random()
@@ -120,7 +120,7 @@ def sleep_instead_of_training(seconds: float) -> None:
     SleepingTrainer.seconds = seconds
     vars(worker).update(
         Trainer=SleepingTrainer,
-        load_trial_data=lambda *_: None,
+        load_trial_data=lambda *_, **__: None,
         lock_of=lambda *given: TimedLock(lock_of(*given)),
         draw_recipe=draw,
     )
@@ -303,7 +303,9 @@ def _fields(stat: Path) -> list[str]:
 
 
 def main() -> None:
-    given = opened(arguments(__doc__))
+    parser = arguments(__doc__)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 10, 100, 400], help="part 2")
+    given = opened(parser)
     if (programs := postgres.binaries()) is None:
         sys.exit("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -315,8 +317,9 @@ def main() -> None:
         dataset = open_dataset(Path(folder) / "phantoms")
         prepared = prepare(dataset, NAME, 32, config_of(2).split, Path(folder) / "cache")
         big_search(server, prepared, *((200, 20) if given.quick else (10_000, 1_000)))
-        print(TABLE)
-        for number in (1, 4) if given.quick else (1, 10, 100, 400):
+        if given.workers:
+            print(TABLE)
+        for number in (1, 4) if given.quick else given.workers:
             crowd(server, prepared, number, 5 if given.quick else 25 + number / 5)
 
 

@@ -72,6 +72,8 @@ class Trials(Sequence[TrialRecord]):
             for number, trial in enumerate(frozen)
             if number >= len(before) or before[number].frozen is not trial
         ]
+        if not changed and len(frozen) == len(before):
+            return self
         replaced = [before[number] for number in changed if number < len(before)]
         if len(frozen) < len(before) or any(trial.state.is_finished() for trial in replaced):
             return Trials(frozen, self._search)  # read anew, or another search
