@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, quote_from_bytes, unquote_to_bytes
-
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from mura_tune.errors import InputError
 from mura_tune.text import printable
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 TIMEOUT = 60  # seconds a writer waits for another; whoever opens the URL inherits it
 SECRET_OPTIONS = ("password", "sslpassword")  # of libpq, in the part of a URL behind its ?
@@ -35,8 +36,8 @@ def url_of(text: str) -> str:
     if text.startswith("sqlite"):
         return url_of_file(_file_in(text))
     try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        url = _parse(text)
+    except ValueError:
         raise InputError(f"--storage {_hidden(text)}: not a valid database URL") from None
     if url.get_backend_name() == "postgresql" and url.database:
         return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
@@ -75,7 +76,7 @@ def database(url: str) -> str:
     path = file_of(url)
     if path:
         return str(path)
-    parsed = make_url(url)
+    parsed = _parse(url)
     secret = dict.fromkeys(parsed.query.keys() & SECRET_OPTIONS, "***")
     return parsed.update_query_dict(secret).render_as_string(hide_password=True)
 
@@ -92,11 +93,22 @@ def hide_passwords(url: str | None, message: str) -> str:
     return message
 
 
+def _parse(url: str) -> URL:
+    """The parts of a database URL. Raises ValueError for another text."""
+    from sqlalchemy.engine import make_url  # takes 0.3 s, and `mura check` needs no database
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        raise ValueError(str(error)) from None
+
+
 def _passwords(url: str) -> list[str]:
     """The passwords in a URL: before its host, and among the options that the driver takes."""
     try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
+        parsed = _parse(url)
+    except ValueError:
         return []
     options = [parsed.query[name] for name in SECRET_OPTIONS if name in parsed.query]
     values = (value for one in options for value in ([one] if isinstance(one, str) else one))
