@@ -1,6 +1,7 @@
 """The rules of the house: imports go down, modules stay small, verbs are as documented."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -39,6 +40,7 @@ TOP = {"launch"}  # modules beside the folders that may import any of them
 PUBLIC = set(mura_tune.__all__) - {"__version__"}  # what the package itself gives is above them
 DOORS = 13  # modules in a folder; with more, it is two folders
 MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = {path: path.read_text(encoding="utf-8") for path in MODULES}
 MAP = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 
@@ -50,10 +52,16 @@ def floor_of(module: str) -> int:
     return FLOORS.index(folder) if folder in FLOORS else 0
 
 
+@functools.cache
+def nodes_of(source: str) -> tuple[ast.AST, ...]:
+    """Every node of a source's syntax tree, the module's own first."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def imports(source: str) -> set[str]:
     """Every module a source imports, at the top or inside a function."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -96,11 +104,13 @@ def circles(sources: dict[str, str]) -> list[set[str]]:
     ]
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if p.parent != PACKAGE or p.stem != "__init__"], ids=name_of
-)
-def test_imports_go_down(path: Path) -> None:
-    assert climbs(name_of(path), path.read_text(encoding="utf-8")) == []
+def test_imports_go_down() -> None:
+    found = {
+        name_of(path): climbs(name_of(path), source)
+        for path, source in SOURCES.items()
+        if path != PACKAGE / "__init__.py"
+    }
+    assert {name: climbing for name, climbing in found.items() if climbing} == {}
 
 
 def test_an_import_that_goes_up_is_caught() -> None:
@@ -115,7 +125,7 @@ def test_an_import_that_goes_up_is_caught() -> None:
 
 
 def test_no_modules_import_one_another() -> None:
-    sources = {name_of(path): path.read_text(encoding="utf-8") for path in MODULES}
+    sources = {name_of(path): source for path, source in SOURCES.items()}
     assert circles({name: text for name, text in sources.items() if name != "mura_tune"}) == []
 
 
@@ -127,11 +137,13 @@ def test_a_circle_is_caught() -> None:
     assert not circles({"m.a": "from m import b", "m.b": "import json"})
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_what_knows_searches_imports_optuna(path: Path) -> None:
-    roots = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
-    knows = path.parent.name in ("database", "search", "dashboard")
-    assert knows or not roots & {"optuna", "optuna_dashboard"}
+def test_only_what_knows_searches_imports_optuna() -> None:
+    found = {
+        path.parent.name
+        for path, source in SOURCES.items()
+        if {"optuna", "optuna_dashboard"} & {name.split(".")[0] for name in imports(source)}
+    }
+    assert found == {"database", "search", "dashboard"}
 
 
 TASK_HOMES = {"mura_tune.training.tasks", "mura_tune.release.release_tasks"}
@@ -141,7 +153,7 @@ TASK_WORDS = {"abnormality", "part", "multitask"}
 def compared_tasks(source: str) -> list[int]:
     """Lines that compare something with a task, by its constant or its name in quotes."""
     lines = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if not isinstance(node, ast.Compare):
             continue
         for side in (node.left, *node.comparators):
@@ -152,10 +164,9 @@ def compared_tasks(source: str) -> list[int]:
     return lines
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_task_is_asked_and_not_compared(path: Path) -> None:
-    if name_of(path) not in TASK_HOMES:
-        assert compared_tasks(path.read_text(encoding="utf-8")) == []
+def test_a_task_is_asked_and_not_compared() -> None:
+    found = {name_of(path): compared_tasks(source) for path, source in SOURCES.items()}
+    assert {name for name, lines in found.items() if lines} <= TASK_HOMES, found
 
 
 def test_a_comparison_with_a_task_is_caught() -> None:
@@ -185,10 +196,14 @@ def test_the_map_names_every_module_once(floor: str) -> None:
     assert sorted(re.findall(r"`(\w+)`", row.split("|", 2)[2])) == sorted(wanted)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_modules_say_what_they_are(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
-    assert ast.get_docstring(ast.parse(source)), "the first line says the module's one idea"
+def test_modules_say_what_they_are() -> None:
+    """By a docstring, whose first line says the module's one idea."""
+    silent = [
+        name_of(path)
+        for path, source in SOURCES.items()
+        if not ast.get_docstring(nodes_of(source)[0])
+    ]
+    assert silent == []
 
 
 def test_the_formatter_is_obeyed() -> None:
