@@ -110,7 +110,7 @@ def storm(
     wrong = [f"exit code {code}: {log.read_text()[-800:]}"] if code else []
     wrong += [] if killed == kills else [f"{killed} of {kills} kills landed"]
     with opened(url) as storage:
-        ran = {int(t.worker.split("-")[0]) for t in trials_of(storage, STUDY) if t.worker}
+        ran = {int(t.worker.split("-")[-2]) for t in trials_of(storage, STUDY) if t.worker}
     idle = [raylet for raylet in added if not nodes.seen.get(raylet, set()) & ran]
     wrong += [f"{len(idle)} of {len(added)} added nodes got no work"] if idle else []
     return wrong + amiss(url, trials)
