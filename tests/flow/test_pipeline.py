@@ -15,7 +15,7 @@ Run = Callable[..., Ran]
 
 def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path) -> None:
     other_phantoms = tmp_path / "other"
-    write_phantoms(other_phantoms, areas=("XR_WRIST",), patients=40, size=64, seed=5)
+    write_phantoms(other_phantoms, areas=("XR_WRIST",), patients=16, size=64, seed=5)
     data = f"--data={phantoms}"
     tuned = run("tune", "XR_WRIST", data, "--trials=2", *TINY, *CONFIRMED, "--json")
     assert tuned.code == 0, tuned.err
@@ -99,7 +99,7 @@ def test_finalize_without_an_area_releases_every_finished_study(
     for area in ("XR_HAND", "XR_WRIST"):
         assert run("tune", area, f"--data={phantoms}", "--trials=1", *TINY).code == 0
     other = tmp_path / "other"
-    write_phantoms(other, areas=("XR_HAND",), patients=40, size=64, seed=5)
+    write_phantoms(other, areas=("XR_HAND",), patients=16, size=64, seed=5)
     assert run("tune", "XR_HAND", "--study=A", f"--data={other}", "--trials=1", *TINY).code == 0
     done = run("finalize", f"--data={phantoms}")
     assert done.code == 2
