@@ -318,6 +318,13 @@ def main() -> None:
     parser.add_argument("--stored", nargs=2, metavar=("FILE", "NAME"))
     parser.add_argument("--dev", type=int, nargs="+", default=SIZES, help="studies of dev")
     parser.add_argument("--effect", type=float, nargs="+", default=EFFECTS)
+    parser.add_argument(
+        "--procedures",
+        type=int,
+        nargs="+",
+        default=range(1, len(PROCEDURES) + 1),
+        help="which of them, counted from 1",
+    )
     given = opened(parser)
     noise = read_noise(*given.stored) if given.stored else NOISE[given.noise]
     searches = 8 if given.quick else given.searches
@@ -329,7 +336,7 @@ def main() -> None:
     with multiprocessing.Pool(2) as pool:
         for dev, effect in itertools.product(given.dev[: 1 if given.quick else None], given.effect):
             print(f"dev of about {dev} studies, best recipe better by {effect}")
-            for procedure in PROCEDURES:
+            for procedure in (PROCEDURES[number - 1] for number in given.procedures):
                 cells = [(procedure, dev, effect, noise, seed) for seed in range(searches)]
                 outcomes = pool.starmap(simulate, cells, chunksize=max(1, searches // 16))
                 print(f"  {procedure.name:<38}{describe(outcomes)}")
