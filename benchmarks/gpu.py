@@ -1,8 +1,8 @@
 """What does a GPU make of it? What matters most first, a line each as it comes, until `--minutes`.
 
-1. `fit` on a resident split, dev evaluated, at depth all and batch 32 and 128: images/s by compiled
-   passes, by captured steps, and launched one by one, against bare steps on random batches of each
-   kind; and how long compiling takes.
+1. `fit` on a resident split, dev evaluated, at depth all and batch 32: images/s by compiled passes,
+   by captured steps, and launched one by one, against bare steps on random batches of each kind;
+   and how long compiling takes.
 2. The share of an epoch in which the device is busy, compiled and not.
 3. `mura tune` of eight trials at depth all, compiled, with 1 and 4 workers on the one card, with
    NVIDIA's MPS too; the same trials by an earlier commit (`--before DIR`, its tree) and by the
@@ -10,7 +10,7 @@
 4. `fit` at depths 2, 1 and the head, from pixels, and from features: read, held in memory, or
    computed and written.
 5. Processes that share the card, each with a network of its own, with and without MPS.
-6. The cache of 2,000 PNGs with one thread a core, and with 1.
+7. The cache of 2,000 PNGs with one thread a core, and with 1.
 
 Without a GPU toy sizes on the CPU show that the script runs; nothing is compiled there. What is
 compiled is kept in the temporary folder, so that a second run finds it, as a second search does.
@@ -55,7 +55,7 @@ from mura_tune.training.fit import fit
 from mura_tune.training.graphs import captured
 from mura_tune.training.tasks import ABNORMALITY_TASK
 
-PARTS = ("rates", "busy", "searches", "depths", "sharing", "cache")
+PARTS = ("rates", "busy", "searches", "large", "depths", "sharing", "cache")
 COMPILED = Path(tempfile.gettempdir(), "mura-tune-compiled")
 DEPTHS = {99: "all", 2: "2", 1: "1", 0: "head"}
 FEATURES = 2 * 10**10  # bytes of features that are held
@@ -146,6 +146,7 @@ def rates(
     rounds: int,
     until: float,
     depths: Sequence[int],
+    batches: Sequence[int],
     compiler: Compiler,
 ) -> None:
     train, dev = split(n, size, device), split(max(8, n // 8), size, device, 1)
@@ -154,7 +155,6 @@ def rates(
         with one_by_one():
             return fitted(arch, train, dev, batch, depth)
 
-    batches = (32, 128) if device.type == "cuda" else (8,)
     for depth in depths:
         for batch in batches:
             if time.monotonic() > until:
@@ -497,16 +497,20 @@ def main() -> None:
     else:
         say("no GPU here: toy sizes on the CPU show that the script runs")
     arch, size = ("densenet121", 224) if gpu else ("cnn", 32)
+    small, large = ((32,), (128,)) if gpu else ((8,), ())
     n, rounds = (4096, given.rounds) if gpu else (32, 1)
     until = time.monotonic() + 60 * given.minutes
     compiler = Inductor(COMPILED, lambda seconds: True, say) if gpu else leave_uncompiled
     parts: dict[str, Callable[[], None]] = {
-        "rates": lambda: rates(arch, size, n, device, rounds, until, (99,), compiler),
+        "rates": lambda: rates(arch, size, n, device, rounds, until, (99,), small, compiler),
         "busy": lambda: busy_both(arch, size, n, device, compiler) if gpu else None,
         "searches": lambda: searches(
             arch, size, 2000 if gpu else 24, 8 if gpu else 2, until, given.before
         ),
-        "depths": lambda: rates(arch, size, n, device, rounds, until, (2, 1, 0), compiler),
+        "large": lambda: rates(arch, size, n, device, rounds, until, (99,), large, compiler),
+        "depths": lambda: rates(
+            arch, size, n, device, rounds, until, (2, 1, 0), (*small, *large), compiler
+        ),
         "sharing": lambda: sharing(
             arch, size, 32 if gpu else 8, 2048 if gpu else 32, device, until
         ),
