@@ -19,7 +19,7 @@ from measure import arguments, interleaved, opened, peak_memory, ratio, spread
 from PIL import Image
 
 from mura_tune.data.cache import open_cache
-from mura_tune.data.index import open_dataset
+from mura_tune.data.prepare import open_dataset
 from mura_tune.imaging.images import read_image
 from mura_tune.phantoms.dataset import write_phantoms
 

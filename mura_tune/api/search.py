@@ -105,7 +105,7 @@ class RunSettings:
             devices = choose_devices(self.devices)
             return LocalPool(self.workers or len(devices), devices)
         if self.on != "ray" and not self.on.startswith("ray://"):
-            raise InputError(f"--on {self.on}: 'ray', or ray://HOST:PORT")
+            raise InputError(f"--on {self.on}: write ray, or ray://HOST:PORT")
         if self.devices != "auto":
             raise InputError(
                 f"--devices {self.devices}: Ray chooses the GPU of each worker; --worker-gpus says "

@@ -92,4 +92,5 @@ def cache(
     if cached.pushed and not as_json:
         click.echo(f"{cached.pushed.url}: {cached.pushed.bytes / 1e6:,.1f} MB")
         pinned = f"{push}#sha256={cached.pushed.sha256}"
-        click.echo(f"next: {shell_command('mura', 'tune', area, '--cache', pinned)}")
+        values = (f"--set={override}" for override in overrides)  # another size is another cache
+        click.echo(f"next: {shell_command('mura', 'tune', area, '--cache', pinned, *values)}")

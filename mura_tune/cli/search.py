@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     "--device",
     default="auto",
     show_default=True,
-    help="Where workers train, in turn: cpu, cuda, cuda:0,cuda:1, or all GPUs.",
+    help="Where workers train, in turn: cpu, cuda, cuda:0,cuda:1, or all (every GPU).",
 )
 @click.option(
     "--warm-start",

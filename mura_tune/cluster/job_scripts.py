@@ -103,10 +103,10 @@ class SlurmJob:
     setup: str = ""
 
     def __post_init__(self) -> None:
-        _check("--gres", self.gres, _SBATCH, "such as gpu:1")
+        _check("--gres", self.gres, _SBATCH, "one word, such as gpu:1")
         _check("--partition", self.partition, _SBATCH, "the name of a partition")
-        _check("--time", self.time, _TIME, "such as 12:00:00 or 2-00:00:00")
-        _check("--memory", self.memory, _SLURM_MEMORY, "such as 16G")
+        _check("--time", self.time, _TIME, "a time such as 12:00:00 or 2-00:00:00")
+        _check("--memory", self.memory, _SLURM_MEMORY, "an amount such as 16G")
         if "\n" in self.setup:
             raise InputError(f"--setup {printable(self.setup)}: one line, such as '. env.sh'")
 
@@ -157,9 +157,9 @@ class KubernetesJob:
         for option, value in (("--namespace", self.namespace), ("--secret", self.secret)):
             _check(option, value, _LABEL, name)
         _check("--data-claim", self.data_claim, _LABEL, name)
-        _check("--memory", self.memory, _QUANTITY, "such as 16Gi")
+        _check("--memory", self.memory, _QUANTITY, "an amount such as 16Gi")
         if bool(self.data_claim) == bool(self.command.cache):
-            raise InputError("where do pods get pixels? name --data-claim or --cache")
+            raise InputError("pods read pixels from one place: name either --data-claim or --cache")
         for area in self.command.jobs:
             self.name(area)
 

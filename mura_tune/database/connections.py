@@ -11,8 +11,10 @@ from mura_tune.database.outages import legible
 from mura_tune.database.urls import database, file_of
 from mura_tune.errors import InputError
 
-A_WORKER = 3  # its own lock, what it reads and writes, and the search's lock while it opens a slot
-A_COMMAND = 4  # what starts the workers: progress, and the dashboard's notes
+PER_WORKER = (
+    3  # its own lock, what it reads and writes, and the search's lock while it opens a slot
+)
+PER_COMMAND = 4  # what starts the workers: progress, and the dashboard's notes
 ROUNDS = 5  # a pooler that shares sessions gives itself away in the first, unless it is busy
 
 _LEFT = """
@@ -44,7 +46,7 @@ def check_connections(url: str, workers: int) -> None:
             )
         with engine.connect() as connection:
             left, most = connection.exec_driver_sql(_LEFT).one()
-    needed = A_WORKER * workers + A_COMMAND
+    needed = PER_WORKER * workers + PER_COMMAND
     if needed > left:
         raise InputError(
             f"{database(url)}: {workers} workers need {needed} connections, and the server has "

@@ -35,6 +35,7 @@ def url_of(text: str) -> str:
         return url_of_file(text)
     if text.startswith("sqlite"):
         return url_of_file(_file_in(text))
+    text = text.rstrip("\r\n")  # a Kubernetes Secret of a file has the file's last newline
     try:
         url = _parse(text)
     except ValueError:

@@ -69,15 +69,15 @@ class Inductor:
         return functools.partial(_compiled_pass(), net)
 
     def _compile(self, net: Network, shape: tuple[int, ...], kind: str) -> bool:
-        self._folder.mkdir(parents=True, exist_ok=True)
         marker = self._folder / f"{kind}.compiled"
+        seconds = SECONDS_PER_LAYER * sum(p.ndim > 1 for p in net.parameters())
+        if not marker.exists() and not self._worth(seconds):
+            return False
+        self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / f"{kind}.lock").open("w") as lock:
             if not try_lock(lock):
                 return False
             if not marker.exists():
-                seconds = SECONDS_PER_LAYER * sum(p.ndim > 1 for p in net.parameters())
-                if not self._worth(seconds):
-                    return False
                 self._say(
                     f"compiling {type(net.body).__name__} for batches of {shape[0]}: "
                     f"about {seconds / 60:.0f} min, once for all trials like this one"
@@ -85,9 +85,7 @@ class Inductor:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self._folder / "inductor"))
             try:
                 _pass_once(net, shape)
-            except (
-                Exception
-            ) as error:  # of Triton, a C compiler, inductor: training goes on without
+            except Exception as error:  # of Triton, a C compiler, inductor: it goes on without
                 self._failed = True
                 _LOG.warning("networks are not compiled: %s", printable(error).splitlines()[0])
                 return False

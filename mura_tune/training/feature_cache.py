@@ -32,7 +32,7 @@ from mura_tune.files import hold_lock, try_lock
 _LOG = logging.getLogger(__name__)
 
 
-class Store(Protocol):
+class FeatureCache(Protocol):
     """Keeps the batches of features that it is asked for, or some of them."""
 
     def batches(
@@ -60,7 +60,7 @@ class FeatureMemory:
     does not fit always does.
     """
 
-    store: Store
+    store: FeatureCache
     budget: int
     _entries: OrderedDict[str, list[Tensor]] = field(default_factory=OrderedDict, repr=False)
 
@@ -71,7 +71,7 @@ class FeatureMemory:
         device: torch.device,
         compute: Callable[[], Iterable[Tensor]],
     ) -> Iterator[Tensor]:
-        """See `Store.batches`."""
+        """See `FeatureCache.batches`."""
         key = f"{_entry_key(about)} {device}"
         if (kept := self._entries.get(key)) is not None:
             self._entries.move_to_end(key)
@@ -128,7 +128,7 @@ class FeatureStore:
         device: torch.device,
         compute: Callable[[], Iterable[Tensor]],
     ) -> Iterator[Tensor]:
-        """See `Store.batches`."""
+        """See `FeatureCache.batches`."""
         key = _entry_key(about)
         if (entry := self._find(key)) is not None:
             yield from _read(*entry, sizes, device)

@@ -24,7 +24,7 @@ from mura_tune.training.batches import (
     plain_batches,
     training_batches,
 )
-from mura_tune.training.feature_cache import Store
+from mura_tune.training.feature_cache import FeatureCache
 
 SHARED_DEPTHS = (0, 1)  # deeper ones save half as much for 20 GB an area
 
@@ -116,7 +116,7 @@ class FeatureSource:
     `consistency`, `mixup` or `flip_test` get a `pixel_feed`.
     """
 
-    store: Store
+    store: FeatureCache
     depths: tuple[int, ...] = SHARED_DEPTHS
 
     def __call__(self, net: Network, train: Split, dev: Split, recipe: Recipe, phase: int) -> Feed:

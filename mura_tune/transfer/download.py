@@ -190,8 +190,7 @@ def _append(path: Path, most: int, growth: _FileGrowth, bar: Any) -> bool:
                 if file.tell() > most:
                     file.truncate(0)
                     raise InputError(
-                        f"{address}: more than {limits.bytes} bytes in a release; nothing of it "
-                        "was used"
+                        f"{address}: more than {limits.bytes} bytes in total; nothing was used"
                     )
             return total is None or file.tell() >= total
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mura_tune.errors import InputError
-from mura_tune.training.feature_cache import FeatureMemory, FeatureStore, Store
+from mura_tune.training.feature_cache import FeatureCache, FeatureMemory, FeatureStore
 
 CPU = torch.device("cpu")
 SIZES = [3, 3, 2]
@@ -25,7 +25,9 @@ def rows(seed: int = 0, *shape: int) -> list[torch.Tensor]:
     return [torch.rand(n, *(shape or (5,)), generator=generator) for n in SIZES]
 
 
-def get(store: Store, name: str, batches: list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
+def get(
+    store: FeatureCache, name: str, batches: list[torch.Tensor]
+) -> tuple[list[torch.Tensor], bool]:
     """An entry's batches, and whether they had to be computed."""
     computed = False
 
@@ -103,7 +105,7 @@ STORES = {
 
 @pytest.mark.parametrize("store_at", STORES.values(), ids=STORES)
 def test_an_entry_that_is_not_read_to_its_end_is_not_kept(
-    tmp_path: Path, store_at: Callable[[Path], Store]
+    tmp_path: Path, store_at: Callable[[Path], FeatureCache]
 ) -> None:
     store = store_at(tmp_path)
     midway = store.batches({"name": "x"}, SIZES, CPU, lambda: rows())
@@ -129,7 +131,7 @@ def test_who_meets_a_writer_computes_and_does_not_wait(tmp_path: Path) -> None:
 WRITER = """
 import sys, time, torch
 from pathlib import Path
-from mura_tune.training.feature_cache import FeatureMemory, FeatureStore, Store
+from mura_tune.training.feature_cache import FeatureCache, FeatureMemory, FeatureStore
 def compute():
     generator = torch.Generator().manual_seed(0)
     for number, n in enumerate([3, 3, 2]):

@@ -469,7 +469,7 @@ def test_a_slow_server_is_waited_for_and_a_silent_one_is_not(
 
 
 def test_sizes_are_capped(server: Server, served: Path, get: Get, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="more than 30000 bytes in a release"):
+    with pytest.raises(InputError, match="more than 30000 bytes in total"):
         get(server.url, DownloadLimits(bytes=30_000))
     assert sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file()) < 1000
     (served / "SHA256SUMS").write_bytes(b"0" * 70_000)

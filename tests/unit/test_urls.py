@@ -104,6 +104,10 @@ def test_postgresql_goes_through_psycopg() -> None:
 SECRET = "postgresql+psycopg://me:s3cret%2F1@host/db?sslmode=verify-full&sslrootcert=%2Fca.pem"
 
 
+def test_the_newline_of_a_file_is_no_part_of_its_url() -> None:
+    assert url_of("postgresql+psycopg://me@host/db\n") == "postgresql+psycopg://me@host/db"
+
+
 def test_options_for_tls_pass_through() -> None:
     assert url_of(SECRET) == SECRET
     options = create_engine(SECRET).dialect.create_connect_args(make_url(SECRET))[1]
