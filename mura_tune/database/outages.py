@@ -14,14 +14,14 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
-from sqlalchemy import Select, func, select
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -32,7 +32,8 @@ from sqlalchemy.exc import (
 )
 
 from mura_tune import console, errors
-from mura_tune.database.optuna_private import NOT_FOUND, STORAGE_CALLS, TABLES
+from mura_tune.database.optuna_private import NOT_FOUND, STORAGE_CALLS, TABLES, TrialStorage
+from mura_tune.database.trial_rows import read_open, read_search, read_trials
 from mura_tune.database.urls import TIMEOUT, database, file_of, hide_passwords
 from mura_tune.errors import InputError, MuraError
 from mura_tune.text import printable, shell_command
@@ -259,7 +260,7 @@ class Patience:
 _TRIALS, _BEATS = TABLES["trials"], TABLES["trial_heartbeats"]
 
 
-class WaitingStorage(RDBStorage):
+class WaitingStorage(TrialStorage):
     """Optuna's storage, whose every call waits while the database is out of reach.
 
     Attributes:
@@ -293,13 +294,36 @@ class WaitingStorage(RDBStorage):
 
         return self.patience.call(attempt)
 
-    def read_states(self, study_id: int, first: int) -> list[tuple[int, TrialState]]:
-        """Key and state of each trial of a search whose key is `first` or more."""
-        query = select(_TRIALS.c.trial_id, _TRIALS.c.state).where(
-            _TRIALS.c.study_id == study_id, _TRIALS.c.trial_id >= first
-        )
-        with decoded(self.patience.url):
-            return self.patience.call(lambda: [(key, state) for key, state in self._rows(query)])
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """As Optuna has it."""
+        return self.read_trials([trial_id])[0]
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """As Optuna has it: those after a key, and some before."""
+        after = trial_id_greater_than
+        before = [key for key in included_trial_ids if key <= after]
+        trials = self.read_trials(before) if before else []
+        trials += self._query(lambda connection: read_search(connection, study_id, after))
+        return [trial for trial in trials if states is None or trial.state in states]
+
+    def read_trials(self, keys: Iterable[int]) -> list[FrozenTrial]:
+        """Some trials, by their keys and in the order of them.
+
+        Raises:
+            KeyError: one of them is not there.
+        """
+        keys = [*keys]
+        return self._query(lambda connection: read_trials(connection, keys))
+
+    def read_open(self, study_id: int, first: int, newest: int) -> dict[TrialState, set[int]]:
+        """See `trial_rows.read_open`."""
+        return self._query(lambda connection: read_open(connection, study_id, first, newest))
 
     def read_silences(self, study_id: int) -> dict[int, float]:
         """Seconds since the last heartbeat of each running trial of a search, by its key."""
@@ -308,20 +332,34 @@ class WaitingStorage(RDBStorage):
             .join(_BEATS, _BEATS.c.trial_id == _TRIALS.c.trial_id)
             .where(_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.RUNNING)
         )
-        rows = self.patience.call(lambda: self._rows(query))
+        rows = self._query(lambda connection: connection.execute(query).all())
         return {key: (now.replace(tzinfo=None) - beat).total_seconds() for key, beat, now in rows}
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         """Keys of the running trials whose heartbeat is older than the grace period.
 
-        Optuna's own reads every running trial whole.
+        Optuna's own reads every running trial whole. Here the oldest heartbeat comes first.
         """
         grace = self.grace_period or 0
+        oldest = (
+            select(func.min(_BEATS.c.heartbeat), func.now())
+            .join(_TRIALS, _BEATS.c.trial_id == _TRIALS.c.trial_id)
+            .where(_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.RUNNING)
+        )
+        beat, now = self._query(lambda connection: connection.execute(oldest).one())
+        if beat is None or (now.replace(tzinfo=None) - beat).total_seconds() <= grace:
+            return []
         return [key for key, silent in self.read_silences(study_id).items() if silent > grace]
 
-    def _rows(self, query: Select[Any]) -> Sequence[Any]:
-        with self.engine.connect() as connection:
-            return connection.execute(query).all()
+    def _query(self, read: Callable[[Connection], Returned]) -> Returned:
+        """What is read on a connection. Rows that nobody could read are told as damage."""
+
+        def attempt() -> Returned:
+            with self.engine.connect() as connection:
+                return read(connection)
+
+        with decoded(self.patience.url):
+            return self.patience.call(attempt)
 
     def record_heartbeat(self, trial_id: int) -> None:
         """A sign of life; one that cannot be stored is left out, and the next one tried."""
@@ -338,7 +376,7 @@ def _waiting(name: str) -> Callable[..., Any]:
 
     One that only reads tells rows that Optuna cannot read as damage of the database.
     """
-    guard = decoded if name.startswith(("get_", "_get_trials")) else contextlib.nullcontext
+    guard = decoded if name.startswith("get_") else contextlib.nullcontext
 
     @functools.wraps(getattr(RDBStorage, name))
     def method(self: WaitingStorage, *args: Any, **options: Any) -> Any:

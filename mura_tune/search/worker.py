@@ -330,7 +330,7 @@ class _WorkerSearch:
         """The search or its confirmation, of which trials are read once they change."""
         return SearchRecord(
             open_study(
-                storage=TrialCache(self._storage, self._storage.read_states, self._is_settled),
+                storage=TrialCache(self._storage, self._is_settled),
                 **options,
             )
         )

@@ -15,8 +15,7 @@ from mura_tune.search.trial_record import TrialRecord
 
 
 def opened(url: str, is_settled: Callable[[FrozenTrial], bool]) -> TrialCache:
-    storage = open_storage(url, create=True)
-    return TrialCache(storage, storage.read_states, is_settled)
+    return TrialCache(open_storage(url, create=True), is_settled)
 
 
 def change(dice: random.Random, study: optuna.Study) -> None:
