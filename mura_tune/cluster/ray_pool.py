@@ -36,7 +36,7 @@ from mura_tune.software import Software, running_software
 from mura_tune.text import printable
 
 LISTEN = 10.0  # seconds that an actor waits for something to say before it says nothing
-ROOM = 60.0  # seconds that workers may take to begin before that is said
+SLOW_START = 60.0  # seconds after which a line says how many workers have not begun
 CALLS = 3  # at one time in an actor: `run`, `listen`, `obey`
 
 
@@ -169,7 +169,7 @@ class _Actors:
     def _say_who_waits(self) -> None:
         """Say once that workers have not begun; some only take half a minute to import torch."""
         waiting = len(self.actors) - len(self.begun)
-        if not waiting or self.said or time.monotonic() - self.started < ROOM:
+        if not waiting or self.said or time.monotonic() - self.started < SLOW_START:
             return
         self.said = True
         room = sum(self._room(node["Resources"]) for node in self.ray.nodes() if node["Alive"])

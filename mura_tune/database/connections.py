@@ -11,16 +11,16 @@ from mura_tune.database.outages import legible
 from mura_tune.database.urls import database, file_of
 from mura_tune.errors import InputError
 
-PER_WORKER = (
-    3  # its own lock, what it reads and writes, and the search's lock while it opens a slot
-)
+PER_WORKER = 3  # its own lock, what it reads and writes, and at times the search's lock
 PER_COMMAND = 4  # what starts the workers: progress, and the dashboard's notes
 ROUNDS = 5  # a pooler that shares sessions gives itself away in the first, unless it is busy
 
+# Of other roles' sessions an ordinary role sees datid alone (PostgreSQL manual, 27.2).
 _LEFT = """
     SELECT current_setting('max_connections')::int
         - current_setting('superuser_reserved_connections')::int
-        - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+        - (SELECT count(*) FROM pg_stat_activity
+            WHERE datid IS NOT NULL AND coalesce(backend_type, '') IN ('', 'client backend')),
         current_setting('max_connections')
 """
 _SESSION = "SELECT pg_backend_pid()"

@@ -1,4 +1,4 @@
-"""Where studies live: SQLite in WAL mode on a local disk, or PostgreSQL."""
+"""Where searches are stored: SQLite in WAL mode on a local disk, or PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What names a study database: the path of a SQLite file, or a URL, each from the other."""
+"""What names a database of searches: the path of a SQLite file, or a URL, each from the other."""
 
 from __future__ import annotations
 

@@ -73,9 +73,9 @@ class FeatureMemory:
     ) -> Iterator[Tensor]:
         """See `FeatureCache.batches`."""
         key = f"{_entry_key(about)} {device}"
-        if (kept := self._entries.get(key)) is not None:
+        if (entry := self._entries.get(key)) is not None:
             self._entries.move_to_end(key)
-            yield from (batch.clone() for batch in kept)
+            yield from (batch.clone() for batch in entry)
             return
         taken: list[Tensor] = []
         fits = True

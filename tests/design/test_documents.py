@@ -1,5 +1,6 @@
 """Documents: every link leads somewhere, every module that is named exists, tables are fresh."""
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -72,6 +73,36 @@ def exists(name: str) -> bool:
             source = path.with_suffix(".py").read_text("utf-8")
             return not rest or bool(re.search(rf"^(?:def |class )?{rest[0]}\b", source, re.M))
     return False
+
+
+def test_the_site_lists_every_page() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text("utf-8")
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if page not in nav] == []
+
+
+def can_import(module: str, name: str) -> bool:
+    """Whether a module of the package names this at its top level, or is the folder of it."""
+    path = ROOT.joinpath(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    tree = ast.parse(file.read_text("utf-8")) if file.is_file() else ast.Module([], [])
+    nodes = [node for statement in tree.body for node in ast.walk(statement)]
+    named = {node.id for node in nodes if isinstance(node, ast.Name)}
+    named |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    named |= {alias.asname or alias.name for alias in nodes if isinstance(alias, ast.alias)}
+    return name in named or (path / f"{name}.py").is_file() or (path / name).is_dir()
+
+
+def test_benchmarks_import_what_there_is() -> None:
+    names = [
+        (str(node.module), alias.name)
+        for script in (ROOT / "benchmarks").glob("*.py")
+        for node in ast.walk(ast.parse(script.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mura_tune")
+        for alias in node.names
+    ]
+    assert len(names) > 50
+    assert [one for one in names if not can_import(*one)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -71,3 +71,16 @@ def test_workers_that_the_server_cannot_take_are_refused(postgres: postgresql.Se
         check_connections(url.replace("studies_", "nowhere_"), 1)
     with psycopg.connect(url.replace("+psycopg", "")):  # nothing of it is left open
         check_connections("sqlite:////tmp/nowhere.db", 10**6)
+
+
+def test_sessions_of_other_roles_take_connections_too(postgres: postgresql.Server) -> None:
+    url = postgres.url()
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as other:
+        other.execute("CREATE ROLE lab LOGIN")
+        lines = []
+        for user in (postgresql.USER, "lab"):
+            with pytest.raises(InputError) as caught:
+                check_connections(url.replace(f"{postgresql.USER}@", f"{user}@"), 100)
+            lines.append(str(caught.value).partition(": ")[2])
+        other.execute("DROP ROLE lab")
+    assert lines[0] == lines[1]
