@@ -180,8 +180,9 @@ class Search:
 
         Args:
             trials: finished or pruned ones in total; None takes the number of the config.
-            workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace,
-                compile, on, worker_cpus, worker_gpus, hours: see `RunSettings`.
+            workers, devices, warm_start, allow_space_change, artifacts, feature_gb, grace: see
+                `RunSettings`.
+            compile, on, worker_cpus, worker_gpus, hours: see `RunSettings`.
 
         Returns:
             What the search came to, which `finalize` takes.
@@ -221,7 +222,20 @@ class Search:
         """The command line that makes the release of this search."""
         return shell_command("mura", "finalize", self.name, *self.workspace.options)
 
-    def _with_trials(self, trials: int | None) -> Search:
+    def next_command(self, outcome: SearchOutcome) -> str:
+        """The command line of what comes next: the search again while slots are open, else its
+        release."""
+        budget, counts = self.config.budget, outcome.counts
+        unconfirmed = budget.confirm.top and not (outcome.confirmed or outcome.unconfirmed)
+        is_open = sum(counts.get(state, 0) for state in ("finished", "pruned")) < budget.trials
+        return (
+            self.tune_command
+            if is_open or outcome.pending or unconfirmed
+            else self.finalize_command
+        )
+
+    def with_trials(self, trials: int | None) -> Search:
+        """The same search to another number of trials in total; None leaves it as it is."""
         if trials is None:
             return self
         search = copy.copy(self)
@@ -283,7 +297,7 @@ def run_searches(
     settings = settings or RunSettings()
     if settings.compile not in COMPILE_RULES:
         raise InputError(f"--compile {settings.compile}: write {', '.join(COMPILE_RULES)}")
-    searches = [search._with_trials(trials) for search in searches]
+    searches = [search.with_trials(trials) for search in searches]
     workspace = searches[0].workspace
     url = workspace.url
     pool = settings.pool()

@@ -169,7 +169,8 @@ def tune(
         *(workers, devices, warm_start, allow_space_change, not no_artifacts, feature_gb, grace),
         *(compile, on, worker_cpus, worker_gpus, hours),
     )
-    _print_outcomes(as_json, every_area, searches, run_searches(searches, trials, settings))
+    searches = [search.with_trials(trials) for search in searches]
+    _print_outcomes(as_json, every_area, searches, run_searches(searches, None, settings))
 
 
 def _print_outcomes(
@@ -181,7 +182,7 @@ def _print_outcomes(
     console.print_report(
         as_json,
         lambda: [one.to_json() for one in outcomes] if several else outcomes[0].to_json(),
-        lambda: "\n\n".join(f"{one}\nnext: {search.finalize_command}" for one, search in pairs),
+        lambda: "\n\n".join(f"{one}\nnext: {search.next_command(one)}" for one, search in pairs),
     )
 
 

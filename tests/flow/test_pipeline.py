@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import CONFIRMED, TINY, Ran
 
+from mura_tune.api.search import make_searches
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.release.release import load_release, verify_release
 
@@ -91,6 +92,21 @@ def test_an_answer_is_the_score_that_evaluation_counted(
     for name, score in list(zip(studies.names, studies.scores, strict=True))[:5]:
         paths = [phantoms / p for p in part.paths[part.studies == name]]
         assert predictor.predict(paths).probability == pytest.approx(score, abs=1e-6)
+
+
+def test_what_comes_next_is_the_search_while_slots_are_open(
+    trained_release: Path, phantoms: Path
+) -> None:
+    overrides = [word.removeprefix("--set=") for word in TINY]
+    (search,) = make_searches(
+        "XR_WRIST", overrides, data=phantoms, runs=trained_release.parents[1] / "runs"
+    )
+    outcome = search.result()
+    done = outcome.counts["finished"] + outcome.counts["pruned"]
+    assert search.with_trials(done).next_command(outcome).startswith("mura finalize XR_WRIST ")
+    more = search.with_trials(done + 1).next_command(outcome)
+    assert more.startswith("mura tune XR_WRIST ")
+    assert f"--trials {done + 1} " in more
 
 
 def test_finalize_without_an_area_releases_every_finished_study(

@@ -37,6 +37,7 @@ READS = [
     (FINALIZE, DATA),
     (FINALIZE, DB),
     (("best", "XR_WRIST", "--runs=RUNS"), DB),
+    (("status", "XR_WRIST", "--runs=RUNS"), DB),
     (("study", "export", "XR_WRIST", "--runs=RUNS"), DB),
     (("study", "copy", "XR_WRIST", "new", "--runs=RUNS"), DB),
     (("study", "delete", "XR_WRIST", "--yes", "--runs=RUNS"), DB),
@@ -78,8 +79,8 @@ WRITES = [
 ]
 SINGLE = "--set=budget.confirm.top=0"  # no confirmation
 # `show` prints what it resolves, and writes nothing: it reads the search files of the installation,
-# and of a dataset that is there only whether it has the area.
-NEITHER = {"show"}
+# and of a dataset that is there only whether it has the area. `launch` prints what it was told.
+NEITHER = {"show", "launch"}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,9 +48,7 @@ def write_mura_csvs(root: Path, header: bool) -> None:
 @pytest.mark.parametrize("header", [False, True])
 def test_muras_csvs_alone_give_muras_table(tmp_path: Path, header: bool) -> None:
     write_mura_csvs(tmp_path, header)
-    start = time.perf_counter()
     found = audit_dataset(index_mura(tmp_path, index_only=True))
-    assert time.perf_counter() - start < 4  # 0.4 s alone on one core
     document = json.loads(json.dumps(found.to_json()))
     for area, sizes in MURA.items():
         for split, expected in zip(("train", "valid"), sizes, strict=True):
