@@ -116,14 +116,14 @@ def sleep_instead_of_training(seconds: float) -> None:
         Seen.opening.append(Seen.mark())
         return draw_recipe(*given)
 
-    lock_of, draw_recipe = locks.lock_of, trial.draw_recipe
+    lock_of, draw_recipe = locks.WorkerLock.lock_of, trial.draw_recipe
     SleepingTrainer.seconds = seconds
     vars(worker).update(
         Trainer=SleepingTrainer,
         load_trial_data=lambda *_, **__: None,
-        lock_of=lambda *given: TimedLock(lock_of(*given)),
         draw_recipe=draw,
     )
+    setattr(locks.WorkerLock, "lock_of", lambda *given: TimedLock(lock_of(*given)))  # noqa: B010
 
 
 def work(job: SearchJob, settings: WorkerSettings, stop: Callable[[], bool]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import fcntl
+import functools
 import hashlib
 import math
 import os
@@ -30,7 +31,7 @@ from mura_tune.text import file_name_of
 
 # A bigint key is stored in two halves (PostgreSQL manual, 54.12, pg_locks).
 _HELD_KEYS = """
-    SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks
+    SELECT string_agg(((classid::bigint << 32) | objid::bigint)::text, ',') FROM pg_locks
     WHERE locktype = 'advisory' AND objsubid = 1 AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
@@ -105,6 +106,20 @@ class WorkerLock:
             self._lock.release()
             self._lock.acquire()
 
+    def lock_of(self, name: str) -> Lock:
+        """The lock `name` of the database, for this worker alone.
+
+        In PostgreSQL it is held on the connection that holds the worker's own lock: to connect
+        takes longer than all else under a search's lock.
+        """
+        if file_of(self.url) is not None:
+            return lock_of(self.url, name, self.patience)
+        return _SessionLock(self, name)
+
+    def session(self) -> Connection | None:
+        """The connection that holds the worker's own lock; None on a file, or outside of it."""
+        return self._lock.session() if isinstance(self._lock, _AdvisoryLock) else None
+
     def __exit__(self, *_: object) -> None:
         assert self._lock is not None
         if isinstance(self._lock, _FileLock):
@@ -148,10 +163,16 @@ def alive_name(worker: str) -> str:
     return f"alive-{worker}"
 
 
+@functools.lru_cache(maxsize=10_000)
 def advisory_key(name: str) -> int:
     """The key of an advisory lock."""
     digest = hashlib.sha256(f"mura-tune {name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def _held_keys(connection: Connection) -> set[int]:
+    keys: str | None = connection.exec_driver_sql(_HELD_KEYS).scalar()
+    return {*map(int, keys.split(","))} if keys else set()
 
 
 def _remove_stale(folder: Path) -> None:
@@ -263,17 +284,21 @@ class _AdvisoryLock(_ContextLock):
             return False
         return True
 
+    def session(self) -> Connection | None:
+        """The connection that holds it."""
+        return self._connection
+
     def held_keys(self) -> set[int]:
         """The keys of all advisory locks that any session holds in this database."""
         if self._connection is not None:
             try:
-                return set(self._connection.exec_driver_sql(_HELD_KEYS).scalars())
+                return _held_keys(self._connection)
             except SQLAlchemyError:
                 pass  # its connection is lost; another one answers as well
 
         def ask() -> set[int]:
             with self._engine().connect() as connection:
-                return set(connection.exec_driver_sql(_HELD_KEYS).scalars())
+                return _held_keys(connection)
 
         return Patience(self.url, self.patience).call(ask)
 
@@ -291,3 +316,47 @@ class _AdvisoryLock(_ContextLock):
         return sqlalchemy.create_engine(
             self.url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
         )
+
+
+@dataclass
+class _SessionLock(_ContextLock):
+    """An advisory lock on a worker's own connection, which is made anew where it was lost."""
+
+    worker: WorkerLock
+    name: str
+    _connection: Connection | None = None
+
+    def acquire(self) -> None:
+        self._connection = self._execute("pg_advisory_lock")[0]
+
+    def attempt(self) -> bool:
+        connection, taken = self._execute("pg_try_advisory_lock")
+        self._connection = connection if taken else None
+        return bool(taken)
+
+    def release(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(SQLAlchemyError):  # a lost one has freed it
+                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({advisory_key(self.name)})")
+
+    def held(self) -> bool:
+        if self._connection is None or self._connection is not self.worker.session():
+            return False
+        try:
+            self._connection.exec_driver_sql("SELECT 1")
+        except SQLAlchemyError:
+            return False
+        return True
+
+    def _execute(self, function: str) -> tuple[Connection, Any]:
+        """The worker's connection, and what a function answers on it."""
+
+        def attempt() -> tuple[Connection, Any]:
+            self.worker.renew()
+            connection = self.worker.session()
+            assert connection is not None
+            sql = f"SELECT {function}({advisory_key(self.name)})"
+            return connection, connection.exec_driver_sql(sql).scalar()
+
+        return Patience(self.worker.url, self.worker.patience).call(attempt)

@@ -244,7 +244,7 @@ class TrialCache(_CachedStorage):
         trials = self._ordered.get(study_id, []).copy()
         for trial in changed:
             trials[trial.number : trial.number + 1] = [trial]
-        if any(trial.number != number for number, trial in enumerate(trials)):
+        if any(trials[t.number : t.number + 1] != [t] for t in changed):  # a number is missing
             trials = sorted(self._studies[study_id].trials.values(), key=lambda t: t.number)
         self._ordered[study_id] = trials
 

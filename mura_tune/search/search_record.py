@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import operator
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -51,7 +52,7 @@ class Trials(Sequence[TrialRecord]):
     """
 
     def __init__(self, frozen: Sequence[FrozenTrial] = (), search: str = "") -> None:
-        self._search = search
+        self._search, self._frozen = search, frozen
         self._records: list[TrialRecord] = []
         self.by_slot: dict[int | str, list[TrialRecord]] = {}
         self.done_slots: set[int | str] = set()
@@ -67,10 +68,12 @@ class Trials(Sequence[TrialRecord]):
             frozen: all of them; a trial that did not change is the same object.
         """
         before = self._records
+        if frozen is self._frozen:
+            return self
+        differ = map(operator.is_not, frozen, self._frozen)
         changed = [
-            number
-            for number, trial in enumerate(frozen)
-            if number >= len(before) or before[number].frozen is not trial
+            *itertools.compress(itertools.count(), differ),
+            *range(len(before), len(frozen)),
         ]
         if not changed and len(frozen) == len(before):
             return self
@@ -78,6 +81,7 @@ class Trials(Sequence[TrialRecord]):
         if len(frozen) < len(before) or any(trial.state.is_finished() for trial in replaced):
             return Trials(frozen, self._search)  # read anew, or another search
         later = Trials(search=self._search)
+        later._frozen = frozen
         later._records = before.copy()
         later.by_slot = self.by_slot.copy()
         later.done_slots = self.done_slots.copy()
@@ -99,7 +103,7 @@ class Trials(Sequence[TrialRecord]):
     def __len__(self) -> int:
         return len(self._records)
 
-    @property
+    @functools.cached_property
     def running(self) -> list[TrialRecord]:
         return [t for t in self._unfinished.values() if t.state == TrialState.RUNNING]
 

@@ -6,11 +6,12 @@ next is asked under the search's lock.
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, overload
 
 from optuna.trial import TrialState
 
@@ -84,6 +85,43 @@ class Slot:
         return self.role is None and self.rerun is None
 
 
+class Slots(Sequence[Slot]):
+    """The slots of a plan, in the order in which they are filled.
+
+    Attributes:
+        free: keys of the slots that a trial of any role and recipe fills.
+        fixed: the others, by key.
+    """
+
+    def __init__(self, slots: Iterable[Slot]) -> None:
+        self._slots = [*slots]
+        self.fixed = {slot.key: slot for slot in self._slots if not slot.is_free}
+        self.free = frozenset(slot.key for slot in self._slots if slot.is_free)
+
+    def with_values(self, changed: Mapping[int, Slot]) -> Slots:
+        """The same plan with other slots in some places."""
+        later = copy.copy(self)
+        later._slots = self._slots.copy()
+        for place, slot in changed.items():
+            later._slots[place] = slot
+        later.fixed = self.fixed | {slot.key: slot for slot in changed.values()}
+        later.free = self.free.difference(later.fixed)
+        return later
+
+    @overload
+    def __getitem__(self, index: int) -> Slot: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Slot]: ...
+    def __getitem__(self, index: int | slice) -> Slot | list[Slot]:
+        return self._slots[index]
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots)
+
+
 @dataclass(frozen=True)
 class WarmStart:
     """Another search's winner, to be tried early in this one; `source` names search and trial."""
@@ -92,7 +130,7 @@ class WarmStart:
     values: dict[str, Any]
 
 
-Plan = Callable[[Trials], Sequence[Slot]]
+Plan = Callable[[Trials], Slots]
 
 
 @dataclass(frozen=True)
@@ -104,7 +142,7 @@ class Standing:
     running: int
 
 
-def standing(trials: Trials, slots: Sequence[Slot]) -> Standing:
+def standing(trials: Trials, slots: Slots) -> Standing:
     """Where a plan stands. Trials that fill no slot of the plan are not counted."""
     done = _closed(trials, slots)
     running = _running(trials, slots) - done
@@ -135,14 +173,14 @@ def next_slot(
     _stop_if_all_fail(search.name, trials, since)
     slots = plan(trials)
     taken = _closed(trials, slots) | _running(trials, slots)
-    open_slots = [slot for slot in slots if slot.key not in taken]
     for trial in trials.waiting:
-        if queued_slot := _slot_for(trial, open_slots):
+        if queued_slot := _slot_for(trial, [slot for slot in slots if slot.key not in taken]):
             return queued_slot
         search.fail(trial, SUPERSEDED)  # a crash queued it, and another ran it
-    if not open_slots:
+    slot = next((slot for slot in slots if slot.key not in taken), None)
+    if slot is None:
         return None
-    slot = open_slots[0] if open_slots[0].rerun else _take_values_of_cut_off(open_slots[0], trials)
+    slot = slot if slot.rerun else _take_values_of_cut_off(slot, trials)
     if slot.values is not None:
         _queue(search, slot, slot.values, space)
     return slot
@@ -181,24 +219,25 @@ def search_slots(
     space: Space,
     trials: Trials,
     warm: Callable[[], Sequence[WarmStart]] = tuple,
-) -> list[Slot]:
+) -> Slots:
     """Slot 0 runs the recipe as it stands; warm starts not tried yet take the first free ones.
 
     Once a fixed recipe failed by itself (out of memory, say) its slot is the sampler's.
     """
     slots = empty_slots(config, trials)
+    changed: dict[int, Slot] = {}
     if slots[0].role:
-        slots[0] = replace(slots[0], values=defaults(config.recipe, space))
-    if free := untried(config, trials):
-        fresh = [start for start in warm() if start.source not in trials.warm_starts]
-        for key, start in zip(free, fresh, strict=False):
-            slots[key] = Slot(key, start.values, WARM, warm_start=start.source)
-    return slots
+        changed[0] = replace(slots[0], values=defaults(config.recipe, space))
+    fresh = [start for start in warm() if start.source not in trials.warm_starts]
+    for key, start in zip(untried(config, trials) if fresh else (), fresh, strict=False):
+        changed[key] = Slot(key, start.values, WARM, warm_start=start.source)
+    return slots.with_values(changed) if changed else slots
 
 
 def untried(config: SearchConfig, trials: Trials) -> list[int]:
     """Keys of the slots, but the baseline's, that no trial has begun to fill."""
-    return [key for key in range(1, config.budget.trials) if key not in trials.by_slot]
+    begun = trials.by_slot
+    return sorted(frozenset(range(1, config.budget.trials)).difference(begun))
 
 
 def searched(config: SearchConfig, trials: Trials) -> bool:
@@ -216,7 +255,7 @@ def candidates(config: SearchConfig, trials: Trials) -> list[TrialRecord]:
     return top + [t for t in rest if t.role == BASELINE and top]
 
 
-def confirm_slots(config: SearchConfig, trials: Trials, identity: str | None = None) -> list[Slot]:
+def confirm_slots(config: SearchConfig, trials: Trials, identity: str | None = None) -> Slots:
     """Each candidate of the searched `trials` with each new seed; a seed is tried once.
 
     The slots of a seed stand together: all candidates are judged by the same patients.
@@ -225,11 +264,12 @@ def confirm_slots(config: SearchConfig, trials: Trials, identity: str | None = N
         identity: of the search.
     """
     resplit = config.budget.confirm.resplit
-    return [
+    best = candidates(config, trials)
+    return Slots(
         _confirm_slot(trial, seed, identity, division=seed if resplit else 0)
         for seed in range(1, config.budget.confirm.seeds + 1)
-        for trial in candidates(config, trials)
-    ]
+        for trial in best
+    )
 
 
 def _confirm_slot(trial: TrialRecord, seed: int, identity: str | None, *, division: int) -> Slot:
@@ -245,37 +285,31 @@ def _confirm_slot(trial: TrialRecord, seed: int, identity: str | None, *, divisi
     )
 
 
-def empty_slots(config: SearchConfig, trials: Trials) -> list[Slot]:
+def empty_slots(config: SearchConfig, trials: Trials) -> Slots:
     """The search's slots without values. Slot 0 is the baseline's until that failed by itself."""
     failed = any(t.failed_by_itself for t in trials.by_slot.get(0, ()))
-    baseline = Slot(0) if failed else Slot(0, role=BASELINE)
-    return [baseline, *_free_slots(config.budget.trials)[1:]]
+    return _empty_slots(config.budget.trials, Slot(0) if failed else Slot(0, role=BASELINE))
 
 
 @functools.lru_cache(maxsize=4)  # a search asks for the same ones with every trial
-def _free_slots(number: int) -> tuple[Slot, ...]:
-    return tuple(map(Slot, range(number)))
+def _empty_slots(number: int, first: Slot) -> Slots:
+    return Slots([first, *map(Slot, range(1, number))])
 
 
-def _running(trials: Trials, slots: Sequence[Slot]) -> set[int | str]:
+def _running(trials: Trials, slots: Slots) -> set[int | str]:
     """Keys of the slots that a running trial fills."""
-    running: dict[int | str | None, list[TrialRecord]] = {}
-    for trial in trials.running:
-        running.setdefault(trial.slot, []).append(trial)
-    begun = [slot for slot in slots if slot.key in running]
-    return {slot.key for slot in begun if any(fills(t, slot) for t in running[slot.key])}
+    running = {trial.slot for trial in trials.running if trial.slot is not None}
+    fixed = running & slots.fixed.keys()
+    filled = {t.slot for t in trials.running if t.slot in fixed and fills(t, slots.fixed[t.slot])}
+    return (running & slots.free) | filled
 
 
-def _closed(trials: Trials, slots: Sequence[Slot]) -> set[int | str]:
+def _closed(trials: Trials, slots: Slots) -> set[int | str]:
     """Keys of the slots that need no further trial."""
-    return {
-        slot.key
-        for slot in slots
-        if (
-            slot.key in trials.done_slots
-            if slot.is_free
-            else any(_closes(trial, slot) for trial in trials.by_slot.get(slot.key, ()))
-        )
+    return (trials.done_slots & slots.free) | {
+        key
+        for key, slot in slots.fixed.items()
+        if any(_closes(trial, slot) for trial in trials.by_slot.get(key, ()))
     }
 
 
@@ -333,11 +367,8 @@ def _fail_lost(search: SearchRecord, trials: Trials, lost: Mapping[int, str]) ->
     A worker names itself in its trial before it frees the search's lock: a trial of nobody, seen
     under that lock, is of a worker that was killed.
     """
-    reasons = {
-        trial: KILLED if trial.worker is None else lost.get(trial.number)
-        for trial in trials.running
-    }
-    failed = {trial: reason for trial, reason in reasons.items() if reason}
+    reasons = ((t, KILLED if t.worker is None else lost.get(t.number)) for t in trials.running)
+    failed = {trial: reason for trial, reason in reasons if reason}
     for trial, reason in failed.items():
         search.fail(trial, reason)
     return bool(failed)

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune.config import Budget, SearchConfig
-from mura_tune.database.locks import WorkerLock, lock_of
+from mura_tune.database.locks import WorkerLock
 from mura_tune.database.optuna_private import TrialCache, send_heartbeats
 from mura_tune.database.outages import WaitingStorage
 from mura_tune.database.storage import open_storage
@@ -40,10 +40,10 @@ from mura_tune.search.slots import (
     Slot,
     WarmStart,
     confirm_slots,
+    empty_slots,
     find_lost,
     next_slot,
     search_slots,
-    searched,
     standing,
     untried,
 )
@@ -154,6 +154,22 @@ class _BegunTrial:
     locked: bool
 
 
+class _Stage(NamedTuple):
+    """What a search runs now: itself, or its confirmation.
+
+    Attributes:
+        record: of what runs.
+        trials: of it, as they were read last.
+        plan: its slots, for the trials of a moment.
+        running: how many of its slots are being filled.
+    """
+
+    record: SearchRecord
+    trials: Trials
+    plan: Plan
+    running: int
+
+
 class _WorkerSearch:
     """One search as a worker sees it: the search first, then its confirmation.
 
@@ -173,6 +189,7 @@ class _WorkerSearch:
         since: Mapping[str, int],
     ) -> None:
         self.running = 0
+        self._stage: _Stage | None = None
         self._job, self._settings, self._storage, self._worker_lock = (
             job,
             settings,
@@ -181,7 +198,7 @@ class _WorkerSearch:
         )
         self._device, self._on_event, self._since = device, on_event, since
         self._shared = shared
-        self._lock = lock_of(settings.url, job.name, settings.patience)
+        self._lock = worker_lock.lock_of(job.name)
         self._config = job.config
         self._search = self._record(optuna.load_study, study_name=job.name)
         self._config = going_on(self._search, job.config)
@@ -199,18 +216,15 @@ class _WorkerSearch:
 
     def is_done(self) -> bool:
         """Whether nothing is left to run, here or elsewhere."""
-        if (stage := self._stage(self._search.trials())) is None:
-            return True
-        search, trials, plan = stage
-        now = standing(trials, plan(trials))
-        self.running = now.running
-        return search is not self._search and now.done == now.slots
+        self._stage = self._read_stage()
+        self.running = self._stage.running if self._stage else 0
+        return self._stage is None
 
     def run_next(self) -> bool:
-        """Run the next open slot; False when none is open."""
-        if (stage := self._stage(self._search.trials())) is None:
+        """Run the next open slot, as `is_done` has just seen them; False when none is open."""
+        if self._stage is None:
             return False
-        search, trials, plan = stage
+        search, trials, plan, _ = self._stage
         self._look_up_siblings(trials)
         lost = find_lost(search, trials, self._worker_lock.living)
         begun: _BegunTrial | None = None
@@ -284,23 +298,26 @@ class _WorkerSearch:
         else:
             self._warm_starts = ()
 
-    def _stage(self, trials: Trials) -> tuple[SearchRecord, Trials, Plan] | None:
-        """The search while it has open slots, then the confirmation, if one is asked for.
-
-        Args:
-            trials: of the search.
-        """
-        if not searched(self._config, trials):
-            return (
+    def _read_stage(self) -> _Stage | None:
+        """The search while it has open slots, then the confirmation, if one is asked for."""
+        trials = self._search.trials()
+        now = standing(trials, empty_slots(self._config, trials))
+        if now.done < now.slots:
+            return _Stage(
                 self._search,
                 trials,
                 lambda now: search_slots(self._config, self._space, now, lambda: self._warm_starts),
+                now.running,
             )
         slots = confirm_slots(self._config, trials, self._search.identity)
         if not slots:
             return None
         confirmation = self._open_confirmation()
-        return confirmation, confirmation.trials(), lambda now: slots
+        trials = confirmation.trials()
+        now = standing(trials, slots)
+        if now.done == now.slots:
+            return None
+        return _Stage(confirmation, trials, lambda now: slots, now.running)
 
     def _open_confirmation(self) -> SearchRecord:
         if self._confirmation is None:

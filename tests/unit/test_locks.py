@@ -76,3 +76,18 @@ def test_the_living_are_those_that_hold_their_locks(storage: str) -> None:
         assert WorkerLock(storage).living([one.name, "nobody"]) == {one.name}
         for other in others[1:7]:
             other.__exit__()
+
+
+def test_a_worker_takes_other_locks_beside_its_own(storage: str) -> None:
+    with WorkerLock(storage) as one, WorkerLock(storage) as two:
+        first, second = one.lock_of("s"), two.lock_of("s")
+        with first, two.lock_of("another"):
+            assert first.held()
+            assert not second.attempt()
+            assert not lock_of(storage, "s").attempt()
+        assert not first.held()
+        with second:
+            assert not first.attempt()
+            assert one.living([two.name]) == {two.name}
+    with lock_of(storage, "s"):
+        pass

@@ -155,9 +155,17 @@ def test_a_lock_in_a_database_is_known_to_be_lost(
         # It lost its own: the other may be in the same case.
         assert one.living([two.name]) == {two.name}
         assert WorkerLock(url).living([one.name]) == {one.name}  # it took its own again
-        two.renew()
+        with two.lock_of("s"):  # on a connection that it makes anew
+            assert not other.attempt()
         assert WorkerLock(url).living([one.name]) == {one.name}
         assert WorkerLock(url).living([two.name]) == {two.name}
+        lock = two.lock_of("s")
+        with lock:
+            assert lock.held()
+            postgres.disconnect(url)
+            assert not lock.held()
+            two.renew()
+            assert not lock.held()  # its worker lives, and the lock may be another's
     assert "Traceback" not in capfd.readouterr().err
 
 

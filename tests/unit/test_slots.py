@@ -20,6 +20,7 @@ from mura_tune.search.search_record import SearchRecord, Trials
 from mura_tune.search.slots import (
     Rerun,
     Slot,
+    Slots,
     WarmStart,
     confirm_slots,
     find_lost,
@@ -31,7 +32,7 @@ from mura_tune.search.slots import (
 from mura_tune.search.space import Space
 
 SPACE = {"augment": FloatDistribution(0.0, 1.0)}
-PLAN = [Slot(0), Slot(1), Slot(2)]
+PLAN = Slots([Slot(0), Slot(1), Slot(2)])
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def add(
 
 def ask(
     study: optuna.Study,
-    plan: list[Slot] = PLAN,
+    plan: Slots = PLAN,
     is_alive: bool = True,
     space: Space = SPACE,
     since: int = 0,
@@ -106,7 +107,7 @@ def test_a_confirmation_that_was_cut_off_is_queued_whole(study: optuna.Study) ->
         "3:1", {"augment": 0.75}, "confirmation", confirmed_trial=3, rerun=Rerun(recipe, SPACE)
     )
     add(study, TrialState.FAIL, "3:1", reason="killed", role="confirmation", of=3)
-    assert ask(study, [fixed]) == fixed
+    assert ask(study, Slots([fixed])) == fixed
     queued = study.get_trials()[-1]
     assert queued.params == {"augment": 0.75}
     assert queued.user_attrs == {"role": "confirmation", "of": 3, "slot": "3:1"}
@@ -119,7 +120,7 @@ def test_what_failed_by_itself_is_not_run_again_as_it_was(study: optuna.Study) -
     assert ask(study) == Slot(0)
     assert len(study.trials) == 1
     fixed = Slot(0, rerun=Rerun(recipe))  # the next would fail alike
-    assert ask(study, [fixed, Slot(1)]) == Slot(1)
+    assert ask(study, Slots([fixed, Slot(1)])) == Slot(1)
 
 
 def test_a_dead_workers_trial_is_failed_and_its_values_queued(study: optuna.Study) -> None:
@@ -153,7 +154,7 @@ def test_what_is_run_again_keeps_its_values_under_a_narrowed_space(study: optuna
         "3:1", {"augment": 0.25}, "confirmation", confirmed_trial=3, rerun=Rerun(recipe, SPACE)
     )
     narrow = {"augment": FloatDistribution(0.5, 1.0)}
-    assert ask(study, [fixed], space=narrow) == fixed
+    assert ask(study, Slots([fixed]), space=narrow) == fixed
     (queued,) = study.get_trials()
     assert (queued.params, queued.user_attrs["of"]) == ({"augment": 0.25}, 3)
     assert recipe_of(queued) == recipe
@@ -165,8 +166,8 @@ def test_a_slot_that_another_recipe_was_queued_for_is_queued_anew(study: optuna.
     for state in (TrialState.COMPLETE, TrialState.WAITING):
         add(study, state, "3:1", replace(recipe, batch=8), "search", of=3)
         add(study, state, "3:1", recipe, "another search", of=3)
-    assert standing(records_of(study), [fixed]).done == 0
-    assert ask(study, [fixed]) == fixed
+    assert standing(records_of(study), Slots([fixed])).done == 0
+    assert ask(study, Slots([fixed])) == fixed
     *stale, queued = study.get_trials()
     assert [t.state for t in stale[2:]] == [TrialState.FAIL] * 2
     assert (queued.state, recipe_of(queued)) == (TrialState.WAITING, recipe)
@@ -222,7 +223,7 @@ def test_standing_counts_slots_not_trials(study: optuna.Study) -> None:
     add(study, TrialState.FAIL, 2, recipe, reason="out of memory")
     now = standing(records_of(study), PLAN)
     assert (now.slots, now.done, now.running) == (3, 1, 1)
-    assert standing(records_of(study), [*PLAN[:2], Slot(2, rerun=Rerun(recipe))]).done == 2
+    assert standing(records_of(study), Slots([*PLAN[:2], Slot(2, rerun=Rerun(recipe))])).done == 2
 
 
 def study_of(trials: int = 4) -> SearchConfig:
@@ -269,7 +270,5 @@ def test_the_best_and_the_baseline_are_confirmed_with_new_seeds(study: optuna.St
     assert not {s.key for s in slots} & {s.key for s in anew}  # either is not the other's run
     assert searched(study_of(5), records_of(study))
     assert not searched(study_of(6), records_of(study))
-    assert (
-        confirm_slots(config.load_config("XR_WRIST", ["budget.confirm.top=0"]), records_of(study))
-        == []
-    )
+    none = config.load_config("XR_WRIST", ["budget.confirm.top=0"])
+    assert not confirm_slots(none, records_of(study))
