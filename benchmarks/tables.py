@@ -243,12 +243,26 @@ def gpu() -> str:
     return _table(f"{head} | compiled too, images/s | ratio", lines)
 
 
+def recalibration() -> str:
+    """A release elsewhere, before and after recalibration on a few patients."""
+    row = re.compile(r" *(\d+)" + r" +([\d.]+) -> ([\d.]+) \+-[\d.]+" * 3 + r" +([\d.]+) ")
+    lines, place = [], ""
+    for line in _text("recalibrate").splitlines():
+        if named := re.match(r"([\w ]+): \d+ studies of", line):
+            place = named[1]
+        elif found := row.match(line):
+            patients, *figures, worse = found.groups()
+            pairs = [f"{figures[at]} -> {figures[at + 1]}" for at in (0, 2, 4)]
+            lines.append(f"| {' | '.join([place, patients, *pairs, worse])} |")
+    return _table("place | patients | slope | Brier score | log-loss | worse", lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         *(answer, released, speed, speed_short, ladder),
         *(full_depth, coverage, heatmaps, starts, models, gpu),
-        *(calibration, thresholds, doubt),
+        *(calibration, thresholds, doubt, recalibration),
     )
 }
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mura_tune.api.reading import load_release as load_release
     from mura_tune.api.release import export as export
     from mura_tune.api.release import finalize as finalize
+    from mura_tune.api.release import recalibrate as recalibrate
     from mura_tune.api.search import Search as Search
     from mura_tune.api.search import SearchOutcome as SearchOutcome
     from mura_tune.api.search import ablate_second_task as ablate_second_task
@@ -51,7 +52,7 @@ _MODULES = {
         *("verify", "write_report"),
     ),
     "api.reading": ("load_release",),
-    "api.release": ("export", "finalize"),
+    "api.release": ("export", "finalize", "recalibrate"),
     "api.search": ("Search", "SearchOutcome", "ablate_second_task", "load_result"),
     "config": ("SearchConfig", "load_config"),
     "errors": ("InputError", "MuraError"),

@@ -28,7 +28,12 @@ from mura_tune.release.release import Release
 from mura_tune.release.release_tasks import release_task
 from mura_tune.release.verify import Inspection, inspect_release
 from mura_tune.release_format.folder import check_place
-from mura_tune.release_format.manifest import MANIFEST, REPORT, RouterManifest
+from mura_tune.release_format.manifest import (
+    MANIFEST,
+    REPORT,
+    AbnormalityManifest,
+    RouterManifest,
+)
 from mura_tune.report import index
 from mura_tune.training.batches import Split, load_split
 
@@ -237,6 +242,7 @@ def write_report(
     files.check_writable(Path(out) if out else folder.parent / f".{folder.name}.new")
     workspace = Workspace(Path(data), Path(runs), strict=strict)
     opened, prepared = _load_with_data(folder, workspace, device)
+    _refuse_recalibrated(opened)
     own_task = release_task(opened.manifest.task)
     test = _read_test(workspace, opened, prepared, "report")
     html = own_task.render_report(opened.net, opened.manifest, prepared, test=test, cases=cases)
@@ -313,6 +319,16 @@ def _require_router(release: Release) -> None:
 def _refuse_router(release: Release) -> None:
     if isinstance(release.manifest, RouterManifest):
         raise _wrong_task(release, "a release that tells what is abnormal")
+
+
+def _refuse_recalibrated(release: Release) -> None:
+    """Refuse a report on dev and test of a release whose decision was chosen on other studies."""
+    manifest = release.manifest
+    if isinstance(manifest, AbnormalityManifest) and manifest.recalibration is not None:
+        raise InputError(
+            f"{release.folder}: recalibrated, so its report is that of its local studies and stays "
+            "as it is; 'mura evaluate' measures it on test"
+        )
 
 
 def _wrong_task(release: Release, wanted: str) -> InputError:

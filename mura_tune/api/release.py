@@ -1,4 +1,4 @@
-"""From the result of a search to its release, and to files of it for other programs."""
+"""From the result of a search to its release, to a recalibrated one, and to files of it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from mura_tune import console, files, text
 from mura_tune.api import DATA, RELEASES, RUNS
 from mura_tune.api.data import make_workspace
-from mura_tune.api.reading import find_release
+from mura_tune.api.reading import find_release, note_decoding_changes
 from mura_tune.api.search import SearchOutcome, load_result
 from mura_tune.dashboard.progress import Epochs
+from mura_tune.data.prepare import open_area, open_dataset
 from mura_tune.errors import InputError, MuraError
 from mura_tune.evaluation.runs import pick_all, pick_strongest
 from mura_tune.evaluation.split_uses import SplitUse, log_use
@@ -23,6 +24,7 @@ from mura_tune.release import exports, release
 from mura_tune.release import finalize as final
 from mura_tune.release.checkpoint import Checkpoints, hold_places
 from mura_tune.release.finalize import FinalRelease, count_epochs, summarise_releases
+from mura_tune.release.recalibrate import RecalibratedRelease, recalibrate_release
 from mura_tune.report import index
 from mura_tune.search.results import finished_searches
 
@@ -192,6 +194,45 @@ def _finalize_search(
             ),
         )
     return made, checkpoints
+
+
+def recalibrate(
+    name: str | Path,
+    out: str | Path,
+    *,
+    data: str | Path,
+    runs: str | Path = RUNS,
+    base_url: str | None = None,
+    device: str = "auto",
+    strict: bool = False,
+) -> RecalibratedRelease:
+    """Choose a release's calibration, operating points and band of doubt again on local studies.
+
+    Args:
+        name: of the release: its folder, its URL, or its name under `base_url`.
+        out: the folder of the new release, which has the same weights and names the old one.
+        data: the local set, as `check_data` takes it: a table .csv, a folder in MURA's layout, or a
+            folder of DICOM files with labels. All of its studies are used, whatever their split.
+
+    Returns:
+        The new release. Its manifest has the figures before and after, with their intervals.
+
+    Raises:
+        InputError: a router, or a release that is recalibrated already; a picture that the network
+            was trained on; too few patients of a label; or a place that cannot be written.
+
+    Example:
+        `print(recalibrate("releases/XR_WRIST", "local/XR_WRIST", data="local.csv"))`
+    """
+    folder = find_release(name, base_url)
+    parent = release.load_release(folder, choose_device(device))
+    release.as_abnormality(parent)  # before pictures are decoded
+    note_decoding_changes(parent)
+    area, size = parent.manifest.area, parent.manifest.preprocessing.size
+    images = open_area(open_dataset(Path(data)), area, size, Path(runs) / "cache", strict=strict)
+    for finding in images.left_out:
+        console.print_note(f"left out {finding.path}: {finding.detail}")
+    return recalibrate_release(parent, images, Path(out))
 
 
 @dataclass(frozen=True)

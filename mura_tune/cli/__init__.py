@@ -9,7 +9,7 @@ from mura_tune.cli.data import cache, check, phantom
 from mura_tune.cli.evaluate import compare, evaluate, report, verify
 from mura_tune.cli.launch import launch
 from mura_tune.cli.reading import explain, infer
-from mura_tune.cli.release import export, finalize
+from mura_tune.cli.release import export, finalize, recalibrate
 from mura_tune.cli.search import ablate, best, dashboard, searches, show, status, study, tune
 
 
@@ -58,6 +58,7 @@ for verb in (
     compare,
     report,
     verify,
+    recalibrate,
     export,
     infer,
     explain,

@@ -78,6 +78,47 @@ def finalize(
     finalized.refuse_failures()
 
 
+@click.command(short_help="Fit a release's probabilities and thresholds to local studies.")
+@click.argument("release")
+@base_url_option
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Local studies with labels: a table .csv, or a folder.",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The folder of the new release."
+)
+@runs_option
+@device_option
+@strict_option
+@json_option
+def recalibrate(
+    release: str,
+    base_url: str | None,
+    data: Path,
+    out: Path,
+    runs: Path,
+    device: str,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Choose calibration, operating points and band of doubt of RELEASE again on local studies.
+
+    The new release has the same weights and names RELEASE, which is a folder, a URL, or a name
+    under BASE_URL. Figures before and after have intervals; those after are cross-fitted over
+    patients. Every study of DATA is used, so take them as they came, and none that the network was
+    trained on. A router is refused.
+    """
+    from mura_tune.api.release import recalibrate as recalibrate_release
+
+    made = recalibrate_release(
+        release, out, data=data, runs=runs, base_url=base_url, device=device, strict=strict
+    )
+    console.print_report(as_json, made.to_json, lambda: str(made))
+
+
 @click.command(short_help="Write a release as one file for other programs.")
 @release_option
 @base_url_option

@@ -56,12 +56,12 @@ DOUBT_ERROR = 0.10  # the error that remains where the band abstains
 DOUBT_TAIL = 0.10  # the probability that its upper bound is too low
 DOUBT_MOST = 0.5  # the band never takes more of the dev studies than this
 RULES = {
-    "prevalence": "share of abnormal studies on dev, (n + 1) / (M + 2) of n among M",
-    "max_youden": "mean over 200 resamplings of dev's patients of the threshold with the largest "
-    "sensitivity + specificity - 1",
-    "max_f1": "largest F1 on dev",
+    "prevalence": "share of abnormal studies on {split}, (n + 1) / (M + 2) of n among M",
+    "max_youden": "mean over 200 resamplings of {split}'s patients of the threshold with the "
+    "largest sensitivity + specificity - 1",
+    "max_f1": "largest F1 on {split}",
     "sensitivity_90": "a new abnormal study scores at or above it with a probability of 0.90 or "
-    "more, over draws of dev (split conformal); the sensitivity of one release may be lower",
+    "more, over draws of {split} (split conformal); the sensitivity of one release may be lower",
 }
 RECOMMENDED = "prevalence"
 _ORDERS = {
@@ -146,12 +146,17 @@ class DoubtBand:
 
 @dataclass(frozen=True)
 class Decision:
-    """Everything that was chosen on dev. `points` are thresholds by rule, see RULES."""
+    """Everything that was chosen on dev. `points` are thresholds by rule, see RULES.
+
+    Attributes:
+        split: what it was chosen on: dev, or the local studies of a recalibrated release.
+    """
 
     calibration: Calibration
     points: Mapping[str, float]
     recommended: str
     band: DoubtBand
+    split: str = "dev"
 
     @property
     def threshold(self) -> float:
@@ -160,18 +165,19 @@ class Decision:
 
     def entries(self) -> dict[str, Any]:
         """The fields of a manifest that store it; `threshold` repeats the recommended point."""
+        rules = {name: RULES[name].format(split=self.split) for name in self.points}
         return {
             "calibration": CalibrationEntry(
                 **asdict(self.calibration),
                 order=_ORDERS[self.calibration.aggregation],
-                fitted_on="dev",
+                fitted_on=self.split,
             ),
             "operating_points": {
-                name: OperatingPointEntry(threshold=threshold, rule=RULES[name])
+                name: OperatingPointEntry(threshold=threshold, rule=rules[name])
                 for name, threshold in self.points.items()
             },
             "recommended": self.recommended,
-            "threshold": ThresholdEntry(value=self.threshold, rule=RULES[self.recommended]),
+            "threshold": ThresholdEntry(value=self.threshold, rule=rules[self.recommended]),
             "abstain": BandEntry(**asdict(self.band)),
         }
 
@@ -194,6 +200,7 @@ class Decision:
                 bound=band.bound,
                 rule=band.rule,
             ),
+            split=calibration.fitted_on or "dev",
         )
 
 
@@ -236,16 +243,20 @@ def describe_rest(abstention: AbstentionEntry, studies: int) -> str:
     return f"of the others {describe_error(abstention.error, studies - abstention.studies)}"
 
 
-def choose_decision(dev: StudyLogits) -> Decision:
+def choose_decision(
+    dev: StudyLogits, *, ridge: float | None = None, split: str = "dev"
+) -> Decision:
     """Fit the calibration on dev's studies, then choose thresholds and the band of doubt.
 
     Args:
         dev: studies that the network was not trained on, with their views' mean logits.
+        ridge: see `fit_calibration`.
+        split: what they are called, for people.
 
     Raises:
         InputError: a logit is not finite.
     """
-    calibration = fit_calibration(dev)
+    calibration = fit_calibration(dev, ridge)
     studies = replace(dev, logits=calibration.logits(dev.logits)).scores()
     points = {
         "prevalence": prevalence_threshold(studies),
@@ -253,7 +264,8 @@ def choose_decision(dev: StudyLogits) -> Decision:
         "max_f1": f1_threshold(studies),
         "sensitivity_90": conformal_threshold(studies, SENSITIVITY),
     }
-    return Decision(calibration, points, RECOMMENDED, choose_band(studies, points[RECOMMENDED]))
+    band = choose_band(studies, points[RECOMMENDED], split=split)
+    return Decision(calibration, points, RECOMMENDED, band, split)
 
 
 def average_split(logits_nk: Tensor, split: Split) -> StudyLogits:
@@ -266,7 +278,7 @@ def average_split(logits_nk: Tensor, split: Split) -> StudyLogits:
     )
 
 
-def fit_calibration(dev: StudyLogits) -> Calibration:
+def fit_calibration(dev: StudyLogits, ridge: float | None = None) -> Calibration:
     """The temperature and offset with the least cross-entropy of dev's studies, by Platt's scaling
     (1999) of their mean logits.
 
@@ -279,6 +291,9 @@ def fit_calibration(dev: StudyLogits) -> Calibration:
     for everyone, by a temperature of COLDEST at least and HOTTEST at most. From RIDGE_PATIENTS
     patients on this is scikit-learn's `method="sigmoid"`.
 
+    Args:
+        ridge: holds the slope near 1, as in `fit_logistic`, in place of that of few patients.
+
     Raises:
         InputError: a logit is not finite.
     """
@@ -286,7 +301,8 @@ def fit_calibration(dev: StudyLogits) -> Calibration:
     positives, negatives = dev.labels.sum(), (1 - dev.labels).sum()
     target = np.where(dev.labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     patients = len(np.unique(dev.patients))
-    ridge = RIDGE * max(0.0, 1 - patients / RIDGE_PATIENTS)
+    if ridge is None:
+        ridge = RIDGE * max(0.0, 1 - patients / RIDGE_PATIENTS)
     slope, intercept = fit_logistic(dev.logits, target, ridge)
     if not 1 / HOTTEST <= slope <= 1 / COLDEST:
         slope = float(np.clip(slope, 1 / HOTTEST, 1 / COLDEST))
@@ -329,7 +345,7 @@ def fit_logistic(x_m: Floats, target_m: Floats, ridge: float) -> tuple[float, fl
     return float(at[0]), float(at[1] - at[0] * middle)
 
 
-def choose_band(studies: StudyScores, threshold: float) -> DoubtBand:
+def choose_band(studies: StudyScores, threshold: float, *, split: str = "dev") -> DoubtBand:
     """The band of studies nearest to the threshold, in logits, which step aside until the error of
     the answers that remain has an upper bound of DOUBT_ERROR; an empty band where none has."""
     middle = logit(threshold)
@@ -351,19 +367,19 @@ def choose_band(studies: StudyScores, threshold: float) -> DoubtBand:
         error=mistakes / n,
         error_without=float(wrong.mean()),
         bound=upper_bound(mistakes, n, DOUBT_TAIL),
-        rule=_describe_band(answered, len(order)),
+        rule=_describe_band(answered, len(order), split),
     )
 
 
-def _describe_band(answered: int, studies: int) -> str:
-    """How a band was chosen, where so many of dev's studies are answered."""
+def _describe_band(answered: int, studies: int, split: str) -> str:
+    """How a band was chosen, where so many of a split's studies are answered."""
     promise = f"an error of {DOUBT_ERROR:.2f}"
     if not answered:
         return (
             f"no band can promise {promise} on {studies} studies, without abstaining from more "
             f"than {DOUBT_MOST:.0%} of them"
         )
-    bound = f"whose one-sided {1 - DOUBT_TAIL:.0%} bound on dev is {DOUBT_ERROR:.2f} or less"
+    bound = f"whose one-sided {1 - DOUBT_TAIL:.0%} bound on {split} is {DOUBT_ERROR:.2f} or less"
     if answered == studies:
         return f"no band is needed for {promise}: all answers have an error {bound}"
     return f"smallest band around the recommended threshold that leaves an error {bound}"

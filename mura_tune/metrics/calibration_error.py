@@ -1,4 +1,4 @@
-"""How far probabilities are from frequencies: reliability, expected calibration error, Brier."""
+"""How far probabilities are from frequencies: reliability, calibration error, Brier, log-loss."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import numpy as np
 from mura_tune.metrics.estimates import (
     DRAWS,
     Estimate,
+    Floats,
     StudyScores,
     exact_interval,
+    logit,
     logit_interval,
     resample,
+    t_quantile,
 )
 
 BINS = 10  # with at least 50 studies
@@ -111,6 +114,61 @@ def estimate_brier(studies: StudyScores, *, draws: int = DRAWS, seed: int = 0) -
         drawn = value + (drawn - drawn.mean()) * (least / spread)
     low, high = logit_interval(value, drawn, patients - 1)
     return studies.estimate(value, (low, high) if low != high else exact_interval(value, patients))
+
+
+def log_losses(studies: StudyScores) -> Floats:
+    """Minus the log-likelihood of each study's label, (M,)."""
+    logits = logit(studies.scores)
+    return np.asarray(np.logaddexp(0, np.where(studies.labels == 1, -logits, logits)))
+
+
+def estimate_log_loss(studies: StudyScores, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """Mean log-loss, in nats; a constant 0.5 has 0.693.
+
+    The interval is drawn on the log scale. Its standard error is that of resampled patients, and at
+    least that of a calibrated model with these probabilities, as in `estimate_brier`. NaN are the
+    ends where there is one patient alone.
+    """
+    p, loss = studies.scores, log_losses(studies)
+    value, freedom = float(loss.mean()), studies.count_patients() - 1
+    if freedom < 1 or value <= 0:
+        return studies.estimate(value, (np.nan, np.nan))
+    drawn = resample(lambda w: w @ loss / w.sum(1), studies.patients, draws, seed)
+    least = math.sqrt(float((p * (1 - p) * logit(p) ** 2).sum())) / len(p)
+    reach = t_quantile(freedom) * max(float(drawn.std(ddof=1)), least) / value
+    return studies.estimate(value, (value * math.exp(-reach), value * math.exp(reach)))
+
+
+def estimate_brier_change(
+    before: StudyScores, after: StudyScores, *, draws: int = DRAWS, seed: int = 0
+) -> Estimate:
+    """By how much the Brier score changes, `after` less `before`, where both have the same studies.
+
+    The interval is t times the standard error of resampled patients; its ends are NaN where there
+    is one patient alone.
+    """
+    losses = ((table.scores - table.labels) ** 2 for table in (before, after))
+    return _estimate_change(before, *losses, draws=draws, seed=seed)
+
+
+def estimate_log_loss_change(
+    before: StudyScores, after: StudyScores, *, draws: int = DRAWS, seed: int = 0
+) -> Estimate:
+    """The same of the log-loss."""
+    losses = (log_losses(table) for table in (before, after))
+    return _estimate_change(before, *losses, draws=draws, seed=seed)
+
+
+def _estimate_change(
+    studies: StudyScores, before_m: Floats, after_m: Floats, *, draws: int, seed: int
+) -> Estimate:
+    change = after_m - before_m
+    value, freedom = float(change.mean()), studies.count_patients() - 1
+    if freedom < 1:
+        return studies.estimate(value, (np.nan, np.nan))
+    drawn = resample(lambda w: w @ change / w.sum(1), studies.patients, draws, seed)
+    reach = t_quantile(freedom) * float(drawn.std(ddof=1))
+    return studies.estimate(value, (value - reach, value + reach))
 
 
 def _number_bins(studies: StudyScores, bins: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from mura_tune.data import cache, duplicates, fingerprints
-from mura_tune.data.index import Dataset, Finding
+from mura_tune.data.index import Finding
 from mura_tune.data.label_folders import index_label_folders
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import Decision
@@ -127,7 +127,7 @@ def evaluate_external(
     if counted["label"].nunique() < 2:
         raise InputError(f"{root}: without copies under both labels one label is left")
     split = _split(cached.pixels, counted, next(release.net.parameters()).device)
-    trained_on = _trained_on(release.folder, dataset, counted)
+    trained_on = find_trained_on(release.folder, dataset.root, counted)
     chosen = Decision.from_manifest(as_abnormality(release))
     return ExternalEvaluation(
         name=dataset.name,
@@ -135,7 +135,7 @@ def evaluate_external(
         measured=evaluate_logits(predict(release.net, split), split, chosen),
         copies=len(counted) - counted["first"].nunique(),
         trained_on=trained_on,
-        saved_anew=_saved_anew(release.folder, cached.pixels, counted, trained_on or ()),
+        saved_anew=find_saved_anew(release.folder, cached.pixels, counted, trained_on or ()),
         left_out=(*dataset.notes, *cached.left_out, *left_out),
     )
 
@@ -153,8 +153,15 @@ def _split(pixels: Any, counted: pd.DataFrame, device: torch.device) -> Split:
     )
 
 
-def _trained_on(release: Path, dataset: Dataset, counted: pd.DataFrame) -> tuple[str, ...] | None:
-    """Pictures that are, in any of the eight ways to hold them, among those it was trained on."""
+def find_trained_on(release: Path, root: Path, counted: pd.DataFrame) -> tuple[str, ...] | None:
+    """Pictures that are, in any of the eight ways to hold them, among those it was trained on.
+
+    Args:
+        counted: a row a picture, with its `path` below `root`.
+
+    Returns:
+        Their paths; None where the release is older than the list of these.
+    """
     if not (release / TRAINED_ON).is_file():
         return None
     known = set((release / TRAINED_ON).read_text(encoding="utf-8").split())
@@ -163,15 +170,22 @@ def _trained_on(release: Path, dataset: Dataset, counted: pd.DataFrame) -> tuple
         for path in counted["path"]
         if any(
             duplicates.pixel_digest(turned)[:DIGEST_DIGITS] in known
-            for turned in orientations(read_image(dataset.root / path))
+            for turned in orientations(read_image(root / path))
         )
     )
 
 
-def _saved_anew(
+def find_saved_anew(
     release: Path, pixels: Any, counted: pd.DataFrame, trained_on: Sequence[str]
 ) -> tuple[str, ...] | None:
-    """Pictures whose fingerprint is that of one it was trained on, beside those `trained_on`."""
+    """Pictures whose fingerprint is that of one it was trained on, beside those `trained_on`.
+
+    Args:
+        pixels: (N, S, S); a row of `counted` has its number as its index.
+
+    Returns:
+        Their paths; None where the release stores no fingerprints.
+    """
     stored = release / FINGERPRINTS
     if not stored.is_file():
         return None

@@ -283,6 +283,23 @@ def _write(folder: Path, content: Mapping[str, bytes]) -> None:
         ) from None
 
 
+def save_changed(parent: Path, folder: Path, manifest: Manifest, texts: Mapping[str, str]) -> None:
+    """Write a release that has the files of another one, and another manifest.
+
+    Args:
+        texts: further files by name, or in the place of the parent's.
+
+    Raises:
+        InputError: as `save_release`; or the parent is not whole.
+    """
+    text = json.dumps(manifest.to_json(), indent=2, allow_nan=False) + "\n"
+    parse_manifest(strict.parse_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
+    content = {name: (parent / name).read_bytes() for name in checksums.check_files(parent)}
+    for name, written in {MANIFEST: text, **texts}.items():
+        content[name] = written.encode("utf-8", "backslashreplace")
+    _write(folder, content)
+
+
 def verify_release(folder: Path) -> Manifest:
     """Check every file of a release against SHA256SUMS; returns its manifest.
 

@@ -14,7 +14,7 @@ from mura_tune.release.release import (
     load_release,
 )
 from mura_tune.release_format.checksums import SUMS, sha256
-from mura_tune.release_format.manifest import MANIFEST, Manifest
+from mura_tune.release_format.manifest import MANIFEST, AbnormalityManifest, Manifest
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Inspection:
         lacks: the fields that an older version did not store; some verbs need them.
         changes: which pictures are read differently since it was made; "" for none.
         data: whether its split was held against a dataset, and fits.
+        parent: the digest of the release that it was recalibrated from; None for any other.
     """
 
     release: Path
@@ -40,6 +41,7 @@ class Inspection:
     lacks: tuple[str, ...] = ()
     changes: str = ""
     data: bool = False
+    parent: str | None = None
 
     def describe(self) -> str:
         """The checks as lines for people."""
@@ -55,6 +57,8 @@ class Inspection:
             f"  sha256={self.digest}",
             f"  {data if self.data else 'data not checked (--data names some)'}",
         ]
+        if self.parent:
+            lines.append(f"  recalibrated from the release with sha256={self.parent}")
         if self.lacks:
             lines.append(
                 f"  answers, but {self._unusable()}: an older version made it, without "
@@ -92,7 +96,15 @@ def inspect_release(folder: Path) -> Inspection:
         apart=check_reference_logits(loaded.net, loaded.manifest, folder),
         lacks=tuple(loaded.manifest.missing()),
         changes=describe_decoding_changes(loaded.manifest),
+        parent=_parent(loaded.manifest),
     )
+
+
+def _parent(manifest: Manifest) -> str | None:
+    """The digest of the release that a recalibrated one was made from."""
+    if not isinstance(manifest, AbnormalityManifest) or manifest.recalibration is None:
+        return None
+    return manifest.recalibration.parent
 
 
 def _check_story(manifest: Manifest, source: str) -> None:

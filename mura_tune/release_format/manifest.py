@@ -7,7 +7,7 @@ not write may be absent: `Manifest.require` refuses a manifest without it, befor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -35,6 +35,7 @@ from mura_tune.release_format.metrics_entries import (
     MultitaskMetricsEntry,
     RouterMetricsEntry,
 )
+from mura_tune.release_format.recalibration import RecalibrationOriginEntry
 from mura_tune.release_format.schema import (
     LATER,
     MOST_AREAS,
@@ -52,7 +53,7 @@ from mura_tune.release_format.schema import (
     weights_file,
     whole,
 )
-from mura_tune.strict import check_value
+from mura_tune.strict import check_value, join_path
 
 MANIFEST = RELEASE_FILES[0]
 # The schema that is written. Schema 1 had one threshold and no calibration. Schema 2 did not say
@@ -82,7 +83,8 @@ class Manifest(Entry):
     # bundle.json's keys in the order in which they are written
     _KEYS: ClassVar[tuple[str, ...]] = (
         *("schema", "area", "task", "areas", "arch", "outputs", "preprocessing", "calibration"),
-        *("operating_points", "recommended", "threshold", "abstain", "recipe", "recipe_digest"),
+        *("operating_points", "recommended", "threshold", "abstain"),
+        *("recalibration", "recipe", "recipe_digest"),
         *("start_sha256", "study", "training", "metrics", "data", "versions", "created"),
         *("output", "seeds", "members", "golden"),
     )
@@ -162,6 +164,8 @@ class AbnormalityManifest(Manifest):
         operating_points: thresholds by name; the one named `recommended` is the release's own.
         threshold: the recommended operating point again.
         abstain: the band of doubt.
+        recalibration: where these come from in a recalibrated release. It has no `metrics`: its
+            decision was never measured on the dataset that it was trained with.
     """
 
     _ANSWER: ClassVar[tuple[str, ...]] = (
@@ -176,11 +180,16 @@ class AbnormalityManifest(Manifest):
     threshold: Annotated[ThresholdEntry | None, ThresholdEntry.parse] = None
     abstain: Annotated[BandEntry, BandEntry.parse, LATER]
     metrics: Annotated[AbnormalityMetricsEntry, AbnormalityMetricsEntry.parse, LATER]
+    recalibration: Annotated[RecalibrationOriginEntry | None, RecalibrationOriginEntry.parse] = None
 
     @property
     def operating_point(self) -> OperatingPointEntry:
         """The recommended one: a study is called abnormal at or above its threshold."""
         return self.operating_points[self.recommended]
+
+    def missing(self, where: str = "") -> Iterator[str]:
+        absent = "" if self.recalibration is None else join_path(where, "metrics")
+        return (path for path in super().missing(where) if path != absent)
 
     def check_agreement(self, where: str) -> None:
         super().check_agreement(where)
@@ -196,6 +205,9 @@ class AbnormalityManifest(Manifest):
         if self.threshold is not None:
             same = self.threshold.value == points[self.recommended].threshold
             check_value(same, "threshold", self.threshold.to_json(), f"that of {self.recommended}")
+        if self.recalibration is not None:
+            own, after = points[self.recommended].threshold, self.recalibration.after.threshold
+            check_value(own == after, "recalibration.after.threshold", after, f"{own}, its own")
 
 
 class MultitaskManifest(AbnormalityManifest):

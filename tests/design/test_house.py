@@ -227,6 +227,7 @@ def test_verbs_are_the_documented_ones() -> None:
         "infer",
         "launch",
         "phantom",
+        "recalibrate",
         "report",
         "search",
         "show",
