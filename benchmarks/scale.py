@@ -5,7 +5,7 @@ trials, the search's lock, the values that TPE draws, heartbeats, the end of the
 has connections of its own. Clients and server share the machine's cores.
 
 Part 1: one worker opens slots of a search with 10,000 finished and 1,000 running trials.
-Part 2: 1 to 400 workers search from trial 0.
+Part 2: 1 to 400 workers search from trial 0. Counted is from the moment when all have begun.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ import postgres
 NAME, CPU = "XR_WRIST", torch.device("cpu")
 SCORES = "x" * 2_000  # as long as the dev scores of 200 studies
 THREADS = 20  # workers in a process: 400 processes would not fit into memory
+LOCK_OF = locks.WorkerLock.lock_of
 DEMAND = 4.0  # slots a second that the workers of part 2 ask for, once all of them run
 
 
@@ -83,8 +84,10 @@ class SleepingTrainer:
     """In place of the trainer: its trials last about `seconds`."""
 
     seconds = 0.0
+    on_first: Callable[[], object] = staticmethod(lambda: None)  # a worker's first trial trains
 
-    def __init__(self, *_: object, **__: object) -> None: ...
+    def __init__(self, *_: object, **__: object) -> None:
+        self.on_first()
 
     def train(self, *_: object, **__: object) -> float:
         Seen.drawing.append(Seen.mark())
@@ -116,14 +119,14 @@ def sleep_instead_of_training(seconds: float) -> None:
         Seen.opening.append(Seen.mark())
         return draw_recipe(*given)
 
-    lock_of, draw_recipe = locks.WorkerLock.lock_of, trial.draw_recipe
+    draw_recipe = trial.draw_recipe
     SleepingTrainer.seconds = seconds
     vars(worker).update(
         Trainer=SleepingTrainer,
         load_trial_data=lambda *_, **__: None,
         draw_recipe=draw,
     )
-    setattr(locks.WorkerLock, "lock_of", lambda *given: TimedLock(lock_of(*given)))  # noqa: B010
+    setattr(locks.WorkerLock, "lock_of", lambda *given: TimedLock(LOCK_OF(*given)))  # noqa: B010
 
 
 def work(job: SearchJob, settings: WorkerSettings, stop: Callable[[], bool]) -> None:
@@ -236,15 +239,21 @@ def crowd(server: postgres.Server, prepared: Prepared, number: int, seconds: flo
     job, settings = start(url, 10_000, prepared)
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
-    over = fork.Event()
+    begun, counting, over = fork.Semaphore(0), fork.Event(), fork.Event()
     shares = [min(THREADS, number - before) for before in range(0, number, THREADS)]
     processes = [
-        fork.Process(target=_work_in_threads, args=(theirs, job, settings, over, share, number))
+        fork.Process(
+            target=_work_in_threads,
+            args=(theirs, job, settings, (begun, counting, over), share, number),
+        )
         for share in shares
     ]
-    peak, before, began = 0, cpu_seconds(server), time.monotonic()
     for process in processes:
         process.start()
+    for _ in range(number):
+        begun.acquire()
+    counting.set()
+    peak, before, began = 0, cpu_seconds(server), time.monotonic()
     plain = url.replace("+psycopg", "")
     with psycopg.connect(plain, autocommit=True) as connection:
         while time.monotonic() - began < seconds:
@@ -272,13 +281,18 @@ def _two(milliseconds: Any) -> str:
 
 
 def _work_in_threads(
-    pipe: Any, job: SearchJob, settings: WorkerSettings, over: Any, number: int, of: int
+    pipe: Any, job: SearchJob, settings: WorkerSettings, marks: Any, number: int, of: int
 ) -> None:
+    begun, counting, over = marks
+    SleepingTrainer.on_first = staticmethod(begun.release)
     sleep_instead_of_training(max(0.5, of / DEMAND))
     for _ in range(number):
         threading.Thread(target=work, args=(job, settings, over.is_set), daemon=True).start()
-    over.wait()
+    counting.wait()
     seen = (Seen.opening, Seen.waited, Seen.locked, Seen.drawing)
+    for each in seen:
+        each.clear()  # part 1 left some before the fork; a worker's start is another matter
+    over.wait()
     pipe.send([np.array(each).reshape(-1, 2) for each in seen])
     os._exit(0)  # connections that were opened before the fork are the parent's to close
 
@@ -320,11 +334,11 @@ def main() -> None:
         if given.workers:
             print(TABLE)
         for number in (1, 4) if given.quick else given.workers:
-            crowd(server, prepared, number, 5 if given.quick else 25 + number / 5)
+            crowd(server, prepared, number, 5 if given.quick else 20 + number / 10)
 
 
 TABLE = f"""
-Workers from trial 0; a trial sleeps max(0.5, workers / {DEMAND:.0f}) s, give or take half of it.
+Workers from trial 0, once all have begun; a trial sleeps max(0.5, workers / {DEMAND:.0f}) s, +- half.
 Milliseconds are the median and the 95 % quantile over all slots; "database" is the server's CPU.
                   slots/  to open one   waits for     holds         draws        connec- database
 workers  slots    second                the lock      the lock      the values   tions   ms/slot"""
