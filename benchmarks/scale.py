@@ -51,7 +51,7 @@ import postgres
 
 NAME, CPU = "XR_WRIST", torch.device("cpu")
 SCORES = "x" * 2_000  # as long as the dev scores of 200 studies
-THREADS = 20  # workers in a process: 400 processes would not fit into memory
+THREADS = 20  # workers in a process, which share its interpreter: 400 processes need more memory
 LOCK_OF = locks.WorkerLock.lock_of
 DEMAND = 4.0  # slots a second that the workers of part 2 ask for, once all of them run
 
@@ -338,7 +338,7 @@ def main() -> None:
 
 
 TABLE = f"""
-Workers from trial 0, once all have begun; a trial sleeps max(0.5, workers / {DEMAND:.0f}) s, +- half.
+Once all have begun; a trial sleeps max(0.5, workers / {DEMAND:.0f}) s, give or take half of it.
 Milliseconds are the median and the 95 % quantile over all slots; "database" is the server's CPU.
                   slots/  to open one   waits for     holds         draws        connec- database
 workers  slots    second                the lock      the lock      the values   tions   ms/slot"""
