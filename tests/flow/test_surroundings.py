@@ -25,6 +25,7 @@ MEASURE = ("--data=DATA", "--runs=RUNS")
 ONE = ("--release=RELEASES/XR_WRIST", f"--image={IMAGE}")
 MULTI = ("ablate", "multitask", "--data=DATA", "--runs=OUT/runs", "--seeds=2", *TINY)
 
+RECALIBRATE = ("recalibrate", RELEASE, "--data=LOCAL", "--runs=RUNS", "--out=OUT/local")
 # verb, then where the fault lies
 BEGINS_ANEW = (("tune", *SEARCH, "--trials=2"), DB)  # where there is no database yet
 READS = [
@@ -47,6 +48,8 @@ READS = [
     (("compare", RELEASE, RELEASE, *MEASURE), WEIGHTS),
     (("report", f"--release={RELEASE}", *MEASURE), WEIGHTS),
     (("report", f"--release={RELEASE}", *MEASURE), DATA),
+    (RECALIBRATE, RELEASE),
+    (RECALIBRATE, "LOCAL"),
     (("verify", RELEASE), RELEASE),
     (("verify", RELEASE), WEIGHTS),
     (("export", f"--release={RELEASE}", "--to=pt", "--out=OUT/a.pt"), WEIGHTS),
@@ -72,6 +75,7 @@ WRITES = [
     (("evaluate", f"--release={RELEASE}", "--data=DATA", "--runs=OUT/runs"), OUT),
     (("report", f"--release={RELEASE}", *MEASURE), RELEASES),
     (("report", f"--release={RELEASE}", *MEASURE, "--out=OUT/a.html"), OUT),
+    (RECALIBRATE, OUT),
     (("export", f"--release={RELEASE}", "--to=pt", "--out=OUT/a.pt"), OUT),
     (("export", f"--release={RELEASE}", "--to=safetensors", "--out=OUT/a.safetensors"), OUT),
     (("infer", "DATA/valid", f"--release={RELEASE}", "--out=OUT/a.csv"), OUT),
@@ -93,7 +97,7 @@ class World:
         """Text with the names of places in the place of their words."""
         valid = sorted((self.root / "DATA" / "valid" / "XR_WRIST").rglob("*.png"))[0]
         text = text.replace("valid/XR_WRIST/IMAGE", str(valid.relative_to(self.root / "DATA")))
-        for word in ("DATA2", DATA, RUNS, RELEASES, OUT):
+        for word in ("DATA2", "LOCAL", DATA, RUNS, RELEASES, OUT):
             text = text.replace(f"{word}", f"{self.root}/\0{word}")
         return text.replace("\0", "")
 
@@ -106,6 +110,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     root = tmp_path_factory.mktemp("world")
     write_phantoms(root / DATA, areas=("XR_HAND", "XR_WRIST"), patients=16, size=64)
+    write_phantoms(root / "LOCAL", areas=("XR_WRIST",), patients=16, size=64, seed=9)
     data, runs = f"--data={root / DATA}", f"--runs={root / RUNS}"
     for args in (
         ["tune", "XR_WRIST", data, runs, "--trials=1", "--no-artifacts", *TINY, SINGLE],
