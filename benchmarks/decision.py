@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import arguments, opened
+from measure import SMALL_CNN, arguments, opened
 
 from mura_tune import config
 from mura_tune.data.prepare import Prepared, open_dataset, prepare
@@ -86,13 +86,8 @@ class Choice:
 def answer_pool(quick: bool) -> dict[str, Views]:
     """The logits of each network for the views of the pool."""
     values = {
-        "arch": "cnn",
+        **SMALL_CNN,
         "size": SIZE,
-        "pretrained": "none",
-        "head.epochs": 0,
-        "augment": 0.25,
-        "finetune.lr": 1e-3,
-        "finetune.depth": 9,
     }
     found = {}
     with tempfile.TemporaryDirectory() as name:

@@ -14,6 +14,14 @@ from pathlib import Path
 
 REPO = Path(__file__).parents[1]
 REAL = REPO.parent / "shared" / "real-xrays"
+SMALL_CNN = {  # a recipe of minutes on one core; its size and epochs are each script's own
+    "arch": "cnn",
+    "pretrained": "none",
+    "head.epochs": 0,
+    "augment": 0.25,
+    "finetune.lr": 1e-3,
+    "finetune.depth": 9,
+}
 
 
 def arguments(doc: str | None, rounds: int | None = None) -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import arguments, opened
+from measure import SMALL_CNN, arguments, opened
 
 from mura_tune import config
 from mura_tune.data.prepare import Prepared, open_dataset, prepare
@@ -56,13 +56,8 @@ SURE = 1.7  # what calibrated logits are multiplied by where the network is too 
 RIDGES = {"as on dev": None, "0": 0.0, "4": 4.0, "16": 16.0, "64": 64.0, "infinite": np.inf}
 PATIENTS, DRAWS, SHOWN = (20, 50, 100, 200), 200, 60
 RECIPE = {
-    "arch": "cnn",
+    **SMALL_CNN,
     "size": SIZE,
-    "pretrained": "none",
-    "head.epochs": 0,
-    "augment": 0.25,
-    "finetune.lr": 1e-3,
-    "finetune.depth": 9,
     "finetune.epochs": 12,
 }
 

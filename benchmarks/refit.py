@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import arguments, mean_interval, opened
+from measure import SMALL_CNN, arguments, mean_interval, opened
 from torch import Tensor
 
 from mura_tune import config
@@ -37,13 +37,8 @@ from mura_tune.training.tasks import ABNORMALITY_TASK as TASK
 AREA, SIZE, CPU = "XR_WRIST", 64, torch.device("cpu")
 POOL, PATIENTS, REPEATS = 400, 80, 8
 VALUES = {
-    "arch": "cnn",
+    **SMALL_CNN,
     "size": SIZE,
-    "pretrained": "none",
-    "head.epochs": 0,
-    "augment": 0.25,
-    "finetune.lr": 1e-3,
-    "finetune.depth": 9,
     "finetune.epochs": 12,
     "patience": 6,
 }

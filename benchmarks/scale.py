@@ -126,7 +126,7 @@ def sleep_instead_of_training(seconds: float) -> None:
         load_trial_data=lambda *_, **__: None,
         draw_recipe=draw,
     )
-    setattr(locks.WorkerLock, "lock_of", lambda *given: TimedLock(LOCK_OF(*given)))  # noqa: B010
+    locks.WorkerLock.lock_of = lambda *given: TimedLock(LOCK_OF(*given))
 
 
 def work(job: SearchJob, settings: WorkerSettings, stop: Callable[[], bool]) -> None:

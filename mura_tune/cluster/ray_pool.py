@@ -18,7 +18,6 @@ import signal
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,9 +26,16 @@ import numpy as np
 import torch
 
 from mura_tune.database.urls import database, file_of, url_of_file
-from mura_tune.errors import InputError, MuraError, explain_error
+from mura_tune.errors import InputError, MuraError
 from mura_tune.networks.device import choose_device
-from mura_tune.search.pool import PATIENCE, Word, WorkerEnded, WorkerMessage, supervise
+from mura_tune.search.pool import (
+    PATIENCE,
+    Word,
+    WorkerEnded,
+    WorkerMessage,
+    supervise,
+    what_ended,
+)
 from mura_tune.search.search import SearchEvent, SearchJob, WorkerSettings
 from mura_tune.search.worker import run_worker
 from mura_tune.software import Software, running_software
@@ -212,9 +218,8 @@ class RayWorker:
             run_worker(jobs, since, settings, device, self._messages.put, self._finish.is_set)
         except KeyboardInterrupt:
             pass
-        except Exception as error:
-            line = traceback.format_exception_only(error)[0].splitlines()[0][:300]
-            self._messages.put(explain_error(error) or MuraError(line))
+        except Exception as error:  # whatever ended this worker, its command has to be told
+            self._messages.put(what_ended(error))
         finally:
             self._thread = 0
             self._messages.put(WorkerEnded())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine
@@ -64,8 +65,9 @@ def _shares_sessions(engine: Engine) -> bool:
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(autocommit.connect())
         session = _session(first)
+        driver: Any = first.connection.driver_connection  # SQLAlchemy types no driver's own
         for _ in range(ROUNDS):
-            if first.connection.driver_connection.info.backend_pid == session:  # type: ignore[union-attr]
+            if driver.info.backend_pid == session:
                 return False  # no pooler stands between: the server itself named this session
             other = stack.enter_context(engine.connect())  # its transaction stays open
             if _session(other) == session or _session(first) != session:

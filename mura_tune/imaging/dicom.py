@@ -254,17 +254,22 @@ def _stored_values(header: Dataset) -> NDArray[np.integer[Any]]:
     if int(header.HighBit) != int(header.BitsStored) - 1:
         raise UnclearGreyLevels(f"values that do not begin with the lowest bit: {_AGAIN}")
     syntax = header.file_meta.TransferSyntaxUID
-    try:
-        stored: NDArray[np.integer[Any]] = header.pixel_array
-    except (NotImplementedError, RuntimeError) as error:
-        if "plugins are missing" not in str(error) and not isinstance(error, NotImplementedError):
-            raise
+    if not _is_decoded(syntax):
         raise UnclearGreyLevels(
             f"nothing installed decodes {syntax.name}: export it with another compression"
-        ) from None
+        )
+    stored: NDArray[np.integer[Any]] = header.pixel_array
     if stored.ndim != 2:
         raise UnclearGreyLevels(f"{stored.ndim} dimensions, and not rows and columns: {_AGAIN}")
     return stored
+
+
+def _is_decoded(syntax: Any) -> bool:
+    """Whether something installed decodes a transfer syntax."""
+    try:
+        return bool(_pydicom().pixels.get_decoder(syntax).is_available)
+    except NotImplementedError:  # pydicom's word for one that it does not know
+        return False
 
 
 def _refuse_others(header: Dataset) -> None:
@@ -320,6 +325,7 @@ def _pydicom() -> Any:
     """pydicom, told to keep what it thinks of headers to itself."""
     try:
         import pydicom
+        import pydicom.pixels
     except ImportError:
         raise InputError(
             "DICOM files need the extra 'dicom': pip install 'mura-tune[dicom]'"

@@ -398,9 +398,14 @@ def _worker_process(
     except Exception as error:  # whatever ended this process, its parent has to be told
         if stop.is_set():  # whatever the interruption became on its way
             os._exit(130)
-        line = traceback.format_exception_only(error)[0].splitlines()[0][:300]
         with contextlib.suppress(OSError):  # the parent is gone, and `_obey` is about to see it
-            pipe.send(explain_error(error) or MuraError(line))
+            pipe.send(what_ended(error))
+
+
+def what_ended(error: Exception) -> MuraError:
+    """What ended a worker, as one line that its command can raise."""
+    line = traceback.format_exception_only(error)[0].splitlines()[0][:300]
+    return explain_error(error) or MuraError(line)
 
 
 def _obey(pipe: Connection, finish: threading.Event, stop: threading.Event) -> None:
