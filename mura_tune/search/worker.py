@@ -49,7 +49,7 @@ from mura_tune.search.slots import (
 )
 from mura_tune.search.space import RoundingSampler, as_started, space_of
 from mura_tune.search.trial import Trainer, draw_recipe, is_of_surroundings, load_trial_data
-from mura_tune.search.trial_record import SUPERSEDED, TrialRecord, is_drawn
+from mura_tune.search.trial_record import INTERRUPTED, SUPERSEDED, TrialRecord, is_drawn
 from mura_tune.search.warm_start import warm_starts
 from mura_tune.text import CONFIRM_SUFFIX
 from mura_tune.training.compiling import Inductor, leave_uncompiled
@@ -87,11 +87,16 @@ def run_worker(
             _WorkerSearch(job, settings, storage, worker_lock, device, shared, on_event, since)
             for job in jobs
         ]
-        while searches and not stop() and not settings.is_over():
-            searches = [search for search in searches if not search.is_done()]
-            searches.sort(key=lambda search: search.running)  # stable: else in the order of jobs
-            if not any(search.run_next() for search in searches):
-                time.sleep(POLL if searches else 0)  # others run what is left; one may yet die
+        try:
+            while searches and not stop() and not settings.is_over():
+                searches = [search for search in searches if not search.is_done()]
+                searches.sort(key=lambda search: search.running)  # stable: else as the jobs are
+                if not any(search.run_next() for search in searches):
+                    time.sleep(POLL if searches else 0)  # others run what is left; one may yet die
+        except KeyboardInterrupt:
+            for search in searches:
+                search.end_begun()
+            raise
 
 
 def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
@@ -242,6 +247,13 @@ class _WorkerSearch:
         elif begun is not None:
             self._run(trainer, search, begun)
         return True
+
+    def end_begun(self) -> None:
+        """Fail what this worker has begun and not ended: an interruption came between the two."""
+        for record in filter(None, (self._search, self._confirmation)):
+            for trial in record.trials().running:
+                if trial.worker == self._worker_lock.name:
+                    record.fail(trial, INTERRUPTED)
 
     def _trainer_of(self, division: int) -> Trainer | None:
         """The trainer that has this division's data, if it is loaded."""

@@ -200,3 +200,19 @@ def test_features_held_in_memory_are_asked_of_files_once_and_change_no_score(
     for one, other in zip(held.trials, plain.trials, strict=True):
         assert np.array_equal(scores_of(one), scores_of(other))
     assert len(asked) == len(set(asked)) == 2  # the one epoch of train, and dev: of three trials
+
+
+def test_an_interruption_before_a_trial_has_values_leaves_none_running(
+    prepared: Prepared, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    study = study_of("budget.trials=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchRecord, "begun", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(study, prepared, url)
+    assert [t.state.name for t in stored_trials(url)] == ["FAIL"]
+    tune(study, prepared, url)
+    assert [t.state.name for t in stored_trials(url)] == ["FAIL", "COMPLETE", "COMPLETE"]
