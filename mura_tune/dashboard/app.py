@@ -8,13 +8,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mura_tune.dashboard import guards
-from mura_tune.dashboard.guards import App
-from mura_tune.dashboard.server import Server
+from mura_tune.dashboard import guards as board_guards
 from mura_tune.database.pictures import PictureStore
 from mura_tune.database.storage import open_storage
 from mura_tune.errors import explain_error
 from mura_tune.text import printable
+from mura_tune.web import guards
+from mura_tune.web.guards import App
+from mura_tune.web.server import Server
+
+_ADVICE = "to be reached by another, start it with a second --host NAME:PORT"
 
 
 def build_app(
@@ -37,10 +40,10 @@ def build_app(
 
     board = wsgi(open_storage(url), artifact_store=PictureStore(artifacts, url))
     board.catchall = False  # its errors come to `reported`, not as tracebacks to the terminal
-    pictured = guards.answer_missing_pictures(guards.sandbox_artifacts(board))
-    guarded = guards.refuse_malformed(pictured)
+    pictured = board_guards.answer_missing_pictures(board_guards.sandbox_artifacts(board))
+    guarded = board_guards.refuse_malformed(pictured)
     if not writable:
-        guarded = guards.refuse_changes(guarded)
+        guarded = board_guards.refuse_changes(guarded)
     return guards.report_errors(guarded, report)
 
 
@@ -83,7 +86,7 @@ def serve(
         contextlib.suppress(KeyboardInterrupt),  # Ctrl-C is how one leaves
     ):
         hosts = guards.allowed_hosts(host, server.address, server.server_port, names)
-        server.set_app(guards.add_headers(guards.refuse_unknown_hosts(board, hosts)))
+        server.set_app(guards.add_headers(guards.refuse_unknown_hosts(board, hosts, _ADVICE)))
         ready(server.url)
         server.serve_forever()
 

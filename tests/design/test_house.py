@@ -17,6 +17,7 @@ from mura_tune.cli import mura
 PACKAGE = Path(__file__).parents[2] / "mura_tune"
 FLOORS = (
     "ground",
+    "web",
     "metrics",
     "release_format",
     "phantoms",

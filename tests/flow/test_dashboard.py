@@ -23,7 +23,7 @@ from serving import serve_dashboard
 from untrained import CPU
 
 from mura_tune import config
-from mura_tune.dashboard import app, notes, search_charts, server
+from mura_tune.dashboard import app, notes, search_charts
 from mura_tune.dashboard.artifacts import TrialArtifacts
 from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.database.pictures import PictureStore
@@ -40,6 +40,7 @@ from mura_tune.search.trial_record import BASELINE, TrialWriter
 from mura_tune.training.batches import load_split
 from mura_tune.training.fit import fit
 from mura_tune.training.tasks import ABNORMALITY_TASK, study_scores
+from mura_tune.web import server
 
 LONG = r"\d\.\d{7,}"  # nobody knows an AUC to seven digits
 LOADED = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from mura_tune.dashboard import guards
-from mura_tune.dashboard.guards import App, allowed_hosts
+from mura_tune.dashboard import guards as board_guards
+from mura_tune.web import guards
+from mura_tune.web.guards import App, allowed_hosts
 
 PORT = 8080
 
@@ -71,7 +72,7 @@ def page(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 def test_a_page_is_served_by_its_own_names_only(
     host: str, address: str, others: tuple[str, ...], header: str, accepted: bool
 ) -> None:
-    guarded = guards.refuse_unknown_hosts(page, allowed_hosts(host, address, PORT, others))
+    guarded = guards.refuse_unknown_hosts(page, allowed_hosts(host, address, PORT, others), "")
     status, _ = ask(guarded, HTTP_HOST=header)
     assert status == ("200 OK" if accepted else "403 Forbidden")
 
@@ -88,7 +89,7 @@ def test_a_page_is_served_by_its_own_names_only(
     ],
 )
 def test_other_sites_change_nothing(method: str, origin: str | None, accepted: bool) -> None:
-    guarded = guards.refuse_unknown_hosts(page, allowed_hosts("127.0.0.1", "127.0.0.1", PORT))
+    guarded = guards.refuse_unknown_hosts(page, allowed_hosts("127.0.0.1", "127.0.0.1", PORT), "")
     sent = {} if origin is None else {"HTTP_ORIGIN": origin}
     status, _ = ask(guarded, method=method, **sent)
     assert status == ("200 OK" if accepted else "403 Forbidden")
@@ -106,7 +107,7 @@ def test_every_answer_has_the_headers_beside_its_own_policy() -> None:
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
     assert "x-frame-options" not in headers
-    _, headers = ask(guards.add_headers(guards.sandbox_artifacts(own)), "/artifacts/1/2")
+    _, headers = ask(guards.add_headers(board_guards.sandbox_artifacts(own)), "/artifacts/1/2")
     policies = headers["Content-Security-Policy"].split("; ")
     assert policies == ["default-src 'self'", "sandbox", "frame-ancestors 'none'"]
 

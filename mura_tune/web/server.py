@@ -19,6 +19,7 @@ THREADS = 64  # that answer at once; a browser opens six connections
 ASK_SECONDS = 10.0  # from a connection until its request is whole
 ANSWER_SECONDS = 300.0  # from a connection until its answer is sent
 SILENT_SECONDS = 30.0  # of a client that neither sends nor takes bytes
+DRAIN_SECONDS = 2.0  # that the rest of a refused body is read for
 _NO_HOST = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL}
 
 
@@ -123,6 +124,25 @@ class Server(WSGIServer):
 class _Handler(WSGIRequestHandler):
     timeout = SILENT_SECONDS
     server: Server
+    # What is no request is answered as the guards answer: `explain` is a constant text.
+    error_content_type = "application/json"
+    error_message_format = '{"reason": "%(explain)s"}\n'
+
+    def handle(self) -> None:
+        """Answer a request; a client that still sends its body gets the answer, too."""
+        super().handle()
+        announced = getattr(self, "headers", {})
+        if "Content-Length" in announced or "Transfer-Encoding" in announced:
+            self._drain()
+
+    def _drain(self) -> None:
+        """Pass over the rest of a body: closing on unread bytes would take the answer back."""
+        end = time.monotonic() + DRAIN_SECONDS
+        self.connection.shutdown(socket.SHUT_WR)
+        while (left := end - time.monotonic()) > 0:
+            self.connection.settimeout(left)
+            if not self.connection.recv(2**16):
+                return
 
     def parse_request(self) -> bool:
         """Read the request; return whether it is valid."""
