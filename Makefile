@@ -26,7 +26,7 @@ setup: .venv/.ready  ## Make .venv with everything pinned in constraints.txt (th
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed; this is {v.major}.{v.minor} (set PYTHON=)")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,postgres,onnx,imagenet,dicom,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,postgres,onnx,imagenet,dicom,pacs,ray]'
 	@touch $@
 
 # The demo's own folders, and a network and budget that two CPU cores can afford. It starts from

@@ -9,6 +9,8 @@ from typing import Any
 
 from mura_tune import console, files
 from mura_tune.api import RELEASES
+from mura_tune.archive.answer_objects import write_objects
+from mura_tune.archive.headers import check_extra
 from mura_tune.areas import ALL, POOLED, ROUTER
 from mura_tune.errors import InputError
 from mura_tune.networks.device import choose_device
@@ -17,7 +19,7 @@ from mura_tune.reading.answers import AreaAnswer, StudyAnswer
 from mura_tune.reading.explain import Explanation, check_drawable, explain_study
 from mura_tune.reading.locate import locate_release, release_finder
 from mura_tune.reading.readers import Predictor, Reader, RoutedReader, Router, load_reader
-from mura_tune.reading.studies import find_studies
+from mura_tune.reading.studies import StudyFiles, find_studies
 from mura_tune.release.release import Release, describe_decoding_changes
 
 AUTO = "auto"  # the area of a study that the router tells
@@ -132,26 +134,64 @@ class ReaderChoice:
         return reader
 
 
-def answer_study(choice: ReaderChoice, images: Sequence[Path]) -> StudyAnswer:
+def answer_study(
+    choice: ReaderChoice, images: Sequence[Path], dicom_out: Path | None = None
+) -> StudyAnswer:
     """The answer about one study, from all of its views.
+
+    Args:
+        dicom_out: a folder for the DICOM objects of the answer, where the views are DICOM files.
 
     Raises:
         InputError: no such release, or one that is not whole.
         UnreadableImage: a view that cannot be decoded.
     """
-    return choice.open(choice.locate()).predict(images)
+    _check_dicom_out(choice, dicom_out)
+    reader = choice.open(choice.locate())
+    answer = reader.predict(images)
+    if dicom_out:
+        _write_objects(reader, [StudyFiles("", tuple(images))], dicom_out)
+    return answer
 
 
-def answer_studies(choice: ReaderChoice, studies: Path, out: Path) -> BatchSummary:
+def answer_studies(
+    choice: ReaderChoice, studies: Path, out: Path, dicom_out: Path | None = None
+) -> BatchSummary:
     """Answer every study of a folder or table, a row each in `out`; the same call goes on.
+
+    Args:
+        dicom_out: a folder for the DICOM objects of the answers about studies of DICOM files.
 
     Raises:
         InputError: no studies, or an `out` that another release or another source wrote.
     """
     files.check_writable(out)
+    _check_dicom_out(choice, dicom_out)
     folder = choice.locate()
     study_files = find_studies(studies, console.print_note)
-    return answer_all(choice.open(folder), study_files, studies, out, console.print_note)
+    reader = choice.open(folder)
+    summary = answer_all(reader, study_files, studies, out, console.print_note)
+    if dicom_out:
+        without = {*summary.unreadable, *summary.unreleased}
+        answered = [study for study in study_files if study.name not in without]
+        _write_objects(reader, answered, dicom_out)
+    return summary
+
+
+def _check_dicom_out(choice: ReaderChoice, dicom_out: Path | None) -> None:
+    """Raise InputError, before any work, where DICOM objects could not be written."""
+    if dicom_out is None:
+        return
+    check_extra()
+    if choice.area == ROUTER:
+        raise InputError("--dicom-out holds probabilities of abnormal: a router has none")
+    files.check_writable(dicom_out / "SR.dcm")
+
+
+def _write_objects(
+    reader: Reader[StudyAnswer], studies: Sequence[StudyFiles], folder: Path
+) -> None:
+    console.print_note(write_objects(reader, studies, folder, console.print_note).describe())
 
 
 @dataclass(frozen=True)

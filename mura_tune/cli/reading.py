@@ -48,6 +48,11 @@ release_option = click.option(
     show_default=True,
     help="For STUDIES: the .csv or .json to write, or to go on with.",
 )
+@click.option(
+    "--dicom-out",
+    type=click.Path(path_type=Path),
+    help="For studies of DICOM files: the folder for DICOM objects that an archive takes.",
+)
 @area_option
 @release_option
 @releases_option
@@ -59,6 +64,7 @@ def infer(
     studies: Path | None,
     images: tuple[Path, ...],
     out: Path,
+    dicom_out: Path | None,
     area: str | None,
     release: str | None,
     releases: Path,
@@ -78,6 +84,10 @@ def infer(
     AREA `auto` asks the router in RELEASES which area a study shows, then that area's release (or,
     where that is missing, pooled or multitask); where the router is not sure it abstains. AREA
     `router` gives the area alone.
+
+    With --dicom-out each answered study gets, in DIR/StudyInstanceUID, a structured report (SR)
+    and of each view the heatmap as a Secondary Capture (SC) and as outlines (GSPS), in new series
+    of the same study. The same line writes what is missing.
     """
     from mura_tune.api.reading import ReaderChoice, answer_studies, answer_study
 
@@ -85,10 +95,10 @@ def infer(
         raise click.UsageError("name the study's views by --image, or a folder or table of STUDIES")
     choice = ReaderChoice(area, release, releases, base_url, device, threshold)
     if studies:
-        summary = answer_studies(choice, studies, out)
+        summary = answer_studies(choice, studies, out, dicom_out)
         console.print_report(as_json, lambda: asdict(summary), summary.describe)
         return
-    answer = answer_study(choice, images)
+    answer = answer_study(choice, images, dicom_out)
     console.print_report(as_json, answer.to_json, lambda: str(answer))
 
 

@@ -201,10 +201,22 @@ def _shown(values: Numbers, output: tuple[float, float], header: Dataset) -> Num
     raise UnclearGreyLevels(f"a window of unknown kind or no width: {_AGAIN}")
 
 
-def _look_up(values: Numbers, item: Dataset, header: Dataset) -> tuple[Numbers, int]:
-    """The entries of a lookup table for values, and the bits that an entry has (C.11.1.1.1).
+@dataclass(frozen=True, eq=False)
+class LookupTable:
+    """A lookup table of a header: the entry of each value from `first` on, of so many bits."""
+
+    first: int
+    entries: NDArray[np.integer[Any]]
+    bits: int
+
+
+def read_table(item: Dataset, header: Dataset) -> LookupTable:
+    """Read an item of a sequence of lookup tables (DICOM PS3.3, C.11.1.1.1).
 
     Tables are met that say 16 bits and end with 1,023: the bits are the fewest that hold them all.
+
+    Raises:
+        UnclearGreyLevels: a table that is cut off, or of bits that DICOM does not know.
     """
     count, first, bits = (int(word) for word in item.LUTDescriptor)
     count = count or 2**16
@@ -215,8 +227,14 @@ def _look_up(values: Numbers, item: Dataset, header: Dataset) -> tuple[Numbers, 
         raise UnclearGreyLevels(f"a lookup table that is cut off, or of other bits: {_AGAIN}")
     most = int(table[:count].max())
     bits = next((depth for depth in _USUAL_DEPTHS if most < 2**depth and depth <= bits), bits)
-    places = np.clip(np.floor(values) - first, 0, count - 1).astype(np.int64)
-    return table[places].astype(np.float64), bits
+    return LookupTable(first, table[:count], bits)
+
+
+def _look_up(values: Numbers, item: Dataset, header: Dataset) -> tuple[Numbers, int]:
+    """The entries of a lookup table for values, and the bits that an entry has."""
+    table = read_table(item, header)
+    places = np.clip(np.floor(values) - table.first, 0, len(table.entries) - 1).astype(np.int64)
+    return table.entries[places].astype(np.float64), table.bits
 
 
 def _table(data: Any, count: int, header: Dataset) -> NDArray[np.integer[Any]]:

@@ -30,6 +30,10 @@ class Faithfulness:
     random_insertion: float
 
 
+class NoFeatureMap(InputError):
+    """A network whose last features are no map, so that nothing can be drawn on a picture."""
+
+
 def compute_gradcam(net: Model, x_nchw: Tensor, output: int = 0) -> Tensor:
     """Return the evidence for one output at each place of each view, (N, S, S).
 
@@ -62,7 +66,7 @@ def _evidence(net: Network, x_nchw: Tensor, output: int) -> Tensor:
     with torch.no_grad():
         features = net.body.forward_features(x_nchw)
     if not is_map(features):
-        raise InputError(
+        raise NoFeatureMap(
             f"{type(net.body).__name__} has no feature map to explain (its features are "
             f"{shape_of(features)}); explain needs a convolutional network"
         )

@@ -34,6 +34,7 @@ FLOORS = (
     "report",
     "release",
     "reading",
+    "archive",
     "api",
     "cli",
 )

@@ -1,0 +1,1 @@
+"""Answers back to an image archive, as DICOM objects, and studies from it."""

@@ -1,0 +1,166 @@
+"""What an answer's DICOM objects take over from the headers of the study that they answer.
+
+The patient and the study are copied as they stand, since an archive files an object by them. They
+go into the objects of the answer and nowhere else: no log line, no name of a file, no message.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mura_tune.errors import InputError, UnreadableImage
+from mura_tune.imaging import dicom
+from mura_tune.imaging.grey_levels import UnclearGreyLevels
+from mura_tune.imaging.images import MAX_BYTES, read_file
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MANUFACTURER = "mura-tune"
+NOT_A_DEVICE = "Not a medical device. For research; not for any decision about a patient."
+# The modules Patient and General Study (DICOM PS3.3, C.7.1.1 and C.7.2.1), as far as archives file
+# by them. The first ones stand in every object, empty where the radiograph has no value.
+_REQUIRED = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+    *("StudyID", "AccessionNumber"),
+)
+_OPTIONAL = (
+    *("SpecificCharacterSet", "TimezoneOffsetFromUTC", "StudyDescription"),
+    *("IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID"),
+    *("OtherPatientIDsSequence", "PatientBirthTime", "IssuerOfAccessionNumberSequence"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
+)
+CREATED = ("InstanceCreation", "Content", "PresentationCreation")  # Date and Time of an object
+_UID = re.compile(r"[0-9][0-9.]{0,63}")
+_NAMES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+
+
+@dataclass(frozen=True, eq=False)
+class SourceView:
+    """A view as its file has it.
+
+    Attributes:
+        header: the header, without pixels.
+        digest: the sha256 of the file.
+    """
+
+    path: Path
+    header: Dataset
+    digest: str
+
+    @property
+    def laterality(self) -> str:
+        """L or R; "" where the header says neither."""
+        sides = (self.header.get(name) for name in ("Laterality", "ImageLaterality"))
+        return next((side for side in sides if side in ("L", "R")), "")
+
+    def reference(self) -> Dataset:
+        """A data set that names the view, for objects that refer to it: nothing of the patient."""
+        from pydicom import Dataset
+
+        reference = Dataset()
+        for name in ("SOPClassUID", *_NAMES, "Modality", "Rows", "Columns", "SamplesPerPixel"):
+            setattr(reference, name, self.header.get(name, ""))
+        for name in _REQUIRED:
+            if name not in reference:
+                setattr(reference, name, "")
+        return reference
+
+
+@dataclass(frozen=True, eq=False)
+class SourceStudy:
+    """A study whose views came as DICOM files, in the order of their SOPInstanceUIDs."""
+
+    views: tuple[SourceView, ...]
+
+    @property
+    def uid(self) -> str:
+        """The StudyInstanceUID."""
+        return str(self.views[0].header.StudyInstanceUID)
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits that name the study's files by what is in them, in their order."""
+        each = [f"{view.header.SOPInstanceUID} {view.digest}" for view in self.views]
+        return hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+    def stamp(self, made: Dataset, when: datetime.datetime) -> None:
+        """Give an object the study's patient and study, and the time at which it was made."""
+        header = self.views[0].header
+        made.pop("ContributingEquipmentSequence", None)  # the library's own, with its own time
+        for name in _REQUIRED:
+            setattr(made, name, header[name].value if name in header else "")
+        for name in _OPTIONAL:
+            if name in header:
+                made[name] = header[name]
+        for prefix in CREATED:
+            if f"{prefix}Date" in made or prefix == "InstanceCreation":
+                setattr(made, f"{prefix}Date", when.strftime("%Y%m%d"))
+                setattr(made, f"{prefix}Time", when.strftime("%H%M%S.%f"))
+
+
+def read_source(images: Sequence[Path]) -> SourceStudy:
+    """Read the headers of a study's image files.
+
+    Raises:
+        UnreadableImage: a file that is no DICOM radiograph, or whose header does not name its
+            instance, series or study by a UID.
+        InputError: files of two studies or of two patients; the extra `dicom` is not installed.
+    """
+    check_extra()
+    views = sorted(map(_read_view, images), key=lambda view: str(view.header.SOPInstanceUID))
+    for name in ("StudyInstanceUID", "PatientID"):
+        if len({str(view.header.get(name, "")) for view in views}) > 1:
+            raise InputError(
+                f"{views[0].path.parent}: views with more than one {name} are not one study; "
+                "answer them apart"
+            )
+    if len({str(view.header.SOPInstanceUID) for view in views}) < len(views):
+        raise InputError(
+            f"{views[0].path.parent}: two files of one SOPInstanceUID; leave one of them out"
+        )
+    return SourceStudy(tuple(views))
+
+
+def check_extra() -> None:
+    """Raise InputError where the extra `dicom` is not installed, and keep what it says to itself.
+
+    Libraries that write DICOM warn about odd values of a header, and quote them.
+    """
+    try:
+        import highdicom  # noqa: F401
+        import pydicom
+    except ImportError:
+        raise InputError(
+            "DICOM objects need the extra 'dicom': pip install 'mura-tune[dicom]'"
+        ) from None
+    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+
+
+def new_uid(*parts: str) -> str:
+    """The UID that belongs to these words: 2.25. and the number of a UUID (DICOM PS3.5, B.2)."""
+    digest = hashlib.sha256("\n".join(parts).encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+def _read_view(path: Path) -> SourceView:
+    data = read_file(path)
+    if not dicom.is_dicom(data):
+        raise UnreadableImage(path, "no DICOM file")
+    try:
+        header: Any = dicom.read_header(data, MAX_BYTES)
+    except UnclearGreyLevels as error:
+        raise UnreadableImage(path, str(error)) from None
+    for name in _NAMES:
+        if not _UID.fullmatch(str(header.get(name, ""))):
+            raise UnreadableImage(path, f"its header has no valid {name}: export it again")
+    del header[0x7FE00010]
+    return SourceView(path, header, hashlib.sha256(data).hexdigest())
