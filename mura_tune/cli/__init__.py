@@ -8,7 +8,7 @@ from mura_tune import __version__, console
 from mura_tune.cli.data import cache, check, phantom
 from mura_tune.cli.evaluate import compare, evaluate, report, verify
 from mura_tune.cli.launch import launch
-from mura_tune.cli.reading import explain, infer
+from mura_tune.cli.reading import explain, infer, read
 from mura_tune.cli.release import export, finalize, recalibrate
 from mura_tune.cli.search import ablate, best, dashboard, searches, show, status, study, tune
 
@@ -62,6 +62,7 @@ for verb in (
     export,
     infer,
     explain,
+    read,
 ):
     mura.add_command(verb)
 

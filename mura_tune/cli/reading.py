@@ -146,3 +146,64 @@ def explain(
     choice = ReaderChoice(area, release, releases, base_url, device)
     drawn = draw_explanation(choice, images, out, deletion=deletion)
     console.print_report(as_json, drawn.to_json, lambda: str(drawn))
+
+
+@click.command(short_help="Serve a page that reads the studies you drop there.")
+@click.option(
+    "--release",
+    help="The release that answers: its folder, its URL, or its name under BASE_URL.  "
+    "[default: all in RELEASES, with the router]",
+)
+@releases_option
+@base_url_option
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where to listen: a name or address of this machine; 127.0.0.1 is for this machine alone.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="0 = a free one."
+)
+@click.option(
+    "--public-url",
+    default="",
+    metavar="URL",
+    help="What browsers open where a proxy passes requests on, such as https://HOST/room.",
+)
+@click.option("--open", "in_browser", is_flag=True, help="Open the page in this machine's browser.")
+@device_option
+def read(
+    release: str | None,
+    releases: Path,
+    base_url: str | None,
+    host: str,
+    port: int,
+    public_url: str,
+    in_browser: bool,
+    device: str,
+) -> None:
+    """Serve the reading room: a page that reads the studies you drop there.
+
+    Drop image files, DICOM files or folders. Each study gets its calibrated probability and a call
+    in words; its views are shown with window, level, zoom and a map of the evidence. Files stay in
+    this process's memory, and go with it. Whoever has the printed address, with its token, can
+    read there; each browser has a list of its own.
+    """
+    from mura_tune.api.room import serve_room
+
+    def tell(url: str) -> None:
+        click.echo(f"reading room at {url}")
+        if in_browser:
+            click.launch(url)
+
+    serve_room(
+        release,
+        releases=releases,
+        base_url=base_url,
+        device=device,
+        host=host,
+        port=port,
+        public_url=public_url,
+        ready=tell,
+    )

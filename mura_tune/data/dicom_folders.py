@@ -24,7 +24,7 @@ _SPLITS = ("train", "valid")
 _SLOW = 3.0  # seconds until a bar shows
 # What BodyPartExamined says of MURA's areas, beside their own names (DICOM PS3.16, annex L).
 _AREA_WORDS = {"UPPERARM": "HUMERUS", "LOWERARM": "FOREARM", "THUMB": "FINGER", "FINGERS": "FINGER"}
-_NO_PART = "XR_ALL"
+NO_AREA = "XR_ALL"  # of a header that names no body part
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def index_dicom(root: Path) -> Dataset:
 def area_of(identity: Identity) -> str:
     """The area that a header names: XR_ and its word for the body part."""
     word = re.sub(r"[^A-Z0-9]+", "", identity.body_part.upper())
-    return f"XR_{_AREA_WORDS.get(word, word)}" if word else _NO_PART
+    return f"XR_{_AREA_WORDS.get(word, word)}" if word else NO_AREA
 
 
 def _image_files(root: Path) -> list[Path]:

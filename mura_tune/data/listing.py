@@ -16,7 +16,7 @@ import os
 import posixpath
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 from mura_tune.errors import InputError, explain_error
@@ -284,6 +284,27 @@ def is_document(path: Path) -> bool:
         text = start.decode("utf-8", "strict" if len(start) < 1024 else "ignore")
     except (OSError, UnicodeDecodeError):
         return False
+    return _is_plain_text(text)
+
+
+def is_no_image(path: PurePath, start: bytes) -> bool:
+    """Whether a file is hidden, of a file browser, or a document, by its name and first kilobyte.
+
+    The same files are left out as in a folder on a disk; a hidden folder hides its files.
+    """
+    if not _is_visible(path.name) or any(part.startswith(".") for part in path.parts):
+        return True
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES or suffix in DOCUMENT_SUFFIXES:
+        return suffix in DOCUMENT_SUFFIXES
+    try:
+        text = start.decode("utf-8", "strict" if len(start) < 1024 else "ignore")
+    except UnicodeDecodeError:
+        return False
+    return _is_plain_text(text)
+
+
+def _is_plain_text(text: str) -> bool:
     return bool(text) and all(c.isprintable() or c in "\t\r\n\f" for c in text)
 
 

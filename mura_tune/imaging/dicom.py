@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ _CONTRAST = 3  # levels: fewer are no picture
 _DEPTHS = range(1, 17)  # bits that a value has
 _USUAL_DEPTHS = (8, 10, 12, 14, 16)  # bits of what detectors give
 _AGAIN = "export it again"
+_PIECE = 2**22  # bytes that are inflated at a time, to count them
 
 
 def is_dicom(data: bytes) -> bool:
@@ -97,14 +98,36 @@ def read_identity(path: Path) -> Identity:
             if not is_dicom(file.read(_MAGIC_AT + len(_MAGIC))):
                 raise UnreadableImage(path, "no DICOM file")
             file.seek(0)
-            with _explained():
-                header = _pydicom().dcmread(file, stop_before_pixels=True, specific_tags=_IDENTITY)
-                names = [str(header.get(name) or "").strip() for name in _IDENTITY]
-    except UnclearGreyLevels as error:
-        raise UnreadableImage(path, str(error)) from None
+            return _parse_identity(file, path)
     except OSError as error:
         reason = str(error.strerror or error).lower()
         raise UnreadableImage(path, f"cannot be opened: {reason}") from None
+
+
+def parse_identity(data: bytes, path: object, most_bytes: int) -> Identity:
+    """The identity in the bytes of a DICOM file; `path` only names it in the error.
+
+    Args:
+        most_bytes: that a deflated file may have once it is inflated.
+
+    Raises:
+        UnreadableImage: a header that cannot be read, or that names no study.
+        InputError: the extra `dicom` is not installed.
+    """
+    try:
+        _refuse_bombs(data, most_bytes)
+    except UnclearGreyLevels as error:
+        raise UnreadableImage(path, str(error)) from None
+    return _parse_identity(io.BytesIO(data), path)
+
+
+def _parse_identity(file: BinaryIO, path: object) -> Identity:
+    try:
+        with _explained():
+            header = _pydicom().dcmread(file, stop_before_pixels=True, specific_tags=_IDENTITY)
+            names = [str(header.get(name) or "").strip() for name in _IDENTITY]
+    except UnclearGreyLevels as error:
+        raise UnreadableImage(path, str(error)) from None
     patient, issuer, study, body_part = names
     if not study:
         raise UnreadableImage(path, f"its header names no study: {_AGAIN}")
@@ -121,6 +144,88 @@ def picture_size(header: Dataset) -> tuple[int, int]:
     return rows, columns
 
 
+@dataclass(frozen=True, eq=False)
+class Radiograph:
+    """The stored values of a radiograph, and what its header says that they mean.
+
+    Attributes:
+        stored: (H, W).
+        low: the lowest value that can be stored, the first of both tables.
+        meanings: what each value that can be stored means, after the modality LUT or rescale, (K,).
+        shown: the same as shares of the displayed range, as the header has them displayed, (K,).
+        inverted: whether low values are white.
+        padding: the first and the last stored value that is no part of the picture.
+        window: centre and width of the header's window, in meanings; None where it has none, or one
+            that is not linear, or a lookup table.
+    """
+
+    stored: NDArray[np.integer[Any]]
+    low: int
+    meanings: Numbers
+    shown: Numbers
+    inverted: bool
+    padding: tuple[int, int] | None
+    window: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, stored: NDArray[np.integer[Any]], header: Dataset) -> Radiograph:
+        """Raises UnclearGreyLevels for a lookup table or a window that DICOM does not know."""
+        low, high = _stored_range(header)
+        meanings, output = _modality(np.arange(low, high + 1), (low, high), header)
+        inverted = header.PhotometricInterpretation == "MONOCHROME1" or (
+            header.get("PresentationLUTShape") == "INVERSE"
+        )
+        shown = _shown(meanings, output, header)
+        return cls(stored, low, meanings, shown, inverted, _padding(header), _linear_window(header))
+
+    def grey(self, window: tuple[float, float] | None = None) -> Pixels:
+        """The 256 levels (H, W), padding black; by another linear window where one is given."""
+        shown = self.shown if window is None else _linear(self.meanings, *window)
+        if self.inverted:
+            shown = 1 - shown
+        levels = np.floor(shown.clip(0, 1) * _LEVELS + 0.5).astype(np.uint8)
+        grey: Pixels = levels[self._places()]
+        return np.where(self._is_padding(), np.uint8(0), grey)
+
+    def extremes(self) -> tuple[float, float]:
+        """The lowest and the highest meaning in the picture, without its padding."""
+        places = self._places()[~self._is_padding()]
+        if not places.size:
+            return float(self.meanings.min()), float(self.meanings.max())
+        present = self.meanings[np.flatnonzero(np.bincount(places))]
+        return float(present.min()), float(present.max())
+
+    def _places(self) -> NDArray[np.int64]:
+        """Where in the tables each pixel's value stands."""
+        places = np.clip(self.stored.astype(np.int64) - self.low, 0, len(self.meanings) - 1)
+        return np.asarray(places, np.int64)
+
+    def _is_padding(self) -> NDArray[np.bool_]:
+        """Which pixels (H, W) are no part of the picture (C.7.5.1.1.2)."""
+        if self.padding is None:
+            return np.zeros(self.stored.shape, bool)
+        first, last = self.padding
+        return np.asarray((self.stored >= first) & (self.stored <= last))
+
+
+def read_radiograph(header: Dataset) -> Radiograph:
+    """Decode the file that `read_header` opened.
+
+    Raises:
+        UnclearGreyLevels: as `read_grey_levels`, but for a window without contrast.
+    """
+    with _explained():
+        return Radiograph.of(_stored_values(header), header)
+
+
+def check_contrast(radiograph: Radiograph, grey: Pixels) -> None:
+    """Raise UnclearGreyLevels where the header's window hides a picture that has contrast."""
+    if np.ptp(grey) < _CONTRAST <= np.ptp(radiograph.stored):
+        raise UnclearGreyLevels(
+            f"its window or lookup table leaves no contrast: {_AGAIN} with another window"
+        )
+
+
 def read_grey_levels(header: Dataset) -> Pixels:
     """Decode the grey pixels (H, W) of the file that `read_header` opened.
 
@@ -128,13 +233,9 @@ def read_grey_levels(header: Dataset) -> Pixels:
         UnclearGreyLevels: pixels that are cut off or damaged, a kind of compression that nothing
             installed decodes, or a window that leaves no contrast.
     """
-    with _explained():
-        stored = _stored_values(header)
-        grey = to_grey(stored, header)
-    if np.ptp(grey) < _CONTRAST <= np.ptp(stored):
-        raise UnclearGreyLevels(
-            f"its window or lookup table leaves no contrast: {_AGAIN} with another window"
-        )
+    radiograph = read_radiograph(header)
+    grey = radiograph.grey()
+    check_contrast(radiograph, grey)
     return grey
 
 
@@ -143,16 +244,7 @@ def to_grey(stored: NDArray[np.integer[Any]], header: Dataset) -> Pixels:
 
     Raises UnclearGreyLevels for a lookup table or a window that DICOM does not know.
     """
-    low, high = _stored_range(header)
-    values, output = _modality(np.arange(low, high + 1), (low, high), header)
-    shown = _shown(values, output, header)
-    if header.PhotometricInterpretation == "MONOCHROME1" or (
-        header.get("PresentationLUTShape") == "INVERSE"
-    ):
-        shown = 1 - shown
-    levels = np.floor(shown.clip(0, 1) * _LEVELS + 0.5).astype(np.uint8)
-    grey: Pixels = levels[np.clip(stored, low, high).astype(np.int64) - low]
-    return np.where(_is_padding(stored, header), np.uint8(0), grey)
+    return Radiograph.of(stored, header).grey()
 
 
 def _stored_range(header: Dataset) -> tuple[int, int]:
@@ -191,14 +283,28 @@ def _shown(values: Numbers, output: tuple[float, float], header: Dataset) -> Num
     center, width = centers[0], widths[0]
     match str(header.get("VOILUTFunction") or "LINEAR").upper():
         case "LINEAR" if width >= 1:
-            if width == 1:  # a threshold
-                return (values > center - 0.5).astype(np.float64)
-            return (values - (center - 0.5)) / (width - 1) + 0.5
+            return _linear(values, center, width)
         case "LINEAR_EXACT" if width > 0:
             return (values - center) / width + 0.5
         case "SIGMOID" if width > 0:
             return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
     raise UnclearGreyLevels(f"a window of unknown kind or no width: {_AGAIN}")
+
+
+def _linear(values: Numbers, center: float, width: float) -> Numbers:
+    """Values by a linear window, as shares of the displayed range (C.11.2.1.2.1)."""
+    if width <= 1:  # a threshold
+        return (values > center - 0.5).astype(np.float64)
+    return (values - (center - 0.5)) / (width - 1) + 0.5
+
+
+def _linear_window(header: Dataset) -> tuple[float, float] | None:
+    """Centre and width of the window that `_shown` applies, where `_linear` does that."""
+    centers, widths = (_numbers(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    linear = str(header.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
+    if header.get("VOILUTSequence") or not linear or not centers or not widths:
+        return None
+    return centers[0], widths[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,14 +361,14 @@ def _numbers(value: Any) -> list[float]:
     return [float(one) for one in (value if several else [value])]
 
 
-def _is_padding(stored: NDArray[np.integer[Any]], header: Dataset) -> NDArray[np.bool_]:
-    """Which stored values (H, W) are no part of the picture (C.7.5.1.1.2)."""
+def _padding(header: Dataset) -> tuple[int, int] | None:
+    """The first and the last stored value that is no part of the picture (C.7.5.1.1.2)."""
     value = header.get("PixelPaddingValue")
     if value is None:
-        return np.zeros(stored.shape, bool)
+        return None
     limit = header.get("PixelPaddingRangeLimit")
-    ends = sorted((int(value), int(value if limit is None else limit)))
-    return np.asarray((stored >= ends[0]) & (stored <= ends[1]))
+    first, last = sorted((int(value), int(value if limit is None else limit)))
+    return first, last
 
 
 def _stored_values(header: Dataset) -> NDArray[np.integer[Any]]:
@@ -318,9 +424,13 @@ def _refuse_bombs(data: bytes, most_bytes: int) -> None:
     if _DEFLATED.encode() not in data[: 2 * _META_AT + 512]:
         return
     start = _META_AT + int.from_bytes(data[_META_AT - 4 : _META_AT], "little")
-    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:], most_bytes + 1)
-    if len(inflated) > most_bytes:
-        raise UnclearGreyLevels(f"inflates to more than {most_bytes:,} bytes: reduce it first")
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated, rest = 0, data[start:]
+    while rest and not inflater.eof:
+        inflated += len(inflater.decompress(rest, _PIECE))
+        rest = inflater.unconsumed_tail
+        if inflated > most_bytes:
+            raise UnclearGreyLevels(f"inflates to more than {most_bytes:,} bytes: reduce it first")
 
 
 class _explained:

@@ -146,17 +146,33 @@ def read_file(path: str | Path) -> bytes:
         raise UnreadableImage(path, f"cannot be opened: {reason.lower()}") from None
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """The grey pixels (H, W) of an image; of a DICOM file its stored values, too."""
+
+    grey: NDArray[np.uint8]
+    radiograph: dicom.Radiograph | None = None
+
+
 def decode_image(data: bytes, path: object) -> NDArray[np.uint8]:
     """Return the grey pixels (H, W) of an image file's bytes; `path` only names it in the error.
 
     Raises InputError where this machine's memory is too small, which is not the image's fault.
     """
+    return decode_picture(data, path).grey
+
+
+def decode_picture(data: bytes, path: object) -> Picture:
+    """The same with the stored values of a DICOM file."""
     if not data:
         raise UnreadableImage(path, "empty file")
     if data.startswith(_PNG) and not _png_sound(memoryview(data)):
         raise UnreadableImage(path, "damaged (checksum of its pixels): copy or download it again")
     try:
-        grey = _decode_dicom(data, path) if dicom.is_dicom(data) else _decode_plain(data, path)
+        if dicom.is_dicom(data):
+            picture = _decode_dicom(data, path)
+        else:
+            picture = Picture(_decode_plain(data, path))
     except UnreadableImage:
         raise
     except grey_levels.UnclearGreyLevels as error:
@@ -169,9 +185,10 @@ def decode_image(data: bytes, path: object) -> NDArray[np.uint8]:
         raise InputError(f"{path}: {_NO_MEMORY}") from None
     except Exception as error:  # Pillow's parsers let through struct.error, SyntaxError, … alike
         raise UnreadableImage(path, _why_damaged(data, error)) from None
+    grey = picture.grey
     if _is_blank(grey[::_SPARSE, ::_SPARSE]) and _is_blank(grey):
         raise BlankImage(path, grey.shape[1], grey.shape[0])
-    return grey
+    return picture
 
 
 def _decode_plain(data: bytes, path: object) -> NDArray[np.uint8]:
@@ -183,13 +200,16 @@ def _decode_plain(data: bytes, path: object) -> NDArray[np.uint8]:
     return grey
 
 
-def _decode_dicom(data: bytes, path: object) -> NDArray[np.uint8]:
-    """Return the grey pixels of a DICOM file."""
+def _decode_dicom(data: bytes, path: object) -> Picture:
+    """Return the picture of a DICOM file."""
     header = dicom.read_header(data, MAX_BYTES)
     rows, columns = dicom.picture_size(header)
     _check_size(columns, rows, path)
     with _DECODED.hold(rows * columns * _BYTES_OF_DICOM):
-        return dicom.read_grey_levels(header)
+        radiograph = dicom.read_radiograph(header)
+        grey = radiograph.grey()
+        dicom.check_contrast(radiograph, grey)
+        return Picture(grey, radiograph)
 
 
 def examine_image(

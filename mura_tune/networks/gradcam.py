@@ -80,18 +80,57 @@ def _evidence(net: Network, x_nchw: Tensor, output: int) -> Tensor:
     return evidence
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class FaithfulnessCurves:
+    """The probability of one view after each of PORTIONS equal portions of its pixels, and before
+    the first: PORTIONS + 1 numbers a curve. `Faithfulness` has the areas below them."""
+
+    deletion: tuple[float, ...]
+    insertion: tuple[float, ...]
+    random_deletion: tuple[float, ...]
+    random_insertion: tuple[float, ...]
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of the pixels that have gone, or come, at each number of a curve."""
+        return tuple(portion / PORTIONS for portion in range(PORTIONS + 1))
+
+    def areas(self) -> Faithfulness:
+        """The area under each curve, by trapezoids."""
+        return Faithfulness(
+            *(
+                float(torch.trapezoid(torch.tensor(curve), dx=1 / PORTIONS))
+                for curve in (
+                    self.deletion,
+                    self.insertion,
+                    self.random_deletion,
+                    self.random_insertion,
+                )
+            )
+        )
+
+
 def measure_faithfulness(
     net: Model,
     x_1chw: Tensor,
     cam_hw: Tensor,
     probability: Callable[[Tensor], Tensor] = lambda logits: logits[:, 0].sigmoid(),
 ) -> Faithfulness:
+    """The areas of `trace_faithfulness`."""
+    return trace_faithfulness(net, x_1chw, cam_hw, probability).areas()
+
+
+@torch.inference_mode()
+def trace_faithfulness(
+    net: Model,
+    x_1chw: Tensor,
+    cam_hw: Tensor,
+    probability: Callable[[Tensor], Tensor] = lambda logits: logits[:, 0].sigmoid(),
+) -> FaithfulnessCurves:
     """Measure deletion and insertion of one view (Petsiuk et al. 2018, with another background).
 
     Deletion replaces pixels by a strong blur of the view, the most important first; insertion
-    starts from the blur and brings them back. Each is the area under the probability over the
-    share of pixels, by trapezoids.
+    starts from the blur and brings them back.
 
     Args:
         probability: of the output that the map explains, (N,) from logits (N, K).
@@ -101,7 +140,7 @@ def measure_faithfulness(
     generator = torch.Generator().manual_seed(0)
     patches = torch.rand((1, 1, 7, 7), generator=generator)
     noise = F.interpolate(patches, size=cam_hw.shape, mode="bilinear", align_corners=False)
-    areas = []
+    curves = []
     for importance in (cam_hw.cpu(), noise[0, 0]):
         order = importance.flatten().argsort(descending=True, stable=True)
         rank = torch.empty_like(order)
@@ -111,8 +150,8 @@ def measure_faithfulness(
         chosen = (share < cuts).to(x_1chw.dtype)  # (STEPS + 1, 1, S, S)
         for first, then in ((x_1chw, blurred), (blurred, x_1chw)):
             p = probability(net.eval()(first + chosen * (then - first)).float())
-            areas.append(float(torch.trapezoid(p, dx=1 / PORTIONS)))
-    return Faithfulness(areas[0], areas[1], areas[2], areas[3])
+            curves.append(tuple(p.tolist()))
+    return FaithfulnessCurves(*curves)
 
 
 def _blur(x_1chw: Tensor) -> Tensor:

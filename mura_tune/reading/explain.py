@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mura_tune import files
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.gradcam import (
     Faithfulness,
+    FaithfulnessCurves,
     compute_gradcam,
-    measure_faithfulness,
     scale_maps,
+    trace_faithfulness,
 )
+from mura_tune.networks.network import Model
 from mura_tune.reading.answers import Answer, AreaAnswer
 from mura_tune.reading.readers import Predictor, Router
 from mura_tune.reading.studies import StudyFiles, StudyViews
@@ -110,6 +113,50 @@ class Explanation:
         _save_figure(figure, out)
 
 
+@dataclass(frozen=True, eq=False)
+class EvidenceMaps:
+    """Where each view of a study speaks for a subject, and what measures how true that is.
+
+    Attributes:
+        x_nchw: the views as the network reads them.
+        cams_nss: maps in [0, 1], as a share of the largest value in any view of the study.
+        to_probability: of the subject, calibrated, (N,) from logits (N, K).
+    """
+
+    net: Model
+    x_nchw: Tensor
+    cams_nss: Tensor
+    to_probability: Callable[[Tensor], Tensor]
+
+    def cam(self, view: int) -> NDArray[np.float32]:
+        """The map (S, S) of a view."""
+        cam: NDArray[np.float32] = self.cams_nss[view].cpu().numpy()
+        return cam
+
+    def trace(self, view: int) -> FaithfulnessCurves:
+        """How the probability of a view follows its map's pixels."""
+        x_1chw = self.x_nchw[view : view + 1]
+        return trace_faithfulness(self.net, x_1chw, self.cams_nss[view], self.to_probability)
+
+
+def map_evidence(
+    reader: Predictor | Router, squares_nss: NDArray[np.uint8], subject: str
+) -> EvidenceMaps:
+    """Map the evidence for `subject` in each view, from the views' grey squares (N, S, S).
+
+    Args:
+        subject: "abnormal", or an area of a router.
+
+    Raises:
+        InputError: a network whose last features are no map.
+    """
+    net = reader.release.net
+    output, to_probability = reader.evidence(subject)
+    x_nchw = to_input(torch.from_numpy(squares_nss), reader.device)
+    cams_nss = scale_maps(compute_gradcam(net, x_nchw, output))
+    return EvidenceMaps(net, x_nchw, cams_nss, to_probability)
+
+
 def explain_study(
     reader: Predictor | Router, images: Sequence[Path], *, deletion: bool = False
 ) -> Explanation:
@@ -126,21 +173,16 @@ def explain_study(
     squares_nss = np.stack([resize_to_square(image, reader.size) for image in images_hw])
     study = StudyViews(StudyFiles("", tuple(images)), {reader.size: squares_nss})
     (answer,) = reader.answer([study])
-    net = reader.release.net
     subject = answer.area if isinstance(answer, AreaAnswer) else "abnormal"
-    output, to_probability = reader.evidence(subject)
-    x_nchw = to_input(torch.from_numpy(squares_nss), reader.device)
+    maps = map_evidence(reader, squares_nss, subject)
     with torch.inference_mode():
-        probabilities = to_probability(net(x_nchw).float()).tolist()
-    cams_nss = scale_maps(compute_gradcam(net, x_nchw, output))
+        probabilities = maps.to_probability(maps.net(maps.x_nchw).float()).tolist()
     views = []
     for i, path in enumerate(images):
-        faithfulness = None
-        if deletion:
-            x_1chw = x_nchw[i : i + 1]
-            faithfulness = measure_faithfulness(net, x_1chw, cams_nss[i], to_probability)
-        cam = cams_nss[i].cpu().numpy()
-        views.append(ViewExplanation(path, images_hw[i], probabilities[i], cam, faithfulness))
+        faithfulness = maps.trace(i).areas() if deletion else None
+        views.append(
+            ViewExplanation(path, images_hw[i], probabilities[i], maps.cam(i), faithfulness)
+        )
     return Explanation(answer, subject, tuple(views))
 
 

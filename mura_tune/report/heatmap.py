@@ -32,6 +32,15 @@ def overlay(
     return np.asarray(np.clip(mixed, 0, 255), dtype=np.uint8)
 
 
+def paint_map(cam_ss: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The map (S, S) in [0, 1] as colours with opacity (S, S, 4), to be laid over a radiograph as
+    `overlay` lays it."""
+    cam = np.clip(cam_ss, 0, 1)
+    colours = _colour_table()[(cam * 255).round().astype(np.uint8)]
+    opacity = 255 * STRONGEST * np.sqrt(cam)[..., None]
+    return np.concatenate([colours, opacity], axis=-1).round().astype(np.uint8)
+
+
 def css_colours(stops: int = 6) -> list[str]:
     """The colours from 0 to 1, as a style sheet writes them."""
     rows = _colour_table()[np.linspace(0, 255, stops).round().astype(int)].round().astype(int)

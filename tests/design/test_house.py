@@ -35,6 +35,7 @@ FLOORS = (
     "release",
     "reading",
     "archive",
+    "room",
     "api",
     "cli",
 )
@@ -229,6 +230,7 @@ def test_verbs_are_the_documented_ones() -> None:
         "infer",
         "launch",
         "phantom",
+        "read",
         "recalibrate",
         "report",
         "search",

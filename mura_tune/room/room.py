@@ -1,0 +1,176 @@
+"""The room: reads what was dropped, and what a person asks of a view afterwards."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_tune.errors import InputError, UnreadableImage
+from mura_tune.imaging.images import Picture, decode_picture, resize_to_square
+from mura_tune.reading.explain import EvidenceMaps, map_evidence
+from mura_tune.reading.studies import StudyFiles, StudyViews
+from mura_tune.room.pictures import find_window
+from mura_tune.room.releases import RoomReleases
+from mura_tune.room.requests import RefusedRequest, Upload
+from mura_tune.room.sittings import (
+    FileError,
+    ReadStudy,
+    ReadView,
+    Sitting,
+    Sittings,
+    StudyPictures,
+    new_id,
+)
+from mura_tune.room.uploads import StudyUploads, group_uploads
+
+_LEFT_OUT = "no picture, left out"
+_DROPPED = "its pictures were dropped to make room for newer ones: drop the files again"
+
+
+class Room:
+    """Reads studies into sittings, one at a time: two networks at once would both be slow."""
+
+    def __init__(self, releases: RoomReleases, sittings: Sittings) -> None:
+        self.releases = releases
+        self.sittings = sittings
+        self._computing = threading.Lock()
+
+    def read(
+        self, sitting: Sitting, uploads: Sequence[Upload], area: str, *, loose_are_one: bool
+    ) -> tuple[list[ReadStudy], list[FileError]]:
+        """The studies of files that were dropped together, and the files that belong to none.
+
+        Args:
+            area: the name of a release, or AUTO.
+            loose_are_one: see `group_uploads`.
+
+        Raises:
+            RefusedRequest: no such release.
+        """
+        self._check_area(area)
+        studies, left_out = group_uploads(uploads, loose_are_one=loose_are_one)
+        read, errors = [], [FileError(upload.name, _LEFT_OUT) for upload in left_out]
+        for study in studies:
+            found = self._read_study(study, area)
+            if found.views:
+                self.sittings.add(sitting, found)
+                read.append(found)
+            else:
+                errors += found.errors
+        return read, errors
+
+    def read_again(self, study: ReadStudy, area: str) -> ReadStudy:
+        """Answer a study with another release.
+
+        Raises:
+            RefusedRequest: no such release, or pictures that were dropped.
+        """
+        self._check_area(area)
+        if study.errors:
+            raise RefusedRequest(422, "a file of this study cannot be read: it has no answer")
+        pictures = self._pictures(study)
+        names = StudyFiles(study.name, tuple(Path(view.name) for view in study.views))
+        with self._computing:
+            views = StudyViews(names, pictures.squares)
+            study.answer = self.releases.answer(views, area, study.header_area)
+            pictures.maps.clear()
+        return study
+
+    def show(self, study: ReadStudy, number: int) -> Picture:
+        """A view at its own size. Raises RefusedRequest where it was dropped."""
+        return self._pictures(study).full[number]
+
+    def show_as_read(self, study: ReadStudy, number: int) -> NDArray[np.uint8]:
+        """The square (S, S) that the answering network read. Raises RefusedRequest, as `maps`."""
+        name = self._answering(study)
+        (size,) = self.releases.reader(name).sizes
+        square: NDArray[np.uint8] = self._pictures(study).squares[size][number]
+        return square
+
+    def maps(self, study: ReadStudy) -> EvidenceMaps:
+        """Where each view of a study speaks for abnormal.
+
+        Raises:
+            RefusedRequest: no release answered, its network has no map, or pictures were dropped.
+        """
+        name = self._answering(study)
+        pictures = self._pictures(study)
+        reader = self.releases.reader(name)
+        with self._computing:
+            if name not in pictures.maps:
+                try:
+                    squares = pictures.squares[reader.size]
+                    pictures.maps[name] = map_evidence(reader, squares, "abnormal")
+                except InputError as error:
+                    raise RefusedRequest(422, str(error)) from None
+            return pictures.maps[name]
+
+    def measure_deletion(self, study: ReadStudy, number: int) -> dict[str, Any]:
+        """How the probability of a view follows its map: areas and curves, for the page.
+
+        Raises:
+            RefusedRequest: as `maps`.
+        """
+        maps = self.maps(study)
+        with self._computing:
+            curves = maps.trace(number)
+        curve = {"shares": curves.shares, **asdict(curves)}
+        curve["random"] = curve["random_deletion"]
+        return {**asdict(curves.areas()), "curve": curve}
+
+    def _read_study(self, study: StudyUploads, area: str) -> ReadStudy:
+        started = time.perf_counter()
+        pictures: list[Picture] = []
+        views: list[ReadView] = []
+        errors: list[FileError] = []
+        for upload in study.uploads:
+            try:
+                picture = decode_picture(upload.content, upload.name)
+            except UnreadableImage as error:
+                errors.append(FileError(upload.name, error.reason))
+            except InputError as error:  # a library or memory that is missing
+                errors.append(FileError(upload.name, str(error)))
+            else:
+                height, width = picture.grey.shape
+                pictures.append(picture)
+                views.append(ReadView(new_id(), upload.name, width, height, find_window(picture)))
+        answer = shown = None
+        if views:
+            squares = {
+                size: np.stack([resize_to_square(picture.grey, size) for picture in pictures])
+                for size in self.releases.sizes
+            }
+            shown = StudyPictures(tuple(pictures), squares)
+            if not errors:
+                names = StudyFiles(study.name, tuple(Path(view.name) for view in views))
+                with self._computing:
+                    answer = self.releases.answer(StudyViews(names, squares), area, study.area)
+        seconds = time.perf_counter() - started
+        return ReadStudy(
+            *(new_id(), study.name, study.area, tuple(views), tuple(errors), answer, shown, seconds)
+        )
+
+    def _check_area(self, area: str) -> None:
+        try:
+            self.releases.check_area(area)
+        except InputError as error:
+            raise RefusedRequest(400, str(error)) from None
+
+    def _pictures(self, study: ReadStudy) -> StudyPictures:
+        pictures = self.sittings.look_at(study)
+        if pictures is None:
+            raise RefusedRequest(410, _DROPPED)
+        return pictures
+
+    def _answering(self, study: ReadStudy) -> str:
+        """The name of the release that answered a study."""
+        if study.answer is None or study.answer.name is None:
+            raise RefusedRequest(422, "no release has answered this study")
+        return study.answer.name
