@@ -257,12 +257,34 @@ def recalibration() -> str:
     return _table("place | patients | slope | Brier score | log-loss | worse", lines)
 
 
+def subgroups() -> str:
+    """By the size of a group: the worst of all worlds, for sensitivity and for the AUC."""
+    row = re.compile(r"(like|worse|overlap) +[\d.]+ +(\d+) +(auc|sensitivity) +(.*)")
+    worst: dict[tuple[int, str], list[list[float]]] = {}
+    for line in _text("subgroups").splitlines():
+        if found := row.match(line):
+            world, size, metric, rest = found.groups()
+            cells = [float(cell) for cell in rest.split()]
+            if world == "worse":  # nothing is called falsely there
+                cells = [*cells[:4], 0.0, cells[5], 0.0]
+            worst.setdefault((int(size), metric), []).append(cells)
+    lines = []
+    for (size, metric), rows in sorted(worst.items(), key=lambda each: (each[0][1], each[0][0])):
+        group, width, ours, _, false, draws, drawn = zip(*rows, strict=True)
+        cells = [f"{max(width):.2f}", *(f"{value:.3f}" for value in (min(group), min(ours)))]
+        cells += [f"{max(false):.3f}", f"{min(draws):.3f}", f"{max(drawn):.3f}"]
+        name = "AUC" if metric == "auc" else metric
+        lines.append(f"| {' | '.join([name, str(size), *cells])} |")
+    head = "metric | patients a class | width | holds | difference holds | called falsely"
+    return _table(f"{head} | by draws holds | called falsely", lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         *(answer, released, speed, speed_short, ladder),
         *(full_depth, coverage, heatmaps, starts, models, gpu),
-        *(calibration, thresholds, doubt, recalibration),
+        *(calibration, thresholds, doubt, recalibration, subgroups),
     )
 }
 

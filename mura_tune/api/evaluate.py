@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from mura_tune.areas import ROUTER
 from mura_tune.data.index import dataset_name
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
-from mura_tune.evaluation.compare import Comparison
+from mura_tune.evaluation.columns import StudyColumn, read_columns
+from mura_tune.evaluation.compare import AnyEvaluation, Comparison
+from mura_tune.evaluation.corrections import correct_scores, read_corrections
 from mura_tune.evaluation.evaluate import Evaluation, check_same_data
-from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.evaluation.split_uses import SplitUse, describe_uses, log_use, uses_to_json
+from mura_tune.evaluation.subgroups import measure_subgroups
 from mura_tune.networks.device import choose_device
 from mura_tune.reading.fetch import is_fetched
 from mura_tune.reading.locate import release_finder, release_for
@@ -43,7 +45,7 @@ class ReleaseEvaluation:
     """What a release scores on the test split of its area."""
 
     area: str
-    scores: Evaluation | RouterEvaluation
+    scores: AnyEvaluation
 
     def __str__(self) -> str:
         return self.scores.describe()
@@ -60,26 +62,36 @@ def evaluate(
     base_url: str | None = None,
     device: str = "auto",
     strict: bool = False,
+    by: Sequence[str] = (),
+    groups: str | Path | None = None,
+    corrections: str | Path | None = None,
 ) -> ReleaseEvaluation:
     """Evaluate a release on the published `valid` studies, which no search has read.
 
     Args:
         release: its folder, its URL, or its name under `base_url`.
+        by: columns whose groups of studies are measured too, each against the rest. A column stands
+            in `groups`, in the dataset's own table (of images, or labels.csv), or is `area`; sex,
+            age, view and manufacturer may stand in the headers of DICOM files.
+        groups: a CSV with a column path or study, and columns to group by.
+        corrections: a CSV of studies and their right labels (study,label): all scores by these
+            labels too, and the differences.
 
     Returns:
         The scores on test, each with its interval.
 
     Raises:
-        InputError: other data than it was made with, or a release that is not whole.
+        InputError: other data than it was made with, a release that is not whole, a column that is
+            nowhere, or a correction of a study that is not in test.
 
     Example:
         `print(evaluate("releases/XR_WRIST", data="data/MURA-v1.1"))`
     """
     workspace = Workspace(Path(data), Path(runs), strict=strict)
     opened, prepared = _load_with_data(find_release(release, base_url), workspace, device)
-    return ReleaseEvaluation(
-        opened.manifest.area, _read_test(workspace, opened, prepared, "evaluate")
-    )
+    further = _read_further(opened, prepared, workspace.data, by, groups, corrections)
+    test = _read_test(workspace, opened, prepared, "evaluate")
+    return ReleaseEvaluation(opened.manifest.area, further.measure(test))
 
 
 def evaluate_folders(
@@ -217,12 +229,16 @@ def write_report(
     base_url: str | None = None,
     device: str = "auto",
     strict: bool = False,
+    by: Sequence[str] = (),
+    groups: str | Path | None = None,
+    corrections: str | Path | None = None,
 ) -> WrittenReport:
     """Write a release's report.html again, and index.html and RESULTS.md beside the releases.
 
     Args:
         out: write the page there, and leave the release as it is.
         cases: studies shown of each kind of error; 0 shows no radiographs.
+        by, groups, corrections: as `evaluate` takes them; the page then shows these too.
 
     Returns:
         Where the page was written.
@@ -244,7 +260,8 @@ def write_report(
     opened, prepared = _load_with_data(folder, workspace, device)
     _refuse_recalibrated(opened)
     own_task = release_task(opened.manifest.task)
-    test = _read_test(workspace, opened, prepared, "report")
+    further = _read_further(opened, prepared, workspace.data, by, groups, corrections)
+    test = further.measure(_read_test(workspace, opened, prepared, "report"))
     html = own_task.render_report(opened.net, opened.manifest, prepared, test=test, cases=cases)
     content = html.encode("utf-8", "backslashreplace")
     if out:
@@ -295,13 +312,56 @@ def _load_with_data(folder: Path, workspace: Workspace, device: str) -> tuple[Re
     return opened, prepared
 
 
+@dataclass(frozen=True)
+class _Further:
+    """What is measured beside the scores: groups of studies, and corrected labels."""
+
+    columns: tuple[StudyColumn, ...] = ()
+    corrections: Mapping[str, int] | None = None
+    source: Path = Path()
+
+    def measure(self, test: AnyEvaluation) -> AnyEvaluation:
+        """The evaluation with it."""
+        if not isinstance(test, Evaluation):
+            return test
+        studies, threshold = test.studies, test.decision.threshold
+        corrected = None
+        if self.corrections is not None:
+            corrected = correct_scores(studies, self.corrections, threshold, self.source)
+        subgroups = (measure_subgroups(studies, column, threshold) for column in self.columns)
+        return replace(test, subgroups=tuple(subgroups), corrected=corrected)
+
+
+def _read_further(
+    opened: Release,
+    prepared: Prepared,
+    data: Path,
+    by: Sequence[str],
+    groups: str | Path | None,
+    corrections: str | Path | None,
+) -> _Further:
+    """Read the tables before test is read, so that a fault in one is no use of test."""
+    if groups and not by:
+        raise InputError(f"{groups}: no column to group by; name one by --by")
+    if not by and not corrections:
+        return _Further()
+    _refuse_router(opened)
+    views = prepared.frame.iloc[prepared.rows("test")]
+    columns = read_columns(by, views, data, Path(groups) if groups else None)
+    if not corrections:
+        return _Further(columns)
+    source = Path(corrections)
+    labels = read_corrections(source, views["study"].unique(), prepared.area)
+    return _Further(columns, labels, source)
+
+
 def _read_test(
     workspace: Workspace, opened: Release, prepared: Prepared, verb: str
-) -> Evaluation | RouterEvaluation:
+) -> AnyEvaluation:
     """Evaluate a release on test, and log that first; see `split_uses`."""
     uses = _log_use(workspace, opened, prepared.areas, verb)
     task = release_task(opened.manifest.task)
-    test: Evaluation | RouterEvaluation = task.evaluate_release(opened, prepared)
+    test: AnyEvaluation = task.evaluate_release(opened, prepared)
     return replace(test, uses_before=uses)
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mura_tune import console
 from mura_tune.cli.options import (
     base_url_option,
+    by_option,
+    corrections_option,
     data_option,
     device_option,
+    groups_option,
     json_option,
     release_option,
     releases_option,
@@ -35,6 +39,9 @@ from mura_tune.cli.options import (
     show_default=True,
     help="folders: an external set, {train,val,test}/{fractured,not fractured}.",
 )
+@by_option
+@groups_option
+@corrections_option
 @json_option
 def evaluate(
     release: str | None,
@@ -46,6 +53,9 @@ def evaluate(
     device: str,
     strict: bool,
     layout: str,
+    by: tuple[str, ...],
+    groups: Path | None,
+    corrections: Path | None,
     as_json: bool,
 ) -> None:
     """Measure a release on the published `valid` studies, which no search has read.
@@ -55,25 +65,27 @@ def evaluate(
 
     An external set (--layout folders) is measured whole, by picture with its copies, turned and
     mirrored ones too, and by image; pictures that the release was trained on are told.
+
+    --by measures groups of the test studies, such as those of one sex or manufacturer, each against
+    the rest: ages by decades, other numbers by quartiles. A group with too few patients of a class
+    says nothing of it.
     """
     from mura_tune.api import evaluate as api
 
     if routed == bool(release):
         raise click.UsageError("name one --release, or write --routed")
+    if (by or groups or corrections) and (routed or layout == "folders"):
+        raise click.UsageError("--by, --groups and --corrections go with a --release on test alone")
+    places: dict[str, Any] = {"data": data, "runs": runs, "base_url": base_url}
+    places |= {"device": device, "strict": strict}
     if release is None:
-        two_stage = api.evaluate_routed(
-            releases=releases, data=data, runs=runs, base_url=base_url, device=device, strict=strict
-        )
+        two_stage = api.evaluate_routed(releases=releases, **places)
         console.print_report(as_json, two_stage.to_json, two_stage.describe)
     elif layout == "folders":
-        external = api.evaluate_folders(
-            release, data=data, runs=runs, base_url=base_url, device=device, strict=strict
-        )
+        external = api.evaluate_folders(release, **places)
         console.print_report(as_json, external.to_json, external.describe)
     else:
-        evaluation = api.evaluate(
-            release, data=data, runs=runs, base_url=base_url, device=device, strict=strict
-        )
+        evaluation = api.evaluate(release, by=by, groups=groups, corrections=corrections, **places)
         console.print_report(as_json, evaluation.to_json, lambda: str(evaluation))
 
 
@@ -127,6 +139,9 @@ def compare(
     type=click.Path(path_type=Path),
     help="Write the page there, and leave the release as it is.",
 )
+@by_option
+@groups_option
+@corrections_option
 @json_option
 def report(
     release: str,
@@ -137,6 +152,9 @@ def report(
     strict: bool,
     cases: int,
     out: Path | None,
+    by: tuple[str, ...],
+    groups: Path | None,
+    corrections: Path | None,
     as_json: bool,
 ) -> None:
     """Write a release's report.html again, and index.html and RESULTS.md beside the releases.
@@ -156,6 +174,9 @@ def report(
         base_url=base_url,
         device=device,
         strict=strict,
+        by=by,
+        groups=groups,
+        corrections=corrections,
     )
     console.print_report(as_json, written.to_json, lambda: str(written))
 

@@ -61,6 +61,24 @@ base_url_option = click.option(
 release_option = click.option(
     "--release", required=True, help="Its folder, its URL, or its name under BASE_URL."
 )
+by_option = click.option(
+    "--by",
+    multiple=True,
+    metavar="COLUMN",
+    help="Also measure each group of test's studies by a column, against the rest: of --groups, of "
+    "the dataset's own table or labels.csv, area, or of DICOM headers sex, age, view, "
+    "manufacturer. Repeat for more.",
+)
+groups_option = click.option(
+    "--groups",
+    type=click.Path(path_type=Path),
+    help="A CSV with a column path or study, and the columns of --by.",
+)
+corrections_option = click.option(
+    "--corrections",
+    type=click.Path(path_type=Path),
+    help="A CSV (study,label) of corrected labels: all scores by these labels too.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mura_tune.data.index import Dataset, Finding, FrameBuilder, parse_label
-from mura_tune.data.listing import read_csv_lines, walk_image_folders
+from mura_tune.data.listing import read_rows, walk_image_folders
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging.dicom import Identity, read_identity
 from mura_tune.text import check_search_name
@@ -100,17 +100,8 @@ def _read_labels(table: Path) -> Mapping[str, _StudyLabel]:
         InputError: a missing column, or a row (file and line) without a study, with another label
             than 0 or 1, another split, or a study that a row above labels.
     """
-    lines = read_csv_lines(table)
-    _, header = next(lines, (0, [""]))
-    names = [name.lower() for name in header]
-    if missing := [name for name in ("study", "label") if name not in names]:
-        raise InputError(f"{table}: no column {', '.join(missing)} in its header row")
     labels: dict[str, _StudyLabel] = {}
-    for line, cells in lines:
-        where = f"{table}:{line}"
-        if len(cells) != len(names):
-            raise InputError(f"{where}: {len(cells)} cells under {len(names)} column names")
-        row = dict(zip(names, cells, strict=True))
+    for where, row in read_rows(table, ("study", "label")):
         split = row.get("split") or "train"
         if split not in _SPLITS:
             raise InputError(f"{where}: split {split!r} is neither 'train' nor 'valid' (held out)")

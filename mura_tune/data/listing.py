@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import os
 import posixpath
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
@@ -111,6 +111,55 @@ def refuse_repeated_images(table: Path, rows: Collection[ImageRow], *, in_one_st
                 f"{table}:{row.line}: {row.path} is listed twice (line {above.line}: "
                 f"{above.path}); keep one row"
             )
+
+
+def read_rows(table: Path, required: Collection[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield where each row of a table stands (file and line), and its cells by column.
+
+    Column names are in lower case. The first step, of an empty table too, checks the header.
+
+    Args:
+        required: the columns that have to be there.
+
+    Raises:
+        InputError: as `read_csv_lines`, a missing column, or a row (file and line) that is not as
+            wide as the header.
+    """
+    lines = read_csv_lines(table)
+    names = [name.lower() for name in next(lines, (0, [""]))[1]]
+    if missing := [name for name in required if name not in names]:
+        raise InputError(f"{table}: no column {', '.join(missing)} in its header row")
+    for line, cells in lines:
+        where = f"{table}:{line}"
+        if len(cells) != len(names):
+            raise InputError(f"{where}: {len(cells)} cells under {len(names)} column names")
+        yield where, dict(zip(names, cells, strict=True))
+
+
+class StudyNames:
+    """Finds studies by names that people write: whole, without what is in front, or with more."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._whole = set(names)
+        self._by_end: dict[str, str | None] = {}
+        for name in self._whole:
+            for end in _ends(name):
+                self._by_end[end] = name if end not in self._by_end else None
+
+    def find(self, written: str) -> str | None:
+        """The study AREA/PATIENT/STUDY that `written` names: its name, an end of its name that no
+        other study has, or a path that ends with its name; None where there is no such study."""
+        written = written.strip("/")
+        for end in _ends(written):
+            if end in self._whole:
+                return end
+        return self._by_end.get(written)
+
+
+def _ends(name: str) -> list[str]:
+    """The name, and what is left of it without its first components: a/b/c, b/c, c."""
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def read_csv_lines(file: Path) -> Iterator[tuple[int, list[str]]]:

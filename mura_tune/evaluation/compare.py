@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mura_tune.errors import InputError
-from mura_tune.evaluation.evaluate import METRIC_NAMES, SPLIT_NAMES, Evaluation
+from mura_tune.evaluation.evaluate import SPLIT_NAMES, Evaluation
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.evaluation.split_uses import describe_uses
 from mura_tune.metrics.areas import AREA_METRICS, AreaRecognition
@@ -22,9 +22,8 @@ from mura_tune.metrics.comparison import (
     compare_metrics,
     smallest_seen,
 )
-from mura_tune.metrics.estimates import Estimate, Floats, Names, StudyScores
-from mura_tune.metrics.operating_points import THRESHOLD_METRICS, threshold_metrics
-from mura_tune.metrics.ranking import weighted_auc, weighted_average_precision
+from mura_tune.metrics.estimates import Estimate, Names, StudyScores
+from mura_tune.metrics.operating_points import METRIC_NAMES, weigh_metrics
 
 UNDEFINED = "undefined"  # such as the PPV of a release that calls nothing abnormal
 AnyEvaluation = Evaluation | RouterEvaluation
@@ -220,18 +219,7 @@ def _count_by_area(recognition: AreaRecognition) -> dict[str, int]:
 
 def _weighted(evaluation: Evaluation) -> WeightedMetrics:
     """All metrics, at the release's own operating point."""
-    studies = evaluation.studies
-    called = studies.scores >= evaluation.decision.threshold
-
-    def weighted(weights: Floats) -> Mapping[str, Floats]:
-        at_point = threshold_metrics(called, studies.labels, weights)
-        ranked = {
-            "auc": weighted_auc(studies.scores, studies.labels, weights),
-            "average_precision": weighted_average_precision(studies, weights),
-        }
-        return ranked | {name: at_point[name] for name in THRESHOLD_METRICS}
-
-    return weighted
+    return lambda weights: weigh_metrics(evaluation.studies, evaluation.decision.threshold, weights)
 
 
 def _describe_value(value: float) -> str:

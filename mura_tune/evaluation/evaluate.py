@@ -30,8 +30,13 @@ from mura_tune.metrics.calibration_error import (
     reliability_bins,
 )
 from mura_tune.metrics.estimates import Estimate, Names, StudyScores, ViewScores, describe_error
-from mura_tune.metrics.operating_points import THRESHOLD_METRICS, count_calls, estimate_at_threshold
-from mura_tune.metrics.ranking import estimate_auc, estimate_average_precision
+from mura_tune.metrics.operating_points import (
+    METRIC_NAMES,
+    count_calls,
+    estimate_at_threshold,
+    estimate_metrics,
+)
+from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.release_format.entries import DataEntry
 from mura_tune.release_format.metrics_entries import AbstentionEntry
 from mura_tune.release_format.supplement import SupplementEntry
@@ -39,24 +44,14 @@ from mura_tune.training.batches import Split
 
 if TYPE_CHECKING:  # inference imports this module, and does without pandas
     from mura_tune.data.prepare import Prepared
+    from mura_tune.evaluation.corrections import CorrectedScores
+    from mura_tune.evaluation.subgroups import Subgroups
 
 SPLIT_NAMES = {
     "dev": "dev (patients held out of train)",
     "folds": "dev (every patient of train and dev, by the fold that held the patient out)",
     "test": "test (published valid)",
     "external": "external set (a study is a picture with its copies)",
-}
-METRIC_NAMES = {
-    "auc": "AUC",
-    "average_precision": "Average precision",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "f1": "F1",
-    "kappa": "Cohen's kappa",
 }
 
 
@@ -86,6 +81,8 @@ class Evaluation:
         auc_by_area: of each area that has both classes, where there are several areas.
         recognition: how often the area is recognised, where that is a second task.
         uses_before: how often these studies were measured before; None where that is not known.
+        subgroups: by column, where groups were asked for.
+        corrected: the same by corrected labels, where these were given.
     """
 
     split: str
@@ -102,6 +99,8 @@ class Evaluation:
     auc_by_area: Mapping[str, Estimate]
     recognition: AreaRecognition | None = None
     uses_before: int | None = None
+    subgroups: tuple[Subgroups, ...] = ()
+    corrected: CorrectedScores | None = None
 
     @functools.cached_property
     def supplement(self) -> SupplementEntry:
@@ -137,6 +136,10 @@ class Evaluation:
         lines += [f"  {line}" for line in [describe_uses(self.uses_before)] if line]
         if self.recognition:
             lines += ["  the body part, its second task, by study", *self.recognition.lines()]
+        for subgroups in self.subgroups:
+            lines += subgroups.lines()
+        if self.corrected:
+            lines += self.corrected.lines(self.by_study)
         return "\n".join(lines)
 
     def brief(self) -> str:
@@ -185,7 +188,17 @@ class Evaluation:
             "supplement": self.supplement.to_json(),
             **({"body_part": self.recognition.to_json()} if self.recognition else {}),
             **uses_to_json(self.uses_before),
+            **self._further_to_json(),
         }
+
+    def _further_to_json(self) -> dict[str, Any]:
+        """What was asked for beside the scores; no manifest holds it."""
+        further: dict[str, Any] = {}
+        if self.subgroups:
+            further["subgroups"] = [subgroups.to_json() for subgroups in self.subgroups]
+        if self.corrected:
+            further["corrections"] = self.corrected.to_json()
+        return further
 
 
 def evaluate_logits(logits_nk: Tensor, split: Split, decision: Decision) -> Evaluation:
@@ -209,8 +222,8 @@ def evaluate_logits(logits_nk: Tensor, split: Split, decision: Decision) -> Eval
         studies=studies,
         views=views,
         uncalibrated=uncalibrated,
-        by_study=_estimate_all(studies, at_points[decision.recommended]),
-        by_image=_estimate_all(views, estimate_at_threshold(views, decision.threshold)),
+        by_study=estimate_metrics(studies, at_points[decision.recommended]),
+        by_image=estimate_metrics(views, estimate_at_threshold(views, decision.threshold)),
         at_points=at_points,
         calibration_errors={
             when: ProbabilityErrors(measure_calibration_error(rows), estimate_brier(rows))
@@ -263,12 +276,6 @@ def _estimate_by_area(studies: StudyScores, areas_m: Names) -> dict[str, Estimat
         if len(np.unique(own.labels)) == 2:
             estimates[str(area)] = estimate_auc(own)
     return estimates
-
-
-def _estimate_all(rows: StudyScores, at_point: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """METRIC_NAMES; `at_point` has those that a threshold decides."""
-    ranked = {"auc": estimate_auc(rows), "average_precision": estimate_average_precision(rows)}
-    return ranked | {name: at_point[name] for name in THRESHOLD_METRICS}
 
 
 def _to_json(estimates: Mapping[str, Estimate]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import io
 import logging
+import re
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging.grey_levels import Pixels, UnclearGreyLevels
+from mura_tune.text import printable
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -36,6 +38,16 @@ RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1")
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _IDENTITY = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID", "BodyPartExamined"]
+# What studies may be grouped by, where a user asks for it, by the user's word.
+CHARACTERISTICS = {
+    "sex": "PatientSex",
+    "age": "PatientAge",
+    "view": "ViewPosition",
+    "manufacturer": "Manufacturer",
+}
+_AGE = re.compile(r"(\d{3})([DWMY])")  # PS3.5, 6.2
+_A_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}
+_LONGEST = 64  # characters of a value
 _MAGIC, _MAGIC_AT = b"DICM", 128
 _META_AT = 144  # of what follows the length of the file's meta information
 _LEVELS = 255
@@ -72,7 +84,7 @@ def read_header(data: bytes, most_bytes: int) -> Dataset:
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose picture a file is, and of what: all of a header that leaves this module.
+    """Whose picture a file is, and of what: all of a header that leaves this module unasked.
 
     Attributes:
         patient: 16 hex digits of the sha256 of PatientID and its issuer. It tells patients apart;
@@ -93,12 +105,17 @@ def read_identity(path: Path) -> Identity:
         UnreadableImage: no DICOM file, or one whose header names no study.
         InputError: the extra `dicom` is not installed.
     """
+    return _identify(_read_fields(path, _IDENTITY), path)
+
+
+def _read_fields(path: Path, names: list[str]) -> list[str]:
+    """The values of some fields of a file's header, "" where they are absent."""
     try:
         with path.open("rb") as file:
             if not is_dicom(file.read(_MAGIC_AT + len(_MAGIC))):
                 raise UnreadableImage(path, "no DICOM file")
             file.seek(0)
-            return _parse_identity(file, path)
+            return _parse_fields(file, path, names)
     except OSError as error:
         reason = str(error.strerror or error).lower()
         raise UnreadableImage(path, f"cannot be opened: {reason}") from None
@@ -118,21 +135,41 @@ def parse_identity(data: bytes, path: object, most_bytes: int) -> Identity:
         _refuse_bombs(data, most_bytes)
     except UnclearGreyLevels as error:
         raise UnreadableImage(path, str(error)) from None
-    return _parse_identity(io.BytesIO(data), path)
+    return _identify(_parse_fields(io.BytesIO(data), path, _IDENTITY), path)
 
 
-def _parse_identity(file: BinaryIO, path: object) -> Identity:
+def _parse_fields(file: BinaryIO, path: object, names: list[str]) -> list[str]:
     try:
         with _explained():
-            header = _pydicom().dcmread(file, stop_before_pixels=True, specific_tags=_IDENTITY)
-            names = [str(header.get(name) or "").strip() for name in _IDENTITY]
+            header = _pydicom().dcmread(file, stop_before_pixels=True, specific_tags=names)
+            return [str(header.get(name) or "").strip() for name in names]
     except UnclearGreyLevels as error:
         raise UnreadableImage(path, str(error)) from None
-    patient, issuer, study, body_part = names
+
+
+def _identify(fields: list[str], path: object) -> Identity:
+    patient, issuer, study, body_part = fields
     if not study:
         raise UnreadableImage(path, f"its header names no study: {_AGAIN}")
     digest = hashlib.sha256(f"{issuer}\0{patient or study}".encode())
     return Identity(digest.hexdigest()[:16], study, body_part)
+
+
+def read_characteristic(path: Path, name: str) -> str:
+    """Read one of CHARACTERISTICS, in capitals; "" where a header has none, or none that is legal.
+
+    An age is in whole years.
+
+    Raises:
+        UnreadableImage: no DICOM file, or a header that cannot be read.
+        InputError: the extra `dicom` is not installed.
+    """
+    keyword = CHARACTERISTICS[name]
+    value = " ".join(printable(_read_fields(path, [keyword])[0]).upper().split())
+    if name == "age":
+        written = _AGE.fullmatch(value)
+        return str(int(int(written[1]) / _A_YEAR[written[2]])) if written else ""
+    return value[:_LONGEST]
 
 
 def picture_size(header: Dataset) -> tuple[int, int]:

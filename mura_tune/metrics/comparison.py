@@ -272,13 +272,16 @@ def compare_metrics(
     ours: WeightedMetrics,
     theirs: WeightedMetrics,
     rests_on: Callable[[str], int],
+    *,
+    least: int = FEW,
+    draws: int = DRAWS,
 ) -> dict[str, Estimate]:
     """The difference of each metric of two models on the same studies.
 
     An interval is the difference and t times the standard error of draws that take the same
     patients for both, with the degrees of freedom of the patients that the metric rests on.
     Percentiles of the same draws exclude a true 0 too often with few patients
-    (`benchmarks/coverage.py`). With fewer than FEW patients the interval is -1 to 1: no claim.
+    (`benchmarks/coverage.py`). With fewer than `least` patients the interval is -1 to 1: no claim.
 
     Args:
         studies: names and patients, in the order of the weights' columns.
@@ -292,13 +295,13 @@ def compare_metrics(
 
     once = differences(np.ones((1, len(studies.labels))))
     estimates = {}
-    for name, values in resample_all(differences, studies.patients, DRAWS, 0).items():
+    for name, values in resample_all(differences, studies.patients, draws, 0).items():
         value, patients = float(once[name][0]), rests_on(name)
         low, high = -1.0, 1.0
         drawn = values[np.isfinite(values)]
         if math.isnan(value):
             low = high = math.nan
-        elif patients >= FEW and len(drawn) > 1:
+        elif patients >= least and len(drawn) > 1:
             reach = t_quantile(patients - 1) * float(drawn.std(ddof=1))
             low, high = value - reach, value + reach
         estimates[name] = studies.estimate(value, (low, high))

@@ -31,12 +31,31 @@ from mura_tune.metrics.estimates import (
     resample_all,
     share_interval,
 )
-from mura_tune.metrics.ranking import AUC, threshold_counts
+from mura_tune.metrics.ranking import (
+    AUC,
+    estimate_auc,
+    estimate_average_precision,
+    threshold_counts,
+    weighted_auc,
+    weighted_average_precision,
+)
 
 THRESHOLD_METRICS = (
     *("sensitivity", "specificity", "ppv", "npv", "accuracy"),
     *("balanced_accuracy", "f1", "kappa"),
 )
+METRIC_NAMES = {  # for people: those of rankings, and THRESHOLD_METRICS
+    "auc": "AUC",
+    "average_precision": "Average precision",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "f1": "F1",
+    "kappa": "Cohen's kappa",
+}
 
 
 def estimate_at_threshold(
@@ -76,6 +95,28 @@ def estimate_at_threshold(
     return estimates
 
 
+def estimate_metrics(
+    studies: StudyScores, at_threshold: Mapping[str, Estimate]
+) -> dict[str, Estimate]:
+    """METRIC_NAMES; `at_threshold` is what `estimate_at_threshold` gave of the same table."""
+    ranked = {
+        "auc": estimate_auc(studies),
+        "average_precision": estimate_average_precision(studies),
+    }
+    return ranked | {name: at_threshold[name] for name in THRESHOLD_METRICS}
+
+
+def weigh_metrics(studies: StudyScores, threshold: float, weights: Floats) -> dict[str, Floats]:
+    """METRIC_NAMES of calling a study abnormal at or above `threshold`, under each row of weights
+    (B, M), (B,) each; NaN where not defined."""
+    at_threshold = threshold_metrics(studies.scores >= threshold, studies.labels, weights)
+    ranked = {
+        "auc": weighted_auc(studies.scores, studies.labels, weights),
+        "average_precision": weighted_average_precision(studies, weights),
+    }
+    return ranked | {name: at_threshold[name] for name in THRESHOLD_METRICS}
+
+
 def count_calls(studies: StudyScores, threshold: float) -> dict[str, int]:
     """Studies by label and call: true and false positives and negatives."""
     called, abnormal = studies.scores >= threshold, studies.labels == 1
@@ -96,8 +137,8 @@ def threshold_metrics(
     tp, fp = weights @ (called & abnormal), weights @ (called & ~abnormal)
     fn, tn = weights @ (~called & abnormal), weights @ (~called & ~abnormal)
     n = tp + fp + fn + tn
-    chance = ((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp)) / n**2
     with np.errstate(invalid="ignore", divide="ignore"):
+        chance = ((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp)) / n**2
         return {
             "sensitivity": tp / (tp + fn),
             "specificity": tn / (tn + fp),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePath
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
-from mura_tune.evaluation.evaluate import METRIC_NAMES, Evaluation
+from mura_tune.evaluation.evaluate import Evaluation
+from mura_tune.metrics.operating_points import METRIC_NAMES
 from mura_tune.networks.network import Model
 from mura_tune.release_format.manifest import AbnormalityManifest, Manifest
 from mura_tune.release_format.metrics_entries import (
@@ -27,6 +29,7 @@ from mura_tune.report.page import (
 )
 from mura_tune.report.provenance import describe_provenance, name_dataset
 from mura_tune.report.recognition import RecognitionTables, tabulate_recognition
+from mura_tune.report.subgroups import tabulate_further
 from mura_tune.report.supplement import tabulate_supplement
 from mura_tune.text import file_name_of
 from mura_tune.training.batches import load_split
@@ -59,7 +62,8 @@ def render_report(
         split = load_split(prepared, "test", next(net.parameters()).device)
         gallery = find_cases(net, split, test, cases, prepared.read_view)
     on_dev = manifest.metrics.dev
-    on_test = type(manifest.metrics.test).parse(test.to_json())
+    stored = replace(test, subgroups=(), corrected=None).to_json()
+    on_test = type(manifest.metrics.test).parse(stored)
     supplement = tabulate_supplement(on_dev, on_test)
     return render_html(
         "abnormality.html.j2",
@@ -75,6 +79,7 @@ def render_report(
         supplement=supplement,
         auc_by_area=list(_area_rows(on_dev, on_test)),
         points=list(_point_rows(on_test)),
+        further=tabulate_further(test),
         recognition=_tabulate_recognition(on_dev, on_test),
         charts={
             "curves": charts.draw_curves(test),

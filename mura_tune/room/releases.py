@@ -13,8 +13,8 @@ import torch
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import describe_rest
-from mura_tune.evaluation.evaluate import METRIC_NAMES
 from mura_tune.metrics.estimates import Estimate
+from mura_tune.metrics.operating_points import METRIC_NAMES
 from mura_tune.reading.answers import Answer, AreaAnswer
 from mura_tune.reading.locate import FindRelease
 from mura_tune.reading.readers import Predictor, RoutedReader

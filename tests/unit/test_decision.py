@@ -23,10 +23,9 @@ from mura_tune.evaluation.decision import (
     choose_decision,
     fit_calibration,
 )
-from mura_tune.evaluation.evaluate import METRIC_NAMES
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.metrics.estimates import StudyScores, sigmoid
-from mura_tune.metrics.operating_points import youden_threshold
+from mura_tune.metrics.operating_points import METRIC_NAMES, youden_threshold
 from mura_tune.release_format.manifest import AbnormalityManifest
 from mura_tune.release_format.metrics_entries import ESTIMATES
 from mura_tune.training.batches import Split

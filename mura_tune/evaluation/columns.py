@@ -1,0 +1,214 @@
+"""What test's studies are by a column: of a table, of the dataset's own table, or of their headers.
+
+A column's groups are its values. Ages are cut into decades, and other numbers, where there are more
+than MOST_NUMBERS of them, at the quartiles of the studies. A study whose views have several values
+is of the group of these together, such as `AP + LATERAL`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import posixpath
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mura_tune.data.dicom_folders import LABELS_FILE, has_labels
+from mura_tune.data.index import is_table
+from mura_tune.data.listing import IMAGE_COLUMNS, StudyNames, read_rows
+from mura_tune.errors import InputError, UnreadableImage
+from mura_tune.imaging.dicom import CHARACTERISTICS, read_characteristic
+from mura_tune.text import printable
+
+MOST_GROUPS = 20  # a column of more is a name or a date, and no group has enough patients
+MOST_NUMBERS = 5  # of a column whose numbers are groups themselves
+OLDEST = 90  # ages from here on are one group, as the HIPAA's safe harbour has it
+_HEADERS = "DICOM headers"
+_INDEX = "the dataset"
+_AGE_IN_YEARS = re.compile(r"(\d{1,3})Y?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class StudyColumn:
+    """The group of each study by one column.
+
+    Attributes:
+        name: of the column.
+        source: where it stands, for people.
+        names: the groups, in the order in which they are shown.
+        groups: by study; a study that is not there has no value.
+    """
+
+    name: str
+    source: str
+    names: tuple[str, ...]
+    groups: Mapping[str, str]
+
+
+class _Bin(NamedTuple):
+    """One value, or a range of them, with its place in the order of groups."""
+
+    place: float
+    name: str
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The values of a column for each view, "" where there is none, and where they stand."""
+
+    source: str
+    by_view: Sequence[str]
+
+
+def read_columns(
+    names: Sequence[str], views: pd.DataFrame, data: Path, table: Path | None = None
+) -> tuple[StudyColumn, ...]:
+    """The groups of studies by each of some columns.
+
+    A column is looked for in `table`, in the dataset's own table (a table of images, or the
+    labels.csv of a folder of DICOM files), among the index's own (`area`), and in the headers of
+    DICOM files (CHARACTERISTICS).
+
+    Args:
+        names: of the columns, in any case of letters.
+        views: the views of test: `path`, `study` and `area`.
+        data: the dataset.
+        table: a CSV with a column `path` or `study`.
+
+    Raises:
+        InputError: a column that is nowhere, has no value for any of the studies, or has more than
+            MOST_GROUPS groups; a table that cannot be read.
+    """
+    tables = [path for path in (table, _own_table(data)) if path is not None]
+    columns = []
+    for name in dict.fromkeys(name.strip().lower() for name in names):
+        values = _find_values(name, views, data, tables)
+        columns.append(_group(name, values, views["study"].tolist()))
+    return tuple(columns)
+
+
+def _own_table(data: Path) -> Path | None:
+    if is_table(data):
+        return data
+    return data / LABELS_FILE if has_labels(data) else None
+
+
+def _find_values(name: str, views: pd.DataFrame, data: Path, tables: Sequence[Path]) -> _Values:
+    offered: list[str] = []
+    for table in tables:
+        rows = list(read_rows(table, ()))
+        columns = list(rows[0][1]) if rows else []
+        if name in columns and name not in IMAGE_COLUMNS:
+            return _Values(table.name, _read_values(table, rows, name, views))
+        offered += [column for column in columns if column not in IMAGE_COLUMNS]
+    if name == "area":
+        return _Values(_INDEX, views["area"].tolist())
+    if name in CHARACTERISTICS and (values := _read_headers(name, views, data)) is not None:
+        return _Values(_HEADERS, values)
+    there = ", ".join(dict.fromkeys([*offered, "area"]))
+    raise InputError(
+        f"{tables[0] if tables else data}: no column {name!r} to group by; there is {there}, and "
+        f"headers of DICOM files have {', '.join(CHARACTERISTICS)}; name a table by --groups"
+    )
+
+
+def _read_values(
+    table: Path, rows: Collection[tuple[str, Mapping[str, str]]], name: str, views: pd.DataFrame
+) -> list[str]:
+    """The cells of a column for each view, by path where the table has one, else by study."""
+    _, first = next(iter(rows))
+    key = next((column for column in ("path", "study") if column in first), None)
+    if key is None:
+        raise InputError(f"{table}: no column path or study in its header row")
+    names = StudyNames(views["study"].unique())
+    find: Callable[[str], str | None] = posixpath.normpath if key == "path" else names.find
+    cells: dict[str, str] = {}
+    for where, row in rows:
+        view_or_study = find(row[key])
+        if view_or_study is None:
+            continue  # of another split
+        value = printable(row[name])
+        if cells.setdefault(view_or_study, value) != value:
+            raise InputError(
+                f"{where}: {key} {row[key]!r} has another {name} in a row above; keep one row"
+            )
+    own = views[key].map(posixpath.normpath) if key == "path" else views[key]
+    return [cells.get(each, "") for each in own]
+
+
+def _read_headers(name: str, views: pd.DataFrame, data: Path) -> list[str] | None:
+    """A characteristic of each view; None where no file is a DICOM file."""
+    root = data.parent if is_table(data) else data
+    values, read = [], 0
+    for path in views["path"]:
+        try:
+            values.append(read_characteristic(root / path, name))
+            read += 1
+        except UnreadableImage:
+            values.append("")
+    return values if read else None
+
+
+def _group(name: str, values: _Values, studies: Sequence[str]) -> StudyColumn:
+    """Put each study in the group of its views' values."""
+    distinct: dict[str, set[str]] = {}
+    for study, value in zip(studies, values.by_view, strict=True):
+        if value:
+            distinct.setdefault(study, set()).add(value)
+    if not distinct:
+        raise InputError(f"{values.source}: column {name!r} has no value for any study of test")
+    bin_of = _choose_bins(name, [value for several in distinct.values() for value in several])
+    bins = {study: sorted({bin_of(each) for each in own}) for study, own in distinct.items()}
+    in_order = sorted({tuple(own) for own in bins.values()}, key=lambda own: (len(own), own))
+    if len(in_order) > MOST_GROUPS:
+        raise InputError(
+            f"{values.source}: column {name!r} has {len(in_order)} groups, and {MOST_GROUPS} are "
+            "the most; put values together"
+        )
+    groups = {study: _name_bins(own) for study, own in bins.items()}
+    return StudyColumn(name, values.source, tuple(map(_name_bins, in_order)), groups)
+
+
+def _name_bins(bins: Iterable[_Bin]) -> str:
+    return " + ".join(each.name for each in bins)
+
+
+def _choose_bins(name: str, values: Collection[str]) -> Callable[[str], _Bin]:
+    """The bin of a value: itself, or the range that it is in."""
+    if name == "age" and all(_AGE_IN_YEARS.fullmatch(value) for value in values):
+        return _bin_age
+    numbers = sorted(number for value in values if (number := _to_number(value)) is not None)
+    if len(numbers) < len(values):
+        return lambda value: _Bin(0, value)
+    if len(set(numbers)) <= MOST_NUMBERS:
+        return lambda value: _Bin(float(value), value)
+    ends = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75], method="lower")).tolist()
+    return lambda value: _bin_number(float(value), ends)
+
+
+def _bin_age(value: str) -> _Bin:
+    decade = min(int(value.rstrip("Yy")) // 10 * 10, OLDEST)
+    return _Bin(decade, f"{OLDEST} or more" if decade == OLDEST else f"{decade} to {decade + 9}")
+
+
+def _bin_number(number: float, ends: Sequence[float]) -> _Bin:
+    """The range of a number between `ends`, each of which belongs to the range below it."""
+    place = bisect.bisect_left(ends, number)
+    if place == 0:
+        return _Bin(place, f"{ends[0]:g} or less")
+    above = f"above {ends[place - 1]:g}"
+    return _Bin(place, above if place == len(ends) else f"{above}, up to {ends[place]:g}")
+
+
+def _to_number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
