@@ -124,6 +124,7 @@ class Server(WSGIServer):
 class _Handler(WSGIRequestHandler):
     timeout = SILENT_SECONDS
     server: Server
+    default_request_version = "HTTP/1.0"  # a line without one gets a status and headers, too
     # What is no request is answered as the guards answer: `explain` is a constant text.
     error_content_type = "application/json"
     error_message_format = '{"reason": "%(explain)s"}\n'
