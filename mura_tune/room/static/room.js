@@ -15,6 +15,7 @@ const WORDS = {
   unlike: "Not like the radiographs this was trained on: no call",
   unrouted: "Area not recognised: no call",
   "no release": "No release for this area: no call",
+  unreadable: "A file of this study cannot be read: no call",
 };
 const SIGNS = { abnormal: "●", normal: "○", doubt: "◐" }; // "◇" stands for all others
 const SVG = "http://www.w3.org/2000/svg";
@@ -56,6 +57,17 @@ function print(probability) {
 function areaName(area) {
   const words = String(area).replace(/^XR_/, "").replaceAll("_", " ").toLowerCase();
   return words.charAt(0).toUpperCase() + words.slice(1);
+}
+
+/** The last part of a file's path. */
+const baseName = (path) => path.slice(path.lastIndexOf("/") + 1);
+
+/** What chooses a study's area, for the two lists of areas: pairs of a value and a text. */
+function areaChoices() {
+  const areas = room.areas.map((entry) => [entry.area, areaName(entry.area)]);
+  if (room.router) return [["auto", "recognised by the router"], ...areas];
+  if (areas.length === 1) return [["auto", areas[0][1]]];
+  return [["auto", "named by the DICOM header"], ...areas];
 }
 
 function announce(line) {
@@ -128,9 +140,17 @@ function fetchPicture(path) {
   for (const [oldest, gone] of pictures) {
     if (pictures.size <= PICTURES) break;
     pictures.delete(oldest);
-    gone.then(URL.revokeObjectURL, () => {});
+    revoke(gone);
   }
   return picture;
+}
+
+/** Free a picture, once no element can still be loading it. */
+function revoke(picture) {
+  picture.then(
+    (address) => setTimeout(() => URL.revokeObjectURL(address), 10_000),
+    () => {},
+  );
 }
 
 // ---------------------------------------------------------------- decisions
@@ -165,6 +185,7 @@ function callOf(study) {
 const signOf = (call) => SIGNS[call] ?? "◇";
 const chosenStudy = () => sitting.studies.find((study) => study.id === sitting.chosen) ?? null;
 const chosenView = () => chosenStudy()?.views[sitting.view] ?? null;
+const isAnswered = (view) => typeof view?.probability === "number";
 
 // ---------------------------------------------------------------- the list of studies
 
@@ -176,9 +197,16 @@ function renderList() {
   byId("count").textContent = n ? String(n) : "";
   byId("none").hidden = n > 0 || sitting.uploads > 0;
   byId("sitting").hidden = n === 0;
-  const query = sitting.point ? `?operating_point=${encodeURIComponent(sitting.point)}` : "";
-  byId("csv").setAttribute("href", `api/sitting.csv${query}`);
+  byId("csv").setAttribute("href", `api/sitting.csv${pointQuery()}`);
   if (focused) list.querySelector("[aria-current]")?.focus();
+}
+
+/** The operating point that the table is asked for: only one that all of its releases have. */
+function pointQuery() {
+  const entries = sitting.studies.map(releaseOf).filter(Boolean);
+  const has = (entry) => entry.operating_points.some((point) => point.name === sitting.point);
+  const usable = sitting.point && entries.every(has);
+  return usable ? `?operating_point=${encodeURIComponent(sitting.point)}` : "";
 }
 
 function makeItem(study) {
@@ -189,7 +217,8 @@ function makeItem(study) {
   const sign = make("span", { className: "sign", textContent: signOf(call) });
   sign.setAttribute("aria-hidden", "true");
   const short = (WORDS[call] ?? call).replace(": no call", "");
-  const details = [study.area && areaName(study.area), plural(study.views.length, "view")];
+  const known = study.area && study.call !== "unrouted";
+  const details = [known && areaName(study.area), plural(study.views.length, "view")];
   item.append(
     sign,
     make("span", { className: "name", textContent: study.name }),
@@ -295,15 +324,17 @@ function renderDecision(study) {
     const sources = { fixed: "chosen by you", only: "the only release", header: "DICOM header" };
     rows.push(["Area", `${areaName(study.area)} (${sources[study.area_source] ?? study.area_source})`]);
   }
+  if (study.recognised_area) rows.push(["Looks like", areaName(study.recognised_area)]);
+  if (study.note) rows.push(["Note", study.note]);
   const familiarity = study.familiarity;
   if (familiarity) {
     const numbers = `distance ${familiarity.distance.toPrecision(3)}, limit ${familiarity.threshold.toPrecision(3)}`;
     rows.push(["Like training", `${familiarity.like_training ? "yes" : "no"} (${numbers})`]);
-  } else if (study.area) {
+  } else if (study.probability !== null) {
     rows.push(["Like training", "not known: this release does not say"]);
   }
   const release = releaseOf(study)?.release;
-  if (release) rows.push(["Release", `${release.name} ${String(release.digest).slice(0, 12)}`]);
+  if (release) rows.push(["Release", `${release.name} ${release.digest ?? ""}`]);
   if (study.read_at) rows.push(["Read", `${study.read_at}, in ${study.seconds?.toFixed(2) ?? "?"} s`]);
   for (const { file, message } of study.errors ?? []) rows.push([file, message]);
   byId("decision").replaceChildren(
@@ -313,10 +344,8 @@ function renderDecision(study) {
     ]),
   );
   renderPoints(study);
-  const areas = room.areas.map((entry) => [entry.area, areaName(entry.area)]);
-  if (room.router) areas.unshift(["auto", "the area that the router sees"]);
-  fillSelect(byId("again"), [["", "another area …"], ...areas], "");
-  byId("again").labels[0].hidden = byId("again").hidden = areas.length < 2;
+  fillSelect(byId("again"), [["", "another area …"], ...areaChoices()], "");
+  byId("again").labels[0].hidden = byId("again").hidden = areaChoices().length < 2;
 }
 
 function renderPoints(study) {
@@ -341,7 +370,8 @@ function fillSelect(select, choices, value) {
 
 function renderViews(study) {
   const rows = study.views.map((view, index) => {
-    const button = make("button", { type: "button", className: "plain", textContent: view.name });
+    const button = make("button", { type: "button", className: "plain", textContent: baseName(view.name) });
+    button.title = view.name;
     button.addEventListener("click", () => chooseView(index));
     const level = make("i");
     level.style.width = `${100 * (view.probability ?? 0)}%`;
@@ -365,7 +395,7 @@ function makeThumbnail(study, view, index) {
     (address) => (image.src = address),
     () => {}, // the stage says it for the view that is shown
   );
-  const label = `View ${index + 1} of ${study.views.length}, ${view.name}: probability ${print(view.probability)}`;
+  const label = `View ${index + 1} of ${study.views.length}, ${baseName(view.name)}: probability ${print(view.probability)}`;
   const button = make("button", { type: "button", title: view.name }, image);
   button.append(make("span", { className: "number", textContent: print(view.probability) }));
   button.setAttribute("aria-label", label);
@@ -393,16 +423,19 @@ let shown = { view: null, window: GREY }; // the window that the loaded picture 
 let redrawing = 0; // the timer
 let turn = 0; // counts the pictures that were asked for: only the last is shown
 
+// Only a release that has answered has a map and a picture of its own size.
+const showsHeatmap = () => look.heatmap && isAnswered(chosenView());
+const showsNetwork = () => look.network && isAnswered(chosenView());
 const windowOf = (view) => windows.get(view.id) ?? view.window ?? GREY;
 
 function describePicture() {
   const study = chosenStudy();
   const view = chosenView();
-  const parts = [`View ${sitting.view + 1} of ${study.views.length}, ${view.name}`];
-  if (view.probability !== null) parts.push(`probability of abnormal ${print(view.probability)}`);
-  if (look.network) parts.push("as the network saw it");
+  const parts = [`View ${sitting.view + 1} of ${study.views.length}, ${baseName(view.name)}`];
+  if (isAnswered(view)) parts.push(`probability of abnormal ${print(view.probability)}`);
+  if (showsNetwork()) parts.push("as the network saw it");
   if (look.invert) parts.push("inverted");
-  if (look.heatmap && view.probability !== null) parts.push(`heatmap at ${look.opacity} %`);
+  if (showsHeatmap()) parts.push(`heatmap at ${look.opacity} %`);
   return parts.join(", ");
 }
 
@@ -420,6 +453,7 @@ async function showView() {
   frame.hidden = true;
   radiograph.removeAttribute("src");
   evidence.removeAttribute("src");
+  renderLook();
   if (!view) {
     byId("stage-note").textContent = "This study has no picture.";
     return;
@@ -428,7 +462,7 @@ async function showView() {
   prepareSliders(view);
   const settings = windows.get(view.id);
   const query = settings && view.window ? windowQuery(settings) : "";
-  const path = look.network ? "network.png" : `image.png${query}`;
+  const path = showsNetwork() ? "network.png" : `image.png${query}`;
   try {
     const address = await fetchPicture(`api/views/${view.id}/${path}`);
     radiograph.src = address;
@@ -457,12 +491,12 @@ function renderLook() {
   for (const name of ["heatmap", "invert", "network"]) {
     byId(name).setAttribute("aria-pressed", String(look[name]));
   }
-  const mapped = look.heatmap && view?.probability !== null;
-  byId("heatmap").disabled = !view || view.probability === null;
+  const mapped = showsHeatmap();
+  for (const name of ["heatmap", "network"]) byId(name).disabled = !isAnswered(view);
   byId("legend").hidden = !mapped;
   byId("opacity-value").textContent = `${look.opacity} %`;
   byId("opacity").disabled = !mapped;
-  stage.classList.toggle("network", look.network);
+  stage.classList.toggle("network", showsNetwork());
   if (!view || shown.view !== view) return;
   radiograph.alt = describePicture();
   applyLevels(view);
@@ -481,7 +515,7 @@ function renderLook() {
 /** Map the loaded grey levels to those of the chosen window, by a linear filter. */
 function applyLevels(view) {
   const from = shown.window;
-  const to = look.network ? from : windowOf(view);
+  const to = showsNetwork() ? from : windowOf(view);
   let slope = from.width / to.width;
   let intercept = (from.center - to.center) / to.width - slope / 2 + 0.5;
   if (look.invert) [slope, intercept] = [-slope, 1 - intercept];
@@ -500,7 +534,7 @@ function prepareSliders(view) {
   Object.assign(byId("width"), { min: 1, max: Math.max(2 * range, bounds.width), step: 1, value: width });
   Object.assign(byId("level"), { min: bounds.low, max: bounds.high, step: 1, value: center });
   printWindow(center, width);
-  for (const id of ["width", "level", "reset"]) byId(id).disabled = look.network;
+  for (const id of ["width", "level", "reset"]) byId(id).disabled = showsNetwork();
 }
 
 function printWindow(center, width) {
@@ -511,7 +545,7 @@ function printWindow(center, width) {
 /** Choose a window, within the sliders' bounds; a DICOM file's is drawn anew by the server. */
 function setWindow(center, width) {
   const view = chosenView();
-  if (!view || look.network) return;
+  if (!view || showsNetwork()) return;
   const bounds = view.window ?? GREY;
   const chosen = {
     center: clamp(center, bounds.low, bounds.high),
@@ -671,7 +705,7 @@ function renderFaithfulness() {
   const view = chosenView();
   const scores = view && faithfulness.get(view.id);
   byId("measure").hidden = Boolean(scores);
-  byId("measure").disabled = !view || view.probability === null;
+  byId("measure").disabled = !isAnswered(view);
   const words = byId("deletion-words");
   words.dataset.rest ??= words.textContent;
   words.textContent = scores ? describeFaithfulness(scores) : words.dataset.rest;
@@ -733,6 +767,7 @@ async function measure() {
 
 // ---------------------------------------------------------------- files in
 
+const byPath = (a, b) => a.path.localeCompare(b.path, undefined, { numeric: true });
 const folderOf = (file) => file.path.slice(0, file.path.lastIndexOf("/") + 1);
 const hidden = (path) => path.split("/").some((name) => name.startsWith(".") || name === "Thumbs.db");
 
@@ -768,7 +803,7 @@ async function isDicom(blob) {
 
 /** Read files: ask what belongs together where neither a folder nor a header says it. */
 async function readFiles(files) {
-  files = files.filter((file) => !hidden(file.path));
+  files = files.filter((file) => !hidden(file.path)).sort(byPath);
   const limit = room.limits.bytes ?? Infinity;
   for (const { path, blob } of files) {
     if (blob.size > limit) {
@@ -790,7 +825,7 @@ async function readFiles(files) {
   const uploads = [...folders.values(), ...packDicom(dicom, limit)].map((each) => [each, "each"]);
   if (loose.length && group === "one") uploads.push([loose, "one"]);
   if (loose.length && group === "each") uploads.push(...loose.map((each) => [[each], "each"]));
-  uploads.sort(([a], [b]) => a[0].path.localeCompare(b[0].path, undefined, { numeric: true }));
+  uploads.sort(([[a]], [[b]]) => byPath(a, b));
   await uploadAll(uploads);
 }
 
@@ -798,7 +833,6 @@ async function readFiles(files) {
 function packDicom(files, bytes) {
   const packs = [];
   let size = Infinity;
-  files.sort((a, b) => a.path.localeCompare(b.path));
   for (const file of files) {
     const full = packs.at(-1)?.length >= (room.limits.files ?? Infinity);
     if (full || size + file.blob.size > bytes) {
@@ -849,6 +883,7 @@ async function uploadAll(uploads) {
     }
   } catch (error) {
     if (error.name !== "AbortError") complain(error.message);
+    else announce("Cancelled");
   } finally {
     sitting.uploads -= 1;
     item.remove();
@@ -896,6 +931,7 @@ async function readAgain(area) {
   try {
     const again = await postJson(`api/studies/${study.id}/area`, { area });
     sitting.studies[sitting.studies.indexOf(study)] = again;
+    for (const view of study.views) forget(view);
     choose(again.id);
     announce(describe(again));
   } catch (error) {
@@ -929,7 +965,7 @@ function forget(view) {
   for (const [path, picture] of pictures) {
     if (!path.startsWith(`api/views/${view.id}/`)) continue;
     pictures.delete(path);
-    picture.then(URL.revokeObjectURL, () => {});
+    revoke(picture);
   }
 }
 
@@ -954,9 +990,11 @@ function makeTable(head, rows) {
 function describeRelease(entry) {
   const { release, band } = entry;
   const about = make("section", {}, make("h3", { textContent: areaName(entry.area) }));
-  const made = release.trained ? `, trained ${release.trained}` : "";
-  const digest = String(release.digest).slice(0, 12);
-  about.append(make("p", { className: "pale" }, `${release.name}, mura-tune ${release.version}, digest ${digest}${made}`));
+  const facts = [release.name];
+  if (release.version) facts.push(`mura-tune ${release.version}`);
+  if (release.digest) facts.push(`digest ${release.digest}`);
+  if (release.trained) facts.push(`trained ${release.trained.slice(0, 10)}`);
+  about.append(make("p", { className: "pale" }, facts.join(", ")));
   const figures = entry.figures.map((figure) => [figure.name, figure.text, figure.split]);
   about.append(
     figures.length
@@ -1033,7 +1071,7 @@ const KEYS = [
   [["i"], () => toggle("invert"), "i", "invert"],
   [["s"], () => toggle("network"), "s", "as the network saw it"],
   [["+", "="], () => zoom(ZOOM), "+", "zoom in"],
-  [["-"], () => zoom(1 / ZOOM), "−", "zoom out"],
+  [["-"], () => zoom(1 / ZOOM), "-", "zoom out"],
   [["0"], fit, "0", "fit the picture"],
   [["d"], measure, "d", "measure the deletion score"],
   [["f"], openAbout, "f", "figures and limits"],
@@ -1142,10 +1180,8 @@ function listenToDrops() {
 
 function renderRoom() {
   byId("warning").textContent = room.warning ?? "";
-  const areas = room.areas.map((entry) => [entry.area, areaName(entry.area)]);
-  if (room.router) areas.unshift(["auto", "recognised by the router"]);
-  fillSelect(byId("area"), areas, areas[0]?.[0] ?? "");
-  byId("area").disabled = areas.length < 2;
+  fillSelect(byId("area"), areaChoices(), "auto");
+  byId("area").disabled = areaChoices().length < 2;
   byId("keys").replaceChildren(
     ...KEYS.map(([, , keys, text]) =>
       make("div", {}, make("dt", {}, make("kbd", { textContent: keys })), make("dd", { textContent: text })),
