@@ -20,6 +20,7 @@ from mura_tune.evaluation.decision import (
     describe_rest,
     measure_abstention,
 )
+from mura_tune.evaluation.familiarity import describe_unfamiliar
 from mura_tune.evaluation.split_uses import describe_uses, uses_to_json
 from mura_tune.evaluation.supplement import measure_supplement
 from mura_tune.metrics.areas import AreaRecognition
@@ -38,7 +39,7 @@ from mura_tune.metrics.operating_points import (
 )
 from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.release_format.entries import DataEntry
-from mura_tune.release_format.metrics_entries import AbstentionEntry
+from mura_tune.release_format.metrics_entries import AbstentionEntry, UnfamiliarEntry
 from mura_tune.release_format.supplement import SupplementEntry
 from mura_tune.training.batches import Split
 
@@ -81,6 +82,7 @@ class Evaluation:
         auc_by_area: of each area that has both classes, where there are several areas.
         recognition: how often the area is recognised, where that is a second task.
         uses_before: how often these studies were measured before; None where that is not known.
+        unfamiliar: studies that are refused; None from an older release, which refuses none.
         subgroups: by column, where groups were asked for.
         corrected: the same by corrected labels, where these were given.
     """
@@ -99,6 +101,7 @@ class Evaluation:
     auc_by_area: Mapping[str, Estimate]
     recognition: AreaRecognition | None = None
     uses_before: int | None = None
+    unfamiliar: UnfamiliarEntry | None = None
     subgroups: tuple[Subgroups, ...] = ()
     corrected: CorrectedScores | None = None
 
@@ -133,7 +136,8 @@ class Evaluation:
         )
         areas = (f"  {'AUC, ' + area:<18} {auc}" for area, auc in self.auc_by_area.items())
         lines = [head, columns, *rows, *errors, *areas, self._describe_doubt()]
-        lines += [f"  {line}" for line in [describe_uses(self.uses_before)] if line]
+        notes = [describe_unfamiliar(self.unfamiliar), describe_uses(self.uses_before)]
+        lines += [f"  {line}" for line in notes if line]
         if self.recognition:
             lines += ["  the body part, its second task, by study", *self.recognition.lines()]
         for subgroups in self.subgroups:
@@ -187,6 +191,7 @@ class Evaluation:
             "auc_by_area": _to_json(self.auc_by_area),
             "supplement": self.supplement.to_json(),
             **({"body_part": self.recognition.to_json()} if self.recognition else {}),
+            **({"unfamiliar": self.unfamiliar.to_json()} if self.unfamiliar else {}),
             **uses_to_json(self.uses_before),
             **self._further_to_json(),
         }

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from mura_tune.evaluation.decision import check_logits, describe_rest, measure_abstention
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
+from mura_tune.evaluation.familiarity import describe_unfamiliar
 from mura_tune.evaluation.split_uses import describe_uses, uses_to_json
 from mura_tune.metrics.areas import AreaLogits, AreaRecognition, softmax
 from mura_tune.metrics.estimates import Floats
 from mura_tune.metrics.operating_points import answer_surest
 from mura_tune.release_format.entries import ConfidenceEntry, RouterCalibrationEntry
 from mura_tune.release_format.manifest import RouterManifest
-from mura_tune.release_format.metrics_entries import AbstentionEntry
+from mura_tune.release_format.metrics_entries import AbstentionEntry, UnfamiliarEntry
 from mura_tune.training.batches import Split
 from mura_tune.training.tasks import recognise_areas, study_logits
 
@@ -105,6 +106,7 @@ class RouterEvaluation:
         recognition: how well the areas are told apart.
         confidence: of each study, in the area that is called, (M,).
         uses_before: how often these studies were measured before; None where that is not known.
+        unfamiliar: studies that are refused; None from an older release, which refuses none.
     """
 
     split: str
@@ -113,6 +115,7 @@ class RouterEvaluation:
     recognition: AreaRecognition
     confidence: Floats
     uses_before: int | None = None
+    unfamiliar: UnfamiliarEntry | None = None
 
     def abstention(self) -> AbstentionEntry:
         """Studies below the confidence, and the error of the answers with and without them."""
@@ -122,13 +125,14 @@ class RouterEvaluation:
     def describe(self) -> str:
         """The estimates as lines for people."""
         abstention, n = self.abstention(), len(self.confidence)
+        notes = [describe_unfamiliar(self.unfamiliar), describe_uses(self.uses_before)]
         return "\n".join(
             [
                 f"{SPLIT_NAMES[self.split]}, {n} studies, {self.images} images",
                 *self.recognition.lines(),
                 f"  {abstention.studies} studies below a confidence of "
                 f"{self.decision.confidence:.3f}; {describe_rest(abstention, n)}",
-                *(f"  {line}" for line in [describe_uses(self.uses_before)] if line),
+                *(f"  {line}" for line in notes if line),
             ]
         )
 
@@ -146,6 +150,7 @@ class RouterEvaluation:
             "images": self.images,
             **self.recognition.to_json(),
             "abstain": self.abstention().to_json(),
+            **({"unfamiliar": self.unfamiliar.to_json()} if self.unfamiliar else {}),
             **uses_to_json(self.uses_before),
         }
 

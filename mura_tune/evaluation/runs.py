@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from mura_tune.evaluation.familiarity import TrainedFeatures
 from mura_tune.metrics.estimates import Estimate, Measure, StudyScores, range_text
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
@@ -21,7 +22,11 @@ Scorer = Callable[[Tensor, Split, Tensor, Split], StudyScores]
 
 @dataclass(frozen=True, eq=False)
 class FinalRun:
-    """One final training and its score on dev, calibrated there as a release would be."""
+    """One final training and its score on dev, calibrated there as a release would be.
+
+    Attributes:
+        features: what its training views look like to it, and how far dev's lie from them.
+    """
 
     recipe: Recipe
     net: Network
@@ -29,6 +34,7 @@ class FinalRun:
     dev: Split
     measure: Measure
     scorer: Scorer
+    features: TrainedFeatures
 
     def score(self, split: Split) -> Estimate:
         """The measure on any split; what it is calibrated with comes from dev."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,14 @@ def _is_share(value: object) -> bool:
     return 0 <= value <= 1  # false for NaN as well
 
 
+def _is_distance(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 <= value < math.inf
+
+
 def _is_flag(value: object) -> bool:
     return value is None or isinstance(value, bool)
 
@@ -143,6 +152,9 @@ _CELLS: Mapping[str, Callable[[str], Any]] = {
     "probability": _parse_number,
     "abnormal": _parse_flag,
     "abstain": _parse_flag,
+    "distance": _parse_number,
+    "router_distance": _parse_number,
+    "like_training": _parse_flag,
 }
 _VALID: Mapping[str, Callable[[object], bool]] = {
     "study": lambda value: isinstance(value, str) and value != "",
@@ -151,4 +163,7 @@ _VALID: Mapping[str, Callable[[object], bool]] = {
     "probability": _is_share,
     "abnormal": _is_flag,
     "abstain": _is_flag,
+    "distance": _is_distance,
+    "router_distance": _is_distance,
+    "like_training": _is_flag,
 }

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from mura_tune.evaluation.familiarity import UNFAMILIAR
+
 
 class StudyAnswer(Protocol):
     """An answer about one study, from any reader; `str` gives it as lines for people."""
@@ -21,11 +23,64 @@ class StudyAnswer(Protocol):
 
 
 @dataclass(frozen=True)
+class Familiarity:
+    """How like the radiographs that a release was trained on a study is.
+
+    Attributes:
+        distance: of the least familiar view; see `evaluation.familiarity`.
+        threshold: the largest distance of a study that is answered, chosen on dev.
+    """
+
+    distance: float
+    threshold: float
+
+    @property
+    def like_training(self) -> bool:
+        """Whether the study is like the radiographs that the release was trained on."""
+        return self.distance <= self.threshold
+
+    def __str__(self) -> str:
+        return f"{UNFAMILIAR} (distance {self.distance:.2f}, at most {self.threshold:.2f})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, and `like_training`."""
+        return asdict(self) | {"like_training": self.like_training}
+
+
+def _is_unfamiliar(familiarity: Familiarity | None) -> bool:
+    return familiarity is not None and not familiarity.like_training
+
+
+def _describe_view(distance: float | None, familiarity: Familiarity | None) -> str:
+    """What stands beside a view that is not like the training radiographs; "" beside others."""
+    if distance is None or familiarity is None or distance <= familiarity.threshold:
+        return ""
+    return f"  {UNFAMILIAR}"
+
+
+def _to_json(answer: Answer | AreaAnswer) -> dict[str, Any]:
+    """The fields by name; without those on familiarity where a release does not tell it."""
+    document = asdict(answer)
+    if answer.familiarity is not None:
+        document["familiarity"] = answer.familiarity.to_json()
+        return document
+    del document["familiarity"]
+    for view in document["views"]:
+        del view["distance"]
+    return document
+
+
+@dataclass(frozen=True)
 class ViewProbability:
-    """The calibrated probability of *abnormal* of one view."""
+    """The calibrated probability of *abnormal* of one view.
+
+    Attributes:
+        distance: see `Familiarity`; None from an older release.
+    """
 
     image: str
     probability: float
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,12 +94,14 @@ class Answer:
         abnormal: whether the probability reaches the threshold.
         threshold: where the operating point lies.
         operating_point: the rule behind the threshold; "given" where the caller chose it.
-        abstain: whether the probability lies in the band around the threshold in which the
-            release answered too many studies of dev wrong.
+        abstain: whether the release abstains: the probability lies in the band around the threshold
+            in which it answered too many studies of dev wrong, or the study is not like the
+            radiographs that it was trained on.
         views: the probability of each view, in the order of the images.
         release: the folder of the release.
         recipe: the digest of the release's recipe.
         recognised_area: the area that a multi-task release sees; None from other releases.
+        familiarity: how like these radiographs the study is; None from an older release.
     """
 
     area: str
@@ -57,9 +114,12 @@ class Answer:
     release: str
     recipe: str
     recognised_area: str | None = None
+    familiarity: Familiarity | None = None
 
     def brief(self) -> str:
         """The area, the probability and the decision in one line."""
+        if _is_unfamiliar(self.familiarity):
+            return f"{self.area}: {self.familiarity}, abstain"
         word = "abstain" if self.abstain else ("abnormal" if self.abnormal else "not abnormal")
         return (
             f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} "
@@ -73,13 +133,22 @@ class Answer:
             f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} at "
             f"{self.threshold:.3f} ({self.operating_point}){doubt}"
         ]
+        if _is_unfamiliar(self.familiarity):
+            lines = [
+                f"{self.area}: abstain: {self.familiarity}",
+                f"  its P(abnormal) of {self.probability:.3f} says nothing about such a picture",
+            ]
         if self.recognised_area:
             lines.append(f"  looks like {self.recognised_area}")
-        return "\n".join([*lines, *(f"  {v.probability:.3f}  {v.image}" for v in self.views)])
+        views = (
+            f"  {v.probability:.3f}  {v.image}{_describe_view(v.distance, self.familiarity)}"
+            for v in self.views
+        )
+        return "\n".join([*lines, *views])
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name; the recognised area stands under `part`, as in earlier versions."""
-        document = asdict(self)
+        document = _to_json(self)
         document["part"] = document.pop("recognised_area")
         return document
 
@@ -90,16 +159,23 @@ class Answer:
             "probability": self.probability,
             "abnormal": self.abnormal,
             "abstain": self.abstain,
+            "distance": None if self.familiarity is None else self.familiarity.distance,
+            "like_training": None if self.familiarity is None else self.familiarity.like_training,
         }
 
 
 @dataclass(frozen=True)
 class ViewArea:
-    """The area that one view shows, and the calibrated probability of that area."""
+    """The area that one view shows, and the calibrated probability of that area.
+
+    Attributes:
+        distance: see `Familiarity`; None from an older router.
+    """
 
     image: str
     area: str
     confidence: float
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +188,8 @@ class AreaAnswer:
         least: the confidence, chosen on dev, below which the router abstains.
         views: the area of each view alone, in the order of the images.
         release: the folder of the router.
+        familiarity: how like the radiographs that the router was trained on the study is; None from
+            an older router.
     """
 
     area: str
@@ -119,34 +197,47 @@ class AreaAnswer:
     least: float
     views: tuple[ViewArea, ...]
     release: str
+    familiarity: Familiarity | None = None
 
     @property
     def abstain(self) -> bool:
-        """Whether the router is not sure enough."""
-        return self.confidence < self.least
+        """Whether the router is not sure enough, or was trained on nothing like the study."""
+        return self.confidence < self.least or _is_unfamiliar(self.familiarity)
 
     def brief(self) -> str:
         """The area and the confidence in one line."""
+        if _is_unfamiliar(self.familiarity):
+            return f"{self.familiarity}, abstain"
         doubt = f", abstain below {self.least:.3f}" if self.abstain else ""
         return f"{self.area}: confidence {self.confidence:.3f}{doubt}"
 
     def __str__(self) -> str:
         head = f"{self.area}: confidence {self.confidence:.3f}"
-        if self.abstain:
+        if _is_unfamiliar(self.familiarity):
+            head = f"abstain: {self.familiarity}; {self.area} would be the area"
+        elif self.abstain:
             head = (
                 f"abstain: {self.area} has a confidence of {self.confidence:.3f}, below "
                 f"{self.least:.3f}, which was chosen on dev; name the --area"
             )
-        views = (f"  {view.confidence:.3f}  {view.area}  {view.image}" for view in self.views)
+        views = (
+            f"  {view.confidence:.3f}  {view.area}  {view.image}"
+            f"{_describe_view(view.distance, self.familiarity)}"
+            for view in self.views
+        )
         return "\n".join([head, *views])
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, and `abstain`."""
-        return asdict(self) | {"abstain": self.abstain}
+        return _to_json(self) | {"abstain": self.abstain}
 
     def cells(self) -> Mapping[str, object]:
         """The area, the confidence, and whether the router abstains."""
-        return {"area": self.area, "confidence": self.confidence, "abstain": self.abstain}
+        cells = {"area": self.area, "confidence": self.confidence, "abstain": self.abstain}
+        if self.familiarity is None:
+            return cells
+        like = self.familiarity.like_training
+        return {**cells, "distance": self.familiarity.distance, "like_training": like}
 
 
 @dataclass(frozen=True)
@@ -166,6 +257,13 @@ class RoutedAnswer:
     fallback: str | None = None
     error: str = ""
 
+    @property
+    def familiarity(self) -> Familiarity | None:
+        """The router's where that refuses the study or no release answers, else the release's."""
+        if self.answer is None or _is_unfamiliar(self.route.familiarity):
+            return self.route.familiarity
+        return self.answer.familiarity
+
     def brief(self) -> str:
         """The answer of the area's release in one line, or the area without one."""
         return self.answer.brief() if self.answer else self.route.brief()
@@ -181,6 +279,9 @@ class RoutedAnswer:
 
     def cells(self) -> Mapping[str, object]:
         """The router's area and confidence, and the decision of the area's release."""
+        route = dict(self.route.cells())
+        route["router_distance"] = route.pop("distance", None)
         decision = dict(self.answer.cells()) if self.answer else {}
         decision.pop("area", None)
-        return {**self.route.cells(), "error": self.error, **decision}
+        like = None if self.familiarity is None else self.familiarity.like_training
+        return {**route, "error": self.error, **decision, "like_training": like}

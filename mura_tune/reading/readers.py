@@ -23,11 +23,13 @@ from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.metrics.areas import softmax
-from mura_tune.metrics.estimates import sigmoid
+from mura_tune.metrics.estimates import Floats, sigmoid
+from mura_tune.networks.features import answer_with_features
 from mura_tune.reading.answer_table import AnswerRow
 from mura_tune.reading.answers import (
     Answer,
     AreaAnswer,
+    Familiarity,
     RoutedAnswer,
     StudyAnswer,
     ViewArea,
@@ -52,14 +54,16 @@ CPU = torch.device("cpu")
 
 
 class Reader(ABC, Generic[AnswerT]):
-    """Reads studies: the views of a study in, one answer out.
+    """Reads studies: the views of a study in, one answer out."""
 
-    Attributes:
-        columns: the columns of a table of answers, in order, without its provenance. `study`,
-            `views`, `error` and those of `sources` are among them.
-    """
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a table of answers, in order, without its provenance.
 
-    columns: tuple[str, ...]
+        `study`, `views`, `error` and those of `sources` are among them, and those on familiarity
+        where a release tells it.
+        """
 
     @property
     @abstractmethod
@@ -127,33 +131,71 @@ class _ReleaseReader(Reader[AnswerT]):
         return frozenset([self.size])
 
     @torch.inference_mode()
-    def logits(self, pixels_nss: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The uncalibrated logits (N, K) of N views, grey pixels (N, S, S).
+    def read(self, pixels_nss: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Floats | None]:
+        """The uncalibrated logits (N, K) of N views, grey pixels (N, S, S), and the views'
+        distances (N,) from the training radiographs; None from an older release.
 
         Raises:
             InputError: a logit is not finite: it would be compared, and be called normal.
         """
-        x_nchw = to_input(torch.from_numpy(pixels_nss), self.device)
-        logits_nk: NDArray[np.float32] = self.release.net(x_nchw).float().cpu().numpy()
+        x_nchw, rule = to_input(torch.from_numpy(pixels_nss), self.device), self.release.familiarity
+        if rule is None:
+            logits, distances_n = self.release.net(x_nchw), None
+        else:
+            logits, features = answer_with_features(self.release.net, x_nchw)
+            distances_n = rule.measure(features)
+        logits_nk: NDArray[np.float32] = logits.float().cpu().numpy()
         if not np.isfinite(logits_nk).all():
             raise InputError(
                 f"{self.release.folder}: its network answers {logits_nk.max()} to a picture; "
                 "its weights are damaged: fetch or make the release again"
             )
-        return logits_nk
+        return logits_nk, distances_n
 
     def answer(self, studies: Sequence[StudyViews]) -> list[AnswerT]:
-        logits_nk = self.logits(np.concatenate([study.at(self.size) for study in studies]))
-        ends = np.cumsum([len(study.files.images) for study in studies])
+        logits_nk, distances_n = self.read(
+            np.concatenate([study.at(self.size) for study in studies])
+        )
+        counts = [len(study.files.images) for study in studies]
+        ends = np.cumsum(counts)
         logits_of_study = np.split(logits_nk, ends[:-1])
+        distances_of_study: list[list[float | None]] = (
+            [[None] * count for count in counts]
+            if distances_n is None
+            else [part.tolist() for part in np.split(distances_n, ends[:-1])]
+        )
         return [
-            self.interpret(study.files.images, logits_vk)
-            for study, logits_vk in zip(studies, logits_of_study, strict=True)
+            self.interpret(study.files.images, logits_vk, distances_v)
+            for study, logits_vk, distances_v in zip(
+                studies, logits_of_study, distances_of_study, strict=True
+            )
         ]
 
     @abstractmethod
-    def interpret(self, images: Sequence[Path], logits_vk: NDArray[np.float32]) -> AnswerT:
-        """The answer about a study, from the logits (V, K) of its V views."""
+    def interpret(
+        self,
+        images: Sequence[Path],
+        logits_vk: NDArray[np.float32],
+        distances_v: Sequence[float | None],
+    ) -> AnswerT:
+        """The answer about a study, from the logits (V, K) of its V views and their distances."""
+
+    def judge(self, distance: float | None) -> Familiarity | None:
+        """How like the training radiographs a study of this distance is; None where that is not
+        known."""
+        rule = self.release.familiarity
+        if rule is None or distance is None:
+            return None
+        return Familiarity(distance, rule.threshold)
+
+    def judge_views(self, distances_v: Sequence[float | None]) -> Familiarity | None:
+        """The same of a study, by its least familiar view."""
+        return self.judge(max((one for one in distances_v if one is not None), default=None))
+
+    @property
+    def familiarity_columns(self) -> tuple[str, ...]:
+        """The columns of a table on familiarity, where the release tells it."""
+        return () if self.release.familiarity is None else ("distance", "like_training")
 
     @abstractmethod
     def evidence(self, subject: str) -> tuple[int, Callable[[Tensor], Tensor]]:
@@ -228,10 +270,13 @@ class Predictor(_ReleaseReader[Answer]):
                 f"{folder}: a release for {self.area}, not for {area}; "
                 f"name the one for {area} with --release"
             )
-        recognised = ("area",) if multitask else ()
-        self.columns = (
-            *("study", "views", *recognised),
-            *("probability", "abnormal", "abstain", "error", "release"),
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        recognised = ("area",) if self.areas else ()
+        return (
+            *("study", "views", *recognised, "probability", "abnormal", "abstain"),
+            *(*self.familiarity_columns, "error", "release"),
         )
 
     @property
@@ -240,16 +285,23 @@ class Predictor(_ReleaseReader[Answer]):
             self.decision.threshold if self.threshold_override is None else self.threshold_override
         )
 
-    def decide(self, probability: float) -> tuple[bool, bool]:
+    def decide(self, probability: float, familiarity: Familiarity | None) -> tuple[bool, bool]:
         """Whether a study of this probability is abnormal, and whether to abstain from it."""
         doubtful = self.threshold_override is None and self.decision.band.holds(probability)
-        return probability >= self.threshold, doubtful
+        unfamiliar = familiarity is not None and not familiarity.like_training
+        return probability >= self.threshold, doubtful or unfamiliar
 
-    def interpret(self, images: Sequence[Path], logits_vk: NDArray[np.float32]) -> Answer:
+    def interpret(
+        self,
+        images: Sequence[Path],
+        logits_vk: NDArray[np.float32],
+        distances_v: Sequence[float | None],
+    ) -> Answer:
         calibration = self.decision.calibration
         probabilities = sigmoid(calibration.logits(logits_vk[:, 0]))
         probability = calibration.probability(logits_vk[:, 0])
-        abnormal, abstain = self.decide(probability)
+        familiarity = self.judge_views(distances_v)
+        abnormal, abstain = self.decide(probability, familiarity)
         recognised = int(logits_vk[:, 1:].mean(0).argmax()) if self.areas else None
         return Answer(
             area=self.area,
@@ -261,12 +313,13 @@ class Predictor(_ReleaseReader[Answer]):
             else "given",
             abstain=abstain,
             views=tuple(
-                ViewProbability(str(image), float(value))
-                for image, value in zip(images, probabilities, strict=True)
+                ViewProbability(str(image), float(value), distance)
+                for image, value, distance in zip(images, probabilities, distances_v, strict=True)
             ),
             release=str(self.release.folder),
             recipe=self.release.manifest.recipe_digest,
             recognised_area=None if recognised is None else self.areas[recognised],
+            familiarity=familiarity,
         )
 
     def evidence(self, subject: str) -> tuple[int, Callable[[Tensor], Tensor]]:
@@ -276,9 +329,11 @@ class Predictor(_ReleaseReader[Answer]):
         ).sigmoid()
 
     def confirms(self, row: AnswerRow) -> bool:
-        if row["probability"] is None:
+        if row["probability"] is None or not _tells(row, "distance", self):
             return False
-        return self.decide(row["probability"]) == (row["abnormal"], row["abstain"])
+        familiarity = self.judge(row.get("distance"))
+        decided = self.decide(row["probability"], familiarity)
+        return decided == (row["abnormal"], row["abstain"]) and _confirms_like(row, familiarity)
 
 
 class Router(_ReleaseReader[AreaAnswer]):
@@ -290,8 +345,6 @@ class Router(_ReleaseReader[AreaAnswer]):
     Raises:
         InputError: a release that is not whole, or no router.
     """
-
-    columns = ("study", "views", "area", "confidence", "abstain", "error", "release")
 
     def __init__(self, folder: str | Path, device: torch.device = CPU) -> None:
         folder = Path(folder)
@@ -312,10 +365,22 @@ class Router(_ReleaseReader[AreaAnswer]):
         self.device = device
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        return (
+            *("study", "views", "area", "confidence", "abstain"),
+            *(*self.familiarity_columns, "error", "release"),
+        )
+
+    @property
     def threshold(self) -> float:
         return self.decision.confidence
 
-    def interpret(self, images: Sequence[Path], logits_vk: NDArray[np.float32]) -> AreaAnswer:
+    def interpret(
+        self,
+        images: Sequence[Path],
+        logits_vk: NDArray[np.float32],
+        distances_v: Sequence[float | None],
+    ) -> AreaAnswer:
         wide_vk = logits_vk.astype(np.float64)
         (study_k,) = softmax(wide_vk.mean(0, keepdims=True), self.decision.temperature)
         views_vk = softmax(wide_vk, self.decision.temperature)
@@ -324,10 +389,13 @@ class Router(_ReleaseReader[AreaAnswer]):
             confidence=float(study_k.max()),
             least=self.threshold,
             views=tuple(
-                ViewArea(str(image), self.areas[int(np.argmax(view_k))], float(view_k.max()))
-                for image, view_k in zip(images, views_vk, strict=True)
+                ViewArea(
+                    str(image), self.areas[int(np.argmax(view_k))], float(view_k.max()), distance
+                )
+                for image, view_k, distance in zip(images, views_vk, distances_v, strict=True)
             ),
             release=str(self.release.folder),
+            familiarity=self.judge_views(distances_v),
         )
 
     def evidence(self, subject: str) -> tuple[int, Callable[[Tensor], Tensor]]:
@@ -336,9 +404,23 @@ class Router(_ReleaseReader[AreaAnswer]):
 
     def confirms(self, row: AnswerRow) -> bool:
         confidence, area = row["confidence"], row["area"]
-        if confidence is None or area not in self.areas:
+        if confidence is None or area not in self.areas or not _tells(row, "distance", self):
             return False
-        return bool(row["abstain"] == (confidence < self.threshold))
+        familiarity = self.judge(row.get("distance"))
+        unfamiliar = familiarity is not None and not familiarity.like_training
+        abstains = confidence < self.threshold or unfamiliar
+        return bool(row["abstain"] == abstains) and _confirms_like(row, familiarity)
+
+
+def _tells(row: AnswerRow, column: str, reader: Predictor | Router) -> bool:
+    """Whether a row has a distance if its release tells it, and none if not."""
+    return (row.get(column) is not None) == (reader.release.familiarity is not None)
+
+
+def _confirms_like(row: AnswerRow, familiarity: Familiarity | None) -> bool:
+    """Whether a row says of a study's familiarity what follows from its distance."""
+    like = None if familiarity is None else familiarity.like_training
+    return bool(row.get("like_training") == like)
 
 
 def load_reader(
@@ -377,11 +459,6 @@ class RoutedReader(Reader[RoutedAnswer]):
         InputError: no router, or one that is not whole.
     """
 
-    columns = (
-        *("study", "views", "area", "confidence", "probability", "abnormal", "abstain"),
-        *("error", "release", "router"),
-    )
-
     def __init__(
         self, find: FindRelease, device: torch.device = CPU, threshold: float | None = None
     ) -> None:
@@ -391,6 +468,16 @@ class RoutedReader(Reader[RoutedAnswer]):
         self._by_area: dict[str, Predictor] = {}
         self._fallbacks: dict[str, str] = {}
         self._missing: dict[str, str] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        releases = [self.router.release, *(one.release for one in self._opened.values())]
+        tells = any(release.familiarity is not None for release in releases)
+        return (
+            *("study", "views", "area", "confidence", "probability", "abnormal", "abstain"),
+            *(("router_distance", "distance", "like_training") if tells else ()),
+            *("error", "release", "router"),
+        )
 
     def open_all(self) -> list[str]:
         for area in self.router.areas:
@@ -465,8 +552,13 @@ class RoutedReader(Reader[RoutedAnswer]):
     def confirms(self, row: AnswerRow) -> bool:
         if row["confidence"] is None or row["area"] not in self.router.areas:
             return False
-        if row["confidence"] < self.router.threshold:
-            return row["abstain"] is True and row["probability"] is None
+        if not _tells(row, "router_distance", self.router):
+            return False
+        route = self.router.judge(row.get("router_distance"))
+        unfamiliar = route is not None and not route.like_training
+        if row["confidence"] < self.router.threshold or unfamiliar:
+            alone = row["abstain"] is True and row["probability"] is None
+            return alone and _confirms_like(row, route)
         predictor = self._predictor_of(row["area"])
         return predictor is not None and predictor.confirms(row)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from mura_tune.data.label_folders import index_label_folders
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
+from mura_tune.evaluation.familiarity import count_unfamiliar, predict_with_distances
 from mura_tune.imaging.candidates import orientations
 from mura_tune.imaging.images import read_image
 from mura_tune.networks.starts import DIGEST_DIGITS, FINGERPRINTS, TRAINED_ON
 from mura_tune.release.release import Release, as_abnormality
 from mura_tune.release_format.manifest import RouterManifest
 from mura_tune.training.batches import Split
-from mura_tune.training.fit import predict
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +129,12 @@ def evaluate_external(
     split = _split(cached.pixels, counted, next(release.net.parameters()).device)
     trained_on = find_trained_on(release.folder, dataset.root, counted)
     chosen = Decision.from_manifest(as_abnormality(release))
+    logits, distances = predict_with_distances(release.net, split, release.familiarity)
+    unfamiliar = count_unfamiliar(distances, split, release.familiarity)
     return ExternalEvaluation(
         name=dataset.name,
         area=manifest.area,
-        measured=evaluate_logits(predict(release.net, split), split, chosen),
+        measured=replace(evaluate_logits(logits, split, chosen), unfamiliar=unfamiliar),
         copies=len(counted) - counted["first"].nunique(),
         trained_on=trained_on,
         saved_anew=find_saved_anew(release.folder, cached.pixels, counted, trained_on or ()),

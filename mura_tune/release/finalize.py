@@ -18,6 +18,12 @@ from mura_tune import config
 from mura_tune.data.prepare import Prepared, divided_views
 from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import Evaluation
+from mura_tune.evaluation.familiarity import (
+    FoldFeatures,
+    TrainedFeatures,
+    choose_rule,
+    measure_features,
+)
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.evaluation.runs import FinalRun, describe_runs, pick_strongest, summarise_runs
 from mura_tune.networks.network import Network, join_members
@@ -145,19 +151,26 @@ def finalize(
     )
     for number in range(seeds):
         run_recipe = dataclasses.replace(recipe, seed=(recipe.seed + number) % 2**32)
-        run_recipe, net, result = train(run_recipe)
+        run_recipe, net, result, features = train(run_recipe)
         runs.append(
             FinalRun(
-                run_recipe, net, result, dev_split, task.measure, task_releases.tabulate_calibrated
+                recipe=run_recipe,
+                net=net,
+                fit=result,
+                dev=dev_split,
+                measure=task.measure,
+                scorer=task_releases.tabulate_calibrated,
+                features=features,
             )
         )
     members = released(runs)
     model = join_members([run.net for run in members])
     logits = torch.stack([run.fit.logits for run in members]).mean(0)
     decision = task_releases.choose_decision(logits, dev_split)  # before anything reads test
+    familiarity = choose_rule([run.features for run in members], dev_split.studies)
     dev = task_releases.evaluate(logits, dev_split, decision)
     uses = before_test(weights_digest(model))
-    test = task_releases.evaluate_network(model, prepared, "test", decision)
+    test = task_releases.evaluate_network(model, prepared, "test", decision, familiarity)
     test = dataclasses.replace(test, uses_before=uses)
     manifest = task_releases.make_manifest(
         decision,
@@ -166,6 +179,7 @@ def finalize(
         **_origin_fields(best, prepared, members[0], dataset),
         outputs=task.outputs(len(prepared.areas)),
         output=task_releases.output,
+        familiarity=None if familiarity is None else familiarity.entry(),
         runs=summarise_runs(runs, members, load_split(prepared, "test", device))
         if seeds > 1
         else None,
@@ -177,7 +191,7 @@ def finalize(
         TRAINED_ON: list_training_pictures(prepared),
         FINGERPRINTS: list_fingerprints(prepared),
     }
-    save_release(folder, model, manifest, texts)
+    save_release(folder, model, manifest, texts, familiarity)
     return FinalRelease(folder, manifest, dev, test)
 
 
@@ -204,8 +218,8 @@ def _fold_views(best: SearchResult, prepared: Prepared) -> tuple[Prepared, ...]:
     return divided_views(prepared, best.config.split) if refits(best) else ()
 
 
-# From a recipe: the recipe that was trained at last, its network and its result.
-TrainFinal = Callable[[Recipe], tuple[Recipe, Network, FitResult]]
+# From a recipe: the recipe that was trained at last, its network, its result and its features.
+TrainFinal = Callable[[Recipe], tuple[Recipe, Network, FitResult, TrainedFeatures]]
 
 
 def _plan_run(
@@ -218,10 +232,11 @@ def _plan_run(
     """Dev, and the training on train that dev watches."""
     train, dev = (load_split(prepared, name, device) for name in ("train", "dev"))
 
-    def run(recipe: Recipe) -> tuple[Recipe, Network, FitResult]:
+    def run(recipe: Recipe) -> tuple[Recipe, Network, FitResult, TrainedFeatures]:
         net = task.start(recipe, train).to(device)
         held = memory(recipe, "")
-        return recipe, net, fit(net, train, dev, recipe, task, on_epoch=on_epoch, memory=held)
+        result = fit(net, train, dev, recipe, task, on_epoch=on_epoch, memory=held)
+        return recipe, net, result, measure_features(net, train, dev)
 
     return dev, run
 
@@ -237,8 +252,15 @@ def _plan_refit(
     """All patients as the split that folds judge, and the training on them."""
     everyone = load_all_patients(prepared, device)
 
-    def run(recipe: Recipe) -> tuple[Recipe, Network, FitResult]:
-        return refit(recipe, task, everyone, views, device, on_epoch=on_epoch, memory=memory)
+    def run(recipe: Recipe) -> tuple[Recipe, Network, FitResult, TrainedFeatures]:
+        folds = FoldFeatures(everyone)
+        last, net, result = refit(
+            *(recipe, task, everyone, views, device),
+            on_epoch=on_epoch,
+            memory=memory,
+            on_fold=folds.add,
+        )
+        return last, net, result, folds.join(net)
 
     return dataclasses.replace(everyone, name=FOLDS_SPLIT), run
 

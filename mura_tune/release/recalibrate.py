@@ -19,6 +19,7 @@ from mura_tune.data.prepare import AreaImages, Prepared
 from mura_tune.errors import InputError
 from mura_tune.evaluation.cross_fit import cross_fit, measure_locally, recalibrate
 from mura_tune.evaluation.decision import Decision, average_split
+from mura_tune.evaluation.familiarity import count_unfamiliar, predict_with_distances
 from mura_tune.metrics.calibration_error import estimate_brier_change, estimate_log_loss_change
 from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.release.external import find_saved_anew, find_trained_on
@@ -35,7 +36,6 @@ from mura_tune.report.recalibration import (
     render_recalibrated_report,
 )
 from mura_tune.training.batches import Split, load_split
-from mura_tune.training.fit import predict
 
 LOCAL = "local"  # the name of the split
 LEAST_PATIENTS = 2  # with a study of each label: below, nothing has an interval
@@ -71,7 +71,7 @@ def recalibrate_release(parent: Release, images: AreaImages, folder: Path) -> Re
     _check_folder(parent, folder)
     split = _load_local(images, manifest, parent)
     checked = _refuse_training_pictures(parent.folder, images)
-    logits = predict(parent.net, split)
+    logits, distances = predict_with_distances(parent.net, split, parent.familiarity)
     local, before = average_split(logits, split), Decision.from_manifest(manifest)
     studies = before.calibration.studies(logits, split)
     if studies.rarer_patients < LEAST_PATIENTS:
@@ -101,6 +101,7 @@ def recalibrate_release(parent: Release, images: AreaImages, folder: Path) -> Re
         after=on_new,
         brier_change=estimate_brier_change(studies, fitted.studies),
         log_loss_change=estimate_log_loss_change(studies, fitted.studies),
+        unfamiliar=count_unfamiliar(distances, split, parent.familiarity),
     )
     changed = _change_manifest(manifest, chosen, origin)
     texts = {

@@ -23,6 +23,8 @@ from mura_tune.training.tasks import Task
 
 # The memory of a run, by its recipe and by the name of the patients that it trains on.
 Memories = Callable[[Recipe, str], Memory]
+# Called with the network of each fold at its last epoch, what it trained on, and what it did not.
+OnFold = Callable[[Network, Split, Split], None]
 FOLDS_SPLIT = "folds"  # the name of the split that folds judge: every patient of train and dev
 _ANSWERS = "answers"  # the part of a stored state that holds dev's logits after every epoch
 
@@ -84,6 +86,7 @@ def refit(
     *,
     on_epoch: Callable[[Epoch], None],
     memory: Memories,
+    on_fold: OnFold = lambda net, train, dev: None,
 ) -> tuple[Recipe, Network, FitResult]:
     """Train on all patients of train and dev, for as many epochs as the folds say.
 
@@ -95,7 +98,9 @@ def refit(
         The recipe of the last run, its network, and its result: the scores of its epochs are the
         means over folds, its logits those of the folds' networks, in the order of `everyone`.
     """
-    answers = answer_folds(recipe, task, everyone, views, device, on_epoch=on_epoch, memory=memory)
+    answers = answer_folds(
+        recipe, task, everyone, views, device, on_epoch=on_epoch, memory=memory, on_fold=on_fold
+    )
     whole = shorten(recipe, answers.epochs)
     # `fit` scores some split after each epoch; here nothing depends on it, and nothing shows it.
     scored = load_split(views[0], "dev", device)
@@ -126,6 +131,7 @@ def answer_folds(
     *,
     on_epoch: Callable[[Epoch], None],
     memory: Memories,
+    on_fold: OnFold = lambda net, train, dev: None,
 ) -> FoldAnswers:
     """Train a network a fold through all epochs, and have each answer for its fold.
 
@@ -140,6 +146,7 @@ def answer_folds(
         held = AnswerMemory(memory(through, f"fold {number} of {len(views)}"))
         net = task.start(through, train).to(device)
         result = fit(net, train, dev, through, task, on_epoch=on_epoch, memory=held)
+        on_fold(net, train, dev)
         curves.append([epoch.score for epoch in result.epochs])
         answers.append(([place[path] for path in dev.paths], held.answers))
     curve = np.mean(curves, axis=0)

@@ -25,6 +25,7 @@ from torch import Tensor
 from mura_tune import strict
 from mura_tune.data.fingerprints import compute_fingerprints, write_fingerprints
 from mura_tune.errors import InputError
+from mura_tune.evaluation.familiarity import FamiliarityRule
 from mura_tune.imaging.images import PREPROCESSING, preprocessing_changes
 from mura_tune.networks.factory import restore_network
 from mura_tune.networks.network import Ensemble, Model, Network, join_members, members_of
@@ -140,11 +141,17 @@ def _reference_pictures(size: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Release:
-    """A release in memory: its folder, its manifest, and the network with its weights."""
+    """A release in memory: its folder, its manifest, and the network with its weights.
+
+    Attributes:
+        familiarity: how it tells what is not like the radiographs that it was trained on; None
+            from older releases.
+    """
 
     folder: Path
     manifest: Manifest
     net: Model
+    familiarity: FamiliarityRule | None = None
 
 
 def as_abnormality(release: Release) -> AbnormalityManifest:
@@ -165,11 +172,18 @@ def as_router(release: Release) -> RouterManifest:
     return release.manifest
 
 
-def save_release(folder: Path, net: Model, manifest: Manifest, texts: Mapping[str, str]) -> None:
+def save_release(
+    folder: Path,
+    net: Model,
+    manifest: Manifest,
+    texts: Mapping[str, str],
+    familiarity: FamiliarityRule | None = None,
+) -> None:
     """Write a release beside `folder`, then put it in the place of the release that was there.
 
     Args:
         texts: further files by name, such as MODEL_CARD.md.
+        familiarity: as the manifest has its entry.
 
     Raises:
         InputError: something else stands in the place; see `folder.check_place`. Or the manifest is
@@ -181,6 +195,8 @@ def save_release(folder: Path, net: Model, manifest: Manifest, texts: Mapping[st
     text = json.dumps(whole.to_json(), indent=2, allow_nan=False) + "\n"
     parse_manifest(strict.parse_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
     content = _weight_files(net)
+    if familiarity is not None:
+        content[familiarity.entry().file] = familiarity.to_bytes()
     for name, written in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
         content[name] = written.encode("utf-8", "backslashreplace")
     _write(folder, content)
@@ -315,7 +331,8 @@ def verify_release(folder: Path) -> Manifest:
         )
     listed = checksums.check_files(folder)
     manifest = read_manifest(folder / MANIFEST)
-    for name in manifest.members:
+    stored = () if manifest.familiarity is None else (manifest.familiarity.file,)
+    for name in (*manifest.members, *stored):
         if name not in listed:
             raise InputError(
                 f"{folder / checksums.SUMS}: does not list {name}; fetch the release again"
@@ -339,7 +356,15 @@ def load_release(folder: Path, device: torch.device) -> Release:
     manifest = verify_release(folder)
     manifest.require_answer(folder / MANIFEST)
     net = join_members([_network(manifest, folder / name) for name in manifest.members])
-    return Release(folder, manifest, net.to(device).eval())
+    return Release(folder, manifest, net.to(device).eval(), _load_familiarity(folder, manifest))
+
+
+def _load_familiarity(folder: Path, manifest: Manifest) -> FamiliarityRule | None:
+    """How a release tells what is unfamiliar; None where it is too old to do so."""
+    if manifest.familiarity is None:
+        return None
+    path = folder / manifest.familiarity.file
+    return FamiliarityRule.from_bytes(path.read_bytes(), manifest.familiarity, path)
 
 
 def _check_preprocessing(stored: PreprocessingEntry, source: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,20 @@ from numpy.typing import NDArray
 
 from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.evaluate import SPLIT_NAMES
+from mura_tune.evaluation.familiarity import (
+    describe_unfamiliar,
+    estimate_unfamiliar,
+    find_unfamiliar,
+    predict_with_distances,
+)
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.evaluation.split_uses import describe_uses, uses_to_json
 from mura_tune.metrics.comparison import compare_aucs
 from mura_tune.metrics.estimates import Estimate, Floats, Names, StudyScores
 from mura_tune.metrics.ranking import AUC
 from mura_tune.release.release import Release, as_abnormality, as_router
+from mura_tune.release_format.metrics_entries import UnfamiliarEntry
 from mura_tune.training.batches import Split
-from mura_tune.training.fit import predict
 from mura_tune.training.tasks import study_logits
 
 
@@ -30,8 +36,11 @@ class TwoStageEvaluation:
         known, routed: study AUC over all areas, each study answered by the release of its area,
             and of the area that the router names.
         cost: routed minus known, on the same patients.
-        answered: AUC of `routed` among the studies where the router does not abstain.
+        answered: AUC of `routed` among the studies that are answered: the router is sure, and no
+            release refuses them.
         wrong: studies sent to another area's release; `abstained` of them and others.
+        unfamiliar: studies that the router, or the release of the area that it names, refuses; None
+            where neither it nor any release tells what is not like its training radiographs.
         fallbacks: lines on areas whose release is missing.
         uses_before: how often these studies were measured before; None where that is not known.
     """
@@ -44,12 +53,14 @@ class TwoStageEvaluation:
     abstained: int
     fallbacks: tuple[str, ...]
     uses_before: int | None = None
+    unfamiliar: UnfamiliarEntry | None = None
 
     def describe(self) -> str:
         """The estimates as lines for people."""
         n = self.known.studies
         rest = n - self.abstained
         answered = self.answered.brief() if self.answered else "undefined"
+        notes = [describe_unfamiliar(self.unfamiliar), describe_uses(self.uses_before)]
         return "\n".join(
             [
                 *self.fallbacks,
@@ -59,7 +70,7 @@ class TwoStageEvaluation:
                 f"  routed minus known {self.cost.signed()}, paired by patient",
                 f"  {self.wrong} studies sent to another area's release",
                 f"  {self.abstained} abstained from; AUC of the other {rest}: {answered}",
-                *(f"  {line}" for line in [describe_uses(self.uses_before)] if line),
+                *(f"  {line}" for line in notes if line),
             ]
         )
 
@@ -74,6 +85,7 @@ class TwoStageEvaluation:
             "wrong": self.wrong,
             "abstained": self.abstained,
             "fallbacks": list(self.fallbacks),
+            **({"unfamiliar": self.unfamiliar.to_json()} if self.unfamiliar else {}),
             **uses_to_json(self.uses_before),
         }
 
@@ -93,21 +105,26 @@ def evaluate_two_stages(
     split = split_at(router.manifest.preprocessing.size)
     manifest = as_router(router)
     routing, areas = RouterDecision.from_manifest(manifest), manifest.areas
-    table = study_logits(predict(router.net, split), split)
+    logits, distances = predict_with_distances(router.net, split, router.familiarity)
+    table = study_logits(logits, split)
     called = table.logits.argmax(1)
+    unfamiliar = find_unfamiliar(distances, split, router.familiarity)
     sure = routing.probabilities(table.logits).max(1) >= routing.confidence
     known, routed = np.empty(len(called)), np.empty(len(called))
     for release in {id(release): release for release in releases.values()}.values():
         mine = np.array([releases[area] is release for area in areas])
         rows = mine[table.areas] | mine[called]
-        scores = _scores(release, split_at, table.names[rows])
+        scores, refused = _answer(release, split_at, table.names[rows])
         known[mine[table.areas]] = scores[mine[table.areas][rows]]
         routed[mine[called]] = scores[mine[called][rows]]
+        unfamiliar[mine[called]] |= refused[mine[called][rows]]
     labels = _labels(split, table.names)
     tables = [
         StudyScores(table.names, table.patients, labels, scores) for scores in (known, routed)
     ]
+    sure &= ~unfamiliar
     answered = StudyScores(table.names[sure], table.patients[sure], labels[sure], routed[sure])
+    tells = any(one.familiarity is not None for one in (router, *releases.values()))
     return TwoStageEvaluation(
         known=AUC.estimate(tables[0]),
         routed=AUC.estimate(tables[1]),
@@ -116,27 +133,25 @@ def evaluate_two_stages(
         wrong=int((called != table.areas).sum()),
         abstained=int((~sure).sum()),
         fallbacks=fallbacks,
+        unfamiliar=estimate_unfamiliar(unfamiliar, split) if tells else None,
     )
 
 
-def _scores(release: Release, split_at: Callable[[int], Split], names: Names) -> Floats:
-    """A release's probability of *abnormal* of each study, in the order of `names` (sorted)."""
+def _answer(
+    release: Release, split_at: Callable[[int], Split], names: Names
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """A release's probability of *abnormal* of each study, and whether it refuses the study, in the
+    order of `names` (sorted)."""
     split = split_at(release.manifest.preprocessing.size)
     if not len(names):
-        return np.empty(0)
+        return np.empty(0), np.empty(0, dtype=bool)
     name_set = set(names)
     rows = np.flatnonzero([name in name_set for name in split.studies])
-    subset = replace(
-        split,
-        pixels=split.pixels[rows.tolist()],
-        labels=split.labels[rows.tolist()],
-        studies=split.studies[rows],
-        patients=split.patients[rows],
-        paths=split.paths[rows],
-        area_labels=split.area_labels[rows.tolist()],
-    )
+    subset = split.take(rows)
     calibration = Decision.from_manifest(as_abnormality(release)).calibration
-    return calibration.studies(predict(release.net, subset), subset).scores
+    logits, distances = predict_with_distances(release.net, subset, release.familiarity)
+    unfamiliar = find_unfamiliar(distances, subset, release.familiarity)
+    return calibration.studies(logits, subset).scores, unfamiliar
 
 
 def _labels(split: Split, names: Names) -> NDArray[np.int64]:

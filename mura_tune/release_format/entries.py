@@ -24,6 +24,7 @@ from mura_tune.release_format.schema import (
     one_of,
     text,
     tree,
+    weights_file,
     whole,
 )
 from mura_tune.strict import check_value, join_path
@@ -127,6 +128,25 @@ class ConfidenceEntry(Entry):
     error: Annotated[float, SHARE]
     error_without: Annotated[float, SHARE]
     rule: Annotated[str | None, text, Key("chosen")] = None
+
+
+class FamiliarityEntry(Entry):
+    """How a release tells that a study is not like the radiographs it was trained on.
+
+    Attributes:
+        file: the name of the file that holds what these look like to its network.
+        threshold: a study whose distance is larger is refused.
+        share: the probability that a new study like dev's is refused, at most.
+        studies: of dev, that chose the threshold; `views` of train, that the file rests on.
+        rule: how the threshold was chosen, in words.
+    """
+
+    file: Annotated[str, weights_file]
+    threshold: Annotated[float, number(0)]
+    share: Annotated[float, SHARE]
+    studies: Annotated[int, whole(1)]
+    views: Annotated[int, whole(1)]
+    rule: Annotated[str, text, Key("chosen")]
 
 
 class ConfirmationEntry(Entry):

@@ -21,6 +21,7 @@ from mura_tune.release_format.entries import (
     CalibrationEntry,
     ConfidenceEntry,
     DataEntry,
+    FamiliarityEntry,
     OperatingPointEntry,
     PreprocessingEntry,
     RouterCalibrationEntry,
@@ -75,6 +76,8 @@ class Manifest(Entry):
         members: files of weights; the logits of several are averaged.
         start_sha256: of the weights that training began with, where these were a file.
         search: the search that the recipe was found by ("study" in the file).
+        familiarity: how it tells what is not like the radiographs it was trained on; older
+            releases, and networks without pooled features, have none.
         runs: several final runs, where there were ("seeds" in the file).
         reference_logits: logits (3, K) of three stored pictures, by which a release shows that
             its network computes here what it computed where it was made ("golden" in the file).
@@ -85,7 +88,8 @@ class Manifest(Entry):
         *("schema", "area", "task", "areas", "arch", "outputs", "preprocessing", "calibration"),
         *("operating_points", "recommended", "threshold", "abstain"),
         *("recalibration", "recipe", "recipe_digest"),
-        *("start_sha256", "study", "training", "metrics", "data", "versions", "created"),
+        *("start_sha256", "study", "training", "metrics", "data"),
+        *("familiarity", "versions", "created"),
         *("output", "seeds", "members", "golden"),
     )
     _ANSWER: ClassVar[tuple[str, ...]] = ("recipe_digest",)  # keys that an answer needs
@@ -105,6 +109,7 @@ class Manifest(Entry):
     training: Annotated[TrainingEntry, TrainingEntry.parse, LATER]
     metrics: Annotated[MetricsEntry, MetricsEntry.parse, LATER]
     data: Annotated[DataEntry, DataEntry.parse, LATER]
+    familiarity: Annotated[FamiliarityEntry | None, FamiliarityEntry.parse] = None
     versions: Annotated[Mapping[str, str], named(text), LATER]
     created: Annotated[str, text, LATER]
     output: Annotated[str | None, text] = None
@@ -144,6 +149,9 @@ class Manifest(Entry):
         check_value(
             len(set(members)) == len(members), "members", list(members), "files that differ"
         )
+        if self.familiarity is not None:
+            name = self.familiarity.file
+            check_value(name not in members, "familiarity.file", name, "none of the members")
         if self.reference_logits is not None:
             rows = self.reference_logits
             fits = len(rows) == 3 and all(len(row) == self.outputs for row in rows)

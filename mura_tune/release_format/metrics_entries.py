@@ -43,11 +43,24 @@ class AbstentionEntry(Entry):
     error_without: Annotated[float, SHARE]
 
 
+class UnfamiliarEntry(Entry):
+    """How many studies of a split are not like the radiographs that a release was trained on; from
+    these it abstains.
+
+    Attributes:
+        share: of all studies, with its interval.
+    """
+
+    studies: Annotated[int, whole()]
+    share: Annotated[Estimate, estimate]
+
+
 class EvaluationEntry(Entry):
     """A release on one split: what every task stores.
 
     Attributes:
         uses_before: how often the split was measured before, where that is known.
+        unfamiliar: studies that are refused; older releases refuse none.
     """
 
     split: Annotated[str, text]
@@ -55,6 +68,7 @@ class EvaluationEntry(Entry):
     patients: Annotated[int, whole(1)]
     images: Annotated[int, whole(1)]
     uses_before: Annotated[int | None, whole()] = None
+    unfamiliar: Annotated[UnfamiliarEntry | None, UnfamiliarEntry.parse] = None
 
 
 class ConfusionEntry(Entry):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.release_format.entries import CalibrationEntry
+from mura_tune.release_format.metrics_entries import UnfamiliarEntry
 from mura_tune.release_format.schema import (
     SHARE,
     Entry,
@@ -52,6 +53,8 @@ class RecalibrationOriginEntry(Entry):
         before: the parent on the local studies.
         after: each study by a decision that was chosen without its patient's fold.
         brier_change, log_loss_change: by how much these differ, after less before.
+        unfamiliar: local studies that the release refuses, since they are not like the radiographs
+            that it was trained on; a release of an older version does not tell.
     """
 
     parent: Annotated[str, text]
@@ -69,6 +72,7 @@ class RecalibrationOriginEntry(Entry):
     after: LocalFiguresEntry
     brier_change: Annotated[Estimate, real_estimate]
     log_loss_change: Annotated[Estimate, real_estimate]
+    unfamiliar: Annotated[UnfamiliarEntry | None, UnfamiliarEntry.parse] = None
 
     def check_agreement(self, where: str) -> None:
         digest = re.fullmatch("[0-9a-f]{64}", self.parent) is not None

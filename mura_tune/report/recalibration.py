@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mura_tune.evaluation.cross_fit import FEW_PATIENTS
+from mura_tune.evaluation.familiarity import UNFAMILIAR, describe_unfamiliar
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.release_format.manifest import CARD, REPORT, AbnormalityManifest
 from mura_tune.release_format.recalibration import RecalibrationOriginEntry
@@ -13,6 +14,7 @@ from mura_tune.report.provenance import name_dataset
 
 # The card and the report of the release that a recalibrated one was made from, beside its own.
 PARENT_CARD, PARENT_REPORT = f"parent_{CARD}", f"parent_{REPORT}"
+MOST_UNFAMILIAR = 0.05  # share of local studies that may be refused without a warning
 HEAD = ("", "before", "after", "change")
 
 
@@ -32,6 +34,8 @@ def describe_recalibration(manifest: AbnormalityManifest) -> str:
         lines.append(
             f"{name}: before {before}, after {after}{f', change {change}' if change else ''}"
         )
+    if line := describe_unfamiliar(origin.unfamiliar):
+        lines.append(line)
     return "\n".join([*lines, *(f"warning: {line}" for line in list_warnings(origin))])
 
 
@@ -54,6 +58,11 @@ def list_warnings(origin: RecalibrationOriginEntry) -> list[str]:
         warnings.append(
             f"the log-loss changes by {change.signed()}: these studies do not show that "
             "recalibration helps here"
+        )
+    if origin.unfamiliar is not None and origin.unfamiliar.share.low > MOST_UNFAMILIAR:
+        warnings.append(
+            f"{origin.unfamiliar.studies} of {origin.studies} studies are {UNFAMILIAR}: "
+            "the release abstains from such studies, and recalibration does not change that"
         )
     if not origin.overlap_checked:
         warnings.append(

@@ -10,7 +10,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -225,6 +225,19 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def take(self, rows: RowNumbers) -> Split:
+        """The split of some of its rows."""
+        numbers = rows.tolist()
+        return replace(
+            self,
+            pixels=self.pixels[numbers],
+            labels=self.labels[numbers],
+            studies=self.studies[rows],
+            patients=self.patients[rows],
+            paths=self.paths[rows],
+            area_labels=self.area_labels[numbers] if self.areas else self.area_labels,
+        )
 
     @functools.cached_property
     def fingerprint(self) -> str:

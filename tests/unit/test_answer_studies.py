@@ -83,7 +83,7 @@ def test_what_is_there_is_not_computed_again(
 ) -> None:
     out, studies = tmp_path / name, find_studies(folder)
     answer_all(predictor, studies, folder, tmp_path / f"whole-{name}", print)
-    real, seen = predictor.logits, []
+    real, seen = predictor.read, []
 
     def stopping(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         if len(seen) == 1:
@@ -91,11 +91,11 @@ def test_what_is_there_is_not_computed_again(
         seen.append(len(pixels))
         return real(pixels)
 
-    monkeypatch.setattr(predictor, "logits", stopping)
+    monkeypatch.setattr(predictor, "read", stopping)
     with pytest.raises(KeyboardInterrupt):
         answer_all(predictor, studies, folder, out, print)
     counted: list[int] = []
-    monkeypatch.setattr(predictor, "logits", lambda p: (counted.append(len(p)), real(p))[1])
+    monkeypatch.setattr(predictor, "read", lambda p: (counted.append(len(p)), real(p))[1])
     done = answer_all(predictor, studies, folder, out, print)
     assert done.before > 5
     images = sum(len(one.images) for one in studies)
@@ -187,7 +187,7 @@ def test_a_second_call_on_one_table_is_refused_while_the_first_writes(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = at(tmp_path / "h0", "a/1.png"), at(tmp_path / "h1", "b/1.png")
-    out, real = tmp_path / "out.csv", predictor.logits
+    out, real = tmp_path / "out.csv", predictor.read
     refusals: list[str] = []
 
     def meanwhile(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -197,7 +197,7 @@ def test_a_second_call_on_one_table_is_refused_while_the_first_writes(
             refusals.append(str(refusal.value))
         return real(pixels)
 
-    monkeypatch.setattr(predictor, "logits", meanwhile)
+    monkeypatch.setattr(predictor, "read", meanwhile)
     answers(predictor, first, out)
     assert refusals
     answers(predictor, second, out)

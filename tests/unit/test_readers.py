@@ -151,7 +151,7 @@ def test_a_stopped_call_goes_on_to_the_same_table(
     whole, out = tmp_path / "whole.json", tmp_path / "out.json"
     answer_all(RoutedReader(releases.joinpath, CPU), studies, tmp_path / "studies", whole, print)
     chain, seen = RoutedReader(releases.joinpath, CPU), []
-    real = chain.router.logits
+    real = chain.router.read
 
     def stopping(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         if seen:
@@ -159,7 +159,7 @@ def test_a_stopped_call_goes_on_to_the_same_table(
         seen.append(len(pixels))
         return real(pixels)
 
-    monkeypatch.setattr(chain.router, "logits", stopping)
+    monkeypatch.setattr(chain.router, "read", stopping)
     with pytest.raises(KeyboardInterrupt):
         answer_all(chain, studies, tmp_path / "studies", out, print)
     done = answer_all(
