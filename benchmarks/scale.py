@@ -1,11 +1,14 @@
 """Many workers on one PostgreSQL, without training: what a slot costs, and where it ends.
 
-A trial sleeps. Everything else is what a worker of `mura tune` does: its locks, its look for lost
-trials, the search's lock, the values that TPE draws, heartbeats, the end of the trial. Each worker
-has connections of its own. Clients and server share the machine's cores.
+A trial sleeps for eight epochs. Everything else is what a worker of `mura tune` does: its locks,
+its look for lost trials, the search's lock, the values that TPE draws, heartbeats, what a trial
+stores and reads after each epoch and at its end. Each worker has connections of its own. Clients
+and server share the machine's cores.
 
 Part 1: one worker opens slots of a search with 10,000 finished and 1,000 running trials.
-Part 2: 1 to 400 workers search from trial 0. Counted is from the moment when all have begun.
+Part 2: 1 to 400 workers search from trial 0. Counted is from the moment when all have begun. Their
+trials last as long as it takes for so many slots a second to be asked for; in the last line they
+end at once, which shows the most slots a second that there are.
 """
 
 from __future__ import annotations
@@ -40,20 +43,24 @@ from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.database import locks
 from mura_tune.database.optuna_private import TABLES, search_id
 from mura_tune.database.storage import open_storage
+from mura_tune.metrics.estimates import Estimate, StudyScores
 from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.search import trial, worker
 from mura_tune.search.search import SearchJob, WorkerSettings, start_search
 from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.space import space_of
+from mura_tune.search.trial_record import TrialWriter
 
 sys.path.insert(0, str(REPO / "tests"))
 import postgres
 
 NAME, CPU = "XR_WRIST", torch.device("cpu")
+EPOCHS, STUDIES = 8, np.array([f"study {number}" for number in range(200)])
 SCORES = "x" * 2_000  # as long as the dev scores of 200 studies
 THREADS = 20  # workers in a process, which share its interpreter: 400 processes need more memory
 LOCK_OF = locks.WorkerLock.lock_of
-DEMAND = 4.0  # slots a second that the workers of part 2 ask for, once all of them run
+MOST = 0.0  # in place of the slots a second that workers ask for: as many as they get
+CROWDS = ((1, 1.0), (10, 1.0), (100, 1.0), (400, 1.0), (400, 4.0), (40, MOST))
 
 
 Span = tuple[float, float]  # seconds by the clock, and of this thread's processor
@@ -68,7 +75,8 @@ class Seen:
 
     waited: ClassVar[list[Span]] = []  # for the search's lock
     locked: ClassVar[list[Span]] = []  # under it
-    opening: ClassVar[list[Span]] = []  # from a trial's end until the next has its slot
+    ending: ClassVar[list[Span]] = []  # from a trial's last epoch until its end is stored
+    opening: ClassVar[list[Span]] = []  # from then until the next trial has its slot
     drawing: ClassVar[list[Span]] = []  # the values of a trial, once others may go on
     _since = threading.local()
 
@@ -81,17 +89,34 @@ class Seen:
 
 
 class SleepingTrainer:
-    """In place of the trainer: its trials last about `seconds`."""
+    """In place of the trainer: its trials last about `seconds`, and store what others store.
+
+    A worker's first trial lasts for any part of that, as if the worker had begun it before: else
+    all workers would come back at one time.
+    """
 
     seconds = 0.0
     on_first: Callable[[], object] = staticmethod(lambda: None)  # a worker's first trial trains
 
     def __init__(self, *_: object, **__: object) -> None:
+        self._share = 0.0, 1.0
         self.on_first()
 
-    def train(self, *_: object, **__: object) -> float:
+    def train(self, writer: TrialWriter, *_: object) -> float:
         Seen.drawing.append(Seen.mark())
-        time.sleep(random.uniform(0.5, 1.5) * self.seconds)
+        seconds, self._share = random.uniform(*self._share) * self.seconds, (0.5, 1.5)
+        for epoch in range(1, EPOCHS + 1):
+            time.sleep(seconds / EPOCHS)
+            with writer.together():
+                writer.store_epochs(epoch)
+                writer.trial.report(random.random(), epoch)
+            writer.trial.should_prune()  # it reads what changed; all trials run to their end
+        Seen.mark()
+        scores = np.random.default_rng().random(len(STUDIES))
+        with writer.together():
+            writer.store_estimates(Estimate(0.9, 0.8, 1.0, len(STUDIES), len(STUDIES)), EPOCHS)
+            writer.store_scores([StudyScores(STUDIES, STUDIES, np.zeros(len(STUDIES)), scores)])
+        writer.store_seconds(seconds)
         return random.random()
 
 
@@ -132,7 +157,9 @@ def sleep_instead_of_training(seconds: float) -> None:
 def work(job: SearchJob, settings: WorkerSettings, stop: Callable[[], bool]) -> None:
     """Be one worker."""
     Seen.mark()
-    worker.run_worker([job], {NAME: 0}, settings, CPU, lambda _: Seen.mark(), stop)
+    worker.run_worker(
+        [job], {NAME: 0}, settings, CPU, lambda _: Seen.ending.append(Seen.mark()), stop
+    )
 
 
 def config_of(trials: int) -> SearchConfig:
@@ -225,6 +252,7 @@ def big_search(server: postgres.Server, prepared: Prepared, finished: int, runni
         ("open a slot, all told", Seen.opening[1:]),
         ("  of it under the search's lock", Seen.locked[2:]),
         ("draw the trial's values, not locked", Seen.drawing[1:]),
+        ("end a trial, not locked", Seen.ending[1:]),
     ):
         cells = [
             f"{statistics.median(each) * 1e3:7.0f} {max(each) * 1e3:7.0f}"
@@ -233,8 +261,15 @@ def big_search(server: postgres.Server, prepared: Prepared, finished: int, runni
         print(f"  {what:40} {'       '.join(cells)}")
 
 
-def crowd(server: postgres.Server, prepared: Prepared, number: int, seconds: float) -> None:
-    """A line of part 2."""
+def crowd(
+    server: postgres.Server, prepared: Prepared, number: int, rate: float, seconds: float
+) -> None:
+    """A line of part 2.
+
+    Args:
+        rate: slots a second that all workers ask for.
+        seconds: for which slots are counted.
+    """
     url = server.url()
     job, settings = start(url, 10_000, prepared)
     fork = multiprocessing.get_context("fork")
@@ -244,14 +279,17 @@ def crowd(server: postgres.Server, prepared: Prepared, number: int, seconds: flo
     processes = [
         fork.Process(
             target=_work_in_threads,
-            args=(theirs, job, settings, (begun, counting, over), share, number),
+            args=(theirs, job, settings, (begun, counting, over), share),
+            kwargs={"seconds": number / rate if rate else 0.0},
         )
         for share in shares
     ]
+    started = time.monotonic()
     for process in processes:
         process.start()
     for _ in range(number):
         begun.acquire()
+    all_begun = time.monotonic() - started
     counting.set()
     peak, before, began = 0, cpu_seconds(server), time.monotonic()
     plain = url.replace("+psycopg", "")
@@ -267,33 +305,39 @@ def crowd(server: postgres.Server, prepared: Prepared, number: int, seconds: flo
     answers = [ours.recv() for _ in processes]
     for process in processes:
         process.join()
-    columns = [np.concatenate(each)[:, 0] * 1e3 for each in zip(*answers, strict=True)]
-    opening, waited, locked, drawing = columns
-    share = cpu_seconds(server) - before
+    spans = [np.concatenate(each) * 1e3 for each in zip(*(a[1] for a in answers), strict=True)]
+    opening, waited, locked, drawing, ending = (each[:, 0] for each in spans)
+    slots, asked = len(drawing), f"{rate:.0f}" if rate else "most"
+    clients = sum(seconds for seconds, _ in answers)
+    database = cpu_seconds(server) - before
     print(
-        f"{number:7} {len(drawing):6} {len(drawing) / took:8.2f} {_two(opening)} {_two(waited)} "
-        f"{_two(locked)} {_two(drawing)} {peak:6} {share / len(drawing) * 1e3:7.0f}"
+        f"{number:7}{asked:>5}{slots:6}{slots / took:6.2f}  {_two(opening)}"
+        f"{np.median(spans[0][:, 1]):5.0f} {_two(waited)} {_two(locked)}"
+        f"{np.median(drawing):6.0f}{np.median(ending):6.0f}{peak:6}"
+        f"{clients / slots * 1e3:6.0f}{database / slots * 1e3:5.0f}"
+        f"{(clients + database) / took:6.2f}{all_begun:6.0f}"
     )
 
 
 def _two(milliseconds: Any) -> str:
-    return f"{np.median(milliseconds):6.0f} {np.quantile(milliseconds, 0.95):6.0f}"
+    return f"{np.median(milliseconds):5.0f}{np.quantile(milliseconds, 0.95):6.0f}"
 
 
 def _work_in_threads(
-    pipe: Any, job: SearchJob, settings: WorkerSettings, marks: Any, number: int, of: int
+    pipe: Any, job: SearchJob, settings: WorkerSettings, marks: Any, number: int, seconds: float
 ) -> None:
     begun, counting, over = marks
     SleepingTrainer.on_first = staticmethod(begun.release)
-    sleep_instead_of_training(max(0.5, of / DEMAND))
+    sleep_instead_of_training(seconds)
     for _ in range(number):
         threading.Thread(target=work, args=(job, settings, over.is_set), daemon=True).start()
     counting.wait()
-    seen = (Seen.opening, Seen.waited, Seen.locked, Seen.drawing)
+    seen = (Seen.opening, Seen.waited, Seen.locked, Seen.drawing, Seen.ending)
     for each in seen:
         each.clear()  # part 1 left some before the fork; a worker's start is another matter
+    cpu = time.process_time()
     over.wait()
-    pipe.send([np.array(each).reshape(-1, 2) for each in seen])
+    pipe.send((time.process_time() - cpu, [np.array(each).reshape(-1, 2) for each in seen]))
     os._exit(0)  # connections that were opened before the fork are the parent's to close
 
 
@@ -318,7 +362,8 @@ def _fields(stat: Path) -> list[str]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 10, 100, 400], help="part 2")
+    parser.add_argument("--skip", action="store_true", help="no part 1")
+    parser.add_argument("--crowd", type=float, nargs=2, help="workers and slots a second asked for")
     given = opened(parser)
     if (programs := postgres.binaries()) is None:
         sys.exit("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
@@ -330,18 +375,23 @@ def main() -> None:
         write_phantoms(Path(folder) / "phantoms", areas=(NAME,), patients=40, size=64)
         dataset = open_dataset(Path(folder) / "phantoms")
         prepared = prepare(dataset, NAME, 32, config_of(2).split, Path(folder) / "cache")
-        big_search(server, prepared, *((200, 20) if given.quick else (10_000, 1_000)))
-        if given.workers:
-            print(TABLE)
-        for number in (1, 4) if given.quick else given.workers:
-            crowd(server, prepared, number, 5 if given.quick else 20 + number / 10)
+        if not given.skip:
+            big_search(server, prepared, *((200, 20) if given.quick else (10_000, 1_000)))
+        crowds = [given.crowd] if given.crowd else CROWDS
+        print(TABLE)
+        for number, rate in ((1, 1.0), (4, MOST)) if given.quick else crowds:
+            seconds = 5 if given.quick else 20 + number / 10
+            crowd(server, prepared, int(number), rate, seconds)
 
 
-TABLE = f"""
-Once all have begun; a trial sleeps max(0.5, workers / {DEMAND:.0f}) s, give or take half of it.
-Milliseconds are the median and the 95 % quantile over all slots; "database" is the server's CPU.
-                  slots/  to open one   waits for     holds         draws        connec- database
-workers  slots    second                the lock      the lock      the values   tions   ms/slot"""
+TABLE = """
+Once all have begun; a trial sleeps for workers / slots asked for, give or take half of it.
+"own": CPU of the worker itself, of the time to open a slot. "CPU": of all workers (w.) and of the
+database (db.), a slot. "cores": what both used of the machine's. "start": seconds until the last
+worker had its first slot. All others are milliseconds: a median, and a 95 % quantile beside it.
+        asked  had   had  to open one  CPU   waits for       holds draws  ends  con-   CPU   CPU
+workers   /s slots    /s     by clock  own    the lock    the lock             nect.    w.  db. """
+TABLE += "cores start"  # a row has 110 characters
 
 
 if __name__ == "__main__":

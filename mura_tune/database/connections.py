@@ -12,7 +12,7 @@ from mura_tune.database.outages import legible
 from mura_tune.database.urls import database, file_of
 from mura_tune.errors import InputError
 
-PER_WORKER = 3  # its own lock, what it reads and writes, and at times the search's lock
+PER_WORKER = 3  # locks and signs of life, what it reads and stores, and its pictures at times
 PER_COMMAND = 4  # what starts the workers: progress, and the dashboard's notes
 ROUNDS = 5  # a pooler that shares sessions gives itself away in the first, unless it is busy
 

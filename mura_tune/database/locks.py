@@ -98,13 +98,14 @@ class WorkerLock:
             _remove_stale(self._lock.path.parent)
         return self
 
-    def renew(self) -> None:
-        """Take the lock again if it was lost."""
+    def renew(self) -> Connection | None:
+        """Take the lock again if it was lost; return `session`."""
         assert self._lock is not None
         if not self._lock.held():
             self._lost = time.monotonic()
             self._lock.release()
             self._lock.acquire()
+        return self.session()
 
     def lock_of(self, name: str) -> Lock:
         """The lock `name` of the database, for this worker alone.
@@ -353,8 +354,7 @@ class _SessionLock(_ContextLock):
         """The worker's connection, and what a function answers on it."""
 
         def attempt() -> tuple[Connection, Any]:
-            self.worker.renew()
-            connection = self.worker.session()
+            connection = self.worker.renew()
             assert connection is not None
             sql = f"SELECT {function}({advisory_key(self.name)})"
             return connection, connection.exec_driver_sql(sql).scalar()

@@ -8,12 +8,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
@@ -59,8 +59,15 @@ STORAGE_CALLS = (
 )
 
 
-plain_score = models.TrialValueModel.stored_repr_to_value  # a score, from its two columns
+# A score of a trial, and one of a step of it, to and from the two columns that hold each.
+plain_score = models.TrialValueModel.stored_repr_to_value
+stored_score = models.TrialValueModel.value_to_stored_repr
 plain_value = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
+stored_value = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
+SCORE_TYPES: Mapping[str, Any] = models.TrialValueModel.TrialValueType.__members__
+VALUE_TYPES: Mapping[str, Any] = (
+    models.TrialIntermediateValueModel.TrialIntermediateValueType.__members__
+)
 
 
 def storage_url(study: optuna.Study) -> str | None:
@@ -118,8 +125,9 @@ def begin_trial(study: optuna.Study, facts: Mapping[str, Any]) -> int:
         template = create_trial(state=TrialState.RUNNING, user_attrs=dict(facts))
         return storage.create_new_trial(study._study_id, template)
     there = storage.get_trial(key).user_attrs
-    for name in facts.keys() - there.keys():
-        storage.set_trial_user_attr(key, name, facts[name])
+    with _together(storage, key):
+        for name in facts.keys() - there.keys():
+            storage.set_trial_user_attr(key, name, facts[name])
     return key
 
 
@@ -142,7 +150,7 @@ def begun_trial(study: optuna.Study, key: int) -> optuna.Trial:
 
 
 class TrialStorage(RDBStorage):
-    """A storage that also reads what changed of a search's trials."""
+    """A storage that also reads what changed of a search's trials, and stores much at once."""
 
     @abc.abstractmethod
     def read_open(self, study_id: int, first: int, newest: int) -> dict[TrialState, set[int]]:
@@ -160,12 +168,32 @@ class TrialStorage(RDBStorage):
             KeyError: one of them is not there.
         """
 
+    @abc.abstractmethod
+    def add_trial(self, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
+        """Add a trial to a search; returns its key and its number."""
+
+    @abc.abstractmethod
+    def check_axis(self, study_id: int, name: str, axis: BaseDistribution) -> None:
+        """Raise ValueError if a search has values of another kind under a name."""
+
+    @abc.abstractmethod
+    def store_rows(self, trial_id: int, trial: FrozenTrial) -> None:
+        """Store what `trial` holds with a trial that has not ended: all of it, or nothing.
+
+        Raises:
+            KeyError: there is no such trial.
+            UpdateFinishedTrialError: it has ended.
+        """
+
 
 class TrialCache(_CachedStorage):
     """Optuna's cache of trials, which also leaves running trials alone while they stay as they are.
 
     Optuna's own reads every running trial whole with each look, and sorts all trials: a search of a
     thousand workers looks at a thousand running ones a dozen times a trial.
+
+    A trial that begins here is this worker's own. Nobody else stores anything in it, but its end
+    where this worker seems lost; then nothing more can be stored. So it is not read to know it.
     """
 
     def __init__(self, backend: TrialStorage, is_settled: Callable[[FrozenTrial], bool]) -> None:
@@ -179,6 +207,8 @@ class TrialCache(_CachedStorage):
         self._newest: dict[int, int] = {}  # of each search: the key of the newest trial read
         self._unfinished: dict[int, dict[int, FrozenTrial]] = {}
         self._ordered: dict[int, list[FrozenTrial]] = {}  # replaced by another where one changed
+        self._own: dict[int, FrozenTrial] = {}  # by their keys, as they are stored
+        self._held_back: dict[int, FrozenTrial] = {}  # what `together` stores later, by trial
 
     def get_all_trials(
         self,
@@ -202,10 +232,92 @@ class TrialCache(_CachedStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """As Optuna has it. One that waits is read at once, for `waiting`."""
-        key = super().create_new_trial(study_id, template_trial)
-        if template_trial is not None and template_trial.state == TrialState.WAITING:
+        trial = copy.deepcopy(template_trial or create_trial(state=TrialState.RUNNING))
+        key, trial.number = self._trial_storage.add_trial(study_id, trial)
+        trial._trial_id = key
+        if trial.state == TrialState.RUNNING:
+            self._own[key] = trial
+        with self._lock:
+            self._studies.setdefault(study_id, _StudyInfo())
+            self._add_trials_to_cache(study_id, [trial])
+        if trial.state == TrialState.WAITING:
             self._read_trials_from_remote_storage(study_id)
         return key
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """As Optuna has it."""
+        own = self._own.get(trial_id)
+        return super().get_trial(trial_id) if own is None else copy.deepcopy(own)
+
+    @contextlib.contextmanager
+    def together(self, trial_id: int) -> Iterator[None]:
+        """Within it, what an own trial stores is held back, and stored in one transaction."""
+        if trial_id not in self._own or trial_id in self._held_back:
+            yield
+            return
+        self._held_back[trial_id] = create_trial(state=TrialState.RUNNING)
+        try:
+            yield
+        finally:
+            self._store(trial_id, self._held_back.pop(trial_id))
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """As Optuna has it."""
+        self._own.pop(trial_id, None)
+        changed = self._trial_storage.set_trial_state_values(trial_id, state, values)
+        if changed and state == TrialState.RUNNING:
+            self._own[trial_id] = self._trial_storage.get_trial(trial_id)
+        return changed
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: Any
+    ) -> None:
+        """As Optuna has it."""
+        if trial_id not in self._own:
+            super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+            return
+        study_id, _ = self._trial_id_to_study_id_and_number[trial_id]
+        known = self._studies[study_id].param_distribution
+        if param_name in known:
+            check_distribution_compatibility(known[param_name], distribution)
+        else:
+            self._trial_storage.check_axis(study_id, param_name, distribution)
+            known[param_name] = distribution
+        value = distribution.to_external_repr(param_value_internal)
+        self._store(
+            trial_id,
+            create_trial(
+                state=TrialState.RUNNING,
+                params={param_name: value},
+                distributions={param_name: distribution},
+            ),
+        )
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """As Optuna has it."""
+        self._store(trial_id, create_trial(state=TrialState.RUNNING, user_attrs={key: value}))
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """As Optuna has it."""
+        self._store(trial_id, create_trial(state=TrialState.RUNNING, system_attrs={key: value}))
+
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        """As Optuna has it."""
+        steps = {step: intermediate_value}
+        self._store(trial_id, create_trial(state=TrialState.RUNNING, intermediate_values=steps))
+
+    def _store(self, trial_id: int, rows: FrozenTrial) -> None:
+        """Store what `rows` holds with a trial, now or with what is held back."""
+        if trial_id in self._held_back:
+            _update(self._held_back[trial_id], rows)
+            return
+        self._trial_storage.store_rows(trial_id, rows)
+        if trial_id in self._own:
+            _update(self._own[trial_id], rows)
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         with self._lock:
@@ -247,6 +359,24 @@ class TrialCache(_CachedStorage):
         if any(trials[t.number : t.number + 1] != [t] for t in changed):  # a number is missing
             trials = sorted(self._studies[study_id].trials.values(), key=lambda t: t.number)
         self._ordered[study_id] = trials
+
+
+def _update(trial: FrozenTrial, rows: FrozenTrial) -> None:
+    """Add to a trial what `rows` holds."""
+    for name in ("params", "distributions", "intermediate_values", "user_attrs", "system_attrs"):
+        getattr(trial, name).update(copy.deepcopy(getattr(rows, name)))
+
+
+def stored_together(trial: optuna.Trial) -> contextlib.AbstractContextManager[None]:
+    """A context in which what a running trial stores is held back, and stored in one transaction.
+
+    Only where a `TrialCache` holds the trial: elsewhere each is stored at once.
+    """
+    return _together(trial.storage, trial._trial_id)
+
+
+def _together(storage: BaseStorage, key: int) -> contextlib.AbstractContextManager[None]:
+    return storage.together(key) if isinstance(storage, TrialCache) else contextlib.nullcontext()
 
 
 def send_heartbeats(trial: optuna.Trial) -> BaseHeartbeatThread:

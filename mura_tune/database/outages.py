@@ -18,10 +18,11 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Engine, bindparam, func, select
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -33,7 +34,16 @@ from sqlalchemy.exc import (
 
 from mura_tune import console, errors
 from mura_tune.database.optuna_private import NOT_FOUND, STORAGE_CALLS, TABLES, TrialStorage
-from mura_tune.database.trial_rows import read_open, read_search, read_trials
+from mura_tune.database.trial_rows import (
+    add_trial,
+    check_axis,
+    read_open,
+    read_search,
+    read_trials,
+    store_beat,
+    store_rows,
+    store_state,
+)
 from mura_tune.database.urls import TIMEOUT, database, file_of, hide_passwords
 from mura_tune.errors import InputError, MuraError
 from mura_tune.text import printable, shell_command
@@ -258,20 +268,26 @@ class Patience:
 
 
 _TRIALS, _BEATS = TABLES["trials"], TABLES["trial_heartbeats"]
+_OLDEST_BEAT = (
+    select(func.min(_BEATS.c.heartbeat), func.now())
+    .join(_TRIALS, _BEATS.c.trial_id == _TRIALS.c.trial_id)
+    .where(_TRIALS.c.study_id == bindparam("search"), _TRIALS.c.state == TrialState.RUNNING)
+)
 
 
 class WaitingStorage(TrialStorage):
     """Optuna's storage, whose every call waits while the database is out of reach.
 
     Attributes:
-        on_heartbeat: called with every sign of life of a running trial, in that one's thread.
+        on_heartbeat: called with every sign of life of a running trial, in that one's thread. It
+            may return a connection to store it on, which nobody else uses while the trial runs.
     """
 
     _head_version: ClassVar[str | None] = None
 
     def __init__(self, url: str, patience: float, **options: Any) -> None:
         self.patience = Patience(url, patience)
-        self.on_heartbeat: Callable[[], None] | None = None
+        self.on_heartbeat: Callable[[], Connection | None] = lambda: None
         super().__init__(url, **options)
 
     def get_head_version(self) -> str:
@@ -285,14 +301,32 @@ class WaitingStorage(TrialStorage):
         trial that is in the wanted state after a failed try was brought there by that one."""
         tried = False
 
-        def attempt() -> bool:
+        def store(connection: Connection) -> bool:
             nonlocal tried
-            if tried and RDBStorage.get_trial(self, trial_id).state == state:
+            if tried and read_trials(connection, [trial_id])[0].state == state:
                 return True
             tried = True
-            return RDBStorage.set_trial_state_values(self, trial_id, state, values)
+            return store_state(connection, trial_id, state, values or ())
 
-        return self.patience.call(attempt)
+        return self._transact(store)
+
+    def add_trial(self, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
+        """Add a trial to a search; returns its key and its number."""
+        # One that is stored twice leaves one that nobody runs, which `slots` takes for lost.
+        return self._transact(lambda connection: add_trial(connection, study_id, trial))
+
+    def check_axis(self, study_id: int, name: str, axis: BaseDistribution) -> None:
+        """Raise ValueError if a search has values of another kind under a name."""
+        self._transact(lambda connection: check_axis(connection, study_id, name, axis))
+
+    def store_rows(self, trial_id: int, trial: FrozenTrial) -> None:
+        """Store what `trial` holds with a trial that has not ended: all of it, or nothing.
+
+        Raises:
+            KeyError: there is no such trial.
+            UpdateFinishedTrialError: it has ended.
+        """
+        self._transact(lambda connection: store_rows(connection, trial_id, trial))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """As Optuna has it."""
@@ -341,12 +375,8 @@ class WaitingStorage(TrialStorage):
         Optuna's own reads every running trial whole. Here the oldest heartbeat comes first.
         """
         grace = self.grace_period or 0
-        oldest = (
-            select(func.min(_BEATS.c.heartbeat), func.now())
-            .join(_TRIALS, _BEATS.c.trial_id == _TRIALS.c.trial_id)
-            .where(_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.RUNNING)
-        )
-        beat, now = self._query(lambda connection: connection.execute(oldest).one())
+        bound = {"search": study_id}
+        beat, now = self._query(lambda connection: connection.execute(_OLDEST_BEAT, bound).one())
         if beat is None or (now.replace(tzinfo=None) - beat).total_seconds() <= grace:
             return []
         return [key for key, silent in self.read_silences(study_id).items() if silent > grace]
@@ -355,18 +385,37 @@ class WaitingStorage(TrialStorage):
         """What is read on a connection. Rows that nobody could read are told as damage."""
 
         def attempt() -> Returned:
-            with self.engine.connect() as connection:
+            with self._alone.connect() as connection:
                 return read(connection)
 
         with decoded(self.patience.url):
             return self.patience.call(attempt)
 
+    def _transact(self, store: Callable[[Connection], Returned]) -> Returned:
+        """What a function returns that runs within a transaction. Storing twice is storing once."""
+
+        def attempt() -> Returned:
+            with self.engine.begin() as connection:
+                return store(connection)
+
+        return self.patience.call(attempt)
+
+    @functools.cached_property
+    def _alone(self) -> Engine:
+        """Of connections on which each statement stands alone. A transaction of PostgreSQL's takes
+        two statements more; SQLite has none around what is read."""
+        if self.engine.name == "sqlite":
+            return self.engine
+        return self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
     def record_heartbeat(self, trial_id: int) -> None:
         """A sign of life; one that cannot be stored is left out, and the next one tried."""
         try:
-            if self.on_heartbeat:
-                self.on_heartbeat()
-            super().record_heartbeat(trial_id)
+            if (connection := self.on_heartbeat()) is not None:
+                store_beat(connection, trial_id)
+                return
+            with self.engine.begin() as connection:
+                store_beat(connection, trial_id)
         except Exception:  # this runs in a thread, which would end with a traceback and for good
             return
 
@@ -386,7 +435,6 @@ def _waiting(name: str) -> Callable[..., Any]:
     return method
 
 
-# A new trial that is stored twice leaves one that nobody runs, which `slots` takes for lost.
 for _name in STORAGE_CALLS:
     setattr(WaitingStorage, _name, _waiting(_name))
 

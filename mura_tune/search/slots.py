@@ -187,7 +187,7 @@ def next_slot(
 
 
 def find_lost(
-    search: SearchRecord, trials: Trials, living: Callable[[Collection[str]], set[str]]
+    search: SearchRecord, trials: Trials, idle: str, living: Callable[[Collection[str]], set[str]]
 ) -> dict[int, str]:
     """Numbers of the running trials whose worker is gone, or silent for too long, and the reason.
 
@@ -196,10 +196,11 @@ def find_lost(
 
     Args:
         trials: of the search.
+        idle: the worker that asks. It runs none: a trial of its own began as a connection was lost.
         living: those of some workers that live, as `WorkerLock.living` says it.
     """
     running = trials.running
-    alive = living({trial.worker for trial in running if trial.worker})
+    alive = living({trial.worker for trial in running if trial.worker}) - {idle}
     silent = search.silent_numbers(running)
     dead = {t.number: KILLED for t in running if t.worker and t.worker not in alive}
     return {**dict.fromkeys(silent, SILENT), **dead}

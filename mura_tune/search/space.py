@@ -18,6 +18,7 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial
 
 from mura_tune.axes import ALL, Axis
@@ -35,6 +36,22 @@ class RoundingSampler(optuna.samplers.TPESampler):
 
     It learns from the rounded values too, so that rounding later would draw other trials.
     """
+
+    def __init__(self, axes: IntersectionSearchSpace | None = None, **options: Any) -> None:
+        """
+        Args:
+            axes: the axes that all ended trials of a search have, shared by the samplers of it:
+                each sampler then looks at the trials that ended since the last one.
+            options: of Optuna's sampler.
+        """
+        super().__init__(**options)
+        self._axes = axes or IntersectionSearchSpace(include_pruned=True)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        axes = self._axes.calculate(study, use_cache=True)
+        return {name: axis for name, axis in axes.items() if not axis.single()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

@@ -98,9 +98,10 @@ def draw_recipe(writer: TrialWriter, config: SearchConfig, space: Space) -> Reci
         record = writer.read()
         if record.has_recipe:
             return record.recipe
-        values = suggest(writer.trial, space)
-        recipe = recipe_for(config, values, f"search {writer.search} trial {record.number}")
-        writer.store_recipe(recipe)
+        with writer.together():
+            values = suggest(writer.trial, space)
+            recipe = recipe_for(config, values, f"search {writer.search} trial {record.number}")
+            writer.store_recipe(recipe)
     except Outage:
         raise  # nothing more can be stored
     except Exception as error:  # whatever it is, it is raised again
@@ -158,10 +159,13 @@ class Trainer:
 
             def on_epoch(epoch: Epoch, before: int = number * recipe.epochs) -> None:
                 done, total = before + epoch.number, recipe.epochs * len(self.data.pairs)
-                writer.store_epochs(done)
+                with writer.together():
+                    writer.store_epochs(done)
+                    if alone:
+                        _report(trial, epoch.score, epoch.number)
                 self.on_epoch(TrialProgress(writer.search, trial.number, done, total, epoch.score))
                 if alone:
-                    _report(trial, epoch.score, epoch.number)
+                    _prune(trial)
 
             net = task.start(recipe, train, self.build).to(self.data.device)
             result = fit(
@@ -174,6 +178,7 @@ class Trainer:
             if not alone:  # the mean of the folds so far, fold by fold
                 mean = float(np.mean([f.epoch.score for f, _ in fits]))
                 _report(trial, mean, number + 1)
+                _prune(trial)
         tables = [task.table(result.logits, dev) for result, dev in fits]
         kept_epochs = [f.epoch.number for f, _ in fits]
         auc = area = None
@@ -183,10 +188,11 @@ class Trainer:
             area_tables = [task.beside(result.logits, dev) for result, dev in fits]
             area = average_folds(area_tables, measure=ACCURACY).rounded(DIGITS)
         dev_score = average_folds(tables, measure=task.measure).rounded(DIGITS)
-        writer.store_estimates(dev_score, kept_epochs[0] if alone else kept_epochs, auc, area)
-        writer.store_scores(tables)
-        if self.data.own_dev:
-            writer.store_own_dev(self.data.own_dev)
+        with writer.together():
+            writer.store_estimates(dev_score, kept_epochs[0] if alone else kept_epochs, auc, area)
+            writer.store_scores(tables)
+            if self.data.own_dev:
+                writer.store_own_dev(self.data.own_dev)
         self.save_artifacts(trial, fits, tables[0] if alone else _pooled(tables))
         return round(float(np.mean([f.epoch.score for f, _ in fits])), DIGITS)
 
@@ -201,6 +207,10 @@ def _pooled(runs: Sequence[StudyScores]) -> StudyScores:
 
 def _report(trial: optuna.Trial, score: float, step: int) -> None:
     trial.report(round(score, DIGITS), step)
+
+
+def _prune(trial: optuna.Trial) -> None:
+    """End a trial that is worse than others were at its latest step, as the pruner sees it."""
     if trial.should_prune():
         raise optuna.TrialPruned
 

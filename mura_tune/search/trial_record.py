@@ -10,6 +10,7 @@ import base64
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -334,6 +335,10 @@ class TrialWriter:
     def read(self) -> TrialRecord:
         """The trial as the database has it now."""
         return TrialRecord(optuna_private.frozen(self.trial), self.search)
+
+    def together(self) -> AbstractContextManager[None]:
+        """A context in which all that is stored waits, and is stored in one transaction."""
+        return optuna_private.stored_together(self.trial)
 
     def store_recipe(self, recipe: Recipe) -> None:
         """Store what the trial trains."""

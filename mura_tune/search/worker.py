@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import optuna
 import torch
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
 from mura_tune.config import Budget, SearchConfig
@@ -125,11 +126,16 @@ def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
             return optuna.pruners.NopPruner()
 
 
-def make_sampler(budget: Budget, trials: int) -> RoundingSampler:
-    """The sampler of the trial after so many: one seed for all would draw one trial for ever."""
-    return RoundingSampler(
-        n_startup_trials=budget.random, seed=(budget.seed * 1_000_003 + trials) % 2**32
-    )
+def make_sampler(
+    budget: Budget, axes: IntersectionSearchSpace | None, trials: int
+) -> RoundingSampler:
+    """The sampler of the trial after so many: one seed for all would draw one trial for ever.
+
+    Args:
+        axes: see `RoundingSampler`.
+    """
+    seed = (budget.seed * 1_000_003 + trials) % 2**32
+    return RoundingSampler(axes, n_startup_trials=budget.random, seed=seed)
 
 
 def seconds_to_come(trials: Sequence[TrialRecord], depth: int, runs: int) -> float:
@@ -212,6 +218,7 @@ class _WorkerSearch:
         self._save_artifacts = settings.artifacts(self._config.task)
         self._confirmation: SearchRecord | None = None
         self._trainer: tuple[int, Trainer] | None = None  # of one division of the patients
+        self._axes = IntersectionSearchSpace(include_pruned=True)
         self._build = NetworkCopies()
         self._warm_starts: Sequence[WarmStart] = ()
         self._depth = 0  # of the trial that trains
@@ -231,7 +238,7 @@ class _WorkerSearch:
             return False
         search, trials, plan, _ = self._stage
         self._look_up_siblings(trials)
-        lost = find_lost(search, trials, self._worker_lock.living)
+        lost = find_lost(search, trials, self._worker_lock.name, self._worker_lock.living)
         begun: _BegunTrial | None = None
         with self._lock:
             first = self._since.get(search.name, 0)
@@ -283,7 +290,8 @@ class _WorkerSearch:
         return _BegunTrial(key, slot, self._lock.held())
 
     def _run(self, trainer: Trainer, search: SearchRecord, begun: _BegunTrial) -> None:
-        sampler_of = functools.partial(make_sampler, self._config.budget)
+        axes = self._axes if search is self._search else None
+        sampler_of = functools.partial(make_sampler, self._config.budget, axes)
         writer, slot = search.begun(begun.key, sampler_of), begun.slot
         trial = writer.trial
         with _ending(search, trial):

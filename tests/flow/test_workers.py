@@ -28,6 +28,7 @@ from untrained import CPU
 
 from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.database.locks import lock_of
+from mura_tune.database.outages import WaitingStorage
 from mura_tune.database.storage import open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.search import search, worker
@@ -202,10 +203,10 @@ def test_nobody_is_hired_after_ctrl_c(tune: Callable[..., Forked], sqlite: str) 
 def test_ctrl_c_while_a_trials_end_is_stored_is_ctrl_c(
     prepared: Prepared, sqlite: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = RDBStorage.set_trial_state_values
+    write = WaitingStorage.set_trial_state_values
 
     def interrupted(
-        storage: RDBStorage, trial_id: int, state: TrialState, values: Any = None
+        storage: WaitingStorage, trial_id: int, state: TrialState, values: Any = None
     ) -> bool:
         if state == TrialState.COMPLETE:
             raise KeyboardInterrupt
@@ -213,7 +214,7 @@ def test_ctrl_c_while_a_trials_end_is_stored_is_ctrl_c(
 
     job, settings = SearchJob(STUDY, small(), prepared), WorkerSettings(sqlite, warm_start="none")
     since = search.start_search(job, settings)
-    monkeypatch.setattr(RDBStorage, "set_trial_state_values", interrupted)
+    monkeypatch.setattr(WaitingStorage, "set_trial_state_values", interrupted)
     with pytest.raises(KeyboardInterrupt):
         worker.run_worker([job], since, settings, CPU, lambda event: None, lambda: False)
     monkeypatch.undo()
@@ -302,17 +303,17 @@ def test_a_trial_that_was_given_away_ends_quietly(
     prepared: Prepared, sqlite: str, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """While it trains, and just before its end is stored: `seconds` is the last of its values."""
-    write = RDBStorage.set_trial_user_attr
+    write = WaitingStorage.store_rows
     given: list[int] = []
 
-    def late(storage: RDBStorage, trial_id: int, key: str, value: Any) -> None:
-        write(storage, trial_id, key, value)
-        if key == moment and not given:
+    def late(storage: WaitingStorage, trial_id: int, rows: FrozenTrial) -> None:
+        write(storage, trial_id, rows)
+        if moment in rows.user_attrs and not given:
             given.append(trial_id)
-            write(storage, trial_id, "reason", "silent")
+            storage.set_trial_user_attr(trial_id, "reason", "silent")
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-    monkeypatch.setattr(RDBStorage, "set_trial_user_attr", late)
+    monkeypatch.setattr(WaitingStorage, "store_rows", late)
     job, settings = SearchJob(STUDY, small(), prepared), WorkerSettings(sqlite, warm_start="none")
     since = search.start_search(job, settings)
     worker.run_worker([job], since, settings, CPU, lambda event: None, lambda: False)
@@ -468,9 +469,9 @@ def test_a_crash_at_any_write_loses_nothing_and_repeats_nothing(
 
         return counted
 
-    for name in vars(RDBStorage):
-        if name.startswith(("create_new", "set_")):
-            monkeypatch.setattr(RDBStorage, name, fragile(getattr(RDBStorage, name)))
+    for name in vars(WaitingStorage):
+        if name.startswith(("create_new", "set_", "add_trial", "store_")):
+            monkeypatch.setattr(WaitingStorage, name, fragile(getattr(WaitingStorage, name)))
     study = small("budget.trials=2", "budget.confirm.top=1", "budget.confirm.seeds=1")
     job, settings = SearchJob(STUDY, study, prepared), WorkerSettings(sqlite, warm_start="none")
     ended = False

@@ -5,10 +5,16 @@ from collections.abc import Callable
 
 import optuna
 import pytest
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from mura_tune.database.optuna_private import TrialCache, begin_trial, begun_trial
+from mura_tune.database.optuna_private import (
+    TrialCache,
+    begin_trial,
+    begun_trial,
+    stored_together,
+)
 from mura_tune.database.storage import open_storage
 from mura_tune.search.search_record import SearchRecord, Trials
 from mura_tune.search.trial_record import TrialRecord
@@ -100,3 +106,28 @@ def test_a_trial_begins_with_its_worker_and_slot(url: str) -> None:
         {"slot": 5, "worker": "w"},
     ]
     assert {trial.state for trial in study.trials} == {TrialState.RUNNING}
+
+
+def test_what_is_stored_together_is_seen_at_once(url: str) -> None:
+    study = optuna.create_study(study_name="s", storage=opened(url, lambda trial: True))
+    other = optuna.load_study(study_name="s", storage=open_storage(url))
+    trial = begun_trial(study, begin_trial(study, {"worker": "w"}))
+    with stored_together(trial):
+        trial.suggest_float("lr", 0, 1)
+        trial.set_user_attr("epochs", 1)
+        trial.report(0.5, 1)
+        assert (other.trials[0].params, other.trials[0].user_attrs) == ({}, {"worker": "w"})
+    (seen,) = other.trials
+    assert seen.params == trial.params
+    assert (seen.user_attrs, seen.intermediate_values) == ({"worker": "w", "epochs": 1}, {1: 0.5})
+    assert study._storage.get_trial(trial._trial_id) == seen
+
+
+def test_an_own_trial_that_was_given_away_takes_nothing_more(url: str) -> None:
+    study = optuna.create_study(study_name="s", storage=opened(url, lambda trial: True))
+    trial = begun_trial(study, begin_trial(study, {"worker": "w"}))
+    optuna.load_study(study_name="s", storage=open_storage(url)).tell(0, state=TrialState.FAIL)
+    with pytest.raises(UpdateFinishedTrialError):
+        trial.set_user_attr("epochs", 1)
+    SearchRecord(study).end(trial, TrialState.COMPLETE, 0.5)
+    assert [(t.state, t.user_attrs) for t in study.trials] == [(TrialState.FAIL, {"worker": "w"})]

@@ -1,6 +1,7 @@
 """A database that is out of reach for a while is waited for, and no trial is blamed."""
 
 import contextlib
+import itertools
 import sqlite3
 import threading
 import time
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from mura_tune.database import sqlite_file
@@ -172,20 +174,21 @@ def test_a_lock_in_a_database_is_known_to_be_lost(
 def test_what_was_stored_though_its_connection_was_lost_is_not_stored_again(
     impatient: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = RDBStorage.set_trial_state_values
-    calls: list[TrialState] = []
+    begin, calls = Engine.begin, itertools.count()
 
-    def lost(storage: RDBStorage, trial_id: int, state: TrialState, values: Any = None) -> bool:
-        calls.append(state)
-        write(storage, trial_id, state, values)
-        raise OperationalError("", {}, psycopg.OperationalError(), connection_invalidated=True)
+    @contextlib.contextmanager
+    def lost(engine: Engine) -> Iterator[Connection]:
+        with begin(engine) as connection:
+            yield connection
+        if next(calls) % 2 == 0:  # each first try
+            raise OperationalError("", {}, psycopg.OperationalError(), connection_invalidated=True)
 
     study = opened(impatient, patience=60)
     study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"slot": 0}))
-    monkeypatch.setattr(RDBStorage, "set_trial_state_values", lost)
+    monkeypatch.setattr(Engine, "begin", lost)
     trial = study.ask()
     study.tell(trial, 0.5)
-    assert calls == [TrialState.RUNNING, TrialState.COMPLETE]
+    assert next(calls) == 4  # of the trial's start and end, two tries each
     assert [(t.state, t.user_attrs) for t in study.trials] == [(TrialState.COMPLETE, {"slot": 0})]
 
 

@@ -72,8 +72,18 @@ def ask(
     since: int = 0,
 ) -> Slot | None:
     search = SearchRecord(study)
-    lost = find_lost(search, search.trials(), set if is_alive else lambda names: set())
+    lost = find_lost(search, search.trials(), "idle", set if is_alive else lambda names: set())
     return next_slot(search, lambda trials: plan, space, lost, since)
+
+
+def test_a_trial_of_the_worker_that_asks_is_lost(study: optuna.Study) -> None:
+    """It runs none: its connection was lost as one began, and it began another."""
+    add(study, TrialState.RUNNING, 0, worker="idle")
+    add(study, TrialState.RUNNING, 1, worker="another")
+    slot = ask(study)
+    assert slot is not None
+    assert slot.key == 0
+    assert [trial.user_attrs.get("reason") for trial in study.trials][:2] == ["killed", None]
 
 
 def test_the_lowest_slot_without_a_trial_is_next(study: optuna.Study) -> None:

@@ -3,6 +3,7 @@
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.search_space import IntersectionSearchSpace
 
 from mura_tune.search.space import RoundingSampler, round_value
 
@@ -24,3 +25,17 @@ def test_rounding_stays_inside_and_leaves_steps_alone() -> None:
     assert round_value(0.9999, FloatDistribution(0.5, 0.9999)) == 0.9999
     assert round_value(0.03125, FloatDistribution(0.0, 0.5, step=0.03125)) == 0.03125
     assert round_value(3, IntDistribution(0, 5)) == 3
+
+
+def test_samplers_that_share_what_they_know_of_the_axes_draw_the_same() -> None:
+    drawn = []
+    for axes in (None, IntersectionSearchSpace(include_pruned=True)):
+        study = optuna.create_study()
+        for seed in range(12):
+            study.sampler = RoundingSampler(axes, n_startup_trials=3, seed=seed)
+            trial = study.ask()
+            lr = trial.suggest_float("lr", 1e-5, 1e-2, log=True)
+            depth = trial.suggest_int("depth", 0, 4) if seed != 7 else 0  # one lacks an axis
+            study.tell(trial, lr + depth)
+        drawn.append([trial.params for trial in study.trials])
+    assert drawn[0] == drawn[1]

@@ -1,6 +1,7 @@
-"""Trials read with one statement a table are those that Optuna's own reader gives."""
+"""Trials that are read and stored with few statements are as Optuna reads and stores them."""
 
 import math
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -11,10 +12,12 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mura_tune.database import trial_rows
+from mura_tune.database.optuna_private import TrialCache
 from mura_tune.database.outages import WaitingStorage
 from mura_tune.database.storage import open_storage
 
@@ -93,3 +96,52 @@ def test_of_ended_trials_the_new_ones_alone_are_named(storage: WaitingStorage) -
         TrialState.WAITING: {9},
     }
     assert storage.read_open(1, 9, 9) == {TrialState.WAITING: {9}}
+
+
+def untimed(trial: FrozenTrial) -> dict[str, Any]:
+    """All that a trial holds but its key and times."""
+    return {name: value for name, value in plain(trial).items() if name not in UNLIKE}
+
+
+UNLIKE = ("_trial_id", "_datetime_start", "datetime_complete")
+
+
+def test_trials_are_stored_as_optuna_stores_them(storage: WaitingStorage) -> None:
+    cache = TrialCache(storage, lambda trial: True)
+    optuna.create_study(study_name="u", storage=cache)
+    for theirs in RDBStorage._get_trials(storage, 1, None, set(), -1):
+        key = cache.create_new_trial(3, theirs)
+        if theirs.state == TrialState.RUNNING:
+            cache.set_trial_state_values(key, TrialState.COMPLETE, [math.inf])
+            storage.set_trial_state_values(theirs._trial_id, TrialState.COMPLETE, [math.inf])
+    optunas, ours = (RDBStorage._get_trials(storage, search, None, set(), -1) for search in (1, 3))
+    assert [*map(untimed, ours)] == [*map(untimed, optunas)]
+    since = [abs((datetime.now() - t.datetime_complete).total_seconds()) for t in ours[3:4]]
+    assert all(seconds < 3600 for seconds in since)  # another hour is another zone's
+
+
+def test_nothing_is_stored_in_a_trial_that_has_ended(storage: WaitingStorage) -> None:
+    before = storage.get_trial(1)
+    rows = create_trial(state=TrialState.RUNNING, user_attrs={"a": 1}, system_attrs={"b": 2})
+    with pytest.raises(UpdateFinishedTrialError):
+        storage.store_rows(1, rows)
+    with pytest.raises(UpdateFinishedTrialError):
+        storage.set_trial_state_values(1, TrialState.FAIL)
+    with pytest.raises(KeyError):
+        storage.store_rows(99, rows)
+    assert plain(storage.get_trial(1)) == plain(before)
+
+
+def test_a_trial_begins_once(storage: WaitingStorage) -> None:
+    assert [storage.set_trial_state_values(9, TrialState.RUNNING) for _ in range(2)] == [
+        True,
+        False,
+    ]
+
+
+def test_a_name_keeps_its_kind_of_values(storage: WaitingStorage) -> None:
+    cache = TrialCache(storage, lambda trial: True)
+    trial = optuna.load_study(study_name="s", storage=cache).ask()
+    with pytest.raises(ValueError, match="Cannot set different distribution kind"):
+        trial.suggest_int("lr", 1, 3)
+    assert storage.get_trial(trial._trial_id).params == {}
