@@ -27,6 +27,7 @@ from mura_tune.reading.answer_studies import answer_all
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import find_studies
 from mura_tune.release.release import current_preprocessing, save_release
+from mura_tune.release_format.entries import SIGMOID_OF_MEAN
 from mura_tune.release_format.manifest import SCHEMA, parse_manifest
 from mura_tune.training.batches import load_split, to_input
 from mura_tune.training.fit import predict
@@ -116,10 +117,13 @@ def release(folder: Path, arch: str, size: int) -> None:
         "outputs": 1,
         "recipe_digest": "none",
         "preprocessing": current_preprocessing(size).to_json(),
-        "calibration": {"temperature": 1.0, "offset": 0.0},
+        "calibration": {"temperature": 1.0, "offset": 0.0, "aggregation": SIGMOID_OF_MEAN},
         "recommended": "max_youden",
         "operating_points": {"max_youden": {"threshold": 0.5, "chosen": "by nobody"}},
-        "abstain": {"low": 0.5, "high": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
+        "abstain": {
+            **{"low": 0.5, "high": 0.5, "share": 0.0},
+            **{"error": 0.0, "error_without": 0.0, "bound": 0.0},
+        },
     }
     save_release(folder, build_network(arch, size=size), parse_manifest(manifest, folder), {})
 

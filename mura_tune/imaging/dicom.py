@@ -221,27 +221,26 @@ class Radiograph:
         if self.inverted:
             shown = 1 - shown
         levels = np.floor(shown.clip(0, 1) * _LEVELS + 0.5).astype(np.uint8)
-        grey: Pixels = levels[self._places()]
-        return np.where(self._is_padding(), np.uint8(0), grey)
+        places = self.stored.astype(np.int32) - self.low if self.low else self.stored
+        grey: Pixels = np.take(levels, places, mode="clip")
+        if self.padding is not None:
+            grey[self._is_padding(*self.padding)] = 0
+        return grey
 
     def extremes(self) -> tuple[float, float]:
-        """The lowest and the highest meaning in the picture, without its padding."""
-        places = self._places()[~self._is_padding()]
-        if not places.size:
+        """The ends of what the picture's values, without its padding, can mean."""
+        values = self.stored
+        if self.padding is not None:
+            values = values[~self._is_padding(*self.padding)]
+        if not values.size:
             return float(self.meanings.min()), float(self.meanings.max())
-        present = self.meanings[np.flatnonzero(np.bincount(places))]
+        last = len(self.meanings) - 1
+        first, last = (min(max(int(v) - self.low, 0), last) for v in (values.min(), values.max()))
+        present = self.meanings[first : last + 1]
         return float(present.min()), float(present.max())
 
-    def _places(self) -> NDArray[np.int64]:
-        """Where in the tables each pixel's value stands."""
-        places = np.clip(self.stored.astype(np.int64) - self.low, 0, len(self.meanings) - 1)
-        return np.asarray(places, np.int64)
-
-    def _is_padding(self) -> NDArray[np.bool_]:
+    def _is_padding(self, first: int, last: int) -> NDArray[np.bool_]:
         """Which pixels (H, W) are no part of the picture (C.7.5.1.1.2)."""
-        if self.padding is None:
-            return np.zeros(self.stored.shape, bool)
-        first, last = self.padding
         return np.asarray((self.stored >= first) & (self.stored <= last))
 
 

@@ -1,0 +1,218 @@
+"""How long does `mura read` take for a study of three views, and what memory does it hold?
+
+The server runs as a process of its own, as the command starts it, with a router and one area's
+release: lite0 at 224 px with drawn weights, which answer as fast as trained ones. A browser's
+requests are sent over HTTP: the upload until the answer is there (`answer`), then what the page
+loads to show the first view: its picture and its heatmap (`shown`), and once the deletion score
+(`deletion`). The first study, which warms up torch, is printed by itself.
+
+png: three 512-pixel phantoms. dicom: three radiographs of 2,500 x 2,048 with 12 bits, not
+compressed: the phantoms enlarged, 10 MB each.
+
+Then 50 studies in a row, and 50 more: resident memory of the server before and after each study.
+It holds pictures of at most `room.sittings.MOST_PICTURE_BYTES`, and drops the oldest.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pydicom
+from infer import release
+from measure import REPO, arguments, opened, spread
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+from search import phantom_data
+
+from mura_tune.networks.factory import build_network
+from mura_tune.release.release import current_preprocessing, save_release
+from mura_tune.release_format.manifest import parse_manifest
+from mura_tune.room.sittings import MOST_PICTURE_BYTES
+
+BOUNDARY = "room"
+AREAS = ["XR_WRIST", "XR_HAND"]
+
+
+class Client:
+    """A browser's requests to a room."""
+
+    def __init__(self, url: str, pid: int) -> None:
+        parts = urlsplit(url)
+        self.netloc, self.pid, self.cookie = parts.netloc, pid, ""
+        _, headers = self.ask("GET", f"/?{parts.query}")
+        self.cookie = headers["Set-Cookie"].partition(";")[0]
+
+    def ask(self, method: str, path: str, body: bytes = b"", kind: str = "") -> tuple[bytes, Any]:
+        connection = http.client.HTTPConnection(self.netloc)
+        headers = {"Cookie": self.cookie} | ({"Content-Type": kind} if kind else {})
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        if answer.status >= 400:
+            raise SystemExit(f"{method} {path}: {answer.status} {content[:200]!r}")
+        return content, answer.headers
+
+    def drop(self, files: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
+        """Send the views of a study; the study as it is answered, by the wrist's release."""
+        parts = [b'Content-Disposition: form-data; name="area"\r\n\r\nauto']
+        for name, content in files:
+            head = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+            parts.append(head.encode() + content)
+        mark = f"--{BOUNDARY}".encode()
+        body = b"".join(mark + b"\r\n" + part + b"\r\n" for part in parts) + mark + b"--\r\n"
+        kind = f"multipart/form-data; boundary={BOUNDARY}"
+        content, _ = self.ask("POST", "/api/studies", body, kind)
+        (study,) = json.loads(content)["studies"]
+        assert study["probability"] is not None, study
+        return dict(study)
+
+    def memory(self) -> float:
+        """Resident memory of the server in MB."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+@contextmanager
+def room(releases: Path) -> Iterator[Client]:
+    """`mura read`, until the block ends."""
+    code = "import sys; from mura_tune.launch import mura; sys.argv[0] = 'mura'; mura()"
+    command = [sys.executable, "-c", code, "read", "--port=0", f"--releases={releases}"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    environment.pop("OMP_NUM_THREADS", None)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        try:
+            url = server.stdout.readline().split()[-1]
+            yield Client(url, server.pid)
+        finally:
+            server.terminate()
+
+
+def save_router(folder: Path, arch: str, size: int) -> None:
+    """A router with drawn weights that always answers, and with the wrist."""
+    net = build_network(arch, size=size, outputs=len(AREAS))
+    classifier: Any = net.body.get_classifier()
+    classifier.weight.data.zero_()
+    classifier.bias.data.copy_(classifier.bias.new_tensor([5.0, 0.0]))
+    manifest = {
+        "schema": 2,
+        "area": "router",
+        "arch": arch,
+        "outputs": len(AREAS),
+        "recipe_digest": "none",
+        "preprocessing": current_preprocessing(size).to_json(),
+        "task": "part",
+        "areas": AREAS,
+        "calibration": {"temperature": 1.0},
+        "abstain": {"confidence": 0.5, "share": 0.0, "error": 0.0, "error_without": 0.0},
+    }
+    save_release(folder, net, parse_manifest(manifest, folder), {})
+
+
+def enlarged(path: Path, study: str) -> bytes:
+    """A DICOM file of the size and the depth of a radiograph."""
+    picture = Image.open(path).convert("L").resize((2048, 2500))
+    pixels = np.asarray(picture).astype(np.uint16) * 16
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    for name, value in {
+        "SOPClassUID": ComputedRadiographyImageStorage,
+        "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
+        "StudyInstanceUID": study,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": 2500,
+        "Columns": 2048,
+        "BitsAllocated": 16,
+        "BitsStored": 12,
+        "HighBit": 11,
+        "PixelRepresentation": 0,
+    }.items():
+        setattr(file, name, value)
+    file.PixelData = pixels.tobytes()
+    file["PixelData"].VR = "OW"
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, file, enforce_file_format=True)
+    return out.getvalue()
+
+
+def timed(client: Client, files: Sequence[tuple[str, bytes]]) -> tuple[float, float, str]:
+    """Seconds until a study is answered, then until its first view is shown; the view's id."""
+    started = time.perf_counter()
+    study = client.drop(files)
+    answered = time.perf_counter()
+    view = f"/api/views/{study['views'][0]['id']}"
+    client.ask("GET", f"{view}/image.png")
+    client.ask("GET", f"{view}/heatmap.png")
+    return answered - started, time.perf_counter() - answered, view
+
+
+def main() -> None:
+    given = opened(arguments(__doc__, rounds=20))
+    arch, size, more = ("cnn", 32, 3) if given.quick else ("tf_efficientnet_lite0", 224, 50)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = phantom_data(folder / "phantoms", 4)
+        views = sorted(path for path in data.glob("*/*/*/*/*.png"))[:12]
+        release(folder / "releases" / "XR_WRIST", arch, size)
+        save_router(folder / "releases" / "router", arch, size)
+        kinds = {
+            "png": [(f"a/{n}.png", path.read_bytes()) for n, path in enumerate(views[:3])],
+            "dicom": [(f"b/{n}", enlarged(path, "1.2.3")) for n, path in enumerate(views[:3])],
+        }
+        for kind, files in kinds.items():
+            with room(folder / "releases") as client:
+                measure(client, kind, files, given.rounds, more)
+
+
+def measure(
+    client: Client, kind: str, files: Sequence[tuple[str, bytes]], rounds: int, more: int
+) -> None:
+    """Latency of `rounds` studies after the first, then memory over twice `more` studies."""
+    size = sum(len(content) for _, content in files) / 1e6
+    print(f"{kind}: three views, {size:.1f} MB")
+    empty = client.memory()
+    first, shown, _ = timed(client, files)
+    print(f"    first study: answer {first:.2f} s, shown {shown:.2f} s")
+    seen = [timed(client, files) for _ in range(rounds)]
+    print(f"    then: answer {spread([answer for answer, _, _ in seen])} s")
+    print(f"    then: shown {spread([shown for _, shown, _ in seen])} s more")
+    started = time.perf_counter()
+    client.ask("POST", f"{seen[-1][2]}/deletion")
+    print(f"    deletion score of a view: {time.perf_counter() - started:.2f} s")
+    before = client.memory()
+    marks = []
+    for _ in range(2):
+        for _ in range(more):
+            timed(client, files)
+        marks.append(client.memory())
+    done = rounds + 1
+    print(
+        f"    resident memory: {empty:.0f} MB at the start, {before:.0f} after {done} studies, "
+        f"{marks[0]:.0f} after {done + more}, {marks[1]:.0f} after {done + 2 * more} "
+        f"(pictures held: at most {MOST_PICTURE_BYTES / 2**20:.0f} MiB)"
+    )
+
+
+if __name__ == "__main__":
+    main()
