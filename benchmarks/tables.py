@@ -289,6 +289,26 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def room() -> str:
+    """Latency and memory of the reading room's server."""
+    lines = []
+    for block in _text("room").split("\npng: ", 1)[1].split("\ndicom: "):
+        what = block.partition("\n")[0]
+        kind = "512-pixel PNG" if not lines else "2,500 x 2,048 DICOM"
+        cells = [kind, what.rpartition(", ")[2]]
+        for pattern in (
+            r"first study: answer ([\d.]+)",
+            r"then: answer ([\d.]+ \(.*?\))",
+            r"then: shown ([\d.]+ \(.*?\))",
+            r"deletion score of a view: ([\d.]+)",
+        ):
+            cells.append(re.search(pattern, block)[1])
+        cells += re.search(r": (\d+) MB at the start, .* (\d+) after \d+, (\d+) after", block).groups()
+        lines.append(f"| {' | '.join(cells)} |")
+    head = "three views | upload | first answer, s | answer, s | shown, s more | deletion score, s"
+    return _table(f"{head} | MB at the start | after 71 studies | after 121", lines)
+
+
 def fill(text: str) -> str:
     """The text of a page with each of its tables made anew. Raises KeyError for an unknown one."""
     return MARK.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
