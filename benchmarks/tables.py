@@ -279,16 +279,6 @@ def subgroups() -> str:
     return _table(f"{head} | by draws holds | called falsely", lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table
-    for table in (
-        *(answer, released, speed, speed_short, ladder),
-        *(full_depth, coverage, heatmaps, starts, models, gpu),
-        *(calibration, thresholds, doubt, recalibration, subgroups),
-    )
-}
-
-
 def room() -> str:
     """Latency and memory of the reading room's server."""
     lines = []
@@ -303,10 +293,22 @@ def room() -> str:
             r"deletion score of a view: ([\d.]+)",
         ):
             cells.append(re.search(pattern, block)[1])
-        cells += re.search(r": (\d+) MB at the start, .* (\d+) after \d+, (\d+) after", block).groups()
+        cells += re.search(
+            r": (\d+) MB at the start, .* (\d+) after \d+, (\d+) after", block
+        ).groups()
         lines.append(f"| {' | '.join(cells)} |")
     head = "three views | upload | first answer, s | answer, s | shown, s more | deletion score, s"
     return _table(f"{head} | MB at the start | after 71 studies | after 121", lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table
+    for table in (
+        *(answer, released, speed, speed_short, ladder),
+        *(full_depth, coverage, heatmaps, starts, models, gpu),
+        *(calibration, thresholds, doubt, recalibration, subgroups, room),
+    )
+}
 
 
 def fill(text: str) -> str:
