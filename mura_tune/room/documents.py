@@ -17,9 +17,11 @@ from mura_tune.text import to_cell
 
 ABNORMAL, NORMAL, DOUBT, UNLIKE = "abnormal", "normal", "doubt", "unlike"
 UNROUTED, NO_RELEASE, UNREADABLE = "unrouted", "no release", "unreadable"
+_ABSTAINS = "The release abstains."
 COLUMNS = (
     *("study", "files", "read_at", "area", "area_source", "router_confidence", "views"),
-    *("probability", "call", "why", "operating_point", "threshold", "release", "digest"),
+    *("probability", "call", "why", "distance", "operating_point", "threshold"),
+    *("release", "digest"),
 )
 
 
@@ -28,6 +30,7 @@ def study_to_json(study: ReadStudy, releases: RoomReleases) -> dict[str, Any]:
     call, why = describe_call(study, releases)
     found = study.answer
     answer, route = (found.answer, found.route) if found else (None, None)
+    familiarity = found.familiarity if found else None
     return {
         "id": study.id,
         "name": study.name,
@@ -48,6 +51,7 @@ def study_to_json(study: ReadStudy, releases: RoomReleases) -> dict[str, Any]:
         "operating_point": answer
         and {"name": answer.operating_point, "threshold": answer.threshold},
         "band": _band(found, releases),
+        "familiarity": familiarity.to_json() if familiarity else None,
         "views": [
             {
                 "id": view.id,
@@ -55,6 +59,7 @@ def study_to_json(study: ReadStudy, releases: RoomReleases) -> dict[str, Any]:
                 "width": view.width,
                 "height": view.height,
                 "probability": answer and answer.views[number].probability,
+                "distance": answer and answer.views[number].distance,
                 "window": view.window and asdict(view.window),
             }
             for number, view in enumerate(study.views)
@@ -75,6 +80,8 @@ def describe_call(study: ReadStudy, releases: RoomReleases) -> tuple[str, str]:
             f"{len(study.errors)} of its {files} files cannot be read, and no view is left out of "
             "an answer: drop the study again without what is no view of it."
         )
+    if found.familiarity is not None and not found.familiarity.like_training:
+        return UNLIKE, f"It is {found.familiarity}. {found.problem or _ABSTAINS}"
     if found.answer is None or found.name is None:
         missing = found.route is not None and not found.route.abstain
         return (NO_RELEASE if missing else UNROUTED), found.problem
@@ -87,7 +94,7 @@ def _describe_answer(answer: Answer, reader: Predictor) -> tuple[str, str]:
         band = reader.decision.band
         return DOUBT, (
             f"Its probability lies between {band.low:.3f} and {band.high:.3f}, where too many "
-            "studies were answered wrong: the release abstains."
+            f"studies were answered wrong. {_ABSTAINS}"
         )
     if answer.abnormal:
         return ABNORMAL, f"Its probability reaches {point}."
@@ -135,6 +142,8 @@ def _row(study: ReadStudy, releases: RoomReleases, point: str | None) -> dict[st
         "why": document["why"],
     }
     found = study.answer
+    if found is not None and found.familiarity is not None:
+        row["distance"] = f"{found.familiarity.distance:.6f}"
     if found is None or found.answer is None or found.name is None:
         return row
     reader, answer = releases.reader(found.name), found.answer

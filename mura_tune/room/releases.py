@@ -13,9 +13,10 @@ import torch
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import describe_rest
+from mura_tune.evaluation.familiarity import UNFAMILIAR
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.metrics.operating_points import METRIC_NAMES
-from mura_tune.reading.answers import Answer, AreaAnswer
+from mura_tune.reading.answers import Answer, AreaAnswer, Familiarity
 from mura_tune.reading.locate import FindRelease
 from mura_tune.reading.readers import Predictor, RoutedReader
 from mura_tune.reading.studies import StudyViews
@@ -58,6 +59,15 @@ class RoomAnswer:
     route: AreaAnswer | None = None
     answer: Answer | None = None
     problem: str = ""
+
+    @property
+    def familiarity(self) -> Familiarity | None:
+        """How like the training radiographs the study is: to the router where the router refuses
+        it, else to the release; None where neither says."""
+        route = self.route.familiarity if self.route else None
+        if self.answer is None or (route is not None and not route.like_training):
+            return route
+        return self.answer.familiarity
 
 
 class RoomReleases:
@@ -122,7 +132,9 @@ class RoomReleases:
             predictor, _ = routed.release_of(found.route.area)
             name = self._names[id(predictor)]
             return RoomAnswer("router", name, found.route, found.answer, found.fallback or "")
-        if found.error:
+        if found.familiarity is not None and not found.familiarity.like_training:
+            problem = "The router abstains. Where you know the area, choose it."
+        elif found.error:
             problem = f"The router takes it for {found.route.area}, which has no release here."
         else:
             problem = (
@@ -266,7 +278,17 @@ def _limits(release: Release, manifest: AbnormalityManifest) -> Iterator[str]:
                 f"It abstains from {test.abstain.studies} of {test.studies} test studies; "
                 f"{describe_rest(test.abstain, test.studies)}."
             )
+        if test.unfamiliar is not None:
+            yield (
+                f"{test.unfamiliar.studies} of {test.studies} test studies were {UNFAMILIAR}, a "
+                f"share of {test.unfamiliar.share.brief()}: it abstains from these."
+            )
     else:
         yield "An older version released it, without its figures."
+    if release.familiarity is None:
+        yield (
+            "It cannot tell a picture that is nothing like those it was trained on: an older "
+            "version made it."
+        )
     if changes := describe_decoding_changes(manifest):
         yield f"{changes[0].upper()}{changes[1:]}."

@@ -32,6 +32,7 @@ from untrained import CPU
 from mura_tune.imaging.images import decode_image, resize_to_square
 from mura_tune.networks.factory import build_network
 from mura_tune.networks.gradcam import measure_faithfulness
+from mura_tune.reading.answers import Answer
 from mura_tune.reading.explain import explain_study
 from mura_tune.reading.readers import Predictor
 from mura_tune.release.release import current_preprocessing, save_release
@@ -52,6 +53,13 @@ def study_of(phantoms: Path, number: int = 0) -> list[Path]:
 
 def named(views: list[Path], folder: str) -> list[tuple[str, bytes]]:
     return [(f"{folder}/{view.name}", view.read_bytes()) for view in views]
+
+
+def word_of(answer: Answer) -> str:
+    """What the page calls an answer."""
+    if answer.familiarity is not None and not answer.familiarity.like_training:
+        return "unlike"
+    return "doubt" if answer.abstain else ("abnormal" if answer.abnormal else "normal")
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +169,7 @@ def test_studies_that_were_dropped_together_are_answered_each_by_itself(
         ]
         assert study["area"] == "XR_WRIST"
         assert study["area_source"] == "only"
-        word = "doubt" if answer.abstain else ("abnormal" if answer.abnormal else "normal")
-        assert study["call"] == word
+        assert study["call"] == word_of(answer)
         assert study["why"]
         assert study["operating_point"]["threshold"] == answer.threshold
     assert browser.ask("GET", "/api/studies").json()["studies"] == got["studies"]
@@ -266,6 +273,19 @@ def test_no_view_is_left_out_of_an_answer(browser: Browser) -> None:
         "POST", f"/api/studies/{study['id']}/area", area, CONTENT_TYPE="application/json"
     )
     assert again.status == 422
+
+
+def test_what_is_nothing_like_a_radiograph_is_said_to_be(
+    browser: Browser, wrist: Predictor, tmp_path: Path
+) -> None:
+    (tmp_path / "noise.png").write_bytes(png())
+    answer = wrist.predict(tmp_path / "noise.png")
+    assert answer.familiarity is not None
+    (study,) = browser.drop([("noise.png", png())]).json()["studies"]
+    assert (study["call"], study["familiarity"]["like_training"]) == ("unlike", False)
+    assert study["familiarity"]["distance"] == answer.familiarity.distance
+    assert "not like the radiographs this was trained on" in study["why"]
+    assert study["views"][0]["distance"] > study["familiarity"]["threshold"]
 
 
 def test_the_router_chooses_and_a_person_overrules_it(finished: Path, tmp_path: Path) -> None:
@@ -392,14 +412,15 @@ def test_nothing_of_a_header_leaves_and_nothing_of_a_patient_is_logged(browser: 
 
 
 def test_the_list_of_a_sitting_is_a_table_without_formulas(
-    browser: Browser, wrist: Predictor
+    browser: Browser, wrist: Predictor, phantoms: Path
 ) -> None:
-    browser.drop([("=cmd()/1.png", png()), ("=cmd()/2.png", png(1)), ("b.png", png(2))])
+    one, two = study_of(phantoms, 0), study_of(phantoms, 1)
+    browser.drop([*named(one[:2], "=cmd()"), ("b.png", two[0].read_bytes()), ("c.png", png())])
     got = browser.ask("GET", "/api/sitting.csv")
     assert got.headers["Content-Type"] == "text/csv; charset=utf-8"
     rows = [*csv.DictReader(io.StringIO(got.body.decode()))]
-    assert [row["study"] for row in rows] == ["'=cmd()", "b"]
-    assert rows[0]["files"] == "'=cmd()/1.png; =cmd()/2.png"
+    assert [row["study"] for row in rows] == ["'=cmd()", "b", "c"]
+    assert rows[0]["files"] == "'=cmd()/image1.png; =cmd()/image2.png"
     assert rows[0]["views"] == "2"
     studies = browser.ask("GET", "/api/studies").json()["studies"]
     assert [float(row["probability"]) for row in rows] == pytest.approx(
@@ -411,7 +432,8 @@ def test_the_list_of_a_sitting_is_a_table_without_formulas(
     for row in csv.DictReader(io.StringIO(point)):
         assert row["operating_point"] == "max_youden"
         reached = float(row["probability"]) >= threshold
-        assert row["call"] == ("abnormal" if reached else "normal")
+        own = "unlike" if row["study"] == "c" else ("abnormal" if reached else "normal")
+        assert row["call"] == own
     assert browser.ask("GET", "/api/sitting.csv?operating_point=best").status == 400
 
 
