@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -216,7 +215,10 @@ class RoomApp:
         body = environ.get("CONTENT_LENGTH") or environ.get("HTTP_TRANSFER_ENCODING") or "0"
         if method not in ("POST", "PUT", "PATCH") and body != "0":
             raise RefusedRequest(400, f"{method} takes no body")
-        query = parse_qs(str(environ.get("QUERY_STRING", "")), max_num_fields=8)
+        try:
+            query = parse_qs(str(environ.get("QUERY_STRING", "")), max_num_fields=8)
+        except ValueError:
+            raise RefusedRequest(400, "the address has too many fields") from None
         return answer(_Request(environ, sitting, names, query))
 
     # The page ------------------------------------------------------------------------------------
@@ -225,8 +227,8 @@ class RoomApp:
         token = request.query.get("token")
         if token is not None:
             return self._enter(token[-1], request.sitting)
-        if request.sitting is None:
-            raise RefusedRequest(401, NO_SITTING)
+        if request.sitting is None:  # a person reads this
+            return Response(401, f"{NO_SITTING}\n".encode(), "text/plain; charset=utf-8")
         return _file("room.html")
 
     def _enter(self, token: str, sitting: Sitting | None) -> Response:
@@ -246,12 +248,11 @@ class RoomApp:
         return _file(request.names[0])
 
     def _find_sitting(self, environ: dict[str, Any]) -> Sitting | None:
-        try:
-            cookies = SimpleCookie(str(environ.get("HTTP_COOKIE", "")))
-        except CookieError:
-            return None
-        morsel = cookies.get(self._address.cookie)
-        return self._room.sittings.find(morsel.value) if morsel else None
+        for pair in str(environ.get("HTTP_COOKIE", "")).split(";"):
+            name, _, value = pair.strip().partition("=")
+            if name == self._address.cookie:
+                return self._room.sittings.find(value)
+        return None
 
     # Studies -------------------------------------------------------------------------------------
 

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_tune.errors import InputError, UnreadableImage
-from mura_tune.imaging.images import Picture, decode_picture, resize_to_square
+from mura_tune.imaging.images import (
+    MAX_PIXELS,
+    Picture,
+    decode_picture,
+    resize_to_square,
+)
 from mura_tune.reading.explain import EvidenceMaps, map_evidence
 from mura_tune.reading.studies import StudyFiles, StudyViews
 from mura_tune.room.pictures import find_window
@@ -30,6 +35,8 @@ from mura_tune.room.sittings import (
 )
 from mura_tune.room.uploads import StudyUploads, group_uploads
 
+MOST_STUDY_PIXELS = 2 * MAX_PIXELS  # some thirty pictures of a large detector
+_AT_ONCE = 2  # studies that are decoded; each may take a GB while it is
 _LEFT_OUT = "no picture, left out"
 _DROPPED = "its pictures were dropped to make room for newer ones: drop the files again"
 
@@ -41,6 +48,7 @@ class Room:
         self.releases = releases
         self.sittings = sittings
         self._computing = threading.Lock()
+        self._decoding = threading.BoundedSemaphore(_AT_ONCE)
 
     def read(
         self, sitting: Sitting, uploads: Sequence[Upload], area: str, *, loose_are_one: bool
@@ -58,7 +66,8 @@ class Room:
         studies, left_out = group_uploads(uploads, loose_are_one=loose_are_one)
         read, errors = [], [FileError(upload.name, _LEFT_OUT) for upload in left_out]
         for study in studies:
-            found = self._read_study(study, area)
+            with self._decoding:
+                found = self._read_study(study, area)
             if found.views:
                 self.sittings.add(sitting, found)
                 read.append(found)
@@ -130,9 +139,16 @@ class Room:
         pictures: list[Picture] = []
         views: list[ReadView] = []
         errors: list[FileError] = []
+        left = MOST_STUDY_PIXELS
         for upload in study.uploads:
             try:
                 picture = decode_picture(upload.content, upload.name)
+                left -= picture.grey.size
+                if left < 0:
+                    reason = (
+                        f"the study has more than {MOST_STUDY_PIXELS:,} pixels: reduce it first"
+                    )
+                    raise UnreadableImage(upload.name, reason)
             except UnreadableImage as error:
                 errors.append(FileError(upload.name, error.reason))
             except InputError as error:  # a library or memory that is missing

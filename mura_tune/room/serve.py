@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,8 @@ class PublicUrl:
             sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
             sound = False
-        if not sound or parts.query or parts.fragment or "@" in parts.netloc:
+        plain = sound and re.fullmatch(r"[\w./~-]*", parts.path, re.ASCII)
+        if not plain or parts.query or parts.fragment or "@" in parts.netloc:
             raise InputError(
                 f"--public-url {self.text}: write https://HOST or https://HOST/PATH, as browsers "
                 "reach the proxy"

@@ -38,6 +38,7 @@ from mura_tune.reading.readers import Predictor
 from mura_tune.release.release import current_preprocessing, save_release
 from mura_tune.release_format.manifest import parse_manifest
 from mura_tune.report.heatmap import overlay
+from mura_tune.room import room
 from mura_tune.room.releases import RoomReleases, open_releases
 from mura_tune.room.sittings import MOST_PICTURE_BYTES
 from mura_tune.training.batches import to_input
@@ -106,7 +107,10 @@ def save_router(folder: Path, area: int, confidence: float) -> None:
 
 def test_the_token_gives_a_browser_its_sitting(releases: RoomReleases) -> None:
     browser = Browser(new_room(releases))
-    for path in ("/", "/api/room", "/api/studies", "/api/sitting.csv", "/api/views/x/image.png"):
+    page = browser.ask("GET", "/")
+    assert (page.status, page.headers["Content-Type"]) == (401, "text/plain; charset=utf-8")
+    assert b"open the address" in page.body
+    for path in ("/api/room", "/api/studies", "/api/sitting.csv", "/api/views/x/image.png"):
         refused = browser.ask("GET", path)
         assert refused.status == 401
         assert "open the address" in refused.json()["reason"]
@@ -120,6 +124,8 @@ def test_the_token_gives_a_browser_its_sitting(releases: RoomReleases) -> None:
     assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     browser.ask("GET", "/?token=right-token")
     assert browser.cookie == first  # a bookmark opened again is the same sitting
+    others = f'json={{"a": 1}}; {browser.cookie}; x'  # of other programs on this machine
+    assert browser.ask("GET", "/api/room", HTTP_COOKIE=others).status == 200
     browser.cookie += "x"
     assert browser.ask("GET", "/api/room").status == 401
 
@@ -286,6 +292,19 @@ def test_what_is_nothing_like_a_radiograph_is_said_to_be(
     assert study["familiarity"]["distance"] == answer.familiarity.distance
     assert "not like the radiographs this was trained on" in study["why"]
     assert study["views"][0]["distance"] > study["familiarity"]["threshold"]
+
+
+def test_a_study_has_a_bounded_number_of_pixels(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its pictures may be as large as one may be."""
+    monkeypatch.setattr(room, "MOST_STUDY_PIXELS", 2 * 40 * 32)
+    files = [(f"a/{number}.png", png(number)) for number in range(3)]
+    (study,) = browser.drop(files).json()["studies"]
+    assert (study["call"], len(study["views"])) == ("unreadable", 2)
+    assert [error["file"] for error in study["errors"]] == ["a/2.png"]
+    (study,) = browser.drop(files[:2]).json()["studies"]
+    assert study["probability"] is not None
 
 
 def test_the_router_chooses_and_a_person_overrules_it(finished: Path, tmp_path: Path) -> None:
@@ -519,6 +538,10 @@ HOSTILE: dict[str, tuple[bytes | Callable[[], bytes], int]] = {
         b"GET /api/room HTTP/1.1\r\nHOST\r\nCOOKIE\r\nContent-Length: 5\r\n\r\nhello",
         400,
     ),
+    "a hundred fields": (
+        b"GET /?" + b"a=1&" * 100 + b" HTTP/1.1\r\nHOST\r\nCOOKIE\r\n\r\n",
+        400,
+    ),
     "another method": (b"PUT /api/room HTTP/1.1\r\nHOST\r\nCOOKIE\r\n\r\n", 405),
     "no version of HTTP": (b"GET /api/room HTTP/nine\r\n\r\n", 400),
     "an endless header": (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
@@ -646,8 +669,16 @@ def test_the_command_refuses_what_it_cannot_serve(
         ran = run("read", f"--port={taken.getsockname()[1]}")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "choose another" in ran.err
-    ran = run("read", "--public-url=ftp://x")
-    assert (ran.code, "write https://HOST" in ran.err) == (2, True)
+    for url in (
+        "ftp://x",
+        "x.example",
+        "https://x/?a",
+        "https://u@x/",
+        "https://x/a;b",
+        "https://",
+    ):
+        ran = run("read", f"--public-url={url}")
+        assert (ran.code, "write https://HOST" in ran.err) == (2, True)
     ran = run("read", f"--releases={tmp_path / 'none'}")
     assert (ran.code, "no release that tells normal from abnormal" in ran.err) == (2, True)
     save_router(tmp_path / "router", 0, 0.5)
