@@ -37,6 +37,12 @@ Numbers = NDArray[np.float64]
 RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1")
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"  # of 12 bits neither GDCM nor Pillow reads it
+# JPEG, lossless JPEG and JPEG-LS end with a marker. GDCM fills up a lossless JPEG without its end,
+# and CharLS computes for seconds on a JPEG-LS that is cut off.
+_WITH_END = {f"1.2.840.10008.1.2.4.{last}" for last in (50, 51, 57, 70, 80, 81)}
+_JPEG_2000 = {f"1.2.840.10008.1.2.4.{last}" for last in (90, 91)}
+_END, _LAST_BYTES = b"\xff\xd9", 16  # the marker, and padding after it
 _IDENTITY = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID", "BodyPartExamined"]
 # What studies may be grouped by, where a user asks for it, by the user's word.
 CHARACTERISTICS = {
@@ -413,23 +419,34 @@ def _stored_values(header: Dataset) -> NDArray[np.integer[Any]]:
         raise UnclearGreyLevels(f"no pixels in the file: {_AGAIN}")
     if int(header.HighBit) != int(header.BitsStored) - 1:
         raise UnclearGreyLevels(f"values that do not begin with the lowest bit: {_AGAIN}")
-    syntax = header.file_meta.TransferSyntaxUID
-    if not _is_decoded(syntax):
+    syntax, bits = header.file_meta.TransferSyntaxUID, int(header.BitsStored)
+    plugins = _find_plugins(syntax, bits)
+    if plugins is None:
+        what = f"{syntax.name} of {bits} bits" if syntax == _JPEG_EXTENDED else syntax.name
         raise UnclearGreyLevels(
-            f"nothing installed decodes {syntax.name}: export it with another compression"
+            f"nothing installed decodes {what}: export it with another compression"
         )
+    if syntax in _WITH_END and _END not in header.PixelData[-_LAST_BYTES:]:
+        raise UnclearGreyLevels(f"cut off: its compressed pixels have no end: {_AGAIN}")
+    if syntax in _JPEG_2000 and "pillow" in plugins:  # the same library; GDCM's prints its errors
+        header.pixel_array_options(decoding_plugin="pillow")
     stored: NDArray[np.integer[Any]] = header.pixel_array
     if stored.ndim != 2:
         raise UnclearGreyLevels(f"{stored.ndim} dimensions, and not rows and columns: {_AGAIN}")
     return stored
 
 
-def _is_decoded(syntax: Any) -> bool:
-    """Whether something installed decodes a transfer syntax."""
+def _find_plugins(syntax: Any, bits: int) -> set[str] | None:
+    """The installed plugins of pydicom that decode values of so many bits in a transfer syntax, and
+    none where it takes none; None where nothing installed decodes these."""
     try:
-        return bool(_pydicom().pixels.get_decoder(syntax).is_available)
-    except NotImplementedError:  # pydicom's word for one that it does not know
-        return False
+        decoder = _pydicom().pixels.get_decoder(syntax)
+    except NotImplementedError:  # pydicom's word for a syntax that it does not know
+        return None
+    plugins = set(decoder.available_plugins)
+    if syntax == _JPEG_EXTENDED and bits > 8:
+        return plugins - {"gdcm", "pillow"} or None
+    return plugins if decoder.is_available else None
 
 
 def _refuse_others(header: Dataset) -> None:
