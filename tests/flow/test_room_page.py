@@ -61,6 +61,7 @@ def browser(address: str) -> Iterator[Any]:
     """One browser, that may ask the room and nobody else."""
     with browser_page(address.partition("?")[0]) as page:
         page.emulate_media(reduced_motion="reduce")
+        page.on("filechooser", lambda _: None)  # without a listener it is told of some too late
         yield page
 
 

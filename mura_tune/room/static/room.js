@@ -322,20 +322,25 @@ function renderDecision(study) {
     rows.push(["Area", route.abstained ? `not recognised (${sure}${doubt})` : sure]);
   } else if (study.area) {
     const sources = { fixed: "chosen by you", only: "the only release", header: "DICOM header" };
-    rows.push(["Area", `${areaName(study.area)} (${sources[study.area_source] ?? study.area_source})`]);
+    rows.push([
+      "Area",
+      `${areaName(study.area)} (${sources[study.area_source] ?? study.area_source})`,
+    ]);
   }
   if (study.recognised_area) rows.push(["Looks like", areaName(study.recognised_area)]);
   if (study.note) rows.push(["Note", study.note]);
   const familiarity = study.familiarity;
   if (familiarity) {
-    const numbers = `distance ${familiarity.distance.toPrecision(3)}, limit ${familiarity.threshold.toPrecision(3)}`;
+    const [distance, limit] = [familiarity.distance, familiarity.threshold];
+    const numbers = `distance ${distance.toPrecision(3)}, limit ${limit.toPrecision(3)}`;
     rows.push(["Like training", `${familiarity.like_training ? "yes" : "no"} (${numbers})`]);
   } else if (study.probability !== null) {
     rows.push(["Like training", "not known: this release does not say"]);
   }
   const release = releaseOf(study)?.release;
   if (release) rows.push(["Release", `${release.name} ${release.digest ?? ""}`]);
-  if (study.read_at) rows.push(["Read", `${study.read_at}, in ${study.seconds?.toFixed(2) ?? "?"} s`]);
+  if (study.read_at)
+    rows.push(["Read", `${study.read_at}, in ${study.seconds?.toFixed(2) ?? "?"} s`]);
   for (const { file, message } of study.errors ?? []) rows.push([file, message]);
   byId("decision").replaceChildren(
     ...rows.flatMap(([term, text]) => [
@@ -370,20 +375,28 @@ function fillSelect(select, choices, value) {
 
 function renderViews(study) {
   const rows = study.views.map((view, index) => {
-    const button = make("button", { type: "button", className: "plain", textContent: baseName(view.name) });
+    const button = make("button", {
+      type: "button",
+      className: "plain",
+      textContent: baseName(view.name),
+    });
     button.title = view.name;
     button.addEventListener("click", () => chooseView(index));
     const level = make("i");
     level.style.width = `${100 * (view.probability ?? 0)}%`;
     const meter = make("span", { className: "meter" }, level);
-    const unlike = isUnlike(study, view) ? make("span", { className: "pale" }, "not like training") : "";
+    const unlike = isUnlike(study, view)
+      ? make("span", { className: "pale" }, "not like training")
+      : "";
     const number = make("span", { className: "number", textContent: print(view.probability) });
     const cell = make("td", {}, meter, number, unlike);
     return make("tr", {}, make("td", {}, button), cell);
   });
   byId("views").tBodies[0].replaceChildren(...rows);
   byId("thumbnails").hidden = study.views.length < 2;
-  byId("thumbnails").replaceChildren(...study.views.map((view, index) => makeThumbnail(study, view, index)));
+  byId("thumbnails").replaceChildren(
+    ...study.views.map((view, index) => makeThumbnail(study, view, index)),
+  );
 }
 
 const isUnlike = (study, view) =>
@@ -395,7 +408,8 @@ function makeThumbnail(study, view, index) {
     (address) => (image.src = address),
     () => {}, // the stage says it for the view that is shown
   );
-  const label = `View ${index + 1} of ${study.views.length}, ${baseName(view.name)}: probability ${print(view.probability)}`;
+  const which = `View ${index + 1} of ${study.views.length}, ${baseName(view.name)}`;
+  const label = `${which}: probability ${print(view.probability)}`;
   const button = make("button", { type: "button", title: view.name }, image);
   button.append(make("span", { className: "number", textContent: print(view.probability) }));
   button.setAttribute("aria-label", label);
@@ -519,7 +533,9 @@ function applyLevels(view) {
   let slope = from.width / to.width;
   let intercept = (from.center - to.center) / to.width - slope / 2 + 0.5;
   if (look.invert) [slope, intercept] = [-slope, 1 - intercept];
-  for (const channel of document.querySelectorAll("#levels feFuncR, #levels feFuncG, #levels feFuncB")) {
+  for (const channel of document.querySelectorAll(
+    "#levels feFuncR, #levels feFuncG, #levels feFuncB",
+  )) {
     channel.setAttribute("slope", slope.toFixed(5));
     channel.setAttribute("intercept", intercept.toFixed(5));
   }
@@ -531,7 +547,12 @@ function prepareSliders(view) {
   const bounds = view.window ?? GREY;
   const range = Math.max(bounds.high - bounds.low, 1);
   const { center, width } = windowOf(view);
-  Object.assign(byId("width"), { min: 1, max: Math.max(2 * range, bounds.width), step: 1, value: width });
+  Object.assign(byId("width"), {
+    min: 1,
+    max: Math.max(2 * range, bounds.width),
+    step: 1,
+    value: width,
+  });
   Object.assign(byId("level"), { min: bounds.low, max: bounds.high, step: 1, value: center });
   printWindow(center, width);
   for (const id of ["width", "level", "reset"]) byId(id).disabled = showsNetwork();
@@ -715,39 +736,50 @@ function renderFaithfulness() {
 }
 
 function describeFaithfulness(scores) {
-  const point = pointOf(chosenStudy()).point;
-  let verdict = "The probability falls faster without the heatmap’s places than without random ones, as it should.";
-  if (scores.deletion >= scores.random_deletion) {
-    verdict = "The probability falls no faster without the heatmap’s places than without random ones: doubt this map.";
-  } else if (point && chosenView().probability < point.threshold) {
-    verdict = "This view is below the threshold and has little to lose: the score says little here.";
+  const better =
+    scores.deletion < scores.random_deletion && scores.insertion > scores.random_insertion;
+  const { point } = pointOf(chosenStudy());
+  let verdict = "The heatmap’s places count for no more than random ones here: doubt this map.";
+  if (point && chosenView().probability < point.threshold) {
+    verdict =
+      "This view is below the threshold and has little to lose: the score says little here.";
+  } else if (better) {
+    verdict = "The heatmap’s places count for more than random ones, in both directions.";
   }
   return (
     `Deletion ${print(scores.deletion)}, random places ${print(scores.random_deletion)}; ` +
-    `insertion ${print(scores.insertion)}, random places ${print(scores.random_insertion)}. ${verdict}`
+    `insertion ${print(scores.insertion)}, random places ${print(scores.random_insertion)}. ` +
+    verdict
   );
 }
 
 function drawCurve({ shares, deletion, random }) {
   const points = (values) =>
-    values.map((p, i) => `${(30 + 260 * shares[i]).toFixed(1)},${(90 - 80 * p).toFixed(1)}`).join(" ");
+    values
+      .map((p, i) => `${(30 + 260 * shares[i]).toFixed(1)},${(90 - 80 * p).toFixed(1)}`)
+      .join(" ");
   const drawing = makeSvg("svg", { viewBox: "0 0 300 112", role: "img" });
   const last = deletion.length - 1;
   drawing.setAttribute(
     "aria-label",
-    `Probability while places are blurred: from ${print(deletion[0])} to ${print(deletion[last])} ` +
-      `in the heatmap’s order, half way ${print(deletion[last >> 1])}, and ${print(random[last >> 1])} in a random order`,
+    `Probability while the view is blurred, ${print(deletion[0])} to ${print(deletion[last])}: ` +
+      `half way ${print(deletion[last >> 1])} in the heatmap’s order, ` +
+      `${print(random[last >> 1])} in a random order`,
   );
   drawing.append(
     makeSvg("path", { class: "axes", d: "M30 10V90H290" }),
     makeSvg("text", { x: 24, y: 14, "text-anchor": "end" }, "1"),
     makeSvg("text", { x: 24, y: 93, "text-anchor": "end" }, "0"),
-    makeSvg("text", { x: 160, y: 108, "text-anchor": "middle" }, "share of the picture that is blurred"),
+    makeSvg(
+      "text",
+      { x: 160, y: 108, "text-anchor": "middle" },
+      "share of the picture that is blurred",
+    ),
     makeSvg("polyline", { class: "random", points: points(random) }),
     makeSvg("polyline", { class: "map", points: points(deletion) }),
   );
   const key = make("figcaption", { className: "pale" });
-  key.append(make("i", { className: "map" }), "strongest places first ", make("i"), "random places");
+  key.append(make("i", { className: "map" }), "heatmap’s order ", make("i"), "random order");
   return [drawing, key];
 }
 
@@ -769,7 +801,8 @@ async function measure() {
 
 const byPath = (a, b) => a.path.localeCompare(b.path, undefined, { numeric: true });
 const folderOf = (file) => file.path.slice(0, file.path.lastIndexOf("/") + 1);
-const hidden = (path) => path.split("/").some((name) => name.startsWith(".") || name === "Thumbs.db");
+const hidden = (path) =>
+  path.split("/").some((name) => name.startsWith(".") || name === "Thumbs.db");
 
 /** The files of a drop with their paths, of folders too; hidden files are left out. */
 async function filesOfDrop(transfer) {
@@ -851,7 +884,9 @@ function askGroup(files) {
   byId("group-title").textContent = `Are these ${files.length} pictures views of one study?`;
   byId("group-each").textContent = `No, ${files.length} separate studies`;
   byId("group-one").textContent = `Yes, one study of ${files.length} views`;
-  byId("group-files").replaceChildren(...files.map((file) => make("li", { textContent: file.path })));
+  byId("group-files").replaceChildren(
+    ...files.map((file) => make("li", { textContent: file.path })),
+  );
   dialog.returnValue = "";
   dialog.showModal();
   byId("group-each").focus();
@@ -890,7 +925,8 @@ async function uploadAll(uploads) {
     renderList();
   }
   const lines = added.map((study) => `${study.name}: ${describe(study)}`);
-  if (lines.length) announce(`${plural(lines.length, "study", "studies")} read. ${lines.join(" ")}`);
+  if (lines.length)
+    announce(`${plural(lines.length, "study", "studies")} read. ${lines.join(" ")}`);
 }
 
 /** Read the files of one upload; returns its studies. */
@@ -916,11 +952,21 @@ async function upload(files, group, signal) {
 function refuse(errors) {
   if (!errors?.length) return;
   for (const { file, message } of errors) {
-    const line = make("li", {}, make("b", { textContent: file }), make("span", { textContent: message }));
+    const line = make(
+      "li",
+      {},
+      make("b", { textContent: file }),
+      make("span", { textContent: message }),
+    );
     byId("errors").append(line);
   }
   byId("refused").hidden = false;
   announce(`${plural(errors.length, "file")} not read. ${errors[0].file}: ${errors[0].message}`);
+}
+
+function dismiss() {
+  byId("errors").replaceChildren();
+  byId("refused").hidden = true;
 }
 
 // ---------------------------------------------------------------- changes of the sitting
@@ -970,16 +1016,27 @@ function forget(view) {
 }
 
 async function clear() {
-  for (const study of [...sitting.studies]) await remove(study);
-  byId("errors").replaceChildren();
-  byId("refused").hidden = true;
+  const studies = sitting.studies.splice(0);
+  sitting.chosen = null;
+  render();
+  dismiss();
   byId("add-files").focus();
+  for (const study of studies) {
+    study.views.forEach(forget);
+    try {
+      await ask(`api/studies/${study.id}`, { method: "DELETE" });
+    } catch (error) {
+      if (error.status !== 404) return complain(error.message);
+    }
+  }
+  announce("The list is empty");
 }
 
 // ---------------------------------------------------------------- figures, limits, keys, theme
 
 function makeTable(head, rows) {
-  const cells = (tag, row) => make("tr", {}, ...row.map((text) => make(tag, { textContent: text ?? "" })));
+  const cells = (tag, row) =>
+    make("tr", {}, ...row.map((text) => make(tag, { textContent: text ?? "" })));
   const table = make("table", {}, make("thead", {}, cells("th", head)));
   for (const cell of table.querySelectorAll("th")) cell.scope = "col";
   table.append(make("tbody", {}, ...rows.map((row) => cells("td", row))));
@@ -1113,10 +1170,7 @@ function listen() {
   click("open-about", openAbout);
   click("open-help", () => byId("help").showModal());
   click("theme", nextTheme);
-  click("dismiss", () => {
-    byId("errors").replaceChildren();
-    byId("refused").hidden = true;
-  });
+  click("dismiss", dismiss);
   click("clear", () => byId("sure").showModal());
   click("sure-no", () => byId("sure").close());
   click("sure-yes", () => {
@@ -1151,7 +1205,9 @@ function listen() {
   });
   byId("again").addEventListener("change", (event) => readAgain(event.target.value));
   byId("single").checked = recall("single") !== "no";
-  byId("single").addEventListener("change", (event) => remember("single", event.target.checked ? "yes" : "no"));
+  byId("single").addEventListener("change", (event) =>
+    remember("single", event.target.checked ? "yes" : "no"),
+  );
   document.addEventListener("keydown", pressKey);
   listenToDrops();
 }
@@ -1184,10 +1240,19 @@ function renderRoom() {
   byId("area").disabled = areaChoices().length < 2;
   byId("keys").replaceChildren(
     ...KEYS.map(([, , keys, text]) =>
-      make("div", {}, make("dt", {}, make("kbd", { textContent: keys })), make("dd", { textContent: text })),
+      make(
+        "div",
+        {},
+        make("dt", {}, make("kbd", { textContent: keys })),
+        make("dd", { textContent: text }),
+      ),
     ),
   );
-  const rows = room.areas.map((entry) => [areaName(entry.area), entry.figures[0]?.name, entry.figures[0]?.text]);
+  const rows = room.areas.map((entry) => [
+    areaName(entry.area),
+    entry.figures[0]?.name,
+    entry.figures[0]?.text,
+  ]);
   byId("summary").replaceChildren(makeTable(["Area", "Measured", "Value and 95 % interval"], rows));
 }
 
