@@ -1,8 +1,8 @@
 """The DICOM objects of an answer: made for a study, and written into a folder.
 
-An object's UIDs follow from the release, its threshold, the version of the program and the bytes
-of the study's files. Who answers the same study once more makes objects of the same UIDs, which an
-archive takes for what it has already.
+An object's UIDs follow from the release, its threshold, the version of the program, and the pixels
+and the patient of the study. Who answers the same study once more makes objects of the same UIDs,
+which an archive takes for what it has already.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mura_tune import __version__, files
 from mura_tune.archive.captures import build_capture
 from mura_tune.archive.headers import CREATED, SourceStudy, new_uid, read_source
 from mura_tune.archive.presentation import build_presentation
-from mura_tune.archive.structured_report import Model, build_report, report_uid
+from mura_tune.archive.structured_report import Model, build_report, is_unfamiliar, report_uid
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.networks.gradcam import NoFeatureMap
 from mura_tune.reading.answers import Answer, StudyAnswer
-from mura_tune.reading.explain import ViewExplanation, explain_study
+from mura_tune.reading.explain import ViewExplanation, explain_views
 from mura_tune.reading.readers import Predictor, Reader, RoutedReader
 from mura_tune.reading.studies import StudyFiles
 
@@ -85,7 +85,7 @@ class ObjectsSummary:
 
 
 def plan_answer(reader: Reader[StudyAnswer], images: Sequence[Path]) -> AnswerPlan:
-    """Read a study's headers, and choose the release that answers it.
+    """Read a study, and choose the release that answers it.
 
     Raises:
         NoAnswer: the router abstains, or the release of the area is missing.
@@ -101,21 +101,22 @@ def plan_answer(reader: Reader[StudyAnswer], images: Sequence[Path]) -> AnswerPl
 def make_objects(plan: AnswerPlan, kinds: Sequence[str] = KINDS) -> ArchiveAnswer:
     """Answer a study, and make the objects of the answer.
 
-    A network without a map of features, such as a transformer, gets a report alone.
+    A network without a map of features, such as a transformer, gets a report alone. So does a study
+    that is not like the training radiographs, whose probability and maps say nothing.
 
     Args:
         kinds: of KINDS.
-
-    Raises:
-        UnreadableImage: a view that cannot be decoded.
     """
     maps: tuple[ViewExplanation, ...] = ()
     try:
-        explanation = explain_study(plan.predictor, plan.images)
+        grey = [view.grey for view in plan.study.views]
+        explanation = explain_views(plan.predictor, plan.images, grey)
         answer, maps = explanation.answer, explanation.views
     except NoFeatureMap:
         answer = plan.predictor.predict(plan.images)
     assert isinstance(answer, Answer)
+    if is_unfamiliar(answer):
+        maps = ()
     of_view = {"GSPS": build_presentation, "SC": build_capture}
     made: list[tuple[str, Dataset]] = [
         (f"{kind}-{number + 1}", build(plan.study, number, view, plan.model, plan.root))

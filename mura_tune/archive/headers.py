@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging import dicom
 from mura_tune.imaging.grey_levels import UnclearGreyLevels
-from mura_tune.imaging.images import MAX_BYTES, read_file
+from mura_tune.imaging.images import MAX_BYTES, decode_image, read_file
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -49,12 +52,24 @@ class SourceView:
 
     Attributes:
         header: the header, without pixels.
-        digest: the sha256 of the file.
+        grey: the grey pixels (H, W).
     """
 
     path: Path
     header: Dataset
-    digest: str
+    grey: NDArray[np.uint8]
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits that name the view by its pixels and by what objects take over from it.
+
+        They stay when a program on the way stores the view with another encoding or lossless
+        compression.
+        """
+        taken = {name: str(self.header.get(name, "")) for name in (*_NAMES, *_REQUIRED, *_OPTIONAL)}
+        digest = hashlib.sha256(f"{taken} {self.grey.shape}".encode())
+        digest.update(np.ascontiguousarray(self.grey).data)
+        return digest.hexdigest()
 
     @property
     def laterality(self) -> str:
@@ -88,9 +103,8 @@ class SourceStudy:
 
     @property
     def digest(self) -> str:
-        """64 hex digits that name the study's files by what is in them, in their order."""
-        each = [f"{view.header.SOPInstanceUID} {view.digest}" for view in self.views]
-        return hashlib.sha256("\n".join(each).encode()).hexdigest()
+        """64 hex digits that name the study's views by what is in them, in their order."""
+        return hashlib.sha256("".join(view.digest for view in self.views).encode()).hexdigest()
 
     def stamp(self, made: Dataset, when: datetime.datetime) -> None:
         """Give an object the study's patient and study, and the time at which it was made."""
@@ -108,11 +122,11 @@ class SourceStudy:
 
 
 def read_source(images: Sequence[Path]) -> SourceStudy:
-    """Read the headers of a study's image files.
+    """Read a study's image files.
 
     Raises:
-        UnreadableImage: a file that is no DICOM radiograph, or whose header does not name its
-            instance, series or study by a UID.
+        UnreadableImage: a file that is no DICOM radiograph or cannot be decoded, or whose header
+            does not name its instance, series or study by a UID.
         InputError: files of two studies or of two patients; the extra `dicom` is not installed.
     """
     check_extra()
@@ -162,5 +176,7 @@ def _read_view(path: Path) -> SourceView:
     for name in _NAMES:
         if not _UID.fullmatch(str(header.get(name, ""))):
             raise UnreadableImage(path, f"its header has no valid {name}: export it again")
-    del header[0x7FE00010]
-    return SourceView(path, header, hashlib.sha256(data).hexdigest())
+    grey = decode_image(data, path)
+    if "PixelData" in header:
+        del header.PixelData
+    return SourceView(path, header, grey)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mura_tune import __version__
 from mura_tune.archive.headers import MANUFACTURER, SourceStudy, SourceView, new_uid
+from mura_tune.evaluation.familiarity import UNFAMILIAR
 from mura_tune.reading.answers import Answer
 
 if TYPE_CHECKING:
@@ -72,10 +73,9 @@ def build_report(study: SourceStudy, answer: Answer, model: Model, root: str) ->
         ),
     )
     groups = [_study_group(study, answer, model, root)]
-    groups += [
-        _group(f"view {number}", (source,), model, root, [_probability(view.probability)])
-        for number, (view, source) in enumerate(zip(answer.views, study.views, strict=True), 1)
-    ]
+    for number, (view, source) in enumerate(zip(answer.views, study.views, strict=True), 1):
+        told = [] if is_unfamiliar(answer) else [_probability(view.probability)]
+        groups.append(_group(f"view {number}", (source,), model, root, told))
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.SCT.PlainRadiography,
@@ -104,22 +104,34 @@ def build_report(study: SourceStudy, answer: Answer, model: Model, root: str) ->
     return report
 
 
+def is_unfamiliar(answer: Answer) -> bool:
+    """Whether the study is not like the training radiographs: its probability says nothing."""
+    return answer.familiarity is not None and not answer.familiarity.like_training
+
+
 def _study_group(study: SourceStudy, answer: Answer, model: Model, root: str) -> Any:
     """The group of the study: its probability, the threshold, the call and the rule behind it."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
-    threshold = sr.Measurement(
-        name=codes.DCM.ThresholdValue,
-        value=round(answer.threshold, _DECIMALS),
-        unit=codes.UCUM.NoUnits,
-    )
+    measurements = [_number(codes.DCM.ThresholdValue, answer.threshold)]
     rule = answer.operating_point
     evaluations = [
         sr.QualitativeEvaluation(_private("CALL", "Call at the operating point"), _call(answer)),
         sr.QualitativeEvaluation(_private("RULE", "Rule of the operating point"), _private(rule)),
     ]
-    measurements = [_probability(answer.probability), threshold]
+    if answer.abstain:
+        reason = _private("BAND", "In the band of doubt")
+        if answer.familiarity is not None and is_unfamiliar(answer):
+            reason = _private("UNFAMILIAR", UNFAMILIAR)
+            distance, most = answer.familiarity.distance, answer.familiarity.threshold
+            measurements += [
+                _number(_private("DISTANCE", "Distance from the training radiographs"), distance),
+                _number(_private("DISTANCE_MOST", "Largest distance that is answered"), most),
+            ]
+        evaluations.append(sr.QualitativeEvaluation(_private("REASON", "Why no call"), reason))
+    if not is_unfamiliar(answer):
+        measurements.insert(0, _probability(answer.probability))
     return _group("study", study.views, model, root, measurements, evaluations)
 
 
@@ -134,12 +146,16 @@ def _call(answer: Answer) -> Any:
 
 def _probability(value: float) -> Any:
     """The calibrated probability of the group's finding."""
+    from pydicom.sr.codedict import codes
+
+    return _number(codes.DCM.Probability, value)
+
+
+def _number(name: Any, value: float) -> Any:
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
-    return sr.Measurement(
-        name=codes.DCM.Probability, value=round(value, _DECIMALS), unit=codes.UCUM.NoUnits
-    )
+    return sr.Measurement(name=name, value=round(value, _DECIMALS), unit=codes.UCUM.NoUnits)
 
 
 def _private(value: str, meaning: str = "") -> Any:
@@ -172,7 +188,7 @@ def _group(
             manufacturer=MANUFACTURER,
             parameters=[f"release {model.digest}"],
         ),
-        measurements=measurements,
+        measurements=measurements or None,
         qualitative_evaluations=evaluations or None,
         source_images=[
             sr.SourceImageForMeasurementGroup.from_source_image(view.reference()) for view in views

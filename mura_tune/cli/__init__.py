@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mura_tune import __version__, console
+from mura_tune.cli.archive import listen
 from mura_tune.cli.data import cache, check, phantom
 from mura_tune.cli.evaluate import compare, evaluate, report, verify
 from mura_tune.cli.launch import launch
@@ -63,6 +64,7 @@ for verb in (
     infer,
     explain,
     read,
+    listen,
 ):
     mura.add_command(verb)
 

@@ -156,7 +156,7 @@ def _parse_fields(file: BinaryIO, path: object, names: list[str]) -> list[str]:
 def _identify(fields: list[str], path: object) -> Identity:
     patient, issuer, study, body_part = fields
     if not study:
-        raise UnreadableImage(path, f"its header names no study: {_AGAIN}")
+        raise UnclearGreyLevels(f"its header names no study: {_AGAIN}")
     digest = hashlib.sha256(f"{issuer}\0{patient or study}".encode())
     return Identity(digest.hexdigest()[:16], study, body_part)
 
@@ -434,6 +434,15 @@ def _stored_values(header: Dataset) -> NDArray[np.integer[Any]]:
     if stored.ndim != 2:
         raise UnclearGreyLevels(f"{stored.ndim} dimensions, and not rows and columns: {_AGAIN}")
     return stored
+
+
+def decoded_syntaxes() -> list[str]:
+    """The transfer syntaxes that can be decoded here, but for the deflated one.
+
+    A deflated file is inflated before its header can be read.
+    """
+    known = _pydicom().uid.AllTransferSyntaxes
+    return [str(uid) for uid in known if uid != _DEFLATED and _find_plugins(uid, 8) is not None]
 
 
 def _find_plugins(syntax: Any, bits: int) -> set[str] | None:

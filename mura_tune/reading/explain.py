@@ -167,9 +167,23 @@ def explain_study(
 
     Raises:
         UnreadableImage: a view that cannot be decoded.
-        InputError: a network whose last features are no map.
+        NoFeatureMap: a network whose last features are no map.
     """
-    images_hw = [read_image(path) for path in images]
+    return explain_views(reader, images, [read_image(path) for path in images], deletion=deletion)
+
+
+def explain_views(
+    reader: Predictor | Router,
+    images: Sequence[Path],
+    images_hw: Sequence[NDArray[np.uint8]],
+    *,
+    deletion: bool = False,
+) -> Explanation:
+    """The same for views that are decoded already: their grey pixels (H, W), in order.
+
+    Raises:
+        NoFeatureMap: a network whose last features are no map.
+    """
     squares_nss = np.stack([resize_to_square(image, reader.size) for image in images_hw])
     study = StudyViews(StudyFiles("", tuple(images)), {reader.size: squares_nss})
     (answer,) = reader.answer([study])

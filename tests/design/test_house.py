@@ -229,6 +229,7 @@ def test_verbs_are_the_documented_ones() -> None:
         "finalize",
         "infer",
         "launch",
+        "listen",
         "phantom",
         "read",
         "recalibrate",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from mura_tune.archive import answer_objects
 from mura_tune.archive.answer_objects import make_objects, plan_answer
 from mura_tune.archive.captures import draw_capture
 from mura_tune.archive.presentation import trace_outlines
-from mura_tune.archive.structured_report import Model
+from mura_tune.archive.structured_report import Model, build_report
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.networks.gradcam import NoFeatureMap
-from mura_tune.reading.explain import ViewExplanation
+from mura_tune.reading.answers import Familiarity
+from mura_tune.reading.explain import Explanation, ViewExplanation
 from mura_tune.reading.readers import Predictor
 
 BITS12 = {"BitsStored": 12, "HighBit": 11}
@@ -69,7 +72,7 @@ def write_view(path: Path, **fields: object) -> Path:
 def made(predictor: Predictor, *views: Path) -> dict[str, pydicom.Dataset]:
     """The objects of a study, read back, by the first part of their names."""
     objects = make_objects(plan_answer(predictor, views)).objects
-    read = {name: pydicom.dcmread(pydicom.filebase.DicomBytesIO(b)) for name, b in objects.items()}
+    read = {name: pydicom.dcmread(io.BytesIO(content)) for name, content in objects.items()}
     return {name.rpartition("-")[0]: dataset for name, dataset in read.items()}
 
 
@@ -117,22 +120,37 @@ def test_a_report_says_what_the_answer_says_and_what_answered(
     ]
 
 
-@pytest.mark.parametrize(
-    ("probability", "abstain", "call"),
-    [(0.9, False, "Present"), (0.9, True, "Undetermined"), (0.1, False, "Absent")],
-)
-def test_the_call_is_that_of_the_operating_point(
-    predictor: Predictor,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    probability: float,
-    abstain: bool,
-    call: str,
+def test_the_call_is_that_of_the_operating_point(predictor: Predictor, tmp_path: Path) -> None:
+    plan = plan_answer(predictor, [write_view(tmp_path / "view.dcm")])
+    answer = predictor.predict(plan.images)
+    for abnormal, abstain, call in (
+        (True, False, "Present"),
+        (False, False, "Absent"),
+        (True, True, "Undetermined"),
+    ):
+        told = replace(answer, abnormal=abnormal, abstain=abstain)
+        said = items(build_report(plan.study, told, plan.model, plan.root))
+        assert ("Call at the operating point", call) in said
+        assert (("Why no call", "In the band of doubt") in said) == abstain
+
+
+def test_a_study_unlike_the_training_radiographs_gets_no_probability(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Predictor, "decide", lambda self, p: (probability >= 0.5, abstain))
-    assert ("Call at the operating point", call) in items(
-        made(predictor, write_view(tmp_path / "view.dcm"))["SR"]
+    plan = plan_answer(predictor, [write_view(tmp_path / "view.dcm")])
+    answer = replace(
+        make_objects(plan).answer, abstain=True, familiarity=Familiarity(distance=9, threshold=4)
     )
+    explanation = Explanation(answer, "abnormal", ())
+    monkeypatch.setattr(answer_objects, "explain_views", lambda *args: explanation)
+    objects = make_objects(plan).objects
+    assert len(objects) == 1
+    (content,) = objects.values()
+    said = items(pydicom.dcmread(io.BytesIO(content)))
+    assert "Probability" not in [name for name, _ in said]
+    assert ("Call at the operating point", "Undetermined") in said
+    assert ("Why no call", "not like the radiographs this was trained on") in said
+    assert ("Distance from the training radiographs", 9) in said
 
 
 def test_objects_are_of_the_study_in_series_of_their_own(
@@ -192,7 +210,7 @@ def test_a_presentation_state_shows_the_view_as_the_network_saw_it(
             assert (state.RescaleSlope, state.RescaleIntercept) == (2, -5)
 
 
-@pytest.mark.parametrize("name", [*HEADERS, "RG3_UNCR", "RG1_J2KR"])
+@pytest.mark.parametrize("name", [*HEADERS, "RG3_J2KR"])
 def test_dciodvfy_finds_no_error(predictor: Predictor, tmp_path: Path, name: str) -> None:
     validator = shutil.which("dciodvfy")
     if validator is None:
@@ -250,7 +268,7 @@ def test_a_network_without_a_map_gets_a_report_alone(
     def refuse(*args: object) -> None:
         raise NoFeatureMap("no map")
 
-    monkeypatch.setattr(answer_objects, "explain_study", refuse)
+    monkeypatch.setattr(answer_objects, "explain_views", refuse)
     assert set(made(predictor, write_view(tmp_path / "v.dcm"))) == {"SR"}
 
 

@@ -1,0 +1,229 @@
+"""`mura listen` in this process: studies come by C-STORE, answers go to an archive."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from archives import archive, association, free_port, send, study_files
+from commands import until
+from conftest import Ran
+from dicoms import SECRET
+from pydicom.uid import ImplicitVRLittleEndian
+from untrained import save_untrained
+
+from mura_tune.archive import listener, sender
+from mura_tune.archive.listener import ListenSettings, listen
+from mura_tune.archive.sender import Node
+from mura_tune.errors import InputError
+from mura_tune.reading.readers import Predictor
+
+SR, SC = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"
+GSPS = "1.2.840.10008.5.1.4.1.1.11.1"
+ALL = (SR, SC, GSPS)
+MR = "1.2.840.10008.5.1.4.1.1.4"
+# pynetdicom leaves a socket that could not connect to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")
+SOON = 20.0  # seconds, at most
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A reader with the release that nobody trained."""
+    return Predictor(save_untrained(tmp_path_factory.mktemp("releases") / "XR_TEST"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waits, so that a test is over soon."""
+    monkeypatch.setattr(sender, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(sender, "_POLL", 0.02)
+    monkeypatch.setattr(listener, "_POLL", 0.02)
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A `listen` that runs in a thread; `said` are its lines."""
+
+    port: int
+    said: list[str]
+
+    def wait_for(self, words: str, times: int = 1) -> None:
+        """Wait until so many lines have these words."""
+        until(lambda: sum(words in line for line in self.said) >= times, SOON, self.said.__str__)
+
+
+@contextmanager
+def listening(
+    predictor: Predictor, queue: Path, archive_port: int, **settings: object
+) -> Iterator[Listening]:
+    """A listener that sends answers to the archive, until the end of the block."""
+    node = Node("ARCHIVE", "127.0.0.1", archive_port)
+    chosen = replace(ListenSettings(["CT1"], node, port=free_port(), quiet=0.0), **settings)
+    one, over = Listening(chosen.port, []), threading.Event()
+    thread = threading.Thread(
+        target=listen, args=(predictor, queue, chosen, one.said.append, over.is_set)
+    )
+    thread.start()
+    try:
+        one.wait_for("listens on")
+        yield one
+    finally:
+        over.set()
+        thread.join(SOON)
+        assert not thread.is_alive()
+
+
+def test_a_study_comes_in_and_its_answer_goes_out(predictor: Predictor, tmp_path: Path) -> None:
+    first = study_files(tmp_path / "in", "1.2.7")
+    with (
+        archive(ALL) as node,
+        listening(predictor, tmp_path / "queue", node.port, quiet=0.6) as mura,
+    ):
+        assert send(mura.port, first[:1]) == [0]
+        assert send(mura.port, first[1:]) == [0]  # a modality that connects for each view
+        mura.wait_for("sent to ARCHIVE")
+        assert [d.Modality for d in node.received] == ["PR", "PR", "OT", "OT", "SR"]
+        assert {d.StudyInstanceUID for d in node.received} == {"1.2.7"}
+        assert {str(d.PatientID) for d in node.received} == {SECRET}
+        answered = [line for line in mura.said if "P(abnormal)" in line]
+        assert len(answered) == 1
+        assert answered[0].startswith("1.2.7: 2 views, XR_TEST: P(abnormal) = 0.")
+        assert send(mura.port, first) == [0, 0]  # sent once more: nothing is new
+        time.sleep(1.0)
+        assert len(node.received) == 5
+        # A view that comes late: an answer about all three.
+        late = study_files(tmp_path / "late", "1.2.7", views=3)[2:]
+        assert send(mura.port, late) == [0]
+        mura.wait_for("sent to ARCHIVE", 2)
+        assert [d.Modality for d in node.received[5:]] == [*["PR"] * 3, *["OT"] * 3, "SR"]
+        assert len({d.SOPInstanceUID for d in node.received}) == 12
+    assert SECRET not in "".join(mura.said)
+
+
+def test_an_association_that_is_open_may_bring_more(predictor: Predictor, tmp_path: Path) -> None:
+    one, two = study_files(tmp_path / "in", "1.2.7")
+    with archive(ALL) as node, listening(predictor, tmp_path / "queue", node.port) as mura:
+        with association(mura.port, "1.2.840.10008.5.1.4.1.1.1") as link:
+            assert link.send_c_store(str(one)).Status == 0
+            time.sleep(0.5)
+            assert not any("P(abnormal)" in line for line in mura.said)
+            assert link.send_c_store(str(two)).Status == 0
+        mura.wait_for("1.2.7: 2 views")
+        assert not any("1 view," in line for line in mura.said)
+
+
+def test_who_is_unknown_is_refused_and_an_echo_is_answered(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    views = study_files(tmp_path / "in", "1.2.7")
+    with archive(ALL) as node, listening(predictor, tmp_path / "queue", node.port) as mura:
+        assert send(mura.port, views, sender="EVIL") == [-1, -1]
+        mura.wait_for("refused: 'EVIL' at 127.0.0.1")
+        with association(mura.port, called="OTHER") as link:
+            assert link.is_rejected
+        with association(mura.port) as link:
+            assert link.send_c_echo().Status == 0
+        with association(mura.port, MR) as link:
+            assert MR not in [context.abstract_syntax for context in link.accepted_contexts]
+    assert not list((tmp_path / "queue" / "received").iterdir())
+
+
+def test_an_archive_that_is_away_gets_the_answer_later(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    port = free_port()
+    with listening(predictor, tmp_path / "queue", port) as mura:
+        send(mura.port, study_files(tmp_path / "in", "1.2.7", views=1))
+        mura.wait_for("not sent to ARCHIVE@127.0.0.1", 2)
+        assert "no connection; again in " in mura.said[-1]
+    with archive(ALL, port) as node, listening(predictor, tmp_path / "queue", port) as mura:
+        mura.wait_for("1.2.7: sent to ARCHIVE")  # the next process goes on
+        assert [d.Modality for d in node.received] == ["PR", "OT", "SR"]
+        assert not any("P(abnormal)" in line for line in mura.said)
+    assert not list((tmp_path / "queue" / "outbox").iterdir())
+
+
+def test_an_object_that_is_not_taken_is_sent_again_alone(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    with (
+        archive(ALL, statuses=[0, 0xA700, 0x0111], syntax=ImplicitVRLittleEndian) as node,
+        listening(predictor, tmp_path / "queue", node.port) as mura,
+    ):
+        send(mura.port, study_files(tmp_path / "in", "1.2.7", views=1))
+        mura.wait_for("not sent to ARCHIVE@127.0.0.1:")
+        mura.wait_for("it answers 0xA700 to a SC; again in 0.2 s")
+        mura.wait_for("sent to ARCHIVE@127.0.0.1")
+        mura.wait_for(f"1.2.7: sent to ARCHIVE@127.0.0.1:{node.port}, objects: 2")
+        (report,) = node.received  # the first three got a status and were not noted
+        assert report.Modality == "SR"
+        assert report.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+
+
+def test_an_archive_without_presentation_states_gets_the_others(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    with archive([SR, SC]) as node:
+        with listening(predictor, tmp_path / "queue", node.port) as mura:
+            send(mura.port, study_files(tmp_path / "in", "1.2.7", views=1))
+            mura.wait_for("it takes no GSPS; leave that out by --object")
+        with listening(predictor, tmp_path / "two", node.port, kinds=["SR", "SC"]) as mura:
+            send(mura.port, study_files(tmp_path / "in", "1.2.8", views=1))
+            mura.wait_for("1.2.8: sent to ARCHIVE")
+        assert [d.Modality for d in node.received] == ["OT", "SR"]
+
+
+def test_a_study_without_an_answer_holds_up_no_other(predictor: Predictor, tmp_path: Path) -> None:
+    bad = study_files(tmp_path / "in", "1.2.6")
+    bad[0].write_bytes(bad[0].read_bytes()[:-100])  # cut off
+    with archive(ALL) as node, listening(predictor, tmp_path / "queue", node.port) as mura:
+        assert send(mura.port, bad) == [0, 0]
+        send(mura.port, study_files(tmp_path / "in", "1.2.7"))
+        mura.wait_for("1.2.6: 2 views, no answer: ")
+        mura.wait_for("1.2.7: sent to ARCHIVE")
+        assert {d.StudyInstanceUID for d in node.received} == {"1.2.7"}
+    assert sum("1.2.6: " in line for line in mura.said) == 1
+
+
+def test_a_full_queue_refuses_views_and_says_so(predictor: Predictor, tmp_path: Path) -> None:
+    views = study_files(tmp_path / "in", "1.2.7")
+    size = views[0].stat().st_size
+    with (
+        archive(ALL) as node,
+        listening(predictor, tmp_path / "queue", node.port, most_bytes=int(size * 1.5)) as mura,
+    ):
+        with association(mura.port, "1.2.840.10008.5.1.4.1.1.1") as link:
+            assert [link.send_c_store(str(view)).Status for view in views] == [0, 0xA700]
+        mura.wait_for("1.2.7: a view is refused")
+
+
+def test_one_process_has_a_queue_and_a_port(predictor: Predictor, tmp_path: Path) -> None:
+    with listening(predictor, tmp_path / "queue", 104) as mura:
+        settings = ListenSettings(["CT1"], Node("ARCHIVE", "127.0.0.1", 104), port=mura.port)
+        with pytest.raises(InputError, match="another mura listen has this queue"):
+            listen(predictor, tmp_path / "queue", settings, print)
+        with pytest.raises(InputError, match=r"another program listens there; choose another"):
+            listen(predictor, tmp_path / "two", settings, print)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--send-to=ARCHIVE"], "a node is AET@HOST:PORT"),
+        (["--send-to=ARCHIVE@host:99999"], "a node is AET@HOST:PORT"),
+        (["--send-to=A@h:1", "--title=SEVENTEEN LETTERS"], "an AE title has 1 to 16"),
+        (["--send-to=A@h:1", "--object=SC"], "an answer has at least the report"),
+        (["--send-to=A@h:1", "--area=router"], "a router gives no probability"),
+    ],
+)
+def test_bad_input_is_one_line(run: Callable[..., Ran], words: Sequence[str], reason: str) -> None:
+    ran = run("listen", "--from=CT1", *words)
+    assert ran.code == 2
+    assert reason in ran.err
+    assert ran.err.count("\n") == 1
