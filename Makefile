@@ -55,7 +55,9 @@ demo: setup  ## The whole way on synthetic radiographs: search, release, evaluat
 	@echo $(call quoted,With MURA itself  put it in $(DATA); then 'make tune AREA=$(DEMO_AREA)' and 'make finalize')
 
 # A file's tests stay together, for what they share; the longest files come first. Many of them wait
-# for processes that they started: three at a time are quicker than two on two cores.
+# for processes that they started: three at a time are quicker than two on two cores. They leave
+# their bytecode, whatever the environment says: each process would compile all modules anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup  ## Run every test, three at a time (ARGS= goes to pytest)
 	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 

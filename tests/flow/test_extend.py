@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # in and the commands; a line of stdout is how the process ended, after what it said.
 COMMANDS = """
 import json, os, sys
-import matplotlib.figure, optuna, pandas, sklearn.metrics, sqlalchemy, timm, torch
+import alembic.command, matplotlib.figure, optuna_dashboard, pandas, sqlalchemy, timm, torch
 for line in sys.stdin:
     copy, folder, commands = json.loads(line)
     if pid := os.fork():

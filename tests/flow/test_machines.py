@@ -2,6 +2,7 @@
 
 import io
 import os
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -147,6 +148,7 @@ def test_a_password_stands_nowhere_but_in_its_file(
     try:
         while command.code() is None:
             seen |= {command_line(pid) for pid in processes()}
+            time.sleep(0.02)
     finally:
         command.end()
     assert command.code() == 0, log.read_text()

@@ -1,16 +1,18 @@
 """The main job on real radiographs: exact totals, a stop half way, damaged files named."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
+import pytest
 from conftest import Ran
+
+from mura_tune.search import trial
+from mura_tune.training.fit import fit
 
 # A network and sizes that a CPU can afford; the split seed gives dev 37 studies.
 CALL = [
@@ -39,26 +41,21 @@ def states(tmp_path: Path) -> list[str]:
 
 
 def test_a_search_stopped_half_way_ends_at_the_exact_total(
-    run: Callable[..., Ran], real: Path, tmp_path: Path
+    run: Callable[..., Ran], real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ["tune", "XR_MIXED", f"--data={real}", *CALL, "--set=budget.confirm.top=0"]
-    environment = os.environ | {"MURA_RUNS": str(tmp_path / "runs")}
-    code = "from mura_tune.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-c", code, *args, "--trials=4"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("trial   1"):
-            time.sleep(0.3)  # into the third trial
-            process.send_signal(signal.SIGINT)
-            break
-    last = process.stderr.read().splitlines()
-    process.stderr.close()
-    assert process.wait(timeout=30) == 130
+    number = count()
+
+    def interrupted(*given: Any, **options: Any) -> Any:
+        if next(number) == 2:  # in the third trial
+            signal.raise_signal(signal.SIGINT)
+        return fit(*given, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "fit", interrupted)
+        stopped = run(*args, "--trials=4")
+    assert stopped.code == 130
+    last = stopped.err.partition("trial   1")[2].splitlines()[1:]
     finishing, third, end = [line for line in last if line]
     assert finishing.startswith("finishing what runs")
     assert third.startswith("trial   2  dev")

@@ -19,7 +19,6 @@ ARCHES = {
     "resnet18": (5, 32),
     "resnet50": (5, 32),
     "densenet121": (5, 32),
-    "densenet169": (5, 32),
     "efficientnet_b0": (8, 32),
     "vit_tiny_patch16_224": (13, 32),
     "convnext_atto": (5, 32),
