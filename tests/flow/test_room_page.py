@@ -257,6 +257,20 @@ def test_the_server_draws_the_window_of_a_dicom_file(page: Any) -> None:
     page.remove_listener("request", note)
 
 
+def test_what_is_no_radiograph_gets_no_call(page: Any) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, "PNG")
+    file = {"name": "noise.png", "mimeType": "image/png", "buffer": content.getvalue()}
+    page.set_input_files("#files", [file])
+    await_studies(page, 1)
+    assert page.text_content("#words").startswith("Not like the radiographs this was trained on")
+    assert page.get_attribute("#studies .study", "data-call") == "unlike"
+    assert "no (distance" in page.text_content("#decision")
+    page.select_option("#point", "max_youden")  # no operating point makes a call of it
+    assert page.text_content("#words").startswith("Not like the radiographs this was trained on")
+
+
 def test_every_control_answers_the_mouse(page: Any, studies: Path) -> None:
     page.evaluate(WATCH)
     with page.expect_file_chooser() as chosen:
@@ -514,3 +528,22 @@ def test_the_page_fits_a_phone(page: Any, studies: Path) -> None:
     assert not cut
     headline = page.locator("#headline").bounding_box()
     assert -2 < headline["y"] < 422  # a study that is chosen shows its answer, not the list above
+    page.locator("#stage").scroll_into_view_if_needed()
+    box = page.locator("#stage").bounding_box()
+    x, y, fitted = box["x"] + 150, box["y"] + 150, number(page.text_content("#zoom"))
+    session = page.context.new_cdp_session(page)
+    for kind, apart in (("touchStart", 20), ("touchMove", 60), ("touchEnd", 0)):
+        fingers = [{"x": x + side * apart, "y": y, "id": side} for side in (0, 1) if apart]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+    session.detach()
+    assert number(page.text_content("#zoom")) == pytest.approx(3 * fitted, rel=0.05)
+
+
+def test_the_browser_stores_no_name_of_a_file(page: Any, studies: Path) -> None:
+    page.set_input_files("#folder", studies / "c")
+    await_studies(page, 1)
+    page.click("#theme")
+    assert page.title() == "Reading room"
+    assert page.evaluate("Object.entries(localStorage)") == [["room.theme", "light"]]
+    assert page.evaluate("sessionStorage.length + document.cookie.length") == 0
+    assert page.url.endswith("/")  # no token in the history either

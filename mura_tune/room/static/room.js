@@ -1,6 +1,7 @@
 // The reading room: files in, an answer in words out, and the picture beside it.
 //
-// The server holds the sitting; this page shows it. Names of files and all else that the server
+// The server holds the sitting; this page shows it, and leaves no name of a file in the browser:
+// neither in its storage nor in a title, which goes into the history. Names of files and all else that the server
 // sends become text (`textContent`), never markup. Addresses are relative, for a proxy's prefix.
 "use strict";
 
@@ -264,7 +265,6 @@ function render() {
   const study = chosenStudy();
   byId("welcome").hidden = study !== null;
   byId("reading").hidden = study === null;
-  document.title = study ? `${study.name} · Reading room` : "Reading room";
   if (!study) return;
   renderHeadline(study);
   renderDecision(study);
