@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     ExplicitVRLittleEndian,
     generate_uid,
 )
+
+from mura_tune.data.prepare import open_dataset
 
 SECRET = "DOE^JANE"
 
@@ -51,6 +56,34 @@ def dicom_file(pixels: NDArray[Any], **fields: object) -> FileDataset:
         file.PixelData = pixels.tobytes()
         file["PixelData"].VR = "OW"
     return file
+
+
+def write_folder(
+    root: Path, phantoms: Path, area: str, headers: Callable[[int], Mapping[str, object]]
+) -> list[tuple[Path, str, int, str]]:
+    """Write an area of phantoms as DICOM files and their labels.csv, in three series.
+
+    Args:
+        headers: further fields of the image of a number.
+
+    Returns:
+        Of each file: where it is, the path below `phantoms` of the picture in it, its label, and
+        its published split.
+    """
+    frame = open_dataset(phantoms).for_area(area).frame
+    labels, files = ["study,label,split"], []
+    for number, row in enumerate(frame.itertuples()):
+        uid = f"1.2.{frame['study'].tolist().index(row.study)}"
+        with Image.open(phantoms / row.path) as image:
+            pixels = np.array(image.convert("L"))
+        fields = {"PatientID": row.patient, "StudyInstanceUID": uid, **headers(number)}
+        place = root / f"series{number % 3}" / f"{number:04d}.dcm"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(to_bytes(dicom_file(pixels, **fields)))
+        labels.append(f"{uid},{row.label},{row.split}")
+        files.append((place, row.path, row.label, row.split))
+    (root / "labels.csv").write_text("\n".join(dict.fromkeys(labels)) + "\n")
+    return files
 
 
 def to_bytes(file: FileDataset) -> bytes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from mura_tune.api import RELEASES
 from mura_tune.archive.answer_objects import write_objects
 from mura_tune.archive.headers import check_extra
 from mura_tune.areas import ALL, POOLED, ROUTER
-from mura_tune.errors import InputError
+from mura_tune.errors import InputError, UnreadableImage
+from mura_tune.imaging.dicom import Identity, read_identity
 from mura_tune.networks.device import choose_device
 from mura_tune.reading.answer_studies import BatchSummary, answer_all
 from mura_tune.reading.answers import AreaAnswer, StudyAnswer
@@ -75,7 +76,8 @@ class ReaderChoice:
     """Which release answers.
 
     Attributes:
-        area: what the studies show; `auto` asks the router, `router` answers the area alone.
+        area: what the studies show; `auto` asks the router, `router` answers the area alone. None
+            without a `release` takes what the headers of DICOM files say, see `of_headers`.
         release: a folder, a URL or a checkpoint file; None stands for RELEASES/AREA.
         base_url: where releases that are not on this disk are fetched from, by name.
         threshold: of P(abnormal), in place of the release's own.
@@ -93,6 +95,30 @@ class ReaderChoice:
             raise InputError("--area auto chooses the release: leave --release out")
         if self.area == ROUTER and self.threshold is not None:
             raise InputError("--threshold is of a probability of abnormal: a router has none")
+
+    def of_headers(self, images: Iterable[Path]) -> ReaderChoice:
+        """The same, with the area that BodyPartExamined of DICOM files names, where it has neither
+        area nor release and some of the images are DICOM files.
+
+        Raises:
+            InputError: the headers name several areas, or none.
+        """
+        if self.area or self.release:
+            return self
+        from mura_tune.data.dicom_folders import NO_AREA, area_of  # pandas is slow to import
+
+        areas = {area_of(identity) for image in images if (identity := _identity(image))}
+        if not areas:
+            return self
+        if len(areas) > 1 or NO_AREA in areas:
+            named = ", ".join(sorted(areas - {NO_AREA})) or "none"
+            raise InputError(
+                f"the headers do not name one area for all (there is {named}); name it by --area, "
+                "or let the router tell: --area auto"
+            )
+        (area,) = areas
+        console.print_note(f"{area}, by BodyPartExamined")
+        return replace(self, area=area)
 
     def locate(self) -> Path | None:
         """The folder of the release; None for the router with every area's release."""
@@ -146,6 +172,7 @@ def answer_study(
         InputError: no such release, or one that is not whole.
         UnreadableImage: a view that cannot be decoded.
     """
+    choice = choice.of_headers(images)
     _check_dicom_out(choice, dicom_out)
     reader = choice.open(choice.locate())
     answer = reader.predict(images)
@@ -167,8 +194,9 @@ def answer_studies(
     """
     files.check_writable(out)
     _check_dicom_out(choice, dicom_out)
-    folder = choice.locate()
     study_files = find_studies(studies, console.print_note)
+    choice = choice.of_headers(image for study in study_files for image in study.images)
+    folder = choice.locate()
     reader = choice.open(folder)
     summary = answer_all(reader, study_files, studies, out, console.print_note)
     if dicom_out:
@@ -176,6 +204,14 @@ def answer_studies(
         answered = [study for study in study_files if study.name not in without]
         _write_objects(reader, answered, dicom_out)
     return summary
+
+
+def _identity(image: Path) -> Identity | None:
+    """The identity of a DICOM file; None for another file, or a damaged one: readers name that."""
+    try:
+        return read_identity(image) if image.is_file() else None
+    except UnreadableImage:
+        return None
 
 
 def _check_dicom_out(choice: ReaderChoice, dicom_out: Path | None) -> None:
@@ -222,6 +258,7 @@ def draw_explanation(
     check_drawable(out)
     if out.resolve() in [image.resolve() for image in images]:
         raise InputError(f"{out}: is one of the images; name another place")
+    choice = choice.of_headers(images)
     folder = choice.locate()
     if folder is not None:
         reader = choice.open_release(folder)

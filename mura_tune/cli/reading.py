@@ -24,7 +24,11 @@ images_option = click.option(
     type=click.Path(path_type=Path),
     help="A view of the study; repeat for more.",
 )
-area_option = click.option("--area", help="What the study shows, such as XR_WRIST.")
+area_option = click.option(
+    "--area",
+    help="What the study shows, such as XR_WRIST.  [default, without --release: what the headers "
+    "of DICOM files name]",
+)
 release_option = click.option(
     "--release",
     help="The release's folder or its URL, or a checkpoint AREA_FINAL_best.pt.  "

@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
-from dicoms import SECRET, dicom_file, to_bytes
-from PIL import Image
+from dicoms import SECRET, dicom_file, to_bytes, write_folder
 from stored import scores_of
 from test_search import study_of, tune
 
@@ -27,27 +27,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> tuple[P
     """The wrists of the phantoms as DICOM files with their labels, and as PNGs with a table."""
     root = tmp_path_factory.mktemp("dicom")
     dicom, plain = root / "hospital", root / "plain.csv"
-    labels, rows = ["study,label,split"], {}
-    frame = open_dataset(phantoms).for_area("XR_WRIST").frame
-    for number, row in enumerate(frame.itertuples()):
-        patient, uid = (
-            patient_digest(row.patient),
-            f"1.2.{frame['study'].tolist().index(row.study)}",
-        )
-        with Image.open(phantoms / row.path) as image:
-            pixels = np.array(image.convert("L"))
-        file = dicom_file(
-            pixels, PatientID=row.patient, StudyInstanceUID=uid, BodyPartExamined="WRIST"
-        )
-        place = dicom / f"series{number % 3}" / f"{number:04d}.dcm"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(to_bytes(file))
-        labels.append(f"{uid},{row.label},{row.split}")
-        path = phantoms / row.path
-        rows[place] = f"{path},XR_WRIST,{patient},{uid},{row.label},{row.split}"
-    (dicom / "labels.csv").write_text("\n".join(dict.fromkeys(labels)) + "\n")
-    in_order = [rows[place] for place in sorted(rows)]  # the order in which the folder is walked
-    plain.write_text("\n".join(["path,area,patient,study,label,split", *in_order]) + "\n")
+    rows = []
+    for place, path, label, split in sorted(
+        write_folder(dicom, phantoms, "XR_WRIST", lambda number: {})
+    ):
+        header = pydicom.dcmread(place, stop_before_pixels=True)
+        names = f"{patient_digest(header.PatientID)},{header.StudyInstanceUID}"
+        rows.append(f"{phantoms / path},XR_WRIST,{names},{label},{split}")
+    plain.write_text("\n".join(["path,area,patient,study,label,split", *rows]) + "\n")
     return dicom, plain
 
 
