@@ -9,7 +9,8 @@ but the phantoms' and the real ones'.
 Printed for each: the share of studies that is refused with its 95 % interval, by patients where
 there are some, else Wilson's as if pictures were independent, which crops of one photograph are
 not; and the AUC with which the distance tells them from the test studies. The first table is the
-rule that releases have, the second other rules on the same pictures: the shares alone.
+rule that releases have, the second other rules on the same pictures: the shares alone. At the end
+stands what a pass costs with the distances and without.
 
 Pictures: photographs and pages of text of scikit-learn, matplotlib and scikit-image (where that is
 installed), each whole and four crops; a chest and a leg of pydicom-data, whole, mirrored, at four
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,18 +36,25 @@ from sklearn.metrics import roc_auc_score
 
 from mura_tune import config
 from mura_tune.data.prepare import Prepared, open_area, open_dataset, prepare
-from mura_tune.evaluation import familiarity
 from mura_tune.evaluation.familiarity import (
+    SHARE,
     FamiliarityRule,
     choose_rule,
     estimate_unfamiliar,
+    measure_depths,
     measure_features,
     measure_split,
     predict_with_distances,
 )
 from mura_tune.imaging.images import read_image, resize_to_square
-from mura_tune.metrics.distances import choose_bound, largest_by_study
+from mura_tune.metrics.distances import (
+    FeatureDistribution,
+    choose_bound,
+    fit_distribution,
+    largest_by_study,
+)
 from mura_tune.metrics.estimates import interval_text, wilson_interval
+from mura_tune.networks.factory import build_network
 from mura_tune.networks.features import answer_with_features
 from mura_tune.networks.network import Model
 from mura_tune.phantoms.dataset import write_phantoms
@@ -63,6 +72,7 @@ LITE0 = {
     "finetune.epochs": 4,
 }
 NETWORKS = {"lite0": LITE0, "small": {**SMALL_CNN, "finetune.epochs": 10}}
+COST_ARCHES, COST_SIZE = ("tf_efficientnet_lite0", "resnet18", "densenet121"), 224
 CROPS, PICTURES = 4, "astronaut camera chelsea coffee coins motorcycle_left brick grass gravel"
 
 
@@ -277,7 +287,7 @@ def other_rules(meeting: Meeting) -> dict[str, Scorer]:
         return lambda split: np.sqrt(((measure(read_features(net, split)) / scales) ** 2).mean(1))
 
     def mahalanobis(take: Callable[[list[np.ndarray]], list[np.ndarray]]) -> Scorer:
-        fitted = [familiarity.fit_distribution(one) for one in take(of_train)]
+        fitted = [fit_distribution(one) for one in take(of_train)]
 
         def measure(features: list[np.ndarray]) -> np.ndarray:
             pairs = zip(fitted, take(features), strict=True)
@@ -312,7 +322,7 @@ def print_others(meeting: Meeting) -> None:
     kinds = list(meeting.kinds)
     print(f"  {'share refused by':<28} " + " ".join(f"{kind[:11]:>11}" for kind in kinds))
     for name, score in other_rules(meeting).items():
-        threshold, _ = choose_bound(largest(score, meeting.dev), familiarity.SHARE)
+        threshold, _ = choose_bound(largest(score, meeting.dev), SHARE)
         shares = [float((largest(score, s) > threshold).mean()) for s in meeting.kinds.values()]
         print(f"  {name:<28} " + " ".join(f"{share:>11.3f}" for share in shares))
 
@@ -320,6 +330,36 @@ def print_others(meeting: Meeting) -> None:
 def largest(score: Scorer, split: Split) -> np.ndarray:
     _, inverse = np.unique(split.studies, return_inverse=True)
     return largest_by_study(score(split), inverse)
+
+
+def print_cost() -> None:
+    """What the features add to a pass, in CPU time, on networks with random weights."""
+    rng = np.random.default_rng(0)
+    x_nchw = torch.randn(8, 1, COST_SIZE, COST_SIZE)
+    print(f"\nseconds of a core for 8 views of {COST_SIZE} px: the pass alone, with distances")
+    for arch in COST_ARCHES:
+        net = build_network(arch, size=COST_SIZE, seed=0).eval()
+        with torch.inference_mode():
+            _, features = answer_with_features(net, x_nchw)
+            widths = [one.shape[1] for one in features]
+            depths = [fit_distribution(rng.normal(size=(50, w)).astype(np.float32)) for w in widths]
+            pairs = [cost_pair(net, x_nchw, depths) for _ in range(10)]
+        alone, whole = np.median(pairs, axis=0)
+        ratios = [second / first for first, second in pairs]
+        print(
+            f"  {arch:<22} {alone:.3f}, {whole:.3f}: ratio {np.median(ratios):.2f} "
+            f"[{min(ratios):.2f}, {max(ratios):.2f}]"
+        )
+
+
+def cost_pair(
+    net: Model, x_nchw: torch.Tensor, depths: Sequence[FeatureDistribution]
+) -> tuple[float, float]:
+    start = time.process_time()
+    net(x_nchw)
+    middle = time.process_time()
+    measure_depths(depths, answer_with_features(net, x_nchw)[1])
+    return middle - start, time.process_time() - middle
 
 
 def main() -> None:
@@ -358,6 +398,7 @@ def main() -> None:
                 print_rule(meeting, frozenset(kinds))
                 print()
                 print_others(meeting)
+    print_cost()
 
 
 if __name__ == "__main__":

@@ -39,8 +39,9 @@ class TwoStageEvaluation:
         answered: AUC of `routed` among the studies that are answered: the router is sure, and no
             release refuses them.
         wrong: studies sent to another area's release; `abstained` of them and others.
-        unfamiliar: studies that the router, or the release of the area that it names, refuses; None
-            where neither it nor any release tells what is not like its training radiographs.
+        unfamiliar: studies that the router refuses, or, where it is sure, the release of the area
+            that it names; None where neither it nor any release tells what is not like its
+            training radiographs.
         fallbacks: lines on areas whose release is missing.
         uses_before: how often these studies were measured before; None where that is not known.
     """
@@ -117,7 +118,7 @@ def evaluate_two_stages(
         scores, refused = _answer(release, split_at, table.names[rows])
         known[mine[table.areas]] = scores[mine[table.areas][rows]]
         routed[mine[called]] = scores[mine[called][rows]]
-        unfamiliar[mine[called]] |= refused[mine[called][rows]]
+        unfamiliar[mine[called]] |= refused[mine[called][rows]] & sure[mine[called]]
     labels = _labels(split, table.names)
     tables = [
         StudyScores(table.names, table.patients, labels, scores) for scores in (known, routed)

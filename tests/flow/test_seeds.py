@@ -95,7 +95,12 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(
     assert json.loads(answer.out)["probability"] == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-5)
 
     again = run("evaluate", f"--release={release}", tuned, "--json")
-    assert json.loads(again.out)["auc"] == json.loads(made.out)[0]["metrics"]["test"]["auc"]
+    stored = json.loads(made.out)[0]
+    for key in ("auc", "unfamiliar"):
+        assert json.loads(again.out)[key] == stored["metrics"]["test"][key]
+    assert stored["familiarity"]["studies"] == stored["metrics"]["dev"]["studies"]
+    assert loaded.familiarity is not None
+    assert len(loaded.familiarity.depths) == 2 * 5  # of each member
     assert compute_gradcam(loaded.net, x_1chw).shape == (1, 32, 32)
     add_files(release, {REPORT: "<p></p>"})
     (release / "model-1.safetensors").write_bytes(b"")
