@@ -352,11 +352,13 @@ class _SessionLock(_ContextLock):
 
     def _execute(self, function: str) -> tuple[Connection, Any]:
         """The worker's connection, and what a function answers on it."""
+        sql, lost = f"SELECT {function}({advisory_key(self.name)})", False
 
         def attempt() -> tuple[Connection, Any]:
-            connection = self.worker.renew()
+            nonlocal lost
+            connection = self.worker.renew() if lost else self.worker.session()
             assert connection is not None
-            sql = f"SELECT {function}({advisory_key(self.name)})"
+            lost = True  # unless it answers
             return connection, connection.exec_driver_sql(sql).scalar()
 
         return Patience(self.worker.url, self.worker.patience).call(attempt)

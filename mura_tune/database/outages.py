@@ -227,6 +227,7 @@ class Patience:
     url: str = field(repr=False)
     seconds: float
     _began: float | None = None
+    _told: bool = False
     _pause: float = PAUSES[0]
 
     def call(self, attempt: Callable[[], Returned]) -> Returned:
@@ -243,7 +244,7 @@ class Patience:
             except (SQLAlchemyError, StorageInternalError) as error:
                 self._wait(error)
             else:
-                self._began, self._pause = None, PAUSES[0]
+                self._began, self._told, self._pause = None, False, PAUSES[0]
                 return result
 
     def _wait(self, error: Exception) -> None:
@@ -254,12 +255,15 @@ class Patience:
         now = time.monotonic()
         if self._began is None:
             self._began = now
-            if passes(cause) and self.seconds:
-                console.print_note(
-                    f"{database(self.url)}: out of reach "
-                    f"({hide_passwords(self.url, reason_of(error))}); waiting up to "
-                    f"{self.seconds:.0f} s"
-                )
+            if _is_dropped(cause):
+                return  # another connection is made at once: to look before each use takes longer
+        if not self._told and passes(cause) and self.seconds:
+            self._told = True
+            console.print_note(
+                f"{database(self.url)}: out of reach "
+                f"({hide_passwords(self.url, reason_of(error))}); waiting up to "
+                f"{self.seconds:.0f} s"
+            )
         if not passes(cause) or now - self._began >= self.seconds:
             self.seconds = 0.0  # whoever is told leaves, and must not wait as long again for that
             raise Outage(str(refusal(self.url, error))) from error
@@ -443,7 +447,7 @@ def passes(error: BaseException | None) -> bool:
     """Whether time may mend it: another program's lock, a lost connection, a server's restart."""
     if not isinstance(error, DBAPIError):
         return False
-    if error.connection_invalidated:
+    if _is_dropped(error):
         return True
     if isinstance(error.orig, sqlite3.Error):
         return is_locked(error.orig)
@@ -451,3 +455,8 @@ def passes(error: BaseException | None) -> bool:
         return False
     state = getattr(error.orig, "sqlstate", None) or ""
     return state == CROWDED or not state.startswith(LASTING)
+
+
+def _is_dropped(error: BaseException | None) -> bool:
+    """Whether a connection was lost, by a restart of the server or a firewall."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated

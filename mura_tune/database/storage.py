@@ -52,7 +52,7 @@ def open_storage(
     with legible(url):
         if path is not None:
             _check_file(path, create=create, write=create or grace is not None)
-        options = _engine_options(path)
+        options = _engine_options(path, worker=grace is not None)
         with lock_of(url, "schema") if create else contextlib.nullcontext():
             _check_tables(url, options, create)  # first opens would race on the tables
             if create and path is not None:
@@ -138,11 +138,12 @@ def _check_file(path: Path, *, create: bool, write: bool) -> None:
         require_write(path)
 
 
-def _engine_options(path: Path | None) -> dict[str, Any]:
+def _engine_options(path: Path | None, *, worker: bool) -> dict[str, Any]:
     """How SQLAlchemy connects. To read only, every connection sees anew how that can be done."""
     if path is None:
-        # A connection that was dropped is made anew, and one is left open between two uses.
-        return {"pool_pre_ping": True, "pool_size": 1}
+        # One connection is left open between two uses. One that was dropped is made anew: it is
+        # looked at before each use, but by a worker, whose every use `Patience` tries again.
+        return {"pool_pre_ping": not worker, "pool_size": 1}
     options: dict[str, Any] = {"creator": functools.partial(connect, path)}
     return options if may_write(path) else {**options, "poolclass": sqlalchemy.NullPool}
 

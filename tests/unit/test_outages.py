@@ -168,6 +168,10 @@ def test_a_lock_in_a_database_is_known_to_be_lost(
             assert not lock.held()
             two.renew()
             assert not lock.held()  # its worker lives, and the lock may be another's
+        postgres.disconnect(url)
+        with lock:
+            assert lock.held()
+            assert WorkerLock(url).living([two.name]) == {two.name}
     assert "Traceback" not in capfd.readouterr().err
 
 
