@@ -3,8 +3,9 @@
 The server runs as a process of its own, as the command starts it, with a router and one area's
 release: lite0 at 224 px with drawn weights, which answer as fast as trained ones. A browser's
 requests are sent over HTTP: the upload until the answer is there (`answer`), then what the page
-loads to show the first view: its picture and its heatmap (`shown`), and once the deletion score
-(`deletion`). The first study, which warms up torch, is printed by itself.
+loads to show the first view: its picture and its heatmap (`shown`), and once the deletion score.
+The first study, which warms up torch, is printed by itself. Seconds of a core are those of the
+server, which a busy machine does not change much.
 
 png: three 512-pixel phantoms. dicom: three radiographs of 2,500 x 2,048 with 12 bits, not
 compressed: the phantoms enlarged, 10 MB each.
@@ -80,6 +81,11 @@ class Client:
         (study,) = json.loads(content)["studies"]
         assert study["probability"] is not None, study
         return dict(study)
+
+    def cpu(self) -> float:
+        """Seconds of a core that the server has used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> float:
         """Resident memory of the server in MB."""
@@ -194,12 +200,16 @@ def measure(
     empty = client.memory()
     first, shown, _ = timed(client, files)
     print(f"    first study: answer {first:.2f} s, shown {shown:.2f} s")
+    used = client.cpu()
     seen = [timed(client, files) for _ in range(rounds)]
+    used = (client.cpu() - used) / rounds
     print(f"    then: answer {spread([answer for answer, _, _ in seen])} s")
     print(f"    then: shown {spread([shown for _, shown, _ in seen])} s more")
-    started = time.perf_counter()
+    print(f"    of both, seconds of a core: {used:.2f} s")
+    started, used = time.perf_counter(), client.cpu()
     client.ask("POST", f"{seen[-1][2]}/deletion")
-    print(f"    deletion score of a view: {time.perf_counter() - started:.2f} s")
+    spent, used = time.perf_counter() - started, client.cpu() - used
+    print(f"    deletion score of a view: {spent:.2f} s, seconds of a core: {used:.2f} s")
     before = client.memory()
     marks = []
     for _ in range(2):

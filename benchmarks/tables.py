@@ -290,6 +290,7 @@ def room() -> str:
             r"first study: answer ([\d.]+)",
             r"then: answer ([\d.]+ \(.*?\))",
             r"then: shown ([\d.]+ \(.*?\))",
+            r"of both, seconds of a core: ([\d.]+)",
             r"deletion score of a view: ([\d.]+)",
         ):
             cells.append(re.search(pattern, block)[1])
@@ -297,8 +298,9 @@ def room() -> str:
             r": (\d+) MB at the start, .* (\d+) after \d+, (\d+) after", block
         ).groups()
         lines.append(f"| {' | '.join(cells)} |")
-    head = "three views | upload | first answer, s | answer, s | shown, s more | deletion score, s"
-    return _table(f"{head} | MB at the start | after 71 studies | after 121", lines)
+    times = "first answer, s | answer, s | shown, s more | seconds of a core | deletion score, s"
+    memory = "MB at the start | after 71 studies | after 121"
+    return _table(f"three views | upload | {times} | {memory}", lines)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -18,7 +18,7 @@ from mura_tune.room.app import Address, build_app
 from mura_tune.room.releases import RoomReleases
 from mura_tune.room.room import Room
 from mura_tune.room.serve import serve
-from mura_tune.room.sittings import Sittings
+from mura_tune.room.sittings import Sitting, Sittings
 
 TOKEN = "right-token"
 BOUNDARY = "----boundary"
@@ -47,6 +47,7 @@ class Browser:
     """Asks a room's application as a browser would, with the cookie that it got."""
 
     def __init__(self, room: Room, prefix: str = "") -> None:
+        self.room = room
         self.lines: list[str] = []
         self.app = build_app(room, Address(TOKEN, prefix), self.lines.append)
         self.cookie = ""
@@ -75,6 +76,13 @@ class Browser:
         """Open the address with the token."""
         assert self.ask("GET", f"/?token={TOKEN}").status == 303
         return self
+
+    @property
+    def sitting(self) -> Sitting:
+        """Its sitting."""
+        found = self.room.sittings.find(self.cookie.partition("=")[2])
+        assert found is not None
+        return found
 
     def drop(self, files: Sequence[tuple[str, bytes]], **fields: str) -> Got:
         """Send files by their names, and fields."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +39,7 @@ from mura_tune.room.uploads import StudyUploads, group_uploads
 
 MOST_STUDY_PIXELS = 2 * MAX_PIXELS  # some thirty pictures of a large detector
 _AT_ONCE = 2  # studies that are decoded; each may take a GB while it is
+_MAPS = 4  # studies whose maps are held; they are made again in a moment
 _LEFT_OUT = "no picture, left out"
 _DROPPED = "its pictures were dropped to make room for newer ones: drop the files again"
 
@@ -48,6 +51,7 @@ class Room:
         self.releases = releases
         self.sittings = sittings
         self._computing = threading.Lock()
+        self._mapped: deque[weakref.ref[StudyPictures]] = deque()
         self._decoding = threading.BoundedSemaphore(_AT_ONCE)
 
     def read(
@@ -89,7 +93,6 @@ class Room:
         with self._computing:
             views = StudyViews(names, pictures.squares)
             study.answer = self.releases.answer(views, area, study.header_area)
-            pictures.maps.clear()
         return study
 
     def show(self, study: ReadStudy, number: int) -> Picture:
@@ -113,13 +116,14 @@ class Room:
         pictures = self._pictures(study)
         reader = self.releases.reader(name)
         with self._computing:
-            if name not in pictures.maps:
-                try:
-                    squares = pictures.squares[reader.size]
-                    pictures.maps[name] = map_evidence(reader, squares, "abnormal")
-                except InputError as error:
-                    raise RefusedRequest(422, str(error)) from None
-            return pictures.maps[name]
+            if (held := pictures.maps.get(name)) is not None:
+                return held
+            try:
+                made = map_evidence(reader, pictures.squares[reader.size], "abnormal")
+            except InputError as error:
+                raise RefusedRequest(422, str(error)) from None
+            self._hold(pictures, name, made)
+            return made
 
     def measure_deletion(self, study: ReadStudy, number: int) -> dict[str, Any]:
         """How the probability of a view follows its map: areas and curves, for the page.
@@ -133,6 +137,15 @@ class Room:
         curve = {"shares": curves.shares, **asdict(curves)}
         curve["random"] = curve["random_deletion"]
         return {**asdict(curves.areas()), "curve": curve}
+
+    def _hold(self, pictures: StudyPictures, name: str, maps: EvidenceMaps) -> None:
+        """Hold maps with their study, for the studies that were asked for last."""
+        pictures.maps[name] = maps
+        self._mapped.append(weakref.ref(pictures))
+        while len(self._mapped) > _MAPS:
+            oldest = self._mapped.popleft()()
+            if oldest is not None:
+                oldest.maps.clear()
 
     def _read_study(self, study: StudyUploads, area: str) -> ReadStudy:
         started = time.perf_counter()

@@ -54,7 +54,7 @@ class StudyPictures:
     Attributes:
         full: at their own sizes.
         squares: (V, S, S) by S, as networks read them.
-        maps: where the answering release sees evidence; made when they are first asked for.
+        maps: where a release sees evidence, by its name, while `Room` holds them.
     """
 
     full: tuple[Picture, ...]
@@ -63,9 +63,9 @@ class StudyPictures:
 
     @property
     def bytes(self) -> int:
-        """The memory that they take, with maps to come."""
+        """The memory that they take, without maps."""
         squares = sum(square.nbytes for square in self.squares.values())
-        return sum(map(_bytes, self.full)) + 9 * squares  # a map and an input of four bytes a pixel
+        return sum(map(_bytes, self.full)) + squares
 
 
 def _bytes(picture: Picture) -> int:

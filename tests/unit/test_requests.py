@@ -1,6 +1,8 @@
 """Bodies of requests: what is read, and what is refused before it is read."""
 
+import contextlib
 import io
+import random
 from typing import Any
 
 import pytest
@@ -131,6 +133,32 @@ def test_ten_thousand_parts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     assert refusal(environ(form([], **{f"f{number}": "" for number in range(9)}))) == 413
     monkeypatch.setattr(requests, "MOST_FILES", 2)
     assert len(read_form(environ(form([("a", b"1"), ("b", b"1")]))).uploads) == 2
+
+
+def test_a_form_that_anything_was_done_to_is_read_or_refused() -> None:
+    """Bytes changed, cut out, put in and cut off: nothing else is raised, and nothing waits."""
+    whole = form([("a/1.png", bytes(range(256))), ("b.dcm", b"\0" * 50)], area="auto", group="one")
+    mark = b"--" + BOUNDARY.encode()
+    pieces = [b"\r\n", b"\r\n\r\n", mark, b"\r\n" + mark, b'filename="', b'"', b";", b"\0", b"\xff"]
+    chance = random.Random(0)
+    read = 0
+    for _ in range(1000):
+        body = bytearray(whole)
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(body))
+            change = chance.randrange(4)
+            if change == 0:
+                body[at] = chance.randrange(256)
+            elif change == 1:
+                del body[at + 1 : at + chance.randrange(2, 40)]
+            elif change == 2:
+                body[at:at] = chance.choice(pieces)
+            else:
+                del body[at + 1 :]
+        with contextlib.suppress(RefusedRequest):
+            read_form(environ(bytes(body)))
+            read += 1
+    assert 0 < read < 1000
 
 
 def test_json_is_an_object_of_few_bytes() -> None:

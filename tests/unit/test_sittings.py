@@ -10,7 +10,7 @@ SIDE = 100  # pictures of 10,000 bytes
 
 
 def study(name: str) -> ReadStudy:
-    """A study of one view, which takes ten times its pixels."""
+    """A study of one view, which takes twice its pixels."""
     pixels = np.zeros((SIDE, SIDE), np.uint8)
     pictures = StudyPictures((Picture(pixels),), {SIDE: pixels[None]})
     views = (ReadView(new_id(), name, SIDE, SIDE, None),)
@@ -18,7 +18,7 @@ def study(name: str) -> ReadStudy:
 
 
 def test_pictures_that_were_looked_at_longest_ago_go_and_the_list_stays() -> None:
-    held = Sittings(most_bytes=3 * 10 * SIDE**2)
+    held = Sittings(most_bytes=3 * 2 * SIDE**2)
     mine, other = held.begin(), held.begin()
     first, second, third, fourth = map(study, "1234")
     for sitting, one in ((mine, first), (other, second), (mine, third)):
