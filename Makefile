@@ -93,10 +93,11 @@ BENCH := startup data_path infer epoch memory search
 bench: setup  ## Measure speed and memory against what a user would write: about 20 minutes on two cores
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 
-chaos: setup  ## Kill searches on SQLite, PostgreSQL, a Ray cluster and Slurm, and count their trials
+chaos: setup  ## Kill searches on SQLite, PostgreSQL, a Ray cluster and Slurm, and mura listen, and count
 	@$(BIN)/python tests/chaos.py $(ARGS)
 	@$(BIN)/python tests/chaos_ray.py
 	@$(BIN)/python tests/chaos_slurm.py
+	@$(BIN)/python tests/chaos_listen.py
 
 fuzz: setup  ## Spoil values, search files, manifests, tables, answers, 20,000 times: 0 or 2 and a line
 	@$(BIN)/python tests/fuzz/fuzzer.py --cases 20000 $(ARGS)

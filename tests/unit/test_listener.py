@@ -42,8 +42,8 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits, so that a test is over soon."""
     monkeypatch.setattr(sender, "FIRST_PAUSE", 0.2)
-    monkeypatch.setattr(sender, "_POLL", 0.02)
-    monkeypatch.setattr(listener, "_POLL", 0.02)
+    monkeypatch.setattr(sender, "_POLL", 0.05)
+    monkeypatch.setattr(listener, "_POLL", 0.05)
 
 
 @dataclass(frozen=True)
