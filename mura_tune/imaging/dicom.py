@@ -56,6 +56,8 @@ _A_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}
 _LONGEST = 64  # characters of a value
 _MAGIC, _MAGIC_AT = b"DICM", 128
 _META_AT = 144  # of what follows the length of the file's meta information
+_PROLOGUE = 2 * _META_AT + 512  # bytes, within which the transfer syntax is named
+_MOST_INFLATED = 1 << 30  # bytes of a file whose header alone is read
 _LEVELS = 255
 _CONTRAST = 3  # levels: fewer are no picture
 _DEPTHS = range(1, 17)  # bits that a value has
@@ -121,7 +123,7 @@ def _read_fields(path: Path, names: list[str]) -> list[str]:
             if not is_dicom(file.read(_MAGIC_AT + len(_MAGIC))):
                 raise UnreadableImage(path, "no DICOM file")
             file.seek(0)
-            return _parse_fields(file, path, names)
+            return _parse_fields(file, path, names, _MOST_INFLATED)
     except OSError as error:
         reason = str(error.strerror or error).lower()
         raise UnreadableImage(path, f"cannot be opened: {reason}") from None
@@ -137,16 +139,19 @@ def parse_identity(data: bytes, path: object, most_bytes: int) -> Identity:
         UnreadableImage: a header that cannot be read, or that names no study.
         InputError: the extra `dicom` is not installed.
     """
-    try:
-        _refuse_bombs(data, most_bytes)
-    except UnclearGreyLevels as error:
-        raise UnreadableImage(path, str(error)) from None
-    return _identify(_parse_fields(io.BytesIO(data), path, _IDENTITY), path)
+    return _identify(_parse_fields(data, path, _IDENTITY, most_bytes), path)
 
 
-def _parse_fields(file: BinaryIO, path: object, names: list[str]) -> list[str]:
+def _parse_fields(
+    data: bytes | BinaryIO, path: object, names: list[str], most_bytes: int
+) -> list[str]:
     try:
         with _explained():
+            file = io.BytesIO(data) if isinstance(data, bytes) else data
+            if _is_deflated(file.read(_PROLOGUE)):  # pydicom inflates all of it
+                file.seek(0)
+                _refuse_bombs(file.read(), most_bytes)
+            file.seek(0)
             header = _pydicom().dcmread(file, stop_before_pixels=True, specific_tags=names)
             return [str(header.get(name) or "").strip() for name in names]
     except UnclearGreyLevels as error:
@@ -481,9 +486,13 @@ def _refuse_others(header: Dataset) -> None:
         raise UnclearGreyLevels(f"{int(header.BitsAllocated)} bits a pixel, and not 8 or 16")
 
 
+def _is_deflated(start: bytes) -> bool:
+    return _DEFLATED.encode() in start
+
+
 def _refuse_bombs(data: bytes, most_bytes: int) -> None:
     """Raise UnclearGreyLevels where a deflated file inflates to more than `most_bytes`."""
-    if _DEFLATED.encode() not in data[: 2 * _META_AT + 512]:
+    if not _is_deflated(data[:_PROLOGUE]):
         return
     start = _META_AT + int.from_bytes(data[_META_AT - 4 : _META_AT], "little")
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)

@@ -406,6 +406,23 @@ def test_a_malformed_file_is_refused_in_one_line(
     assert not [one for one in recwarn if SECRET in str(one.message)]
 
 
+@pytest.mark.parametrize("damage", ["bomb", "no deflate"])
+def test_a_deflated_header_is_inflated_up_to_a_limit(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = BAD["a bomb"]
+    if damage == "no deflate":
+        content = content[:-3000] + bytes([255]) * 3000
+    monkeypatch.setattr(dicom, "_MOST_INFLATED", 2**20)
+    (tmp_path / "x.dcm").write_bytes(content)
+    for read in (
+        lambda: dicom.read_identity(tmp_path / "x.dcm"),
+        lambda: dicom.parse_identity(content, "x.dcm", 2**20),
+    ):
+        with pytest.raises(UnreadableImage, match=r"x\.dcm: (inflates to more|damaged)"):
+            read()
+
+
 def test_there_are_thirty_of_them_and_the_whole_file_is_read() -> None:
     assert len(BAD) >= 30
     assert decode_image(WHOLE, "x.dcm").shape == (16, 16)
