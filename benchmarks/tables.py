@@ -303,12 +303,66 @@ def room() -> str:
     return _table(f"three views | upload | {times} | {memory}", lines)
 
 
+def limits() -> str:
+    """What is refused of each kind of pictures, a column a network, with its AUC."""
+    row = re.compile(r"  (.{28}) +\d+  ([\d.]+ \[[\d., ]+\]) *([\d.]*)$")
+    names: list[str] = []
+    cells: dict[str, dict[str, str]] = {}
+    for line in _text("limits").splitlines():
+        if named := re.fullmatch(r"\w+ on [\w ]+", line):
+            names.append(named[0])
+        elif found := row.match(line):
+            kind = found[1].strip()
+            kind = "its own test studies" if kind.startswith("test, ") else kind
+            told = f"; {found[3]}" if found[3] else ""
+            cells.setdefault(kind, {})[names[-1]] = f"{found[2]}{told}"
+    lines = [
+        f"| {kind} | {' | '.join(own.get(name, '') for name in names)} |"
+        for kind, own in cells.items()
+    ]
+    return _table(" | ".join(["pictures", *names]), lines)
+
+
+def limits_rules() -> str:
+    """The shares that other rules refuse, for EfficientNet-Lite0."""
+    shown = ("photographs", "text", "chest film", "empty frame", "noise")
+
+    def cells(line: str) -> list[str]:
+        return [line[at : at + 11].strip() for at in range(31, len(line), 12)]
+
+    lines, network, kinds = [], "", [""]
+    for line in _text("limits").splitlines():
+        if named := re.fullmatch(r"(\w+) on ([\w ]+)", line):
+            network, kinds = f"{named[1]} on {named[2]}", [""]
+        elif line.startswith("  share refused by"):
+            kinds = cells(line)
+        elif kinds[0] and network.startswith("lite0") and line.startswith("  "):
+            share = dict(zip(kinds, cells(line), strict=True))
+            values = [share[kinds[0]], *(share[kind] for kind in shown)]
+            trained = network.removeprefix("lite0 on ")
+            lines.append(f"| {' | '.join([line[2:30].strip(), trained, *values])} |")
+    columns = ("distance", "trained on", "own test", *shown[:-2], "empty frames", "noise")
+    return _table(" | ".join(columns), sorted(lines, key=lambda one: one.split("|")[2]))
+
+
+def limits_cost() -> str:
+    """What distances add to a pass."""
+    row = re.compile(r"  (\w+) +([\d.]+), ([\d.]+): ratio ([\d.]+) \[([\d.]+), ([\d.]+)\]")
+    rows = [found.groups() for found in map(row.match, _text("limits").splitlines()) if found]
+    lines = [
+        f"| {name} | {alone} | {whole} | {ratio} | {low} to {high} |"
+        for name, alone, whole, ratio, low, high in rows
+    ]
+    return _table("network | pass, s | with distances, s | ratio | of rounds", lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         *(answer, released, speed, speed_short, ladder),
         *(full_depth, coverage, heatmaps, starts, models, gpu),
         *(calibration, thresholds, doubt, recalibration, subgroups, room),
+        *(limits, limits_rules, limits_cost),
     )
 }
 

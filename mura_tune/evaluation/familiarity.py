@@ -299,4 +299,4 @@ def describe_unfamiliar(unfamiliar: UnfamiliarEntry | None) -> str:
     """The count as a clause for people; "" where it is not known."""
     if unfamiliar is None:
         return ""
-    return f"{unfamiliar.studies} studies {UNFAMILIAR}: {unfamiliar.share.brief()}, abstained from"
+    return f"{unfamiliar.studies} studies refused, {UNFAMILIAR}: {unfamiliar.share.brief()}"
