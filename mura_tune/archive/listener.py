@@ -182,6 +182,9 @@ class Receiver:
         """Put a view into the queue; the status says whether it is on the disk."""
         instance = str(event.request.AffectedSOPInstanceUID)
         content = event.encoded_dataset()
+        if len(content) > MAX_BYTES:
+            self._say(f"a view is refused: {len(content):,} bytes are more than an image has")
+            return _NOT_UNDERSTOOD
         try:
             study = dicom.parse_identity(content, "a view is refused", MAX_BYTES).study
         except UnreadableImage as error:

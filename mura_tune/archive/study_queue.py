@@ -23,6 +23,7 @@ from pathlib import Path
 from mura_tune import files
 
 REMEMBERED = 30 * 86400.0  # seconds for which a study that is done is not answered once more
+LEAST_FREE = 2**28  # bytes of the disk that stay free, for answers and for everybody else
 _RECEIVED, _OUTBOX, _DONE = "received", "outbox", "done"
 _DIGITS = 24  # of a digest
 
@@ -101,7 +102,7 @@ class StudyQueue:
     def has_room(self, size: int) -> bool:
         """Whether the queue, and the disk, can take so many bytes more."""
         free = shutil.disk_usage(self.folder).free
-        return self._size + size <= self.most_bytes and size < free // 2
+        return self._size + size <= self.most_bytes and size + LEAST_FREE <= free
 
     def store(self, study: str, instance: str, content: bytes) -> None:
         """Write a view, whole and to the disk; in the place of one of the same SOPInstanceUID.

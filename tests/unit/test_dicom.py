@@ -459,3 +459,9 @@ def test_the_command_line_ends_with_one_line_and_code_2_for_each(
         assert ran.err.startswith(f"mura: {file}: ")
         assert len(ran.err.splitlines()) == 1
         assert SECRET not in ran.err
+
+
+def test_a_deflated_file_is_decoded_and_not_accepted_from_the_network() -> None:
+    syntaxes = dicom.decoded_syntaxes()
+    assert {ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless} <= set(syntaxes)
+    assert DeflatedExplicitVRLittleEndian not in syntaxes

@@ -191,6 +191,21 @@ def test_a_study_without_an_answer_holds_up_no_other(predictor: Predictor, tmp_p
     assert sum("1.2.6: " in line for line in mura.said) == 1
 
 
+def test_what_is_no_radiograph_of_a_study_is_refused(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nameless,) = study_files(tmp_path / "in", "1.2.7", views=1)
+    nameless.write_bytes(nameless.read_bytes().replace(b"1.2.7\0", b"../77\0"))
+    (large,) = study_files(tmp_path / "in", "1.2.8", views=1)
+    with listening(predictor, tmp_path / "queue", 104) as mura:
+        assert send(mura.port, [nameless]) == [0xC000]
+        mura.wait_for("a view is refused: its study or its instance is named by no UID")
+        monkeypatch.setattr(listener, "MAX_BYTES", 100)
+        assert send(mura.port, [large]) == [0xC000]
+        mura.wait_for("bytes are more than an image has")
+    assert not list((tmp_path / "queue" / "received").iterdir())
+
+
 def test_a_full_queue_refuses_views_and_says_so(predictor: Predictor, tmp_path: Path) -> None:
     views = study_files(tmp_path / "in", "1.2.7")
     size = views[0].stat().st_size
@@ -201,6 +216,26 @@ def test_a_full_queue_refuses_views_and_says_so(predictor: Predictor, tmp_path: 
         with association(mura.port, "1.2.840.10008.5.1.4.1.1.1") as link:
             assert [link.send_c_store(str(view)).Status for view in views] == [0, 0xA700]
         mura.wait_for("1.2.7: a view is refused")
+
+
+def test_views_that_are_answered_go_and_the_study_is_not_answered_again(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "_SWEEP", 0.1)
+    views, received = (
+        study_files(tmp_path / "in", "1.2.7", views=1),
+        tmp_path / "queue" / "received",
+    )
+    with (
+        archive(ALL) as node,
+        listening(predictor, tmp_path / "queue", node.port, keep=0.0) as mura,
+    ):
+        for _ in range(2):
+            assert send(mura.port, views) == [0]
+            until(lambda: not list(received.iterdir()), SOON, mura.said.__str__)
+        mura.wait_for("sent to ARCHIVE")
+        assert sum("P(abnormal)" in line for line in mura.said) == 1
+        assert len(node.reports()) == 1
 
 
 def test_one_process_has_a_queue_and_a_port(predictor: Predictor, tmp_path: Path) -> None:
