@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from http import HTTPMethod, HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -50,23 +51,7 @@ _HEADERS = (
 _STATIC = Path(__file__).with_name("static")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _ID, _NAME = "([A-Za-z0-9_-]{1,64})", "([a-z]{1,20}[.][a-z]{2,4})"
-_REASONS = {
-    200: "OK",
-    204: "No Content",
-    303: "See Other",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    410: "Gone",
-    411: "Length Required",
-    413: "Content Too Large",
-    415: "Unsupported Media Type",
-    422: "Unprocessable Content",
-    500: "Internal Server Error",
-}
+_NO_STUDY = "there is no such study in this sitting"
 NO_SITTING = (
     "open the address that `mura read` printed: this browser has no sitting here, or it ended"
 )
@@ -116,7 +101,7 @@ def to_json(document: Any, status: int = 200) -> Response:
 
 
 class RoomApp:
-    """Answers requests; a path that is answered has a line in `ROUTES`.
+    """Answers requests; its routes are in `__init__`.
 
     Args:
         report: is called with a line for each request but those of the page's own files: method,
@@ -162,10 +147,10 @@ class RoomApp:
         response = self._answer(environ, method, route, names)
         if not (route.startswith("/static/") and response.status == 200):
             spent = 1000 * (time.perf_counter() - started)
-            known = method if re.fullmatch("[A-Z]{1,10}", method) else "(no method)"
+            known = method if method in HTTPMethod.__members__ else "(no method)"
             self._report(f"{known} {route} {response.status} {spent:.0f} ms")
         headers = [("Content-Type", response.kind), ("Content-Length", str(len(response.body)))]
-        status = f"{response.status} {_REASONS[response.status]}"
+        status = f"{response.status} {HTTPStatus(response.status).phrase}"
         start_response(status, [*headers, *response.headers])
         return [b"" if method == "HEAD" else response.body]
 
@@ -221,8 +206,6 @@ class RoomApp:
             raise RefusedRequest(400, "the address has too many fields") from None
         return answer(_Request(environ, sitting, names, query))
 
-    # The page ------------------------------------------------------------------------------------
-
     def _page(self, request: _Request) -> Response:
         token = request.query.get("token")
         if token is not None:
@@ -254,8 +237,6 @@ class RoomApp:
                 return self._room.sittings.find(value)
         return None
 
-    # Studies -------------------------------------------------------------------------------------
-
     def _list(self, request: _Request) -> Response:
         studies = self._room.sittings.studies(_sitting(request))
         return to_json({"studies": [self._study(study) for study in studies]})
@@ -284,18 +265,17 @@ class RoomApp:
         return to_json(document, 200 if studies else 422)
 
     def _read_again(self, request: _Request) -> Response:
-        study = self._room.sittings.studies(_sitting(request))
-        found = next((one for one in study if one.id == request.names[0]), None)
-        if found is None:
-            raise RefusedRequest(404, "there is no such study in this sitting")
+        study = self._room.sittings.find_study(_sitting(request), request.names[0])
+        if study is None:
+            raise RefusedRequest(404, _NO_STUDY)
         area = read_json(request.environ).get("area")
         if not isinstance(area, str):
             raise RefusedRequest(400, "area is a text")
-        return to_json(self._study(self._room.read_again(found, area)))
+        return to_json(self._study(self._room.read_again(study, area)))
 
     def _forget(self, request: _Request) -> Response:
         if not self._room.sittings.remove(_sitting(request), request.names[0]):
-            raise RefusedRequest(404, "there is no such study in this sitting")
+            raise RefusedRequest(404, _NO_STUDY)
         return Response(204)
 
     def _csv(self, request: _Request) -> Response:
@@ -307,8 +287,6 @@ class RoomApp:
 
     def _study(self, study: ReadStudy) -> dict[str, Any]:
         return study_to_json(study, self._room.releases)
-
-    # Views ---------------------------------------------------------------------------------------
 
     def _image(self, request: _Request) -> Response:
         window = _window(request.query)

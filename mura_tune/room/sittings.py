@@ -107,14 +107,6 @@ class Sitting:
         self.used = time.monotonic()
         self.studies: OrderedDict[str, ReadStudy] = OrderedDict()
 
-    def find_view(self, view_id: str) -> tuple[ReadStudy, int] | None:
-        """A study with the number of one of its views; None for a view that is none of here."""
-        for study in reversed(self.studies.values()):
-            for number, view in enumerate(study.views):
-                if view.id == view_id:
-                    return study, number
-        return None
-
 
 class Sittings:
     """All sittings of a server; every method may be called from any thread.
@@ -192,10 +184,18 @@ class Sittings:
         with self._lock:
             return [*sitting.studies.values()]
 
-    def find_view(self, sitting: Sitting, view_id: str) -> tuple[ReadStudy, int] | None:
-        """As `Sitting.find_view`."""
+    def find_study(self, sitting: Sitting, study_id: str) -> ReadStudy | None:
+        """The study of an id; None where the sitting has none."""
         with self._lock:
-            return sitting.find_view(view_id)
+            return sitting.studies.get(study_id)
+
+    def find_view(self, sitting: Sitting, view_id: str) -> tuple[ReadStudy, int] | None:
+        """A study with the number of one of its views; None where the sitting has no such view."""
+        for study in reversed(self.studies(sitting)):
+            for number, view in enumerate(study.views):
+                if view.id == view_id:
+                    return study, number
+        return None
 
     def _end_idle(self) -> None:
         late = self._clock() - IDLE_SECONDS

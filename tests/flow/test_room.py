@@ -110,9 +110,6 @@ def save_router(folder: Path, area: int, confidence: float) -> None:
     save_release(folder, net, parse_manifest(manifest, "for a test"), {})
 
 
-# Who is answered --------------------------------------------------------------------------------
-
-
 def test_the_token_gives_a_browser_its_sitting(releases: RoomReleases) -> None:
     browser = Browser(new_room(releases))
     page = browser.ask("GET", "/")
@@ -162,9 +159,6 @@ def test_a_proxy_may_pass_its_path_on_or_not(releases: RoomReleases) -> None:
     for path in ("/api/room", "/hospital/room/api/room"):
         assert browser.ask("GET", path).status == 200
     assert browser.ask("GET", "/elsewhere/api/room").status == 404
-
-
-# What is answered -------------------------------------------------------------------------------
 
 
 def test_studies_that_were_dropped_together_are_answered_each_by_itself(
@@ -387,9 +381,6 @@ def test_the_page_gets_the_releases_figures_and_limits(browser: Browser, wrist: 
     assert area["release"]["digest"]
 
 
-# What is held, and what leaves ------------------------------------------------------------------
-
-
 def test_a_sitting_is_one_browsers_own(releases: RoomReleases) -> None:
     room = new_room(releases)
     mine, other = Browser(room).enter(), Browser(room).enter()
@@ -493,9 +484,6 @@ def test_maps_of_few_studies_are_held_and_made_again(mapped: Predictor, phantoms
         True,
     ]
     assert [browser.ask("GET", address).body for address in addresses] == first
-
-
-# What is hostile --------------------------------------------------------------------------------
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -684,9 +672,6 @@ def test_a_public_url_names_the_host_and_the_origin(releases: RoomReleases) -> N
                 assert ask("DELETE", "/api/studies/x", Origin=origin, **sent)[0] == 403
         assert ask("GET", "/room/", Host="evil.example")[0] == 403
         assert ask("GET", "/room/", Host="reads.example:8443")[0] == 403
-
-
-# The command ------------------------------------------------------------------------------------
 
 
 def test_the_command_serves_until_it_is_interrupted(
