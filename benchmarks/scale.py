@@ -36,7 +36,7 @@ import torch
 from measure import REPO, arguments, opened
 from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
-from sqlalchemy import insert
+from sqlalchemy import Engine, event, insert
 
 from mura_tune.config import SearchConfig, load_config
 from mura_tune.data.prepare import Prepared, open_dataset, prepare
@@ -78,6 +78,7 @@ class Seen:
     ending: ClassVar[list[Span]] = []  # from a trial's last epoch until its end is stored
     opening: ClassVar[list[Span]] = []  # from then until the next trial has its slot
     drawing: ClassVar[list[Span]] = []  # the values of a trial, once others may go on
+    statements: ClassVar[list[bool]] = []  # of this process, commits too: whether under the lock
     _since = threading.local()
 
     @classmethod
@@ -123,17 +124,20 @@ class SleepingTrainer:
 class TimedLock:
     """A search's lock that notes how long it was waited for and held."""
 
+    is_held: ClassVar[bool] = False  # the one of part 1
+
     def __init__(self, lock: locks.Lock) -> None:
         self._lock, self.held = lock, lock.held
 
     def __enter__(self) -> None:
         began = span()
         self._lock.acquire()
-        self._taken = span()
+        self._taken, TimedLock.is_held = span(), True
         Seen.waited.append(span(began))
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+        TimedLock.is_held = False
         Seen.locked.append(span(self._taken))
 
 
@@ -244,8 +248,16 @@ def big_search(server: postgres.Server, prepared: Prepared, finished: int, runni
     fill(url, finished, workers)
     print(f"\n{finished:,} finished and {running:,} running trials; one worker opens 12 slots")
     sleep_instead_of_training(0.0)
+
+    def count(*_: object) -> None:
+        Seen.statements.append(TimedLock.is_held)
+
+    for name in ("before_cursor_execute", "commit"):
+        event.listen(Engine, name, count)
     with living(url, workers):
         work(job, settings, lambda: len(Seen.drawing) == 12)
+    for name in ("before_cursor_execute", "commit"):
+        event.remove(Engine, name, count)
     print(f"{'milliseconds: median, at most':42} by the clock     of the worker's CPU")
     for what, spans in (
         ("read the search for the first time", Seen.opening[:1]),
@@ -259,6 +271,9 @@ def big_search(server: postgres.Server, prepared: Prepared, finished: int, runni
             for each in zip(*spans, strict=True)
         ]
         print(f"  {what:40} {'       '.join(cells)}")
+    a_slot = len(Seen.statements) / len(Seen.drawing)
+    locked = sum(Seen.statements) / len(Seen.locked)
+    print(f"  statements of a trial of {EPOCHS} epochs: {a_slot:.0f}, {locked:.0f} under the lock")
 
 
 def crowd(
