@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.networks.factory import build_network
-from mura_tune.networks.imagenet import load_packaged_weights
+from mura_tune.networks.imagenet import find_packaged_weights, load_packaged_weights
 from mura_tune.networks.normalisation import MEAN, STD, own_normalisation
-from mura_tune.networks.packages import find_packaged_weights
 from mura_tune.networks.weights import copy_tensors
 
 # A network, and a layer behind which the fold is whole.

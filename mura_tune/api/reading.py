@@ -23,7 +23,7 @@ from mura_tune.reading.readers import Predictor, Reader, RoutedReader, Router, l
 from mura_tune.reading.studies import StudyFiles, find_studies
 from mura_tune.release.release import Release, describe_decoding_changes
 
-AUTO = "auto"  # the area of a study that the router tells
+_AUTO = "auto"  # the area of a study that the router tells
 
 
 def find_release(release: str | Path, base_url: str | None = None) -> Path:
@@ -91,7 +91,7 @@ class ReaderChoice:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        if self.area == AUTO and self.release:
+        if self.area == _AUTO and self.release:
             raise InputError("--area auto chooses the release: leave --release out")
         if self.area == ROUTER and self.threshold is not None:
             raise InputError("--threshold is of a probability of abnormal: a router has none")
@@ -122,7 +122,7 @@ class ReaderChoice:
 
     def locate(self) -> Path | None:
         """The folder of the release; None for the router with every area's release."""
-        if self.area == AUTO:
+        if self.area == _AUTO:
             return None
         other = {POOLED: ALL, ALL: POOLED}.get(
             self.area or ""

@@ -15,7 +15,7 @@ from mura_tune.reading.readers import Router
 from mura_tune.room.releases import RoomReleases, open_releases
 from mura_tune.room.serve import serve
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
 def serve_room(
@@ -41,7 +41,7 @@ def serve_room(
         InputError: no release, one that is not whole, a router alone, or a port that is taken.
     """
     opened = _open(release, releases, base_url, device)
-    if host not in LOOPBACK and not public_url.startswith("https:"):
+    if host not in _LOOPBACK_HOSTS and not public_url.startswith("https:"):
         console.print_note(
             f"warning: whoever is between a browser and {host} can see the pictures: serve it on "
             "127.0.0.1 behind a proxy that speaks https, and name that by --public-url"

@@ -17,7 +17,7 @@ from mura_tune.report.heatmap import overlay
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-DESCRIPTION = "mura-tune heatmaps, for research only"
+_DESCRIPTION = "mura-tune heatmaps, for research only"
 LEAST, MOST = 512, 1024  # pixels of the longest side: a map of few places gains nothing from more
 _FONT, _LINE = 13, 18  # heights of letters and of lines, in pixels
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage
@@ -42,7 +42,7 @@ def build_capture(
     made = Dataset()
     made.SOPClassUID, made.SOPInstanceUID = _CAPTURE, new_uid("SC", str(number), root)
     made.SeriesInstanceUID, made.SeriesNumber = new_uid("series SC", root), SERIES + 1
-    made.SeriesDescription, made.Modality, made.InstanceNumber = DESCRIPTION, "OT", number + 1
+    made.SeriesDescription, made.Modality, made.InstanceNumber = _DESCRIPTION, "OT", number + 1
     made.ConversionType = "WSD"  # workstation
     made.Manufacturer, made.ManufacturerModelName = MANUFACTURER, model.name
     made.SoftwareVersions, made.DeviceSerialNumber = __version__, model.digest

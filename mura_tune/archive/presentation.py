@@ -20,8 +20,8 @@ from mura_tune.reading.explain import ViewExplanation
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-DESCRIPTION = "mura-tune outlines, for research only"
-LEVELS = (0.5, 0.75)  # shares of the study's strongest evidence that are outlined
+_DESCRIPTION = "mura-tune outlines, for research only"
+_LEVELS = (0.5, 0.75)  # shares of the study's strongest evidence that are outlined
 _LAYER = "HEATMAP"
 
 
@@ -45,7 +45,7 @@ def build_presentation(
     ]
     text = pr.TextObject(
         f"{model.name} {__version__}: P(abnormal) of this view {view.probability:.3f}\r\n"
-        f"Outlined: {LEVELS[0]:.0%} and {LEVELS[1]:.0%} of the study's strongest evidence\r\n"
+        f"Outlined: {_LEVELS[0]:.0%} and {_LEVELS[1]:.0%} of the study's strongest evidence\r\n"
         f"{NOT_A_DEVICE}",
         "DISPLAY",
         bounding_box=(0.01, 0.9, 0.99, 0.99),
@@ -65,8 +65,8 @@ def build_presentation(
         software_versions=__version__,
         device_serial_number=model.digest,
         content_label=_LAYER,
-        content_description=DESCRIPTION,
-        series_description=DESCRIPTION,
+        content_description=_DESCRIPTION,
+        series_description=_DESCRIPTION,
         graphic_layers=[layer],
         graphic_annotations=[
             pr.GraphicAnnotation([reference], layer, graphic_objects=outlines, text_objects=[text])
@@ -94,9 +94,9 @@ def trace_outlines(
     rows, columns = cam_ss.shape
     around = contour_generator(z=np.pad(cam_ss.astype(np.float64), 1))
     ends, step = np.array([width, height]), np.array([width / columns, height / rows])
-    found = [line for level in LEVELS for line in around.lines(level)]
+    lines = [line for level in _LEVELS for line in around.lines(level)]
     # A place i of the padded map is the middle of the place i - 1 of the map itself.
-    return [np.clip((np.asarray(line) - 0.5) * step, 0, ends) for line in found if len(line) > 2]
+    return [np.clip((np.asarray(line) - 0.5) * step, 0, ends) for line in lines if len(line) > 2]
 
 
 def _copy_grey_levels(header: Dataset, made: Dataset) -> None:

@@ -107,7 +107,7 @@ class Sender:
     def _send(self, answer: WaitingAnswer) -> int:
         objects = answer.objects
         if objects:  # else all were sent before a process was killed
-            with connect(self._ae, self._node, objects) as association:
+            with _connect(self._ae, self._node, objects) as association:
                 for path in objects:
                     send_object(association, path)
                     path.unlink()
@@ -140,7 +140,7 @@ def check_title(title: str) -> str:
 
 
 @contextmanager
-def connect(ae: ApplicationEntity, node: Node, objects: list[Path]) -> Iterator[Association]:
+def _connect(ae: ApplicationEntity, node: Node, objects: list[Path]) -> Iterator[Association]:
     """An association with a node for the kinds of these objects.
 
     Raises:

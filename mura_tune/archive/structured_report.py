@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SERIES = 9101  # numbers of the three series, which seldom meet those of a study
-DESCRIPTION = "mura-tune answer, for research only"
+_DESCRIPTION = "mura-tune answer, for research only"
 _SCHEME = "99MURATUNE"  # DICOM PS3.16, 8.2: names of private schemes begin with 99
 _DECIMALS = 6
 
@@ -92,7 +92,7 @@ def build_report(study: SourceStudy, answer: Answer, model: Model, root: str) ->
         manufacturer_model_name=model.name,
         software_versions=__version__,
         device_serial_number=model.digest,
-        series_description=DESCRIPTION,
+        series_description=_DESCRIPTION,
         is_complete=True,
         is_final=False,
         coding_schemes=[

@@ -125,8 +125,8 @@ class StudyQueue:
     def studies(self) -> list[ReceivedStudy]:
         """The studies of which views are here, whether answered or not; the oldest first."""
         with self._lock:
-            found = [_read_study(folder) for folder in self._folders(_RECEIVED)]
-        return sorted((study for study in found if study.images), key=lambda study: study.latest)
+            studies = [_read_study(folder) for folder in self._folders(_RECEIVED)]
+        return sorted((study for study in studies if study.images), key=lambda study: study.latest)
 
     def has_answer(self, study: str, digest: str) -> bool:
         """Whether these views are answered, whether or not the answer is sent."""

@@ -215,11 +215,11 @@ def status(areas: tuple[str, ...], runs: Path, storage: str | None, as_json: boo
     """
     from mura_tune.dashboard.status import read_status
 
-    found = read_status(url_of(storage, runs), areas)
+    statuses = read_status(url_of(storage, runs), areas)
     console.print_report(
         as_json,
-        lambda: [one.to_json() for one in found],
-        lambda: "\n\n".join(map(str, found)) or "no searches",
+        lambda: [one.to_json() for one in statuses],
+        lambda: "\n\n".join(map(str, statuses)) or "no searches",
     )
 
 

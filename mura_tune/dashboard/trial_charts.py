@@ -81,7 +81,7 @@ class TrialCharts:
         for axes in (self._scores, self._losses, self._roc, self._matrix):
             for artist in (*axes.lines, *axes.patches, *axes.collections, *axes.texts):
                 artist.remove()
-        draw_curves(self._scores, self._losses, [fit for fit, _ in fits])
+        _draw_curves(self._scores, self._losses, [fit for fit, _ in fits])
         _draw_roc(self._roc, studies, auc, threshold, len(fits))
         _draw_confusion_matrix(self._matrix, studies, threshold)
         canvas: Any = self._canvas  # matplotlib leaves these two untyped
@@ -89,7 +89,7 @@ class TrialCharts:
         return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def draw_curves(scores: Axes, losses: Axes, fits: Sequence[FitResult]) -> None:
+def _draw_curves(scores: Axes, losses: Axes, fits: Sequence[FitResult]) -> None:
     """Draw dev scores above training losses, epoch by epoch, with a ring around the best."""
     epochs = max((fit.epochs for fit in fits), key=len)
     width = 1.8 if len(fits) == 1 else 1.0
@@ -257,7 +257,7 @@ class AreaCharts:
             for artist in (*axes.lines, *axes.patches, *axes.collections, *axes.texts):
                 artist.remove()
         self._scores.set_ylabel(f"dev {monitor}", size=10 if len(monitor) < 15 else 8)
-        draw_curves(self._scores, self._losses, [fit for fit, _ in fits])
+        _draw_curves(self._scores, self._losses, [fit for fit, _ in fits])
         _draw_area_confusion_matrix(
             self._matrix, count_area_calls(fits), fits[0][1].areas, accuracy
         )

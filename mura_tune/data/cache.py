@@ -38,7 +38,7 @@ from mura_tune.imaging.images import PREPROCESSING, Record, examine_image, resiz
 if TYPE_CHECKING:
     import pandas as pd
 
-LAYOUT = 2  # of the manifest; raise it whenever its content changes
+_LAYOUT = 2  # of the manifest; raise it whenever its content changes
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -270,7 +270,7 @@ def _others(file: Path, size: int) -> dict[Path, _Stored]:
 
 
 def _about(size: int) -> dict[str, int | str]:
-    return {"layout": LAYOUT, "preprocessing": PREPROCESSING, "size": size}
+    return {"layout": _LAYOUT, "preprocessing": PREPROCESSING, "size": size}
 
 
 def _unreadable(

@@ -30,7 +30,7 @@ _SLOW = 3.0  # seconds until a bar shows
 CANDIDATE_SIDE = 16  # pixels a side at which the pictures that are alike are found
 CANDIDATE_CORRELATION = 0.95  # correlation there from which a pair is looked at more closely
 AT_ONCE = 16  # pairs of a picture that are looked at before it is known to have no more copies
-MOST = 256  # pairs of a picture that are looked at, at most
+_MOST = 256  # pairs of a picture that are looked at, at most
 SCAN_SIDE = 48  # pixels a side of each picture that a scan holds in memory
 FULL_SIDE = 224  # pixels a side of the pictures that the looks were measured on
 
@@ -103,7 +103,7 @@ def find_pairs(
         threads: that look at pairs.
     """
     small = _shrunk(pixels_nss, rows, CANDIDATE_SIDE)
-    alike = find_candidates(small, CANDIDATE_CORRELATION, MOST)
+    alike = find_candidates(small, CANDIDATE_CORRELATION, _MOST)
     turns = rank_in_lists(alike.rows, alike.correlations) // AT_ONCE
     waits, copies = np.ones(len(turns), np.bool_), np.zeros(len(turns), np.bool_)
     goes_on = np.ones(len(rows), np.bool_)

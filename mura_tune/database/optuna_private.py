@@ -226,8 +226,8 @@ class TrialCache(_CachedStorage):
 
     def waiting(self, study_id: int) -> list[FrozenTrial]:
         """Trials that wait, as they were read last, with those that were added here since."""
-        found = self._unfinished.get(study_id, {}).values()
-        waiting = [trial for trial in found if trial.state == TrialState.WAITING]
+        unfinished = self._unfinished.get(study_id, {}).values()
+        waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
         return sorted(waiting, key=lambda trial: trial.number)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:

@@ -48,7 +48,7 @@ from mura_tune.database.urls import TIMEOUT, database, file_of, hide_passwords
 from mura_tune.errors import InputError, MuraError
 from mura_tune.text import printable, shell_command
 
-Returned = TypeVar("Returned")
+_Returned = TypeVar("_Returned")
 # What content that is not as we or Optuna stored it raises when it is read.
 _UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_NOTADB)
@@ -230,7 +230,7 @@ class Patience:
     _told: bool = False
     _pause: float = PAUSES[0]
 
-    def call(self, attempt: Callable[[], Returned]) -> Returned:
+    def call(self, attempt: Callable[[], _Returned]) -> _Returned:
         """What `attempt` returns, tried again for as long as the database is out of reach.
 
         Raises:
@@ -385,20 +385,20 @@ class WaitingStorage(TrialStorage):
             return []
         return [key for key, silent in self.read_silences(study_id).items() if silent > grace]
 
-    def _query(self, read: Callable[[Connection], Returned]) -> Returned:
+    def _query(self, read: Callable[[Connection], _Returned]) -> _Returned:
         """What is read on a connection. Rows that nobody could read are told as damage."""
 
-        def attempt() -> Returned:
+        def attempt() -> _Returned:
             with self._alone.connect() as connection:
                 return read(connection)
 
         with decoded(self.patience.url):
             return self.patience.call(attempt)
 
-    def _transact(self, store: Callable[[Connection], Returned]) -> Returned:
+    def _transact(self, store: Callable[[Connection], _Returned]) -> _Returned:
         """What a function returns that runs within a transaction. Storing twice is storing once."""
 
-        def attempt() -> Returned:
+        def attempt() -> _Returned:
             with self.engine.begin() as connection:
                 return store(connection)
 

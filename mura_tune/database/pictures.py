@@ -29,7 +29,7 @@ PICTURE_BYTES = 4 * 2**20  # of one picture in a database; the largest seen has 
 DATABASE_BYTES = 4 * 2**30  # of all of them: those of some 10,000 trials of three pictures
 _CREATION = 0x6D75_7261  # "mura": the lock under which one of several first writers makes the table
 _LOG = logging.getLogger(__name__)
-Returned = TypeVar("Returned")
+_Returned = TypeVar("_Returned")
 _PICTURES = Table(
     "mura_pictures",
     sqlalchemy.MetaData(),
@@ -100,10 +100,10 @@ class PictureStore:
             raise InputError(f"{name}: no folder of pictures is named")
         return files.path_within(self.folder, name)
 
-    def _in_transaction(self, use: Callable[[Connection], Returned]) -> Returned:
+    def _in_transaction(self, use: Callable[[Connection], _Returned]) -> _Returned:
         """What `use` returns of a connection of its own, waiting while there is none."""
 
-        def attempt() -> Returned:
+        def attempt() -> _Returned:
             with engine.begin() as connection:
                 return use(connection)
 

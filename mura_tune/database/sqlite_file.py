@@ -27,7 +27,7 @@ _KINDS = """
     fuseblk hfs hfsplus iso9660 jfs minix msdos nilfs2 ntfs ntfs3 overlay overlayfs ramfs reiser4
     reiserfs rootfs simfs squashfs tmpfs ubifs udf ufs vfat xfs zfs
 """
-LOCAL = frozenset(_KINDS.split())
+_LOCAL = frozenset(_KINDS.split())
 TRUSTED = "MURA_LOCAL_DISKS"  # environment: more kinds that are local here, such as `9p virtiofs`
 MOUNTS = Path("/proc/mounts")
 _BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a database while it is in use
@@ -62,7 +62,7 @@ def network_disk(folder: Path, mounts: str) -> str | None:
         point = re.sub(r"\\([0-7]{3})", lambda digits: chr(int(digits[1], 8)), fields[1])
         if folder.is_relative_to(point) and len(point) >= len(deepest):
             deepest, kind = point, fields[2]
-    return None if kind in LOCAL else kind
+    return None if kind in _LOCAL else kind
 
 
 def may_write(path: Path) -> bool:

@@ -340,10 +340,10 @@ def _insert_into(table: Table, dialect: str) -> postgresql.Insert | sqlite.Inser
 def _refuse_ended(connection: Connection, key: int) -> None:
     """Raise unless a trial is there and has not ended."""
     query = select(_TRIALS.c.number, _TRIALS.c.state).where(_TRIALS.c.trial_id == key)
-    found = connection.execute(query).first()
-    if found is None:
+    row = connection.execute(query).first()
+    if row is None:
         raise KeyError(NOT_FOUND)
-    number, state = found
+    number, state = row
     if state.is_finished():
         raise UpdateFinishedTrialError(f"trial {number} has ended; nothing is stored in it")
 

@@ -26,7 +26,7 @@ from mura_tune.metrics.recalibration import estimate_recalibration
 from mura_tune.release_format.entries import SIGMOID_OF_MEAN
 from mura_tune.release_format.recalibration import LocalFiguresEntry
 
-FOLDS = 10
+_FOLDS = 10
 # Holds the slope near the parent's, as if it were known to lie within a standard deviation of 0.25
 # of it. Of the ridges in benchmarks/recalibrate.py the best compromise.
 LOCAL_RIDGE = 16.0
@@ -76,7 +76,7 @@ def cross_fit(parent: Calibration, local: StudyLogits, *, seed: int = 0) -> Cros
 
     Patients with an abnormal study and the others are dealt apart, so that folds have alike shares.
     """
-    folds_m = deal_patients(local.patients, local.labels, seed)
+    folds_m = assign_folds(local.patients, local.labels, seed)
     scores = np.full(len(folds_m), np.nan)
     called = np.zeros(len(folds_m), dtype=bool)
     for fold in np.unique(folds_m):
@@ -90,15 +90,15 @@ def cross_fit(parent: Calibration, local: StudyLogits, *, seed: int = 0) -> Cros
     return CrossFit(studies, called, len(np.unique(folds_m)))
 
 
-def deal_patients(patients_m: Names, labels_m: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The number of the fold of each study's patient, (M,): FOLDS of them, or as many as there are
+def assign_folds(patients_m: Names, labels_m: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The number of the fold of each study's patient, (M,): ten of them, or as many as there are
     patients."""
     names, inverse = np.unique(patients_m, return_inverse=True)
     abnormal = np.bincount(inverse, weights=labels_m) > 0
     order = np.random.default_rng(seed).permutation(len(names))
     order = order[np.argsort(abnormal[order], kind="stable")]
     folds = np.empty(len(names), dtype=np.int64)
-    folds[order] = np.arange(len(names)) % FOLDS
+    folds[order] = np.arange(len(names)) % _FOLDS
     return np.asarray(folds[inverse])
 
 

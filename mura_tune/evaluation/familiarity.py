@@ -35,6 +35,7 @@ from mura_tune.networks.network import Model
 from mura_tune.release_format.entries import FamiliarityEntry
 from mura_tune.release_format.metrics_entries import UnfamiliarEntry
 from mura_tune.training.batches import Split, plain_batches
+from mura_tune.training.fit import predict
 
 FILE = "training_features.safetensors"
 UNFAMILIAR = "not like the radiographs this was trained on"
@@ -241,9 +242,10 @@ def predict_with_distances(
 ) -> tuple[Tensor, Floats | None]:
     """The logits (N, K) of a split's views, as `fit.predict` gives them, and their distances (N,);
     None without a rule."""
-    measure = (lambda features: np.empty(0)) if rule is None else rule.measure
-    logits, distances = _answer_split(net, split, measure)
-    return logits, None if rule is None else np.concatenate(distances)
+    if rule is None:
+        return predict(net, split), None
+    logits, distances = _answer_split(net, split, rule.measure)
+    return logits, np.concatenate(distances)
 
 
 @torch.inference_mode()

@@ -22,10 +22,10 @@ from mura_tune.training.batches import Split
 from mura_tune.training.tasks import recognise_areas, study_logits
 
 ERROR = 0.01  # of the answers that remain on dev, at most
-# The share of dev's studies from which a router abstains: at least LEAST, even where every answer
-# is right, so that a study that looks like nothing known is not answered; and at most MOST.
-LEAST = 0.01
-MOST = 0.5
+# The share of dev's studies from which a router abstains: at least _LEAST, even where every answer
+# is right, so that a study that looks like nothing known is not answered; and at most _MOST.
+_LEAST = 0.01
+_MOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class RouterDecision:
         """How the confidence was chosen, in words."""
         return (
             f"least confidence that leaves an error of {ERROR:.2f} or less on dev, with "
-            f"{LEAST:.0%} to {MOST:.0%} of it below"
+            f"{_LEAST:.0%} to {_MOST:.0%} of it below"
         )
 
     def probabilities(self, logits_mk: Floats) -> Floats:
@@ -162,7 +162,7 @@ def choose_router_decision(logits_nk: Tensor, dev: Split) -> RouterDecision:
     temperature = _fit_temperature(studies)
     probabilities = softmax(studies.logits, temperature)
     confidence, wrong = probabilities.max(1), probabilities.argmax(1) != studies.areas
-    order, n = answer_surest(confidence, wrong, error=ERROR, most=MOST, least=LEAST)
+    order, n = answer_surest(confidence, wrong, error=ERROR, most=_MOST, least=_LEAST)
     threshold = confidence[order][n - 1]
     if n < len(order):  # halfway to the next, so that it is stable
         threshold = (threshold + confidence[order][n]) / 2

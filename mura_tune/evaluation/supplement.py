@@ -23,7 +23,7 @@ from mura_tune.release_format.supplement import (
     SupplementEntry,
 )
 
-MOST_VIEWS = 3  # studies of so many views and more are one group
+_MOST_VIEWS = 3  # studies of so many views and more are one group
 
 
 def measure_supplement(
@@ -62,9 +62,9 @@ def measure_supplement(
 def _by_views(
     studies: StudyScores, views_m: NDArray[np.int64], threshold: float
 ) -> Iterator[GroupEntry]:
-    counts = np.minimum(views_m, MOST_VIEWS)
+    counts = np.minimum(views_m, _MOST_VIEWS)
     for count in np.unique(counts):
-        more = " or more" if count == MOST_VIEWS else ""
+        more = " or more" if count == _MOST_VIEWS else ""
         views = "view" if count == 1 else "views"
         yield _group(f"{count}{more} {views}", studies.take(counts == count), threshold)
 

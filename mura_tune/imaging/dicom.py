@@ -161,7 +161,7 @@ def _parse_fields(
 def _identify(fields: list[str], path: object) -> Identity:
     patient, issuer, study, body_part = fields
     if not study:
-        raise UnclearGreyLevels(f"its header names no study: {_AGAIN}")
+        raise UnreadableImage(path, f"its header names no study: {_AGAIN}")
     digest = hashlib.sha256(f"{issuer}\0{patient or study}".encode())
     return Identity(digest.hexdigest()[:16], study, body_part)
 
@@ -308,8 +308,8 @@ def _modality(
 ) -> tuple[Numbers, tuple[float, float]]:
     """What stored values mean, and the range of it (C.11.1)."""
     if tables := header.get("ModalityLUTSequence"):
-        found, bits = _look_up(values.astype(np.float64), tables[0], header)
-        return found, (0.0, 2.0**bits - 1)
+        levels, bits = _look_up(values.astype(np.float64), tables[0], header)
+        return levels, (0.0, 2.0**bits - 1)
     slope = float(header.get("RescaleSlope", 1) or 0)
     intercept = float(header.get("RescaleIntercept", 0) or 0)
     if not slope or not np.isfinite([slope, intercept]).all():
@@ -321,8 +321,8 @@ def _modality(
 def _shown(values: Numbers, output: tuple[float, float], header: Dataset) -> Numbers:
     """Values as shares of the displayed range, black 0 to white 1 (C.11.2)."""
     if tables := header.get("VOILUTSequence"):
-        found, bits = _look_up(values, tables[0], header)
-        return found / (2.0**bits - 1)
+        levels, bits = _look_up(values, tables[0], header)
+        return levels / (2.0**bits - 1)
     centers, widths = (_numbers(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if not centers or not widths:
         low, high = output

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32Array = NDArray[np.float32]
-ITERATIONS = 10
+_ITERATIONS = 10
 _FAR = 1 / 8  # of half a side: how far one step moves a pixel at most
 _COVER = 0.5  # share of a picture that the other has to cover
 _RIDGE = 1e-5  # per pixel: keeps the equations solvable where a picture has no edges
@@ -29,7 +29,7 @@ def align(ones_nss: Float32Array, others_nss: Float32Array, maps: Float32Array) 
     grid = _grid(side)
     target = ones.reshape(count, -1, 1)
     ridge = _RIDGE * side * side * np.eye(8)
-    for _ in range(ITERATIONS):
+    for _ in range(_ITERATIONS):
         grey, across, down, inside = _sampled(others, maps, grid)
         slopes = [slope * along for slope in (across, down) for along in grid]
         columns = np.stack([*slopes, grey, np.ones_like(grey)], axis=1) * inside[:, None]

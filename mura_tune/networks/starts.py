@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from mura_tune.config import Holdout
 from mura_tune.errors import InputError
 from mura_tune.networks.hybrid import backbone_name
+from mura_tune.networks.imagenet import find_packaged_weights
 from mura_tune.networks.normalisation import (
     IMAGENET_NORMALISATION,
     Normalisation,
     own_normalisation,
 )
-from mura_tune.networks.packages import find_packaged_weights
 from mura_tune.networks.weights import (
     check_finite_weights,
     check_tensor_names,

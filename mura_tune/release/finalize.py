@@ -26,8 +26,8 @@ from mura_tune.evaluation.familiarity import (
 )
 from mura_tune.evaluation.routing import RouterEvaluation
 from mura_tune.evaluation.runs import FinalRun, describe_runs, pick_strongest, summarise_runs
+from mura_tune.networks.imagenet import EXTRA
 from mura_tune.networks.network import Network, join_members
-from mura_tune.networks.packages import EXTRA
 from mura_tune.networks.starts import FINGERPRINTS, IMAGENET, TRAINED_ON, start_digest, start_name
 from mura_tune.recipe import Recipe, apply_values
 from mura_tune.release.refit import FOLDS_SPLIT, Memories, load_all_patients, refit

@@ -37,7 +37,7 @@ from mura_tune.report.recalibration import (
 )
 from mura_tune.training.batches import Split, load_split
 
-LOCAL = "local"  # the name of the split
+_LOCAL = "local"  # the name of the split
 LEAST_PATIENTS = 2  # with a study of each label: below, nothing has an interval
 
 
@@ -150,14 +150,14 @@ def _load_local(images: AreaImages, manifest: AbnormalityManifest, parent: Relea
         area=images.area,
         pixels=images.pixels,
         pixel_sha=images.pixel_sha,
-        frame=frame.assign(split=LOCAL, row=frame.index),
+        frame=frame.assign(split=_LOCAL, row=frame.index),
         left_out=images.left_out,
         near=images.near,
         fingerprint=images.fingerprint,
         split_hash="",
         root=images.root,
     )
-    return load_split(local, LOCAL, next(parent.net.parameters()).device)
+    return load_split(local, _LOCAL, next(parent.net.parameters()).device)
 
 
 def _refuse_training_pictures(release: Path, images: AreaImages) -> bool:

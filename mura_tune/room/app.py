@@ -160,8 +160,8 @@ class RoomApp:
         if prefix and path.startswith(f"{prefix}/"):
             path = path[len(prefix) :]
         for route, pattern in self._patterns.items():
-            if found := pattern.fullmatch(path):
-                return route, found.groups()
+            if match := pattern.fullmatch(path):
+                return route, match.groups()
         return "(no such path)", ()
 
     def _answer(
@@ -303,10 +303,10 @@ class RoomApp:
         return to_json(self._room.measure_deletion(*self._view(request)))
 
     def _view(self, request: _Request) -> tuple[ReadStudy, int]:
-        found = self._room.sittings.find_view(_sitting(request), request.names[0])
-        if found is None:
+        view = self._room.sittings.find_view(_sitting(request), request.names[0])
+        if view is None:
             raise RefusedRequest(404, "there is no such view in this sitting")
-        return found
+        return view
 
 
 def build_app(room: Room, address: Address, report: Callable[[str], None]) -> App:

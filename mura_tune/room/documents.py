@@ -18,7 +18,7 @@ from mura_tune.text import to_cell
 ABNORMAL, NORMAL, DOUBT, UNLIKE = "abnormal", "normal", "doubt", "unlike"
 UNROUTED, NO_RELEASE, UNREADABLE = "unrouted", "no release", "unreadable"
 _ABSTAINS = "The release abstains."
-COLUMNS = (
+_COLUMNS = (
     *("study", "files", "read_at", "area", "area_source", "router_confidence", "views"),
     *("probability", "call", "why", "distance", "operating_point", "threshold"),
     *("release", "digest"),
@@ -28,14 +28,14 @@ COLUMNS = (
 def study_to_json(study: ReadStudy, releases: RoomReleases) -> dict[str, Any]:
     """A study as the page shows it."""
     call, why = describe_call(study, releases)
-    found = study.answer
-    answer, route = (found.answer, found.route) if found else (None, None)
-    familiarity = found.familiarity if found else None
+    reply = study.answer
+    answer, route = (reply.answer, reply.route) if reply else (None, None)
+    familiarity = reply.familiarity if reply else None
     return {
         "id": study.id,
         "name": study.name,
-        "area": found.name if found and found.name else route.area if route else None,
-        "area_source": found.source if found else None,
+        "area": reply.name if reply and reply.name else route.area if route else None,
+        "area_source": reply.source if reply else None,
         "route": route
         and {
             "area": route.area,
@@ -44,13 +44,13 @@ def study_to_json(study: ReadStudy, releases: RoomReleases) -> dict[str, Any]:
             "abstained": route.abstain,
         },
         "recognised_area": answer and answer.recognised_area,
-        "note": found.problem if found and answer else "",
+        "note": reply.problem if reply and answer else "",
         "probability": answer and answer.probability,
         "call": call,
         "why": why,
         "operating_point": answer
         and {"name": answer.operating_point, "threshold": answer.threshold},
-        "band": _band(found, releases),
+        "band": _band(reply, releases),
         "familiarity": familiarity.to_json() if familiarity else None,
         "views": [
             {
@@ -73,19 +73,19 @@ def study_to_json(study: ReadStudy, releases: RoomReleases) -> dict[str, Any]:
 
 def describe_call(study: ReadStudy, releases: RoomReleases) -> tuple[str, str]:
     """What the answer calls a study, in one of the words above, and why, in a sentence."""
-    found = study.answer
-    if found is None:
+    reply = study.answer
+    if reply is None:
         files = len(study.views) + len(study.errors)
         return UNREADABLE, (
             f"{len(study.errors)} of its {files} files cannot be read, and no view is left out of "
             "an answer: drop the study again without what is no view of it."
         )
-    if found.familiarity is not None and not found.familiarity.like_training:
-        return UNLIKE, f"It is {found.familiarity}. {found.problem or _ABSTAINS}"
-    if found.answer is None or found.name is None:
-        missing = found.route is not None and not found.route.abstain
-        return (NO_RELEASE if missing else UNROUTED), found.problem
-    return _describe_answer(found.answer, releases.reader(found.name))
+    if reply.familiarity is not None and not reply.familiarity.like_training:
+        return UNLIKE, f"It is {reply.familiarity}. {reply.problem or _ABSTAINS}"
+    if reply.answer is None or reply.name is None:
+        missing = reply.route is not None and not reply.route.abstain
+        return (NO_RELEASE if missing else UNROUTED), reply.problem
+    return _describe_answer(reply.answer, releases.reader(reply.name))
 
 
 def _describe_answer(answer: Answer, reader: Predictor) -> tuple[str, str]:
@@ -101,10 +101,10 @@ def _describe_answer(answer: Answer, reader: Predictor) -> tuple[str, str]:
     return NORMAL, f"Its probability is below {point}."
 
 
-def _band(found: RoomAnswer | None, releases: RoomReleases) -> dict[str, float] | None:
-    if found is None or found.name is None:
+def _band(reply: RoomAnswer | None, releases: RoomReleases) -> dict[str, float] | None:
+    if reply is None or reply.name is None:
         return None
-    band = releases.reader(found.name).decision.band
+    band = releases.reader(reply.name).decision.band
     return {"low": band.low, "high": band.high} if band.low < band.high else None
 
 
@@ -119,10 +119,10 @@ def sitting_to_csv(studies: Iterable[ReadStudy], releases: RoomReleases, point: 
     """
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\r\n")
-    table.writerow(COLUMNS)
+    table.writerow(_COLUMNS)
     for study in studies:
         row = _row(study, releases, point)
-        table.writerow([to_cell(str(row.get(column, ""))) for column in COLUMNS])
+        table.writerow([to_cell(str(row.get(column, ""))) for column in _COLUMNS])
     return out.getvalue()
 
 
@@ -141,12 +141,12 @@ def _row(study: ReadStudy, releases: RoomReleases, point: str | None) -> dict[st
         "call": document["call"],
         "why": document["why"],
     }
-    found = study.answer
-    if found is not None and found.familiarity is not None:
-        row["distance"] = f"{found.familiarity.distance:.6f}"
-    if found is None or found.answer is None or found.name is None:
+    reply = study.answer
+    if reply is not None and reply.familiarity is not None:
+        row["distance"] = f"{reply.familiarity.distance:.6f}"
+    if reply is None or reply.answer is None or reply.name is None:
         return row
-    reader, answer = releases.reader(found.name), found.answer
+    reader, answer = releases.reader(reply.name), reply.answer
     about = release_to_json(reader.release)
     row |= {
         "probability": f"{answer.probability:.6f}",

@@ -127,22 +127,22 @@ class RoomReleases:
         return RoomAnswer(source, name, answer=answer)
 
     def _route(self, routed: RoutedReader, study: StudyViews) -> RoomAnswer:
-        (found,) = routed.answer([study])
-        if found.answer is not None:
-            predictor, _ = routed.release_of(found.route.area)
+        (reply,) = routed.answer([study])
+        if reply.answer is not None:
+            predictor, _ = routed.release_of(reply.route.area)
             name = self._names[id(predictor)]
-            return RoomAnswer("router", name, found.route, found.answer, found.fallback or "")
-        if found.familiarity is not None and not found.familiarity.like_training:
+            return RoomAnswer("router", name, reply.route, reply.answer, reply.fallback or "")
+        if reply.familiarity is not None and not reply.familiarity.like_training:
             problem = "The router abstains. Where you know the area, choose it."
-        elif found.error:
-            problem = f"The router takes it for {found.route.area}, which has no release here."
+        elif reply.error:
+            problem = f"The router takes it for {reply.route.area}, which has no release here."
         else:
             problem = (
-                f"The router is not sure: its best guess is {found.route.area} with a confidence "
-                f"of {found.route.confidence:.3f}, and it answers from {found.route.least:.3f} on. "
+                f"The router is not sure: its best guess is {reply.route.area} with a confidence "
+                f"of {reply.route.confidence:.3f}, and it answers from {reply.route.least:.3f} on. "
                 "Choose the area."
             )
-        return RoomAnswer("router", route=found.route, problem=problem)
+        return RoomAnswer("router", route=reply.route, problem=problem)
 
     def to_json(self) -> dict[str, Any]:
         """The router and the areas, for the page."""

@@ -48,7 +48,7 @@ class Upload:
 
 
 @dataclass(frozen=True, eq=False)
-class Form:
+class UploadForm:
     """The fields of a form, the last value of each name, and its files in order."""
 
     fields: dict[str, str]
@@ -91,7 +91,7 @@ def read_json(environ: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def read_form(environ: dict[str, Any]) -> Form:
+def read_form(environ: dict[str, Any]) -> UploadForm:
     """The multipart form in a request's body (RFC 7578), held in memory once.
 
     Raises:
@@ -122,7 +122,7 @@ def read_form(environ: dict[str, Any]) -> Form:
         if file_name or content:  # a form without a chosen file sends an empty one
             uploads.append(Upload(check_file_name(file_name), content))
     body.pass_over()
-    return Form(fields, tuple(uploads))
+    return UploadForm(fields, tuple(uploads))
 
 
 def check_file_name(name: str) -> str:
@@ -142,8 +142,8 @@ def check_file_name(name: str) -> str:
 def _parse_head(head: bytes) -> tuple[str, str | None]:
     """The field's name and the file's name of a part; None for the latter where it is no file."""
     for line in head.decode("utf-8", "backslashreplace").split("\r\n"):
-        if found := _DISPOSITION.fullmatch(line):
-            parameters = {key.lower(): value for key, value in _PARAMETER.findall(found[1])}
+        if match := _DISPOSITION.fullmatch(line):
+            parameters = {key.lower(): value for key, value in _PARAMETER.findall(match[1])}
             if "name" in parameters:
                 return parameters["name"], _unquote(parameters.get("filename"))
     raise RefusedRequest(400, "a part of the form has no name")

@@ -71,12 +71,12 @@ class Room:
         read, errors = [], [FileError(upload.name, _LEFT_OUT) for upload in left_out]
         for study in studies:
             with self._decoding:
-                found = self._read_study(study, area)
-            if found.views:
-                self.sittings.add(sitting, found)
-                read.append(found)
+                answered = self._read_study(study, area)
+            if answered.views:
+                self.sittings.add(sitting, answered)
+                read.append(answered)
             else:
-                errors += found.errors
+                errors += answered.errors
         return read, errors
 
     def read_again(self, study: ReadStudy, area: str) -> ReadStudy:

@@ -35,7 +35,7 @@ from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.trial_record import TrialRecord
 from mura_tune.text import CONFIRM_SUFFIX, check_search_name, to_cell
 
-COLUMNS = (
+_COLUMNS = (
     "study",
     "trial",
     "slot",
@@ -96,9 +96,9 @@ def table(url: str, name: str) -> str:
     with using(url) as storage, legible(url, f"search {name}"):
         load_study(storage, name, url)  # or say which there are
         rows = [_row(trial) for search in _both(storage, name, url) for trial in search.trials()]
-    params = sorted({key for row in rows for key in row} - set(COLUMNS))
+    params = sorted({key for row in rows for key in row} - set(_COLUMNS))
     out = io.StringIO()
-    writer = csv.DictWriter(out, [*COLUMNS, *params], restval="", lineterminator="\n")
+    writer = csv.DictWriter(out, [*_COLUMNS, *params], restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({key: to_cell(v) if isinstance(v, str) else v for key, v in row.items()})

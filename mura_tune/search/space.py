@@ -28,7 +28,7 @@ from mura_tune.errors import InputError
 from mura_tune.networks.factory import count_stages
 from mura_tune.recipe import Recipe, apply_values, field_type, newer_fields
 
-DIGITS = 3
+_DIGITS = 3
 
 
 class RoundingSampler(optuna.samplers.TPESampler):
@@ -74,7 +74,7 @@ def round_value(value: Any, axis: BaseDistribution) -> Any:
     """Round a drawn fraction to three digits, inside its axis; anything else stays as it is."""
     if not isinstance(axis, FloatDistribution) or axis.step is not None:
         return value
-    return min(max(float(f"{value:.{DIGITS}g}"), axis.low), axis.high)
+    return min(max(float(f"{value:.{_DIGITS}g}"), axis.low), axis.high)
 
 
 Space = Mapping[str, BaseDistribution]

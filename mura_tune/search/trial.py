@@ -35,7 +35,7 @@ from mura_tune.training.feeds import Source, pixel_feed
 from mura_tune.training.fit import Epoch, FitResult, fit
 from mura_tune.training.tasks import task_of
 
-DIGITS = 6  # of a score, where people see it: finer than one pair of studies among a million
+_DIGITS = 6  # of a score, where people see it: finer than one pair of studies among a million
 
 # Saves what people look at: of a trial, its fits with the dev split of each, and all dev studies.
 SaveArtifacts = Callable[[optuna.Trial, Sequence[tuple[FitResult, Split]], StudyScores], None]
@@ -183,18 +183,18 @@ class Trainer:
         kept_epochs = [f.epoch.number for f, _ in fits]
         auc = area = None
         if recipe.monitor != "auc":  # it is stored whatever decides
-            auc = average_folds(tables, measure=AUC).rounded(DIGITS)
+            auc = average_folds(tables, measure=AUC).rounded(_DIGITS)
         if task.beside:
             area_tables = [task.beside(result.logits, dev) for result, dev in fits]
-            area = average_folds(area_tables, measure=ACCURACY).rounded(DIGITS)
-        dev_score = average_folds(tables, measure=task.measure).rounded(DIGITS)
+            area = average_folds(area_tables, measure=ACCURACY).rounded(_DIGITS)
+        dev_score = average_folds(tables, measure=task.measure).rounded(_DIGITS)
         with writer.together():
             writer.store_estimates(dev_score, kept_epochs[0] if alone else kept_epochs, auc, area)
             writer.store_scores(tables)
             if self.data.own_dev:
                 writer.store_own_dev(self.data.own_dev)
         self.save_artifacts(trial, fits, tables[0] if alone else _pooled(tables))
-        return round(float(np.mean([f.epoch.score for f, _ in fits])), DIGITS)
+        return round(float(np.mean([f.epoch.score for f, _ in fits])), _DIGITS)
 
 
 def _pooled(runs: Sequence[StudyScores]) -> StudyScores:
@@ -206,7 +206,7 @@ def _pooled(runs: Sequence[StudyScores]) -> StudyScores:
 
 
 def _report(trial: optuna.Trial, score: float, step: int) -> None:
-    trial.report(round(score, DIGITS), step)
+    trial.report(round(score, _DIGITS), step)
 
 
 def _prune(trial: optuna.Trial) -> None:

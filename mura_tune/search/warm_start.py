@@ -16,7 +16,7 @@ from mura_tune.search.space import Space, fits
 from mura_tune.text import CONFIRM_SUFFIX
 
 AUTO, NONE = "auto", "none"
-SHARE = 4  # at most one trial in four is a warm start
+_SHARE = 4  # at most one trial in four is a warm start
 
 
 def warm_starts(
@@ -39,7 +39,7 @@ def warm_starts(
     else:
         names = [n for n in map(str.strip, which.split(",")) if n != name]
     starts: list[WarmStart] = []
-    share = max(1, config.budget.trials // SHARE)
+    share = max(1, config.budget.trials // _SHARE)
     for sibling in names:
         if which == AUTO and len(starts) == share:
             break

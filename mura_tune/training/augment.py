@@ -22,7 +22,7 @@ LOG_CONTRAST = math.log(1.6)
 BRIGHTNESS = 0.2  # of the full range
 LOG_GAMMA = math.log(1.5)
 DRAWS_PER_VIEW = 9
-LEVELS = 256
+_LEVELS = 256
 IMAGES_IN_CACHE = 8  # images at once on a CPU: at 224 px what they pass through stays in its cache
 VIEWS_VERSION = 2  # raise it whenever a change here, or in the order of batches, changes a view
 
@@ -53,7 +53,7 @@ def augment(pixels_nhw: Tensor, u_nd: Tensor, strength: float) -> Tensor:
 
 def _tones(v: Tensor) -> Tensor:
     """What each of the 256 levels becomes in each image, (N, 256): gamma, contrast, brightness."""
-    levels = torch.linspace(0, 1, LEVELS, device=v.device)
+    levels = torch.linspace(0, 1, _LEVELS, device=v.device)
     gamma, contrast = torch.exp(v[:, 8:] * LOG_GAMMA), torch.exp(v[:, 6:7] * LOG_CONTRAST)
     return ((levels**gamma - 0.5) * contrast + 0.5 + v[:, 7:8] * BRIGHTNESS).clamp_(0, 1)
 

@@ -30,7 +30,7 @@ Compiler = Callable[[Network, tuple[int, ...]], Forward]
 
 SECONDS_PER_LAYER = 1.1  # of compiling a convolution or linear layer: 121 of them took 133 s
 SAVED = 0.35  # of the time of a captured step
-KINDS = 64  # depths, shapes and architectures that one process may compile
+_KINDS = 64  # depths, shapes and architectures that one process may compile
 _LOG = logging.getLogger(__name__)
 
 
@@ -97,7 +97,7 @@ class Inductor:
 @functools.cache
 def _compiled_pass() -> Callable[[Network, Tensor], Tensor]:
     """One function for every network: those of one kind share what it compiles."""
-    torch.compiler.config.recompile_limit = KINDS
+    torch.compiler.config.recompile_limit = _KINDS
     return torch.compile(lambda net, x: net(x), dynamic=False)
 
 

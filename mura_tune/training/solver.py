@@ -30,10 +30,10 @@ from mura_tune.training.feeds import Feed
 from mura_tune.training.losses import Loss
 from mura_tune.training.optim import Stateful
 
-FOLDS = 5  # of train's patients; each is held out once for every penalty
+_FOLDS = 5  # of train's patients; each is held out once for every penalty
 PENALTIES = tuple(10 ** (1 - k / 2) for k in range(13))  # 10 to 1e-5, of standardised features
-PATIENCE = 2  # penalties in a row that are worse than the best before smaller ones are left out
-ITERATIONS = 200  # of L-BFGS at most, for one penalty
+_PATIENCE = 2  # penalties in a row that are worse than the best before smaller ones are left out
+_ITERATIONS = 200  # of L-BFGS at most, for one penalty
 TOLERANCE = 1e-7  # of the gradient's largest element
 LEAST_DEVIATION = 1e-3  # times the largest one: below it a feature counts as constant
 
@@ -66,7 +66,7 @@ class SolvedPhase:
     ) -> None:
         self._net, self._feed, self._outputs = net, feed, outputs
         shares = torch.from_numpy(view_shares(train, recipe)).to(targets.device)
-        folds = torch.from_numpy(deal_patients(train.patients, classes, FOLDS)).to(targets.device)
+        folds = torch.from_numpy(deal_patients(train.patients, classes, _FOLDS)).to(targets.device)
         self._views = _Views(targets, shares, folds, loss_of)
         self.parts: dict[str, Stateful] = {}
 
@@ -257,7 +257,7 @@ def _choose_penalty(
     It goes from the largest one down, each fit from the fit before, and ends where smaller ones
     only get worse.
     """
-    masks = [views.folds == fold for fold in range(FOLDS)]
+    masks = [views.folds == fold for fold in range(_FOLDS)]
     masks = [mask for mask in masks if bool(mask.any())]
     if len(masks) < 2:  # one patient alone can judge nothing
         return 1.0
@@ -271,7 +271,7 @@ def _choose_penalty(
             with torch.no_grad():
                 losses[penalty] += share * float(held_out(thetas[number]))
         best = min(losses, key=lambda value: losses[value])
-        if sum(value < best for value in losses) >= PATIENCE:
+        if sum(value < best for value in losses) >= _PATIENCE:
             break
     return best
 
@@ -284,7 +284,7 @@ def _minimise(loss_of: LayerLoss, penalty: float, start: Tensor) -> Tensor:
     theta = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS(
         [theta],
-        max_iter=ITERATIONS,
+        max_iter=_ITERATIONS,
         tolerance_grad=TOLERANCE,
         tolerance_change=1e-12,
         line_search_fn="strong_wolfe",

@@ -24,7 +24,7 @@ from mura_tune.training.losses import Judge, Loss, add_consistency, require_map
 COMMON = 0.25  # of an epoch's batches: shapes of that share of them are compiled
 
 # A batch's x, targets, weights and, where views are mixed, the share of each view -> loss ()
-Step = Callable[..., Tensor]
+_Step = Callable[..., Tensor]
 
 
 class SteppedPhase:
@@ -132,7 +132,7 @@ def draw_shares(alpha: float, seed: int, epoch: int, n: int) -> NDArray[np.float
     return np.random.default_rng((seed, epoch, 2)).beta(alpha, alpha, n).astype(np.float32)
 
 
-def _plain_loss(judge: Judge, loss_of: Loss) -> Step:
+def _plain_loss(judge: Judge, loss_of: Loss) -> _Step:
     """The mean loss of a batch's views, each times its weight."""
 
     def loss(x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def _plain_loss(judge: Judge, loss_of: Loss) -> Step:
     return loss
 
 
-def _mixed_loss(judge: Judge, loss_of: Loss) -> Step:
+def _mixed_loss(judge: Judge, loss_of: Loss) -> _Step:
     """Of `share` x each view + (1 - share) x the view before it, and so of their losses (Zhang et
     al. 2018, mixup)."""
 
@@ -157,12 +157,12 @@ def _mixed_loss(judge: Judge, loss_of: Loss) -> Step:
 
 
 def _step(
-    loss_of: Step,
+    loss_of: _Step,
     net: Network,
     clip: float,
     optimiser: torch.optim.Optimizer,
     average: optim.WeightAverage | None,
-) -> Step:
+) -> _Step:
     """One step of training: the loss of a batch, ahead of what it changes.
 
     A gradient whose norm over all weights that train is above `clip` is scaled down to it (Pascanu

@@ -37,7 +37,7 @@ from mura_tune.release_format.checksums import sha256
 from mura_tune.strict import build_dataclass, check_value, parse_json
 from mura_tune.transfer.stores import Store, open_store
 
-LAYOUT = 1  # of the folder; raise it whenever older versions could not read it
+_LAYOUT = 1  # of the folder; raise it whenever older versions could not read it
 LIST_FILE = "cache.json"
 _LIST_BYTES = 2**16
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -114,7 +114,7 @@ def push_cache(images: AreaImages, url: str) -> PushedCache:
         index.write_bytes(_write_index(images))
         listed = [_describe(path) for path in (images.file, copies, index)]
         content = CacheList(
-            layout=LAYOUT,
+            layout=_LAYOUT,
             preprocessing=PREPROCESSING,
             near_copies=RULE_VERSION,
             area=_cached_name(images.area),
@@ -203,8 +203,8 @@ def _describe(path: Path) -> CacheFile:
 def _read_list(content: bytes, source: str) -> CacheList:
     plain = parse_json(content, source)
     try:
-        if isinstance(plain, Mapping) and plain.get("layout") != LAYOUT:
-            raise ValueError(f"layout is {plain.get('layout')!r}, and this version reads {LAYOUT}")
+        if isinstance(plain, Mapping) and plain.get("layout") != _LAYOUT:
+            raise ValueError(f"layout is {plain.get('layout')!r}, and this version reads {_LAYOUT}")
         listed: CacheList = build_dataclass(CacheList, plain, "")
     except ValueError as error:
         raise InputError(f"{source}: no list of a cache: {error}; {_AGAIN}") from None

@@ -179,7 +179,7 @@ def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
         known = []
     if not known:
         raise _not_here(host)
-    family, *_, address = min(known, key=lambda found: found[0] != socket.AF_INET)
+    family, *_, address = min(known, key=lambda entry: entry[0] != socket.AF_INET)
     return family, address
 
 

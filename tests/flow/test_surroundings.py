@@ -58,6 +58,8 @@ READS = [
     (("infer", "DATA/valid", f"--release={RELEASE}", "--out=OUT/a.csv"), "DATA/valid"),
     (("explain", *ONE, "--out=OUT/a.png"), WEIGHTS),
     (("explain", *ONE, "--out=OUT/a.png"), IMAGE),
+    (("read", f"--release={RELEASE}", "--port=0"), WEIGHTS),
+    (("listen", *ONE[:1], "--from=PACS", "--send-to=PACS@localhost:104", "--queue=OUT/q"), WEIGHTS),
 ]
 WRITES = [
     (("phantom", "OUT/new", "--area=XR_HAND", "--patients=8", "--size=64"), OUT),

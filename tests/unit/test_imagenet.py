@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.networks import imagenet, packages
+from mura_tune.networks import imagenet
 from mura_tune.networks.factory import build_network
 from mura_tune.networks.normalisation import MEAN, STD
 from mura_tune.networks.starts import start_digest
@@ -21,7 +21,7 @@ Weights = dict[str, Tensor]
 @pytest.fixture(scope="module")
 def weights() -> Weights:
     """The tensors of the installed package's file, under its own names."""
-    path = packages.find_packaged_weights(LITE0)
+    path = imagenet.find_packaged_weights(LITE0)
     assert path is not None, "the extra imagenet is not installed; run make setup"
     loaded: Weights = torch.load(path, weights_only=True)
     return loaded
@@ -65,8 +65,8 @@ def test_a_hybrids_stem_is_the_packages(weights: Weights) -> None:
 
 
 def test_each_packages_file_is_the_one_that_its_name_promises() -> None:
-    for arch in packages.PACKAGES:
-        path = packages.find_packaged_weights(arch)
+    for arch in imagenet.PACKAGES:
+        path = imagenet.find_packaged_weights(arch)
         digest = start_digest("imagenet", arch)
         assert path is not None
         assert digest is not None
@@ -107,9 +107,9 @@ def test_a_package_without_its_file_is_named(
     (tmp_path / "empty_weights").mkdir()
     (tmp_path / "empty_weights" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(packages, "PACKAGES", {LITE0: "empty_weights"})
+    monkeypatch.setattr(imagenet, "PACKAGES", {LITE0: "empty_weights"})
     with pytest.raises(InputError, match="holds 0 files of weights, not one; install empty-wei"):
-        packages.find_packaged_weights(LITE0)
+        imagenet.find_packaged_weights(LITE0)
 
 
 @pytest.mark.parametrize(

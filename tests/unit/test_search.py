@@ -510,7 +510,7 @@ def test_a_search_from_packaged_weights_needs_that_package(
     tune(config, prepared, url)
     found = results.load_result(url, "s")
     assert found.starts == {f"imagenet {lite0}": starts.start_digest("imagenet", lite0)}
-    monkeypatch.setattr("mura_tune.networks.packages.PACKAGES", {})
+    monkeypatch.setattr("mura_tune.networks.imagenet.PACKAGES", {})
     monkeypatch.setattr("mura_tune.networks.factory.require_hub_weights", lambda arch: None)
     with pytest.raises(InputError, match=rf"starts.imagenet {lite0} 5793\w+… -> none\. Trials"):
         search.start_search(SearchJob("s", config, prepared), WorkerSettings(url))

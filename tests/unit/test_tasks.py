@@ -343,7 +343,7 @@ def release(logits_mk: Tensor, **told: Any) -> Any:
         **told,
     }
     manifest = parse_manifest(values, "for a test")
-    return SimpleNamespace(manifest=manifest, net=_Says(logits_mk))
+    return SimpleNamespace(manifest=manifest, net=_Says(logits_mk), familiarity=None)
 
 
 def test_a_study_sent_elsewhere_is_answered_there() -> None:
