@@ -2,7 +2,7 @@
 
 The receiver writes views into a queue on disk, and says that it has them once they are on the
 disk. A study is answered when nothing more of it comes; the sender sends the answers. A line in
-the log names a study by its StudyInstanceUID, and has no other value of a header.
+the log names a study and its views by their UIDs, and has no other value of a header.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from mura_tune.reading.readers import Reader
 GIGABYTE = 10**9
 _POLL = 0.2  # seconds between two looks at the queue
 _SWEEP = 60.0  # seconds between two removals of what is no longer needed
-_RETRY = 30.0  # seconds until a study is tried again after an error of the disk
+_RETRY = 30.0  # seconds until the disk is tried again after an error
+_RETRY_STUDY = 600.0  # seconds until a study is tried again that the program fails at
 _SILENCE = 60.0  # seconds that a sender may be silent
 _ASSOCIATIONS = 20  # at once
 _UID = re.compile(r"[0-9][0-9.]{0,63}")
@@ -51,7 +52,8 @@ class ListenSettings:
         quiet: seconds without another view after which a study is complete; an association that
             brought views of it and is still open keeps it waiting. 0: its end is enough.
         keep: seconds for which views stay in the queue once they are answered, so that a late
-            view is answered together with the others.
+            view is answered together with the others; shorter while the queue is more than half
+            full.
         most_bytes: of the queue; views are refused while it has more.
         kinds: of the objects that are sent; all where none is named.
     """
@@ -95,6 +97,7 @@ def listen(
     busy = f"{folder}: another mura listen has this queue; name another by --queue"
     with files.hold_sole_lock(folder / ".lock", busy):
         queue = StudyQueue(folder, settings.most_bytes)
+        queue.leave_out(settings.kinds or KINDS)  # that an earlier call made
         with (
             Receiver(queue, settings, say) as receiver,
             Sender(queue, settings.send_to, settings.title, say),
@@ -102,11 +105,16 @@ def listen(
             answerer = _Answerer(reader, queue, settings, say, receiver.open_studies)
             swept = time.monotonic()
             while not is_over():
-                if time.monotonic() - swept > _SWEEP:
-                    answerer.sweep()
-                    swept = time.monotonic()
-                if not answerer.answer_next():
-                    time.sleep(_POLL)
+                try:
+                    if time.monotonic() - swept > _SWEEP:
+                        swept = time.monotonic()
+                        answerer.sweep()
+                    if not answerer.answer_next():
+                        time.sleep(_POLL)
+                except OSError as error:  # of the disk: what is on it stays
+                    reason = explain_error(error) or error
+                    say(f"{folder}: {reason}; again in {_RETRY:.0f} s")
+                    time.sleep(_RETRY)
 
 
 def check_pacs_extra() -> None:
@@ -245,22 +253,24 @@ class _Answerer:
         for study in studies:
             if study.uid in coming or not self._is_due(study):
                 continue
-            digest = study.digest()
-            if not self.queue.has_answer(study.uid, digest):
-                self._answer(study, digest)
+            # An association may have begun and ended since the first look at the open ones.
+            if self.queue.is_as_it_was(study) and self._answer(study):
                 return True
-            self._settled[study.uid] = study
         return False
 
     def sweep(self) -> None:
-        """Remove views that are answered and old, and notes that are older still."""
+        """Remove views that are answered and old, and notes that are older still.
+
+        While the queue is more than half full, views are removed as soon as they are answered: a
+        view that is not there yet needs the room more.
+        """
+        self.queue.measure()
         for study in self.queue.studies():
             old = time.time() - study.latest > self.settings.keep
-            if old and self._settled.get(study.uid) == study:
+            if (old or self.queue.is_half_full) and self._settled.get(study.uid) == study:
                 self.queue.forget(study)
                 del self._settled[study.uid]
         self.queue.forget_done()
-        self.queue.measure()
 
     def _is_due(self, study: ReceivedStudy) -> bool:
         if self._settled.get(study.uid) == study:
@@ -269,21 +279,31 @@ class _Answerer:
             return False
         return not 0 <= time.time() - study.latest < self.settings.quiet
 
-    def _answer(self, study: ReceivedStudy, digest: str) -> None:
-        """Put the answer into the outbox, or settle a study that can have none."""
+    def _answer(self, study: ReceivedStudy) -> bool:
+        """Put the answer into the outbox, or settle a study that has one or can have none; whether
+        there was something to do."""
         views = f"{len(study.images)} view{'s' if len(study.images) > 1 else ''}"
         try:
-            plan = plan_answer(self.reader, study.images)
-            answer = make_objects(plan, self.settings.kinds or KINDS)
-            self.queue.put_answer(study.uid, digest, answer.objects)
-        except OSError as error:  # the disk, and not the study
-            self._later[study.uid] = time.monotonic() + _RETRY
-            reason = explain_error(error) or error
-            self.say(f"{study.uid}: {views}, not answered: {reason}; again in {_RETRY:.0f} s")
-            return
-        except (NoAnswer, InputError) as error:
-            self.queue.settle(study.uid, digest)
-            self.say(f"{study.uid}: {views}, no answer: {error}")
-        else:
-            self.say(f"{study.uid}: {views}, {answer.answer.brief()}")
+            digest = study.digest()
+            if self.queue.has_answer(study.uid, digest):
+                self._settled[study.uid] = study
+                return False
+            try:
+                plan = plan_answer(self.reader, study.images)
+                answer = make_objects(plan, self.settings.kinds or KINDS)
+                self.queue.put_answer(study.uid, digest, answer.objects)
+                line = answer.answer.brief()
+            except (NoAnswer, InputError) as error:
+                self.queue.settle(study.uid, digest)
+                line = f"no answer: {error}"
+        except Exception as error:  # whatever it is, the study stays, and the others go on
+            disk = isinstance(error, OSError | MemoryError)
+            pause = _RETRY if disk else _RETRY_STUDY
+            self._later[study.uid] = time.monotonic() + pause
+            # A library's text may quote a header.
+            reason = explain_error(error) or (error if disk else type(error).__name__)
+            self.say(f"{study.uid}: {views}, not answered: {reason}; again in {pause:.0f} s")
+            return True
+        self.say(f"{study.uid}: {views}, {line}")
         self._settled[study.uid] = study
+        return True

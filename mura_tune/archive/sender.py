@@ -67,7 +67,8 @@ class Sender:
         self._queue, self._node, self._say = queue, node, say
         self._ae = _application(title)
         self._stop = threading.Event()
-        self._pauses: dict[Path, _Pause] = {}
+        self._pauses: dict[Path, _Pause] = {}  # of answers that were not taken
+        self._away = _Pause()  # of all, while the node is not there
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
 
     def __enter__(self) -> Sender:
@@ -80,11 +81,17 @@ class Sender:
 
     def _run(self) -> None:
         while not self._stop.wait(_POLL):
-            for answer in self._queue.waiting():
+            try:
+                waiting = self._queue.waiting()
+            except OSError as error:  # of the disk, which is looked at again
+                self._say(f"the outbox: {explain_error(error) or error}")
+                self._stop.wait(LONGEST_PAUSE)
+                continue
+            for answer in waiting:
                 if self._stop.is_set():
                     return
                 pause = self._pauses.setdefault(answer.folder, _Pause())
-                if time.monotonic() >= pause.until:
+                if time.monotonic() >= max(pause.until, self._away.until):
                     self._try(answer, pause)
 
     def _try(self, answer: WaitingAnswer, pause: _Pause) -> None:
@@ -92,16 +99,18 @@ class Sender:
             count = self._send(answer)
             self._queue.settle_sent(answer)
         except Exception as error:  # whatever it is, the answer stays, and the others go on
-            reason = explain_error(error) or f"{type(error).__name__}: {error}"
+            if isinstance(error, NodeAway):  # the other answers need not find that out again
+                pause = self._away
+            # A library's text may quote a header.
+            own = error if isinstance(error, OSError) else type(error).__name__
             self._say(
-                f"{answer.uid}: not sent to {self._node}: {reason}; again in {pause.next:.3g} s"
+                f"{answer.uid}: not sent to {self._node}: {explain_error(error) or own}; again in "
+                f"{pause.next:.3g} s"
             )
             pause.lengthen()
-            if isinstance(error, NodeAway):  # the other answers need not find that out again
-                for other in self._pauses.values():
-                    other.until = max(other.until, pause.until)
             return
         del self._pauses[answer.folder]
+        self._away = _Pause()
         self._say(f"{answer.uid}: sent to {self._node}, objects: {count}")
 
     def _send(self, answer: WaitingAnswer) -> int:

@@ -6,17 +6,18 @@
 
 STUDY is the StudyInstanceUID, DIGEST names the views by their bytes. A file appears whole, an
 answer with all of its objects. So a process may be killed at any moment: the next one finds each
-study received, or answered, or done, and goes on from there. The folder can be read by its owner
-alone.
+study received, or answered, or done, and goes on from there. The three folders can be read by
+their owner alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,10 +87,9 @@ class StudyQueue:
         self.folder = folder
         self.most_bytes = most_bytes
         self._lock = threading.Lock()  # of the folders of received studies
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
         for name in (_RECEIVED, _OUTBOX, _DONE):
-            (folder / name).mkdir(exist_ok=True)
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name).chmod(0o700)
         for place in (*self._folders(_RECEIVED), folder / _OUTBOX):
             _remove_unfinished(place)
         self._size = 0
@@ -97,12 +97,20 @@ class StudyQueue:
 
     def measure(self) -> None:
         """Count the bytes on disk anew."""
-        self._size = sum(_size(path) for path in self.folder.rglob("*.dcm"))
+        places = (  # `os.walk` passes over a folder that goes meanwhile
+            Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names
+        )
+        self._size = sum(_size(path) for path in places if path.suffix == ".dcm")
 
     def has_room(self, size: int) -> bool:
         """Whether the queue, and the disk, can take so many bytes more."""
         free = shutil.disk_usage(self.folder).free
         return self._size + size <= self.most_bytes and size + LEAST_FREE <= free
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether it has more than half of the bytes that it takes."""
+        return self._size > self.most_bytes / 2
 
     def store(self, study: str, instance: str, content: bytes) -> None:
         """Write a view, whole and to the disk; in the place of one of the same SOPInstanceUID.
@@ -148,6 +156,13 @@ class StudyQueue:
         folders = sorted(self._folders(_OUTBOX), key=lambda folder: folder.stat().st_mtime_ns)
         return [WaitingAnswer(folder) for folder in folders]
 
+    def leave_out(self, kinds: Container[str]) -> None:
+        """Remove the objects that are not of these kinds from the answers that wait."""
+        for answer in self.waiting():
+            for path in answer.objects:
+                if path.name.partition("-")[0] not in kinds:
+                    path.unlink()
+
     def settle(self, study: str, digest: str) -> None:
         """Note that nothing more is to be done about these views."""
         files.replace_file(self.folder / _DONE / f"{study}_{digest}")
@@ -161,10 +176,16 @@ class StudyQueue:
         self.settle(study, digest)
 
     def forget(self, study: ReceivedStudy) -> None:
-        """Remove the views of a study, but for those that came meanwhile."""
+        """Remove the views of a study, unless others came meanwhile."""
         with self._lock:
             if _read_study(study.images[0].parent) == study:
                 shutil.rmtree(study.images[0].parent)
+                self._size -= sum(size for _, size in study.stamps)
+
+    def is_as_it_was(self, study: ReceivedStudy) -> bool:
+        """Whether no view of a study came since it was listed."""
+        with self._lock:
+            return _read_study(study.images[0].parent) == study
 
     def forget_done(self) -> None:
         """Remove the notes on studies that were done long ago."""

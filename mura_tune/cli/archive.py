@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from mura_tune.cli.options import Number, base_url_option, device_option, releases_option
-from mura_tune.cli.reading import area_option, release_option
+from mura_tune.cli.reading import release_option
 
 
 @click.command(short_help="Answer studies that come by DICOM, and send the answers.")
-@area_option
+@click.option("--area", help="What the studies show, such as XR_WRIST; auto asks the router.")
 @release_option
 @releases_option
 @base_url_option
@@ -70,7 +70,8 @@ from mura_tune.cli.reading import area_option, release_option
     type=Number(0),
     default=24.0,
     show_default=True,
-    help="Views stay so long, and a late view is answered together with them.",
+    help="Views stay so long, and a late view is answered together with them; shorter while more "
+    "than half of --disk is used.",
 )
 @click.option(
     "--disk",
@@ -105,8 +106,8 @@ def listen(
     A study is answered when no more views of it come: by a structured report, and of each view the
     heatmap as a Secondary Capture and as outlines (GSPS). AREA `auto` asks the router.
 
-    What is received lies in --queue before its sender is told so, and stays until the answer is
-    sent: the same command goes on after a crash, and each study is answered once. An answer that
+    What is received lies in --queue before its sender is told so, and an answer until it is sent:
+    the same command goes on after a crash, and each study is answered once. An answer that
     cannot be sent is tried again, every five minutes at last. C-ECHO is answered.
 
     \b

@@ -55,8 +55,7 @@ _AGE = re.compile(r"(\d{3})([DWMY])")  # PS3.5, 6.2
 _A_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}
 _LONGEST = 64  # characters of a value
 _MAGIC, _MAGIC_AT = b"DICM", 128
-_META_AT = 144  # of what follows the length of the file's meta information
-_PROLOGUE = 2 * _META_AT + 512  # bytes, within which the transfer syntax is named
+_META_GROUP = 2  # of a file's meta information, which names the transfer syntax
 _MOST_INFLATED = 1 << 30  # bytes of a file whose header alone is read
 _LEVELS = 255
 _CONTRAST = 3  # levels: fewer are no picture
@@ -84,8 +83,9 @@ def read_header(data: bytes, most_bytes: int) -> Dataset:
     """
     pydicom = _pydicom()
     with _explained():
-        _refuse_bombs(data, most_bytes)
-        header: Dataset = pydicom.dcmread(io.BytesIO(data))
+        file = io.BytesIO(data)
+        _refuse_bombs(file, most_bytes)
+        header: Dataset = pydicom.dcmread(file)
         _refuse_others(header)
     return header
 
@@ -148,10 +148,7 @@ def _parse_fields(
     try:
         with _explained():
             file = io.BytesIO(data) if isinstance(data, bytes) else data
-            if _is_deflated(file.read(_PROLOGUE)):  # pydicom inflates all of it
-                file.seek(0)
-                _refuse_bombs(file.read(), most_bytes)
-            file.seek(0)
+            _refuse_bombs(file, most_bytes)
             header = _pydicom().dcmread(file, stop_before_pixels=True, specific_tags=names)
             return [str(header.get(name) or "").strip() for name in names]
     except UnclearGreyLevels as error:
@@ -486,22 +483,28 @@ def _refuse_others(header: Dataset) -> None:
         raise UnclearGreyLevels(f"{int(header.BitsAllocated)} bits a pixel, and not 8 or 16")
 
 
-def _is_deflated(start: bytes) -> bool:
-    return _DEFLATED.encode() in start
+def _refuse_bombs(file: BinaryIO, most_bytes: int) -> None:
+    """Raise UnclearGreyLevels where a deflated file inflates to more than `most_bytes`.
 
-
-def _refuse_bombs(data: bytes, most_bytes: int) -> None:
-    """Raise UnclearGreyLevels where a deflated file inflates to more than `most_bytes`."""
-    if not _is_deflated(data[:_PROLOGUE]):
-        return
-    start = _META_AT + int.from_bytes(data[_META_AT - 4 : _META_AT], "little")
+    pydicom inflates all of it at once, from where its own reader of the meta information ends: a
+    file may lie about the length of that, and hide its transfer syntax behind other elements.
+    """
+    file.seek(_MAGIC_AT + len(_MAGIC))
+    meta = _pydicom().filereader.read_dataset(
+        file, False, True, stop_when=lambda tag, *_: tag >> 16 != _META_GROUP
+    )
+    list(meta)  # an element that cannot be read would make pydicom read them all in another way
+    deflated = meta.get("TransferSyntaxUID") == _DEFLATED
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated, rest = 0, data[start:]
+    inflated, rest = 0, file.read() if deflated else b""
     while rest and not inflater.eof:
         inflated += len(inflater.decompress(rest, _PIECE))
         rest = inflater.unconsumed_tail
         if inflated > most_bytes:
             raise UnclearGreyLevels(f"inflates to more than {most_bytes:,} bytes: reduce it first")
+    if len(inflater.unused_data) > _LAST_BYTES:
+        raise UnclearGreyLevels(f"damaged: its deflated part ends early: {_AGAIN}")
+    file.seek(0)
 
 
 class _explained:

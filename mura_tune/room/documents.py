@@ -10,7 +10,7 @@ from typing import Any
 
 from mura_tune.reading.answers import Answer
 from mura_tune.reading.readers import Predictor
-from mura_tune.room.releases import RoomAnswer, RoomReleases, release_to_json
+from mura_tune.room.releases import RoomAnswer, RoomReleases
 from mura_tune.room.requests import RefusedRequest
 from mura_tune.room.sittings import ReadStudy
 from mura_tune.text import to_cell
@@ -81,7 +81,8 @@ def describe_call(study: ReadStudy, releases: RoomReleases) -> tuple[str, str]:
             "an answer: drop the study again without what is no view of it."
         )
     if reply.familiarity is not None and not reply.familiarity.like_training:
-        return UNLIKE, f"It is {reply.familiarity}. {reply.problem or _ABSTAINS}"
+        rest = reply.problem if reply.answer is None else _ABSTAINS
+        return UNLIKE, f"It is {reply.familiarity}. {rest}"
     if reply.answer is None or reply.name is None:
         missing = reply.route is not None and not reply.route.abstain
         return (NO_RELEASE if missing else UNROUTED), reply.problem
@@ -147,7 +148,7 @@ def _row(study: ReadStudy, releases: RoomReleases, point: str | None) -> dict[st
     if reply is None or reply.answer is None or reply.name is None:
         return row
     reader, answer = releases.reader(reply.name), reply.answer
-    about = release_to_json(reader.release)
+    about = releases.about(reply.name)
     row |= {
         "probability": f"{answer.probability:.6f}",
         "operating_point": answer.operating_point,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mura_tune.areas import ROUTER
+from mura_tune.areas import ALL, ROUTER
 from mura_tune.errors import InputError
 from mura_tune.evaluation.decision import describe_rest
 from mura_tune.evaluation.familiarity import UNFAMILIAR
@@ -41,6 +41,9 @@ _USE = (
     "diagnosis, triage or any decision about a patient."
 )
 
+# Not which one: no value of a header leaves the room.
+_OTHER_AREA = "The DICOM header names a body part that this release was not trained on."
+
 
 @dataclass(frozen=True)
 class RoomAnswer:
@@ -48,10 +51,11 @@ class RoomAnswer:
 
     Attributes:
         source: what said which area the study shows: `fixed` (a person), `router`, `header` (of
-            the DICOM files) or `only` (there is one release).
+            the DICOM files) or `only` (there is one release); "" where nothing did.
         name: of the release that answers; None where none does.
         route: of the router, where it was asked.
-        answer: None where no release answers; `problem` then says why, for people.
+        answer: None where no release answers.
+        problem: for people: why no release answers, or what is to be said of the one that does.
     """
 
     source: str
@@ -82,6 +86,10 @@ class RoomReleases:
         self._predictors = dict(predictors)
         self._routed = routed
         self._names = {id(reader): name for name, reader in self._predictors.items()}
+        # As they were opened: another release may be put in a folder's place meanwhile.
+        self._about = {
+            name: release_to_json(reader.release) for name, reader in self._predictors.items()
+        }
 
     @property
     def sizes(self) -> frozenset[int]:
@@ -94,6 +102,10 @@ class RoomReleases:
         if name not in self._predictors:
             raise InputError("there is no release of that name here")
         return self._predictors[name]
+
+    def about(self, name: str) -> dict[str, Any]:
+        """What `release_to_json` says of the release that `reader` gives."""
+        return self._about[name]
 
     def check_area(self, area: str) -> None:
         """Raise InputError unless `answer` takes it."""
@@ -115,16 +127,20 @@ class RoomReleases:
         if self._routed is not None:
             return self._route(self._routed, study)
         if len(self._predictors) == 1:
-            return self._answer_by(next(iter(self._predictors)), study, "only")
+            (name,) = self._predictors
+            other = not _is_trained_on(self.reader(name), header_area)
+            return self._answer_by(name, study, "only", _OTHER_AREA if other else "")
         if header_area in self._predictors:
             return self._answer_by(str(header_area), study, "header")
         return RoomAnswer(
-            "only", problem="No router is here to tell the area: choose the release that answers."
+            "", problem="No router is here to tell the area: choose the release that answers."
         )
 
-    def _answer_by(self, name: str, study: StudyViews, source: str) -> RoomAnswer:
+    def _answer_by(
+        self, name: str, study: StudyViews, source: str, problem: str = ""
+    ) -> RoomAnswer:
         (answer,) = self.reader(name).answer([study])
-        return RoomAnswer(source, name, answer=answer)
+        return RoomAnswer(source, name, answer=answer, problem=problem)
 
     def _route(self, routed: RoutedReader, study: StudyViews) -> RoomAnswer:
         (reply,) = routed.answer([study])
@@ -148,10 +164,16 @@ class RoomReleases:
         """The router and the areas, for the page."""
         router = self._routed and release_to_json(self._routed.router.release)
         areas = [
-            {"area": name, "release": release_to_json(reader.release), **describe_reader(reader)}
+            {"area": name, "release": self.about(name), **describe_reader(reader)}
             for name, reader in self._predictors.items()
         ]
         return {"router": router, "areas": areas}
+
+
+def _is_trained_on(reader: Predictor, header_area: str | None) -> bool:
+    """Whether a release was trained on the area that a header names, as far as both tell one."""
+    areas = reader.release.manifest.areas or (reader.area,)
+    return header_area is None or header_area in areas or areas == (ALL,)
 
 
 def open_releases(folder: Path, find: FindRelease, device: torch.device) -> RoomReleases:

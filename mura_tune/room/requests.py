@@ -22,7 +22,7 @@ _MOST_HEAD = 8192  # bytes of a part's headers
 _CHUNK = 2**18
 _LENGTH = re.compile("[0-9]{1,18}")
 _BOUNDARY = re.compile(
-    r'multipart/form-data\s*;.*?boundary="?([\w\'()+,./:=? -]{1,70}?)"?\s*(;.*)?'
+    r'multipart/form-data\s*;.*?boundary="?([\w\'()+,./:=? -]{1,70}?)"?\s*(;.*)?', re.ASCII
 )
 _DISPOSITION = re.compile(r"content-disposition:[ \t]*form-data(;.*)", re.IGNORECASE)
 _PARAMETER = re.compile(r';[ \t]*(name|filename)="([^"]*)"', re.IGNORECASE)

@@ -37,6 +37,7 @@ from mura_tune.reading.answers import Answer
 from mura_tune.reading.explain import explain_study
 from mura_tune.reading.readers import Predictor
 from mura_tune.release.release import current_preprocessing, save_release
+from mura_tune.release_format.checksums import SUMS, sha256
 from mura_tune.release_format.manifest import parse_manifest
 from mura_tune.report.heatmap import overlay
 from mura_tune.room import room
@@ -357,11 +358,32 @@ def test_without_a_router_a_header_or_a_person_names_the_area(
     (study,) = browser.drop([("a.dcm", content)]).json()["studies"]
     assert (study["area"], study["area_source"]) == ("XR_WRIST", "header")
     (study,) = browser.drop([("a.png", png())]).json()["studies"]
-    assert (study["call"], study["area"]) == ("unrouted", None)
+    assert (study["call"], study["area"], study["area_source"]) == ("unrouted", None, "")
     (study,) = browser.drop([("a.png", png())], area="XR_HAND").json()["studies"]
     assert (study["area"], study["area_source"]) == ("XR_HAND", "fixed")
     assert browser.drop([("a.png", png())], area="XR_ELBOW").status == 400
     assert browser.drop([("a.png", png())], group="all").status == 400
+
+
+def test_the_only_release_says_that_a_header_names_another_area(browser: Browser) -> None:
+    notes = {}
+    for part in ("WRIST", "FOOT", None):
+        content = to_bytes(dicom_file(DEEP, BodyPartExamined=part))
+        (study,) = browser.drop([("a.dcm", content)]).json()["studies"]
+        notes[part] = study["note"]
+    assert "names a body part that this release was not trained on" in notes.pop("FOOT")
+    assert set(notes.values()) == {""}
+
+
+def test_the_table_names_the_release_that_answered(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "XR_WRIST"
+    shutil.copytree(finished / "releases" / "XR_WRIST", folder)
+    digest = sha256(folder / SUMS)[:16]
+    browser = Browser(new_room(RoomReleases({"XR_WRIST": Predictor(folder, CPU)}, None))).enter()
+    browser.drop([("a.png", png())])
+    (folder / SUMS).write_text("of a release that was put there meanwhile")
+    (row,) = csv.DictReader(io.StringIO(browser.ask("GET", "/api/sitting.csv").body.decode()))
+    assert row["digest"] == digest
 
 
 def test_the_page_gets_the_releases_figures_and_limits(browser: Browser, wrist: Predictor) -> None:

@@ -261,6 +261,28 @@ def test_the_server_draws_the_window_of_a_dicom_file(page: Any) -> None:
     page.remove_listener("request", note)
 
 
+def test_a_study_is_never_divided_among_uploads(page: Any) -> None:
+    pytest.importorskip("pydicom")
+    from dicoms import dicom_file, to_bytes
+
+    ramp = np.tile(np.linspace(0, 4000, 64, dtype=np.uint16), (48, 1))
+    files = []
+    for number, study in enumerate("121"):
+        content = to_bytes(dicom_file(ramp, StudyInstanceUID=f"1.2.{study}"))
+        name = f"{number}.dcm"
+        files.append({"name": name, "mimeType": "application/dicom", "buffer": content})
+    page.evaluate("() => { room.limits.files = 2; }")
+    page.set_input_files("#files", files)
+    await_studies(page, 2)
+    views = page.locator("#studies .pale").all_text_contents()
+    assert [text.rpartition(", ")[2] for text in views] == ["2 views", "1 view"]
+    page.route("**/api/studies/*", lambda route: route.fulfill(status=204))
+    page.evaluate("Promise.all([remove(sitting.studies[0]), remove(sitting.studies[0])])")
+    page.unroute("**/api/studies/*")
+    await_studies(page, 1)  # asked for twice, removed once
+    assert list(listed(page)) == ["1"]
+
+
 def test_what_is_no_radiograph_gets_no_call(page: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (96, 96), dtype=np.uint8)
     content = io.BytesIO()

@@ -406,13 +406,18 @@ def test_a_malformed_file_is_refused_in_one_line(
     assert not [one for one in recwarn if SECRET in str(one.message)]
 
 
-@pytest.mark.parametrize("damage", ["bomb", "no deflate"])
+@pytest.mark.parametrize("damage", ["bomb", "no deflate", "hidden", "a length that lies"])
 def test_a_deflated_header_is_inflated_up_to_a_limit(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = BAD["a bomb"]
     if damage == "no deflate":
         content = content[:-3000] + bytes([255]) * 3000
+    if damage == "hidden":  # the transfer syntax comes late
+        private = struct.pack("<HH2sHI", 2, 0x0102, b"OB", 0, 2000) + bytes(2000)
+        content = content[:132] + private + content[132:]
+    if damage == "a length that lies":
+        content = content[:140] + struct.pack("<I", 20) + content[144:]
     monkeypatch.setattr(dicom, "_MOST_INFLATED", 2**20)
     (tmp_path / "x.dcm").write_bytes(content)
     for read in (
@@ -420,6 +425,17 @@ def test_a_deflated_header_is_inflated_up_to_a_limit(
         lambda: dicom.parse_identity(content, "x.dcm", 2**20),
     ):
         with pytest.raises(UnreadableImage, match=r"x\.dcm: (inflates to more|damaged)"):
+            read()
+
+
+def test_a_header_that_names_no_study_is_unreadable(tmp_path: Path) -> None:
+    content = to_bytes(dicom_file(ramp(12), StudyInstanceUID=None))
+    (tmp_path / "x.dcm").write_bytes(content)
+    for read in (
+        lambda: dicom.read_identity(tmp_path / "x.dcm"),
+        lambda: dicom.parse_identity(content, "x.dcm", 2**20),
+    ):
+        with pytest.raises(UnreadableImage, match=r"x\.dcm: its header names no study"):
             read()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archives import archive, association, free_port, send, study_files
@@ -18,8 +20,10 @@ from pydicom.uid import ImplicitVRLittleEndian
 from untrained import save_untrained
 
 from mura_tune.archive import listener, sender
+from mura_tune.archive.answer_objects import AnswerPlan, ArchiveAnswer, make_objects
 from mura_tune.archive.listener import ListenSettings, listen
 from mura_tune.archive.sender import Node
+from mura_tune.archive.study_queue import StudyQueue
 from mura_tune.errors import InputError
 from mura_tune.reading.readers import Predictor
 
@@ -173,10 +177,11 @@ def test_an_archive_without_presentation_states_gets_the_others(
         with listening(predictor, tmp_path / "queue", node.port) as mura:
             send(mura.port, study_files(tmp_path / "in", "1.2.7", views=1))
             mura.wait_for("it takes no GSPS; leave that out by --object")
-        with listening(predictor, tmp_path / "two", node.port, kinds=["SR", "SC"]) as mura:
+        with listening(predictor, tmp_path / "queue", node.port, kinds=["SR", "SC"]) as mura:
+            mura.wait_for("1.2.7: sent to ARCHIVE")  # what waited is mended by the option, too
             send(mura.port, study_files(tmp_path / "in", "1.2.8", views=1))
             mura.wait_for("1.2.8: sent to ARCHIVE")
-        assert [d.Modality for d in node.received] == ["OT", "SR"]
+        assert [d.Modality for d in node.received] == ["OT", "SR"] * 2
 
 
 def test_a_study_without_an_answer_holds_up_no_other(predictor: Predictor, tmp_path: Path) -> None:
@@ -189,6 +194,64 @@ def test_a_study_without_an_answer_holds_up_no_other(predictor: Predictor, tmp_p
         mura.wait_for("1.2.7: sent to ARCHIVE")
         assert {d.StudyInstanceUID for d in node.received} == {"1.2.7"}
     assert sum("1.2.6: " in line for line in mura.said) == 1
+
+
+def test_a_study_that_the_program_fails_at_holds_up_no_other(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_at_one(plan: AnswerPlan, kinds: Sequence[str]) -> ArchiveAnswer:
+        if plan.study.uid == "1.2.6":
+            raise RuntimeError(SECRET)
+        return make_objects(plan, kinds)
+
+    monkeypatch.setattr(listener, "make_objects", fail_at_one)
+    with archive(ALL) as node, listening(predictor, tmp_path / "queue", node.port) as mura:
+        for study in ("1.2.6", "1.2.7"):
+            assert send(mura.port, study_files(tmp_path / "in", study, views=1)) == [0]
+        mura.wait_for("1.2.6: 1 view, not answered: RuntimeError; again in 600 s")
+        mura.wait_for("1.2.7: sent to ARCHIVE")
+    assert SECRET not in "".join(mura.said)
+    assert list((tmp_path / "queue" / "received" / "1.2.6").iterdir())
+
+
+def test_a_disk_that_fails_ends_neither_the_listener_nor_the_sender(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [OSError(errno.EIO, "Input/output error")] * 2
+
+    def fail_first(method: Callable[[StudyQueue], list[Any]]) -> Callable[[StudyQueue], list[Any]]:
+        left = list(failures)
+
+        def listed(queue: StudyQueue) -> list[Any]:
+            if left and threading.current_thread() is not threading.main_thread():
+                raise left.pop()
+            return method(queue)
+
+        return listed
+
+    monkeypatch.setattr(listener, "_RETRY", 0.1)
+    monkeypatch.setattr(sender, "LONGEST_PAUSE", 0.1)
+    with (
+        archive(ALL) as node,
+        listening(predictor, tmp_path / "queue", node.port) as mura,
+    ):
+        monkeypatch.setattr(StudyQueue, "studies", fail_first(StudyQueue.studies))
+        monkeypatch.setattr(StudyQueue, "waiting", fail_first(StudyQueue.waiting))
+        mura.wait_for("the device does not read or write (input/output error)", 4)
+        send(mura.port, study_files(tmp_path / "in", "1.2.7", views=1))
+        mura.wait_for("1.2.7: sent to ARCHIVE")
+
+
+def test_a_node_that_is_away_is_tried_with_one_answer_of_many(tmp_path: Path) -> None:
+    queue = StudyQueue(tmp_path / "queue", 10**9)
+    (view,) = study_files(tmp_path / "in", "1.2.7", views=1)
+    for study in ("1.2.7", "1.2.8"):
+        queue.put_answer(study, "d", {"SR-1.dcm": view.read_bytes()})
+    said: list[str] = []
+    with sender.Sender(queue, Node("ARCHIVE", "127.0.0.1", free_port()), "MURA", said.append):
+        until(lambda: len(said) >= 2, SOON)
+    pauses = [line.rpartition("again in ")[2] for line in said[:2]]
+    assert pauses == ["0.2 s", "0.4 s"]
 
 
 def test_what_is_no_radiograph_of_a_study_is_refused(
@@ -236,6 +299,21 @@ def test_views_that_are_answered_go_and_the_study_is_not_answered_again(
         mura.wait_for("sent to ARCHIVE")
         assert sum("P(abnormal)" in line for line in mura.said) == 1
         assert len(node.reports()) == 1
+
+
+def test_views_that_are_answered_make_room_for_others(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "_SWEEP", 0.1)
+    one, two = (study_files(tmp_path / "in", study, views=1) for study in ("1.2.7", "1.2.8"))
+    room = int(one[0].stat().st_size * 1.5)
+    with (
+        archive(ALL) as node,
+        listening(predictor, tmp_path / "queue", node.port, most_bytes=room) as mura,
+    ):
+        assert send(mura.port, one) == [0]
+        mura.wait_for("1.2.7: sent to ARCHIVE")
+        until(lambda: send(mura.port, two) == [0], SOON, mura.said.__str__)
 
 
 def test_one_process_has_a_queue_and_a_port(predictor: Predictor, tmp_path: Path) -> None:

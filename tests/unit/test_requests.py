@@ -86,6 +86,7 @@ def test_a_name_that_is_no_path_below_is_refused(name: str) -> None:
         ({"CONTENT_TYPE": "application/json"}, 415),
         ({"CONTENT_TYPE": "multipart/form-data"}, 415),
         ({"CONTENT_TYPE": "multipart/form-data; boundary=\r\nx"}, 415),
+        ({"CONTENT_TYPE": "multipart/form-data; boundary=é"}, 415),
     ],
 )
 def test_what_is_no_form_is_refused_before_a_byte_of_it_is_read(

@@ -93,14 +93,26 @@ def test_notes_on_studies_are_kept_for_a_month(queue: StudyQueue) -> None:
 def test_a_queue_takes_no_more_than_its_bytes(queue: StudyQueue) -> None:
     assert queue.has_room(94)
     assert not queue.has_room(95)
+    assert not queue.is_half_full
+    queue.store("1.2", "1.2.3", bytes(60))
+    assert queue.is_half_full
     (study,) = queue.studies()
     queue.forget(study)
+    assert queue.has_room(100)
     queue.measure()
     assert queue.has_room(100)
 
 
+def test_objects_of_kinds_that_are_no_longer_sent_leave_the_outbox(queue: StudyQueue) -> None:
+    queue.put_answer("1.2", "d", OBJECTS)
+    queue.leave_out(("SR", "SC"))
+    (answer,) = queue.waiting()
+    assert [path.name for path in answer.objects] == ["SC-1-1.2.dcm", "SR-1.4.dcm"]
+
+
 def test_only_its_owner_reads_it_and_names_lead_nowhere_else(queue: StudyQueue) -> None:
-    assert queue.folder.stat().st_mode & 0o777 == 0o700
+    for name in ("received", "outbox", "done"):
+        assert (queue.folder / name).stat().st_mode & 0o777 == 0o700
     with pytest.raises(InputError):
         queue.store("..", "1.2", b"")
     with pytest.raises(InputError):

@@ -855,25 +855,51 @@ async function readFiles(files) {
   }
   asked = asked.then(() => (loose.length > 1 ? askGroup(loose) : "each"));
   const group = await asked;
-  const uploads = [...folders.values(), ...packDicom(dicom, limit)].map((each) => [each, "each"]);
+  const packs = packStudies(await groupDicom(dicom), limit);
+  const uploads = [...folders.values(), ...packs].map((each) => [each, "each"]);
   if (loose.length && group === "one") uploads.push([loose, "one"]);
   if (loose.length && group === "each") uploads.push(...loose.map((each) => [[each], "each"]));
   uploads.sort(([[a]], [[b]]) => byPath(a, b));
   await uploadAll(uploads);
 }
 
-/** DICOM files in as few uploads as the limits permit: a study's files may lie in many folders. */
-function packDicom(files, bytes) {
+const STUDY_TAG = [0x20, 0x00, 0x0d, 0x00]; // (0020,000D), little endian
+const PART_HEAD = 1024; // bytes that a form has before each file, at most about
+
+/** What a DICOM file calls its study; its folder, where the beginning of its header does not say. */
+async function studyOf({ blob, path }) {
+  const bytes = new Uint8Array(await blob.slice(0, 2 ** 16).arrayBuffer());
+  const at = bytes.findIndex((_, i) => STUDY_TAG.every((byte, k) => bytes[i + k] === byte));
+  if (at < 0) return folderOf({ path });
+  const length = bytes[at + 4] === 0x55 ? bytes[at + 6] : bytes[at + 4]; // "UI", or implicit
+  const uid = bytes.slice(at + 8, at + 8 + length);
+  return String.fromCharCode(...uid).replace(/[^0-9.]+$/, "");
+}
+
+/** The DICOM files of each study, in the order of their first files. */
+async function groupDicom(files) {
+  const studies = new Map();
+  for (const file of files) {
+    const study = await studyOf(file);
+    studies.set(study, [...(studies.get(study) ?? []), file]);
+  }
+  return [...studies.values()];
+}
+
+/** Studies in as few uploads as the limits permit. A study is never divided: its answer would be
+ * about a part of its views. One that is too large is refused by the server. */
+function packStudies(studies, bytes) {
   const packs = [];
   let size = Infinity;
-  for (const file of files) {
-    const full = packs.at(-1)?.length >= (room.limits.files ?? Infinity);
-    if (full || size + file.blob.size > bytes) {
+  for (const files of studies) {
+    const more = files.reduce((sum, file) => sum + file.blob.size + PART_HEAD, 0);
+    const number = (packs.at(-1)?.length ?? 0) + files.length;
+    if (number > (room.limits.files ?? Infinity) || size + more > bytes) {
       packs.push([]);
       size = 0;
     }
-    packs.at(-1).push(file);
-    size += file.blob.size;
+    packs.at(-1).push(...files);
+    size += more;
   }
   return packs;
 }
@@ -976,7 +1002,9 @@ async function readAgain(area) {
   if (!study || !area) return;
   try {
     const again = await postJson(`api/studies/${study.id}/area`, { area });
-    sitting.studies[sitting.studies.indexOf(study)] = again;
+    const at = sitting.studies.indexOf(study);
+    if (at < 0) return; // removed meanwhile
+    sitting.studies[at] = again;
     for (const view of study.views) forget(view);
     choose(again.id);
     announce(describe(again));
@@ -993,6 +1021,7 @@ async function remove(study) {
     if (error.status !== 404) return complain(error.message);
   }
   const at = sitting.studies.indexOf(study);
+  if (at < 0) return; // a second press of the key
   sitting.studies.splice(at, 1);
   for (const view of study.views) forget(view);
   if (sitting.chosen === study.id) {
@@ -1142,6 +1171,7 @@ const PAN = { ArrowLeft: [40, 0], ArrowRight: [-40, 0], ArrowUp: [0, 40], ArrowD
 
 function pressKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.repeat && event.key === "Delete") return; // a key held down removes one study
   if (document.querySelector("dialog[open]")) return;
   const target = event.target;
   if (target.matches("select, textarea")) return;
