@@ -272,7 +272,8 @@ def find_unfamiliar(
     names, inverse = np.unique(split.studies, return_inverse=True)
     if rule is None or distances_n is None:
         return np.zeros(len(names), dtype=bool)
-    return np.asarray(largest_by_study(distances_n, inverse) > rule.threshold)
+    familiar = largest_by_study(distances_n, inverse) <= rule.threshold
+    return np.asarray(~familiar)  # NaN is refused, as in answers
 
 
 def count_unfamiliar(

@@ -96,7 +96,8 @@ def join_distances(distances_nl: Floats, scales_l: Floats) -> Floats:
 def largest_by_study(distances_n: Floats, inverse_n: NDArray[np.int64]) -> Floats:
     """The largest distance of each study's views, (M,); `inverse_n` is each view's study."""
     largest = np.zeros(int(inverse_n.max()) + 1)
-    np.maximum.at(largest, inverse_n, distances_n)
+    with np.errstate(invalid="ignore"):  # a study with a NaN is NaN
+        np.maximum.at(largest, inverse_n, distances_n)
     return largest
 
 

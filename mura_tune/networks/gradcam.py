@@ -110,16 +110,6 @@ class FaithfulnessCurves:
         )
 
 
-def measure_faithfulness(
-    net: Model,
-    x_1chw: Tensor,
-    cam_hw: Tensor,
-    probability: Callable[[Tensor], Tensor] = lambda logits: logits[:, 0].sigmoid(),
-) -> Faithfulness:
-    """The areas of `trace_faithfulness`."""
-    return trace_faithfulness(net, x_1chw, cam_hw, probability).areas()
-
-
 @torch.inference_mode()
 def trace_faithfulness(
     net: Model,
@@ -147,7 +137,7 @@ def trace_faithfulness(
         rank[order] = torch.arange(len(order))
         share = rank.view(side, -1).to(x_1chw.device) / len(order)
         cuts = torch.linspace(0, 1, PORTIONS + 1, device=x_1chw.device).view(-1, 1, 1, 1)
-        chosen = (share < cuts).to(x_1chw.dtype)  # (STEPS + 1, 1, S, S)
+        chosen = (share < cuts).to(x_1chw.dtype)  # (PORTIONS + 1, 1, S, S)
         for first, then in ((x_1chw, blurred), (blurred, x_1chw)):
             p = probability(net.eval()(first + chosen * (then - first)).float())
             curves.append(tuple(p.tolist()))

@@ -92,7 +92,10 @@ def _read_csv_rows(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _foreign_table_error(out: Path) -> InputError:
-    return InputError(f"{out}: not written by this command; choose another --out")
+    return InputError(
+        f"{out}: not written by this command, or with a release that tells other columns (it may "
+        "have been made again since); choose another --out"
+    )
 
 
 def _format_cell(value: object) -> object:

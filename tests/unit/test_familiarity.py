@@ -85,6 +85,16 @@ def test_one_view_of_noise_makes_its_study_one_that_is_refused(
     assert after.share.low < after.share.value < after.share.high
 
 
+def test_a_distance_that_is_no_number_is_refused(
+    rule: FamiliarityRule, splits: dict[str, Split]
+) -> None:
+    distances = np.zeros(len(splits["test"]))
+    distances[0] = np.nan
+    counted = count_unfamiliar(distances, splits["test"], rule)
+    assert counted is not None
+    assert counted.studies == 1
+
+
 def test_a_release_without_a_rule_refuses_nothing(net: Model, splits: dict[str, Split]) -> None:
     logits, distances = predict_with_distances(net, splits["test"], None)
     assert torch.equal(logits, predict(net, splits["test"]))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mura_tune.errors import InputError
 from mura_tune.networks.factory import build_network
-from mura_tune.networks.gradcam import compute_gradcam, measure_faithfulness, scale_maps
+from mura_tune.networks.gradcam import compute_gradcam, scale_maps, trace_faithfulness
 
 X = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -84,7 +84,7 @@ def test_a_map_that_is_right_deletes_and_inserts_better_than_one_that_is_wrong()
     right, wrong = torch.zeros(64, 64), torch.zeros(64, 64)
     right[24:40, 8:24] = 1
     wrong[:, 40:] = 1
-    good, bad = measure_faithfulness(net, view, right), measure_faithfulness(net, view, wrong)
+    good, bad = (trace_faithfulness(net, view, cam).areas() for cam in (right, wrong))
     assert good.deletion < good.random_deletion < 1
     assert good.deletion < bad.deletion - 0.3
     assert good.insertion > max(good.random_insertion, bad.insertion)
