@@ -17,7 +17,7 @@ from PIL import Image
 from mura_tune.room.app import Address, build_app
 from mura_tune.room.releases import RoomReleases
 from mura_tune.room.room import Room
-from mura_tune.room.serve import serve
+from mura_tune.room.serve import serve_sittings
 from mura_tune.room.sittings import Sitting, Sittings
 
 TOKEN = "right-token"
@@ -130,7 +130,7 @@ def served_room(releases: RoomReleases, port: int = 0, **options: Any) -> Iterat
         ready.set()
 
     threading.Thread(
-        target=serve, args=(releases, "127.0.0.1", port, tell), kwargs=options, daemon=True
+        target=serve_sittings, args=(releases, "127.0.0.1", port, tell), kwargs=options, daemon=True
     ).start()
     assert ready.wait(30)
     yield found[0]

@@ -13,7 +13,7 @@ from mura_tune.networks.device import choose_device
 from mura_tune.reading.locate import release_finder
 from mura_tune.reading.readers import Router
 from mura_tune.room.releases import RoomReleases, open_releases
-from mura_tune.room.serve import serve
+from mura_tune.room.serve import serve_sittings
 
 _LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
@@ -46,7 +46,7 @@ def serve_room(
             f"warning: whoever is between a browser and {host} can see the pictures: serve it on "
             "127.0.0.1 behind a proxy that speaks https, and name that by --public-url"
         )
-    serve(opened, host, port, ready, public_url=public_url, report=console.print_note)
+    serve_sittings(opened, host, port, ready, public_url=public_url, report=console.print_note)
 
 
 def _open(release: str | None, releases: Path, base_url: str | None, device: str) -> RoomReleases:

@@ -76,7 +76,7 @@ def cross_fit(parent: Calibration, local: StudyLogits, *, seed: int = 0) -> Cros
 
     Patients with an abnormal study and the others are dealt apart, so that folds have alike shares.
     """
-    folds_m = assign_folds(local.patients, local.labels, seed)
+    folds_m = fold_patients(local.patients, local.labels, seed)
     scores = np.full(len(folds_m), np.nan)
     called = np.zeros(len(folds_m), dtype=bool)
     for fold in np.unique(folds_m):
@@ -90,7 +90,7 @@ def cross_fit(parent: Calibration, local: StudyLogits, *, seed: int = 0) -> Cros
     return CrossFit(studies, called, len(np.unique(folds_m)))
 
 
-def assign_folds(patients_m: Names, labels_m: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def fold_patients(patients_m: Names, labels_m: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """The number of the fold of each study's patient, (M,): ten of them, or as many as there are
     patients."""
     names, inverse = np.unique(patients_m, return_inverse=True)

@@ -35,7 +35,6 @@ from mura_tune.networks.network import Model
 from mura_tune.release_format.entries import FamiliarityEntry
 from mura_tune.release_format.metrics_entries import UnfamiliarEntry
 from mura_tune.training.batches import Split, plain_batches
-from mura_tune.training.fit import predict
 
 FILE = "training_features.safetensors"
 UNFAMILIAR = "not like the radiographs this was trained on"
@@ -243,6 +242,8 @@ def predict_with_distances(
     """The logits (N, K) of a split's views, as `fit.predict` gives them, and their distances (N,);
     None without a rule."""
     if rule is None:
+        from mura_tune.training.fit import predict  # `mura infer` starts without it
+
         return predict(net, split), None
     logits, distances = _answer_split(net, split, rule.measure)
     return logits, np.concatenate(distances)

@@ -65,7 +65,7 @@ class PublicUrl:
         return urlsplit(self.text).path.rstrip("/")
 
 
-def serve(
+def serve_sittings(
     releases: RoomReleases,
     host: str,
     port: int,

@@ -18,7 +18,7 @@ from untrained import CPU, save_untrained
 
 from mura_tune.reading.locate import release_finder
 from mura_tune.room.releases import open_releases
-from mura_tune.room.serve import serve
+from mura_tune.room.serve import serve_sittings
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 CALLS = ("Abnormal", "Not abnormal", "In the band of doubt", "Not like the radiographs")
@@ -47,7 +47,7 @@ def address(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         ready.set()
 
     threading.Thread(
-        target=serve,
+        target=serve_sittings,
         args=(opened, "127.0.0.1", 0, note),
         kwargs={"report": lambda _: None},
         daemon=True,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mura_tune.evaluation.cross_fit import (
-    assign_folds,
     cross_fit,
     fit_locally,
+    fold_patients,
     measure_locally,
     recalibrate,
 )
@@ -63,7 +63,7 @@ def test_the_decision_says_that_it_was_chosen_on_local_studies() -> None:
 
 def test_patients_stay_whole_and_folds_have_alike_shares() -> None:
     local = draw(95)
-    folds = assign_folds(local.patients, local.labels, 0)
+    folds = fold_patients(local.patients, local.labels, 0)
     for patient in np.unique(local.patients):
         assert len(np.unique(folds[local.patients == patient])) == 1
     assert len(np.unique(folds)) == 10
@@ -73,13 +73,13 @@ def test_patients_stay_whole_and_folds_have_alike_shares() -> None:
         for f in range(10)
     ]
     assert max(counts) - min(counts) <= 1
-    assert len(np.unique(assign_folds(local.patients[:3], local.labels[:3], 0))) <= 3
+    assert len(np.unique(fold_patients(local.patients[:3], local.labels[:3], 0))) <= 3
 
 
 def test_no_study_is_answered_by_a_decision_that_saw_its_patient() -> None:
     local = draw(60)
     found = cross_fit(PARENT, local)
-    rows = assign_folds(local.patients, local.labels, 0)
+    rows = fold_patients(local.patients, local.labels, 0)
     fold = rows == rows[0]
     rest = StudyLogits(
         local.names[~fold], local.patients[~fold], local.labels[~fold], local.logits[~fold]
