@@ -60,6 +60,7 @@ SCORES = "x" * 2_000  # as long as the dev scores of 200 studies
 THREADS = 20  # workers in a process, which share its interpreter: 400 processes need more memory
 LOCK_OF = locks.WorkerLock.lock_of
 MOST = 0.0  # in place of the slots a second that workers ask for: as many as they get
+SETTLED = 20.0  # seconds after the last worker's first slot: the crowd of the start has gone
 CROWDS = ((1, 1.0), (10, 1.0), (100, 1.0), (400, 1.0), (400, 4.0), (40, MOST))
 
 
@@ -101,10 +102,13 @@ class SleepingTrainer:
 
     def __init__(self, *_: object, **__: object) -> None:
         self._share = 0.0, 1.0
-        self.on_first()
+        self._has_begun = False
 
     def train(self, writer: TrialWriter, *_: object) -> float:
         Seen.drawing.append(Seen.mark())
+        if not self._has_begun:
+            self._has_begun = True
+            self.on_first()
         seconds, self._share = random.uniform(*self._share) * self.seconds, (0.5, 1.5)
         for epoch in range(1, EPOCHS + 1):
             time.sleep(seconds / EPOCHS)
@@ -305,6 +309,7 @@ def crowd(
     for _ in range(number):
         begun.acquire()
     all_begun = time.monotonic() - started
+    time.sleep(SETTLED if rate else 0.0)
     counting.set()
     peak, before, began = 0, cpu_seconds(server), time.monotonic()
     plain = url.replace("+psycopg", "")
@@ -400,7 +405,7 @@ def main() -> None:
 
 
 TABLE = """
-Once all have begun; a trial sleeps for workers / slots asked for, give or take half of it.
+20 s after all have begun; a trial sleeps for workers / slots asked for, give or take half of it.
 "own": CPU of the worker itself, of the time to open a slot. "CPU": of all workers (w.) and of the
 database (db.), a slot. "cores": what both used of the machine's. "start": seconds until the last
 worker had its first slot. All others are milliseconds: a median, and a 95 % quantile beside it.
