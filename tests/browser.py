@@ -21,7 +21,7 @@ QUIET = [
 @contextlib.contextmanager
 def browser_page(allowed: str) -> Iterator[Any]:
     """A page of a real browser that may ask `allowed` and nobody else."""
-    if CHROMIUM is None:
+    if CHROMIUM is None:  # pip brings no browser; `.ci/run` installs one and takes no such skip
         pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
     from playwright.sync_api import sync_playwright
 

@@ -19,7 +19,8 @@ from mura_tune.reading.answer_studies import BatchSummary, answer_all
 from mura_tune.reading.answers import AreaAnswer, StudyAnswer
 from mura_tune.reading.explain import Explanation, check_drawable, explain_study
 from mura_tune.reading.locate import locate_release, release_finder
-from mura_tune.reading.readers import Predictor, Reader, RoutedReader, Router, load_reader
+from mura_tune.reading.readers import Predictor, Reader, Router, load_reader
+from mura_tune.reading.routed import RoutedReader
 from mura_tune.reading.studies import StudyFiles, find_studies
 from mura_tune.release.release import Release, describe_decoding_changes
 

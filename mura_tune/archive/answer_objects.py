@@ -24,7 +24,8 @@ from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.networks.gradcam import NoFeatureMap
 from mura_tune.reading.answers import Answer, StudyAnswer
 from mura_tune.reading.explain import ViewExplanation, explain_views
-from mura_tune.reading.readers import Predictor, Reader, RoutedReader
+from mura_tune.reading.readers import Predictor, Reader
+from mura_tune.reading.routed import RoutedReader
 from mura_tune.reading.studies import StudyFiles
 
 if TYPE_CHECKING:

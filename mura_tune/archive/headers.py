@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import importlib
 import re
 import uuid
 from collections.abc import Sequence
@@ -150,7 +151,7 @@ def check_extra() -> None:
     Libraries that write DICOM warn about odd values of a header, and quote them.
     """
     try:
-        import highdicom  # noqa: F401
+        importlib.import_module("highdicom")
         import pydicom
     except ImportError:
         raise InputError(

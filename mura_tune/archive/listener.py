@@ -8,6 +8,7 @@ the log names a study and its views by their UIDs, and has no other value of a h
 from __future__ import annotations
 
 import errno
+import importlib
 import logging
 import re
 import threading
@@ -121,7 +122,7 @@ def check_pacs_extra() -> None:
     """Raise InputError where the extra `pacs` is not installed."""
     check_extra()
     try:
-        import pynetdicom  # noqa: F401
+        importlib.import_module("pynetdicom")
     except ImportError:
         raise InputError(
             "mura listen needs the extra 'pacs': pip install 'mura-tune[pacs]'"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mura_tune import __version__
 from mura_tune.archive.headers import MANUFACTURER, NOT_A_DEVICE, SourceStudy, new_uid
 from mura_tune.archive.structured_report import SERIES, Model
-from mura_tune.imaging.dicom import LookupTable, read_table
+from mura_tune.imaging.radiograph import LookupTable, read_table
 from mura_tune.reading.explain import ViewExplanation
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from optuna.storages import RDBStorage
 
 from mura_tune.dashboard import search_charts
 from mura_tune.dashboard.notes import write_study_note
-from mura_tune.database.outages import PATIENCE, Outage, legible
+from mura_tune.database.outages import PATIENCE, Outage
+from mura_tune.database.refusals import legible
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.search.results import load_confirmation
 from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import Connection, Engine
 
-from mura_tune.database.outages import legible
+from mura_tune.database.refusals import legible
 from mura_tune.database.urls import database, file_of
 from mura_tune.errors import InputError
 

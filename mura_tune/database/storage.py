@@ -17,7 +17,8 @@ from optuna.storages import RDBStorage
 from mura_tune import files, text
 from mura_tune.database.locks import lock_of
 from mura_tune.database.optuna_private import TABLES
-from mura_tune.database.outages import WaitingStorage, damaged, legible
+from mura_tune.database.outages import WaitingStorage
+from mura_tune.database.refusals import damaged, legible
 from mura_tune.database.sqlite_file import (
     check_disk,
     connect,

@@ -1,8 +1,4 @@
-"""Grey levels of a DICOM radiograph, as its own header says that they are to be seen.
-
-Stored values pass the modality LUT or rescale, the first VOI LUT or else the first window, and one
-inversion where low values are white (DICOM PS3.3, C.11.1, C.11.2 and C.7.6.3.1.2). The 256 levels
-span the range that this has, whatever part of it the picture fills. Padding is black.
+"""Files of DICOM radiographs: what their headers say, which are refused, and their stored values.
 
 Nothing of a header but what this needs is looked at, and no value of it is in a message.
 """
@@ -16,7 +12,6 @@ import logging
 import re
 import warnings
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -25,13 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_tune.errors import InputError, UnreadableImage
-from mura_tune.imaging.grey_levels import Pixels, UnclearGreyLevels
+from mura_tune.imaging.grey_levels import UnclearGreyLevels
+from mura_tune.imaging.radiograph import EXPORT_AGAIN, Radiograph
 from mura_tune.text import printable
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-Numbers = NDArray[np.float64]
 
 # SOP classes (DICOM PS3.4, B.5): CR, and DX for presentation.
 RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1")
@@ -57,11 +51,6 @@ _LONGEST = 64  # characters of a value
 _MAGIC, _MAGIC_AT = b"DICM", 128
 _META_GROUP = 2  # of a file's meta information, which names the transfer syntax
 _MOST_INFLATED = 1 << 30  # bytes of a file whose header alone is read
-_LEVELS = 255
-_CONTRAST = 3  # levels: fewer are no picture
-_DEPTHS = range(1, 17)  # bits that a value has
-_USUAL_DEPTHS = (8, 10, 12, 14, 16)  # bits of what detectors give
-_AGAIN = "export it again"
 _PIECE = 2**22  # bytes that are inflated at a time, to count them
 
 
@@ -158,7 +147,7 @@ def _parse_fields(
 def _identify(fields: list[str], path: object) -> Identity:
     patient, issuer, study, body_part = fields
     if not study:
-        raise UnreadableImage(path, f"its header names no study: {_AGAIN}")
+        raise UnreadableImage(path, f"its header names no study: {EXPORT_AGAIN}")
     digest = hashlib.sha256(f"{issuer}\0{patient or study}".encode())
     return Identity(digest.hexdigest()[:16], study, body_part)
 
@@ -185,242 +174,27 @@ def picture_size(header: Dataset) -> tuple[int, int]:
     with _explained():
         rows, columns = int(header.Rows), int(header.Columns)
         if min(rows, columns) < 1:
-            raise UnclearGreyLevels(f"a picture of {columns} x {rows} pixels: {_AGAIN}")
+            raise UnclearGreyLevels(f"a picture of {columns} x {rows} pixels: {EXPORT_AGAIN}")
     return rows, columns
-
-
-@dataclass(frozen=True, eq=False)
-class Radiograph:
-    """The stored values of a radiograph, and what its header says that they mean.
-
-    Attributes:
-        stored: (H, W).
-        low: the lowest value that can be stored, the first of both tables.
-        meanings: what each value that can be stored means, after the modality LUT or rescale, (K,).
-        shown: the same as shares of the displayed range, as the header has them displayed, (K,).
-        inverted: whether low values are white.
-        padding: the first and the last stored value that is no part of the picture.
-        window: centre and width of the header's window, in meanings; None where it has none, or one
-            that is not linear, or a lookup table.
-    """
-
-    stored: NDArray[np.integer[Any]]
-    low: int
-    meanings: Numbers
-    shown: Numbers
-    inverted: bool
-    padding: tuple[int, int] | None
-    window: tuple[float, float] | None
-
-    @classmethod
-    def of(cls, stored: NDArray[np.integer[Any]], header: Dataset) -> Radiograph:
-        """Raises UnclearGreyLevels for a lookup table or a window that DICOM does not know."""
-        low, high = _stored_range(header)
-        meanings, output = _modality(np.arange(low, high + 1), (low, high), header)
-        inverted = header.PhotometricInterpretation == "MONOCHROME1" or (
-            header.get("PresentationLUTShape") == "INVERSE"
-        )
-        shown = _shown(meanings, output, header)
-        return cls(stored, low, meanings, shown, inverted, _padding(header), _linear_window(header))
-
-    def grey(self, window: tuple[float, float] | None = None) -> Pixels:
-        """The 256 levels (H, W), padding black; by another linear window where one is given."""
-        shown = self.shown if window is None else _linear(self.meanings, *window)
-        if self.inverted:
-            shown = 1 - shown
-        levels = np.floor(shown.clip(0, 1) * _LEVELS + 0.5).astype(np.uint8)
-        places = self.stored.astype(np.int32) - self.low if self.low else self.stored
-        grey: Pixels = np.take(levels, places, mode="clip")
-        if self.padding is not None:
-            grey[self._is_padding(*self.padding)] = 0
-        return grey
-
-    def extremes(self) -> tuple[float, float]:
-        """The ends of what the picture's values, without its padding, can mean."""
-        values = self.stored
-        if self.padding is not None:
-            values = values[~self._is_padding(*self.padding)]
-        if not values.size:
-            return float(self.meanings.min()), float(self.meanings.max())
-        last = len(self.meanings) - 1
-        first, last = (min(max(int(v) - self.low, 0), last) for v in (values.min(), values.max()))
-        present = self.meanings[first : last + 1]
-        return float(present.min()), float(present.max())
-
-    def _is_padding(self, first: int, last: int) -> NDArray[np.bool_]:
-        """Which pixels (H, W) are no part of the picture (C.7.5.1.1.2)."""
-        return np.asarray((self.stored >= first) & (self.stored <= last))
 
 
 def read_radiograph(header: Dataset) -> Radiograph:
     """Decode the file that `read_header` opened.
 
     Raises:
-        UnclearGreyLevels: as `read_grey_levels`, but for a window without contrast.
+        UnclearGreyLevels: pixels that are cut off or damaged, a kind of compression that nothing
+            installed decodes, or a lookup table or window that DICOM does not know.
     """
     with _explained():
         return Radiograph.of(_stored_values(header), header)
 
 
-def check_contrast(radiograph: Radiograph, grey: Pixels) -> None:
-    """Raise UnclearGreyLevels where the header's window hides a picture that has contrast."""
-    if np.ptp(grey) < _CONTRAST <= np.ptp(radiograph.stored):
-        raise UnclearGreyLevels(
-            f"its window or lookup table leaves no contrast: {_AGAIN} with another window"
-        )
-
-
-def read_grey_levels(header: Dataset) -> Pixels:
-    """Decode the grey pixels (H, W) of the file that `read_header` opened.
-
-    Raises:
-        UnclearGreyLevels: pixels that are cut off or damaged, a kind of compression that nothing
-            installed decodes, or a window that leaves no contrast.
-    """
-    radiograph = read_radiograph(header)
-    grey = radiograph.grey()
-    check_contrast(radiograph, grey)
-    return grey
-
-
-def to_grey(stored: NDArray[np.integer[Any]], header: Dataset) -> Pixels:
-    """The 256 levels of stored values (H, W), by the header's lookup tables, window and photometry.
-
-    Raises UnclearGreyLevels for a lookup table or a window that DICOM does not know.
-    """
-    return Radiograph.of(stored, header).grey()
-
-
-def _stored_range(header: Dataset) -> tuple[int, int]:
-    """The lowest and highest value that can be stored."""
-    bits = int(header.BitsStored)
-    if bits not in _DEPTHS:
-        raise UnclearGreyLevels(f"values of {bits} bits: {_AGAIN}")
-    half = 2 ** (bits - 1)
-    return (-half, half - 1) if header.PixelRepresentation else (0, 2 * half - 1)
-
-
-def _modality(
-    values: NDArray[np.integer[Any]], stored: tuple[int, int], header: Dataset
-) -> tuple[Numbers, tuple[float, float]]:
-    """What stored values mean, and the range of it (C.11.1)."""
-    if tables := header.get("ModalityLUTSequence"):
-        levels, bits = _look_up(values.astype(np.float64), tables[0], header)
-        return levels, (0.0, 2.0**bits - 1)
-    slope = float(header.get("RescaleSlope", 1) or 0)
-    intercept = float(header.get("RescaleIntercept", 0) or 0)
-    if not slope or not np.isfinite([slope, intercept]).all():
-        raise UnclearGreyLevels(f"its rescale slope makes all values one: {_AGAIN}")
-    ends = sorted(slope * end + intercept for end in stored)
-    return np.asarray(values * slope + intercept, np.float64), (ends[0], ends[1])
-
-
-def _shown(values: Numbers, output: tuple[float, float], header: Dataset) -> Numbers:
-    """Values as shares of the displayed range, black 0 to white 1 (C.11.2)."""
-    if tables := header.get("VOILUTSequence"):
-        levels, bits = _look_up(values, tables[0], header)
-        return levels / (2.0**bits - 1)
-    centers, widths = (_numbers(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    if not centers or not widths:
-        low, high = output
-        return (values - low) / (high - low)
-    center, width = centers[0], widths[0]
-    match str(header.get("VOILUTFunction") or "LINEAR").upper():
-        case "LINEAR" if width >= 1:
-            return _linear(values, center, width)
-        case "LINEAR_EXACT" if width > 0:
-            return (values - center) / width + 0.5
-        case "SIGMOID" if width > 0:
-            return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
-    raise UnclearGreyLevels(f"a window of unknown kind or no width: {_AGAIN}")
-
-
-def _linear(values: Numbers, center: float, width: float) -> Numbers:
-    """Values by a linear window, as shares of the displayed range (C.11.2.1.2.1)."""
-    if width <= 1:  # a threshold
-        return (values > center - 0.5).astype(np.float64)
-    return (values - (center - 0.5)) / (width - 1) + 0.5
-
-
-def _linear_window(header: Dataset) -> tuple[float, float] | None:
-    """Centre and width of the window that `_shown` applies, where `_linear` does that."""
-    centers, widths = (_numbers(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    linear = str(header.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
-    if header.get("VOILUTSequence") or not linear or not centers or not widths:
-        return None
-    return centers[0], widths[0]
-
-
-@dataclass(frozen=True, eq=False)
-class LookupTable:
-    """A lookup table of a header: the entry of each value from `first` on, of so many bits."""
-
-    first: int
-    entries: NDArray[np.integer[Any]]
-    bits: int
-
-
-def read_table(item: Dataset, header: Dataset) -> LookupTable:
-    """Read an item of a sequence of lookup tables (DICOM PS3.3, C.11.1.1.1).
-
-    Tables are met that say 16 bits and end with 1,023: the bits are the fewest that hold them all.
-
-    Raises:
-        UnclearGreyLevels: a table that is cut off, or of bits that DICOM does not know.
-    """
-    count, first, bits = (int(word) for word in item.LUTDescriptor)
-    count = count or 2**16
-    if first >= 2**15 and header.PixelRepresentation and "RescaleSlope" not in header:
-        first -= 2**16  # a signed number that was read as one without a sign
-    table = _table(item.LUTData, count, header)
-    if bits not in (8, *range(10, 17)) or len(table) < count:
-        raise UnclearGreyLevels(f"a lookup table that is cut off, or of other bits: {_AGAIN}")
-    most = int(table[:count].max())
-    bits = next((depth for depth in _USUAL_DEPTHS if most < 2**depth and depth <= bits), bits)
-    return LookupTable(first, table[:count], bits)
-
-
-def _look_up(values: Numbers, item: Dataset, header: Dataset) -> tuple[Numbers, int]:
-    """The entries of a lookup table for values, and the bits that an entry has."""
-    table = read_table(item, header)
-    places = np.clip(np.floor(values) - table.first, 0, len(table.entries) - 1).astype(np.int64)
-    return table.entries[places].astype(np.float64), table.bits
-
-
-def _table(data: Any, count: int, header: Dataset) -> NDArray[np.integer[Any]]:
-    """The entries of a lookup table; pydicom leaves words of bytes as they are."""
-    if not isinstance(data, bytes):
-        return np.atleast_1d(np.asarray(data, dtype=np.int64))
-    if len(data) in (count, count + 1) and count > 1:
-        return np.frombuffer(data, np.uint8)
-    order = "<" if header.original_encoding[1] else ">"
-    return np.frombuffer(data[: len(data) // 2 * 2], f"{order}u2")
-
-
-def _numbers(value: Any) -> list[float]:
-    """One number or several of a header, as a list; empty where there is none."""
-    if value is None or value == "":
-        return []
-    several = isinstance(value, Sequence) and not isinstance(value, str)
-    return [float(one) for one in (value if several else [value])]
-
-
-def _padding(header: Dataset) -> tuple[int, int] | None:
-    """The first and the last stored value that is no part of the picture (C.7.5.1.1.2)."""
-    value = header.get("PixelPaddingValue")
-    if value is None:
-        return None
-    limit = header.get("PixelPaddingRangeLimit")
-    first, last = sorted((int(value), int(value if limit is None else limit)))
-    return first, last
-
-
 def _stored_values(header: Dataset) -> NDArray[np.integer[Any]]:
     """The values (H, W) of the file; pydicom takes out what overlays have in the same words."""
     if "PixelData" not in header:
-        raise UnclearGreyLevels(f"no pixels in the file: {_AGAIN}")
+        raise UnclearGreyLevels(f"no pixels in the file: {EXPORT_AGAIN}")
     if int(header.HighBit) != int(header.BitsStored) - 1:
-        raise UnclearGreyLevels(f"values that do not begin with the lowest bit: {_AGAIN}")
+        raise UnclearGreyLevels(f"values that do not begin with the lowest bit: {EXPORT_AGAIN}")
     syntax, bits = header.file_meta.TransferSyntaxUID, int(header.BitsStored)
     plugins = _find_plugins(syntax, bits)
     if plugins is None:
@@ -429,12 +203,14 @@ def _stored_values(header: Dataset) -> NDArray[np.integer[Any]]:
             f"nothing installed decodes {what}: export it with another compression"
         )
     if syntax in _WITH_END and _END not in header.PixelData[-_LAST_BYTES:]:
-        raise UnclearGreyLevels(f"cut off: its compressed pixels have no end: {_AGAIN}")
+        raise UnclearGreyLevels(f"cut off: its compressed pixels have no end: {EXPORT_AGAIN}")
     if syntax in _JPEG_2000 and "pillow" in plugins:  # the same library; GDCM's prints its errors
         header.pixel_array_options(decoding_plugin="pillow")
     stored: NDArray[np.integer[Any]] = header.pixel_array
     if stored.ndim != 2:
-        raise UnclearGreyLevels(f"{stored.ndim} dimensions, and not rows and columns: {_AGAIN}")
+        raise UnclearGreyLevels(
+            f"{stored.ndim} dimensions, and not rows and columns: {EXPORT_AGAIN}"
+        )
     return stored
 
 
@@ -478,7 +254,7 @@ def _refuse_others(header: Dataset) -> None:
         raise UnclearGreyLevels(f"{frames} frames in one file: export each picture by itself")
     photometric = str(header.get("PhotometricInterpretation", ""))
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or int(header.SamplesPerPixel) != 1:
-        raise UnclearGreyLevels(f"no picture of grey values: {_AGAIN} without colours")
+        raise UnclearGreyLevels(f"no picture of grey values: {EXPORT_AGAIN} without colours")
     if int(header.BitsAllocated) not in (8, 16):
         raise UnclearGreyLevels(f"{int(header.BitsAllocated)} bits a pixel, and not 8 or 16")
 
@@ -503,7 +279,7 @@ def _refuse_bombs(file: BinaryIO, most_bytes: int) -> None:
         if inflated > most_bytes:
             raise UnclearGreyLevels(f"inflates to more than {most_bytes:,} bytes: reduce it first")
     if len(inflater.unused_data) > _LAST_BYTES:
-        raise UnclearGreyLevels(f"damaged: its deflated part ends early: {_AGAIN}")
+        raise UnclearGreyLevels(f"damaged: its deflated part ends early: {EXPORT_AGAIN}")
     file.seek(0)
 
 
@@ -518,7 +294,7 @@ class _explained:
             return
         if issubclass(kind, Exception):  # parsers of a hostile file let through whatever there is
             raise UnclearGreyLevels(
-                f"damaged, cut off, or not as DICOM has it ({kind.__name__}): {_AGAIN}"
+                f"damaged, cut off, or not as DICOM has it ({kind.__name__}): {EXPORT_AGAIN}"
             ) from None
 
 

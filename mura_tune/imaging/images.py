@@ -18,6 +18,7 @@ from PIL.ImageFile import ImageFile
 
 from mura_tune.errors import BlankImage, InputError, UnreadableImage
 from mura_tune.imaging import dicom, grey_levels, jpeg
+from mura_tune.imaging.radiograph import Radiograph, check_contrast
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # not EPS: PIL starts ghostscript
 NO_IMAGE = f"not an image ({', '.join(FORMATS)}, DICOM)"
@@ -151,7 +152,7 @@ class Picture:
     """The grey pixels (H, W) of an image; of a DICOM file its stored values, too."""
 
     grey: NDArray[np.uint8]
-    radiograph: dicom.Radiograph | None = None
+    radiograph: Radiograph | None = None
 
 
 def decode_image(data: bytes, path: object) -> NDArray[np.uint8]:
@@ -208,7 +209,7 @@ def _decode_dicom(data: bytes, path: object) -> Picture:
     with _DECODED.hold(rows * columns * _BYTES_OF_DICOM):
         radiograph = dicom.read_radiograph(header)
         grey = radiograph.grey()
-        dicom.check_contrast(radiograph, grey)
+        check_contrast(radiograph, grey)
         return Picture(grey, radiograph)
 
 

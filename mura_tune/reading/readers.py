@@ -1,4 +1,4 @@
-"""The readers: a release, a router, or a router with the releases of its areas.
+"""The readers of one release: of one that tells normal from abnormal, or of a router.
 
 Every reader answers a batch of studies in one way; a single study is a batch of one.
 """
@@ -30,12 +30,10 @@ from mura_tune.reading.answers import (
     Answer,
     AreaAnswer,
     Familiarity,
-    RoutedAnswer,
     StudyAnswer,
     ViewArea,
     ViewProbability,
 )
-from mura_tune.reading.locate import FindRelease, release_for
 from mura_tune.reading.studies import StudyFiles, StudyViews
 from mura_tune.release.legacy import load_checkpoint
 from mura_tune.release.release import Release, load_release
@@ -192,6 +190,10 @@ class _ReleaseReader(Reader[AnswerT]):
         """The same of a study, by its least familiar view."""
         return self.judge(max((one for one in distances_v if one is not None), default=None))
 
+    def tells_distance(self, row: AnswerRow, column: str = "distance") -> bool:
+        """Whether a row has a distance if the release tells it, and none if not."""
+        return (row.get(column) is not None) == (self.release.familiarity is not None)
+
     @property
     def familiarity_columns(self) -> tuple[str, ...]:
         """The columns of a table on familiarity, where the release tells it."""
@@ -329,11 +331,13 @@ class Predictor(_ReleaseReader[Answer]):
         ).sigmoid()
 
     def confirms(self, row: AnswerRow) -> bool:
-        if row["probability"] is None or not _tells(row, "distance", self):
+        if row["probability"] is None or not self.tells_distance(row):
             return False
         familiarity = self.judge(row.get("distance"))
         decided = self.decide(row["probability"], familiarity)
-        return decided == (row["abnormal"], row["abstain"]) and _confirms_like(row, familiarity)
+        return decided == (row["abnormal"], row["abstain"]) and confirms_familiarity(
+            row, familiarity
+        )
 
 
 class Router(_ReleaseReader[AreaAnswer]):
@@ -404,20 +408,15 @@ class Router(_ReleaseReader[AreaAnswer]):
 
     def confirms(self, row: AnswerRow) -> bool:
         confidence, area = row["confidence"], row["area"]
-        if confidence is None or area not in self.areas or not _tells(row, "distance", self):
+        if confidence is None or area not in self.areas or not self.tells_distance(row):
             return False
         familiarity = self.judge(row.get("distance"))
         unfamiliar = familiarity is not None and not familiarity.like_training
         abstains = confidence < self.threshold or unfamiliar
-        return bool(row["abstain"] == abstains) and _confirms_like(row, familiarity)
+        return bool(row["abstain"] == abstains) and confirms_familiarity(row, familiarity)
 
 
-def _tells(row: AnswerRow, column: str, reader: Predictor | Router) -> bool:
-    """Whether a row has a distance if its release tells it, and none if not."""
-    return (row.get(column) is not None) == (reader.release.familiarity is not None)
-
-
-def _confirms_like(row: AnswerRow, familiarity: Familiarity | None) -> bool:
+def confirms_familiarity(row: AnswerRow, familiarity: Familiarity | None) -> bool:
     """Whether a row says of a study's familiarity what follows from its distance."""
     like = None if familiarity is None else familiarity.like_training
     return bool(row.get("like_training") == like)
@@ -443,127 +442,3 @@ def load_reader(
     if threshold is not None:
         raise InputError(f"{folder}: a router, which has no probability of abnormal to threshold")
     return Router(folder, device)
-
-
-class RoutedReader(Reader[RoutedAnswer]):
-    """Reads studies with a router, then with the release of the area that the router names.
-
-    A release is opened when the first study of its area comes, or all are by `open_all`. Where
-    the router is not sure, its best guess is the answer, without a probability.
-
-    Args:
-        find: gives the folder of a release by its name; see `locate.release_for`.
-        threshold: replaces the operating point of every release, and its band of doubt.
-
-    Raises:
-        InputError: no router, or one that is not whole.
-    """
-
-    def __init__(
-        self, find: FindRelease, device: torch.device = CPU, threshold: float | None = None
-    ) -> None:
-        self.router = Router(find(ROUTER), device)
-        self._find, self._device, self._threshold = find, device, threshold
-        self._opened: dict[Path, Predictor] = {}
-        self._by_area: dict[str, Predictor] = {}
-        self._fallbacks: dict[str, str] = {}
-        self._missing: dict[str, str] = {}
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        releases = [self.router.release, *(one.release for one in self._opened.values())]
-        tells = any(release.familiarity is not None for release in releases)
-        return (
-            *("study", "views", "area", "confidence", "probability", "abnormal", "abstain"),
-            *(("router_distance", "distance", "like_training") if tells else ()),
-            *("error", "release", "router"),
-        )
-
-    def open_all(self) -> list[str]:
-        for area in self.router.areas:
-            self._open(area)
-        return [*self._fallbacks.values(), *self._missing.values()]
-
-    def release_of(self, area: str) -> tuple[Predictor, str | None]:
-        """What answers for an area, and a line where that is the release for all areas.
-
-        Raises:
-            InputError: neither is there, or one that is not whole.
-        """
-        self._open(area)
-        if area in self._missing:
-            raise InputError(self._missing[area])
-        return self._by_area[area], self._fallbacks.get(area)
-
-    def _open(self, area: str) -> None:
-        if area in self._by_area or area in self._missing:
-            return
-        try:
-            folder, fallback = release_for(self._find, area)
-        except InputError as error:
-            self._missing[area] = str(error)
-            return
-        if fallback:
-            self._fallbacks[area] = fallback
-        if folder not in self._opened:
-            self._opened[folder] = Predictor(folder, self._device, area, self._threshold)
-        self._by_area[area] = self._opened[folder]
-
-    @property
-    def sizes(self) -> frozenset[int]:
-        return self.router.sizes.union(*(reader.sizes for reader in self._opened.values()))
-
-    def answer(self, studies: Sequence[StudyViews]) -> list[RoutedAnswer]:
-        routes = self.router.answer(studies)
-        answers: list[RoutedAnswer] = [RoutedAnswer(route) for route in routes]
-        rows_of: dict[Predictor, list[int]] = {}
-        for row, route in enumerate(routes):
-            if route.abstain:
-                continue
-            self._open(route.area)
-            if route.area in self._missing:
-                answers[row] = RoutedAnswer(route, error=self._missing[route.area])
-            else:
-                rows_of.setdefault(self._by_area[route.area], []).append(row)
-        for predictor, rows in rows_of.items():
-            for row, answer in zip(rows, predictor.answer([studies[r] for r in rows]), strict=True):
-                fallback = self._fallbacks.get(routes[row].area)
-                answers[row] = RoutedAnswer(routes[row], answer, fallback)
-        return answers
-
-    def predict(self, images: str | Path | Sequence[str | Path]) -> RoutedAnswer:
-        """The answer about one study.
-
-        Raises:
-            InputError: no image, or no release for the area nor one for all areas.
-            UnreadableImage: a view that cannot be decoded; no view is left out.
-        """
-        answer = super().predict(images)
-        if answer.error:
-            raise InputError(answer.error)
-        return answer
-
-    def sources(self, row: AnswerRow) -> dict[str, str]:
-        release = ""
-        if row["probability"] is not None and (predictor := self._predictor_of(row["area"])):
-            release = f"{predictor.release.manifest.area} {predictor.source}"
-        return {"router": self.router.source, "release": release}
-
-    def confirms(self, row: AnswerRow) -> bool:
-        if row["confidence"] is None or row["area"] not in self.router.areas:
-            return False
-        if not _tells(row, "router_distance", self.router):
-            return False
-        route = self.router.judge(row.get("router_distance"))
-        unfamiliar = route is not None and not route.like_training
-        if row["confidence"] < self.router.threshold or unfamiliar:
-            alone = row["abstain"] is True and row["probability"] is None
-            return alone and _confirms_like(row, route)
-        predictor = self._predictor_of(row["area"])
-        return predictor is not None and predictor.confirms(row)
-
-    def _predictor_of(self, area: str) -> Predictor | None:
-        """The release that answers for an area; None where it is missing or not of the router."""
-        if area in self.router.areas:
-            self._open(area)
-        return self._by_area.get(area)

@@ -18,7 +18,8 @@ from mura_tune.metrics.estimates import Estimate
 from mura_tune.metrics.operating_points import METRIC_NAMES
 from mura_tune.reading.answers import Answer, AreaAnswer, Familiarity
 from mura_tune.reading.locate import FindRelease
-from mura_tune.reading.readers import Predictor, RoutedReader
+from mura_tune.reading.readers import Predictor
+from mura_tune.reading.routed import RoutedReader
 from mura_tune.reading.studies import StudyViews
 from mura_tune.release.release import Release, describe_decoding_changes
 from mura_tune.release_format.checksums import SUMS, sha256

@@ -25,8 +25,8 @@ from mura_tune.database.optuna_private import (
     TRIAL_TABLES,
     StudyModel,
 )
-from mura_tune.database.outages import legible
 from mura_tune.database.pictures import PictureStore
+from mura_tune.database.refusals import legible
 from mura_tune.database.sqlite_file import require_write
 from mura_tune.database.storage import has_study, load_study, using
 from mura_tune.database.urls import database, file_of

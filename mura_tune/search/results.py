@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from mura_tune import config
 from mura_tune.config import SearchConfig
-from mura_tune.database.outages import legible
+from mura_tune.database.refusals import legible
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import database
 from mura_tune.errors import InputError

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mura_tune import config
 from mura_tune.config import SearchConfig
 from mura_tune.database import optuna_private
-from mura_tune.database.outages import legible
+from mura_tune.database.refusals import legible
 from mura_tune.metrics.dev_fold import DevFold, number_through
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.search.trial_record import TrialRecord, TrialWriter, fail_trial, running_facts

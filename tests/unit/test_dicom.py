@@ -29,6 +29,7 @@ from pydicom.uid import (
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging import dicom, images
 from mura_tune.imaging.images import decode_image
+from mura_tune.imaging.radiograph import Radiograph
 
 DICOM = Path(__file__).parents[3] / "shared" / "dicom"
 
@@ -324,7 +325,7 @@ def test_real_files_are_as_pydicom_reads_them() -> None:
     places = np.clip(header.pixel_array.astype(int) - first, 0, count - 1)
     expected = shares(np.asarray(item.LUTData)[places] / 4095)
     expected[header.pixel_array == header.PixelPaddingValue] = 0
-    np.testing.assert_array_equal(dicom.to_grey(header.pixel_array, header), expected)
+    np.testing.assert_array_equal(Radiograph.of(header.pixel_array, header).grey(), expected)
 
 
 def broken(**fields: object) -> bytes:

@@ -31,7 +31,8 @@ from mura_tune.evaluation.familiarity import (
 from mura_tune.networks.factory import build_network
 from mura_tune.networks.network import Model, join_members
 from mura_tune.reading.answers import Familiarity
-from mura_tune.reading.readers import Predictor, RoutedReader
+from mura_tune.reading.readers import Predictor
+from mura_tune.reading.routed import RoutedReader
 from mura_tune.release.release import load_release, save_release
 from mura_tune.release_format import checksums
 from mura_tune.release_format.manifest import MANIFEST, parse_manifest

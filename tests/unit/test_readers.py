@@ -24,7 +24,8 @@ from mura_tune.metrics.areas import softmax
 from mura_tune.networks.factory import build_network
 from mura_tune.reading.answer_studies import answer_all
 from mura_tune.reading.answers import Answer, AreaAnswer
-from mura_tune.reading.readers import Predictor, RoutedReader, Router, load_reader
+from mura_tune.reading.readers import Predictor, Router, load_reader
+from mura_tune.reading.routed import RoutedReader
 from mura_tune.reading.studies import StudyFiles, StudyViews, find_studies
 from mura_tune.release.release import current_preprocessing, save_release
 from mura_tune.release_format.manifest import parse_manifest

@@ -17,7 +17,7 @@ from optuna.storages._rdb.models import BaseModel
 from optuna.trial import create_trial
 
 from mura_tune.database import sqlite_file
-from mura_tune.database.outages import legible
+from mura_tune.database.refusals import legible
 from mura_tune.database.sqlite_file import network_disk
 from mura_tune.database.storage import admit, has_study, load_study, open_storage
 from mura_tune.database.urls import url_of_file
