@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_tune import __version__
-from mura_tune.archive.headers import MANUFACTURER, NOT_A_DEVICE, SourceStudy, new_uid
+from mura_tune.archive.headers import NOT_A_DEVICE, SourceStudy, new_uid
 from mura_tune.archive.structured_report import SERIES, Model
 from mura_tune.imaging.radiograph import LookupTable, read_table
 from mura_tune.reading.explain import ViewExplanation
@@ -60,10 +60,7 @@ def build_presentation(
         series_number=SERIES + 2,
         sop_instance_uid=new_uid("PR", str(number), root),
         instance_number=number + 1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=model.name,
-        software_versions=__version__,
-        device_serial_number=model.digest,
+        **model.equipment(),
         content_label=_LAYER,
         content_description=_DESCRIPTION,
         series_description=_DESCRIPTION,

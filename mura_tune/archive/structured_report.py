@@ -41,6 +41,15 @@ class Model:
         """The name that an archive shows."""
         return f"{MANUFACTURER} {self.area}"
 
+    def equipment(self) -> dict[str, Any]:
+        """What made an object (DICOM PS3.3, C.7.5.1), by highdicom's words."""
+        return {
+            "manufacturer": MANUFACTURER,
+            "manufacturer_model_name": self.name,
+            "software_versions": __version__,
+            "device_serial_number": self.digest,
+        }
+
     @property
     def uid(self) -> str:
         """The UID of the release, as a device."""
@@ -88,10 +97,7 @@ def build_report(study: SourceStudy, answer: Answer, model: Model, root: str) ->
         series_number=SERIES,
         sop_instance_uid=report_uid(root),
         instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=model.name,
-        software_versions=__version__,
-        device_serial_number=model.digest,
+        **model.equipment(),
         series_description=_DESCRIPTION,
         is_complete=True,
         is_final=False,

@@ -171,6 +171,21 @@ def advisory_key(name: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
+def _unlock(connection: Connection, name: str) -> None:
+    """Free the lock `name` that a connection holds; one that is lost has freed it."""
+    with contextlib.suppress(SQLAlchemyError):
+        connection.exec_driver_sql(f"SELECT pg_advisory_unlock({advisory_key(name)})")
+
+
+def _is_there(connection: Connection) -> bool:
+    """Whether a connection still answers, and so holds what it held."""
+    try:
+        connection.exec_driver_sql("SELECT 1")
+    except SQLAlchemyError:
+        return False
+    return True
+
+
 def _held_keys(connection: Connection) -> set[int]:
     keys: str | None = connection.exec_driver_sql(_HELD_KEYS).scalar()
     return {*map(int, keys.split(","))} if keys else set()
@@ -271,19 +286,12 @@ class _AdvisoryLock(_ContextLock):
     def release(self) -> None:
         if self._connection:
             connection, self._connection = self._connection, None
-            with contextlib.suppress(SQLAlchemyError):  # a lost one has freed it
-                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({advisory_key(self.name)})")
+            _unlock(connection, self.name)
             connection.invalidate()  # a lost one cannot be handed back in order
             connection.close()  # the session's end frees it too, a little later
 
     def held(self) -> bool:
-        if self._connection is None:
-            return False
-        try:
-            self._connection.exec_driver_sql("SELECT 1")
-        except SQLAlchemyError:
-            return False
-        return True
+        return self._connection is not None and _is_there(self._connection)
 
     def session(self) -> Connection | None:
         """The connection that holds it."""
@@ -338,17 +346,13 @@ class _SessionLock(_ContextLock):
     def release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(SQLAlchemyError):  # a lost one has freed it
-                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({advisory_key(self.name)})")
+            _unlock(connection, self.name)
 
     def held(self) -> bool:
-        if self._connection is None or self._connection is not self.worker.session():
-            return False
-        try:
-            self._connection.exec_driver_sql("SELECT 1")
-        except SQLAlchemyError:
-            return False
-        return True
+        connection = self._connection
+        return (
+            connection is not None and connection is self.worker.session() and _is_there(connection)
+        )
 
     def _execute(self, function: str) -> tuple[Connection, Any]:
         """The worker's connection, and what a function answers on it."""
