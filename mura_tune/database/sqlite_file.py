@@ -15,6 +15,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from mura_tune.database.urls import TIMEOUT
@@ -68,8 +69,7 @@ def network_disk(folder: Path, mounts: str) -> str | None:
 def may_write(path: Path) -> bool:
     """Whether this user may write the database: the file, and what SQLite keeps beside it."""
     real = path.resolve()
-    beside = [path for path in _beside(real) if path.exists()]
-    return all(map(_writable, [real, *beside])) and _writable(real.parent)
+    return _writable(real) and _writable(real.parent) and not any(map(_is_closed, _beside(real)))
 
 
 def require_read(path: Path) -> None:
@@ -124,9 +124,7 @@ def _connect_reading(path: Path, option: str) -> sqlite3.Connection:
 
 def _wal_pages(path: Path) -> bool:
     """Whether a log beside the file holds what the file itself may not have yet."""
-    return any(
-        companion.exists() and companion.stat().st_size for companion in _beside(path.resolve())
-    )
+    return any(stat.st_size for stat in _stats(_beside(path.resolve())))
 
 
 def _beside(real: Path) -> list[Path]:
@@ -136,8 +134,17 @@ def _beside(real: Path) -> list[Path]:
 def _stamp(path: Path) -> tuple[tuple[int, int], ...]:
     """What changes when the database does: size and time of its files."""
     real = path.resolve()
-    stats = [path.stat() for path in (real, *_beside(real)) if path.exists()]
+    stats = _stats([real, *_beside(real)])
     return tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+
+def _stats(paths: Iterable[Path]) -> list[os.stat_result]:
+    """The stats of those files that are there: who uses the database makes and removes some."""
+    stats = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            stats.append(path.stat())
+    return stats
 
 
 @functools.cache
@@ -156,6 +163,12 @@ def _private_copy(real: Path, stamp: tuple[tuple[int, int], ...]) -> Path:
 
 def _writable(path: Path) -> bool:
     return _allowed(path, os.W_OK)
+
+
+def _is_closed(companion: Path) -> bool:
+    """Whether a file beside the database may not be written. One that goes while it is looked at
+    is not closed, and one that has just come is looked at again."""
+    return not _writable(companion) and companion.exists() and not _writable(companion)
 
 
 def _allowed(path: Path, mode: int) -> bool:

@@ -339,3 +339,25 @@ def test_opening_a_database_twice_keeps_the_locks_of_the_first(path: Path) -> No
     assert path.with_name("studies.db-wal").exists()
     study.set_user_attr("note", "second")
     assert load_study(open_storage(url), "s", url).user_attrs["note"] == "second"
+
+
+@pytest.mark.parametrize("end", ["-wal", "-shm", "-journal"])
+def test_a_database_is_writable_while_another_program_removes_what_is_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The file is there when the folder is listed, and gone when it is asked about."""
+    database, beside = tmp_path / "studies.db", tmp_path / f"studies.db{end}"
+    database.touch()
+    beside.touch()
+    allowed = sqlite_file._allowed
+
+    def late(path: Path, mode: int) -> bool:
+        if path == beside:
+            beside.unlink(missing_ok=True)
+        return allowed(path, mode)
+
+    monkeypatch.setattr(sqlite_file, "_allowed", late)
+    assert sqlite_file.may_write(database)
+    monkeypatch.setattr(sqlite_file, "_allowed", lambda path, mode: path != beside)
+    beside.touch()
+    assert not sqlite_file.may_write(database)
