@@ -28,6 +28,10 @@ class UnreadableImage(InputError):
         self.reason = reason
 
 
+class UnopenedImage(UnreadableImage):
+    """An image file that could not be opened or read, whatever is in it; that may pass."""
+
+
 class BlankImage(UnreadableImage):
     """An image that is one grey throughout: it can be decoded, and there is nothing to judge."""
 

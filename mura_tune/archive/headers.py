@@ -47,6 +47,10 @@ _UID = re.compile(r"[0-9][0-9.]{0,63}")
 _NAMES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 
 
+class MixedStudy(InputError):
+    """Views that are not those of one study of one patient, each once."""
+
+
 @dataclass(frozen=True, eq=False)
 class SourceView:
     """A view as its file has it.
@@ -128,18 +132,19 @@ def read_source(images: Sequence[Path]) -> SourceStudy:
     Raises:
         UnreadableImage: a file that is no DICOM radiograph or cannot be decoded, or whose header
             does not name its instance, series or study by a UID.
-        InputError: files of two studies or of two patients; the extra `dicom` is not installed.
+        MixedStudy: files of two studies or of two patients, or an instance twice.
+        InputError: the extra `dicom` is not installed.
     """
     check_extra()
     views = sorted(map(_read_view, images), key=lambda view: str(view.header.SOPInstanceUID))
     for name in ("StudyInstanceUID", "PatientID"):
         if len({str(view.header.get(name, "")) for view in views}) > 1:
-            raise InputError(
+            raise MixedStudy(
                 f"{views[0].path.parent}: views with more than one {name} are not one study; "
                 "answer them apart"
             )
     if len({str(view.header.SOPInstanceUID) for view in views}) < len(views):
-        raise InputError(
+        raise MixedStudy(
             f"{views[0].path.parent}: two files of one SOPInstanceUID; leave one of them out"
         )
     return SourceStudy(tuple(views))
@@ -160,6 +165,11 @@ def check_extra() -> None:
     pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
 
 
+def is_uid(text: str) -> bool:
+    """Whether a text names something as DICOM does, and may be the name of a file."""
+    return _UID.fullmatch(text) is not None
+
+
 def new_uid(*parts: str) -> str:
     """The UID that belongs to these words: 2.25. and the number of a UUID (DICOM PS3.5, B.2)."""
     digest = hashlib.sha256("\n".join(parts).encode()).digest()
@@ -175,7 +185,7 @@ def _read_view(path: Path) -> SourceView:
     except UnclearGreyLevels as error:
         raise UnreadableImage(path, str(error)) from None
     for name in _NAMES:
-        if not _UID.fullmatch(str(header.get(name, ""))):
+        if not is_uid(str(header.get(name, ""))):
             raise UnreadableImage(path, f"its header has no valid {name}: export it again")
     grey = decode_image(data, path)
     if "PixelData" in header:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,10 +19,10 @@ from typing import Any
 
 from mura_tune import files
 from mura_tune.archive.answer_objects import KINDS, NoAnswer, make_objects, plan_answer
-from mura_tune.archive.headers import check_extra
+from mura_tune.archive.headers import MixedStudy, check_extra, is_uid
 from mura_tune.archive.sender import Node, Sender, check_title
 from mura_tune.archive.study_queue import ReceivedStudy, StudyQueue
-from mura_tune.errors import InputError, UnreadableImage, explain_error
+from mura_tune.errors import InputError, UnopenedImage, UnreadableImage, explain_error
 from mura_tune.imaging import dicom
 from mura_tune.imaging.images import MAX_BYTES
 from mura_tune.reading.answers import StudyAnswer
@@ -36,7 +35,6 @@ _RETRY = 30.0  # seconds until the disk is tried again after an error
 _RETRY_STUDY = 600.0  # seconds until a study is tried again that the program fails at
 _SILENCE = 60.0  # seconds that a sender may be silent
 _ASSOCIATIONS = 20  # at once
-_UID = re.compile(r"[0-9][0-9.]{0,63}")
 # Answers to C-STORE (DICOM PS3.4, B.2.3).
 _DONE, _NO_ROOM, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
 _VERIFICATION = "1.2.840.10008.1.1"
@@ -199,7 +197,7 @@ class Receiver:
         except UnreadableImage as error:
             self._say(str(error))
             return _NOT_UNDERSTOOD
-        if not _UID.fullmatch(study) or not _UID.fullmatch(instance):
+        if not (is_uid(study) and is_uid(instance)):
             self._say("a view is refused: its study or its instance is named by no UID")
             return _NOT_UNDERSTOOD
         with self._lock:
@@ -294,11 +292,15 @@ class _Answerer:
                 answer = make_objects(plan, self.settings.kinds or KINDS)
                 self.queue.put_answer(study.uid, digest, answer.objects)
                 line = answer.answer.brief()
-            except (NoAnswer, InputError) as error:
+            except UnopenedImage:
+                raise
+            except (UnreadableImage, MixedStudy) as error:  # by what is in the files
                 self.queue.settle(study.uid, digest)
                 line = f"no answer: {error}"
+            except NoAnswer as error:  # by these releases: the next process may have others
+                line = f"no answer: {error}"
         except Exception as error:  # whatever it is, the study stays, and the others go on
-            disk = isinstance(error, OSError | MemoryError)
+            disk = isinstance(error, OSError | MemoryError | UnopenedImage)
             pause = _RETRY if disk else _RETRY_STUDY
             self._later[study.uid] = time.monotonic() + pause
             # A library's text may quote a header.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mura_tune import __version__
 from mura_tune.archive.headers import NOT_A_DEVICE, SourceStudy, new_uid
 from mura_tune.archive.structured_report import SERIES, Model
-from mura_tune.imaging.radiograph import LookupTable, read_table
+from mura_tune.imaging.radiograph import LookupTable, is_inverted, read_table
 from mura_tune.reading.explain import ViewExplanation
 
 if TYPE_CHECKING:
@@ -51,9 +51,6 @@ def build_presentation(
         bounding_box=(0.01, 0.9, 0.99, 0.99),
         text_justification="LEFT",
     )
-    inverted = source.header.PhotometricInterpretation == "MONOCHROME1" or (
-        source.header.get("PresentationLUTShape") == "INVERSE"
-    )
     made: Dataset = pr.GrayscaleSoftcopyPresentationState(
         referenced_images=[reference],
         series_instance_uid=new_uid("series PR", root),
@@ -69,7 +66,7 @@ def build_presentation(
             pr.GraphicAnnotation([reference], layer, graphic_objects=outlines, text_objects=[text])
         ],
         presentation_lut_transformation=PresentationLUTTransformation(
-            presentation_lut_shape="INVERSE" if inverted else "IDENTITY"
+            presentation_lut_shape="INVERSE" if is_inverted(source.header) else "IDENTITY"
         ),
     )
     made.Laterality = source.laterality

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mura_tune.archive.study_queue import StudyQueue, WaitingAnswer
 from mura_tune.errors import InputError, MuraError, explain_error
+from mura_tune.web.server import bracket_address
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
@@ -22,6 +23,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0  # seconds after a failure: twice as lon
 _POLL = 0.2  # seconds between two looks at the outbox
 _TIMEOUT = 30.0  # seconds that the other side may be silent
 _HAS_IT = 0x0111  # duplicate SOP instance: an earlier try was received, and its receipt was lost
+_NODE = re.compile(r"(.+)@(?:\[([^\[\]@]+)\]|([^\[\]@]+)):([0-9]{1,5})")  # [HOST] where IPv6
 _TITLE = re.compile(r"(?! )[ -\[\]-~]{1,16}(?<! )")  # DICOM PS3.5, 6.2, AE
 
 
@@ -37,16 +39,15 @@ class Node:
         check_title(self.title)
 
     def __str__(self) -> str:
-        return f"{self.title}@{self.host}:{self.port}"
+        return f"{self.title}@{bracket_address(self.host)}:{self.port}"
 
     @staticmethod
     def parse(text: str) -> Node:
         """The node of AET@HOST:PORT. Raises InputError for another form."""
-        title, _, place = text.rpartition("@")
-        host, _, port = place.rpartition(":")
-        if not (title and host and port.isdecimal() and len(port) < 6 and 0 < int(port) < 2**16):
+        parts = _NODE.fullmatch(text)
+        if parts is None or not 0 < int(parts[4]) < 2**16:
             raise InputError(f"{text}: a node is AET@HOST:PORT, such as ARCHIVE@10.0.0.5:104")
-        return Node(title, host, int(port))
+        return Node(parts[1], parts[2] or parts[3], int(parts[4]))
 
 
 class NotSent(MuraError):

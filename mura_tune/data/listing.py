@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import os
 import posixpath
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
@@ -322,18 +322,7 @@ def walk_image_folders(
 
 def is_document(path: Path) -> bool:
     """Whether a file is no image: by its suffix, or because its first kilobyte is text."""
-    suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES or suffix in DOCUMENT_SUFFIXES:
-        return suffix in DOCUMENT_SUFFIXES
-    try:
-        if not path.is_file():
-            return False  # a pipe, a device, a broken link: an unreadable image
-        with path.open("rb") as file:
-            start = file.read(1024)
-        text = start.decode("utf-8", "strict" if len(start) < 1024 else "ignore")
-    except (OSError, UnicodeDecodeError):
-        return False
-    return _is_plain_text(text)
+    return _is_document(path.suffix, lambda: _read_start(path))
 
 
 def is_no_image(path: PurePath, start: bytes) -> bool:
@@ -343,18 +332,31 @@ def is_no_image(path: PurePath, start: bytes) -> bool:
     """
     if not _is_visible(path.name) or any(part.startswith(".") for part in path.parts):
         return True
-    suffix = path.suffix.lower()
+    return _is_document(path.suffix, lambda: start)
+
+
+def _is_document(suffix: str, read_start: Callable[[], bytes]) -> bool:
+    """The start is read only where the suffix leaves it open."""
+    suffix = suffix.lower()
     if suffix in IMAGE_SUFFIXES or suffix in DOCUMENT_SUFFIXES:
         return suffix in DOCUMENT_SUFFIXES
+    start = read_start()
     try:
         text = start.decode("utf-8", "strict" if len(start) < 1024 else "ignore")
     except UnicodeDecodeError:
         return False
-    return _is_plain_text(text)
-
-
-def _is_plain_text(text: str) -> bool:
     return bool(text) and all(c.isprintable() or c in "\t\r\n\f" for c in text)
+
+
+def _read_start(path: Path) -> bytes:
+    """The first kilobyte; nothing of a pipe, a device or a broken link: an unreadable image."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(1024)
+    except OSError:
+        return b""
 
 
 def _is_visible(name: str) -> bool:

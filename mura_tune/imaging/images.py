@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from mura_tune.errors import BlankImage, InputError, UnreadableImage
+from mura_tune.errors import BlankImage, InputError, UnopenedImage, UnreadableImage
 from mura_tune.imaging import dicom, grey_levels, jpeg
 from mura_tune.imaging.radiograph import Radiograph, check_contrast
 
@@ -129,7 +129,12 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def read_file(path: str | Path) -> bytes:
-    """Return the bytes of the regular file `path`. Raises UnreadableImage where it cannot."""
+    """Return the bytes of the regular file `path`.
+
+    Raises:
+        UnopenedImage: it is missing, or the system does not read it.
+        UnreadableImage: no regular file, or one that is too large.
+    """
     file = Path(path)
     try:
         status = file.stat()
@@ -139,12 +144,12 @@ def read_file(path: str | Path) -> bytes:
             raise UnreadableImage(path, f"{status.st_size:,} bytes are more than an image has")
         return file.read_bytes()
     except FileNotFoundError:
-        raise UnreadableImage(path, "no such file") from None
+        raise UnopenedImage(path, "no such file") from None
     except MemoryError:
         raise InputError(f"{path}: {_NO_MEMORY}") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or str(error)
-        raise UnreadableImage(path, f"cannot be opened: {reason.lower()}") from None
+        raise UnopenedImage(path, f"cannot be opened: {reason.lower()}") from None
 
 
 @dataclass(frozen=True, eq=False)

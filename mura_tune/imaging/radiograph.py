@@ -56,11 +56,11 @@ class Radiograph:
         """Raises UnclearGreyLevels for a lookup table or a window that DICOM does not know."""
         low, high = _stored_range(header)
         meanings, output = _modality(np.arange(low, high + 1), (low, high), header)
-        inverted = header.PhotometricInterpretation == "MONOCHROME1" or (
-            header.get("PresentationLUTShape") == "INVERSE"
-        )
         shown = _shown(meanings, output, header)
-        return cls(stored, low, meanings, shown, inverted, _padding(header), _linear_window(header))
+        return cls(
+            *(stored, low, meanings, shown, is_inverted(header)),
+            *(_padding(header), _linear_window(header)),
+        )
 
     def grey(self, window: tuple[float, float] | None = None) -> Pixels:
         """The 256 levels (H, W), padding black; by another linear window where one is given."""
@@ -89,6 +89,12 @@ class Radiograph:
     def _is_padding(self, first: int, last: int) -> NDArray[np.bool_]:
         """Which pixels (H, W) are no part of the picture (C.7.5.1.1.2)."""
         return np.asarray((self.stored >= first) & (self.stored <= last))
+
+
+def is_inverted(header: Dataset) -> bool:
+    """Whether low values are white."""
+    low_is_white = header.PhotometricInterpretation == "MONOCHROME1"
+    return bool(low_is_white or header.get("PresentationLUTShape") == "INVERSE")
 
 
 def check_contrast(radiograph: Radiograph, grey: Pixels) -> None:

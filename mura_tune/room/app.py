@@ -171,13 +171,9 @@ class RoomApp:
             return self._dispatch(environ, method, route, names)
         except RefusedRequest as refused:
             return to_json({"reason": refused.reason}, refused.status)
-        except TimeoutError:
-            return to_json({"reason": "the request did not arrive in time"}, 408)
-        except OSError:  # the client has left
-            return to_json({"reason": "the request did not arrive whole"}, 400)
         except MuraError as error:
             return to_json({"reason": str(error)}, 422)
-        except Exception as error:  # a bug: its text may quote a file's name, so only its kind
+        except Exception as error:  # a bug or a disk: it may quote a file's name, so only its kind
             if os.environ.get("MURA_DEBUG"):
                 traceback.print_exc(file=sys.stderr)
             self._report(f"{route}: {type(error).__name__} (MURA_DEBUG=1 shows where)")
@@ -290,7 +286,7 @@ class RoomApp:
 
     def _image(self, request: _Request) -> Response:
         window = _window(request.query)
-        return _png(pictures.picture_png(self._room.show(*self._view(request)), window))
+        return _png(self._room.draw(*self._view(request), window))
 
     def _heatmap(self, request: _Request) -> Response:
         study, number = self._view(request)

@@ -83,7 +83,7 @@ def read_json(environ: dict[str, Any]) -> dict[str, Any]:
     if str(environ.get("CONTENT_TYPE", "")).partition(";")[0].strip() != "application/json":
         raise RefusedRequest(415, "this is asked by application/json")
     try:
-        document = json.loads(environ["wsgi.input"].read(length))
+        document = json.loads(_receive(environ["wsgi.input"], length))
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
@@ -96,7 +96,8 @@ def read_form(environ: dict[str, Any]) -> UploadForm:
 
     Raises:
         RefusedRequest: as `body_length`; or no multipart form (415), one that is malformed, ends
-            too early or has a file name that is none (400), or too many files or fields (413).
+            too early or has a file name that is none (400), or too many files or fields (413); or
+            a client that is silent (408) or left (400).
     """
     length = body_length(environ)
     boundary = _BOUNDARY.fullmatch(str(environ.get("CONTENT_TYPE", "")).strip())
@@ -157,6 +158,16 @@ def _unquote(name: str | None) -> str | None:
     return name
 
 
+def _receive(stream: Any, size: int) -> bytes:
+    """Bytes of a body. Raises RefusedRequest for a client that is silent (408) or left (400)."""
+    try:
+        return bytes(stream.read(size))
+    except TimeoutError:
+        raise RefusedRequest(408, "the request did not arrive in time") from None
+    except OSError:
+        raise RefusedRequest(400, "the request did not arrive whole") from None
+
+
 class _Body:
     """A body of known length, read piece by piece."""
 
@@ -196,7 +207,7 @@ class _Body:
             self._buffer.clear()
 
     def _fill(self) -> None:
-        chunk = self._stream.read(min(_CHUNK, self._left)) if self._left else b""
+        chunk = _receive(self._stream, min(_CHUNK, self._left)) if self._left else b""
         if not chunk:
             raise RefusedRequest(400, "the form ends before its last boundary")
         self._left -= len(chunk)

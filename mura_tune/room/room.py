@@ -23,7 +23,7 @@ from mura_tune.imaging.images import (
 )
 from mura_tune.reading.explain import EvidenceMaps, map_evidence
 from mura_tune.reading.studies import StudyFiles, StudyViews
-from mura_tune.room.pictures import find_window
+from mura_tune.room.pictures import find_window, picture_png
 from mura_tune.room.releases import RoomReleases
 from mura_tune.room.requests import RefusedRequest, Upload
 from mura_tune.room.sittings import (
@@ -38,7 +38,7 @@ from mura_tune.room.sittings import (
 from mura_tune.room.uploads import StudyUploads, group_uploads
 
 MOST_STUDY_PIXELS = 2 * MAX_PIXELS  # some thirty pictures of a large detector
-_AT_ONCE = 2  # studies that are decoded; each may take a GB while it is
+_AT_ONCE = 2  # studies that are decoded and views that are drawn; each may take a GB meanwhile
 _MAPS = 4  # studies whose maps are held; they are made again in a moment
 _LEFT_OUT = "no picture, left out"
 _DROPPED = "its pictures were dropped to make room for newer ones: drop the files again"
@@ -52,7 +52,7 @@ class Room:
         self.sittings = sittings
         self._computing = threading.Lock()
         self._mapped: deque[weakref.ref[StudyPictures]] = deque()
-        self._decoding = threading.BoundedSemaphore(_AT_ONCE)
+        self._large = threading.BoundedSemaphore(_AT_ONCE)
 
     def read(
         self, sitting: Sitting, uploads: Sequence[Upload], area: str, *, loose_are_one: bool
@@ -70,7 +70,7 @@ class Room:
         studies, left_out = group_uploads(uploads, loose_are_one=loose_are_one)
         read, errors = [], [FileError(upload.name, _LEFT_OUT) for upload in left_out]
         for study in studies:
-            with self._decoding:
+            with self._large:
                 answered = self._read_study(study, area)
             if answered.views:
                 self.sittings.add(sitting, answered)
@@ -95,9 +95,13 @@ class Room:
             study.answer = self.releases.answer(views, area, study.header_area)
         return study
 
-    def show(self, study: ReadStudy, number: int) -> Picture:
-        """A view at its own size. Raises RefusedRequest where it was dropped."""
-        return self._pictures(study).full[number]
+    def draw(
+        self, study: ReadStudy, number: int, window: tuple[float, float] | None = None
+    ) -> bytes:
+        """The PNG file of a view, see `picture_png`. Raises RefusedRequest where it was dropped."""
+        picture = self._pictures(study).full[number]
+        with self._large:
+            return picture_png(picture, window)
 
     def show_as_read(self, study: ReadStudy, number: int) -> NDArray[np.uint8]:
         """The square (S, S) that the answering network read. Raises RefusedRequest, as `maps`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import http.client
 import io
 import json
@@ -13,9 +14,11 @@ import signal
 import socket
 import struct
 import threading
+import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +34,7 @@ from rooms import BOUNDARY, Browser, form, new_room, png, served_room
 from untrained import CPU, manifest_of
 
 from mura_tune.errors import InputError
-from mura_tune.imaging.images import decode_image, resize_to_square
+from mura_tune.imaging.images import Picture, decode_image, resize_to_square
 from mura_tune.networks.factory import build_network
 from mura_tune.reading.answers import Answer
 from mura_tune.reading.explain import explain_study
@@ -652,6 +655,41 @@ def test_a_failure_is_one_line_without_what_it_quotes(
     got = browser.ask("POST", "/api/studies", b"123", **sent)
     assert (got.status, [*got.json()]) == (status, ["reason"])
     assert SECRET not in f"{got.body!r} {browser.lines}"
+
+
+def test_a_disk_that_fails_is_no_fault_of_the_browser(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", SECRET)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    got = browser.ask("GET", "/")
+    monkeypatch.undo()
+    assert got.status == 500
+    assert SECRET not in f"{got.body!r} {browser.lines}"
+
+
+def test_two_views_are_drawn_at_once_at_most(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing, most = 0, 0
+
+    def draw(picture: Picture, window: object) -> bytes:
+        nonlocal drawing, most
+        drawing += 1
+        most = max(most, drawing)
+        time.sleep(0.05)
+        drawing -= 1
+        return b"drawn"
+
+    monkeypatch.setattr(room, "picture_png", draw)
+    (study,) = browser.drop([("a.png", png())]).json()["studies"]
+    address = f"/api/views/{study['views'][0]['id']}/image.png"
+    with ThreadPoolExecutor(5) as threads:
+        answers = list(threads.map(lambda _: browser.ask("GET", address), range(5)))
+    assert {answer.body for answer in answers} == {b"drawn"}
+    assert most == 2
 
 
 def test_a_refused_upload_is_not_read(served: tuple[str, str]) -> None:

@@ -298,6 +298,8 @@ def test_infer_writes_objects_once_and_never_over_others(
     for number in (1, 2):
         write_view(study / f"{number}.dcm")
     write_view(tmp_path / "studies" / "b" / "1.dcm", StudyInstanceUID="1.2.3.5")
+    write_view(tmp_path / "studies" / "d" / "1.dcm", StudyInstanceUID="1.2.3.6")
+    write_view(tmp_path / "studies" / "d" / "2.dcm", StudyInstanceUID="1.2.3.6", PatientID="OTHER")
     (tmp_path / "studies" / "c").mkdir()
     Image.fromarray(NOISE.astype(np.uint8)).save(tmp_path / "studies" / "c" / "1.png")
 
@@ -308,7 +310,8 @@ def test_infer_writes_objects_once_and_never_over_others(
     ran = infer()
     assert ran.code == 0
     assert "c: no DICOM objects: " in ran.err
-    assert f"{out}: DICOM objects of 2 studies; 1 without, see above" in ran.err
+    assert "more than one PatientID are not one study" in ran.err
+    assert f"{out}: DICOM objects of 2 studies; 2 without, see above" in ran.err
     assert SECRET not in ran.out + ran.err
     assert sorted(f.name.split("-")[0] for f in (out / "1.2.3.4").iterdir()) == [
         *("GSPS", "GSPS", "SC", "SC", "SR")

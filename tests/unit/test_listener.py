@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from archives import archive, association, free_port, send, study_files
 from commands import until
@@ -20,11 +21,17 @@ from pydicom.uid import ImplicitVRLittleEndian
 from untrained import save_untrained
 
 from mura_tune.archive import listener, sender
-from mura_tune.archive.answer_objects import AnswerPlan, ArchiveAnswer, make_objects
+from mura_tune.archive.answer_objects import (
+    AnswerPlan,
+    ArchiveAnswer,
+    NoAnswer,
+    make_objects,
+    plan_answer,
+)
 from mura_tune.archive.listener import ListenSettings, listen
 from mura_tune.archive.sender import Node
 from mura_tune.archive.study_queue import StudyQueue
-from mura_tune.errors import InputError
+from mura_tune.errors import InputError, UnopenedImage
 from mura_tune.reading.readers import Predictor
 
 SR, SC = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"
@@ -214,6 +221,62 @@ def test_a_study_that_the_program_fails_at_holds_up_no_other(
     assert list((tmp_path / "queue" / "received" / "1.2.6").iterdir())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [InputError("out of memory"), UnopenedImage("view", "cannot be opened: too many open files")],
+)
+def test_a_study_that_cannot_be_read_at_the_moment_is_answered_later(
+    error: InputError, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [error]
+
+    def fail_first(reader: Predictor, images: Sequence[Path]) -> AnswerPlan:
+        if failures:
+            raise failures.pop()
+        return plan_answer(reader, images)
+
+    monkeypatch.setattr(listener, "plan_answer", fail_first)
+    monkeypatch.setattr(listener, "_RETRY", 0.1)
+    monkeypatch.setattr(listener, "_RETRY_STUDY", 0.1)
+    with archive(ALL) as node, listening(predictor, tmp_path / "queue", node.port) as mura:
+        assert send(mura.port, study_files(tmp_path / "in", "1.2.7", views=1)) == [0]
+        mura.wait_for(f"1.2.7: 1 view, not answered: {error}; again in 0 s")
+        mura.wait_for("1.2.7: sent to ARCHIVE")
+
+
+def test_a_study_without_a_release_waits_for_the_next_process(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(reader: Predictor, images: Sequence[Path]) -> AnswerPlan:
+        raise NoAnswer("no release for XR_HAND")
+
+    with archive(ALL) as node:
+        with monkeypatch.context() as patched:
+            patched.setattr(listener, "plan_answer", refuse)
+            with listening(predictor, tmp_path / "queue", node.port) as mura:
+                assert send(mura.port, study_files(tmp_path / "in", "1.2.7", views=1)) == [0]
+                mura.wait_for("1.2.7: 1 view, no answer: no release for XR_HAND")
+                time.sleep(0.3)
+            assert sum("1.2.7: " in line for line in mura.said) == 1
+        with listening(predictor, tmp_path / "queue", node.port) as mura:
+            mura.wait_for("1.2.7: sent to ARCHIVE")
+
+
+def test_views_of_two_patients_get_no_answer_once(predictor: Predictor, tmp_path: Path) -> None:
+    one, two = study_files(tmp_path / "in", "1.2.7")
+    other = pydicom.dcmread(two)
+    other.PatientID = "OTHER"
+    other.save_as(two)
+    with listening(predictor, tmp_path / "queue", 104, quiet=0.3) as mura:
+        assert send(mura.port, [one, two]) == [0, 0]
+        mura.wait_for("1.2.7: 2 views, no answer: ")
+        assert "more than one PatientID" in mura.said[-1]
+        assert SECRET not in mura.said[-1]
+    with listening(predictor, tmp_path / "queue", 104) as mura:
+        time.sleep(0.5)
+        assert not any("1.2.7: " in line for line in mura.said)
+
+
 def test_a_disk_that_fails_ends_neither_the_listener_nor_the_sender(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,9 +388,17 @@ def test_one_process_has_a_queue_and_a_port(predictor: Predictor, tmp_path: Path
             listen(predictor, tmp_path / "two", settings, print)
 
 
+def test_a_node_of_ipv6_has_its_address_in_brackets() -> None:
+    node = Node.parse("ARCHIVE@[fe80::1]:104")
+    assert (node.title, node.host, node.port) == ("ARCHIVE", "fe80::1", 104)
+    assert str(node) == "ARCHIVE@[fe80::1]:104"
+    assert str(Node.parse("A@B@host:1")) == "A@B@host:1"
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
+        (["--send-to=A@[::1:104"], "a node is AET@HOST:PORT"),
         (["--send-to=ARCHIVE"], "a node is AET@HOST:PORT"),
         (["--send-to=ARCHIVE@host:99999"], "a node is AET@HOST:PORT"),
         (["--send-to=A@h:1", "--title=SEVENTEEN LETTERS"], "an AE title has 1 to 16"),
