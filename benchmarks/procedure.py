@@ -151,6 +151,8 @@ PROCEDURES = (
     Procedure("40 + 3 x 2, patients and seeds", 40, 10, 3, 2, False, True),
     Procedure("24 + 5 x 4, patients and seeds", 24, 8, 5, 4, False, True),
     Procedure("24 + 5 x 4, each seed on its dev split", 24, 8, 5, 4, True, True),
+    Procedure("28 + 4 x 4, each seed on its dev split", 28, 9, 4, 4, True, True),
+    Procedure("30 + 6 x 3, each seed on its dev split", 30, 10, 6, 3, True, True),
 )
 
 
