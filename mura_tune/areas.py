@@ -17,6 +17,7 @@ AREAS = (
     "XR_SHOULDER",
     "XR_WRIST",
 )
+NO_AREA = "XR_ALL"  # of images whose area nothing names
 # What stands for every area of a dataset at once, and the search file of each. ALL is what commands
 # of earlier versions say for pooled, and what databases and manifests say in every version.
 ALL, POOLED, ROUTER, MULTITASK = "ALL", "pooled", "router", "multitask"

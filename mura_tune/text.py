@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 
 from mura_tune.errors import InputError
 
@@ -27,6 +28,11 @@ def printable(text: object) -> str:
         return line
     half = LONGEST_LINE // 2
     return f"{line[:half]} … {line[-half:]}"
+
+
+def name_some(names: Sequence[str]) -> str:
+    """Return the first three of some names, and an ellipsis where there are more."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def visible(text: str) -> str:

@@ -11,7 +11,7 @@ from mura_tune import console, files
 from mura_tune.api import RELEASES
 from mura_tune.archive.answer_objects import write_objects
 from mura_tune.archive.headers import check_extra
-from mura_tune.areas import ALL, POOLED, ROUTER
+from mura_tune.areas import ALL, NO_AREA, POOLED, ROUTER
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging.dicom import Identity, read_identity
 from mura_tune.networks.device import choose_device
@@ -106,7 +106,7 @@ class ReaderChoice:
         """
         if self.area or self.release:
             return self
-        from mura_tune.data.dicom_folders import NO_AREA, area_of  # pandas is slow to import
+        from mura_tune.data.dicom_folders import area_of  # pandas is slow to import
 
         areas = {area_of(identity) for image in images if (identity := _identity(image))}
         if not areas:

@@ -13,7 +13,7 @@ import pandas as pd
 from mura_tune.data.duplicates import NearCopy
 from mura_tune.data.index import FINDING_KINDS, Dataset, Finding
 from mura_tune.imaging.images import Record
-from mura_tune.text import printable
+from mura_tune.text import name_some, printable
 
 NAMED = 5  # findings of a kind that a summary names
 _Held = tuple[str, int, str, str]  # path, label, published split, patient
@@ -212,7 +212,7 @@ def _hidden(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _names(copies: list[_Held]) -> str:
-    return ", ".join(copy[0] for copy in copies[:3]) + (", …" if len(copies) > 3 else "")
+    return name_some([copy[0] for copy in copies])
 
 
 def _by_label(pair: tuple[int, int]) -> dict[str, int]:

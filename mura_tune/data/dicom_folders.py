@@ -13,18 +13,23 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mura_tune.data.index import Dataset, Finding, FrameBuilder, parse_label
+from mura_tune.areas import NO_AREA
+from mura_tune.data.index import (
+    Dataset,
+    Finding,
+    FrameBuilder,
+    parse_label,
+    parse_split,
+)
 from mura_tune.data.listing import read_rows, walk_image_folders
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging.dicom import Identity, read_identity
 from mura_tune.text import check_search_name
 
 LABELS_FILE = "labels.csv"
-_SPLITS = ("train", "valid")
 _SLOW = 3.0  # seconds until a bar shows
 # What BodyPartExamined says of MURA's areas, beside their own names (DICOM PS3.16, annex L).
 _AREA_WORDS = {"UPPERARM": "HUMERUS", "LOWERARM": "FOREARM", "THUMB": "FINGER", "FINGERS": "FINGER"}
-NO_AREA = "XR_ALL"  # of a header that names no body part
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,7 @@ def _read_labels(table: Path) -> Mapping[str, _StudyLabel]:
     """
     labels: dict[str, _StudyLabel] = {}
     for where, row in read_rows(table, ("study", "label")):
-        split = row.get("split") or "train"
-        if split not in _SPLITS:
-            raise InputError(f"{where}: split {split!r} is neither 'train' nor 'valid' (held out)")
+        split = parse_split(row.get("split", ""), where)
         if not row["study"]:
             raise InputError(f"{where}: the study is empty; it is a StudyInstanceUID")
         if row["study"] in labels:

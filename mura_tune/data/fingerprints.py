@@ -13,7 +13,7 @@ from PIL import Image
 
 from mura_tune.data.pixels import MAPPED_ROWS, unmap_pages
 from mura_tune.errors import InputError
-from mura_tune.imaging.candidates import orientations
+from mura_tune.imaging.candidates import orientations, standardise
 from mura_tune.imaging.grey_levels import Pixels
 
 SIDE, LEVELS = 16, 64
@@ -87,19 +87,10 @@ def correlate_fingerprints(
     largest = np.full(len(prints_nss), -1, np.float32)
     if not len(known_kss):
         return largest
-    known = _standardise(known_kss).T
+    known = standardise(known_kss).T
     for start in range(0, len(prints_nss), _BLOCK):
         block = slice(start, start + _BLOCK)
         for held in orientations(prints_nss[block]):
-            like = (_standardise(held) @ known).max(1)
+            like = (standardise(held) @ known).max(1)
             largest[block] = np.maximum(largest[block], like)
     return largest
-
-
-def _standardise(prints_nss: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Rows of mean 0 and length 1; a picture of one grey correlates with no other."""
-    rows = prints_nss.reshape(len(prints_nss), -1).astype(np.float32)
-    rows -= rows.mean(1, keepdims=True)
-    length = np.sqrt((rows**2).sum(1, keepdims=True))
-    standard: NDArray[np.float32] = (rows / np.where(length > 1, length, np.inf)).astype(np.float32)
-    return standard

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mura_tune.areas import ALL, WHOLE_DATASET_AREAS
+from mura_tune.areas import ALL, NO_AREA, WHOLE_DATASET_AREAS
 from mura_tune.data.listing import (
     IMAGE_COLUMNS,
     full_study_name,
@@ -24,7 +24,7 @@ from mura_tune.data.listing import (
     refuse_repeated_images,
 )
 from mura_tune.errors import InputError
-from mura_tune.text import check_search_name, printable
+from mura_tune.text import check_search_name, name_some, printable
 
 GET_MURA = "get MURA from https://stanfordmlgroup.github.io/competitions/mura/ or try 'make demo'"
 FINDING_KINDS = (
@@ -119,7 +119,7 @@ def _refuse(bad: pd.Series[str], name: str, noun: str, fault: str, way_out: str)
     """Raise InputError with the first names of `bad`, unless it is empty."""
     if bad.empty:
         return
-    names = ", ".join(bad.iloc[:3]) + (", …" if len(bad) > 3 else "")
+    names = name_some(bad.tolist())
     raise InputError(f"{name}: {noun} {fault}: {names} ({len(bad)} in all); {way_out}")
 
 
@@ -264,10 +264,8 @@ def index_table(table: Path) -> Dataset:
     area_names: set[str] = set()
     for row in listed:
         where = f"{table}:{row.line}"
-        area, split = row.area or "XR_ALL", row.split or "train"
+        area, split = row.area or NO_AREA, parse_split(row.split, where)
         _check_area(area, where, area_names)
-        if split not in ("train", "valid"):
-            raise InputError(f"{where}: split {split!r} is neither 'train' nor 'valid' (held out)")
         study = full_study_name(row.study, area, row.patient)
         rows.add(row.path, area, row.patient, study, parse_label(row.label, where), split)
     return Dataset(table.parent, rows.frame(), table.stem, table=table)
@@ -352,6 +350,17 @@ def parse_label(cell: str, where: str) -> int:
     if cell not in _LABELS:
         raise InputError(f"{where}: label {cell!r} is neither 0 (normal) nor 1 (abnormal)")
     return _LABELS[cell]
+
+
+def parse_split(cell: str, where: str) -> str:
+    """Return the published split, train or valid; train for an empty cell.
+
+    Raises:
+        InputError: at `where`, for another cell.
+    """
+    if cell not in ("", "train", "valid"):
+        raise InputError(f"{where}: split {cell!r} is neither 'train' nor 'valid' (held out)")
+    return cell or "train"
 
 
 def _body(file: Path, notes: list[Finding]) -> Iterator[tuple[int, list[str]]]:

@@ -122,13 +122,15 @@ def read_rows(table: Path, required: Collection[str]) -> Iterator[tuple[str, Map
         required: the columns that have to be there.
 
     Raises:
-        InputError: as `read_csv_lines`, a missing column, or a row (file and line) that is not as
-            wide as the header.
+        InputError: as `read_csv_lines`, a column of these that is missing or stands twice, or a
+            row (file and line) that is not as wide as the header.
     """
     lines = read_csv_lines(table)
     names = [name.lower() for name in next(lines, (0, [""]))[1]]
     if missing := [name for name in required if name not in names]:
         raise InputError(f"{table}: no column {', '.join(missing)} in its header row")
+    if twice := [name for name in required if names.count(name) > 1]:
+        raise InputError(f"{table}: column {twice[0]} stands twice in its header row; remove one")
     for line, cells in lines:
         where = f"{table}:{line}"
         if len(cells) != len(names):

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._heartbeat import BaseHeartbeatThread, get_heartbeat_thread
@@ -258,8 +258,12 @@ class TrialCache(_CachedStorage):
         self._held_back[trial_id] = create_trial(state=TrialState.RUNNING)
         try:
             yield
+        except StorageInternalError:  # an outage that lasts: nothing more can be stored
+            del self._held_back[trial_id]
+            raise
         finally:
-            self._store(trial_id, self._held_back.pop(trial_id))
+            if trial_id in self._held_back:
+                self._store(trial_id, self._held_back.pop(trial_id))
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None

@@ -23,7 +23,7 @@ from mura_tune.data.dicom_folders import LABELS_FILE, has_labels
 from mura_tune.data.index import is_table
 from mura_tune.data.listing import IMAGE_COLUMNS, StudyNames, read_rows
 from mura_tune.errors import InputError, UnreadableImage
-from mura_tune.imaging.dicom import CHARACTERISTICS, read_characteristic
+from mura_tune.imaging.dicom import CHARACTERISTICS, read_characteristics
 from mura_tune.text import printable
 
 MOST_GROUPS = 20  # a column of more is a name or a date, and no group has enough patients
@@ -66,6 +66,9 @@ class _Values:
     by_view: Sequence[str]
 
 
+_Rows = Sequence[tuple[str, Mapping[str, str]]]  # of a table: where each stands, and its cells
+
+
 def read_columns(
     names: Sequence[str], views: pd.DataFrame, data: Path, table: Path | None = None
 ) -> tuple[StudyColumn, ...]:
@@ -85,12 +88,15 @@ def read_columns(
         InputError: a column that is nowhere, has no value for any of the studies, or has more than
             MOST_GROUPS groups; a table that cannot be read.
     """
-    tables = [path for path in (table, _own_table(data)) if path is not None]
-    columns = []
-    for name in dict.fromkeys(name.strip().lower() for name in names):
-        values = _find_values(name, views, data, tables)
-        columns.append(_group(name, values, views["study"].tolist()))
-    return tuple(columns)
+    wanted = list(dict.fromkeys(name.strip().lower() for name in names))
+    tables = {path: list(read_rows(path, ())) for path in (table, _own_table(data)) if path}
+    known = {name: values for name in wanted if (values := _find_values(name, views, tables))}
+    others = [name for name in wanted if name in CHARACTERISTICS and name not in known]
+    known |= _read_headers(others, views, data) if others else {}
+    for name in wanted:
+        if name not in known:
+            raise _no_column(name, tables, data)
+    return tuple(_group(name, known[name], views["study"].tolist()) for name in wanted)
 
 
 def _own_table(data: Path) -> Path | None:
@@ -99,31 +105,31 @@ def _own_table(data: Path) -> Path | None:
     return data / LABELS_FILE if has_labels(data) else None
 
 
-def _find_values(name: str, views: pd.DataFrame, data: Path, tables: Sequence[Path]) -> _Values:
-    offered: list[str] = []
-    for table in tables:
-        rows = list(read_rows(table, ()))
-        columns = list(rows[0][1]) if rows else []
-        if name in columns and name not in IMAGE_COLUMNS:
+def _find_values(name: str, views: pd.DataFrame, tables: Mapping[Path, _Rows]) -> _Values | None:
+    """The values of a column of a table or of the index; None where neither has it."""
+    for table, rows in tables.items():
+        if name in _offered(rows):
             return _Values(table.name, _read_values(table, rows, name, views))
-        offered += [column for column in columns if column not in IMAGE_COLUMNS]
-    if name == "area":
-        return _Values(_INDEX, views["area"].tolist())
-    if name in CHARACTERISTICS and (values := _read_headers(name, views, data)) is not None:
-        return _Values(_HEADERS, values)
+    return _Values(_INDEX, views["area"].tolist()) if name == "area" else None
+
+
+def _offered(rows: _Rows) -> list[str]:
+    """The columns of a table that studies may be grouped by."""
+    return [column for _, row in rows[:1] for column in row if column not in IMAGE_COLUMNS]
+
+
+def _no_column(name: str, tables: Mapping[Path, _Rows], data: Path) -> InputError:
+    offered = [column for rows in tables.values() for column in _offered(rows)]
     there = ", ".join(dict.fromkeys([*offered, "area"]))
-    raise InputError(
-        f"{tables[0] if tables else data}: no column {name!r} to group by; there is {there}, and "
+    return InputError(
+        f"{next(iter(tables), data)}: no column {name!r} to group by; there is {there}, and "
         f"headers of DICOM files have {', '.join(CHARACTERISTICS)}; name a table by --groups"
     )
 
 
-def _read_values(
-    table: Path, rows: Collection[tuple[str, Mapping[str, str]]], name: str, views: pd.DataFrame
-) -> list[str]:
+def _read_values(table: Path, rows: _Rows, name: str, views: pd.DataFrame) -> list[str]:
     """The cells of a column for each view, by path where the table has one, else by study."""
-    _, first = next(iter(rows))
-    key = next((column for column in ("path", "study") if column in first), None)
+    key = next((column for column in ("path", "study") if column in rows[0][1]), None)
     if key is None:
         raise InputError(f"{table}: no column path or study in its header row")
     names = StudyNames(views["study"].unique())
@@ -142,17 +148,19 @@ def _read_values(
     return [cells.get(each, "") for each in own]
 
 
-def _read_headers(name: str, views: pd.DataFrame, data: Path) -> list[str] | None:
-    """A characteristic of each view; None where no file is a DICOM file."""
+def _read_headers(names: Sequence[str], views: pd.DataFrame, data: Path) -> dict[str, _Values]:
+    """Some characteristics of each view, by name; none where no file is a DICOM file."""
     root = data.parent if is_table(data) else data
-    values, read = [], 0
+    nothing = [""] * len(names)
+    rows, read = [], 0
     for path in views["path"]:
         try:
-            values.append(read_characteristic(root / path, name))
+            rows.append(read_characteristics(root / path, names))
             read += 1
         except UnreadableImage:
-            values.append("")
-    return values if read else None
+            rows.append(nothing)
+    columns = zip(names, zip(*rows, strict=True), strict=True) if read else ()
+    return {name: _Values(_HEADERS, values) for name, values in columns}
 
 
 def _group(name: str, values: _Values, studies: Sequence[str]) -> StudyColumn:

@@ -81,7 +81,7 @@ def cross_fit(parent: Calibration, local: StudyLogits, *, seed: int = 0) -> Cros
     called = np.zeros(len(folds_m), dtype=bool)
     for fold in np.unique(folds_m):
         own = folds_m == fold
-        rest = _take(local, ~own)
+        rest = local.take(~own)
         calibration = fit_locally(parent, rest)
         scores[own] = replace(local, logits=calibration.logits(local.logits)).scores().scores[own]
         threshold = prevalence_threshold(rest.scores())  # of labels alone
@@ -128,10 +128,4 @@ def _chain(first: Calibration, second: Calibration) -> Calibration:
         temperature=first.temperature * second.temperature,
         offset=first.offset + first.temperature * second.offset,
         aggregation=SIGMOID_OF_MEAN,
-    )
-
-
-def _take(local: StudyLogits, rows: NDArray[np.bool_]) -> StudyLogits:
-    return StudyLogits(
-        local.names[rows], local.patients[rows], local.labels[rows], local.logits[rows]
     )

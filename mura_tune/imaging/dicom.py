@@ -5,6 +5,7 @@ Nothing of a header but what this needs is looked at, and no value of it is in a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -12,6 +13,7 @@ import logging
 import re
 import warnings
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -152,8 +154,8 @@ def _identify(fields: list[str], path: object) -> Identity:
     return Identity(digest.hexdigest()[:16], study, body_part)
 
 
-def read_characteristic(path: Path, name: str) -> str:
-    """Read one of CHARACTERISTICS, in capitals; "" where a header has none, or none that is legal.
+def read_characteristics(path: Path, names: Sequence[str]) -> list[str]:
+    """Read some of CHARACTERISTICS, in capitals; "" where a header has none, or none that is legal.
 
     An age is in whole years.
 
@@ -161,8 +163,13 @@ def read_characteristic(path: Path, name: str) -> str:
         UnreadableImage: no DICOM file, or a header that cannot be read.
         InputError: the extra `dicom` is not installed.
     """
-    keyword = CHARACTERISTICS[name]
-    value = " ".join(printable(_read_fields(path, [keyword])[0]).upper().split())
+    fields = _read_fields(path, [CHARACTERISTICS[name] for name in names])
+    return [_clean(name, field) for name, field in zip(names, fields, strict=True)]
+
+
+def _clean(name: str, field: str) -> str:
+    """One of CHARACTERISTICS as groups are named by it."""
+    value = " ".join(printable(field).upper().split())
     if name == "age":
         written = _AGE.fullmatch(value)
         return str(int(int(written[1]) / _A_YEAR[written[2]])) if written else ""
@@ -283,19 +290,18 @@ def _refuse_bombs(file: BinaryIO, most_bytes: int) -> None:
     file.seek(0)
 
 
-class _explained:
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
     """Within it, what pydicom raises becomes one sentence, without the values that it may quote."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is None or issubclass(kind, UnclearGreyLevels | InputError | MemoryError):
-            return
-        if issubclass(kind, Exception):  # parsers of a hostile file let through whatever there is
-            raise UnclearGreyLevels(
-                f"damaged, cut off, or not as DICOM has it ({kind.__name__}): {EXPORT_AGAIN}"
-            ) from None
+    try:
+        yield
+    except (UnclearGreyLevels, InputError, MemoryError):
+        raise
+    except Exception as error:  # parsers of a hostile file let through whatever there is
+        kind = type(error).__name__
+        raise UnclearGreyLevels(
+            f"damaged, cut off, or not as DICOM has it ({kind}): {EXPORT_AGAIN}"
+        ) from None
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from PIL.ImageFile import ImageFile
 
 from mura_tune.errors import BlankImage, InputError, UnopenedImage, UnreadableImage
 from mura_tune.imaging import dicom, grey_levels, jpeg
-from mura_tune.imaging.radiograph import Radiograph, check_contrast
+from mura_tune.imaging.radiograph import CONTRAST, Radiograph, check_contrast
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # not EPS: PIL starts ghostscript
 NO_IMAGE = f"not an image ({', '.join(FORMATS)}, DICOM)"
@@ -26,7 +26,6 @@ MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GB as RGB
 MAX_BYTES = 8 * MAX_PIXELS  # four channels of 16 bits, not compressed
 _BYTES_OF_DICOM = 24  # a pixel, while it is decoded: as it is stored, as a number, as a level
 _SPARSE = 16  # of so many rows and columns one shows of nearly every picture that it isn't blank
-CONTRAST = 3  # levels of 255 that the lightest and the darkest pixel differ by, at least
 
 PREPROCESSING = (
     2  # raise it whenever `decode_image` or `resize_to_square` changes a pixel, or refuses more

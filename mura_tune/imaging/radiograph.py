@@ -23,7 +23,7 @@ Numbers = NDArray[np.float64]
 
 EXPORT_AGAIN = "export it again"
 _LEVELS = 255
-_CONTRAST = 3  # levels: fewer are no picture
+CONTRAST = 3  # levels of 255 that the lightest and the darkest pixel differ by, at least
 _DEPTHS = range(1, 17)  # bits that a value has
 _USUAL_DEPTHS = (8, 10, 12, 14, 16)  # bits of what detectors give
 
@@ -99,7 +99,7 @@ def is_inverted(header: Dataset) -> bool:
 
 def check_contrast(radiograph: Radiograph, grey: Pixels) -> None:
     """Raise UnclearGreyLevels where the header's window hides a picture that has contrast."""
-    if np.ptp(grey) < _CONTRAST <= np.ptp(radiograph.stored):
+    if np.ptp(grey) < CONTRAST <= np.ptp(radiograph.stored):
         raise UnclearGreyLevels(
             f"its window or lookup table leaves no contrast: {EXPORT_AGAIN} with another window"
         )

@@ -195,6 +195,11 @@ class StudyLogits:
     labels: NDArray[np.int64]
     logits: Floats
 
+    def take(self, rows: NDArray[Any]) -> StudyLogits:
+        """The table of some rows, by a mask (M,) or by their numbers."""
+        columns = (self.names, self.patients, self.labels, self.logits)
+        return StudyLogits(*(column[rows] for column in columns))
+
     def scores(self) -> StudyScores:
         """The same studies, with the sigmoid of the logit as their score."""
         return StudyScores(self.names, self.patients, self.labels, sigmoid(self.logits))

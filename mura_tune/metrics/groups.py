@@ -122,6 +122,7 @@ def _correlate(
 def _metrics(
     studies: StudyScores, weights: Floats, names: list[str], threshold: float
 ) -> dict[str, Floats]:
+    """As `weigh_metrics`, of a table that may lack a class where no AUC is named."""
     called = studies.scores >= threshold
     values = threshold_metrics(called, studies.labels, weights)
     if "auc" in names:

@@ -216,12 +216,7 @@ def mean_youden_threshold(studies: StudyScores, *, draws: int = 200, seed: int =
     for weights_bm in patient_weights(studies.patients, draws, seed):
         for weights in weights_bm.astype(np.int64):
             rows = np.repeat(np.arange(len(weights)), weights)
-            drawn = StudyScores(
-                studies.names[rows],
-                studies.patients[rows],
-                studies.labels[rows],
-                studies.scores[rows],
-            )
+            drawn = studies.take(rows)
             if 0 < drawn.labels.sum() < len(rows):
                 thresholds.append(youden_threshold(drawn))
     return float(np.mean(thresholds)) if thresholds else youden_threshold(studies)

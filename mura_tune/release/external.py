@@ -23,6 +23,7 @@ from mura_tune.imaging.images import read_image
 from mura_tune.networks.starts import DIGEST_DIGITS, FINGERPRINTS, TRAINED_ON
 from mura_tune.release.release import Release, as_abnormality
 from mura_tune.release_format.manifest import RouterManifest
+from mura_tune.text import name_some
 from mura_tune.training.batches import Split
 
 
@@ -52,19 +53,17 @@ class ExternalEvaluation:
         taken = [finding for finding in self.left_out if finding.kind != "not taken"]
         lines = [f"left out {finding.path}: {finding.detail}" for finding in taken]
         if others := [finding for finding in self.left_out if finding.kind == "not taken"]:
-            more = ", …" if len(others) > 3 else ""
-            named = ", ".join(f"{finding.path}: {finding.detail}" for finding in others[:3])
-            lines.append(f"not taken: {len(others)} ({named}{more})")
+            named = name_some([f"{finding.path}: {finding.detail}" for finding in others])
+            lines.append(f"not taken: {len(others)} ({named})")
         if self.trained_on is None:
             lines.append(
                 f"whether {self.name} overlaps with what the release was trained on is "
                 "not known: it is older than that list"
             )
         elif self.trained_on:
-            more = ", …" if len(self.trained_on) > 3 else ""
             lines.append(
                 f"warning: the release was trained on {len(self.trained_on)} of these pictures "
-                f"({', '.join(self.trained_on[:3])}{more}); the figures flatter it"
+                f"({name_some(self.trained_on)}); the figures flatter it"
             )
         if self.saved_anew is None:
             lines.append(
@@ -72,10 +71,9 @@ class ExternalEvaluation:
                 "stores no fingerprints"
             )
         elif self.saved_anew:
-            more = ", …" if len(self.saved_anew) > 3 else ""
             lines.append(
                 f"warning: {len(self.saved_anew)} of these pictures look like ones that the "
-                f"release was trained on, saved anew ({', '.join(self.saved_anew[:3])}{more}); "
+                f"release was trained on, saved anew ({name_some(self.saved_anew)}); "
                 "look at them: the figures may flatter it"
             )
         n = len(self.measured.studies.labels)

@@ -8,7 +8,6 @@ measured, so the new release has no scores there. Its parent's card and report l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +34,7 @@ from mura_tune.report.recalibration import (
     render_recalibrated_card,
     render_recalibrated_report,
 )
+from mura_tune.text import name_some
 from mura_tune.training.batches import Split, load_split
 
 _LOCAL = "local"  # the name of the split
@@ -175,14 +175,10 @@ def _refuse_training_pictures(release: Path, images: AreaImages) -> bool:
     ):
         if paths:
             raise InputError(
-                f"{images.dataset}: holds {len(paths)} {what} ({_name_some(paths)}); recalibrate "
+                f"{images.dataset}: holds {len(paths)} {what} ({name_some(paths)}); recalibrate "
                 "on studies that it has not seen: leave these out"
             )
     return trained_on is not None
-
-
-def _name_some(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
 
 
 def _change_manifest(

@@ -192,14 +192,11 @@ def save_release(
     names = weight_file_names(net)
     answers = compute_reference_logits(net, manifest.preprocessing.size)
     whole = manifest.changed(members=names, reference_logits=answers)
-    text = json.dumps(whole.to_json(), indent=2, allow_nan=False) + "\n"
-    parse_manifest(strict.parse_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
+    text = _manifest_text(whole, folder)
     content = _weight_files(net)
     if familiarity is not None:
         content[familiarity.entry().file] = familiarity.to_bytes()
-    for name, written in {MANIFEST: text, **timm_config(net, manifest), **texts}.items():
-        content[name] = written.encode("utf-8", "backslashreplace")
-    _write(folder, content)
+    _write(folder, content, {MANIFEST: text, **timm_config(net, manifest), **texts})
 
 
 def weights_digest(net: Model) -> str:
@@ -278,13 +275,28 @@ def add_files(folder: Path, texts: Mapping[str, str]) -> None:
     Raises:
         InputError: the release is not whole; see `checksums.check_files`.
     """
-    content = {name: (folder / name).read_bytes() for name in checksums.check_files(folder)}
-    content |= {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
-    _write(folder, content)
+    _write(folder, _read_files(folder), texts)
 
 
-def _write(folder: Path, content: Mapping[str, bytes]) -> None:
-    """A release of these files. Raises InputError where there is no room, saying how much."""
+def _read_files(folder: Path) -> dict[str, bytes]:
+    """The files of a release by name. Raises InputError where it is not whole."""
+    return {name: (folder / name).read_bytes() for name in checksums.check_files(folder)}
+
+
+def _manifest_text(manifest: Manifest, folder: Path) -> str:
+    """The content of bundle.json. Raises InputError for one that no reader would take."""
+    text = json.dumps(manifest.to_json(), indent=2, allow_nan=False) + "\n"
+    parse_manifest(strict.parse_json(text, folder / MANIFEST), folder / MANIFEST)
+    return text
+
+
+def _write(folder: Path, files: Mapping[str, bytes], texts: Mapping[str, str]) -> None:
+    """A release of these files, and of texts, which come before files of the same name.
+
+    Raises:
+        InputError: there is no room; it says how much it takes.
+    """
+    content = {**files, **{k: v.encode("utf-8", "backslashreplace") for k, v in texts.items()}}
     try:
         with replace_release(folder) as draft:
             for name, data in content.items():
@@ -308,12 +320,8 @@ def save_changed(parent: Path, folder: Path, manifest: Manifest, texts: Mapping[
     Raises:
         InputError: as `save_release`; or the parent is not whole.
     """
-    text = json.dumps(manifest.to_json(), indent=2, allow_nan=False) + "\n"
-    parse_manifest(strict.parse_json(text, folder / MANIFEST), folder / MANIFEST)  # as every reader
-    content = {name: (parent / name).read_bytes() for name in checksums.check_files(parent)}
-    for name, written in {MANIFEST: text, **texts}.items():
-        content[name] = written.encode("utf-8", "backslashreplace")
-    _write(folder, content)
+    text = _manifest_text(manifest, folder)
+    _write(folder, _read_files(parent), {MANIFEST: text, **texts})
 
 
 def verify_release(folder: Path) -> Manifest:

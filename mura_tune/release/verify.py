@@ -15,6 +15,7 @@ from mura_tune.release.release import (
 )
 from mura_tune.release_format.checksums import SUMS, sha256
 from mura_tune.release_format.manifest import MANIFEST, AbnormalityManifest, Manifest
+from mura_tune.text import name_some
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Inspection:
             lines.append(f"  recalibrated from the release with sha256={self.parent}")
         if self.lacks:
             lines.append(
-                f"  answers, but {self._unusable()}: an older version made it, without "
-                f"{', '.join(self.lacks[:3])}{', …' if len(self.lacks) > 3 else ''}"
+                f"  answers, but {self._unusable()}: an older version made it, "
+                f"without {name_some(self.lacks)}"
             )
         if self.changes:
             lines.append(f"  {self.changes}")

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from mura_tune.data.dicom_folders import NO_AREA, area_of
+from mura_tune.areas import NO_AREA
+from mura_tune.data.dicom_folders import area_of
 from mura_tune.data.listing import IMAGE_SUFFIXES, PLAIN_SUFFIXES, is_no_image
 from mura_tune.errors import InputError
 from mura_tune.imaging import dicom

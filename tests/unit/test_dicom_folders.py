@@ -84,6 +84,7 @@ def test_what_is_left_out_is_named_and_no_patient_is(tmp_path: Path) -> None:
         ("study\n1.1\n", "no column label"),
         ("study,label\n1.1,2\n", "neither 0"),
         ("study,label\n,1\n", "the study is empty"),
+        ("study,label,label\n1.1,1,0\n", "column label stands twice"),
         ("study,label\n1.1,1\n1.1,1\n", "keep one row"),
         ("study,label,split\n1.1,1,dev\n", "neither 'train' nor 'valid'"),
         ("study,label\n1.1\n", "1 cells under 2"),

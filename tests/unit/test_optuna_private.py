@@ -15,6 +15,7 @@ from mura_tune.database.optuna_private import (
     begun_trial,
     stored_together,
 )
+from mura_tune.database.outages import Outage
 from mura_tune.database.storage import open_storage
 from mura_tune.search.search_record import SearchRecord, Trials
 from mura_tune.search.trial_record import TrialRecord
@@ -121,6 +122,22 @@ def test_what_is_stored_together_is_seen_at_once(url: str) -> None:
     assert seen.params == trial.params
     assert (seen.user_attrs, seen.intermediate_values) == ({"worker": "w", "epochs": 1}, {1: 0.5})
     assert study._storage.get_trial(trial._trial_id) == seen
+
+
+def test_what_was_held_back_is_not_tried_again_after_an_outage(url: str) -> None:
+    study = optuna.create_study(study_name="s", storage=opened(url, lambda trial: True))
+    trial = begun_trial(study, begin_trial(study, {"worker": "w"}))
+    other = optuna.load_study(study_name="s", storage=open_storage(url))
+
+    def fail(error: Exception) -> None:
+        with stored_together(trial):
+            trial.set_user_attr("epochs", 1)
+            raise error
+
+    for error, stored in ((Outage("out of reach"), {}), (ValueError("its own"), {"epochs": 1})):
+        with pytest.raises(type(error)):
+            fail(error)
+        assert other.trials[0].user_attrs == {"worker": "w", **stored}
 
 
 def test_an_own_trial_that_was_given_away_takes_nothing_more(url: str) -> None:

@@ -21,6 +21,7 @@ from mura_tune.evaluation.decision import Decision
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.metrics.areas import softmax
+from mura_tune.metrics.estimates import Floats
 from mura_tune.networks.factory import build_network
 from mura_tune.reading.answer_studies import answer_all
 from mura_tune.reading.answers import Answer, AreaAnswer
@@ -154,7 +155,7 @@ def test_a_stopped_call_goes_on_to_the_same_table(
     chain, seen = RoutedReader(releases.joinpath, CPU), []
     real = chain.router.read
 
-    def stopping(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def stopping(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Floats | None]:
         if seen:
             raise KeyboardInterrupt
         seen.append(len(pixels))
