@@ -39,6 +39,7 @@ def arguments(doc: str | None, rounds: int | None = None) -> argparse.ArgumentPa
 def opened(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The parsed arguments, after the lines that say what runs where."""
     given = parser.parse_args()
+    code = commit()  # before `--out` is opened: that file would be a change
     if given.quick:
         given.rounds = 1
     # A TextIOWrapper unless somebody replaced it, and nobody has before this line.
@@ -49,7 +50,7 @@ def opened(parser: argparse.ArgumentParser) -> argparse.Namespace:
     print(
         "command:", " ".join([".venv/bin/python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
     )
-    print("commit:", commit())
+    print("commit:", code)
     print(machine())
     return given
 
