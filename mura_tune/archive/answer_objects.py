@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mura_tune import __version__, files
 from mura_tune.archive.captures import build_capture
-from mura_tune.archive.headers import CREATED, MixedStudy, SourceStudy, new_uid, read_source
+from mura_tune.archive.headers import CREATED, RefusedStudy, SourceStudy, new_uid, read_source
 from mura_tune.archive.presentation import build_presentation
 from mura_tune.archive.structured_report import Model, build_report, is_unfamiliar, report_uid
 from mura_tune.errors import InputError, UnreadableImage
@@ -91,7 +91,7 @@ def plan_answer(reader: Reader[StudyAnswer], images: Sequence[Path]) -> AnswerPl
     Raises:
         NoAnswer: the router abstains, or the release of the area is missing.
         UnreadableImage: a view that cannot be decoded, or is no DICOM file.
-        MixedStudy: files of two studies, or of two patients.
+        RefusedStudy: files of two studies or of two patients, or more pixels than are answered.
         InputError: the extra `dicom` is not installed.
     """
     study = read_source(images)
@@ -167,7 +167,7 @@ def write_objects(
             for name, content in make_objects(plan).objects.items():
                 save_object(place / name, content)
             written += 1
-        except (NoAnswer, UnreadableImage, MixedStudy) as error:
+        except (NoAnswer, UnreadableImage, RefusedStudy) as error:
             say(f"{study.name or study.images[0]}: no DICOM objects: {error}")
             left_out += 1
     return ObjectsSummary(folder, written, before, left_out)

@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging import dicom
 from mura_tune.imaging.grey_levels import UnclearGreyLevels
-from mura_tune.imaging.images import MAX_BYTES, decode_image, read_file
+from mura_tune.imaging.images import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    MAX_STUDY_PIXELS,
+    decode_image,
+    read_file,
+)
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -47,8 +53,8 @@ _UID = re.compile(r"[0-9][0-9.]{0,63}")
 _NAMES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 
 
-class MixedStudy(InputError):
-    """Views that are not those of one study of one patient, each once."""
+class RefusedStudy(InputError):
+    """Views that are not those of one study of one patient, each once, or have too many pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,19 +138,25 @@ def read_source(images: Sequence[Path]) -> SourceStudy:
     Raises:
         UnreadableImage: a file that is no DICOM radiograph or cannot be decoded, or whose header
             does not name its instance, series or study by a UID.
-        MixedStudy: files of two studies or of two patients, or an instance twice.
+        RefusedStudy: files of two studies or of two patients, an instance twice, or more than
+            MAX_STUDY_PIXELS together.
         InputError: the extra `dicom` is not installed.
     """
     check_extra()
-    views = sorted(map(_read_view, images), key=lambda view: str(view.header.SOPInstanceUID))
+    views: list[SourceView] = []
+    left = MAX_STUDY_PIXELS
+    for path in images:
+        views.append(_read_view(path, left))
+        left -= views[-1].grey.size
+    views.sort(key=lambda view: str(view.header.SOPInstanceUID))
     for name in ("StudyInstanceUID", "PatientID"):
         if len({str(view.header.get(name, "")) for view in views}) > 1:
-            raise MixedStudy(
+            raise RefusedStudy(
                 f"{views[0].path.parent}: views with more than one {name} are not one study; "
                 "answer them apart"
             )
     if len({str(view.header.SOPInstanceUID) for view in views}) < len(views):
-        raise MixedStudy(
+        raise RefusedStudy(
             f"{views[0].path.parent}: two files of one SOPInstanceUID; leave one of them out"
         )
     return SourceStudy(tuple(views))
@@ -176,17 +188,24 @@ def new_uid(*parts: str) -> str:
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
 
-def _read_view(path: Path) -> SourceView:
+def _read_view(path: Path, most_pixels: int) -> SourceView:
+    """Read a view; `most_pixels` are left of those that a study may have."""
     data = read_file(path)
     if not dicom.is_dicom(data):
         raise UnreadableImage(path, "no DICOM file")
     try:
         header: Any = dicom.read_header(data, MAX_BYTES)
+        rows, columns = dicom.picture_size(header)
     except UnclearGreyLevels as error:
         raise UnreadableImage(path, str(error)) from None
     for name in _NAMES:
         if not is_uid(str(header.get(name, ""))):
             raise UnreadableImage(path, f"its header has no valid {name}: export it again")
+    if most_pixels < rows * columns <= MAX_PIXELS:  # one of more is refused for itself
+        raise RefusedStudy(
+            f"{path.parent}: its views have more than {MAX_STUDY_PIXELS:,} pixels together; answer "
+            "some of them apart"
+        )
     grey = decode_image(data, path)
     if "PixelData" in header:
         del header.PixelData

@@ -19,7 +19,8 @@ from typing import Any
 
 from mura_tune import files
 from mura_tune.archive.answer_objects import KINDS, NoAnswer, make_objects, plan_answer
-from mura_tune.archive.headers import MixedStudy, check_extra, is_uid
+from mura_tune.archive.headers import RefusedStudy, check_extra, is_uid
+from mura_tune.archive.incoming import IncomingMessages
 from mura_tune.archive.sender import Node, Sender, check_title
 from mura_tune.archive.study_queue import ReceivedStudy, StudyQueue
 from mura_tune.errors import InputError, UnopenedImage, UnreadableImage, explain_error
@@ -143,6 +144,7 @@ class Receiver:
         from pynetdicom import AE
 
         self._queue, self._settings, self._say = queue, settings, say
+        self._incoming = IncomingMessages(say)
         self._lock = threading.Lock()
         self._brought: dict[Any, set[str]] = {}  # by association that is open
         ae = AE(ae_title=settings.title)
@@ -161,8 +163,10 @@ class Receiver:
 
         settings = self._settings
         handlers: list[Any] = [
+            *self._incoming.handlers(),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_REJECTED, self._note_refusal),
+            (evt.EVT_ACCEPTED, self._note_useless),
             (evt.EVT_CONN_CLOSE, self._forget),
         ]
         place = (settings.host, settings.port)
@@ -188,10 +192,12 @@ class Receiver:
     def _store(self, event: Any) -> int:
         """Put a view into the queue; the status says whether it is on the disk."""
         instance = str(event.request.AffectedSOPInstanceUID)
-        content = event.encoded_dataset()
-        if len(content) > MAX_BYTES:
-            self._say(f"a view is refused: {len(content):,} bytes are more than an image has")
-            return _NOT_UNDERSTOOD
+        with event.request.DataSet as incoming:
+            if not incoming.is_whole:
+                named = f"{instance}: " if is_uid(instance) else ""
+                self._say(f"{named}a view is refused: {incoming.why_not()}")
+                return _NO_ROOM
+            content = event.encoded_dataset()
         try:
             study = dicom.parse_identity(content, "a view is refused", MAX_BYTES).study
         except UnreadableImage as error:
@@ -207,18 +213,26 @@ class Receiver:
                 self._say(f"{study}: a view is refused: {self._queue.folder} has no room for it")
                 return _NO_ROOM
             self._queue.store(study, instance, content)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self._say(f"{study}: a view is refused: {explain_error(error) or error}")
             return _NO_ROOM
         return _DONE
 
     def _note_refusal(self, event: Any) -> None:
-        caller = event.assoc.requestor
-        self._say(
-            f"refused: {caller.ae_title!r} at {caller.address} called "
-            f"{caller.primitive.called_ae_title!r}; who may call {self._settings.title} stands in "
-            "--from"
-        )
+        caller, title = event.assoc.requestor, self._settings.title
+        called = caller.primitive.called_ae_title
+        reason = f"called {called!r}; who may call {title} stands in --from"
+        if caller.ae_title in self._settings.senders and called == title:
+            reason = f"{_ASSOCIATIONS} associations are open, and more are not accepted"
+        self._say(f"refused: {caller.ae_title!r} at {caller.address} {reason}")
+
+    def _note_useless(self, event: Any) -> None:
+        if not event.assoc.accepted_contexts:
+            caller = event.assoc.requestor
+            self._say(
+                f"{caller.ae_title!r} at {caller.address} offers no image that is taken: CR and DX "
+                "for presentation are, but for the deflated transfer syntax and private ones"
+            )
 
     def _forget(self, event: Any) -> None:
         with self._lock:
@@ -294,7 +308,7 @@ class _Answerer:
                 line = answer.answer.brief()
             except UnopenedImage:
                 raise
-            except (UnreadableImage, MixedStudy) as error:  # by what is in the files
+            except (UnreadableImage, RefusedStudy) as error:  # by what is in the files
                 self.queue.settle(study.uid, digest)
                 line = f"no answer: {error}"
             except NoAnswer as error:  # by these releases: the next process may have others

@@ -23,6 +23,7 @@ from mura_tune.imaging.radiograph import CONTRAST, Radiograph, check_contrast
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # not EPS: PIL starts ghostscript
 NO_IMAGE = f"not an image ({', '.join(FORMATS)}, DICOM)"
 MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GB as RGB
+MAX_STUDY_PIXELS = 2 * MAX_PIXELS  # where all views are held at once: thirty of a large detector
 MAX_BYTES = 8 * MAX_PIXELS  # four channels of 16 bits, not compressed
 _BYTES_OF_DICOM = 24  # a pixel, while it is decoded: as it is stored, as a number, as a level
 _SPARSE = 16  # of so many rows and columns one shows of nearly every picture that it isn't blank

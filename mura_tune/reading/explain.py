@@ -31,6 +31,7 @@ from mura_tune.report.heatmap import COLOURS, overlay
 from mura_tune.text import visible
 from mura_tune.training.batches import to_input
 
+_PIECE = 16  # views that a network maps at a time: a study of many would fill the memory
 _CAPTION = (
     "Bright: where the network's last feature map speaks for {subject}. It outlines nothing, and "
     "may be wrong.\nNot a medical device. For research; not for any decision about a patient."
@@ -153,7 +154,8 @@ def map_evidence(
     net = reader.release.net
     output, to_probability = reader.evidence(subject)
     x_nchw = to_input(torch.from_numpy(squares_nss), reader.device)
-    cams_nss = scale_maps(compute_gradcam(net, x_nchw, output))
+    pieces = [compute_gradcam(net, piece, output) for piece in torch.split(x_nchw, _PIECE)]
+    cams_nss = scale_maps(torch.cat(pieces))
     return EvidenceMaps(net, x_nchw, cams_nss, to_probability)
 
 
@@ -190,7 +192,8 @@ def explain_views(
     subject = answer.area if isinstance(answer, AreaAnswer) else "abnormal"
     maps = map_evidence(reader, squares_nss, subject)
     with torch.inference_mode():
-        probabilities = maps.to_probability(maps.net(maps.x_nchw).float()).tolist()
+        logits = torch.cat([maps.net(piece).float() for piece in torch.split(maps.x_nchw, _PIECE)])
+        probabilities = maps.to_probability(logits).tolist()
     views = []
     for i, path in enumerate(images):
         faithfulness = maps.trace(i).areas() if deletion else None

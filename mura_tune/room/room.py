@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging.images import (
-    MAX_PIXELS,
+    MAX_STUDY_PIXELS,
     Picture,
     decode_picture,
     resize_to_square,
@@ -37,7 +37,6 @@ from mura_tune.room.sittings import (
 )
 from mura_tune.room.uploads import StudyUploads, group_uploads
 
-MOST_STUDY_PIXELS = 2 * MAX_PIXELS  # some thirty pictures of a large detector
 _AT_ONCE = 2  # studies that are decoded and views that are drawn; each may take a GB meanwhile
 _MAPS = 4  # studies whose maps are held; they are made again in a moment
 _LEFT_OUT = "no picture, left out"
@@ -156,15 +155,13 @@ class Room:
         pictures: list[Picture] = []
         views: list[ReadView] = []
         errors: list[FileError] = []
-        left = MOST_STUDY_PIXELS
+        left = MAX_STUDY_PIXELS
         for upload in study.uploads:
             try:
                 picture = decode_picture(upload.content, upload.name)
                 left -= picture.grey.size
                 if left < 0:
-                    reason = (
-                        f"the study has more than {MOST_STUDY_PIXELS:,} pixels: reduce it first"
-                    )
+                    reason = f"the study has more than {MAX_STUDY_PIXELS:,} pixels: reduce it first"
                     raise UnreadableImage(upload.name, reason)
             except UnreadableImage as error:
                 errors.append(FileError(upload.name, error.reason))

@@ -303,7 +303,7 @@ def test_a_study_has_a_bounded_number_of_pixels(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of its pictures may be as large as one may be."""
-    monkeypatch.setattr(room, "MOST_STUDY_PIXELS", 2 * 40 * 32)
+    monkeypatch.setattr(room, "MAX_STUDY_PIXELS", 2 * 40 * 32)
     files = [(f"a/{number}.png", png(number)) for number in range(3)]
     (study,) = browser.drop(files).json()["studies"]
     assert (study["call"], len(study["views"])) == ("unreadable", 2)

@@ -18,9 +18,10 @@ from commands import until
 from conftest import Ran
 from dicoms import SECRET
 from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom import AE
 from untrained import save_untrained
 
-from mura_tune.archive import listener, sender
+from mura_tune.archive import headers, listener, sender
 from mura_tune.archive.answer_objects import (
     AnswerPlan,
     ArchiveAnswer,
@@ -37,7 +38,7 @@ from mura_tune.reading.readers import Predictor
 SR, SC = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"
 GSPS = "1.2.840.10008.5.1.4.1.1.11.1"
 ALL = (SR, SC, GSPS)
-MR = "1.2.840.10008.5.1.4.1.1.4"
+CR, MR = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.4"
 # pynetdicom leaves a socket that could not connect to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")
 SOON = 20.0  # seconds, at most
@@ -120,7 +121,7 @@ def test_a_study_comes_in_and_its_answer_goes_out(predictor: Predictor, tmp_path
 def test_an_association_that_is_open_may_bring_more(predictor: Predictor, tmp_path: Path) -> None:
     one, two = study_files(tmp_path / "in", "1.2.7")
     with archive(ALL) as node, listening(predictor, tmp_path / "queue", node.port) as mura:
-        with association(mura.port, "1.2.840.10008.5.1.4.1.1.1") as link:
+        with association(mura.port, CR) as link:
             assert link.send_c_store(str(one)).Status == 0
             time.sleep(0.5)
             assert not any("P(abnormal)" in line for line in mura.said)
@@ -142,6 +143,11 @@ def test_who_is_unknown_is_refused_and_an_echo_is_answered(
             assert link.send_c_echo().Status == 0
         with association(mura.port, MR) as link:
             assert MR not in [context.abstract_syntax for context in link.accepted_contexts]
+        assert not any("no image that is taken" in line for line in mura.said)
+        unknown = AE(ae_title="CT1")
+        unknown.add_requested_context(CR, "1.2.3.4")  # a private transfer syntax
+        assert not unknown.associate("127.0.0.1", mura.port, ae_title="MURA").is_established
+        mura.wait_for("'CT1' at 127.0.0.1 offers no image that is taken")
     assert not list((tmp_path / "queue" / "received").iterdir())
 
 
@@ -277,6 +283,17 @@ def test_views_of_two_patients_get_no_answer_once(predictor: Predictor, tmp_path
         assert not any("1.2.7: " in line for line in mura.said)
 
 
+def test_a_study_of_too_many_pixels_gets_no_answer_once(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headers, "MAX_STUDY_PIXELS", 2 * 40 * 30 - 1)
+    with listening(predictor, tmp_path / "queue", 104) as mura:
+        assert send(mura.port, study_files(tmp_path / "in", "1.2.7")) == [0, 0]
+        mura.wait_for("1.2.7: 2 views, no answer: ")
+        assert "its views have more than 2,399 pixels together" in mura.said[-1]
+        until(lambda: bool(list((tmp_path / "queue" / "done").iterdir())), SOON)
+
+
 def test_a_disk_that_fails_ends_neither_the_listener_nor_the_sender(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,18 +334,12 @@ def test_a_node_that_is_away_is_tried_with_one_answer_of_many(tmp_path: Path) ->
     assert pauses == ["0.2 s", "0.4 s"]
 
 
-def test_what_is_no_radiograph_of_a_study_is_refused(
-    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_radiograph_of_a_study_is_refused(predictor: Predictor, tmp_path: Path) -> None:
     (nameless,) = study_files(tmp_path / "in", "1.2.7", views=1)
     nameless.write_bytes(nameless.read_bytes().replace(b"1.2.7\0", b"../77\0"))
-    (large,) = study_files(tmp_path / "in", "1.2.8", views=1)
     with listening(predictor, tmp_path / "queue", 104) as mura:
         assert send(mura.port, [nameless]) == [0xC000]
         mura.wait_for("a view is refused: its study or its instance is named by no UID")
-        monkeypatch.setattr(listener, "MAX_BYTES", 100)
-        assert send(mura.port, [large]) == [0xC000]
-        mura.wait_for("bytes are more than an image has")
     assert not list((tmp_path / "queue" / "received").iterdir())
 
 
@@ -339,7 +350,7 @@ def test_a_full_queue_refuses_views_and_says_so(predictor: Predictor, tmp_path: 
         archive(ALL) as node,
         listening(predictor, tmp_path / "queue", node.port, most_bytes=int(size * 1.5)) as mura,
     ):
-        with association(mura.port, "1.2.840.10008.5.1.4.1.1.1") as link:
+        with association(mura.port, CR) as link:
             assert [link.send_c_store(str(view)).Status for view in views] == [0, 0xA700]
         mura.wait_for("1.2.7: a view is refused")
 
