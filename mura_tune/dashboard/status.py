@@ -16,7 +16,7 @@ from mura_tune.database.outages import WaitingStorage
 from mura_tune.database.storage import load_study, using
 from mura_tune.search.results import load_confirmation
 from mura_tune.search.search_record import SearchRecord, Trials, reads_search
-from mura_tune.search.slots import confirm_slots, empty_slots, searched, standing
+from mura_tune.search.slots import confirm_slots, empty_slots, standing
 from mura_tune.search.trial_record import TrialRecord
 from mura_tune.text import CONFIRM_SUFFIX
 
@@ -104,7 +104,7 @@ def read_status(url: str, names: Collection[str] = ()) -> list[SearchStatus]:
     """Where the searches of a database stand: those that are named, or all that are ours.
 
     Raises:
-        InputError: no such search, or a database that cannot be read.
+        InputError: no such search, one that was not started, or a database that cannot be read.
     """
     with using(url) as storage:
         known = [search.study_name for search in storage.get_all_studies()]
@@ -132,7 +132,7 @@ def _status(search: SearchRecord, storage: WaitingStorage, lock: WorkerLock) -> 
     confirmation = load_confirmation(storage, search.name)
     reruns = confirmation.trials() if confirmation else Trials()
     now = standing(trials, empty_slots(config, trials))
-    if searched(config, trials):
+    if now.done == now.slots:
         slots = confirm_slots(config, trials, search.identity)
         again = standing(reruns, slots)
         confirmed, confirmations = again.done, again.slots

@@ -139,7 +139,7 @@ class WorkerLock:
         if (path := file_of(self.url)) is not None:
             folder = _folder_of(path)
             others = names - own
-            return own | {n for n in others if _is_held(_FileLock(folder / _file(alive_name(n))))}
+            return own | {n for n in others if _is_held(folder / _file(alive_name(n)))}
         lock = self._lock or lock_of(self.url, alive_name(self.name), self.patience)
         assert isinstance(lock, _AdvisoryLock)
         keys = lock.held_keys()
@@ -194,16 +194,22 @@ def _held_keys(connection: Connection) -> set[int]:
 def _remove_stale(folder: Path) -> None:
     """Remove the lock files of killed workers: those locks are free, and nobody takes them."""
     for path in folder.glob("alive-*.lock"):
-        _is_held(_FileLock(path))
+        _is_held(path)
 
 
-def _is_held(lock: _FileLock) -> bool:
-    """Whether a worker holds this lock; the file of one that does not is removed."""
-    if not lock.path.exists():
+def _is_held(path: Path) -> bool:
+    """Whether a worker holds the lock in a file; the file of one that does not is removed.
+
+    It is opened to read: who may only read a database sees who works in it, and removes nothing.
+    """
+    lock = _FileLock(path, mode="r")
+    try:
+        if not lock.attempt():
+            return True
+    except FileNotFoundError:
         return False
-    if not lock.attempt():
-        return True
-    lock.path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.unlink()
     lock.release()
     return False
 
@@ -229,18 +235,21 @@ class _ContextLock(abc.ABC):
 
 @dataclass
 class _FileLock(_ContextLock):
+    """A lock on a file; `mode` opens it: `a` makes it, `r` needs no right to write it."""
+
     path: Path
-    _handle: IO[str] | None = None
+    mode: str = "a"
+    _handle: IO[Any] | None = None
 
     def acquire(self) -> None:
         while self._handle is None:
-            handle = self.path.open("a")
+            handle = self.path.open(self.mode)
             fcntl.flock(handle, fcntl.LOCK_EX)
             self._keep(handle)
 
     def attempt(self) -> bool:
         while self._handle is None:
-            handle = self.path.open("a")
+            handle = self.path.open(self.mode)
             if not files.try_lock(handle):
                 handle.close()
                 return False
@@ -255,7 +264,7 @@ class _FileLock(_ContextLock):
     def held(self) -> bool:
         return self._handle is not None
 
-    def _keep(self, handle: IO[str]) -> None:
+    def _keep(self, handle: IO[Any]) -> None:
         """Hold it, unless the file was removed between opening and locking: nobody else sees it."""
         if files.is_at(handle, self.path):
             self._handle = handle

@@ -25,6 +25,7 @@ from mura_tune import config
 from mura_tune.config import SearchConfig
 from mura_tune.database import optuna_private
 from mura_tune.database.refusals import legible
+from mura_tune.errors import InputError
 from mura_tune.metrics.dev_fold import DevFold, number_through
 from mura_tune.metrics.estimates import StudyScores
 from mura_tune.search.trial_record import TrialRecord, TrialWriter, fail_trial, running_facts
@@ -166,8 +167,8 @@ class SearchRecord:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the search was started by this program, and so stores what `comparable` says."""
-        return _COMPARABLE in self._facts
+        """Whether this program started the search, which then has `comparable` and `config`."""
+        return {_COMPARABLE, _CONFIG} <= self._facts.keys()
 
     @property
     def comparable(self) -> Mapping[str, Any] | None:
@@ -191,8 +192,18 @@ class SearchRecord:
 
     @property
     def config(self) -> SearchConfig:
-        """The configuration that the latest call went on with."""
-        return config.config_from_dict(self._facts[_CONFIG], f"search {self.name}")
+        """The configuration that the latest call went on with.
+
+        Raises:
+            InputError: none is stored, or one that only another version reads.
+        """
+        plain = self.plain_config
+        if not plain:
+            raise InputError(
+                f"search {self.name}: it stores no settings: its start was cut off, and the same "
+                "'mura tune' starts it, or another program made it"
+            )
+        return config.config_from_dict(plain, f"search {self.name}")
 
     @property
     def identity(self) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from stored import COMPARABLE, facts, store
 from test_search import study_of, tune
 
 from mura_tune.cli import mura
@@ -61,6 +62,15 @@ def test_a_search_that_is_done_says_so(prepared: Prepared, url: str) -> None:
     tune(study_of("budget.trials=1", *confirm), prepared, url)
     (found,) = read_status(url)
     assert str(found) == "s: 1 of 1 trials, 1 of 1 confirming runs, done"
+
+
+def test_a_search_whose_start_was_cut_off_hides_no_other(prepared: Prepared, url: str) -> None:
+    done = tune(study_of("budget.trials=1"), prepared, url)
+    cut_off = optuna.create_study(study_name="t", storage=open_storage(url))
+    store(cut_off, COMPARABLE, facts(done)[COMPARABLE])  # and the settings would come next
+    assert [one.name for one in read_status(url)] == ["s"]
+    with pytest.raises(InputError, match="search t: it stores no settings"):
+        read_status(url, ["t"])
 
 
 @pytest.mark.parametrize(

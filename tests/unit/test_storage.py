@@ -17,6 +17,7 @@ from optuna.storages._rdb.models import BaseModel
 from optuna.trial import create_trial
 
 from mura_tune.database import sqlite_file
+from mura_tune.database.locks import WorkerLock
 from mura_tune.database.refusals import legible
 from mura_tune.database.sqlite_file import network_disk
 from mura_tune.database.storage import admit, has_study, load_study, open_storage
@@ -68,7 +69,7 @@ def shared(path: Path) -> Iterator[Path]:
 def as_reader(folder: Path) -> Iterator[None]:
     """Be somebody who may read what is in a folder, and not write it."""
     root = os.geteuid() == 0
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         path.chmod((0o755 if path.is_dir() else 0o644) & (0o777 if root else 0o555))
     if root:
         os.seteuid(NOBODY)
@@ -133,6 +134,19 @@ def test_a_database_in_a_folder_that_may_only_be_read(shared: Path) -> None:
         for needs in ({"create": True}, {"grace": 5}):
             with pytest.raises(InputError, match=r"studies\.db: permission denied.*only be read"):
                 open_storage(url_of_file(shared), **needs)
+
+
+def test_who_may_only_read_sees_which_workers_live(shared: Path) -> None:
+    url, reader = url_of_file(shared), WorkerLock(url_of_file(shared))
+    with WorkerLock(url) as worker:
+        locks = shared.with_suffix(".locks")
+        (locks / "alive-killed.lock").touch()
+        there = names_in(locks)
+        with as_reader(shared.parent):
+            assert reader.living([worker.name, "killed", "ended"]) == {worker.name}
+        assert names_in(locks) == there
+        assert reader.living([worker.name, "killed"]) == {worker.name}
+        assert len(names_in(locks)) == 1
 
 
 def test_a_database_that_its_owner_writes_meanwhile(shared: Path) -> None:
