@@ -23,6 +23,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0  # seconds after a failure: twice as lon
 _POLL = 0.2  # seconds between two looks at the outbox
 _TIMEOUT = 30.0  # seconds that the other side may be silent
 _HAS_IT = 0x0111  # duplicate SOP instance: an earlier try was received, and its receipt was lost
+_NO_ROOM = range(0xA700, 0xA800)  # refused: out of resources (DICOM PS3.4, B.2.3)
 _NODE = re.compile(r"(.+)@(?:\[([^\[\]@]+)\]|([^\[\]@]+)):([0-9]{1,5})")  # [HOST] where IPv6
 _TITLE = re.compile(r"(?! )[ -\[\]-~]{1,16}(?<! )")  # DICOM PS3.5, 6.2, AE
 
@@ -88,27 +89,33 @@ class Sender:
                 self._say(f"the outbox: {explain_error(error) or error}")
                 self._stop.wait(LONGEST_PAUSE)
                 continue
-            for answer in waiting:
+            # The one that failed last comes last: if it is what the node fails at, the others go.
+            for answer in sorted(waiting, key=lambda answer: self._pause_of(answer).until):
                 if self._stop.is_set():
                     return
-                pause = self._pauses.setdefault(answer.folder, _Pause())
+                pause = self._pause_of(answer)
                 if time.monotonic() >= max(pause.until, self._away.until):
                     self._try(answer, pause)
+
+    def _pause_of(self, answer: WaitingAnswer) -> _Pause:
+        return self._pauses.setdefault(answer.folder, _Pause())
 
     def _try(self, answer: WaitingAnswer, pause: _Pause) -> None:
         try:
             count = self._send(answer)
             self._queue.settle_sent(answer)
         except Exception as error:  # whatever it is, the answer stays, and the others go on
+            pauses = [pause]
             if isinstance(error, NodeAway):  # the other answers need not find that out again
-                pause = self._away
+                pauses.append(self._away)
             # A library's text may quote a header.
             own = error if isinstance(error, OSError) else type(error).__name__
             self._say(
                 f"{answer.uid}: not sent to {self._node}: {explain_error(error) or own}; again in "
-                f"{pause.next:.3g} s"
+                f"{max(each.next for each in pauses):.3g} s"
             )
-            pause.lengthen()
+            for each in pauses:
+                each.lengthen()
             return
         del self._pauses[answer.folder]
         self._away = _Pause()
@@ -125,7 +132,7 @@ class Sender:
 
 
 class NodeAway(NotSent):
-    """A node that cannot be reached, or accepts no association."""
+    """A node that cannot be reached, accepts no association, breaks it off, or has no room."""
 
 
 @dataclass
@@ -180,6 +187,7 @@ def send_object(association: Association, path: Path) -> None:
     """Send a file, in the syntax that was agreed on.
 
     Raises:
+        NodeAway: the connection broke off, or the node has no room.
         NotSent: the node does not take it.
     """
     import pydicom
@@ -192,10 +200,12 @@ def send_object(association: Association, path: Path) -> None:
     try:
         status = association.send_c_store(path)
     except RuntimeError:
-        raise NotSent("the connection broke off") from None
+        raise NodeAway("the connection broke off") from None
     if "Status" not in status:
-        raise NotSent("the connection broke off")
+        raise NodeAway("the connection broke off")
     code = int(status.Status)
+    if code in _NO_ROOM:
+        raise NodeAway(f"it has no room, and answers 0x{code:04X} to a {kind}")
     if code not in (0, _HAS_IT) and not 0xB000 <= code < 0xC000:  # those are warnings
         raise NotSent(f"it answers 0x{code:04X} to a {kind}")
 

@@ -1,6 +1,7 @@
 """Studies that wait for their answer, and answers that wait to be sent: a queue on disk.
 
     received/STUDY/INSTANCE.dcm    the views, as they came
+    received/STUDY/digest          DIGEST, and of which times and sizes of these files it is
     outbox/STUDY_DIGEST/…          the objects of an answer that are not sent yet
     done/STUDY_DIGEST              an empty file: these views are answered, the answer is sent
 
@@ -26,7 +27,7 @@ from mura_tune import files
 REMEMBERED = 30 * 86400.0  # seconds for which a study that is done is not answered once more
 LEAST_FREE = 2**28  # bytes of the disk that stay free, for answers and for everybody else
 _RECEIVED, _OUTBOX, _DONE = "received", "outbox", "done"
-_DIGITS = 24  # of a digest
+_DIGEST, _DIGITS = "digest", 24  # the name of a file, and the hex digits in it
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,33 @@ class ReceivedStudy:
         """When the last view came, in seconds since the epoch."""
         return max(stamp for stamp, _ in self.stamps) / 1e9
 
+    @property
+    def folder(self) -> Path:
+        """The folder of its views."""
+        return self.images[0].parent
+
     def digest(self) -> str:
-        """The hex digits that name the views by their bytes."""
+        """The hex digits that name the views by their bytes.
+
+        The files are read once, and again when one of them changed: the digits stay beside them,
+        so that a process that starts does not read all that an earlier one answered.
+        """
+        names = [image.name for image in self.images]
+        state = hashlib.sha256(repr([*zip(names, self.stamps, strict=True)]).encode()).hexdigest()
+        note = self.folder / _DIGEST
+        known, _, noted = note.read_text().partition(" ") if note.exists() else ("", "", "")
+        if known == state and len(noted) == _DIGITS:
+            return noted
+        digest = self._compute_digest()
+        files.replace_file(note, f"{state} {digest}".encode())
+        return digest
+
+    def _compute_digest(self) -> str:
         total = hashlib.sha256()
         for image in self.images:
-            total.update(
-                f"{image.name} {hashlib.sha256(image.read_bytes()).hexdigest()}\n".encode()
-            )
+            with image.open("rb") as file:
+                own = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{image.name} {own}\n".encode())
         return total.hexdigest()[:_DIGITS]
 
 
@@ -178,14 +199,14 @@ class StudyQueue:
     def forget(self, study: ReceivedStudy) -> None:
         """Remove the views of a study, unless others came meanwhile."""
         with self._lock:
-            if _read_study(study.images[0].parent) == study:
-                shutil.rmtree(study.images[0].parent)
+            if _read_study(study.folder) == study:
+                shutil.rmtree(study.folder)
                 self._size -= sum(size for _, size in study.stamps)
 
     def is_as_it_was(self, study: ReceivedStudy) -> bool:
         """Whether no view of a study came since it was listed."""
         with self._lock:
-            return _read_study(study.images[0].parent) == study
+            return _read_study(study.folder) == study
 
     def forget_done(self) -> None:
         """Remove the notes on studies that were done long ago."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import math
 import posixpath
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from mura_tune.data.dicom_folders import LABELS_FILE, has_labels
 from mura_tune.data.index import is_table
 from mura_tune.data.listing import IMAGE_COLUMNS, StudyNames, read_rows
 from mura_tune.errors import InputError, UnreadableImage
-from mura_tune.imaging.dicom import CHARACTERISTICS, read_characteristics
+from mura_tune.imaging.dicom import CHARACTERISTICS, parse_age, read_characteristics
 from mura_tune.text import printable
 
 MOST_GROUPS = 20  # a column of more is a name or a date, and no group has enough patients
@@ -31,7 +30,6 @@ MOST_NUMBERS = 5  # of a column whose numbers are groups themselves
 OLDEST = 90  # ages from here on are one group, as the HIPAA's safe harbour has it
 _HEADERS = "DICOM headers"
 _INDEX = "the dataset"
-_AGE_IN_YEARS = re.compile(r"(\d{1,3})Y?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +187,11 @@ def _name_bins(bins: Iterable[_Bin]) -> str:
 
 def _choose_bins(name: str, values: Collection[str]) -> Callable[[str], _Bin]:
     """The bin of a value: itself, or the range that it is in."""
-    if name == "age" and all(_AGE_IN_YEARS.fullmatch(value) for value in values):
-        return _bin_age
+    if name == "age":
+        years = {value: parse_age(value) for value in values}
+        decades = {value: _bin_age(age) for value, age in years.items() if age is not None}
+        if len(decades) == len(years):
+            return decades.__getitem__
     numbers = sorted(number for value in values if (number := _to_number(value)) is not None)
     if len(numbers) < len(values):
         return lambda value: _Bin(0, value)
@@ -200,8 +201,8 @@ def _choose_bins(name: str, values: Collection[str]) -> Callable[[str], _Bin]:
     return lambda value: _bin_number(float(value), ends)
 
 
-def _bin_age(value: str) -> _Bin:
-    decade = min(int(value.rstrip("Yy")) // 10 * 10, OLDEST)
+def _bin_age(years: int) -> _Bin:
+    decade = min(years // 10 * 10, OLDEST)
     return _Bin(decade, f"{OLDEST} or more" if decade == OLDEST else f"{decade} to {decade + 9}")
 
 

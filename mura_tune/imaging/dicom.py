@@ -47,7 +47,8 @@ CHARACTERISTICS = {
     "view": "ViewPosition",
     "manufacturer": "Manufacturer",
 }
-_AGE = re.compile(r"(\d{3})([DWMY])")  # PS3.5, 6.2
+# As headers have it (PS3.5, 6.2), 045Y, or as people write it in a table: 45, 4.5 y, 6 months.
+_AGE = re.compile(r"(\d{1,3}(?:\.\d+)?) ?([DWMY]?|(?:DAY|WEEK|MONTH|YEAR)S?)", re.IGNORECASE)
 _A_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}
 _LONGEST = 64  # characters of a value
 _MAGIC, _MAGIC_AT = b"DICM", 128
@@ -171,9 +172,17 @@ def _clean(name: str, field: str) -> str:
     """One of CHARACTERISTICS as groups are named by it."""
     value = " ".join(printable(field).upper().split())
     if name == "age":
-        written = _AGE.fullmatch(value)
-        return str(int(int(written[1]) / _A_YEAR[written[2]])) if written else ""
+        years = parse_age(value)
+        return "" if years is None else str(years)
     return value[:_LONGEST]
+
+
+def parse_age(text: str) -> int | None:
+    """The whole years of an age such as `045Y`, `006M` or `45`, which has no unit; else None."""
+    written = _AGE.fullmatch(text.strip())
+    if written is None:
+        return None
+    return int(float(written[1]) / _A_YEAR[written[2][:1].upper() or "Y"])
 
 
 def picture_size(header: Dataset) -> tuple[int, int]:

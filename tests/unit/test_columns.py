@@ -11,6 +11,7 @@ from dicoms import SECRET, dicom_file, to_bytes
 
 from mura_tune.errors import InputError
 from mura_tune.evaluation.columns import MOST_GROUPS, read_columns
+from mura_tune.imaging.dicom import parse_age
 
 
 def views_of(values: list[str], per_study: int = 1) -> pd.DataFrame:
@@ -42,6 +43,7 @@ def grouped(values: list[str], tmp_path: Path, *, name: str = "x", per_study: in
         ("x", ["a", "b", "", "a"], ["a", "b", "", "a"]),
         ("x", ["0", "1", "1.0"], ["0", "1", "1.0"]),
         ("age", ["7", "045Y", "90", "101"], ["0 to 9", "40 to 49", "90 or more", "90 or more"]),
+        ("age", ["006M", "012W", "30 y"], ["0 to 9", "0 to 9", "30 to 39"]),
         ("age", ["young", "45"], ["young", "45"]),
         (
             "x",
@@ -121,6 +123,61 @@ def test_headers_of_dicom_files_are_read_where_no_table_has_the_column(tmp_path:
         with pytest.raises(InputError, match="no column") as refused:
             read_columns([name], views, tmp_path)
         assert SECRET not in str(refused.value)
+
+
+HEADERS = (  # PatientSex, PatientAge, ViewPosition, Manufacturer
+    ("F", "006M", "AP", "ACME"),
+    ("M", "045Y", "LATERAL", "ACME"),
+    ("O", "012W", "AP", "OTHER"),
+)
+
+
+@pytest.mark.parametrize("source", ["groups.csv", "images.csv", "labels.csv", "DICOM headers"])
+def test_each_source_gives_the_same_groups(source: str, tmp_path: Path) -> None:
+    views = views_of([""] * len(HEADERS))
+    rows = [
+        f"{path},{study},p{n},0,{','.join(values)}"
+        for n, (path, study, values) in enumerate(
+            zip(views["path"], views["study"], HEADERS, strict=True)
+        )
+    ]
+    (tmp_path / "images").mkdir()
+    columns = "sex,age,view,manufacturer"
+    data, table = tmp_path, None
+    if source == "DICOM headers":
+        pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+        keywords = ("PatientSex", "PatientAge", "ViewPosition", "Manufacturer")
+        for path, values in zip(views["path"], HEADERS, strict=True):
+            fields = dict(zip(keywords, values, strict=True))
+            (tmp_path / path).write_bytes(to_bytes(dicom_file(pixels, **fields)))
+    else:
+        (tmp_path / source).write_text("\n".join([f"path,study,patient,label,{columns}", *rows]))
+    if source == "groups.csv":
+        table = tmp_path / source
+    if source == "images.csv":
+        data = tmp_path / source
+    found = read_columns(columns.split(","), views, data, table)
+    assert {column.source for column in found} == {source}
+    assert [column.names for column in found] == [
+        ("F", "M", "O"),
+        ("0 to 9", "40 to 49"),
+        ("AP", "LATERAL"),
+        ("ACME", "OTHER"),
+    ]
+    studies = views["study"].tolist()
+    assert [found[1].groups[study] for study in studies] == ["0 to 9", "40 to 49", "0 to 9"]
+
+
+@pytest.mark.parametrize(
+    ("written", "years"),
+    [
+        *[("006M", 0), ("023M", 1), ("012W", 0), ("104W", 1), ("400D", 1), ("030Y", 30)],
+        *[("45", 45), ("45 y", 45), ("45.9", 45), ("18 Months", 1), ("2 years", 2), (" 7 ", 7)],
+        *[("", None), ("old", None), ("-1", None), ("1e3", None), ("45 x", None), ("Y", None)],
+    ],
+)
+def test_an_age_is_read_with_its_unit(written: str, years: int | None) -> None:
+    assert parse_age(written) == years
 
 
 @pytest.mark.parametrize(

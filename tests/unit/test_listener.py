@@ -175,7 +175,7 @@ def test_an_object_that_is_not_taken_is_sent_again_alone(
     ):
         send(mura.port, study_files(tmp_path / "in", "1.2.7", views=1))
         mura.wait_for("not sent to ARCHIVE@127.0.0.1:")
-        mura.wait_for("it answers 0xA700 to a SC; again in 0.2 s")
+        mura.wait_for("it has no room, and answers 0xA700 to a SC; again in 0.2 s")
         mura.wait_for("sent to ARCHIVE@127.0.0.1")
         mura.wait_for(f"1.2.7: sent to ARCHIVE@127.0.0.1:{node.port}, objects: 2")
         (report,) = node.received  # the first three got a status and were not noted
@@ -328,10 +328,17 @@ def test_a_node_that_is_away_is_tried_with_one_answer_of_many(tmp_path: Path) ->
     for study in ("1.2.7", "1.2.8"):
         queue.put_answer(study, "d", {"SR-1.dcm": view.read_bytes()})
     said: list[str] = []
-    with sender.Sender(queue, Node("ARCHIVE", "127.0.0.1", free_port()), "MURA", said.append):
+    port = free_port()
+    with sender.Sender(queue, Node("ARCHIVE", "127.0.0.1", port), "MURA", said.append):
         until(lambda: len(said) >= 2, SOON)
-    pauses = [line.rpartition("again in ")[2] for line in said[:2]]
-    assert pauses == ["0.2 s", "0.4 s"]
+        pauses = [line.rpartition("again in ")[2] for line in said[:2]]
+        assert pauses == ["0.2 s", "0.4 s"]
+        # The answer that such a node fails at does not stay in the way of the other.
+        with archive([CR], port, statuses=[0xA700]) as node:
+            until(lambda: len(node.received) == 2, SOON, said.__str__)
+    failed = [line[:5] for line in said if "it has no room" in line]
+    assert len(failed) == 1
+    assert said[-1].startswith(f"{failed[0]}: sent to")
 
 
 def test_what_is_no_radiograph_of_a_study_is_refused(predictor: Predictor, tmp_path: Path) -> None:

@@ -36,6 +36,22 @@ def test_a_study_is_named_by_the_bytes_of_its_views(queue: StudyQueue) -> None:
     assert len(digests) == 3
 
 
+def test_a_start_reads_only_the_studies_that_changed(queue: StudyQueue) -> None:
+    (study,) = queue.studies()
+    digest = study.digest()
+    (view, _) = study.images
+    times = view.stat()
+    view.write_bytes(b"ONE")
+    os.utime(view, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if nobody had written it
+    (same,) = StudyQueue(queue.folder, 100).studies()
+    assert same.digest() == digest
+    os.utime(view)
+    (changed,) = queue.studies()
+    assert changed.digest() != digest
+    (study.folder / "digest").write_text("torn")
+    assert changed.digest() != digest
+
+
 def test_an_answer_waits_until_its_last_object_is_sent(queue: StudyQueue) -> None:
     assert not queue.has_answer("1.2", "d")
     queue.put_answer("1.2", "d", OBJECTS)
