@@ -47,10 +47,8 @@ from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY_TASK
 
 AREA, SIZE, CPU = "XR_WRIST", 96, torch.device("cpu")
-OWN, ELSEWHERE = (
-    (240, 0),
-    (800, 11),
-)  # patients in train and phantoms' seed; a quarter more in valid
+# Patients in train and phantoms' seed; a quarter more are in valid.
+OWN, ELSEWHERE = (240, 0), (800, 11)
 RARE = 0.15  # share of patients with an abnormal study where they are rarer
 SURE = 1.7  # what calibrated logits are multiplied by where the network is too sure
 RIDGES = {"as on dev": None, "0": 0.0, "4": 4.0, "16": 16.0, "64": 64.0, "infinite": np.inf}
@@ -113,12 +111,7 @@ def thin_out(studies: StudyLogits) -> StudyLogits:
     kept = kept[: round(RARE / (1 - RARE) * (~abnormal).sum())]
     stays = ~abnormal
     stays[kept] = True
-    return take(studies, stays[inverse])
-
-
-def take(studies: StudyLogits, rows: np.ndarray) -> StudyLogits:
-    columns = (studies.names, studies.patients, studies.labels, studies.logits)
-    return StudyLogits(*(column[rows] for column in columns))
+    return studies.take(stays[inverse])
 
 
 def answer(calibration: Calibration, studies: StudyLogits) -> StudyScores:
@@ -140,7 +133,7 @@ def judge(parent: Calibration, place: StudyLogits, patients: int, draws: int) ->
     for number in range(draws):
         rng = np.random.default_rng((patients, number))
         drawn = np.isin(place.patients, rng.choice(names, patients, replace=False))
-        local, rest = take(place, drawn), take(place, ~drawn)
+        local, rest = place.take(drawn), place.take(~drawn)
         if min(local.labels.sum(), (1 - local.labels).sum()) < 2:
             continue  # the verb refuses these
         before.append(measure(answer(parent, rest)))
@@ -171,7 +164,7 @@ def compare_ridges(parent: Calibration, place: StudyLogits, patients: int, draws
     for number in range(draws):
         rng = np.random.default_rng((patients, number))
         drawn = np.isin(place.patients, rng.choice(names, patients, replace=False))
-        local, rest = take(place, drawn), take(place, ~drawn)
+        local, rest = place.take(drawn), place.take(~drawn)
         if min(local.labels.sum(), (1 - local.labels).sum()) < 2:
             continue
         for name, ridge in RIDGES.items():

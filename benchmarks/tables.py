@@ -281,7 +281,7 @@ def subgroups() -> str:
 
 def room() -> str:
     """Latency and memory of the reading room's server."""
-    lines = []
+    lines, held = [], ("", "")
     for block in _text("room").split("\npng: ", 1)[1].split("\ndicom: "):
         what = block.partition("\n")[0]
         kind = "512-pixel PNG" if not lines else "2,500 x 2,048 DICOM"
@@ -294,13 +294,14 @@ def room() -> str:
             r"deletion score of a view: ([\d.]+)",
         ):
             cells.append(re.search(pattern, block)[1])
-        cells += re.search(
-            r": (\d+) MB at the start, .* (\d+) after \d+, (\d+) after", block
-        ).groups()
+        memory = r": (\d+) MB at the start, .* (\d+) after (\d+), (\d+) after (\d+)"
+        start, first, few, last, many = re.search(memory, block).groups()
+        cells += [start, first, last]
+        held = few, many
         lines.append(f"| {' | '.join(cells)} |")
     times = "first answer, s | answer, s | shown, s more | seconds of a core | deletion score, s"
-    memory = "MB at the start | after 71 studies | after 121"
-    return _table(f"three views | upload | {times} | {memory}", lines)
+    studies = f"MB at the start | after {held[0]} studies | after {held[1]}"
+    return _table(f"three views | upload | {times} | {studies}", lines)
 
 
 def limits() -> str:

@@ -125,9 +125,8 @@ class ReaderChoice:
         """The folder of the release; None for the router with every area's release."""
         if self.area == _AUTO:
             return None
-        other = {POOLED: ALL, ALL: POOLED}.get(
-            self.area or ""
-        )  # a release made under the other word
+        # A release that was made under the other word.
+        other = {POOLED: ALL, ALL: POOLED}.get(self.area or "")
         named = self.area and (self.releases / self.area).exists()
         area = other if other and not named and (self.releases / other).is_dir() else self.area
         return locate_release(self.release, area, self.releases, self.base_url, console.print_note)

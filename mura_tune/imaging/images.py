@@ -28,9 +28,8 @@ MAX_BYTES = 8 * MAX_PIXELS  # four channels of 16 bits, not compressed
 _BYTES_OF_DICOM = 24  # a pixel, while it is decoded: as it is stored, as a number, as a level
 _SPARSE = 16  # of so many rows and columns one shows of nearly every picture that it isn't blank
 
-PREPROCESSING = (
-    2  # raise it whenever `decode_image` or `resize_to_square` changes a pixel, or refuses more
-)
+# Raise it whenever `decode_image` or `resize_to_square` changes a pixel, or refuses more.
+PREPROCESSING = 2
 _CHANGES = {
     2: "pictures with an EXIF orientation, of 16-bit colour, of 16 bits with white as zero, or "
     "with transparent parts that are not black are read by what their files say; damaged JPEG "

@@ -47,7 +47,8 @@ class Familiarity:
         return asdict(self) | {"like_training": self.like_training}
 
 
-def _is_unfamiliar(familiarity: Familiarity | None) -> bool:
+def is_unfamiliar(familiarity: Familiarity | None) -> bool:
+    """Whether a study is known to be unlike the radiographs that a release was trained on."""
     return familiarity is not None and not familiarity.like_training
 
 
@@ -118,7 +119,7 @@ class Answer:
 
     def brief(self) -> str:
         """The area, the probability and the decision in one line."""
-        if _is_unfamiliar(self.familiarity):
+        if is_unfamiliar(self.familiarity):
             return f"{self.area}: {self.familiarity}, abstain"
         word = "abstain" if self.abstain else ("abnormal" if self.abnormal else "not abnormal")
         return (
@@ -133,7 +134,7 @@ class Answer:
             f"{self.area}: P(abnormal) = {self.probability:.3f}, {word} at "
             f"{self.threshold:.3f} ({self.operating_point}){doubt}"
         ]
-        if _is_unfamiliar(self.familiarity):
+        if is_unfamiliar(self.familiarity):
             lines = [
                 f"{self.area}: abstain: {self.familiarity}",
                 f"  its P(abnormal) of {self.probability:.3f} says nothing about such a picture",
@@ -202,18 +203,18 @@ class AreaAnswer:
     @property
     def abstain(self) -> bool:
         """Whether the router is not sure enough, or was trained on nothing like the study."""
-        return self.confidence < self.least or _is_unfamiliar(self.familiarity)
+        return self.confidence < self.least or is_unfamiliar(self.familiarity)
 
     def brief(self) -> str:
         """The area and the confidence in one line."""
-        if _is_unfamiliar(self.familiarity):
+        if is_unfamiliar(self.familiarity):
             return f"{self.familiarity}, abstain"
         doubt = f", abstain below {self.least:.3f}" if self.abstain else ""
         return f"{self.area}: confidence {self.confidence:.3f}{doubt}"
 
     def __str__(self) -> str:
         head = f"{self.area}: confidence {self.confidence:.3f}"
-        if _is_unfamiliar(self.familiarity):
+        if is_unfamiliar(self.familiarity):
             head = f"abstain: {self.familiarity}; {self.area} would be the area"
         elif self.abstain:
             head = (
@@ -260,7 +261,7 @@ class RoutedAnswer:
     @property
     def familiarity(self) -> Familiarity | None:
         """The router's where that refuses the study or no release answers, else the release's."""
-        if self.answer is None or _is_unfamiliar(self.route.familiarity):
+        if self.answer is None or is_unfamiliar(self.route.familiarity):
             return self.route.familiarity
         return self.answer.familiarity
 

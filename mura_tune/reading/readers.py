@@ -33,6 +33,7 @@ from mura_tune.reading.answers import (
     StudyAnswer,
     ViewArea,
     ViewProbability,
+    is_unfamiliar,
 )
 from mura_tune.reading.studies import StudyFiles, StudyViews
 from mura_tune.release.legacy import load_checkpoint
@@ -290,8 +291,7 @@ class Predictor(_ReleaseReader[Answer]):
     def decide(self, probability: float, familiarity: Familiarity | None) -> tuple[bool, bool]:
         """Whether a study of this probability is abnormal, and whether to abstain from it."""
         doubtful = self.threshold_override is None and self.decision.band.holds(probability)
-        unfamiliar = familiarity is not None and not familiarity.like_training
-        return probability >= self.threshold, doubtful or unfamiliar
+        return probability >= self.threshold, doubtful or is_unfamiliar(familiarity)
 
     def interpret(
         self,
@@ -411,8 +411,7 @@ class Router(_ReleaseReader[AreaAnswer]):
         if confidence is None or area not in self.areas or not self.tells_distance(row):
             return False
         familiarity = self.judge(row.get("distance"))
-        unfamiliar = familiarity is not None and not familiarity.like_training
-        abstains = confidence < self.threshold or unfamiliar
+        abstains = confidence < self.threshold or is_unfamiliar(familiarity)
         return bool(row["abstain"] == abstains) and confirms_familiarity(row, familiarity)
 
 

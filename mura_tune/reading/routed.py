@@ -10,7 +10,7 @@ import torch
 from mura_tune.areas import ROUTER
 from mura_tune.errors import InputError
 from mura_tune.reading.answer_table import AnswerRow
-from mura_tune.reading.answers import RoutedAnswer
+from mura_tune.reading.answers import RoutedAnswer, is_unfamiliar
 from mura_tune.reading.locate import FindRelease, release_for
 from mura_tune.reading.readers import CPU, Predictor, Reader, Router, confirms_familiarity
 from mura_tune.reading.studies import StudyViews
@@ -126,8 +126,7 @@ class RoutedReader(Reader[RoutedAnswer]):
         if not self.router.tells_distance(row, "router_distance"):
             return False
         route = self.router.judge(row.get("router_distance"))
-        unfamiliar = route is not None and not route.like_training
-        if row["confidence"] < self.router.threshold or unfamiliar:
+        if row["confidence"] < self.router.threshold or is_unfamiliar(route):
             alone = row["abstain"] is True and row["probability"] is None
             return alone and confirms_familiarity(row, route)
         predictor = self._predictor_of(row["area"])

@@ -89,9 +89,8 @@ def timm_config(net: Model, manifest: Manifest) -> dict[str, str]:
     return {CONFIG: json.dumps(plain, indent=2) + "\n"}
 
 
-REFERENCE_TOLERANCE = (
-    1e-4  # of a logit, and of its size where that is above 1: what rounding may differ by
-)
+# Of a logit, and of its size where that is above 1: what rounding may differ by.
+REFERENCE_TOLERANCE = 1e-4
 
 
 def compute_reference_logits(net: Model, size: int) -> tuple[tuple[float, ...], ...]:

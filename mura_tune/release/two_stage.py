@@ -143,9 +143,9 @@ def _answer(
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """A release's probability of *abnormal* of each study, and whether it refuses the study, in the
     order of `names` (sorted)."""
-    split = split_at(release.manifest.preprocessing.size)
     if not len(names):
         return np.empty(0), np.empty(0, dtype=bool)
+    split = split_at(release.manifest.preprocessing.size)
     name_set = set(names)
     rows = np.flatnonzero([name in name_set for name in split.studies])
     subset = split.take(rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import PurePath
 
 from mura_tune.data.prepare import Prepared
@@ -62,8 +61,7 @@ def render_report(
         split = load_split(prepared, "test", next(net.parameters()).device)
         gallery = find_cases(net, split, test, cases, prepared.read_view)
     on_dev = manifest.metrics.dev
-    stored = replace(test, subgroups=(), corrected=None).to_json()
-    on_test = type(manifest.metrics.test).parse(stored)
+    on_test = type(manifest.metrics.test).parse(test.to_json())
     supplement = tabulate_supplement(on_dev, on_test)
     return render_html(
         "abnormality.html.j2",

@@ -30,7 +30,7 @@ Run = Callable[..., Ran]
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wrists and hands of other patients than those that the release was trained on."""
+    """Wrists of other patients than those that the release was trained on."""
     root = tmp_path_factory.mktemp("elsewhere") / "hospital-b"
     write_phantoms(root, areas=("XR_WRIST",), patients=14, seed=7, size=64)
     return root
