@@ -21,7 +21,7 @@ from mura_tune.dashboard.updates import DashboardUpdates
 from mura_tune.database.connections import check_connections
 from mura_tune.database.outages import PATIENCE
 from mura_tune.database.pictures import PictureStore
-from mura_tune.database.storage import GRACE, admit, load_study, open_storage
+from mura_tune.database.storage import GRACE, admit, load_study, using
 from mura_tune.errors import InputError
 from mura_tune.evaluation.ablation import Ablation, ablate
 from mura_tune.networks.device import choose_device, choose_devices
@@ -350,15 +350,15 @@ def _worker_settings(settings: RunSettings, workspace: Workspace) -> WorkerSetti
 def _progress(searches: Sequence[Search], url: str) -> SearchProgress:
     """The bar of several searches; their trials are read from the database."""
     configs = {search.name: search.config for search in searches}
-    records = {name: SearchRecord(load_study(open_storage(url), name, url)) for name in configs}
-    return SearchProgress(
-        {name: config.budget.trials for name, config in configs.items()},
-        lambda name: records[name].trials(),
-        {
-            name: task_of(config.task, config.recipe).measure.name
-            for name, config in configs.items()
-        },
-    )
+    with using(url) as storage:
+        return SearchProgress(
+            {name: config.budget.trials for name, config in configs.items()},
+            lambda name: SearchRecord(load_study(storage, name, url)).trials(),
+            {
+                name: task_of(config.task, config.recipe).measure.name
+                for name, config in configs.items()
+            },
+        )
 
 
 def load_result(

@@ -18,7 +18,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,12 +90,33 @@ class RayPool:
             gpus = self.gpus
             if gpus is None:
                 gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
-            sharers = math.ceil(1 / gpus) if 0 < gpus < 1 else 1
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            sharers = count_sharers(self.workers, self.cpus, gpus, nodes)
             here = running_software()
             settings = dataclasses.replace(settings, sharers=sharers, software=here)
             work = ray.put((with_pixels(jobs), dict(since), _anywhere(settings)))
             actors = _Actors(ray, work, self.cpus, gpus, say)
             supervise(actors, self.workers, on_event, say, settings.is_over)
+
+
+def count_sharers(
+    workers: int, cpus: float, gpus: float, nodes: Iterable[Mapping[str, float]]
+) -> int:
+    """How many workers at most share the memory of a GPU, or of a node where they have none.
+
+    Args:
+        cpus, gpus: of each worker.
+        nodes: the resources of each node, as Ray names them.
+    """
+    if gpus:
+        return math.ceil(1 / gpus)
+    return max(1, min(workers, max((_count_room(node, cpus, gpus) for node in nodes), default=1)))
+
+
+def _count_room(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """How many workers a node has room for while nothing else runs on it."""
+    by_gpus = node.get("GPU", 0.0) / gpus if gpus else math.inf
+    return int(min(node.get("CPU", 0.0) / cpus, by_gpus))
 
 
 @dataclass
@@ -178,16 +199,15 @@ class _Actors:
         if not waiting or self.said or time.monotonic() - self.started < SLOW_START:
             return
         self.said = True
-        room = sum(self._room(node["Resources"]) for node in self.ray.nodes() if node["Alive"])
+        room = sum(
+            _count_room(node["Resources"], self.cpus, self.gpus)
+            for node in self.ray.nodes()
+            if node["Alive"]
+        )
         self.say(
             f"{waiting} of {len(self.actors)} workers have not begun; with {self.cpus:g} CPU and "
             f"{self.gpus:g} GPU each, the cluster has room for {room}"
         )
-
-    def _room(self, resources: Mapping[str, float]) -> int:
-        """How many workers a node has room for while nothing else runs on it."""
-        gpus = resources.get("GPU", 0.0) / self.gpus if self.gpus else math.inf
-        return int(min(resources.get("CPU", 0.0) / self.cpus, gpus))
 
 
 class RayWorker:

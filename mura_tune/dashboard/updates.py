@@ -13,7 +13,7 @@ from mura_tune.dashboard import search_charts
 from mura_tune.dashboard.notes import write_study_note
 from mura_tune.database.outages import PATIENCE, Outage
 from mura_tune.database.refusals import legible
-from mura_tune.database.storage import load_study, open_storage
+from mura_tune.database.storage import load_study, using
 from mura_tune.search.results import load_confirmation
 from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded
 from mura_tune.search.search_record import SearchRecord
@@ -36,7 +36,7 @@ class DashboardUpdates:
     resume: Mapping[str, str]
     finalize: Mapping[str, str]
     _last: dict[str, float] = field(default_factory=dict)
-    _storage: RDBStorage | None = None
+    _storage: RDBStorage = field(init=False, repr=False)  # of `around`
 
     def __call__(self, event: SearchEvent) -> None:
         """Handle an event: when a trial ends, write the note again if it is older than PAUSE."""
@@ -47,36 +47,32 @@ class DashboardUpdates:
     @contextlib.contextmanager
     def around(self) -> Iterator[None]:
         """Write the notes before and after the block, however it ends; then draw the charts."""
-        for job in self.jobs:
-            self._note(job)
-        try:
-            yield
-        except (Outage, OSError):
-            raise  # nothing can be stored now, and the error already has its line
-        except BaseException:
+        with using(self.url, patience=PATIENCE) as self._storage:
+            for job in self.jobs:
+                self._note(job)
+            try:
+                yield
+            except (Outage, OSError):
+                raise  # nothing can be stored now, and the error already has its line
+            except BaseException:
+                self._close()
+                raise
             self._close()
-            raise
-        self._close()
 
     def _close(self) -> None:
         for job in self.jobs:
             self._note(job)
             with legible(self.url, f"search {job.name}"):
-                search = SearchRecord(load_study(self._open_storage(), job.name, self.url))
+                search = SearchRecord(load_study(self._storage, job.name, self.url))
                 search_charts.refresh_charts(search)
 
     def _note(self, job: SearchJob) -> None:
         self._last[job.name] = time.monotonic()
-        storage = self._open_storage()
         with legible(self.url, f"search {job.name}"):
             write_study_note(
-                SearchRecord(load_study(storage, job.name, self.url)),
-                load_confirmation(storage, job.name),
+                SearchRecord(load_study(self._storage, job.name, self.url)),
+                load_confirmation(self._storage, job.name),
                 resume=self.resume[job.name],
                 finalize=self.finalize[job.name],
                 split_counts=job.prepared.counts(),
             )
-
-    def _open_storage(self) -> RDBStorage:
-        self._storage = self._storage or open_storage(self.url, patience=PATIENCE)
-        return self._storage

@@ -64,9 +64,9 @@ def open_storage(
 
 
 @contextlib.contextmanager
-def using(url: str, *, create: bool = False) -> Iterator[WaitingStorage]:
+def using(url: str, *, create: bool = False, patience: float = 0.0) -> Iterator[WaitingStorage]:
     """`open_storage`, and its connections closed in the end."""
-    storage = open_storage(url, create=create)
+    storage = open_storage(url, create=create, patience=patience)
     try:
         yield storage
     finally:

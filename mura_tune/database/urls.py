@@ -123,11 +123,9 @@ def _read_url(file: Path) -> str:
         lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise InputError(
-            f"--storage @{printable(file)}: {reason}; name a file with a URL"
-        ) from None
+        raise InputError(f"{shown}: {reason}; name a file with a URL") from None
     except UnicodeDecodeError:
-        raise InputError(f"--storage @{printable(file)}: not UTF-8; write a URL in it") from None
+        raise InputError(f"{shown}: not UTF-8; write a URL in it") from None
     named = [line.strip() for line in lines if line.strip()]
     if len(named) != 1 or named[0].startswith("@"):
         raise InputError(

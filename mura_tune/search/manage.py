@@ -133,12 +133,11 @@ def delete(url: str, name: str, artifacts: Path) -> int:
         using(url) as storage,
         legible(url, f"search {name}"),
         lock_of(url, name),
-        WorkerLock(url) as worker_lock,
     ):
         searches = _both(storage, name, url)
         for search in searches:
             workers = {trial.worker for trial in search.trials().running if trial.worker}
-            if worker_lock.living(workers):
+            if WorkerLock(url).living(workers):
                 raise InputError(
                     f"search {search.name}: a worker runs a trial of it; stop that first"
                 )

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from mura_tune import config
 from mura_tune.config import SearchConfig
 from mura_tune.database.refusals import legible
-from mura_tune.database.storage import load_study, open_storage
+from mura_tune.database.storage import load_study, using
 from mura_tune.database.urls import database
 from mura_tune.errors import InputError
 from mura_tune.metrics.comparison import average_confirmed, compare_confirmed, compare_folds
@@ -273,9 +273,9 @@ def load_result(url: str, name: str) -> SearchResult:
     Raises:
         InputError: no such search, or as `read_result` raises it.
     """
-    storage = open_storage(url)
-    search = SearchRecord(load_study(storage, name, url))
-    return read_result(search, load_confirmation(storage, name))
+    with using(url) as storage:
+        search = SearchRecord(load_study(storage, name, url))
+        return read_result(search, load_confirmation(storage, name))
 
 
 def load_confirmation(storage: optuna.storages.BaseStorage, name: str) -> SearchRecord | None:
@@ -288,8 +288,7 @@ def load_confirmation(storage: optuna.storages.BaseStorage, name: str) -> Search
 
 def finished_searches(url: str) -> list[str]:
     """Names of the searches with a finished trial. Raises InputError where there is none."""
-    storage = open_storage(url)
-    with legible(url):
+    with using(url) as storage, legible(url):
         names = [
             summary.study_name
             for summary in optuna.get_all_study_summaries(storage)

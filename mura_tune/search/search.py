@@ -17,7 +17,7 @@ from mura_tune.config import SearchConfig
 from mura_tune.data.prepare import Prepared
 from mura_tune.database.locks import WorkerLock, lock_of
 from mura_tune.database.outages import PATIENCE
-from mura_tune.database.storage import GRACE, open_storage
+from mura_tune.database.storage import GRACE, using
 from mura_tune.search.comparable import same_or_refuse, same_software_or_refuse
 from mura_tune.search.results import load_confirmation
 from mura_tune.search.search_record import SearchRecord
@@ -127,29 +127,28 @@ def start_search(
     space = space_of(job.config)
     check_networks(job.config)
     task_of(job.config.task).outputs(len(job.prepared.areas))  # or refuse a router of one area
-    storage = open_storage(settings.url, create=True, patience=settings.patience)
-    with lock_of(settings.url, job.name, settings.patience):
-        handle = optuna.create_study(
-            storage=storage, study_name=job.name, direction="maximize", load_if_exists=True
-        )
-        search = SearchRecord(handle)
-        both = (search, load_confirmation(storage, job.name))
-        running = [trial for one in both if one for trial in one.trials().running]
-        workers = {trial.worker for trial in running if trial.worker}
-        lock = WorkerLock(settings.url, patience=settings.patience)
-        same_software_or_refuse(search, running_software(), workers, lock.living)
-        space = as_started(space, search.comparable)
-        same_or_refuse(
-            search,
-            job.config,
-            space_to_json(space),
-            job.prepared,
-            allow_space_change=allow_space_change,
-        )
-    if settings.warm_start != AUTO:  # or refuse what is named
-        warm_starts(storage, job.name, job.config, space, settings.warm_start)
-    confirmation = load_confirmation(storage, job.name)
-    return {
-        job.name: len(search.trials()),
-        job.name + CONFIRM_SUFFIX: len(confirmation.trials()) if confirmation else 0,
-    }
+    with using(settings.url, create=True, patience=settings.patience) as storage:
+        with lock_of(settings.url, job.name, settings.patience):
+            handle = optuna.create_study(
+                storage=storage, study_name=job.name, direction="maximize", load_if_exists=True
+            )
+            search, confirmation = SearchRecord(handle), load_confirmation(storage, job.name)
+            records = [search, confirmation] if confirmation else [search]
+            running = [trial for record in records for trial in record.trials().running]
+            workers = {trial.worker for trial in running if trial.worker}
+            lock = WorkerLock(settings.url, patience=settings.patience)
+            same_software_or_refuse(search, running_software(), workers, lock.living)
+            space = as_started(space, search.comparable)
+            same_or_refuse(
+                search,
+                job.config,
+                space_to_json(space),
+                job.prepared,
+                allow_space_change=allow_space_change,
+            )
+        if settings.warm_start != AUTO:  # or refuse what is named
+            warm_starts(storage, job.name, job.config, space, settings.warm_start)
+        return {
+            job.name: len(search.trials()),
+            job.name + CONFIRM_SUFFIX: len(confirmation.trials()) if confirmation else 0,
+        }

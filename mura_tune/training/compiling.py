@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mura_tune.files import try_lock
-from mura_tune.networks.network import Network
+from mura_tune.networks.network import Network, trainable_names
 from mura_tune.text import printable
 
 Forward = Callable[[Tensor], Tensor]
@@ -60,8 +60,7 @@ class Inductor:
 
     def __call__(self, net: Network, shape: tuple[int, ...]) -> Forward:
         """What passes batches of `shape` (B, 1, S, S) through `net`, at the depth it has now."""
-        trained = [name for name, p in net.body.named_parameters() if p.requires_grad]
-        if self._failed or set(trained) <= set(net.head):
+        if self._failed or set(trainable_names(net)) <= set(net.head):
             return net
         kind = _kind(net, shape)
         if kind not in self._compiled and not self._compile(net, shape, kind):
@@ -70,8 +69,10 @@ class Inductor:
 
     def _compile(self, net: Network, shape: tuple[int, ...], kind: str) -> bool:
         marker = self._folder / f"{kind}.compiled"
+        if marker.exists():  # to load it takes seconds: nobody waits for another process
+            return self._load(net, shape, kind)
         seconds = SECONDS_PER_LAYER * sum(p.ndim > 1 for p in net.parameters())
-        if not marker.exists() and not self._worth(seconds):
+        if not self._worth(seconds):
             return False
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / f"{kind}.lock").open("w") as lock:
@@ -82,14 +83,20 @@ class Inductor:
                     f"compiling {type(net.body).__name__} for batches of {shape[0]}: "
                     f"about {seconds / 60:.0f} min, once for all trials like this one"
                 )
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self._folder / "inductor"))
-            try:
-                _pass_once(net, shape)
-            except Exception as error:  # of Triton, a C compiler, inductor: it goes on without
-                self._failed = True
-                _LOG.warning("networks are not compiled: %s", printable(error).splitlines()[0])
-                return False
-            marker.touch()
+            loaded = self._load(net, shape, kind)
+            if loaded:
+                marker.touch()
+        return loaded
+
+    def _load(self, net: Network, shape: tuple[int, ...], kind: str) -> bool:
+        """Have what passes such batches in this process: from the folder, else compiled."""
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self._folder / "inductor"))
+        try:
+            _pass_once(net, shape)
+        except Exception as error:  # of Triton, a C compiler, inductor: it goes on without
+            self._failed = True
+            _LOG.warning("networks are not compiled: %s", printable(error).splitlines()[0])
+            return False
         self._compiled.add(kind)
         return True
 

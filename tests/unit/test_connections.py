@@ -6,14 +6,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import postgres as postgresql
 import psycopg
 import pytest
+from test_search import study_of
 
-from mura_tune.database.connections import check_connections
+from mura_tune.api.search import Search, run_searches
+from mura_tune.database.connections import PER_COMMAND, check_connections
 from mura_tune.database.locks import WorkerLock
 from mura_tune.errors import InputError
+from mura_tune.search.pool import LocalPool
 
 PORT = 6543  # of a socket in a folder of its own: no other program meets it
 
@@ -71,6 +75,26 @@ def test_workers_that_the_server_cannot_take_are_refused(postgres: postgresql.Se
         check_connections(url.replace("studies_", "nowhere_"), 1)
     with psycopg.connect(url.replace("+psycopg", "")):  # nothing of it is left open
         check_connections("sqlite:////tmp/nowhere.db", 10**6)
+
+
+def test_more_searches_take_a_command_no_more_connections(
+    postgres: postgresql.Server, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, counts = postgres.url(), []
+    sessions = "SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()"
+
+    def count(*given: Any) -> None:
+        with psycopg.connect(url.replace("+psycopg", "")) as connection:
+            counts.extend(connection.execute(sessions).fetchone())
+
+    monkeypatch.setattr(LocalPool, "run", count)
+    searches = [
+        Search(study_of(), data=phantoms, storage=url, runs=tmp_path, name=f"s{number}")
+        for number in range(4)
+    ]
+    with pytest.raises(InputError, match="no finished trial"):
+        run_searches(searches)
+    assert counts[0] <= PER_COMMAND
 
 
 def test_sessions_of_other_roles_take_connections_too(postgres: postgresql.Server) -> None:

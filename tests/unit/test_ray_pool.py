@@ -96,6 +96,17 @@ def test_pixels_travel_with_a_job(prepared: Prepared) -> None:
     assert (arrived.pixels == prepared.pixels).all()
 
 
+@pytest.mark.parametrize(
+    ("workers", "cpus", "gpus", "sharers"),
+    [(3, 1, 0, 3), (40, 1, 0, 16), (40, 4, 0, 4), (4, 32, 0, 1), (4, 1, 0.5, 2), (4, 1, 2, 1)],
+)
+def test_workers_of_a_node_or_of_a_gpu_share_its_memory(
+    workers: int, cpus: float, gpus: float, sharers: int
+) -> None:
+    nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}, {}]
+    assert ray_pool.count_sharers(workers, cpus, gpus, nodes) == sharers
+
+
 def test_without_ray_the_extra_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"mura-tune\[ray\]"):
