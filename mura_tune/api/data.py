@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -20,13 +20,9 @@ from mura_tune.data.scan import scan_dataset
 from mura_tune.data.splits import AUTO_FOLDS, ENOUGH_PATIENTS, assign_splits
 from mura_tune.database.urls import database, url_of, url_of_file
 from mura_tune.errors import InputError
-from mura_tune.phantoms.dataset import (
-    ARGUMENTS_FILE,
-    SHEET_FORMATS,
-    draw_contact_sheet,
-    write_phantoms,
-)
-from mura_tune.transfer.area_caches import PushedCache, fetch_cache, push_cache
+
+if TYPE_CHECKING:
+    from mura_tune.transfer.area_caches import PushedCache
 
 
 @dataclass(frozen=True)
@@ -82,6 +78,8 @@ class Workspace:
         if self.cache is None:
             dataset = open_dataset(self.data)
             return open_area(dataset, area, size, folder, strict=self.strict)
+        from mura_tune.transfer.area_caches import fetch_cache  # with what speaks to other machines
+
         images = fetch_cache(self.cache, area, size, folder)
         if self.strict and images.left_out:
             bad = images.left_out[0]
@@ -275,7 +273,11 @@ def cache_area(
     images = workspace.open_area(config.area, config)
     prepared = divide(images, config.split)  # or say what no search could use
     note_left_out(prepared)
-    pushed = None if push is None else push_cache(images, str(push))
+    pushed = None
+    if push is not None:
+        from mura_tune.transfer.area_caches import push_cache
+
+        pushed = push_cache(images, str(push))
     n, side = len(prepared.frame), prepared.pixels.shape[1]
     return CachedArea(config.area, n, side, len(prepared.left_out), pushed)
 
@@ -299,6 +301,13 @@ def draw_phantoms(
     Raises:
         InputError: an unknown area, a number out of range, or a folder that holds something else.
     """
+    from mura_tune.phantoms.dataset import (
+        ARGUMENTS_FILE,
+        SHEET_FORMATS,
+        draw_contact_sheet,
+        write_phantoms,
+    )
+
     out = Path(out)
     if sheet:  # before anything is drawn
         sheet = Path(sheet)

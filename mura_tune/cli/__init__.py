@@ -2,27 +2,71 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+from importlib import import_module
+from typing import Any
+
 import click
 
 from mura_tune import __version__, console
-from mura_tune.cli.archive import listen
-from mura_tune.cli.data import cache, check, phantom
-from mura_tune.cli.evaluate import compare, evaluate, report, verify
-from mura_tune.cli.launch import launch
-from mura_tune.cli.reading import explain, infer, read
-from mura_tune.cli.release import export, finalize, recalibrate
-from mura_tune.cli.search import ablate, best, dashboard, searches, show, status, study, tune
+
+# In the order of their use: where a verb is, and its line in `mura --help`, which older names lack.
+VERBS = {
+    "phantom": ("data.phantom", "Draw synthetic radiographs in MURA's layout."),
+    "check": ("data.check", "Count what a dataset holds, and name what is wrong with it."),
+    "cache": ("data.cache", "Decode an area's images once (tune does it by itself)."),
+    "tune": ("search.tune", "Search the recipe of an area, up to N trials in total."),
+    "status": ("search.status", "Say who runs what, what is done and how long the rest takes."),
+    "best": ("search.best", "Show the winner of a search and what it beat."),
+    "ablate": ("search.ablate", "Say what the second task of multitask is worth."),
+    "show": ("search.show", "Print a search as its files and every --set resolve it."),
+    "dashboard": ("search.dashboard", "Look at the searches in the browser."),
+    "search": ("search.searches", "Copy, export or delete a search."),
+    "study": ("search.study", ""),
+    "launch": ("launch.launch", "Print a job script that places workers on a cluster."),
+    "finalize": ("release.finalize", "Train the best recipe at length and write its release."),
+    "evaluate": ("evaluate.evaluate", "Measure a release on studies that no search has read."),
+    "compare": ("evaluate.compare", "Say by how much one release beats another, and how surely."),
+    "report": ("evaluate.report", "Write a release's report.html again."),
+    "verify": ("evaluate.verify", "Check a release: every byte, and what it answers."),
+    "recalibrate": (
+        "release.recalibrate",
+        "Fit a release's probabilities and thresholds to local studies.",
+    ),
+    "export": ("release.export", "Write a release as one file for other programs."),
+    "infer": ("reading.infer", "Give a study's probability of being abnormal."),
+    "explain": ("reading.explain", "Draw where each view of a study speaks for abnormal."),
+    "read": ("reading.read", "Serve a page that reads the studies you drop there."),
+    "listen": ("archive.listen", "Answer studies that come by DICOM, and send the answers."),
+}
 
 
-class Verbs(click.Group):
-    """Verbs in the order of their use, not of the alphabet."""
+class Verbs(UserDict[str, Any]):
+    """Verbs by name. The module of a verb is imported when the verb is asked for."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        place, line = super().__getitem__(name)
+        module, function = place.split(".")
+        verb: click.Command = getattr(import_module(f"{__name__}.{module}"), function)
+        verb.short_help = line
+        return verb
+
+
+class Mura(click.Group):
+    """A command whose help lists its verbs in the order of their use, and imports none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items() if line])
+
 
 @click.group(
-    cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=Mura,
+    commands=Verbs(VERBS),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="mura")
 def mura() -> None:
@@ -39,34 +83,6 @@ def mura() -> None:
 
     No data at hand? `make demo` goes the whole way on synthetic radiographs.
     """
-
-
-for verb in (
-    phantom,
-    check,
-    cache,
-    tune,
-    status,
-    best,
-    ablate,
-    show,
-    dashboard,
-    searches,
-    study,
-    launch,
-    finalize,
-    evaluate,
-    compare,
-    report,
-    verify,
-    recalibrate,
-    export,
-    infer,
-    explain,
-    read,
-    listen,
-):
-    mura.add_command(verb)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from mura_tune.cli.options import Number, base_url_option, device_option, releas
 from mura_tune.cli.reading import release_option
 
 
-@click.command(short_help="Answer studies that come by DICOM, and send the answers.")
+@click.command()
 @click.option("--area", help="What the studies show, such as XR_WRIST; auto asks the router.")
 @release_option
 @releases_option

@@ -18,7 +18,7 @@ from mura_tune.cli.options import (
 from mura_tune.text import shell_command
 
 
-@click.command(short_help="Draw synthetic radiographs in MURA's layout.")
+@click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--area", "areas", multiple=True, help="Only this area; repeat for more.")
 @click.option("--patients", default=60, show_default=True, help="Training patients an area.")
@@ -41,7 +41,7 @@ def phantom(
     click.echo(f"next: {shell_command('mura', 'tune', chosen[0], '--data', out)}")
 
 
-@click.command(short_help="Count what a dataset holds, and name what is wrong with it.")
+@click.command()
 @data_option
 @click.option("--index-only", is_flag=True, help="Read the CSVs alone, no image.")
 @strict_option
@@ -56,7 +56,7 @@ def check(data: Path, index_only: bool, strict: bool, as_json: bool) -> None:
         refuse_useless_images(audit, data)
 
 
-@click.command(short_help="Decode an area's images once (tune does it by itself).")
+@click.command()
 @click.argument("area")
 @data_option
 @runs_option

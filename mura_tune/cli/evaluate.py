@@ -23,7 +23,7 @@ from mura_tune.cli.options import (
 )
 
 
-@click.command(short_help="Measure a release on studies that no search has read.")
+@click.command()
 @click.option("--release", help="Its folder, its URL, or its name under BASE_URL.")
 @click.option("--routed", is_flag=True, help="Measure the router and every area's release as one.")
 @base_url_option
@@ -89,7 +89,7 @@ def evaluate(
         console.print_report(as_json, evaluation.to_json, lambda: str(evaluation))
 
 
-@click.command(short_help="Say by how much one release beats another, and how surely.")
+@click.command()
 @click.argument("first")
 @click.argument("second")
 @base_url_option
@@ -120,7 +120,7 @@ def compare(
     console.print_report(as_json, comparison.to_json, comparison.describe)
 
 
-@click.command(short_help="Write a release's report.html again.")
+@click.command()
 @release_option
 @base_url_option
 @data_option
@@ -181,7 +181,7 @@ def report(
     console.print_report(as_json, written.to_json, lambda: str(written))
 
 
-@click.command(short_help="Check a release: every byte, and what it answers.")
+@click.command()
 @click.argument("release")
 @base_url_option
 @click.option(

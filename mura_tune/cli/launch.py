@@ -29,7 +29,7 @@ every_area_option = click.option(
 )
 
 
-@click.group(short_help="Print a job script that places workers on a cluster.")
+@click.group()
 def launch() -> None:
     """Print a Slurm script or a Kubernetes manifest whose jobs are the workers of a search.
 

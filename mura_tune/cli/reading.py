@@ -36,7 +36,7 @@ release_option = click.option(
 )
 
 
-@click.command(short_help="Give a study's probability of being abnormal.")
+@click.command()
 @click.argument("studies", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--image",
@@ -106,7 +106,7 @@ def infer(
     console.print_report(as_json, answer.to_json, lambda: str(answer))
 
 
-@click.command(short_help="Draw where each view of a study speaks for abnormal.")
+@click.command()
 @images_option
 @area_option
 @release_option
@@ -152,7 +152,7 @@ def explain(
     console.print_report(as_json, drawn.to_json, lambda: str(drawn))
 
 
-@click.command(short_help="Serve a page that reads the studies you drop there.")
+@click.command()
 @click.option(
     "--release",
     help="The release that answers: its folder, its URL, or its name under BASE_URL.  "

@@ -22,7 +22,7 @@ from mura_tune.cli.options import (
 from mura_tune.files import EXPORTS
 
 
-@click.command(short_help="Train the best recipe at length and write its release.")
+@click.command()
 @click.argument("area", required=False)
 @data_option
 @cache_option
@@ -78,7 +78,7 @@ def finalize(
     finalized.refuse_failures()
 
 
-@click.command(short_help="Fit a release's probabilities and thresholds to local studies.")
+@click.command()
 @click.argument("release")
 @base_url_option
 @click.option(
@@ -119,7 +119,7 @@ def recalibrate(
     console.print_report(as_json, made.to_json, lambda: str(made))
 
 
-@click.command(short_help="Write a release as one file for other programs.")
+@click.command()
 @release_option
 @base_url_option
 @click.option(

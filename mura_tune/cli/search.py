@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mura_tune.api.search import Search, SearchOutcome
 
 
-@click.command(short_help="Search the recipe of an area, up to N trials in total.")
+@click.command()
 @click.argument("area", required=False)
 @click.option("--every-area", is_flag=True, help="A search for every area, side by side.")
 @data_option
@@ -186,7 +186,7 @@ def _print_outcomes(
     )
 
 
-@click.command(short_help="Show the winner of a search and what it beat.")
+@click.command()
 @click.argument("area")
 @runs_option
 @storage_option
@@ -199,7 +199,7 @@ def best(area: str, runs: Path, storage: str | None, as_json: bool) -> None:
     console.print_report(as_json, outcome.to_json, lambda: str(outcome))
 
 
-@click.command(short_help="Say who runs what, what is done and how long the rest takes.")
+@click.command()
 @click.argument("areas", nargs=-1, metavar="[AREA]...")
 @runs_option
 @storage_option
@@ -223,7 +223,7 @@ def status(areas: tuple[str, ...], runs: Path, storage: str | None, as_json: boo
     )
 
 
-@click.command(short_help="Say what the second task of multitask is worth.")
+@click.command()
 @click.argument("area")
 @data_option
 @runs_option
@@ -267,7 +267,7 @@ def ablate(
     console.print_report(as_json, ablation.to_json, ablation.describe)
 
 
-@click.command(short_help="Print a search as its files and every --set resolve it.")
+@click.command()
 @click.argument("area")
 @data_option
 @set_option
@@ -292,7 +292,7 @@ def show(area: str, data: Path, overrides: tuple[str, ...], as_json: bool) -> No
     )
 
 
-@click.command(short_help="Look at the searches in the browser.")
+@click.command()
 @runs_option
 @storage_option
 @click.option(

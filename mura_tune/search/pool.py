@@ -33,11 +33,12 @@ from mura_tune.errors import MuraError, explain_error
 from mura_tune.search.search import SearchEvent, SearchJob, TrialEnded, WorkerSettings
 from mura_tune.search.worker import run_worker
 
-# Imported once for all; the last is what Optuna imports when it opens a database.
+# Imported once for all; the last two are what torch imports for an optimiser, and Optuna when it
+# opens a database.
 PRELOAD = [
     "mura_tune.search.pool",
     "mura_tune.dashboard.artifacts",  # which the commands hand to every worker
-    "timm",
+    "torch._dynamo",
     "alembic.command",
 ]
 PATIENCE = 5.0  # seconds a worker has to obey before it is killed

@@ -270,6 +270,7 @@ def test_help_loads_nothing_heavy() -> None:
         "import click\nfrom mura_tune.cli import mura\n"
         "try: mura.main(['--help'], standalone_mode=False)\nexcept click.exceptions.Exit: pass"
     )
+    code += "\nimport sys\nassert 'mura_tune.cli.options' not in sys.modules, 'a verb is imported'"
     assert heavy_modules(code) == "[]"
 
 
