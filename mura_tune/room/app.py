@@ -127,6 +127,7 @@ class RoomApp:
             "/api/room": {"GET": lambda _: to_json(self._about)},
             "/api/studies": {"GET": self._list, "POST": self._read},
             "/api/studies/ID": {"DELETE": self._forget},
+            "/api/uploads/ID": {"DELETE": self._cancel},
             "/api/studies/ID/area": {"POST": self._read_again},
             "/api/views/ID/image.png": {"GET": self._image},
             "/api/views/ID/heatmap.png": {"GET": self._heatmap},
@@ -211,13 +212,17 @@ class RoomApp:
         return _file("room.html")
 
     def _enter(self, token: str, sitting: Sitting | None) -> Response:
-        """Give a browser that has the token its sitting, and send it to the page without it."""
+        """Give a browser that has the token its sitting, and send it to the page without it.
+
+        The cookie is Lax: a Strict one would not be sent on to the page where the address was a
+        link on another site, such as a mail's. Changes are guarded by their Origin.
+        """
         if not hmac.compare_digest(token.encode(), self._address.token.encode()):
             raise RefusedRequest(403, "the token in this address is not the one of this server")
         sitting = sitting or self._room.sittings.begin()
         cookie = (
             f"{self._address.cookie}={sitting.id}; Path={self._address.prefix}/; HttpOnly; "
-            f"SameSite=Strict{'; Secure' if self._address.secure else ''}"
+            f"SameSite=Lax{'; Secure' if self._address.secure else ''}"
         )
         return Response(
             303, kind="text/plain", headers=(("Location", "./"), ("Set-Cookie", cookie))
@@ -244,6 +249,9 @@ class RoomApp:
             group = form.fields.get("group", "each")
             if group not in ("one", "each"):
                 raise RefusedRequest(400, "group is neither one nor each")
+            upload = form.fields.get("upload", "")
+            if upload and not re.fullmatch(_ID, upload):
+                raise RefusedRequest(400, "upload is an id: letters, digits, _ and -, 64 at most")
             if not form.uploads:
                 raise RefusedRequest(400, "there is no file in the form")
             studies, errors = self._room.read(
@@ -251,13 +259,14 @@ class RoomApp:
                 form.uploads,
                 form.fields.get("area", AUTO),
                 loose_are_one=group == "one",
+                upload=upload,
             )
         document: dict[str, Any] = {
             "studies": [self._study(study) for study in studies],
             "errors": [asdict(error) for error in errors],
         }
         if not studies:
-            document["reason"] = "no file could be read"
+            document["reason"] = "no study could be read"
         return to_json(document, 200 if studies else 422)
 
     def _read_again(self, request: _Request) -> Response:
@@ -272,6 +281,10 @@ class RoomApp:
     def _forget(self, request: _Request) -> Response:
         if not self._room.sittings.remove(_sitting(request), request.names[0]):
             raise RefusedRequest(404, _NO_STUDY)
+        return Response(204)
+
+    def _cancel(self, request: _Request) -> Response:
+        self._room.sittings.cancel(_sitting(request), request.names[0])
         return Response(204)
 
     def _csv(self, request: _Request) -> Response:

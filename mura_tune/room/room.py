@@ -54,28 +54,49 @@ class Room:
         self._large = threading.BoundedSemaphore(_AT_ONCE)
 
     def read(
-        self, sitting: Sitting, uploads: Sequence[Upload], area: str, *, loose_are_one: bool
+        self,
+        sitting: Sitting,
+        uploads: Sequence[Upload],
+        area: str,
+        *,
+        loose_are_one: bool,
+        upload: str = "",
     ) -> tuple[list[ReadStudy], list[FileError]]:
         """The studies of files that were dropped together, and the files that belong to none.
+
+        A study that cannot be answered leaves the others as they are. Where this raises, the
+        sitting has none of them.
 
         Args:
             area: the name of a release, or AUTO.
             loose_are_one: see `group_uploads`.
+            upload: the page's name for this request, by which it may be cancelled meanwhile: the
+                sitting then has none of its studies.
 
         Raises:
             RefusedRequest: no such release.
         """
         self._check_area(area)
         studies, left_out = group_uploads(uploads, loose_are_one=loose_are_one)
-        read, errors = [], [FileError(upload.name, _LEFT_OUT) for upload in left_out]
-        for study in studies:
-            with self._large:
-                answered = self._read_study(study, area)
-            if answered.views:
-                self.sittings.add(sitting, answered)
-                read.append(answered)
-            else:
-                errors += answered.errors
+        read, errors = [], [FileError(file.name, _LEFT_OUT) for file in left_out]
+        try:
+            for study in studies:
+                try:
+                    with self._large:
+                        answered = self._read_study(study, area, upload)
+                except InputError as error:  # such as a network whose answer is no number
+                    errors += [FileError(file.name, str(error)) for file in study.uploads]
+                    continue
+                if not answered.views:
+                    errors += answered.errors
+                elif self.sittings.add(sitting, answered):
+                    read.append(answered)
+                else:
+                    return [], []
+        except BaseException:
+            for answered in read:
+                self.sittings.remove(sitting, answered.id)
+            raise
         return read, errors
 
     def read_again(self, study: ReadStudy, area: str) -> ReadStudy:
@@ -150,27 +171,27 @@ class Room:
             if oldest is not None:
                 oldest.maps.clear()
 
-    def _read_study(self, study: StudyUploads, area: str) -> ReadStudy:
+    def _read_study(self, study: StudyUploads, area: str, upload: str) -> ReadStudy:
         started = time.perf_counter()
         pictures: list[Picture] = []
         views: list[ReadView] = []
         errors: list[FileError] = []
         left = MAX_STUDY_PIXELS
-        for upload in study.uploads:
+        for file in study.uploads:
             try:
-                picture = decode_picture(upload.content, upload.name)
+                picture = decode_picture(file.content, file.name)
                 left -= picture.grey.size
                 if left < 0:
                     reason = f"the study has more than {MAX_STUDY_PIXELS:,} pixels: reduce it first"
-                    raise UnreadableImage(upload.name, reason)
+                    raise UnreadableImage(file.name, reason)
             except UnreadableImage as error:
-                errors.append(FileError(upload.name, error.reason))
+                errors.append(FileError(file.name, error.reason))
             except InputError as error:  # a library or memory that is missing
-                errors.append(FileError(upload.name, str(error)))
+                errors.append(FileError(file.name, str(error)))
             else:
                 height, width = picture.grey.shape
                 pictures.append(picture)
-                views.append(ReadView(new_id(), upload.name, width, height, find_window(picture)))
+                views.append(ReadView(new_id(), file.name, width, height, find_window(picture)))
         answer = shown = None
         if views:
             squares = {
@@ -184,7 +205,8 @@ class Room:
                     answer = self.releases.answer(StudyViews(names, squares), area, study.area)
         seconds = time.perf_counter() - started
         return ReadStudy(
-            *(new_id(), study.name, study.area, tuple(views), tuple(errors), answer, shown, seconds)
+            *(new_id(), study.name, study.area, tuple(views), tuple(errors), answer, shown),
+            *(seconds, upload),
         )
 
     def _check_area(self, area: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,6 +26,7 @@ MOST_SITTINGS = 32
 MOST_STUDIES = 1000  # in the list of a sitting
 MOST_PICTURE_BYTES = 256 * 2**20  # of all sittings together
 IDLE_SECONDS = 8 * 3600.0  # after which a sitting ends
+_CANCELLED = 100  # uploads of a sitting; those cancelled before were answered long ago
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class ReadStudy:
         answer: None where there are errors.
         pictures: None once they were dropped.
         seconds: that decoding and answering took.
+        upload: the page's name for the request that brought its files; "" for none.
     """
 
     id: str
@@ -96,6 +98,7 @@ class ReadStudy:
     answer: RoomAnswer | None
     pictures: StudyPictures | None
     seconds: float
+    upload: str = ""
     read_at: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
 
@@ -106,6 +109,7 @@ class Sitting:
         self.id = new_id(24)
         self.used = time.monotonic()
         self.studies: OrderedDict[str, ReadStudy] = OrderedDict()
+        self.cancelled: deque[str] = deque(maxlen=_CANCELLED)
 
 
 class Sittings:
@@ -148,9 +152,14 @@ class Sittings:
                 self._sittings.move_to_end(sitting_id)
             return sitting
 
-    def add(self, sitting: Sitting, study: ReadStudy) -> None:
-        """Add a study; pictures that were looked at longest ago go."""
+    def add(self, sitting: Sitting, study: ReadStudy) -> bool:
+        """Add a study; pictures that were looked at longest ago go.
+
+        Returns whether it was added: it is not where its upload was cancelled.
+        """
         with self._lock:
+            if study.upload and study.upload in sitting.cancelled:
+                return False
             sitting.studies[study.id] = study
             while len(sitting.studies) > MOST_STUDIES:
                 _, oldest = sitting.studies.popitem(last=False)
@@ -163,6 +172,15 @@ class Sittings:
                     break
                 self._drop(one)
                 total -= size
+            return True
+
+    def cancel(self, sitting: Sitting, upload: str) -> None:
+        """Forget the studies of an upload, and add none of it that is still being read."""
+        with self._lock:
+            sitting.cancelled.append(upload)
+            for study in [*sitting.studies.values()]:
+                if study.upload == upload:
+                    self._drop(sitting.studies.pop(study.id))
 
     def look_at(self, study: ReadStudy) -> StudyPictures | None:
         """The pictures of a study, which count as just looked at; None where they were dropped."""

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from untrained import CPU, save_untrained
 
+from mura_tune.imaging.images import Picture, decode_picture
 from mura_tune.reading.locate import release_finder
+from mura_tune.room import room
 from mura_tune.room.releases import open_releases
 from mura_tune.room.serve import serve_sittings
+from mura_tune.room.sittings import Sittings
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 CALLS = ("Abnormal", "Not abnormal", "In the band of doubt", "Not like the radiographs")
@@ -281,6 +284,44 @@ def test_a_study_is_never_divided_among_uploads(page: Any) -> None:
     page.unroute("**/api/studies/*")
     await_studies(page, 1)  # asked for twice, removed once
     assert list(listed(page)) == ["1"]
+
+
+def test_a_cancelled_upload_leaves_nothing_in_the_sitting(
+    page: Any, studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled, added = threading.Event(), threading.Event()
+
+    def decode(content: bytes, name: str) -> Picture:
+        """A picture that is decoded once the page has cancelled."""
+        assert cancelled.wait(30)
+        return decode_picture(content, name)
+
+    def add(sittings: Sittings, *given: Any) -> bool:
+        was_added = add_study(sittings, *given)
+        added.set()
+        return was_added
+
+    add_study = Sittings.add
+    monkeypatch.setattr(room, "decode_picture", decode)
+    monkeypatch.setattr(Sittings, "add", add)
+    page.set_input_files("#folder", studies / "c")
+    page.click(".pending button")
+    until(page, "document.getElementById('live').textContent === 'Cancelled'")
+    cancelled.set()
+    assert added.wait(30)
+    page.set_input_files("#folder", studies / "a")
+    await_studies(page, 1)
+    page.reload()
+    await_studies(page, 1)
+    assert list(listed(page)) == ["a"]
+
+
+def test_a_link_on_another_site_opens_the_room(page: Any, address: str) -> None:
+    page.context.clear_cookies()
+    page.goto(f'data:text/html,<a href="{address}">the address, in a mail</a>')
+    page.click("a")
+    page.wait_for_selector("#summary td")
+    assert "token" not in page.url
 
 
 def test_what_is_no_radiograph_gets_no_call(page: Any) -> None:

@@ -955,9 +955,12 @@ async function uploadAll(uploads) {
     announce(`${plural(lines.length, "study", "studies")} read. ${lines.join(" ")}`);
 }
 
-/** Read the files of one upload; returns its studies. */
+/** Read the files of one upload; returns its studies. Where its answer does not arrive, since it was
+ * cancelled or lost, the server forgets its studies: the sitting is what the page shows. */
 async function upload(files, group, signal) {
   const form = new FormData();
+  const id = Math.random().toString(36).slice(2);
+  form.append("upload", id);
   form.append("area", byId("area").value);
   form.append("group", group);
   for (const { blob, path } of files) form.append("file", blob, path);
@@ -965,6 +968,9 @@ async function upload(files, group, signal) {
   try {
     answer = await askJson("api/studies", { method: "POST", body: form, signal });
   } catch (error) {
+    if (!error.answer?.reason) {
+      await ask(`api/uploads/${id}`, { method: "DELETE" }).catch(() => {});
+    }
     if (!error.status) throw error;
     const more = files.length === 1 ? "" : ` and ${files.length - 1} more`;
     const whole = [{ file: files[0].path + more, message: error.message }];
