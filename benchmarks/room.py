@@ -17,7 +17,6 @@ It holds pictures of at most `room.sittings.MOST_PICTURE_BYTES`, and drops the o
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import os
 import subprocess
@@ -31,18 +30,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import pydicom
 from infer import release
 from measure import REPO, arguments, opened, spread
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 from search import phantom_data
 
 from mura_tune.networks.factory import build_network
 from mura_tune.release.release import current_preprocessing, save_release
 from mura_tune.release_format.manifest import parse_manifest
 from mura_tune.room.sittings import MOST_PICTURE_BYTES
+
+sys.path.insert(0, str(REPO / "tests"))
+import dicoms
 
 BOUNDARY = "room"
 AREAS = ["XR_WRIST", "XR_HAND"]
@@ -136,30 +135,8 @@ def enlarged(path: Path, study: str) -> bytes:
     """A DICOM file of the size and the depth of a radiograph."""
     picture = Image.open(path).convert("L").resize((2048, 2500))
     pixels = np.asarray(picture).astype(np.uint16) * 16
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    file = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    for name, value in {
-        "SOPClassUID": ComputedRadiographyImageStorage,
-        "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
-        "StudyInstanceUID": study,
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": 2500,
-        "Columns": 2048,
-        "BitsAllocated": 16,
-        "BitsStored": 12,
-        "HighBit": 11,
-        "PixelRepresentation": 0,
-    }.items():
-        setattr(file, name, value)
-    file.PixelData = pixels.tobytes()
-    file["PixelData"].VR = "OW"
-    out = io.BytesIO()
-    pydicom.dcmwrite(out, file, enforce_file_format=True)
-    return out.getvalue()
+    twelve_bits = {"BitsStored": 12, "HighBit": 11}
+    return dicoms.to_bytes(dicoms.dicom_file(pixels, StudyInstanceUID=study, **twelve_bits))
 
 
 def timed(client: Client, files: Sequence[tuple[str, bytes]]) -> tuple[float, float, str]:
