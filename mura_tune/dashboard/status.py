@@ -158,6 +158,8 @@ def _running(
     search: SearchRecord, trials: Trials, storage: WaitingStorage, lock: WorkerLock
 ) -> list[RunningTrial]:
     running = trials.running
+    if not running:
+        return []
     living = lock.living({trial.worker for trial in running if trial.worker})
     silences = storage.read_silences(search_id(search.handle))
     return [_row(trial, living, silences) for trial in running]

@@ -200,6 +200,8 @@ def find_lost(
         living: those of some workers that live, as `WorkerLock.living` says it.
     """
     running = trials.running
+    if not running:
+        return {}
     alive = living({trial.worker for trial in running if trial.worker}) - {idle}
     silent = search.silent_numbers(running)
     dead = {t.number: KILLED for t in running if t.worker and t.worker not in alive}
