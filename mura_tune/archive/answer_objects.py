@@ -19,10 +19,10 @@ from mura_tune import __version__, files
 from mura_tune.archive.captures import build_capture
 from mura_tune.archive.headers import CREATED, RefusedStudy, SourceStudy, new_uid, read_source
 from mura_tune.archive.presentation import build_presentation
-from mura_tune.archive.structured_report import Model, build_report, is_unfamiliar, report_uid
+from mura_tune.archive.structured_report import Model, build_report, report_uid
 from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.networks.gradcam import NoFeatureMap
-from mura_tune.reading.answers import Answer, StudyAnswer
+from mura_tune.reading.answers import Answer, StudyAnswer, is_unfamiliar
 from mura_tune.reading.explain import ViewExplanation, explain_views
 from mura_tune.reading.readers import Predictor, Reader
 from mura_tune.reading.routed import RoutedReader
@@ -117,7 +117,7 @@ def make_objects(plan: AnswerPlan, kinds: Sequence[str] = KINDS) -> ArchiveAnswe
     except NoFeatureMap:
         answer = plan.predictor.predict(plan.images)
     assert isinstance(answer, Answer)
-    if is_unfamiliar(answer):
+    if is_unfamiliar(answer.familiarity):
         maps = ()
     of_view = {"GSPS": build_presentation, "SC": build_capture}
     made: list[tuple[str, Dataset]] = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mura_tune import __version__
 from mura_tune.archive.headers import MANUFACTURER, SourceStudy, SourceView, new_uid
 from mura_tune.evaluation.familiarity import UNFAMILIAR
-from mura_tune.reading.answers import Answer
+from mura_tune.reading.answers import Answer, is_unfamiliar
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -83,7 +83,7 @@ def build_report(study: SourceStudy, answer: Answer, model: Model, root: str) ->
     )
     groups = [_study_group(study, answer, model, root)]
     for number, (view, source) in enumerate(zip(answer.views, study.views, strict=True), 1):
-        told = [] if is_unfamiliar(answer) else [_probability(view.probability)]
+        told = [] if is_unfamiliar(answer.familiarity) else [_probability(view.probability)]
         groups.append(_group(f"view {number}", (source,), model, root, told))
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
@@ -110,11 +110,6 @@ def build_report(study: SourceStudy, answer: Answer, model: Model, root: str) ->
     return report
 
 
-def is_unfamiliar(answer: Answer) -> bool:
-    """Whether the study is not like the training radiographs: its probability says nothing."""
-    return answer.familiarity is not None and not answer.familiarity.like_training
-
-
 def _study_group(study: SourceStudy, answer: Answer, model: Model, root: str) -> Any:
     """The group of the study: its probability, the threshold, the call and the rule behind it."""
     from highdicom import sr
@@ -128,7 +123,7 @@ def _study_group(study: SourceStudy, answer: Answer, model: Model, root: str) ->
     ]
     if answer.abstain:
         reason = _private("BAND", "In the band of doubt")
-        if answer.familiarity is not None and is_unfamiliar(answer):
+        if answer.familiarity is not None and is_unfamiliar(answer.familiarity):
             reason = _private("UNFAMILIAR", UNFAMILIAR)
             distance, most = answer.familiarity.distance, answer.familiarity.threshold
             measurements += [
@@ -136,7 +131,7 @@ def _study_group(study: SourceStudy, answer: Answer, model: Model, root: str) ->
                 _number(_private("DISTANCE_MOST", "Largest distance that is answered"), most),
             ]
         evaluations.append(sr.QualitativeEvaluation(_private("REASON", "Why no call"), reason))
-    if not is_unfamiliar(answer):
+    if not is_unfamiliar(answer.familiarity):
         measurements.insert(0, _probability(answer.probability))
     return _group("study", study.views, model, root, measurements, evaluations)
 

@@ -7,6 +7,7 @@ and object stores also take files.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -102,6 +103,8 @@ def _open_object_store(url: str, scheme: str) -> ObjectStore:
         )
     import fsspec
 
+    # It writes tracebacks of what it then raises, and of what it tries again.
+    logging.getLogger(OBJECT_STORES[scheme]).setLevel(logging.CRITICAL + 1)
     try:
         system, root = fsspec.url_to_fs(url.rstrip("/"))
     except ImportError:

@@ -1,6 +1,7 @@
 """A cache that travels is the dataset's own, to the last number, or it is refused in one line."""
 
 import json
+import logging
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -297,6 +298,19 @@ def test_an_extra_that_is_not_installed_is_named(
     monkeypatch.setattr(fsspec, "url_to_fs", missing)
     with pytest.raises(InputError, match=f"{package} is not installed; pip install 'mura-tune"):
         open_store(url)
+
+
+def test_an_object_stores_library_keeps_its_tracebacks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        logging.getLogger("gcsfs.retry").error("out of retries", exc_info=True)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", fail)
+    with pytest.raises(InputError, match="gs://b/x: no route to host"):
+        open_store("gs://b/x")
+    assert caplog.records == []
 
 
 def test_the_commands_push_and_search(
