@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import postgres as postgresql
 import pytest
@@ -156,6 +156,15 @@ def release(tmp_path: Path) -> Path:
     from untrained import save_untrained
 
     return save_untrained(tmp_path / "releases" / "XR_TEST")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser that a file's tests share; `browser.browser_page` opens a page in it."""
+    from browser import start_browser
+
+    with start_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -120,8 +120,8 @@ def shoot(page: Any, name: str, *, whole: bool = True) -> None:
         page.screenshot(path=f"{shots}/{name}.png", full_page=whole)
 
 
-def test_the_study_page_shows_its_trials_in_a_browser(address: str) -> None:
-    with browser_page(address) as page:
+def test_the_study_page_shows_its_trials_in_a_browser(chromium: Any, address: str) -> None:
+    with browser_page(chromium, address) as page:
         page.goto(f"{address}dashboard")
         page.get_by_text("XR_WRIST").first.click()
         page.wait_for_url("**/studies/**")
@@ -132,10 +132,10 @@ def test_the_study_page_shows_its_trials_in_a_browser(address: str) -> None:
         shoot(page, "trials", whole=False)
 
 
-def test_a_trials_page_shows_its_pictures(pictured: tuple[str, Path]) -> None:
+def test_a_trials_page_shows_its_pictures(chromium: Any, pictured: tuple[str, Path]) -> None:
     url, folder = pictured
     address = serve_dashboard(url, artifacts=folder)
-    with browser_page(address) as page:
+    with browser_page(chromium, address) as page:
         page.goto(f"{address}dashboard/studies/1/trials?numbers=3")
         page.locator("img").first.wait_for()
         page.wait_for_function(f"document.images.length >= 4 && {LOADED}")
@@ -151,10 +151,12 @@ def test_a_trials_page_shows_its_pictures(pictured: tuple[str, Path]) -> None:
         shoot(page, "trial", whole=False)
 
 
-def test_the_studys_pages_show_its_note_and_plots(pictured: tuple[str, Path]) -> None:
+def test_the_studys_pages_show_its_note_and_plots(
+    chromium: Any, pictured: tuple[str, Path]
+) -> None:
     url, folder = pictured
     address = serve_dashboard(url, artifacts=folder)
-    with browser_page(address) as page:
+    with browser_page(chromium, address) as page:
         page.goto(f"{address}dashboard/studies/1/note")
         page.get_by_text("make finalize AREA=XR_WRIST").wait_for()
         note = page.locator("main").last.inner_text()

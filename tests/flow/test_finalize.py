@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import browser_page
@@ -54,9 +55,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def fits(file: Path) -> None:
+def fits(chromium: Any, file: Path) -> None:
     """The page asks for nothing but itself, and is as wide as a desktop's and a phone's window."""
-    with browser_page(file.as_uri()) as page:
+    with browser_page(chromium, file.as_uri()) as page:
         page.goto(file.as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         for width, height in ((1280, 900), (390, 844)):
@@ -70,7 +71,11 @@ def fits(file: Path) -> None:
 
 
 def test_a_release_comes_with_its_page_its_card_and_an_index(
-    run: Run, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -160,8 +165,9 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     refused = run("explain", "--area=XR_WRIST", *views, f"--out={tmp_path / 'x.pdf'}")
     assert (refused.code, refused.out) == (2, "")
     (release / "report.html").write_text(text, encoding="utf-8")
-    for file in (release / "report.html", releases / "index.html"):  # last: it needs a browser
-        fits(file)
+    chromium = request.getfixturevalue("chromium")  # last: not every machine has one
+    for file in (release / "report.html", releases / "index.html"):
+        fits(chromium, file)
 
 
 @pytest.mark.usefixtures("trained_release")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import site
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
+from hatchling.build import build_wheel
 
 import mura_tune as mt
 
@@ -107,27 +108,24 @@ def test_a_mapping_and_texts_make_the_same_config() -> None:
 
 
 def test_the_wheel_runs_the_example_with_workers_in_another_folder(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The script has no main guard, which processes that import it again would need."""
     wheels, installed = tmp_path / "wheels", tmp_path / "installed"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels)]
-    subprocess.run([*build, str(ROOT)], check=True, env=environment())
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(installed)], check=True)
-    (wheel,) = wheels.glob("*.whl")
-    packages = next((installed / "lib").glob("python*")) / "site-packages"
-    subprocess.run(
-        [*pip, "install", "--no-deps", "--target", str(packages), str(wheel)], check=True
-    )
-    # What mura-tune needs is not downloaded again: it is taken from this environment.
-    (packages / "others.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    with monkeypatch.context() as patched:
+        patched.chdir(ROOT)  # what pip does with a project, and with the wheel that comes of it
+        wheel = wheels / build_wheel(str(wheels))
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(installed)
     script = folder / "example.py"
     code = example().replace("trials=2", "trials=3, workers=2")
     script.write_text(code + "print(best, mt.__file__, sep='\\n')\n")
-    python = installed / "bin" / "python"
     done = subprocess.run(
-        [python, script], cwd=folder, env=environment(), capture_output=True, text=True
+        [sys.executable, script],
+        cwd=folder,
+        env=environment(installed),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert ANSWER.match(done.stdout)

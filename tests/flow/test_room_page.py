@@ -60,9 +60,9 @@ def address(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def browser(address: str) -> Iterator[Any]:
-    """One browser, that may ask the room and nobody else."""
-    with browser_page(address.partition("?")[0]) as page:
+def browser(chromium: Any, address: str) -> Iterator[Any]:
+    """One page, that may ask the room and nobody else."""
+    with browser_page(chromium, address.partition("?")[0]) as page:
         page.emulate_media(reduced_motion="reduce")
         page.on("filechooser", lambda _: None)  # without a listener it is told of some too late
         yield page

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import browser_page
@@ -55,8 +56,8 @@ def address(request: pytest.FixtureRequest, site: Path) -> str:
     return served
 
 
-def test_search_answers_and_no_other_address_is_asked(address: str) -> None:
-    with browser_page(address) as page:
+def test_search_answers_and_no_other_address_is_asked(chromium: Any, address: str) -> None:
+    with browser_page(chromium, address) as page:
         page.goto(f"{address}index.html")
         page.click("input[name=query]")
         page.keyboard.type("operating point", delay=20)
@@ -94,8 +95,8 @@ WIDEN = """() => {
 }"""
 
 
-def test_pages_fit_a_phone(server: str, site: Path) -> None:
-    with browser_page(server) as page:
+def test_pages_fit_a_phone(chromium: Any, server: str, site: Path) -> None:
+    with browser_page(chromium, server) as page:
         page.set_viewport_size({"width": 390, "height": 800})
         page.goto(server)
         for path in sorted(site.rglob("*.html")):
