@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from mura_tune.metrics.abstention import risk_coverage
 from mura_tune.metrics.comparison import smallest_difference
 from mura_tune.metrics.estimates import DRAWS, Floats, Names, StudyScores, resample_all
+from mura_tune.metrics.groups import estimate_group
 from mura_tune.metrics.net_benefit import estimate_net_benefit, predict_at_prevalences
-from mura_tune.metrics.operating_points import estimate_at_threshold, threshold_metrics
-from mura_tune.metrics.ranking import estimate_auc, weighted_auc
+from mura_tune.metrics.operating_points import threshold_metrics
+from mura_tune.metrics.ranking import weighted_auc
 from mura_tune.metrics.recalibration import estimate_recalibration
 from mura_tune.release_format.supplement import (
     CoverageEntry,
@@ -79,9 +80,8 @@ def _group(name: str, studies: StudyScores, threshold: float) -> GroupEntry:
     few = studies.rarer_patients
     estimates = None
     if few:
-        at_point = estimate_at_threshold(studies, threshold)
-        ranked = {"auc": estimate_auc(studies)}
-        estimates = ranked | {key: at_point[key] for key in ("sensitivity", "specificity", "kappa")}
+        known = estimate_group(studies, threshold, least=1)
+        estimates = {name: estimate for name, estimate in known.items() if estimate}
     return GroupEntry(
         name=name,
         studies=len(studies.labels),
