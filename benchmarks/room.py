@@ -10,8 +10,9 @@ server, which a busy machine does not change much.
 png: three 512-pixel phantoms. dicom: three radiographs of 2,500 x 2,048 with 12 bits, not
 compressed: the phantoms enlarged, 10 MB each.
 
-Then 50 studies in a row, and 50 more: resident memory of the server before and after each study.
-It holds pictures of at most `room.sittings.MOST_PICTURE_BYTES`, and drops the oldest.
+Then 50 studies in a row, three times: resident memory of the server after each, and the most that
+it was. It holds pictures of at most `room.sittings.MOST_PICTURE_BYTES`, and drops the oldest. At
+last the DICOM files once more, by a server that leaves it to malloc what is a large block.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ import dicoms
 
 BOUNDARY = "room"
 AREAS = ["XR_WRIST", "XR_HAND"]
+MALLOC_AS_IT_IS = "import mura_tune.room.serve as s; s._return_large_blocks = lambda: None; "
 
 
 class Client:
@@ -86,16 +88,16 @@ class Client:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def memory(self) -> float:
-        """Resident memory of the server in MB."""
+    def memory(self, which: str = "VmRSS") -> float:
+        """Resident memory of the server in MB; VmHWM is the most so far."""
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return int(status.split(f"{which}:")[1].split()[0]) / 1024
 
 
 @contextmanager
-def room(releases: Path) -> Iterator[Client]:
-    """`mura read`, until the block ends."""
-    code = "import sys; from mura_tune.launch import mura; sys.argv[0] = 'mura'; mura()"
+def room(releases: Path, before: str) -> Iterator[Client]:
+    """`mura read`, until the block ends; `before` is Python that it runs at first."""
+    code = f"{before}import sys; from mura_tune.launch import mura; sys.argv[0] = 'mura'; mura()"
     command = [sys.executable, "-c", code, "read", "--port=0", f"--releases={releases}"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     environment.pop("OMP_NUM_THREADS", None)
@@ -159,19 +161,21 @@ def main() -> None:
         views = sorted(path for path in data.glob("*/*/*/*/*.png"))[:12]
         release(folder / "releases" / "XR_WRIST", arch, size)
         save_router(folder / "releases" / "router", arch, size)
-        kinds = {
-            "png": [(f"a/{n}.png", path.read_bytes()) for n, path in enumerate(views[:3])],
-            "dicom": [(f"b/{n}", enlarged(path, "1.2.3")) for n, path in enumerate(views[:3])],
-        }
-        for kind, files in kinds.items():
-            with room(folder / "releases") as client:
+        pngs = [(f"a/{n}.png", path.read_bytes()) for n, path in enumerate(views[:3])]
+        dicoms = [(f"b/{n}", enlarged(path, "1.2.3")) for n, path in enumerate(views[:3])]
+        for kind, files, before in (
+            ("png", pngs, ""),
+            ("dicom", dicoms, ""),
+            ("dicom, malloc as it is", dicoms, MALLOC_AS_IT_IS),
+        ):
+            with room(folder / "releases", before) as client:
                 measure(client, kind, files, given.rounds, more)
 
 
 def measure(
     client: Client, kind: str, files: Sequence[tuple[str, bytes]], rounds: int, more: int
 ) -> None:
-    """Latency of `rounds` studies after the first, then memory over twice `more` studies."""
+    """Latency of `rounds` studies after the first, then memory over three times `more` studies."""
     size = sum(len(content) for _, content in files) / 1e6
     print(f"{kind}: three views, {size:.1f} MB")
     empty = client.memory()
@@ -187,16 +191,14 @@ def measure(
     client.ask("POST", f"{seen[-1][2]}/deletion")
     spent, used = time.perf_counter() - started, client.cpu() - used
     print(f"    deletion score of a view: {spent:.2f} s, seconds of a core: {used:.2f} s")
-    before = client.memory()
-    marks = []
-    for _ in range(2):
+    marks = [f"{client.memory():.0f} after {rounds + 1}"]
+    for done in range(1, 4):
         for _ in range(more):
             timed(client, files)
-        marks.append(client.memory())
-    done = rounds + 1
+        marks.append(f"{client.memory():.0f} after {rounds + 1 + done * more}")
     print(
-        f"    resident memory: {empty:.0f} MB at the start, {before:.0f} after {done} studies, "
-        f"{marks[0]:.0f} after {done + more}, {marks[1]:.0f} after {done + 2 * more} "
+        f"    resident memory: {empty:.0f} MB at the start, {', '.join(marks)} studies, "
+        f"{client.memory('VmHWM'):.0f} at most "
         f"(pictures held: at most {MOST_PICTURE_BYTES / 2**20:.0f} MiB)"
     )
 

@@ -281,11 +281,16 @@ def subgroups() -> str:
 
 def room() -> str:
     """Latency and memory of the reading room's server."""
-    lines, held = [], ("", "")
-    for block in _text("room").split("\npng: ", 1)[1].split("\ndicom: "):
-        what = block.partition("\n")[0]
-        kind = "512-pixel PNG" if not lines else "2,500 x 2,048 DICOM"
-        cells = [kind, what.rpartition(", ")[2]]
+    kinds = {
+        "png": "512-pixel PNG",
+        "dicom": "2,500 x 2,048 DICOM",
+        "dicom, malloc as it is": "the same, malloc as it is",
+    }
+    lines: list[str] = []
+    numbers: tuple[str, ...] = ()
+    for block in re.split(r"\n(?=png|dicom)", _text("room"))[1:]:
+        kind, _, what = block.partition("\n")[0].partition(": ")
+        cells = [kinds[kind], what.rpartition(", ")[2]]
         for pattern in (
             r"first study: answer ([\d.]+)",
             r"then: answer ([\d.]+ \(.*?\))",
@@ -294,14 +299,13 @@ def room() -> str:
             r"deletion score of a view: ([\d.]+)",
         ):
             cells.append(re.search(pattern, block)[1])
-        memory = r": (\d+) MB at the start, .* (\d+) after (\d+), (\d+) after (\d+)"
-        start, first, few, last, many = re.search(memory, block).groups()
-        cells += [start, first, last]
-        held = few, many
+        memory, numbers = zip(*re.findall(r"(\d+) after (\d+)", block), strict=True)
+        cells += [re.search(r"(\d+) MB at the start", block)[1], *memory]
         lines.append(f"| {' | '.join(cells)} |")
     times = "first answer, s | answer, s | shown, s more | seconds of a core | deletion score, s"
-    studies = f"MB at the start | after {held[0]} studies | after {held[1]}"
-    return _table(f"three views | upload | {times} | {studies}", lines)
+    after = " | ".join(f"after {number}" for number in numbers)
+    head = f"three views | upload | {times} | MB at the start | {after} studies"
+    return _table(head, lines)
 
 
 def limits() -> str:
