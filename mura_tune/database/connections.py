@@ -16,10 +16,12 @@ PER_WORKER = 3  # locks and signs of life, what it reads and stores, and its pic
 PER_COMMAND = 4  # what starts the workers: progress, and the dashboard's notes
 ROUNDS = 5  # a pooler that shares sessions gives itself away in the first, unless it is busy
 
-# Of other roles' sessions an ordinary role sees datid alone (PostgreSQL manual, 27.2).
+# Of other roles' sessions an ordinary role sees datid alone (PostgreSQL manual, 27.2). Versions
+# before 16 have no reserved_connections.
 _LEFT = """
     SELECT current_setting('max_connections')::int
         - current_setting('superuser_reserved_connections')::int
+        - coalesce(current_setting('reserved_connections', true)::int, 0)
         - (SELECT count(*) FROM pg_stat_activity
             WHERE datid IS NOT NULL AND coalesce(backend_type, '') IN ('', 'client backend')),
         current_setting('max_connections')
