@@ -329,11 +329,14 @@ def limits() -> str:
 
 
 def limits_rules() -> str:
-    """The shares that other rules refuse, for EfficientNet-Lite0."""
+    """The shares that the halves of the rule refuse, and for EfficientNet-Lite0 other rules."""
     shown = ("photographs", "text", "chest film", "empty frame", "noise")
 
     def cells(line: str) -> list[str]:
         return [line[at : at + 11].strip() for at in range(31, len(line), 12)]
+
+    def shows(network: str, line: str) -> bool:
+        return network.startswith("lite0") or line.startswith(("  as rel", "  features", "  pict"))
 
     lines, network, kinds = [], "", [""]
     for line in _text("limits").splitlines():
@@ -341,12 +344,11 @@ def limits_rules() -> str:
             network, kinds = f"{named[1]} on {named[2]}", [""]
         elif line.startswith("  share refused by"):
             kinds = cells(line)
-        elif kinds[0] and network.startswith("lite0") and line.startswith("  "):
+        elif kinds[0] and line.startswith("  ") and shows(network, line):
             share = dict(zip(kinds, cells(line), strict=True))
             values = [share[kinds[0]], *(share[kind] for kind in shown)]
-            trained = network.removeprefix("lite0 on ")
-            lines.append(f"| {' | '.join([line[2:30].strip(), trained, *values])} |")
-    columns = ("distance", "trained on", "own test", *shown[:-2], "empty frames", "noise")
+            lines.append(f"| {' | '.join([line[2:30].strip(), network, *values])} |")
+    columns = ("distance", "release", "own test", *shown[:-2], "empty frames", "noise")
     return _table(" | ".join(columns), sorted(lines, key=lambda one: one.split("|")[2]))
 
 

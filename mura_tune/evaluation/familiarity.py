@@ -2,14 +2,16 @@
 
 A network answers any picture. What its training radiographs look like is stored with a release: the
 distribution of the network's pooled features at each depth. A view's distance is the root of the
-mean square of its Mahalanobis distances at the depths, each over the median of dev's views there. A
-study's distance is that of its least familiar view. Beyond a bound that was chosen on dev's studies
-the release abstains.
+mean square of its Mahalanobis distances at the depths, each over the median of dev's views there,
+or how far the picture itself lies (`describe_pictures`), whichever is farther beyond its own bound.
+A small network from random weights hardly sees texture; what a picture's numbers are depends on no
+weights. A study's distance is that of its least familiar view. Beyond the bound that was chosen on
+dev's studies the release abstains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mura_tune.errors import InputError
+from mura_tune.evaluation.cross_fit import fold_patients
 from mura_tune.metrics.distances import (
     FeatureDistribution,
     choose_bound,
@@ -30,7 +33,7 @@ from mura_tune.metrics.distances import (
 )
 from mura_tune.metrics.estimates import DRAWS, Estimate, Floats, Names, resample, share_interval
 from mura_tune.networks.device import evaluation_batch
-from mura_tune.networks.features import Features, answer_with_features
+from mura_tune.networks.features import Features, answer_with_features, describe_pictures
 from mura_tune.networks.network import Model
 from mura_tune.release_format.entries import FamiliarityEntry
 from mura_tune.release_format.metrics_entries import UnfamiliarEntry
@@ -38,15 +41,79 @@ from mura_tune.training.batches import Split, plain_batches
 
 FILE = "training_features.safetensors"
 UNFAMILIAR = "not like the radiographs this was trained on"
-SHARE = 0.025  # of new studies like dev's that may be refused
-MOST_VIEWS = 2000  # of train that are read, evenly spaced
+SHARE = 0.0125  # of new studies like dev's that may be refused by features, and as many by pictures
+MOST_VIEWS = 2000  # that a distribution rests on, evenly spaced
 LEAST_VIEWS = 8  # fewer say nothing about a distribution
 LEAST_SCALE = 1e-6  # of distances that are all 0, such as those of features that never change
+_ARRAYS = "pictures."  # before the names of a picture rule's arrays
 _RULE = (
     "a new study like those of dev lies beyond it with a probability of {share:.3f} or less, over "
     "draws of dev (split conformal)"
 )
+_PICTURE_RULE = (
+    "; or its picture beyond {share:.3f} of {studies} studies of train and dev, each measured "
+    "without its patient's fold"
+)
 ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, eq=False)
+class PictureRule:
+    """What a release's radiographs look like, and how far a study may lie from them.
+
+    Attributes:
+        distribution: of `describe_pictures` over the views of train and dev.
+        bound: a study whose distance is larger is refused.
+        share: the probability that a new study like those of train and dev is refused.
+        studies: of train and dev, that chose the bound.
+    """
+
+    distribution: FeatureDistribution
+    bound: float
+    share: float
+    studies: int
+
+    def measure(self, x_nchw: Tensor) -> Floats:
+        """The distance of each view over the bound, (N,): more than 1 is beyond it."""
+        return self.distribution.measure(describe_pictures(x_nchw)) / self.bound
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The arrays of a file of features, by name."""
+        arrays = {
+            "mean": self.distribution.mean,
+            "directions": self.distribution.directions,
+            "variances": self.distribution.variances,
+            "rest": np.array(self.distribution.rest),
+            "bound": np.array(self.bound),
+            "share": np.array(self.share),
+            "studies": np.array(self.studies),
+        }
+        return {f"{_ARRAYS}{name}": np.ascontiguousarray(one) for name, one in arrays.items()}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> PictureRule | None:
+        """The rule that `to_arrays` stored; None from a file that has none.
+
+        Raises:
+            KeyError, ValueError, TypeError: arrays of something else.
+        """
+        own = {
+            name.removeprefix(_ARRAYS): one
+            for name, one in arrays.items()
+            if name.startswith(_ARRAYS)
+        }
+        if not own:
+            return None
+        bound, share, studies = (own[name].item() for name in ("bound", "share", "studies"))
+        if not (bound > 0 and 0 <= share <= 1 and studies > 0):
+            raise ValueError(f"bound {bound}, share {share}, studies {studies}")
+        distribution = FeatureDistribution(
+            mean=own["mean"].astype(np.float32),
+            directions=own["directions"].astype(np.float32),
+            variances=own["variances"].astype(np.float32),
+            rest=own["rest"].item(),
+        )
+        return PictureRule(distribution, bound, share, int(studies))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +128,8 @@ class FamiliarityRule:
         share: the probability that a new study like dev's is refused, at most.
         studies: of dev, that chose the threshold.
         views: of train, that the distributions rest on.
+        pictures: what the radiographs look like before any network; None in older releases, whose
+            distances are of features alone.
     """
 
     depths: tuple[FeatureDistribution, ...]
@@ -69,34 +138,46 @@ class FamiliarityRule:
     share: float
     studies: int
     views: int
+    pictures: PictureRule | None = None
 
-    def measure(self, features: Features) -> Floats:
-        """The distance of each view, (N,), from its pooled features.
+    def measure(self, x_nchw: Tensor, features: Features) -> Floats:
+        """The distance of each view, (N,), from its pooled features and its picture.
+
+        A picture at its bound has the distance `threshold`.
 
         Raises:
             InputError: features of another network.
         """
-        return join_distances(measure_depths(self.depths, features), self.scales)
+        distances_n = join_distances(measure_depths(self.depths, features), self.scales)
+        if self.pictures is None:
+            return distances_n
+        return np.maximum(distances_n, self.threshold * self.pictures.measure(x_nchw))
 
     def entry(self) -> FamiliarityEntry:
         """The entry of a manifest; what else there is stands in the file that it names."""
+        pictures = self.pictures
+        rule = _RULE.format(share=self.share - (pictures.share if pictures else 0))
+        if pictures is not None:
+            rule += _PICTURE_RULE.format(share=pictures.share, studies=pictures.studies)
         return FamiliarityEntry(
             file=FILE,
             threshold=self.threshold,
             share=self.share,
             studies=self.studies,
             views=self.views,
-            rule=_RULE.format(share=self.share),
+            rule=rule,
         )
 
     def to_bytes(self) -> bytes:
         """The content of the file."""
-        arrays = {"scales": np.asarray(self.scales, np.float32)}
+        arrays: dict[str, NDArray[np.generic]] = {"scales": np.asarray(self.scales, np.float32)}
         arrays["rests"] = np.array([one.rest for one in self.depths], np.float32)
         for number, one in enumerate(self.depths):
             arrays[f"{number}.mean"] = one.mean
             arrays[f"{number}.directions"] = np.ascontiguousarray(one.directions)
             arrays[f"{number}.variances"] = one.variances
+        if self.pictures is not None:
+            arrays |= self.pictures.to_arrays()
         return safetensors.numpy.save(arrays)
 
     @staticmethod
@@ -122,10 +203,12 @@ class FamiliarityRule:
                 )
                 for number, rest in enumerate(rests)
             )
+            pictures = PictureRule.from_arrays(arrays)
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{source}: damaged ({error}); fetch the release again") from None
         return FamiliarityRule(
-            depths, scales, entry.threshold, entry.share, entry.studies, entry.views
+            *(depths, scales, entry.threshold, entry.share, entry.studies, entry.views),
+            pictures=pictures,
         )
 
 
@@ -198,7 +281,7 @@ def fit_depths(net: Model, train: Split) -> tuple[FeatureDistribution, ...]:
     if len(rows) < LEAST_VIEWS:
         return ()
     _, batches = _answer_split(
-        net, train.take(rows), lambda features: [one.cpu().numpy() for one in features]
+        net, train.take(rows), lambda _, features: [one.cpu().numpy() for one in features]
     )
     return tuple(fit_distribution(np.concatenate(parts)) for parts in zip(*batches, strict=True))
 
@@ -210,16 +293,19 @@ def sample_rows(views: int) -> NDArray[np.int64]:
 
 def measure_split(net: Model, depths: Sequence[FeatureDistribution], split: Split) -> Floats:
     """The distance of each view of a split at each depth, (N, L)."""
-    _, batches = _answer_split(net, split, lambda features: measure_depths(depths, features))
+    _, batches = _answer_split(net, split, lambda _, features: measure_depths(depths, features))
     return np.concatenate(batches)
 
 
-def choose_rule(members: Sequence[TrainedFeatures], studies_n: Names) -> FamiliarityRule | None:
+def choose_rule(
+    members: Sequence[TrainedFeatures], studies_n: Names, pictures: PictureRule | None
+) -> FamiliarityRule | None:
     """Choose how far a study may lie, on views that the networks were not trained on.
 
     Args:
         members: one network, or the members of an ensemble in their order.
         studies_n: the study of each view whose distances they have.
+        pictures: what the radiographs look like before any network, where that is known.
 
     Returns:
         The rule; None where a member has no depths.
@@ -232,8 +318,52 @@ def choose_rule(members: Sequence[TrainedFeatures], studies_n: Names) -> Familia
     scales = medians.astype(np.float32).astype(np.float64)  # as they are stored
     names, inverse = np.unique(studies_n, return_inverse=True)
     distances_m = largest_by_study(join_distances(distances_nl, scales), inverse)
-    threshold, share = choose_bound(distances_m, SHARE)
-    return FamiliarityRule(depths, scales, threshold, share, len(names), members[0].views)
+    bound, share = choose_bound(distances_m, SHARE)
+    if pictures is not None:
+        share = min(1.0, share + pictures.share)  # of both, however they depend
+    return FamiliarityRule(
+        *(depths, scales, max(bound, LEAST_SCALE), share, len(names), members[0].views),
+        pictures=pictures,
+    )
+
+
+def choose_picture_rule(everyone: Split, share: float) -> PictureRule | None:
+    """Choose how far the pictures of a study may lie from those of train and dev.
+
+    Patients are dealt to folds, and each view is measured by the distribution of the views of the
+    other folds. So every study helps to choose the bound, where only dev's can say how far a
+    trained network's features may lie.
+
+    Args:
+        everyone: the views of train and dev.
+        share: of new studies like these that may be refused.
+
+    Returns:
+        The rule; None where a fold leaves fewer than LEAST_VIEWS.
+    """
+    split = everyone.take(sample_studies(everyone))
+    device = split.labels.device
+    batches = plain_batches(split, evaluation_batch(device), device)
+    described_nc = np.concatenate([describe_pictures(x_nchw) for x_nchw in batches])
+    folds_n = fold_patients(split.patients, split.labels.cpu().numpy(), seed=0)
+    distances_n = np.empty(len(split))
+    for fold in np.unique(folds_n):
+        own = folds_n == fold
+        if (~own).sum() < LEAST_VIEWS:
+            return None
+        distances_n[own] = fit_distribution(described_nc[~own]).measure(described_nc[own])
+    names, inverse = np.unique(split.studies, return_inverse=True)
+    bound, refused = choose_bound(largest_by_study(distances_n, inverse), share)
+    distribution = fit_distribution(described_nc)
+    return PictureRule(distribution, max(bound, LEAST_SCALE), refused, len(names))
+
+
+def sample_studies(split: Split) -> NDArray[np.int64]:
+    """The rows of whole studies, evenly spaced by name: of all, or of about MOST_VIEWS views."""
+    names, inverse = np.unique(split.studies, return_inverse=True)
+    count = min(len(names), max(1, len(names) * MOST_VIEWS // max(1, len(split))))
+    chosen = np.linspace(0, len(names) - 1, count).astype(np.int64)
+    return np.flatnonzero(np.isin(inverse, chosen))
 
 
 def predict_with_distances(
@@ -251,9 +381,9 @@ def predict_with_distances(
 
 @torch.inference_mode()
 def _answer_split(
-    net: Model, split: Split, use: Callable[[Features], ResultT]
+    net: Model, split: Split, use: Callable[[Tensor, Features], ResultT]
 ) -> tuple[Tensor, list[ResultT]]:
-    """The logits of a split's views, and what `use` makes of each batch's features."""
+    """The logits of a split's views, and what `use` makes of each batch and its features."""
     device = next(net.parameters()).device
     was_training = net.training
     net.eval()
@@ -261,7 +391,7 @@ def _answer_split(
     for x_nchw in plain_batches(split, evaluation_batch(device), device):
         own, features = answer_with_features(net, x_nchw)
         logits.append(own.float())
-        results.append(use(features))
+        results.append(use(x_nchw, features))
     net.train(was_training)
     return torch.cat(logits), results
 

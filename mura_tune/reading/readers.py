@@ -142,7 +142,7 @@ class _ReleaseReader(Reader[AnswerT]):
             logits, distances_n = self.release.net(x_nchw), None
         else:
             logits, features = answer_with_features(self.release.net, x_nchw)
-            distances_n = rule.measure(features)
+            distances_n = rule.measure(x_nchw, features)
         logits_nk: NDArray[np.float32] = logits.float().cpu().numpy()
         if not np.isfinite(logits_nk).all():
             raise InputError(

@@ -19,8 +19,10 @@ from mura_tune.data.prepare import Prepared, divided_views
 from mura_tune.errors import InputError
 from mura_tune.evaluation.evaluate import Evaluation
 from mura_tune.evaluation.familiarity import (
+    SHARE,
     FoldFeatures,
     TrainedFeatures,
+    choose_picture_rule,
     choose_rule,
     measure_features,
 )
@@ -167,7 +169,8 @@ def finalize(
     model = join_members([run.net for run in members])
     logits = torch.stack([run.fit.logits for run in members]).mean(0)
     decision = task_releases.choose_decision(logits, dev_split)  # before anything reads test
-    familiarity = choose_rule([run.features for run in members], dev_split.studies)
+    pictures = choose_picture_rule(load_all_patients(prepared, device), SHARE)
+    familiarity = choose_rule([run.features for run in members], dev_split.studies, pictures)
     dev = task_releases.evaluate(logits, dev_split, decision)
     uses = before_test(weights_digest(model))
     test = task_releases.evaluate_network(model, prepared, "test", decision, familiarity)

@@ -16,27 +16,38 @@ from untrained import CPU, manifest_of
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
+from mura_tune.evaluation import familiarity
 from mura_tune.evaluation.familiarity import (
     FILE,
     MOST_VIEWS,
+    SHARE,
     UNFAMILIAR,
     FamiliarityRule,
     FoldFeatures,
+    PictureRule,
+    choose_picture_rule,
     choose_rule,
     count_unfamiliar,
+    find_unfamiliar,
+    measure_depths,
     measure_features,
+    measure_split,
     predict_with_distances,
     sample_rows,
+    sample_studies,
 )
+from mura_tune.metrics.distances import join_distances, largest_by_study
 from mura_tune.networks.factory import build_network
+from mura_tune.networks.features import answer_with_features, describe_pictures
 from mura_tune.networks.network import Model, join_members
 from mura_tune.reading.answers import Familiarity
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.routed import RoutedReader
+from mura_tune.release.refit import load_all_patients
 from mura_tune.release.release import load_release, save_release
 from mura_tune.release_format import checksums
 from mura_tune.release_format.manifest import MANIFEST, parse_manifest
-from mura_tune.training.batches import Split, load_split
+from mura_tune.training.batches import Split, load_split, to_input
 from mura_tune.training.fit import predict
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
@@ -48,15 +59,32 @@ def splits(prepared: Prepared) -> dict[str, Split]:
 
 
 @pytest.fixture(scope="module")
+def everyone(prepared: Prepared) -> Split:
+    return load_all_patients(prepared, CPU)
+
+
+@pytest.fixture(scope="module")
+def pictures_rule(everyone: Split) -> PictureRule:
+    chosen = choose_picture_rule(everyone, SHARE)
+    assert chosen is not None
+    return chosen
+
+
+@pytest.fixture(scope="module")
 def net() -> Model:
     return build_network("cnn", size=32, seed=3).eval()
 
 
 @pytest.fixture(scope="module")
-def rule(net: Model, splits: dict[str, Split]) -> FamiliarityRule:
-    chosen = choose_rule(
-        [measure_features(net, splits["train"], splits["dev"])], splits["dev"].studies
-    )
+def rule(net: Model, splits: dict[str, Split], pictures_rule: PictureRule) -> FamiliarityRule:
+    return rule_of(net, splits, pictures_rule)
+
+
+def rule_of(
+    net: Model, splits: dict[str, Split], pictures_rule: PictureRule | None
+) -> FamiliarityRule:
+    features = measure_features(net, splits["train"], splits["dev"])
+    chosen = choose_rule([features], splits["dev"].studies, pictures_rule)
     assert chosen is not None
     return chosen
 
@@ -86,6 +114,50 @@ def test_one_view_of_noise_makes_its_study_one_that_is_refused(
     assert after.share.low < after.share.value < after.share.high
 
 
+def test_a_network_that_sees_nothing_still_has_noise_and_an_empty_frame_refused(
+    splits: dict[str, Split], pictures_rule: PictureRule
+) -> None:
+    blind = build_network("cnn", size=32, seed=3).eval()
+    with torch.no_grad():
+        next(blind.parameters()).zero_()
+    test = splits["test"]
+    both, features = (rule_of(blind, splits, one) for one in (pictures_rule, None))
+    before = find_unfamiliar(predict_with_distances(blind, test, both)[1], test, both)
+    changes = np.unique(test.studies) == test.studies[0]
+    assert not before[changes].any()
+    for pixels in (NOISE, np.zeros_like(NOISE), np.full_like(NOISE, 128)):
+        changed = with_pixels(test, 0, pixels)
+        _, distances = predict_with_distances(blind, changed, features)
+        assert not find_unfamiliar(distances, changed, features).any()
+        _, distances = predict_with_distances(blind, changed, both)
+        np.testing.assert_array_equal(find_unfamiliar(distances, changed, both), before | changes)
+
+
+def test_a_release_without_pictures_answers_as_it_always_did(
+    net: Model, rule: FamiliarityRule, splits: dict[str, Split]
+) -> None:
+    older = FamiliarityRule.from_bytes(replace(rule, pictures=None).to_bytes(), rule.entry(), FILE)
+    assert older.pictures is None
+    _, distances = predict_with_distances(net, splits["test"], older)
+    own = measure_split(net, rule.depths, splits["test"])
+    np.testing.assert_array_equal(distances, join_distances(own, rule.scales))
+
+
+def test_a_picture_at_its_bound_is_as_far_as_features_at_theirs(
+    net: Model, rule: FamiliarityRule, splits: dict[str, Split]
+) -> None:
+    x_nchw = to_input(splits["test"].pixels[:4], CPU)
+    with torch.inference_mode():
+        _, features = answer_with_features(net, x_nchw)
+    assert rule.pictures is not None
+    bound = float(rule.pictures.distribution.measure(describe_pictures(x_nchw))[0])
+    near = replace(rule.pictures, bound=bound)
+    distances = replace(rule, pictures=near).measure(x_nchw, features)
+    own = join_distances(measure_depths(rule.depths, features), rule.scales)
+    assert distances[0] == max(rule.threshold, own[0])
+    assert (distances >= own).all()
+
+
 def test_a_distance_that_is_no_number_is_refused(
     rule: FamiliarityRule, splits: dict[str, Split]
 ) -> None:
@@ -111,13 +183,16 @@ def test_dev_is_refused_as_rarely_as_the_rule_says(
     assert counted is not None
     assert counted.studies == 0
     assert rule.studies == counted.share.studies
-    assert rule.share == pytest.approx(1 / (rule.studies + 1))
+    by_pictures = rule.pictures.share if rule.pictures else 0
+    assert rule.share == pytest.approx(1 / (rule.studies + 1) + by_pictures)
+    assert f"{1 / (rule.studies + 1):.3f} or less" in rule.entry().rule
 
 
 def test_a_rule_is_read_as_it_was_written(
     net: Model, rule: FamiliarityRule, splits: dict[str, Split]
 ) -> None:
     read = FamiliarityRule.from_bytes(rule.to_bytes(), rule.entry(), FILE)
+    assert read.entry() == rule.entry()
     assert (read.threshold, read.share, read.studies, read.views) == (
         *(rule.threshold, rule.share, rule.studies, rule.views),
     )
@@ -129,7 +204,7 @@ def test_a_rule_is_read_as_it_was_written(
 def test_members_of_an_ensemble_have_one_rule(splits: dict[str, Split]) -> None:
     nets = [build_network("cnn", size=32, seed=seed).eval() for seed in (0, 1)]
     each = [measure_features(one, splits["train"], splits["dev"]) for one in nets]
-    chosen = choose_rule(each, splits["dev"].studies)
+    chosen = choose_rule(each, splits["dev"].studies, None)
     assert chosen is not None
     _, distances = predict_with_distances(join_members(nets), splits["dev"], chosen)
     assert distances is not None
@@ -152,12 +227,13 @@ def test_folds_measure_patients_that_their_network_did_not_know(splits: dict[str
             np.testing.assert_array_equal(joined.distances[out], alone)
             assert np.isfinite(joined.distances).all()
             assert joined.views == len(everyone)
-            assert choose_rule([joined], everyone.studies) is not None
+            assert choose_rule([joined], everyone.studies, None) is not None
 
 
 def test_too_few_views_give_no_rule(net: Model, splits: dict[str, Split]) -> None:
     few = splits["train"].take(np.arange(5))
-    assert choose_rule([measure_features(net, few, splits["dev"])], splits["dev"].studies) is None
+    features = measure_features(net, few, splits["dev"])
+    assert choose_rule([features], splits["dev"].studies, None) is None
 
 
 def test_a_large_train_split_is_sampled_evenly() -> None:
@@ -166,6 +242,60 @@ def test_a_large_train_split_is_sampled_evenly() -> None:
     assert rows[0] == 0
     assert rows[-1] == 10 * MOST_VIEWS - 1
     np.testing.assert_array_equal(sample_rows(7), np.arange(7))
+
+
+# ---- pictures ----
+
+
+def test_pictures_that_are_none_of_radiographs_lie_beyond_the_bound(
+    pictures_rule: PictureRule,
+) -> None:
+    rng = np.random.default_rng(0)
+    frames = [np.full((32, 32), level) for level in (0, 40, 128, 255)]
+    noise = [rng.integers(0, 256, (32, 32)), np.clip(rng.normal(128, 30, (32, 32)), 0, 255)]
+    squares = torch.from_numpy(np.stack([*frames, *noise]).astype(np.uint8))
+    assert (pictures_rule.measure(to_input(squares, CPU)) > 1).all()
+
+
+def test_the_bound_is_of_patients_that_the_distribution_does_not_know(
+    pictures_rule: PictureRule, everyone: Split
+) -> None:
+    _, inverse = np.unique(everyone.studies, return_inverse=True)
+    known = largest_by_study(pictures_rule.measure(to_input(everyone.pixels[:], CPU)), inverse)
+    assert pictures_rule.studies == len(known)
+    assert pictures_rule.share == pytest.approx(1 / (pictures_rule.studies + 1))
+    assert known.max() < 1  # by a distribution that knows them they lie nearer
+    swapped = replace(everyone, patients=np.array([str(n) for n in range(len(everyone))], object))
+    other = choose_picture_rule(swapped, SHARE)
+    assert other is not None
+    assert other.bound != pictures_rule.bound  # whose views are dealt apart
+
+
+def test_a_rule_is_read_as_it_was_stored(pictures_rule: PictureRule, everyone: Split) -> None:
+    read = PictureRule.from_arrays(pictures_rule.to_arrays())
+    assert read is not None
+    assert (read.bound, read.share, read.studies) == (
+        pictures_rule.bound,
+        pictures_rule.share,
+        pictures_rule.studies,
+    )
+    x_nchw = to_input(everyone.pixels[:5], CPU)
+    np.testing.assert_array_equal(read.measure(x_nchw), pictures_rule.measure(x_nchw))
+    assert PictureRule.from_arrays({"scales": np.ones(2)}) is None
+    with pytest.raises(ValueError, match="bound 0"):
+        PictureRule.from_arrays({**pictures_rule.to_arrays(), "pictures.bound": np.array(0.0)})
+
+
+def test_few_views_give_no_rule(everyone: Split) -> None:
+    assert choose_picture_rule(everyone.take(np.arange(8)), SHARE) is None
+
+
+def test_whole_studies_are_sampled(everyone: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(sample_studies(everyone)) == len(everyone)
+    monkeypatch.setattr(familiarity, "MOST_VIEWS", len(everyone) // 3)
+    rows = sample_studies(everyone)
+    assert 0 < len(rows) < len(everyone) / 2
+    assert not set(everyone.studies[rows]) & set(np.delete(everyone.studies, rows))
 
 
 # ---- a release with one ----
@@ -317,6 +447,7 @@ def test_a_routed_study_is_refused_by_the_router_or_by_the_release(
         (lambda content: content[:-40], "damaged"),
         (lambda content: b"", "damaged"),
         (lambda content: content.replace(b'"rests"', b'"wrong"'), "damaged"),
+        (lambda content: content.replace(b'"pictures.bound"', b'"pictures.wrong"'), "damaged"),
     ],
 )
 def test_a_damaged_file_is_refused(

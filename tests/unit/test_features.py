@@ -1,12 +1,20 @@
 """The features that a pass pools on its way leave its logits as they are, to the bit."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from mura_tune.networks.factory import build_network
-from mura_tune.networks.features import answer_with_features
+from mura_tune.networks.features import answer_with_features, describe_pictures
 from mura_tune.networks.network import Ensemble
+from mura_tune.training.batches import to_input
+
+CPU = torch.device("cpu")
+QUANTILES, TEXTURE = 7, 10  # where the texture begins: after a deviation, two correlations
+NOTHING = math.log(0.002)
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +67,49 @@ def test_members_and_mirror_images_are_joined(x_nchw: torch.Tensor) -> None:
     assert torch.equal(logits, first(x_nchw))
     _, again = answer_with_features(first, x_nchw.flip(-1))
     torch.testing.assert_close(features, again)  # a view and its mirror image are one
+
+
+# ---- before any network ----
+
+
+def describe(*pixels: np.ndarray) -> np.ndarray:
+    squares = torch.from_numpy(np.stack(pixels).astype(np.uint8))
+    return describe_pictures(to_input(squares, CPU))
+
+
+def test_a_frame_of_one_grey_has_its_level_and_no_texture() -> None:
+    (numbers,) = describe(np.full((64, 64), 51))
+    assert numbers.shape == (26,)
+    np.testing.assert_allclose(numbers[:QUANTILES], 0.2, atol=1e-6)
+    np.testing.assert_allclose(numbers[QUANTILES:TEXTURE], 0, atol=1e-6)
+    np.testing.assert_allclose(numbers[TEXTURE:], NOTHING, atol=1e-3)
+
+
+def test_stripes_have_the_gradient_and_the_laplacian_of_stripes() -> None:
+    stripes = np.tile([0, 255], (64, 32))  # across 1, down 0
+    (numbers,) = describe(stripes)
+    mean, root, laplacian, its_root = np.exp(numbers[TEXTURE:][:4]) - 0.002
+    assert mean == pytest.approx(1 / 2, abs=1e-3)
+    assert root == pytest.approx(math.sqrt(1 / 2), abs=1e-3)
+    assert laplacian == pytest.approx(1 / 2, abs=1e-3)
+    assert its_root == pytest.approx(1 / 2, abs=1e-3)
+    np.testing.assert_allclose(numbers[TEXTURE + 4 :], NOTHING, atol=1e-3)  # grey at half size
+
+
+def test_level_and_gradient_go_together_where_what_is_bright_is_rough() -> None:
+    rough = np.random.default_rng(0).integers(120, 220, (64, 64))
+    rough[:, :32] = 10
+    together, against = describe(rough, 230 - rough)[:, QUANTILES + 1 : TEXTURE]
+    assert (together > 0.7).all()
+    np.testing.assert_allclose(against, -together, atol=0.05)
+
+
+@pytest.mark.parametrize(("side", "scales"), [(32, 3), (64, 4), (224, 4)])
+def test_as_many_scales_as_a_side_has(side: int, scales: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, side, side))
+    numbers = describe(*noise)
+    assert numbers.shape == (2, TEXTURE + 4 * scales)
+    np.testing.assert_allclose(numbers[1:], describe(noise[1]), rtol=1e-5)
+    mirrored = describe(*noise[:, :, ::-1])
+    np.testing.assert_allclose(mirrored[:, :QUANTILES], numbers[:, :QUANTILES], atol=0.05)
+    np.testing.assert_allclose(mirrored[:, TEXTURE:], numbers[:, TEXTURE:], atol=1e-4)
