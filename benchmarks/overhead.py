@@ -78,7 +78,8 @@ def search(case: str, data: Path, folder: Path, device_name: str, trials: int) -
 
     from mura_tune.config import load_config
     from mura_tune.dashboard.artifacts import TrialArtifacts
-    from mura_tune.data.prepare import open_dataset, prepare
+    from mura_tune.data import index
+    from mura_tune.data import prepare as preparing
     from mura_tune.database.outages import Patience
     from mura_tune.database.urls import url_of
     from mura_tune.networks.factory import build_network
@@ -113,7 +114,11 @@ def search(case: str, data: Path, folder: Path, device_name: str, trials: int) -
         "budget.confirm.top": 0,
     }
     config = load_config(AREA, [f"{name}={value}" for name, value in sets.items()])
-    prepared = prepare(open_dataset(data), AREA, size, config.split, data.parent / "cache")
+    # In `data.index` where the commit is older than DICOM folders.
+    open_dataset = getattr(preparing, "open_dataset", None) or vars(index)["open_dataset"]
+    prepared = preparing.prepare(
+        open_dataset(data), AREA, size, config.split, data.parent / "cache"
+    )
     settings = WorkerSettings(
         url_of(str(folder / "studies.db")),
         warm_start="none",
@@ -227,7 +232,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--commit", default="ddd5aee", help="what it is held against")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--trials", type=int, default=9)
+    parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--one", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
