@@ -62,12 +62,24 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic wrists and hands, small: 40 training patients an area. Tests only read them."""
     from mura_tune.phantoms.dataset import write_phantoms
 
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "phantoms"
-    with root.with_suffix(".lock").open("w") as lock:  # the first of pytest-xdist's workers writes
+    return made_once(
+        tmp_path_factory,
+        "phantoms",
+        lambda root: write_phantoms(root, areas=("XR_HAND", "XR_WRIST"), patients=40, size=96),
+    )
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that all processes of pytest-xdist share: the first that needs it makes it."""
+    base = factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    whole = root.with_suffix(".whole")
+    with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.exists():
-            write_phantoms(root, areas=("XR_HAND", "XR_WRIST"), patients=40, size=96)
+        if not whole.exists():
+            shutil.rmtree(root, ignore_errors=True)  # of a process that was killed
+            make(root)
+            whole.touch()
     return root
 
 
@@ -108,13 +120,18 @@ def run(
 @pytest.fixture(scope="session")
 def finished(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search of one trial and its release, in `runs` and `releases`. Tests only copy them."""
-    root = tmp_path_factory.mktemp("finished")
-    places = {"MURA_RUNS": str(root / "runs"), "MURA_RELEASES": str(root / "releases")}
-    data = f"--data={phantoms}"
-    for words in (["tune", "XR_WRIST", data, "--trials=1", *TINY], ["finalize", "XR_WRIST", data]):
-        ran = CliRunner(env=places).invoke(mura, words)
-        assert ran.exit_code == 0, ran.output
-    return root
+
+    def make(root: Path) -> None:
+        places = {"MURA_RUNS": str(root / "runs"), "MURA_RELEASES": str(root / "releases")}
+        data = f"--data={phantoms}"
+        for words in (
+            ["tune", "XR_WRIST", data, "--trials=1", *TINY],
+            ["finalize", "XR_WRIST", data],
+        ):
+            ran = CliRunner(env=places).invoke(mura, words)
+            assert ran.exit_code == 0, ran.output
+
+    return made_once(tmp_path_factory, "finished", make)
 
 
 @pytest.fixture

@@ -175,7 +175,6 @@ SPOILT_SEARCH = (
     "UPDATE study_system_attributes SET value_json = '' WHERE key = 'mura:comparable'",
     "UPDATE study_system_attributes SET value_json = '{}' WHERE key = 'mura:comparable'",
     "UPDATE study_system_attributes SET value_json = NULL WHERE key = 'mura:config'",
-    "DELETE FROM study_system_attributes WHERE key = 'mura:config'",
     "UPDATE study_system_attributes SET value_json = '[]' WHERE key = 'mura:dev'",
     "UPDATE trial_user_attributes SET value_json = '\"x\"' WHERE key = 'dev_score'",
 )
@@ -210,6 +209,9 @@ def test_a_search_whose_record_is_damaged(run: Run, phantoms: Path, tmp_path: Pa
         line = told(run("best", "XR_WRIST", f"--storage={damaged}"), str(damaged), "damaged")
         assert ".recover | sqlite3" in line
     told(run(*tune, f"--storage={tmp_path / '1.db'}"), "damaged", "'recipe' is missing")
+    statement = "DELETE FROM study_system_attributes WHERE key = 'mura:config'"
+    damaged = changed(database, tmp_path / "gone.db", statement)
+    told(run("best", "XR_WRIST", f"--storage={damaged}"), "another program, or an early version")
 
 
 def test_other_data_than_was_searched(run: Run, release: Path, copy: Path) -> None:

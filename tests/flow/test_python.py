@@ -11,10 +11,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
-from hatchling.build import build_wheel
 
 import mura_tune as mt
 
@@ -111,6 +108,8 @@ def test_the_wheel_runs_the_example_with_workers_in_another_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The script has no main guard, which processes that import it again would need."""
+    from hatchling.build import build_wheel
+
     wheels, installed = tmp_path / "wheels", tmp_path / "installed"
     with monkeypatch.context() as patched:
         patched.chdir(ROOT)  # what pip does with a project, and with the wheel that comes of it
@@ -138,6 +137,9 @@ def test_the_wheel_runs_the_example_with_workers_in_another_folder(
 def test_a_notebook_runs_the_example_with_workers(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import nbclient
+    import nbformat
+
     for name, value in environment(ROOT).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))

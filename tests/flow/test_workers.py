@@ -71,7 +71,7 @@ def sqlite(tmp_path: Path) -> str:
 
 @pytest.fixture
 def close_storages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Closes every storage that the search has opened in this process, when called and at last."""
+    """Closes every storage that a worker has opened in this process, when called and at last."""
     opens: list[RDBStorage] = []
 
     def tracked(url: str, **options: Any) -> RDBStorage:
@@ -84,8 +84,7 @@ def close_storages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Non
             one.engine.dispose()
         opens.clear()
 
-    for module in (search, worker):
-        monkeypatch.setattr(module, "open_storage", tracked)
+    monkeypatch.setattr(worker, "open_storage", tracked)
     yield close
     close()
 
@@ -95,10 +94,16 @@ def trials(url: str) -> list[FrozenTrial]:
         return [record.frozen for record in trials_of(storage, STUDY)]
 
 
-def runs(command: Forked, url: str) -> bool:
-    """Whether a trial is past its first epoch."""
-    assert command.code() is None, command.log.read_text()
-    return any(t.state == TrialState.RUNNING and "epochs" in t.user_attrs for t in trials(url))
+def await_epoch(command: Forked, url: str) -> None:
+    """Wait until a trial is past its first epoch."""
+
+    def past(storage: RDBStorage) -> bool:
+        assert command.code() is None, command.log.read_text()
+        running = [one.frozen for one in trials_of(storage, STUDY).running]
+        return any("epochs" in trial.user_attrs for trial in running)
+
+    with opened(url, create=True) as storage:
+        until(lambda: past(storage), SLOW)
 
 
 def lost(url: str) -> list[str]:
@@ -131,7 +136,7 @@ def test_four_workers_and_a_dashboard_that_polls_do_not_lock_each_other_out(
     tune: Callable[..., Forked], sqlite: str, tmp_path: Path
 ) -> None:
     command = tune(sqlite, 8, 4)
-    until(lambda: runs(command, sqlite), SLOW)
+    await_epoch(command, sqlite)
     board = Forked(["dashboard", f"--storage={sqlite}", "--port=0"], tmp_path / "board")
     try:
         until(lambda: "http" in board.log.read_text(), SLOW)
@@ -179,7 +184,7 @@ def test_however_it_is_stopped_it_leaves_at_once_and_goes_on_exactly(
     tune: Callable[..., Forked], sqlite: str, stop: Callable[[Forked], None], code: int, cut: int
 ) -> None:
     first = tune(sqlite, 3, 2, "--set=finetune.epochs=8")
-    until(lambda: runs(first, sqlite), SLOW)
+    await_epoch(first, sqlite)
     stop(first)
     until(lambda: first.left() == [], LEAVES_WITHIN)
     assert first.wait(1) == code
@@ -194,7 +199,7 @@ def test_however_it_is_stopped_it_leaves_at_once_and_goes_on_exactly(
 
 def test_nobody_is_hired_after_ctrl_c(tune: Callable[..., Forked], sqlite: str) -> None:
     command = tune(sqlite, 6, 2, "--set=finetune.epochs=8")
-    until(lambda: runs(command, sqlite), SLOW)
+    await_epoch(command, sqlite)
     command.interrupt()
     assert hit(command.workers()[0], signal.SIGKILL)
     assert command.wait(SLOW) == 130
@@ -264,7 +269,7 @@ def test_a_command_that_slept_too_long_leaves_its_trial_to_another(
     tune: Callable[..., Forked], storage: str
 ) -> None:
     sleeper = tune(storage, 4, 1, grace=2)
-    until(lambda: runs(sleeper, storage), SLOW)
+    await_epoch(sleeper, storage)
     hit(sleeper.pid, signal.SIGSTOP)
     while not _free(storage):
         hit(sleeper.pid, signal.SIGCONT)  # with a lock, it would hold up the other
