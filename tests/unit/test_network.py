@@ -159,3 +159,13 @@ def test_the_compiler_is_imported_when_it_is_asked_for_and_not_with_timm() -> No
         "assert compiler.disable.__module__ == 'torch.compiler'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_who_imported_torchvision_before_has_the_compiler_already() -> None:
+    code = (
+        "import sys, torchvision\n"
+        "there = sys.modules['torch._dynamo.utils']\n"
+        "import mura_tune.networks.factory\n"
+        "assert sys.modules['torch._dynamo.utils'] is there\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
