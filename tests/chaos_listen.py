@@ -51,6 +51,11 @@ def send_all(port: int, studies: Sequence[Sequence[Path]], pause: float) -> None
         time.sleep(pause)
 
 
+def await_start(log: Path, number: int) -> None:
+    """Wait until so many listeners have begun."""
+    until(lambda: log.read_text().count("listens on") >= number, PATIENCE, log.read_text)
+
+
 def faults(received: Sequence[Dataset], studies: Sequence[str]) -> list[str]:
     """What is wrong with what an archive received; nothing where all is well."""
     wrong = []
@@ -87,14 +92,14 @@ def main() -> None:
         log, done = root / "log", root / "queue" / "done"
         sending = threading.Thread(target=send_all, args=(port, studies, 0.5), daemon=True)
         sending.start()
-        for _ in range(chosen.kills):
-            starts = log.read_text().count("listens on") if log.exists() else 0
+        for start in range(chosen.kills):
             mura = Forked(listen_words(root, port, node), log)
-            until(lambda n=starts: log.read_text().count("listens on") > n, PATIENCE, log.read_text)
+            await_start(log, start + 1)
             time.sleep(draw.uniform(0.0, 6.0))
             hit(mura.pid, signal.SIGKILL)
             until(lambda mura=mura: mura.code() is not None, PATIENCE)
         mura = Forked(listen_words(root, port, node), log)
+        await_start(log, chosen.kills + 1)  # before that it does not know SIGINT
         until(lambda: len(list(done.glob("[!.]*"))) >= len(names), PATIENCE, log.read_text)
         hit(mura.pid, signal.SIGINT)
         code = mura.wait(PATIENCE)
