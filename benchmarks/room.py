@@ -12,7 +12,7 @@ compressed: the phantoms enlarged, 10 MB each.
 
 Then 50 studies in a row, three times: resident memory of the server after each, and the most that
 it was. It holds pictures of at most `room.sittings.MOST_PICTURE_BYTES`, and drops the oldest. At
-last the DICOM files once more, by a server that leaves it to malloc what is a large block.
+last the DICOM files once more, by a server that keeps free memory as malloc does.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ import dicoms
 
 BOUNDARY = "room"
 AREAS = ["XR_WRIST", "XR_HAND"]
-MALLOC_AS_IT_IS = "import mura_tune.room.serve as s; s._return_large_blocks = lambda: None; "
+MALLOC_AS_IT_IS = "import mura_tune.room.room as r; r._return_free_memory = lambda: None; "
 
 
 class Client:

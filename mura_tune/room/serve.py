@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +16,6 @@ from mura_tune.room.sittings import Sittings
 from mura_tune.web import guards
 from mura_tune.web.server import Server, bracket_address
 
-_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
-_LARGE_BLOCK = 2**22  # bytes: a smaller limit costs time, for new pages are cleared
 _ADVICE = "to be reached by another, start it with --public-url"
 
 
@@ -90,7 +86,6 @@ def serve_sittings(
         InputError: a host that is none, a port that is taken, or a public URL that is none.
     """
     public = PublicUrl(public_url)
-    _return_large_blocks()
     room = Room(releases, sittings or Sittings())
     with Server(host, port, report) as server:
         cookie = f"mura_room_{server.server_port}"
@@ -102,15 +97,3 @@ def serve_sittings(
         base = f"{public.origin}{public.prefix}/" if public.text else server.url
         ready(f"{base}?token={address.token}")
         server.serve_forever()
-
-
-def _return_large_blocks() -> None:
-    """Let malloc give each block of this process above 4 MiB back to the system once it is free.
-
-    glibc gives large blocks their own pages, but raises what it calls large up to 32 MiB as such
-    blocks are freed. Pictures then lie among short-lived blocks in the heaps of many threads, and
-    what one thread frees no other can use: docs/decisions/reading-room.md. A limit that is set
-    stays where it is. Other systems have no such limit.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
