@@ -151,16 +151,19 @@ def restore_network(
 class _Undrawn(TorchFunctionMode):
     """Within it, networks are built without random weights, which take longest to make.
 
-    Their memory is what it was before: a file fills all of it.
+    The memory of parameters is what it was before: a file fills all of it. What else is drawn is
+    drawn: `trunc_normal_` draws again until all values lie within its bounds.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         values = kwargs or {}
-        if func not in _DRAWS:
-            return func(*args, **values)
-        return args[0] if args else values["tensor"]
+        if func in _DRAWS:
+            drawn = args[0] if args else values["tensor"]
+            if isinstance(drawn, nn.Parameter):
+                return drawn
+        return func(*args, **values)
 
 
 _DRAWS = {

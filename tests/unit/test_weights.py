@@ -180,3 +180,25 @@ def test_weights_are_restored_without_drawing_others_first(arch: str, tmp_path: 
     assert torch.equal(torch.get_rng_state(), before)
     x_nchw = torch.rand(2, 1, 32, 32)
     assert torch.equal(net(x_nchw), again(x_nchw))
+
+
+@pytest.mark.timeout(30)  # a draw within bounds is repeated until it is
+def test_what_lies_in_the_memory_of_new_weights_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = build_network("hybrid-resnet18", size=32, seed=4)
+    save_file(copy_tensors(net.body.state_dict()), tmp_path / "weights.safetensors")
+
+    def fill(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def filled(*args: Any, **options: Any) -> Tensor:
+            tensor = make(*args, **options)
+            return tensor.fill_(1e9) if tensor.is_floating_point() else tensor
+
+        return filled
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, fill(getattr(torch, name)))
+    again = restore_network(tmp_path / "weights.safetensors", "hybrid-resnet18", size=32)
+    state = again.body.state_dict()
+    for name, value in net.body.state_dict().items():
+        assert torch.equal(value, state[name]), name
