@@ -18,6 +18,9 @@ import click
 from mura_tune.errors import explain_error
 from mura_tune.text import escape, printable
 
+# A command of verbs that is given none: its help is the answer. Before click 8.2 it is an Exit.
+_NO_WORDS = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
 
 def run_command(command: click.Command, name: str, args: Sequence[str] | None = None) -> None:
     """Run a click command. Exits with 0 done, 2 bad input, 130 interrupted, 1 anything else."""
@@ -31,6 +34,9 @@ def run_command(command: click.Command, name: str, args: Sequence[str] | None = 
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as error:
+        if isinstance(error, _NO_WORDS):
+            click.echo(error.format_message(), err=True)
+            sys.exit(error.exit_code)
         _fail(_usage(name, error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it twice

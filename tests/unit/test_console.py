@@ -182,3 +182,12 @@ def test_make_passes_any_path_on_as_it_is() -> None:
     assert tuned == ["tune", "XR_HAND", "--data", data, "--runs", runs, "--workers", "2"]
     [finalized] = words_of("finalize", "AREA=XR_HAND", f"DATA={data}", "RELEASES=a b")
     assert finalized[-2:] == ["--releases", "a b"]
+
+
+def test_a_command_of_verbs_without_one_prints_its_help(capfd: pytest.CaptureFixture[str]) -> None:
+    group = click.Group("mura", commands={"check": click.Command("check", help="Count it.")})
+    with pytest.raises(SystemExit):
+        console.run_command(group, "mura", [])
+    out, err = capfd.readouterr()
+    assert (out + err).splitlines()[0] == "Usage: mura [OPTIONS] COMMAND [ARGS]..."
+    assert "  check  Count it." in (out + err).splitlines()
