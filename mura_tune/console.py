@@ -45,7 +45,9 @@ def run_command(command: click.Command, name: str, args: Sequence[str] | None = 
     except BrokenPipeError:  # the reader of a pipe, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:  # the last resort: a bug, or a machine in trouble, is a line too
+    except Exception as error:
+        # A bug, or a machine in trouble: the program ends here, with one line and no traceback,
+        # which MURA_DEBUG brings back.
         if os.environ.get("MURA_DEBUG"):
             traceback.print_exc()
         if (meaning := explain_error(error)) is not None:

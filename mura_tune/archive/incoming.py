@@ -69,7 +69,9 @@ class IncomingMessages:
             try:
                 self._bound_message(dimse)
                 read_message(primitive)
-            except Exception as error:  # pynetdicom's thread would end by it, with a traceback
+            except Exception as error:
+                # A peer's bytes make pynetdicom raise errors of any kind; its thread would end by
+                # one, with a traceback.
                 reason = f" ({error})" if isinstance(error, _TooLong) else ""
                 self._say(f"closed: {host} sends a message that cannot be read{reason}")
                 dul.event_queue.put("Evt19")  # an invalid PDU, after which DICOM closes

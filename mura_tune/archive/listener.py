@@ -313,7 +313,9 @@ class _Answerer:
                 line = f"no answer: {error}"
             except NoAnswer as error:  # by these releases: the next process may have others
                 line = f"no answer: {error}"
-        except Exception as error:  # whatever it is, the study stays, and the others go on
+        except Exception as error:
+            # Of a disk, the network or a library: the thread that answers would end by it, and no
+            # other study be answered. This one stays in the queue, and is tried again.
             disk = isinstance(error, OSError | MemoryError | UnopenedImage)
             pause = _RETRY if disk else _RETRY_STUDY
             self._later[study.uid] = time.monotonic() + pause

@@ -104,7 +104,9 @@ class Sender:
         try:
             count = self._send(answer)
             self._queue.settle_sent(answer)
-        except Exception as error:  # whatever it is, the answer stays, and the others go on
+        except Exception as error:
+            # Of a disk, a socket or pynetdicom: the thread that sends would end by it, and nothing
+            # more be sent. The answer stays in the outbox, and is tried again.
             pauses = [pause]
             if isinstance(error, NodeAway):  # the other answers need not find that out again
                 pauses.append(self._away)

@@ -238,7 +238,8 @@ class RayWorker:
             run_worker(jobs, since, settings, device, self._messages.put, self._finish.is_set)
         except KeyboardInterrupt:
             pass
-        except Exception as error:  # whatever ended this worker, its command has to be told
+        except Exception as error:
+            # Nobody looks at what `run` raises: the command hears of it by a message, or never.
             self._messages.put(what_ended(error))
         finally:
             self._thread = 0

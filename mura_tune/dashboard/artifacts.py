@@ -78,7 +78,9 @@ class TrialArtifacts:
             yield errors
         except optuna.exceptions.OptunaError:
             raise
-        except Exception as error:  # a full disk or a bug here must not cost hours of training
+        except Exception as error:
+            # Of a full disk, Pillow, matplotlib or a store: the trial is trained by now, and would
+            # be lost for its pictures. They are missing, and the log and the trial's note say why.
             errors.append(f"not kept ({type(error).__name__}: {error})")
             _LOG.warning("trial %d: artifacts %s", trial.number, errors[0])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Container, Iterable
@@ -43,6 +44,7 @@ from mura_tune.database.trial_rows import (
 from mura_tune.database.urls import database, hide_passwords
 from mura_tune.errors import InputError
 
+_LOG = logging.getLogger(__name__)
 _Returned = TypeVar("_Returned")
 PATIENCE = 300.0  # seconds that a search waits for its database, beside SQLite's own 60
 PAUSES = (0.2, 5.0)  # seconds from one try to the next: the first, and the longest
@@ -258,8 +260,11 @@ class WaitingStorage(TrialStorage):
                 return
             with self.engine.begin() as connection:
                 store_beat(connection, trial_id)
-        except Exception:  # this runs in a thread, which would end with a traceback and for good
-            return
+        except Exception as error:
+            # Optuna's thread ends by an error of any kind, and sends no sign of life any more:
+            # others would take the trial for lost while it runs. The next beat says what this one
+            # could not.
+            _LOG.debug("trial %d: no sign of life: %s", trial_id, type(error).__name__)
 
 
 def _waiting(name: str) -> Callable[..., Any]:

@@ -244,7 +244,7 @@ def _find_plugins(syntax: Any, bits: int) -> set[str] | None:
     none where it takes none; None where nothing installed decodes these."""
     try:
         decoder = _pydicom().pixels.get_decoder(syntax)
-    except NotImplementedError:  # pydicom's word for a syntax that it does not know
+    except NotImplementedError:  # what get_decoder raises for a syntax that pydicom does not know
         return None
     plugins = set(decoder.available_plugins)
     if syntax == _JPEG_EXTENDED and bits > 8:
@@ -306,7 +306,9 @@ def _explained() -> Iterator[None]:
         yield
     except (UnclearGreyLevels, InputError, MemoryError):
         raise
-    except Exception as error:  # parsers of a hostile file let through whatever there is
+    except Exception as error:
+        # pydicom and its plugins parse bytes that anybody made, and let through what that raises:
+        # struct.error, KeyError, RecursionError, … Their text may quote a patient's name.
         kind = type(error).__name__
         raise UnclearGreyLevels(
             f"damaged, cut off, or not as DICOM has it ({kind}): {EXPORT_AGAIN}"

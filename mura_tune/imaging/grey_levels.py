@@ -254,5 +254,9 @@ def _orientation(image: Image.Image) -> int:
     try:
         exif.load(image.info["exif"])
         return int(exif.get(_ORIENTATION, 1))
-    except Exception:  # Pillow names no kind for tags that it cannot read
+    except MemoryError:
+        raise
+    except Exception:
+        # Pillow raises SyntaxError, struct.error, KeyError, … for tags that it cannot read; the
+        # pixels are sound, and most programs show them as they lie.
         return 1

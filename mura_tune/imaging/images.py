@@ -188,7 +188,9 @@ def decode_picture(data: bytes, path: object) -> Picture:
         raise UnreadableImage(path, f"more than {MAX_PIXELS:,} pixels: reduce it first") from None
     except MemoryError:
         raise InputError(f"{path}: {_NO_MEMORY}") from None
-    except Exception as error:  # Pillow's parsers let through struct.error, SyntaxError, … alike
+    except Exception as error:
+        # Pillow documents no kinds for damaged files: struct.error, SyntaxError, ValueError, …
+        # come. Each is told as damage of this file, with its text.
         raise UnreadableImage(path, _why_damaged(data, error)) from None
     grey = picture.grey
     if _is_blank(grey[::_SPARSE, ::_SPARSE]) and _is_blank(grey):

@@ -306,7 +306,9 @@ def _try(body: nn.Module, arch: str, size: int, channels: int) -> None:
         answer = body.eval()(torch.zeros(1, channels, size, size))
     except (MuraError, MemoryError):
         raise
-    except Exception as error:  # each network has its own way to say that a size does not fit
+    except Exception as error:
+        # timm's networks refuse a size by assert, ValueError, RuntimeError, … each in its own way;
+        # the message quotes what it was.
         raise _unfit(arch, size, error) from None
     if not bool(answer.isfinite().all()):
         raise _unfit(arch, size, ValueError("its answer to a black one is not finite"))

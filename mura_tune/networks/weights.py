@@ -54,7 +54,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raw = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: {_unread(error)}") from None
-    except Exception as error:  # each reader has its own; all mean that the file is no good
+    except MemoryError:
+        raise
+    except Exception as error:
+        # safetensors, zipfile and torch's unpickler each raise errors of their own for a file that
+        # is none of weights; the message quotes what it was.
         if isinstance(error, OSError) and error.filename:
             raise
         reason = printable(str(error).partition("\n")[0]) or type(error).__name__

@@ -254,7 +254,10 @@ def _onnx(release: Release) -> tuple[bytes, str]:
             )
         except MemoryError:
             raise
-        except Exception as error:  # the exporter's own kinds, and torch's insides' beneath them
+        except Exception as error:
+            # torch.onnx documents one kind, and errors of its passes and of onnxscript come
+            # through: all say that this network cannot be written so. The cause stays, for
+            # MURA_DEBUG.
             reason = printable(str(error).partition("\n")[0].partition(". ")[0])
             raise InputError(
                 f"{release.folder}: {release.manifest.arch} cannot be written as onnx "

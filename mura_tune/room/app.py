@@ -174,7 +174,9 @@ class RoomApp:
             return to_json({"reason": refused.reason}, refused.status)
         except MuraError as error:
             return to_json({"reason": str(error)}, 422)
-        except Exception as error:  # a bug or a disk: it may quote a file's name, so only its kind
+        except Exception as error:
+            # A bug or a disk: the page gets its answer, in JSON as it reads it. Only the kind is
+            # reported, since the text may quote a patient's file.
             if os.environ.get("MURA_DEBUG"):
                 traceback.print_exc(file=sys.stderr)
             self._report(f"{route}: {type(error).__name__} (MURA_DEBUG=1 shows where)")

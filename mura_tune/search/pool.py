@@ -396,7 +396,8 @@ def _worker_process(
         run_worker(jobs, since, settings, device, pipe.send, finish.is_set)
     except KeyboardInterrupt:
         os._exit(130)
-    except Exception as error:  # whatever ended this process, its parent has to be told
+    except Exception as error:
+        # The process ends here: its parent learns the reason by the pipe, or only that it died.
         if stop.is_set():  # whatever the interruption became on its way
             os._exit(130)
         with contextlib.suppress(OSError):  # the parent is gone, and `_obey` is about to see it

@@ -104,7 +104,8 @@ def draw_recipe(writer: TrialWriter, config: SearchConfig, space: Space) -> Reci
             writer.store_recipe(recipe)
     except Outage:
         raise  # nothing more can be stored
-    except Exception as error:  # whatever it is, it is raised again
+    except Exception as error:
+        # Raised again at once; the reason is stored for any kind, or the trial would be run again.
         writer.store_reason(_reason(error))
         raise
     return recipe

@@ -93,7 +93,9 @@ class Inductor:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self._folder / "inductor"))
         try:
             _pass_once(net, shape)
-        except Exception as error:  # of Triton, a C compiler, inductor: it goes on without
+        except Exception as error:
+            # Triton, inductor and a C compiler fail with kinds of their own, which differ by torch;
+            # a trial needs none of them, and trains on uncompiled. The log says why.
             self._failed = True
             _LOG.warning("networks are not compiled: %s", printable(error).splitlines()[0])
             return False

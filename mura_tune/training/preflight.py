@@ -66,7 +66,9 @@ def _legal(task: str, recipe: Recipe) -> None:
             rehearse(net, recipe)
         except (MuraError, MemoryError):
             raise
-        except Exception as error:  # of a library's network: whatever it is, training would be lost
+        except Exception as error:
+            # timm has some 1,000 networks, which fail in as many ways; each would fail again in
+            # training, after hours. The cause stays, for MURA_DEBUG.
             reason = printable(error) or type(error).__name__
             raise InputError(
                 f"arch {recipe.arch}: cannot be {deed} ({reason}); choose another arch"

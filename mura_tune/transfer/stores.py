@@ -111,7 +111,9 @@ def _open_object_store(url: str, scheme: str) -> ObjectStore:
         raise InputError(
             f"{shown}: {OBJECT_STORES[scheme]} is not installed; pip install 'mura-tune[{scheme}]'"
         ) from None
-    except Exception as error:  # each library behind fsspec has errors of its own
+    except Exception as error:
+        # s3fs, gcsfs and others behind fsspec raise their own libraries' errors, which are not
+        # imported here; all say that there is no such store for these words.
         raise InputError(f"{shown}: {_reason(error)}") from error
     return ObjectStore(shown, system, root)
 
@@ -227,17 +229,15 @@ class ObjectStore:
         while True:
             before = path.stat().st_size if path.is_file() else 0
             try:
-                with self._open(name) as file:
+                with self._explaining(name), self._open(name) as file:
                     return _append(file, path, f"{self.url}/{name}", size)
-            except (MuraError, FileNotFoundError, PermissionError) as error:
-                with self._explaining(name):
-                    raise error
-            except Exception as error:  # each library behind fsspec has errors of its own
+            except InputError:  # which another try would not mend
+                raise
+            except MuraError:
                 came = path.is_file() and path.stat().st_size > before
                 failed = 0 if came else failed + 1
                 if failed >= self.tries:
-                    with self._explaining(name):
-                        raise error
+                    raise
             time.sleep(self.pause * failed)
 
     def write(self, name: str, source: Path) -> None:
@@ -264,7 +264,9 @@ class ObjectStore:
             raise InputError(f"{self.url}/{name}: {missing or _NOTHING}") from None
         except PermissionError as error:
             raise InputError(f"{self.url}/{name}: permission denied: {_reason(error)}") from error
-        except Exception as error:  # each library behind fsspec has errors of its own
+        except Exception as error:
+            # s3fs, gcsfs and others raise their own libraries' errors, which are not imported here;
+            # what is none of the above may pass, and is tried again.
             raise MuraError(
                 f"{self.url}/{name}: {_reason(error)}; once that is mended, the same line goes on"
             ) from error

@@ -144,7 +144,10 @@ def report_errors(app: App, report: Callable[[str], None]) -> App:
     def served(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:
             return app(environ, start_response)
-        except Exception as error:  # optuna-dashboard's own failures have any kind
+        except Exception as error:
+            # optuna-dashboard lets through Optuna's, SQLAlchemy's and its own errors: wsgiref would
+            # print a traceback and close the connection. The page gets an answer, the terminal a
+            # line.
             report(f"{environ.get('PATH_INFO')}: {explain_error(error) or error}")
             reason = "this could not be answered; the terminal of the server says why"
             return refuse(start_response, "500 Internal Server Error", reason, sys.exc_info())

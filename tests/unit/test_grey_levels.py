@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mura_tune.errors import UnreadableImage
+from mura_tune.errors import InputError, UnreadableImage
 from mura_tune.imaging import images
 
 RAMP = np.tile(np.linspace(0, 4095, 40).round().astype(np.uint16), (30, 1))  # 12 bits
@@ -194,6 +194,20 @@ def test_the_exif_orientation_is_applied(
 def test_an_exif_that_cannot_be_read_turns_nothing() -> None:
     data = encoded(Image.fromarray(EIGHT), exif=b"Exif\0\0II*\0 not a directory")
     np.testing.assert_array_equal(images.decode_image(data, "x"), EIGHT)
+
+
+def test_an_exif_that_there_is_no_memory_for_turns_nothing_silently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(EIGHT), exif=exif)
+    monkeypatch.setattr(Image.Exif, "load", fail)
+    with pytest.raises(InputError, match="not enough memory"):
+        images.decode_image(data, "x")
 
 
 def test_a_colour_marked_as_transparent_stays_itself() -> None:

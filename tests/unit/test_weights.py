@@ -202,3 +202,17 @@ def test_what_lies_in_the_memory_of_new_weights_does_not_matter(
     state = again.body.state_dict()
     for name, value in net.body.state_dict().items():
         assert torch.equal(value, state[name]), name
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
+def test_too_little_memory_is_not_the_fault_of_a_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    (tmp_path / name).touch()
+    monkeypatch.setattr("safetensors.torch.load_file", fail)
+    monkeypatch.setattr("torch.load", fail)
+    with pytest.raises(MemoryError):
+        read_weights(tmp_path / name)
