@@ -1,6 +1,9 @@
 """The bytes of messages as they come from the network, bounded before they fill the memory.
 
 pynetdicom reads a PDU to its end, and holds a message until its last PDU, whatever their lengths.
+None of its settings bounds either: `maximum_pdu_size` is what it asks for, and is not held against
+what comes; STORE_RECV_CHUNKED_DATASET puts a data set of any length into a temporary file; an event
+comes once a PDU or a message is whole, and its handler could only abort: no status for the sender.
 """
 
 from __future__ import annotations

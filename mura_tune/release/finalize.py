@@ -169,7 +169,8 @@ def finalize(
     model = join_members([run.net for run in members])
     logits = torch.stack([run.fit.logits for run in members]).mean(0)
     decision = task_releases.choose_decision(logits, dev_split)  # before anything reads test
-    pictures = choose_picture_rule(load_all_patients(prepared, device), SHARE)
+    # Their pixels are on the device once already: those that are sampled come from the file.
+    pictures = choose_picture_rule(load_all_patients(prepared, device, budget=0), SHARE)
     familiarity = choose_rule([run.features for run in members], dev_split.studies, pictures)
     dev = task_releases.evaluate(logits, dev_split, decision)
     uses = before_test(weights_digest(model))

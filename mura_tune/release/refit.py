@@ -70,11 +70,11 @@ class AnswerMemory:
         self.inner.save(replace(state, parts={**state.parts, _ANSWERS: stored}))
 
 
-def load_all_patients(prepared: Prepared, device: torch.device) -> Split:
-    """The views of train and dev as one split to train on."""
+def load_all_patients(prepared: Prepared, device: torch.device, budget: int | None = None) -> Split:
+    """The views of train and dev as one split to train on; `budget` as `load_split` has it."""
     frame = prepared.frame
     split = frame["split"].where(frame["split"] == "test", "train")
-    return load_split(replace(prepared, frame=frame.assign(split=split)), "train", device)
+    return load_split(replace(prepared, frame=frame.assign(split=split)), "train", device, budget)
 
 
 def refit(

@@ -1,7 +1,5 @@
 """Networks by name: stages, what trains at a depth, and the sizes they take."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,27 +143,3 @@ def test_the_same_network_again_is_a_copy_that_shares_nothing(tmp_path: Path) ->
     assert len(list(trainable_names(second))) == len(list(trainable_names(fresh)))
     with pytest.raises(InputError, match="no such file of weights"):
         build("resnet18", **asked | {"seed": 4})
-
-
-def test_the_compiler_is_imported_when_it_is_asked_for_and_not_with_timm() -> None:
-    """And what torchvision got in its place answers as it does."""
-    code = (
-        "import sys\n"
-        "import mura_tune.networks.factory\n"
-        "assert 'timm' in sys.modules and 'torch._dynamo' not in sys.modules\n"
-        "asked = sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu')\n"
-        "from torch import _dynamo, compiler\n"
-        "assert asked == _dynamo.utils.is_compile_supported('cpu')\n"
-        "assert compiler.disable.__module__ == 'torch.compiler'\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_who_imported_torchvision_before_has_the_compiler_already() -> None:
-    code = (
-        "import sys, torchvision\n"
-        "there = sys.modules['torch._dynamo.utils']\n"
-        "import mura_tune.networks.factory\n"
-        "assert sys.modules['torch._dynamo.utils'] is there\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
