@@ -137,7 +137,7 @@ def case(arch: str, size: int, rounds: int, quick: bool) -> None:
                 print(
                     f"  {name}, {who}: {spread(per, '.3f')} ms/image; peer / this "
                     f"{ratio(seen['peer'], seconds)}, pixels / this "
-                    f"{ratio(seen['pixel_feed'], seconds)}, this / bare "
+                    f"{ratio(seen['pixels'], seconds)}, this / bare "
                     f"{ratio(seconds, seen['bare'])}"
                 )
 

@@ -142,7 +142,7 @@ def our_search(
         for recipe in trials:
             net = build_network(recipe.arch, seed=recipe.seed).to(memory_format=layout)
             found = fit(net, train, dev, recipe, ABNORMALITY_TASK, source=source)
-            best = found if best is None or found.best.score > best.best.score else best
+            best = found if best is None or found.epoch.score > best.epoch.score else best
         assert best is not None
         return time.perf_counter() - started, best, dev
 

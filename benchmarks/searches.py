@@ -73,7 +73,7 @@ def trained_start(folder: Path, patients: int = 600, epochs: int = 14) -> Path:
     train, dev = (load_split(prepared, part, CPU) for part in ("train", "dev"))
     net = build_network("cnn")
     result = fit(net, train, dev, of.recipe, ABNORMALITY_TASK)
-    print(f"start: {patients} wrist patients, dev study AUC {result.best.score:.3f}", flush=True)
+    print(f"start: {patients} wrist patients, dev study AUC {result.epoch.score:.3f}", flush=True)
     plain = {name: value.contiguous() for name, value in result.weights.items()}
     save_file(plain, file := folder / "start.safetensors")
     return file
