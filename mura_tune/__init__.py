@@ -4,7 +4,7 @@
 
     config = mt.load_config("XR_WRIST", {"arch": "resnet18"})
     search = mt.Search(config, data="data/MURA-v1.1", storage="runs/studies.db")
-    best = search.run(trials=40)
+    best = search.run(trials=24)
     release = mt.finalize(best, out="releases")
     print(mt.load_release("releases/XR_WRIST").predict(["view1.png", "view2.png"]))
 
