@@ -1,7 +1,7 @@
 # `make` alone lists what there is. Every target sets itself up on first use.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check tune dashboard finalize evaluate bench chaos fuzz docs clean
+.PHONY: help setup demo test check tune dashboard finalize evaluate bench benchmarks chaos fuzz docs clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -92,6 +92,9 @@ dashboard: setup  ## Look at the searches in the browser, on 127.0.0.1:8080 [POR
 BENCH := startup data_path infer epoch memory search
 bench: setup  ## Measure speed and memory against what a user would write: about 20 minutes on two cores
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
+
+benchmarks: setup  ## Run a toy of every benchmark, a line each: does it still run? [ARGS=NAME]
+	@$(BIN)/python benchmarks/quick.py $(ARGS)
 
 chaos: setup  ## Kill searches on SQLite, PostgreSQL, a Ray cluster and Slurm, and mura listen, and count
 	@$(BIN)/python tests/chaos.py $(ARGS)

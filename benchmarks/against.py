@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from measure import REPO, arguments, interleaved, opened, ratio, spread
+from measure import REPO, arguments, earlier_checkout, interleaved, opened, ratio, spread
 
 SETS = [
     "arch=cnn",
@@ -95,16 +95,11 @@ def main() -> None:
 @contextlib.contextmanager
 def checkouts(commit: str, folder: Path) -> Iterator[tuple[Checkout, Checkout]]:
     """This checkout, and that of a commit while this is open."""
-    code = folder / commit
-    git = ["git", "-C", str(REPO), "worktree"]
-    subprocess.run([*git, "add", "--detach", "--quiet", code, commit], check=True)
-    try:
+    with earlier_checkout(commit, folder / commit) as code:
         yield (
             Checkout(REPO, folder / f"now, beside {commit}"),
             Checkout(code, folder / f"then, {commit}"),
         )
-    finally:
-        subprocess.run([*git, "remove", "--force", code], check=True)
 
 
 def measure(rounds: int, quick: bool, commit: str, folder: Path) -> None:

@@ -82,11 +82,11 @@ def main() -> None:
             given.rounds,
             {"one thread": lambda: build(root, 1), "two threads": lambda: build(root, 2)},
         )
-        for threads, seconds in seen.items():
-            print(f"{threads}: {spread([1000 * s / count for s in seconds])} ms/image")
+        for name, seconds in seen.items():
+            print(f"{name}: {spread([1000 * s / count for s in seconds])} ms/image")
         print(f"one thread / two threads: {ratio(seen['one thread'], seen['two threads'])}")
         for threads in (1, MANY):
-            program = [sys.executable, "-c", MEMORY, root, str(threads)]
+            program = [sys.executable, "-c", MEMORY, str(root), str(threads)]
             ran = subprocess.run(
                 program, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True
             )

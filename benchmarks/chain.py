@@ -71,8 +71,8 @@ def main() -> None:
             run("finalize", study, *DATA)
         run("evaluate", "--release", "releases/router", *DATA)
         run("evaluate", "--routed", *DATA)
-        study = min(Path("phantoms", "valid", FIRST).glob("*/*_positive"))
-        views = [word for view in sorted(study.iterdir()) for word in ("--image", view)]
+        abnormal = min(Path("phantoms", "valid", FIRST).glob("*/*_positive"))
+        views = [word for view in sorted(abnormal.iterdir()) for word in ("--image", view)]
         run("infer", "--area", "auto", *views)
     print(
         f"\n{(time.perf_counter() - started) / 60:.1f} minutes, "

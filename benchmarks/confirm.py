@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from searches import AREA, CPU, asked, phantoms, run, study, trained_start
+from searches import AREA, CPU, phantoms, plan, run, study, trained_start
 
 from mura_tune.data.prepare import Prepared
 from mura_tune.database.storage import load_study, open_storage
@@ -43,17 +43,20 @@ def test_auc(recipe: Recipe, prepared: Prepared) -> float:
 
 
 def main() -> None:
-    seeds, trials, patients = asked(__doc__)
-    print(f"{trials} trials a search, phantom forearms of {patients} patients, small CNN at 96 px")
+    asked = plan(__doc__)
+    print(
+        f"{asked.trials} trials a search, phantom forearms of {asked.patients} patients, small CNN "
+        "at 96 px"
+    )
     print("seed  picked by score: trial, its dev AUC, test   by confirmation: trial, mean, test")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepared = phantoms(folder, patients)[AREA]
-        start = f"pretrained={trained_start(folder)}"
+        prepared = phantoms(folder, asked.patients)[AREA]
+        sets = (*asked.sets, f"pretrained={trained_start(folder, *asked.start)}")
         gains, optimism = [], []
-        for seed in range(seeds):
+        for seed in range(asked.seeds):
             file = folder / f"{seed}.db"
-            confirmed = run(file, prepared, study(AREA, seed, trials, start))
+            confirmed = run(file, prepared, study(AREA, seed, asked.trials, *sets))
             url = url_of(str(file))
             search = SearchRecord(load_study(open_storage(url), AREA, url))
             believed = read_result(search)  # no confirmation

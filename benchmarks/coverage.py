@@ -12,6 +12,7 @@ each, where the true AUC is about .85, .95 or .99 in every fold: `ours` is
 `metrics.comparison.average_folds`.
 """
 
+import functools
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
@@ -59,11 +60,11 @@ def sample(rng: np.random.Generator, patients: int, effect: float = EFFECT) -> S
     study = np.repeat(np.arange(n), views)
     hard = SPREAD * (rng.normal(size=patients)[patient] + rng.normal(size=n))
     image = (effect * labels + hard)[study] + SPREAD * rng.normal(size=len(study))
-    names, whose = np.arange(n), patient
+    names, whose = np.arange(n).astype(object), patient.astype(object)
     first = StudyScores(names, whose, labels, np.bincount(study, image) / views)
     return Sample(
         studies=first,
-        views=ViewScores(study, whose[study], labels[study], image),
+        views=ViewScores(names[study], whose[study], labels[study], image),
         second=replace(first, scores=effect * 0.8 * labels + hard + SPREAD * rng.normal(size=n)),
     )
 
@@ -87,7 +88,7 @@ def intervals(one: Sample, seed: int) -> dict[tuple[str, str], tuple[float, floa
     for level, rows in (("study", one.studies), ("image", one.views)):
         drawn_from = {"percentile": rows.patients}
         if level == "image":
-            drawn_from["naive"] = np.arange(len(rows.labels))
+            drawn_from["naive"] = np.arange(len(rows.labels)).astype(object)
         ours: dict[str, Estimate] = {
             "AUC": estimate_auc(rows, seed=seed),
             "kappa": estimate_at_threshold(rows, CUT, seed=seed)["kappa"],
@@ -133,7 +134,7 @@ def cover_folds(repeats: int) -> None:
                 ours = average_folds(folds, draws=FOLD_DRAWS, seed=repeat)
                 drawn = [
                     resample(
-                        lambda weights, fold=fold: AUC.values(fold, weights),
+                        functools.partial(AUC.values, fold),
                         fold.patients,
                         FOLD_DRAWS,
                         repeat + number,

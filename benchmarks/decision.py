@@ -129,7 +129,7 @@ def stored_answers(file: Path | None, quick: bool) -> dict[str, Views]:
         return {title: Views(*own) for title, own in zip(NETWORKS, columns, strict=True)}
     found = answer_pool(quick)
     if file:
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for number, views in enumerate(found.values()):
             arrays[f"{number} logits"], arrays[f"{number} labels"] = views.logits, views.labels
             arrays[f"{number} studies"] = views.studies.astype(str)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import optuna
 import peer
 import torch
 from measure import arguments, interleaved, opened, ratio, spread
-from search import CASES, CPU, material
+from search import CASES, CPU, Material, material
 
 from mura_tune.config import load_config
 from mura_tune.networks.factory import build_network
@@ -70,7 +71,7 @@ def bare(net: Network, given: Recipe, train: Split) -> float:
     def step(number: int) -> None:
         loss = loss_of(net(stock[number % len(stock)]), labels).mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
 
     step(0)
@@ -106,32 +107,7 @@ def case(arch: str, size: int, rounds: int, quick: bool) -> None:
             # Short epochs thrice, or the first steps of a network, which are slow, weigh too much.
             epochs = 3 if not quick and (arch == "cnn" or depth < 2) else 1
             wanted, stores = recipe(arch, size, 16, depth, epochs), Path(folder) / str(depth)
-
-            def run(source: Source, wanted: Recipe = wanted) -> float:
-                found = fit(
-                    build_network(arch), train, dev, wanted, ABNORMALITY_TASK, source=source
-                )
-                return sum(epoch.seconds for epoch in found.epochs)
-
-            def features(fresh: bool, stores: Path = stores) -> FeatureSource:
-                number = len(list(stores.glob("*"))) + fresh
-                return FeatureSource(FeatureStore(stores / str(number)))
-
-            def theirs(wanted: Recipe = wanted) -> float:
-                started = time.perf_counter()
-                peer.train(
-                    optuna.trial.FixedTrial({}), data.files["train"], data.files["dev"], wanted
-                )
-                return time.perf_counter() - started
-
-            contenders = {"peer": theirs, "pixels": lambda run=run: run(pixel_feed)}
-            if depth < 2:
-                contenders |= {
-                    "first": lambda run=run, features=features: run(features(True)),
-                    "later": lambda run=run, features=features: run(features(False)),
-                }
-            contenders["bare"] = lambda wanted=wanted: bare(build_network(arch), wanted, train)
-            seen = interleaved(rounds, contenders)
+            seen = interleaved(rounds, contenders_of(arch, data, train, dev, wanted, stores))
             for who, seconds in seen.items():
                 per = [s / epochs / len(train) * 1000 for s in seconds]
                 print(
@@ -140,6 +116,38 @@ def case(arch: str, size: int, rounds: int, quick: bool) -> None:
                     f"{ratio(seen['pixels'], seconds)}, this / bare "
                     f"{ratio(seconds, seen['bare'])}"
                 )
+
+
+def contenders_of(
+    arch: str, data: Material, train: Split, dev: Split, wanted: Recipe, stores: Path
+) -> dict[str, Callable[[], float]]:
+    """Ways to run one recipe, each with its seconds; `stores` is a folder of feature stores."""
+
+    def run(source: Source) -> float:
+        found = fit(build_network(arch), train, dev, wanted, ABNORMALITY_TASK, source=source)
+        return sum(epoch.seconds for epoch in found.epochs)
+
+    def of_features(number: int) -> float:
+        return run(FeatureSource(FeatureStore(stores / str(number))))
+
+    def by_peer() -> float:
+        started = time.perf_counter()
+        peer.train(optuna.trial.FixedTrial({}), data.files["train"], data.files["dev"], wanted)
+        return time.perf_counter() - started
+
+    contenders: dict[str, Callable[[], float]] = {
+        "peer": by_peer,
+        "pixels": lambda: run(pixel_feed),
+    }
+    if wanted.finetune.depth < 2:
+        contenders["first"] = lambda: of_features(_count(stores) + 1)
+        contenders["later"] = lambda: of_features(_count(stores))
+    contenders["bare"] = lambda: bare(build_network(arch), wanted, train)
+    return contenders
+
+
+def _count(folder: Path) -> int:
+    return len(list(folder.glob("*")))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Which epoch's weights should a run end with: dev's best, the last, or an average of weights?
 
-Run: .venv/bin/python benchmarks/epoch_rule.py --runs FILE [--real DATA] [--quick] [--out FILE].
 The runs are those of `epoch_runs.py`. For each rule: test AUC of the weights that it keeps; its
 score of the run less that test AUC (optimism); and, where a search picks the run of the highest
 score among those of a fold, the test AUC of what it picks. Differences are paired by fold, with
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from epoch_runs import SETTINGS, Run, make_runs
-from measure import REAL, arguments, mean_interval, opened
+from measure import REAL, arguments, kept_or_temporary, mean_interval, opened
 from numpy.typing import NDArray
 
 LAST = 3  # epochs whose mean is a score
@@ -34,6 +33,15 @@ class Rule:
 
     score: Callable[[Run], float]
     test: Callable[[Run], float]
+
+    def mean_test(self, runs: Sequence[Run]) -> float:
+        return statistics.fmean(map(self.test, runs))
+
+    def optimism(self, runs: Sequence[Run]) -> float:
+        return statistics.fmean(self.score(run) - self.test(run) for run in runs)
+
+    def test_of_picked(self, runs: Sequence[Run]) -> float:
+        return self.test(max(runs, key=self.score))
 
 
 RULES = {
@@ -55,12 +63,9 @@ def by_fold(runs: Sequence[Run], number: Callable[[Sequence[Run]], float]) -> Ar
 def report(runs: Sequence[Run]) -> None:
     first: dict[str, Array] = {}
     for name, rule in RULES.items():
-        test = by_fold(runs, lambda own, rule=rule: statistics.fmean(map(rule.test, own)))
-        optimism = by_fold(
-            runs,
-            lambda own, rule=rule: statistics.fmean(rule.score(r) - rule.test(r) for r in own),
-        )
-        picked = by_fold(runs, lambda own, rule=rule: rule.test(max(own, key=rule.score)))
+        test = by_fold(runs, rule.mean_test)
+        optimism = by_fold(runs, rule.optimism)
+        picked = by_fold(runs, rule.test_of_picked)
         first = first or {"test": test, "picked": picked}
         gains = [mean_interval(own - first[of]) for own, of in ((test, "test"), (picked, "picked"))]
         print(
@@ -109,13 +114,17 @@ def simulate(moves: float, noise: float, patients: float, searches: int) -> None
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--real", type=Path, default=REAL, help="the real radiographs' folder")
-    parser.add_argument("--runs", type=Path, required=True, help="finished runs, a line each")
+    parser.add_argument(
+        "--runs", type=Path, help="finished runs, a line each: it goes on from them"
+    )
     parser.add_argument("--folds", type=int, default=5, help="how many of the five folds")
     parser.add_argument("--most", type=int, default=1000, help="new runs of this call")
     given = opened(parser)
     folds = 1 if given.quick else given.folds
-    most, folder = given.most, given.runs.parent
-    runs = make_runs(given.runs, given.real, folder, quick=given.quick, folds=folds, most=most)
+    with kept_or_temporary(given.runs, "runs.jsonl") as file:
+        runs = make_runs(
+            file, given.real, file.parent, quick=given.quick, folds=folds, most=given.most
+        )
     for setting in SETTINGS:
         own = [run for run in runs if run.network == setting]
         if own:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import is_here
 from safetensors.torch import save_file
 
 from mura_tune import config
@@ -96,18 +97,24 @@ class Run:
 def make_runs(
     file: Path, real: Path, folder: Path, *, quick: bool, folds: int = FOLDS, most: int = 1000
 ) -> list[Run]:
-    """All runs: those that `file` holds, then `most` that it lacks, which are added to it."""
+    """All runs: those that `file` holds, then `most` that it lacks, which are added to it.
+
+    Where the folder `real` is not here, runs on it are left out.
+    """
     lines = file.read_text("utf-8").splitlines() if file.exists() else []
     runs = {run.key: run for run in (Run(**json.loads(line)) for line in lines)}
     pools: dict[str, Prepared] = {}
+    has_real = is_here(real)
     for network, fold, variant in _wanted(folds):
         if (network, fold, variant) in runs or most == 0:
+            continue
+        if network.startswith("real") and not has_real:
             continue
         most -= 1
         values = dict(SETTINGS[network].values)
         name = f"{network.partition(',')[0]} {values['size']}"
         if name not in pools:
-            pools[name] = read_pool(name, real, folder, patients=24 if quick else 100)
+            pools[name] = read_pool(name, real, folder, quick=quick)
         if values["pretrained"] == START:
             values["pretrained"] = str(_start(folder, quick))
         recipe = _recipe(values | dict(VARIANTS[variant]), quick)
@@ -158,16 +165,20 @@ def _auc(net: Network, split: Split) -> float:
     return float(auc(table.scores, table.labels))
 
 
-def read_pool(name: str, real: Path, folder: Path, *, patients: int) -> Prepared:
-    """Every view of a dataset, whatever its published split."""
+def read_pool(name: str, real: Path, folder: Path, *, quick: bool) -> Prepared:
+    """Every view of a dataset, whatever its published split; of a toy, some of the patients."""
     kind, _, size = name.partition(" ")
     if kind == "real":
         root, area = real, "XR_MIXED"
     else:
-        area = "XR_WRIST"
+        area, patients = "XR_WRIST", 24 if quick else 100
         root = _phantoms(folder / f"phantoms-{patients}", area, patients)
     split = config.load_config("XR_WRIST").split
-    return prepare(open_dataset(root), area, int(size), split, folder / "cache")
+    pool = prepare(open_dataset(root), area, int(size), split, folder / "cache")
+    if kind == "real" and quick:
+        some = sorted(pool.frame["patient"].unique())[::4]
+        pool = dataclasses.replace(pool, frame=pool.frame[pool.frame["patient"].isin(some)])
+    return pool
 
 
 def _phantoms(root: Path, area: str, patients: int) -> Path:

@@ -89,7 +89,7 @@ def top_tenth(values: np.ndarray) -> np.ndarray:
     kept = len(values) // 10
     last = np.partition(values, -kept)[-kept]
     above, tied = values > last, values == last
-    return (above + tied * (kept - above.sum()) / tied.sum()) / kept
+    return np.asarray((above + tied * (kept - above.sum()) / tied.sum()) / kept)
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def main() -> None:
             study.recipe, RECIPE | {"size": size, "finetune.epochs": epochs}, "benchmark"
         )
         net = build_network("cnn", seed=recipe.seed)
-        best = fit(net, train, dev, recipe, ABNORMALITY_TASK).best
+        best = fit(net, train, dev, recipe, ABNORMALITY_TASK).epoch
         score = ABNORMALITY_TASK.score(predict(net, test), test)
         print(
             f"small network at {size} px, {len(train)} images, {recipe.epochs} epochs: study AUC "

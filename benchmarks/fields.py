@@ -1,11 +1,10 @@
 """What are `weigh`, `clip`, `label_smoothing`, `mixup` and flips at test time worth?
 
-Run: .venv/bin/python benchmarks/fields.py --runs FILE [--real DATA] [--quick] [--most N] [--out
-FILE]. A run is one training by default.yaml's fields but for one: test AUC by study after the last
-epoch. A repetition has its own test fold, dev part and seed, which its runs share. Differences from
-the plain run are paired by repetition, with Student's t interval over the repetitions; since these
+A run is one training by default.yaml's fields but for one: test AUC by study after the last epoch.
+A repetition has its own test fold, dev part and seed, which its runs share. Differences from the
+plain run are paired by repetition, with Student's t interval over the repetitions; since these
 share patients of train, the intervals are somewhat too narrow. A finished run is a line of JSON in
-FILE: a call goes on from those.
+the file of --runs: a call goes on from those.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from epoch_runs import LITE, divide, read_pool
-from measure import REAL, arguments, mean_interval, opened
+from measure import REAL, arguments, is_here, kept_or_temporary, mean_interval, opened
 from torch import Tensor
 
 from mura_tune import config
@@ -32,6 +31,7 @@ from mura_tune.training.feeds import FeatureSource
 from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import ABNORMALITY_TASK, mean_logit_scores
 
+Key = tuple[str, int, str]  # setting, repetition, variant
 PLAIN, FLIPS = "plain", "flips at test time"
 VARIANTS: Mapping[str, Mapping[str, object]] = {
     PLAIN: {"weigh": "view"},
@@ -44,14 +44,12 @@ COMMON = {"size": 64, "batch": 16, "head.epochs": 1, "keep": "last"}
 LITE_VALUES = {
     "arch": LITE,
     "pretrained": "imagenet",
-    "finetune.epochs": 6,
     "finetune.depth": 1,
     "finetune.lr": 3e-4,
 }
 CNN_VALUES = {
     "arch": "cnn",
     "pretrained": "none",
-    "finetune.epochs": 14,
     "finetune.depth": 99,
     "finetune.lr": 3e-3,
 }
@@ -59,16 +57,17 @@ CNN_VALUES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A network on a dataset, `real` or `phantoms`."""
+    """A network on a dataset, `real` or `phantoms`, and its epochs of fine-tuning."""
 
     data: str
     values: Mapping[str, object]
+    epochs: int
 
 
 SETTINGS: Mapping[str, Setting] = {
-    "real, lite0 from ImageNet": Setting("real", LITE_VALUES),
-    "phantoms, lite0 from ImageNet": Setting("phantoms", LITE_VALUES),
-    "real, small CNN": Setting("real", CNN_VALUES),
+    "real, lite0 from ImageNet": Setting("real", LITE_VALUES, 6),
+    "phantoms, lite0 from ImageNet": Setting("phantoms", LITE_VALUES, 6),
+    "real, small CNN": Setting("real", CNN_VALUES, 14),
 }
 
 
@@ -83,27 +82,36 @@ class Run:
     flips: float
 
 
-def wanted(repetitions: int) -> Iterator[tuple[str, int, str]]:
+def wanted(repetitions: int) -> Iterator[Key]:
     """Every run, repetition by repetition: a file that is cut off has some of all settings."""
     for repetition, name, variant in itertools.product(range(repetitions), SETTINGS, VARIANTS):
         yield name, repetition, variant
 
 
-def make_runs(file: Path, real: Path, *, patients: int, repetitions: int, most: int) -> list[Run]:
-    """All runs: those that `file` holds, then `most` that it lacks, which are added to it."""
+def make_runs(file: Path, real: Path, *, quick: bool, repetitions: int, most: int) -> list[Run]:
+    """All runs: those that `file` holds, then `most` that it lacks, which are added to it.
+
+    Where the folder `real` is not here, runs on it are left out.
+    """
     lines = file.read_text("utf-8").splitlines() if file.exists() else []
     runs = [Run(**json.loads(line)) for line in lines]
     done = {(run.setting, run.repetition, run.variant) for run in runs}
     pools: dict[str, Prepared] = {}
     source = FeatureSource(FeatureStore(file.parent / "features"))
-    todo = [key for key in wanted(repetitions) if key not in done]
+    has_real = is_here(real)
+    todo = [
+        key
+        for key in wanted(repetitions)
+        if key not in done and (has_real or SETTINGS[key[0]].data != "real")
+    ]
     for name, repetition, variant in todo[:most]:
         data = SETTINGS[name].data
         if data not in pools:
             named = f"{data} {COMMON['size']}"
-            pools[data] = read_pool(named, real, file.parent, patients=patients)
+            pools[data] = read_pool(named, real, file.parent, quick=quick)
         splits = divide(pools[data], repetition)
-        run = train_once(name, repetition, variant, splits, source)
+        epochs = 1 if quick else SETTINGS[name].epochs
+        run = train_once((name, repetition, variant), epochs, splits, source)
         runs.append(run)
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(dataclasses.asdict(run)) + "\n")
@@ -111,14 +119,12 @@ def make_runs(file: Path, real: Path, *, patients: int, repetitions: int, most: 
 
 
 def train_once(
-    name: str,
-    repetition: int,
-    variant: str,
-    splits: tuple[Split, Split, Split],
-    source: FeatureSource,
+    key: Key, epochs: int, splits: tuple[Split, Split, Split], source: FeatureSource
 ) -> Run:
     train, dev, test = splits
+    name, repetition, variant = key
     values = {**COMMON, **SETTINGS[name].values, **VARIANTS[variant], "seed": repetition}
+    values["finetune.epochs"] = epochs
     recipe = apply_values(config.load_config("XR_WRIST").recipe, values, "benchmark")
     net = ABNORMALITY_TASK.start(recipe, train)
     fit(net, train, dev, recipe, ABNORMALITY_TASK, source=source)
@@ -126,7 +132,7 @@ def train_once(
     mirrored = dataclasses.replace(test, pixels=test.pixels.flip(2))
     logits = predict(net, test)
     both = (logits + predict(net, mirrored)) / 2
-    return Run(name, repetition, variant, *(study_auc(each, test) for each in (logits, both)))
+    return Run(*key, study_auc(logits, test), study_auc(both, test))
 
 
 def study_auc(logits_nk: Tensor, split: Split) -> float:
@@ -161,16 +167,18 @@ def report(runs: Sequence[Run]) -> None:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--real", type=Path, default=REAL, help="the real radiographs' folder")
-    parser.add_argument("--runs", type=Path, required=True, help="finished runs, a line each")
+    parser.add_argument(
+        "--runs", type=Path, help="finished runs, a line each: it goes on from them"
+    )
     parser.add_argument("--repetitions", type=int, default=10, help="of each setting")
     parser.add_argument("--most", type=int, default=1000, help="new runs of this call")
     given = opened(parser)
-    patients, repetitions = (24, 1) if given.quick else (100, given.repetitions)
-    report(
-        make_runs(
-            given.runs, given.real, patients=patients, repetitions=repetitions, most=given.most
+    repetitions = 1 if given.quick else given.repetitions
+    with kept_or_temporary(given.runs, "runs.jsonl") as file:
+        runs = make_runs(
+            file, given.real, quick=given.quick, repetitions=repetitions, most=given.most
         )
-    )
+    report(runs)
 
 
 if __name__ == "__main__":

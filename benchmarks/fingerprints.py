@@ -10,10 +10,11 @@ quantile of copies', and the share of each that reaches the limit.
 
 import io
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measure import REAL, arguments, opened
+from measure import REAL, arguments, is_here, opened
 from PIL import Image
 
 from mura_tune.data.duplicates import group_copies
@@ -23,9 +24,9 @@ from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.phantoms.dataset import write_phantoms
 
 
-def pictures(root: Path) -> list[np.ndarray]:
+def pictures(root: Path, most: int | None = None) -> list[np.ndarray]:
     read = []
-    for path in sorted(root.rglob("*.png")):
+    for path in sorted(root.rglob("*.png"))[:most]:
         try:
             read.append(read_image(path))
         except MuraError:  # planted damage
@@ -47,7 +48,7 @@ def cut(picture: np.ndarray) -> np.ndarray:
     return picture[height // 50 :, width // 50 :]
 
 
-COPIES = {
+COPIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "halved, turned, JPEG 60": lambda p: np.rot90(save_anew(p, 60, 0.5, 1.0)),
     "darker, JPEG 85": lambda p: save_anew(p, 85, 1.0, 0.85),
     "cut by 2 %": cut,
@@ -65,8 +66,8 @@ def main() -> None:
         root = Path(folder) / "phantoms"
         write_phantoms(root, areas=("XR_WRIST", "XR_HAND"), patients=5 if quick else 150, size=256)
         sets = {"phantoms": pictures(root)}
-    if REAL.is_dir():
-        sets["real radiographs"] = pictures(REAL)[: 20 if quick else None]
+    if is_here(REAL):
+        sets["real radiographs"] = pictures(REAL, 20 if quick else None)
     for name, read in sets.items():
         groups = group_copies(np.stack([resize_to_square(one, 224) for one in read]))
         for side in (224, 96):

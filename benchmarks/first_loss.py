@@ -25,7 +25,7 @@ from mura_tune.training.tasks import Task, task_of
 
 CPU = torch.device("cpu")
 AREAS = ("XR_ELBOW", "XR_HAND", "XR_WRIST")
-ARCHES = (
+ARCHES: tuple[str, ...] = (
     "efficientnet_b0",
     "tf_efficientnet_lite0",
     "mobilenetv3_small_100",
@@ -43,7 +43,7 @@ ARCHES = (
     "hybrid-resnet18",
     "cnn",
 )
-OTHERS = (
+OTHERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (ROUTER, "efficientnet_b0", ()),
     (ROUTER, "cnn", ()),
     (MULTITASK, "efficientnet_b0", ()),
@@ -60,8 +60,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--seeds", type=int, default=3)
     given = opened(parser)
+    arches = ARCHES
     if given.quick:
         given.patients, given.seeds = 24, 1
+        arches = ("tf_efficientnet_lite0", "cnn")
     print(
         f"the first loss less the prior's, mean of {given.seeds} seeds, random weights, "
         f"{given.size} px\n"
@@ -70,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_phantoms(root / "phantoms", areas=AREAS, patients=given.patients, size=256)
-        for area, arch, sets in [*((ALL, arch, ()) for arch in ARCHES), *OTHERS]:
+        for area, arch, sets in [*((ALL, arch, ()) for arch in arches), *OTHERS]:
             side = 240 if arch.startswith("crossvit") else given.size
             config = load_config(area, [f"arch={arch}", f"size={side}", "pretrained=none", *sets])
             prepared = prepare(
@@ -120,7 +122,7 @@ def loss_of_prior(task: Task, recipe: Recipe, train: Split) -> float:
 def expected_loss(task: Task, recipe: Recipe, train: Split, logits_nk: torch.Tensor) -> float:
     """The mean loss of these answers over the targets of train, as often as an epoch sees each."""
     loss, shares = task.loss(train, recipe), view_shares(train, recipe)
-    targets, group = task.targets(train).unique(dim=0, return_inverse=True)
+    targets, group = torch.unique(task.targets(train), dim=0, return_inverse=True)
     weights = np.bincount(group.numpy(), shares)
     each = [float(loss(logits_nk, t.expand(len(logits_nk), *t.shape)).mean()) for t in targets]
     return float(np.dot(each, weights))

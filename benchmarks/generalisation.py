@@ -25,11 +25,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from measure import arguments, commit, mean_interval, opened
+from measure import REAL, arguments, commit, is_here, kept_or_temporary, mean_interval, opened
 
 import mura_tune as mt
 from mura_tune.config import config_to_dict
 from mura_tune.data.index import index_mura
+from mura_tune.evaluation.evaluate import Evaluation
 
 AREA = "XR_MIXED"
 FIFTHS = 5
@@ -177,10 +178,9 @@ def measure(
         search = mt.Search(config, data=table, storage=f"{runs}/studies.db", runs=folder / "runs")
         best = search.run(artifacts=False, warm_start="none")
         made = mt.finalize(best, out=f"{runs}/releases", device="cpu")
-    dev, test = (
-        evaluation.estimates["auc"]
-        for evaluation in (made.manifest.metrics.dev, made.manifest.metrics.test)
-    )
+    assert isinstance(made.dev, Evaluation)
+    assert isinstance(made.test, Evaluation)
+    dev, test = (evaluation.by_study["auc"] for evaluation in (made.dev, made.test))
     means = {candidate.trial: candidate.mean for candidate in best.confirmed}
     return Cell(
         repetition,
@@ -256,23 +256,34 @@ PAIRS = [
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("data", type=Path, help="radiographs in MURA's layout")
-    parser.add_argument("--cells", type=Path, required=True, help="a line for each finished cell")
+    parser.add_argument(
+        "data", type=Path, nargs="?", default=REAL, help="radiographs in MURA's layout"
+    )
+    parser.add_argument("--cells", type=Path, help="finished cells, a line each: it goes on there")
     parser.add_argument(
         "--repetitions", type=int, nargs="+", choices=range(FIFTHS), default=[*range(FIFTHS)]
     )
     given = opened(parser)
-    if given.quick:
-        given.repetitions = given.repetitions[:2]
+    if not is_here(given.data):
+        return
+    with kept_or_temporary(given.cells, "cells.jsonl") as file:
+        make_cells(given.data, file, given.repetitions, given.quick)
+
+
+def make_cells(data: Path, file: Path, repetitions: list[int], quick: bool) -> None:
+    """Make the cells that the file lacks, and print the table of all that it then has."""
+    cells = CELLS
+    if quick:
+        cells, repetitions = CELLS[:2], repetitions[:1]
         JUDGES.update(old=Judge(3, 1, 1, OLD_JUDGE), new=Judge(3, 1, 1))
-    plans = {(s, j): overrides_of(s, JUDGES[j], given.quick) for s, j in CELLS}
+    plans = {(s, j): overrides_of(s, JUDGES[j], quick) for s, j in cells}
     names = {key: settings_of(overrides) for key, overrides in plans.items()}
 
     def wanted() -> list[Cell]:
         """The stored cells that were made with these settings, in the order of the table."""
         stored = {
             (c.start, c.judge, c.repetition): c
-            for c in read_cells(given.cells)
+            for c in read_cells(file)
             if c.settings == names.get((c.start, c.judge))
         }
         return [
@@ -281,17 +292,17 @@ def main() -> None:
             if key in stored
         ]
 
-    log = given.cells.with_name(f"{given.cells.name}.log")
+    log = file.with_name(f"{file.name}.log")
     with tempfile.TemporaryDirectory() as folder, log.open("a", encoding="utf-8") as messages:
         for (start, judge), overrides in plans.items():
-            for repetition in given.repetitions:
+            for repetition in repetitions:
                 if any(
                     (c.start, c.judge, c.repetition) == (start, judge, repetition) for c in wanted()
                 ):
                     continue
                 with contextlib.redirect_stderr(messages):
-                    cell = measure(repetition, start, judge, overrides, given.data, Path(folder))
-                append_cell(given.cells, cell)
+                    cell = measure(repetition, start, judge, overrides, data, Path(folder))
+                append_cell(file, cell)
                 print(
                     f"{repetition}  {start:34}{judge:5}dev {cell.dev:.3f}  test {cell.test:.3f} "
                     f"(n = {cell.test_studies})  picked for {cell.picked:.3f}, "

@@ -19,6 +19,7 @@ compiled is kept in the temporary folder, so that a second run finds it, as a se
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -49,7 +50,7 @@ from mura_tune.training import fit as training
 from mura_tune.training import steps
 from mura_tune.training.batches import Split
 from mura_tune.training.compiling import Compiler, Inductor, leave_uncompiled
-from mura_tune.training.feature_cache import FeatureMemory, FeatureStore
+from mura_tune.training.feature_cache import FeatureCache, FeatureMemory, FeatureStore
 from mura_tune.training.feeds import FeatureSource, Source, pixel_feed
 from mura_tune.training.fit import fit
 from mura_tune.training.graphs import captured
@@ -150,57 +151,64 @@ def rates(
     compiler: Compiler,
 ) -> None:
     train, dev = split(n, size, device), split(max(8, n // 8), size, device, 1)
+    for depth, batch in itertools.product(depths, batches):
+        if time.monotonic() > until:
+            return
+        case = f"{arch}, {size} px, batch {batch}, depth {DEPTHS[depth]}"
+        if depth == 99:
+            started = time.perf_counter()
+            net = build_network(arch).to(device)
+            net.set_depth(depth)
+            compiler(net, (batch, 1, size, size))
+            seconds = time.perf_counter() - started
+            say(f"{case}: compiled, or found compiled, in {seconds:.1f} s")
+        with tempfile.TemporaryDirectory() as folder:
+            ways = ways_to_fit(arch, train, dev, batch, depth, compiler, Path(folder))
+            seen = interleaved(rounds, ways)
+        for name, rate in seen.items():
+            base = "bare compiled" if name == "compiled" else "bare captured"
+            say(
+                f"{case}, {name}: {spread(rate, '.0f')} images/s; "
+                f"this / {base} {ratio(rate, seen[base])}"
+            )
 
-    def eagerly(batch: int, depth: int) -> float:
+
+def ways_to_fit(
+    arch: str,
+    train: Split,
+    dev: Split,
+    batch: int,
+    depth: int,
+    compiler: Compiler,
+    folder: Path,
+) -> dict[str, Callable[[], float]]:
+    """What is compared at a depth and a batch size, each in images/s; features lie in `folder`."""
+    size, n, device = train.pixels.shape[1], len(train), train.labels.device
+
+    def of_features(store: FeatureCache) -> float:
+        return fitted(arch, train, dev, batch, depth, FeatureSource(store))
+
+    def eagerly() -> float:
         with one_by_one():
             return fitted(arch, train, dev, batch, depth)
 
-    for depth in depths:
-        for batch in batches:
-            if time.monotonic() > until:
-                return
-            contenders: dict[str, Callable[[], float]] = {
-                "captured": lambda d=depth, b=batch: fitted(arch, train, dev, b, d),
-                "one by one": lambda d=depth, b=batch: eagerly(b, d),
-                "bare captured": lambda d=depth, b=batch: bare(arch, size, b, n, d, device),
-            }
-            of = dict.fromkeys(contenders, "bare captured")
-            if depth == 99:
-                started = time.perf_counter()
-                net = build_network(arch).to(device)
-                net.set_depth(depth)
-                compiler(net, (batch, 1, size, size))
-                say(
-                    f"{arch}, {size} px, batch {batch}, depth {DEPTHS[depth]}: compiled, or found "
-                    f"compiled, in {time.perf_counter() - started:.1f} s"
-                )
-                contenders["compiled"] = lambda d=depth, b=batch: fitted(
-                    arch, train, dev, b, d, compiler=compiler
-                )
-                contenders["bare compiled"] = lambda d=depth, b=batch: bare(
-                    arch, size, b, n, d, device, compiler
-                )
-                of |= {"compiled": "bare compiled", "bare compiled": "bare captured"}
-            with tempfile.TemporaryDirectory() as folder:
-                if depth < 2:
-                    files = FeatureStore(Path(folder, "read"))
-                    stores = {"features": files, "held features": FeatureMemory(files, FEATURES)}
-                    for name, store in stores.items():
-                        source = FeatureSource(store)
-                        contenders[name] = lambda d=depth, b=batch, s=source: fitted(
-                            arch, train, dev, b, d, s
-                        )
-                        contenders[name]()
-                    contenders["features filled"] = lambda d=depth, b=batch, f=folder: fitted(
-                        arch, train, dev, b, d, FeatureSource(FeatureStore(Path(mkdtemp(dir=f))))
-                    )
-                seen = interleaved(rounds, contenders)
-            for name, rate in seen.items():
-                base = of.get(name, "bare captured")
-                say(
-                    f"{arch}, {size} px, batch {batch}, depth {DEPTHS[depth]}, {name}: "
-                    f"{spread(rate, '.0f')} images/s; this / {base} {ratio(rate, seen[base])}"
-                )
+    ways: dict[str, Callable[[], float]] = {
+        "captured": lambda: fitted(arch, train, dev, batch, depth),
+        "one by one": eagerly,
+        "bare captured": lambda: bare(arch, size, batch, n, depth, device),
+    }
+    if depth == 99:
+        ways["compiled"] = lambda: fitted(arch, train, dev, batch, depth, compiler=compiler)
+        ways["bare compiled"] = lambda: bare(arch, size, batch, n, depth, device, compiler)
+    if depth < 2:
+        files = FeatureStore(folder / "read")
+        memory = FeatureMemory(files, FEATURES)
+        ways["features"] = lambda: of_features(files)
+        ways["held features"] = lambda: of_features(memory)
+        for name in ("features", "held features"):
+            ways[name]()  # computes what is read from then on
+        ways["features filled"] = lambda: of_features(FeatureStore(Path(mkdtemp(dir=folder))))
+    return ways
 
 
 def busy(
@@ -232,7 +240,7 @@ def busy(
     spans = sorted(
         (e.time_range.start, e.time_range.end)
         for e in profile.events() or []
-        if e.device_type == torch.autograd.DeviceType.CUDA
+        if e.device_type.name == "CUDA"
     )
     seconds = result.epochs[2].seconds
     kind = "captured" if compiler is leave_uncompiled else "compiled"
@@ -306,7 +314,7 @@ def together(
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
-        marks = [json.loads(process.communicate()[0]) for process in running]
+        marks: list[list[float]] = [json.loads(process.communicate()[0]) for process in running]
     finally:
         for process in running:
             process.kill()
@@ -315,10 +323,18 @@ def together(
     return count * 3 * n / seconds
 
 
-def sharing(arch: str, size: int, batch: int, n: int, device: torch.device, until: float) -> None:
+def sharing(
+    arch: str,
+    size: int,
+    batch: int,
+    n: int,
+    device: torch.device,
+    until: float,
+    counts: Sequence[int],
+) -> None:
     alone = together(arch, size, batch, n, device, 1, {})
     say(f"{arch}, {size} px, batch {batch}, 1 process: {alone:.0f} images/s")
-    for count in (2, 4):
+    for count in counts:
         if time.monotonic() > until:
             return
         rate = together(arch, size, batch, n, device, count, {})
@@ -330,7 +346,7 @@ def sharing(arch: str, size: int, batch: int, n: int, device: torch.device, unti
         if env is None:
             say("MPS: cannot be started here")
             return
-        for count in (1, 2, 4):
+        for count in (1, *counts):
             if time.monotonic() > until:
                 return
             rate = together(arch, size, batch, n, device, count, env)
@@ -408,7 +424,7 @@ def searches(
             )
             seconds = time.perf_counter() - started
             if done.returncode:
-                say(done.stderr[-600:])
+                raise SystemExit(f"search, {kind}:\n{done.stderr[-2000:]}")
             say(
                 f"search, {arch}, {size} px, {2 * patients} images, depth all, {epochs} epochs a "
                 f"trial, {kind}: {count} trials in {seconds:.1f} s, {seconds / count:.2f} s a trial"
@@ -512,7 +528,8 @@ def main() -> None:
             arch, size, n, device, rounds, until, (2, 1, 0), (*small, *large), compiler
         ),
         "sharing": lambda: sharing(
-            arch, size, 32 if gpu else 8, 2048 if gpu else 32, device, until
+            *(arch, size, 32 if gpu else 8, 2048 if gpu else 32, device, until),
+            counts=(2, 4) if gpu else (2,),
         ),
         "cache": lambda: cache(1000 if gpu else 8, 512 if gpu else 64, (os.cpu_count() or 1, 1)),
     }

@@ -32,7 +32,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from measure import REAL, SMALL_CNN, arguments, opened
+from measure import REAL, SMALL_CNN, arguments, is_here, opened
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
@@ -247,10 +247,13 @@ def print_rule(meeting: Meeting, patients: frozenset[str]) -> FamiliarityRule:
 
 
 def by_study(rule: FamiliarityRule, net: Model, split: Split) -> np.ndarray:
+    return largest(lambda split: measure_views(net, split, rule), split)
+
+
+def measure_views(net: Model, split: Split, rule: FamiliarityRule) -> np.ndarray:
     _, distances = predict_with_distances(net, split, rule)
     assert distances is not None
-    _, inverse = np.unique(split.studies, return_inverse=True)
-    return largest_by_study(distances, inverse)
+    return distances
 
 
 def auc(own: np.ndarray, other: np.ndarray) -> float:
@@ -265,7 +268,7 @@ def released_rules(net: Model, rule: FamiliarityRule) -> dict[str, tuple[Scorer,
     """The rule of releases and its two halves, each with its bound."""
 
     def scorer(own: FamiliarityRule) -> Scorer:
-        return lambda split: predict_with_distances(net, split, own)[1]
+        return lambda split: measure_views(net, split, own)
 
     pictures = rule.pictures
     assert pictures is not None
@@ -358,12 +361,12 @@ def largest(score: Scorer, split: Split) -> np.ndarray:
     return largest_by_study(score(split), inverse)
 
 
-def print_cost() -> None:
+def print_cost(arches: Sequence[str], rounds: int) -> None:
     """What the features add to a pass, in CPU time, on networks with random weights."""
     rng = np.random.default_rng(0)
     x_nchw = torch.randn(8, 1, COST_SIZE, COST_SIZE)
     print(f"\nseconds of a core for 8 views of {COST_SIZE} px: the pass alone, with distances")
-    for arch in COST_ARCHES:
+    for arch in arches:
         net = build_network(arch, size=COST_SIZE, seed=0).eval()
         with torch.inference_mode():
             _, features = answer_with_features(net, x_nchw)
@@ -373,7 +376,7 @@ def print_cost() -> None:
             )
             pictures = PictureRule(fit_distribution(describe_pictures(x_nchw)), 1.0, 0.0, 1)
             rule = FamiliarityRule(depths, np.ones(len(depths)), 1.0, 0.0, 1, 50, pictures)
-            pairs = [cost_pair(net, x_nchw, rule) for _ in range(10)]
+            pairs = [cost_pair(net, x_nchw, rule) for _ in range(rounds)]
         alone, whole = np.median(pairs, axis=0)
         ratios = [second / first for first, second in pairs]
         print(
@@ -400,7 +403,7 @@ def main() -> None:
             ("new", ("XR_WRIST",), 300, 11),
             ("other", OTHERS, 60, 5),
         ):
-            number = patients // 4 if quick else patients
+            number = patients // 6 if quick else patients
             write_phantoms(root / name, areas=areas, patients=number, seed=seed, size=256)
         own = open_divided(root / "own", "XR_WRIST", root / "own-cache")
         test = load_split(own, "test", CPU)
@@ -411,7 +414,7 @@ def main() -> None:
         wrists = {"test, phantom wrists": test}
         wrists["new phantom wrists"] = open_all(root / "new", "XR_WRIST", root / "new-cache")
         sets = {"phantom wrists": (own, {**wrists, **phantoms})}
-        if REAL.is_dir():
+        if is_here(REAL):
             real = open_divided(REAL, "XR_MIXED", root / "real-cache")
             films = load_split(real, "test", CPU)
             sets["phantom wrists"][1]["real radiographs"] = films
@@ -421,13 +424,13 @@ def main() -> None:
             for network, values in NETWORKS.items():
                 print(f"\n{network} on {title}")
                 net = train(values, prepared, quick)
-                splits = (load_split(prepared, name, CPU) for name in ("train", "dev"))
+                own_train, dev = (load_split(prepared, name, CPU) for name in ("train", "dev"))
                 everyone = load_all_patients(prepared, CPU)
-                meeting = Meeting(net, *splits, everyone, {**kinds, **others})
+                meeting = Meeting(net, own_train, dev, everyone, {**kinds, **others})
                 rule = print_rule(meeting, frozenset(kinds))
                 print()
                 print_others(meeting, rule)
-    print_cost()
+    print_cost(COST_ARCHES[: 1 if quick else None], 2 if quick else 10)
 
 
 if __name__ == "__main__":

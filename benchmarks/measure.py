@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import platform
 import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 REPO = Path(__file__).parents[1]
 REAL = REPO.parent / "shared" / "real-xrays"
+LEFT_OUT = "left out:"  # before what a machine lacks
 SMALL_CNN = {  # a recipe of minutes on one core; its size and epochs are each script's own
     "arch": "cnn",
     "pretrained": "none",
@@ -42,8 +47,8 @@ def opened(parser: argparse.ArgumentParser) -> argparse.Namespace:
     code = commit()  # before `--out` is opened: that file would be a change
     if given.quick:
         given.rounds = 1
-    # A TextIOWrapper unless somebody replaced it, and nobody has before this line.
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     if given.out:
         sys.stdout = Tee(given.out)
     words = [Path(w).name if Path(w).is_absolute() else w for w in sys.argv[1:]]
@@ -55,19 +60,20 @@ def opened(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return given
 
 
-class Tee:
-    """Standard output that is kept in a file as well."""
+class Tee(io.TextIOWrapper):
+    """A file that shows on standard output what is written to it."""
 
     def __init__(self, path: Path) -> None:
-        self.file, self.stdout = path.open("w", encoding="utf-8", buffering=1), sys.stdout
+        super().__init__(path.open("wb"), encoding="utf-8", line_buffering=True)
+        self.stdout = sys.stdout
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, /) -> int:
         self.stdout.write(text)
-        self.file.write(text)
+        return super().write(text)
 
     def flush(self) -> None:
         self.stdout.flush()
-        self.file.flush()
+        super().flush()
 
 
 def commit() -> str:
@@ -78,7 +84,7 @@ def commit() -> str:
 
     def said(*words: str) -> str:
         ran = subprocess.run([git, "-C", REPO, *words], capture_output=True, text=True, check=False)
-        return ran.stdout.strip()
+        return str(ran.stdout).strip()
 
     changed = " and changes not in it" if said("status", "--porcelain") else ""
     return (said("rev-parse", "--short", "HEAD") or "unknown") + changed
@@ -94,6 +100,48 @@ def machine() -> str:
         f"thread(s), {gpu}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"load {os.getloadavg()[0]:.1f} at the start"
     )
+
+
+def leave_out(what: str) -> NoReturn:
+    """End here, with success, for want of what this machine does not have."""
+    print(LEFT_OUT, what)
+    sys.exit(0)
+
+
+def is_here(radiographs: Path) -> bool:
+    """Whether the radiographs of REAL are here; where they are not, that is printed.
+
+    True of any other folder: somebody named it, and what reads it says what is wrong.
+    """
+    if radiographs.is_dir() or radiographs != REAL:
+        return True
+    print(LEFT_OUT, f"what needs the radiographs of {REAL.name}, which are not here")
+    return False
+
+
+@contextlib.contextmanager
+def earlier_checkout(commit: str, folder: Path) -> Iterator[Path]:
+    """The files of a commit, as `folder`, until the block ends."""
+    git = shutil.which("git") or leave_out("an earlier commit: git is not here")
+    known = [git, "-C", str(REPO), "cat-file", "-e", f"{commit}^{{commit}}"]
+    if subprocess.run(known, capture_output=True, check=False).returncode:
+        leave_out(f"commit {commit}: this clone does not have it")
+    worktree = [git, "-C", str(REPO), "worktree"]
+    subprocess.run([*worktree, "add", "--detach", "--quiet", folder, commit], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*worktree, "remove", "--force", folder], check=True)
+
+
+@contextlib.contextmanager
+def kept_or_temporary(file: Path | None, name: str) -> Iterator[Path]:
+    """`file` where one is named, else one in a folder that goes when the block ends."""
+    if file is not None:
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder, name)
 
 
 def peak_memory() -> float:
@@ -124,7 +172,7 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     return f"{middle:{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def mean_interval(values: Sequence[float]) -> str:
+def mean_interval(values: Collection[float]) -> str:
     """The mean of paired differences, with its 95 % interval by Student's t from two on."""
     from scipy.special import stdtrit
 

@@ -107,7 +107,7 @@ def linked(source: Path, root: Path, rows: int) -> Path:
 
 def main() -> None:
     given = opened(arguments(__doc__))
-    sizes = (200, 400) if given.quick else (2_000, 10_000, 40_000)
+    sizes = (200,) if given.quick else (2_000, 10_000, 40_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         from mura_tune.phantoms.dataset import write_phantoms

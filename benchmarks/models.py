@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from measure import REAL, arguments, opened
+from measure import REAL, arguments, is_here, opened
 
 from mura_tune import config
 from mura_tune.areas import ALL, MULTITASK, ROUTER
@@ -24,7 +24,7 @@ from mura_tune.training.fit import fit, predict
 from mura_tune.training.tasks import task_of
 
 CPU = torch.device("cpu")
-ARCHES = (
+ARCHES: tuple[str, ...] = (
     "cnn",
     "resnet18",
     "resnet50",
@@ -45,8 +45,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=3)
     given = opened(parser)
+    arches = ARCHES
     if given.quick:
         given.patients, given.size, given.epochs = 40, 32, 1
+        arches = ("cnn", "resnet18")
     sets = [
         f"size={given.size}",
         "pretrained=none",
@@ -66,14 +68,14 @@ def main() -> None:
         write_phantoms(root / "phantoms", areas=AREAS, patients=given.patients, size=256)
         table = Table(root, sets)
         table.head("phantom wrists", root / "phantoms", "XR_WRIST")
-        for arch in ARCHES:
+        for arch in arches:
             table.row("XR_WRIST", arch)
         table.head(f"phantoms of {len(AREAS)} areas", root / "phantoms", ALL)
         for study in (ALL, ROUTER, MULTITASK):
             table.row(study, "cnn")
-        if REAL.is_dir():
+        if is_here(REAL):
             table.head("real radiographs (wrist, hand, forearm)", REAL, "XR_MIXED")
-            for arch in ("cnn", "resnet18") if given.quick else ARCHES:
+            for arch in arches:
                 table.row("XR_MIXED", arch)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measure import REAL, REPO, arguments, opened
+from measure import REAL, REPO, arguments, earlier_checkout, is_here, opened
 from PIL import Image
 
 from mura_tune.data.duplicates import CANDIDATE_CORRELATION, CANDIDATE_SIDE
@@ -92,10 +92,10 @@ def squares(pictures: list[Picture], side: int) -> Picture:
     return np.stack([resize_to_square(np.ascontiguousarray(p), side) for p in pictures])
 
 
-def radiographs() -> list[Picture]:
-    """The real ones, empty where there are none here."""
-    read = []
-    for path in sorted(REAL.rglob("*.png")):
+def radiographs(most: int | None) -> list[Picture]:
+    """The real ones, the first of them where not all are wanted."""
+    read: list[Picture] = []
+    for path in sorted(REAL.rglob("*.png"))[:most]:
         try:
             read.append(read_image(path))
         except MuraError:  # planted damage
@@ -142,13 +142,14 @@ class Bent:
         upper = blend[top, left] * (1 - right) + blend[top, left + 1] * right
         lower = blend[top + 1, left] * (1 - right) + blend[top + 1, left + 1] * right
         grey = 255 * ((upper * (1 - low) + lower * low) / 255) ** rng.uniform(0.7, 1.4)
-        return np.clip(grey + rng.normal(0, 2, grey.shape), 0, 255).astype(np.uint8)
+        noisy = grey + rng.normal(0, 2, grey.shape)
+        return np.asarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
     def plant(self, number: int) -> Picture:
         """Draw a copy of picture `number`, cut by up to 4 % of each axis and held in any way."""
         rng = np.random.default_rng((8, number))
         copy = np.rot90(cut_by(0.04, rng)(self.draw(number)), int(rng.integers(4)))
-        return squares([copy[:, ::-1] if rng.integers(2) else copy], SIDE)[0]
+        return np.asarray(squares([copy[:, ::-1] if rng.integers(2) else copy], SIDE)[0])
 
 
 def draw_pictures(file: Path, count: int, sources: list[tuple[str, Picture]]) -> None:
@@ -197,23 +198,21 @@ def main() -> None:
     print("seconds are of one thread, of the processor: what else runs counts little")
     counts = (300, 600) if given.quick else (5_000, 10_000, 20_000, 40_000)
     with tempfile.TemporaryDirectory() as name:
-        folder, code = Path(name), Path(name) / "earlier"
-        git = ["git", "-C", str(REPO), "worktree"]
-        subprocess.run([*git, "add", "--detach", "--quiet", code, given.commit], check=True)
-        try:
-            real = radiographs()[: 60 if given.quick else None]
+        folder = Path(name)
+        with earlier_checkout(given.commit, folder / "earlier") as code:
+            real = radiographs(60 if given.quick else None) if is_here(REAL) else []
             if real:
-                compare_real(real, code, folder, given.commit)
+                compare_real(real, code, folder, given.commit, 10 if given.quick else 60)
             sources = [("real", picture) for picture in real]
             sources += phantoms(folder / "phantoms", 4 if given.quick else 40)
             file = given.pictures or folder / "drawn.npy"
             draw_pictures(file, counts[-1], sources)
             compare_growth(file, counts, code, given.commit)
-        finally:
-            subprocess.run([*git, "remove", "--force", code], check=True)
 
 
-def compare_real(real: list[Picture], code: Path, folder: Path, commit: str) -> None:
+def compare_real(
+    real: list[Picture], code: Path, folder: Path, commit: str, copied_each: int
+) -> None:
     file, side = folder / "real.npy", 224
     stack = squares(real, side)
     np.save(file, stack)
@@ -226,7 +225,7 @@ def compare_real(real: list[Picture], code: Path, folder: Path, commit: str) -> 
     rng = np.random.default_rng(0)
     copied = {second for _, second in now}
     alone = [row for row in range(len(real)) if row not in copied]
-    chosen = rng.permutation(alone)[:60]
+    chosen = rng.permutation(alone)[:copied_each]
     for kind, make in kinds(rng).items():
         copies = squares([make(real[row]) for row in chosen], side)
         np.save(file, np.concatenate([stack, copies]))

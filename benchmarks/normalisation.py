@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from measure import REAL, arguments, opened
+from measure import REAL, arguments, is_here, opened
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -62,6 +62,8 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=8, help="real radiographs")
     given = opened(parser)
+    if not is_here(REAL):
+        return
     given.images = 4 if given.quick else given.images
     paths = sorted(REAL.glob("valid/*/*/*/*.png"))[: given.images]
     columns = f"{'inside':>8} {'logits':>8} {'radiographs':>11}"
@@ -80,12 +82,13 @@ def main() -> None:
 def compare(arch: str, layer: str, paths: list[Path], folder: Path) -> str:
     """One line of the table."""
     about = timm.get_pretrained_cfg(arch)
+    assert about is not None
     size, own = about.input_size[-1], own_normalisation(arch)
     levels = torch.rand(2, 1, size, size, generator=torch.Generator().manual_seed(0))
     pictures = [resize_to_square(read_image(path), size) for path in paths]
     views = torch.from_numpy(np.stack(pictures))[:, None] / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (own.mean, own.std))
-    theirs = timm.create_model(arch, num_classes=1000)
+    theirs: Any = timm.create_model(arch, num_classes=1000)
     if packaged := find_packaged_weights(arch):
         load_packaged_weights(theirs, packaged, arch)
     else:

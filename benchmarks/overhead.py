@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from measure import REPO, arguments, opened, ratio, spread
+from measure import REPO, arguments, earlier_checkout, opened, ratio, spread
 
 AREA = "XR_FOREARM"
 # Network, pixels a side, stages that fine-tuning trains, patient folds, first weights.
@@ -77,6 +77,7 @@ def search(case: str, data: Path, folder: Path, device_name: str, trials: int) -
     import torch
 
     from mura_tune.config import load_config
+    from mura_tune.dashboard import artifacts
     from mura_tune.dashboard.artifacts import TrialArtifacts
     from mura_tune.data import index
     from mura_tune.data import prepare as preparing
@@ -87,6 +88,7 @@ def search(case: str, data: Path, folder: Path, device_name: str, trials: int) -
     from mura_tune.search import trial as trial_module
     from mura_tune.search import worker
     from mura_tune.search.search import SearchJob, TrialEnded, WorkerSettings
+    from mura_tune.training import fit as fit_module
     from mura_tune.training import steps
     from mura_tune.training.tasks import Task
 
@@ -119,15 +121,20 @@ def search(case: str, data: Path, folder: Path, device_name: str, trials: int) -
     prepared = preparing.prepare(
         open_dataset(data), AREA, size, config.split, data.parent / "cache"
     )
+    pictures = folder / "artifacts"
+    pictures.mkdir()
+    # A folder where the commit is older than pictures in a database.
+    store: Any = getattr(artifacts, "PictureStore", Path)(pictures)
     settings = WorkerSettings(
         url_of(str(folder / "studies.db")),
         warm_start="none",
-        artifacts=TrialArtifacts(folder / "artifacts"),
+        artifacts=TrialArtifacts(store),
         features=folder / "features",
     )
     job = SearchJob(AREA, config, prepared)
     since = searches.start_search(job, settings)
-    clock, marks, calls = Clock(), [], [0]
+    clock, calls = Clock(), [0]
+    marks: list[tuple[tuple[float, float], dict[str, list[float]], int]] = []
 
     def wait() -> None:
         if device.type == "cuda":
@@ -144,7 +151,7 @@ def search(case: str, data: Path, folder: Path, device_name: str, trials: int) -
                 )
             )
 
-    plain_fit, plain_start, plain_call = trial_module.fit, Task.start, Patience.call
+    plain_fit, plain_call = vars(trial_module)["fit"], Patience.call
 
     def fit(*args: Any, **options: Any) -> Any:
         with clock.part("phases"):
@@ -152,30 +159,26 @@ def search(case: str, data: Path, folder: Path, device_name: str, trials: int) -
             wait()
         return result
 
-    def epoch(self: Any, number: int) -> float:
-        with clock.part("epochs"):
-            return plain_epoch(self, number)
-
     def counted(self: Any, *args: Any, **options: Any) -> Any:
         calls[0] += 1
         return plain_call(self, *args, **options)
 
-    from mura_tune.training import fit as fit_module
-
-    plain_epoch, plain_logits = steps.SteppedPhase.train, fit_module._logits
     with contextlib.ExitStack() as patches:
-        for where, name, new in (
-            (trial_module, "fit", fit),
-            (Task, "start", clock.timed("network", plain_start)),
-            (trial_module, "average_folds", clock.timed("interval", trial_module.average_folds)),
-            (TrialArtifacts, "save", clock.timed("pictures", TrialArtifacts.save)),
-            (steps.SteppedPhase, "train", epoch),
-            (fit_module, "_logits", clock.timed("epochs", plain_logits)),
-            (Task, "score", clock.timed("epochs", Task.score)),
-            (Patience, "call", counted),
+        patches.enter_context(mock.patch.object(trial_module, "fit", fit))
+        patches.enter_context(mock.patch.object(Patience, "call", counted))
+        for where, name, part in (
+            (Task, "start", "network"),
+            (trial_module, "average_folds", "interval"),
+            (TrialArtifacts, "save", "pictures"),
+            (steps.SteppedPhase, "train", "epochs"),
+            (fit_module, "_logits", "epochs"),
+            (Task, "score", "epochs"),
         ):
-            patches.enter_context(mock.patch.object(where, name, new))
+            timed = clock.timed(part, getattr(where, name))
+            patches.enter_context(mock.patch.object(where, name, timed))
         worker.run_worker([job], since, settings, device, on_event, lambda: False)
+    if len([*pictures.iterdir()]) < trials:
+        raise SystemExit("pictures of trials were not stored")
     first, last = marks[0], marks[-1]
     found: dict[str, list[float]] = {}
     for name in PARTS:
@@ -246,16 +249,13 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data, earlier = folder / "phantoms", folder / "earlier"
+        data = folder / "phantoms"
         write_phantoms(data, areas=(AREA,), patients=12 if given.quick else 60, size=128)
-        git = ["git", "-C", str(REPO), "worktree"]
-        subprocess.run([*git, "add", "--detach", "--quiet", earlier, given.commit], check=True)
-        try:
-            for case in [given.case] if given.case else list(CASES)[: 1 if given.quick else None]:
+        cases = [given.case] if given.case else list(CASES)[: 1 if given.quick else None]
+        with earlier_checkout(given.commit, folder / "earlier") as earlier:
+            for case in cases:
                 codes = {"now": REPO, given.commit: earlier}
                 compare(given, codes, data, 3 if given.quick else given.trials, case)
-        finally:
-            subprocess.run([*git, "remove", "--force", earlier], check=True)
 
 
 if __name__ == "__main__":

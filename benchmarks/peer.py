@@ -118,7 +118,7 @@ def study_auc(
 
 
 def train(
-    trial: optuna.Trial,
+    trial: optuna.trial.BaseTrial,
     train_part: Part,
     dev_part: Part,
     recipe: Recipe,

@@ -88,7 +88,7 @@ def read_noise(file: str, name: str) -> Noise:
     table = next(iter(tables.values()))[0]
     epoch = float(np.mean([np.diff(each).var() / 2 for each in steps if len(each) > 2] or [0.0]))
     share = min(1 - float(alike), epoch / variance_of_noise(table))
-    seeds = np.mean([seed_variance(of) for of in tables.values()])
+    seeds = float(np.mean([seed_variance(of) for of in tables.values()]))
     return Noise(
         max(0.0, float(alike - others)), 1 - float(alike) - share, share, math.sqrt(max(0.0, seeds))
     )
@@ -336,11 +336,12 @@ def main() -> None:
     )
     print(" " * 40 + "".join(f"{name:>9}" for name in COLUMNS))
     with multiprocessing.Pool(2) as pool:
-        for dev, effect in itertools.product(given.dev[: 1 if given.quick else None], given.effect):
+        cells = [*itertools.product(given.dev, given.effect)][: 1 if given.quick else None]
+        for dev, effect in cells:
             print(f"dev of about {dev} studies, best recipe better by {effect}")
             for procedure in (PROCEDURES[number - 1] for number in given.procedures):
-                cells = [(procedure, dev, effect, noise, seed) for seed in range(searches)]
-                outcomes = pool.starmap(simulate, cells, chunksize=max(1, searches // 16))
+                asked = [(procedure, dev, effect, noise, seed) for seed in range(searches)]
+                outcomes = pool.starmap(simulate, asked, chunksize=max(1, searches // 16))
                 print(f"  {procedure.name:<38}{describe(outcomes)}")
 
 

@@ -85,7 +85,7 @@ def meet_places(quick: bool) -> tuple[Calibration, dict[str, StudyLogits]]:
         calibration = choose_decision(average_split(result.logits, dev)).calibration
         everyone = replace(others, frame=others.frame.assign(split="local"))
         split = load_split(everyone, "local", CPU)
-        darker = replace(split, pixels=darken(split.pixels))
+        darker = replace(split, pixels=darken(split.pixels[:]))
         same, exposure = (average_split(predict(net, one), one) for one in (split, darker))
     return calibration, {
         "same": same,

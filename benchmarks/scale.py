@@ -28,12 +28,13 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 import optuna
 import psycopg
 import torch
-from measure import REPO, arguments, opened
+from measure import REPO, arguments, leave_out, opened
 from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event, insert
@@ -55,7 +56,7 @@ sys.path.insert(0, str(REPO / "tests"))
 import postgres
 
 NAME, CPU = "XR_WRIST", torch.device("cpu")
-EPOCHS, STUDIES = 8, np.array([f"study {number}" for number in range(200)])
+EPOCHS, STUDIES = 8, np.array([f"study {number}" for number in range(200)], dtype=object)
 SCORES = "x" * 2_000  # as long as the dev scores of 200 studies
 THREADS = 20  # workers in a process, which share its interpreter: 400 processes need more memory
 LOCK_OF = locks.WorkerLock.lock_of
@@ -120,7 +121,8 @@ class SleepingTrainer:
         scores = np.random.default_rng().random(len(STUDIES))
         with writer.together():
             writer.store_estimates(Estimate(0.9, 0.8, 1.0, len(STUDIES), len(STUDIES)), EPOCHS)
-            writer.store_scores([StudyScores(STUDIES, STUDIES, np.zeros(len(STUDIES)), scores)])
+            labels = np.zeros(len(STUDIES), np.int64)
+            writer.store_scores([StudyScores(STUDIES, STUDIES, labels, scores)])
         writer.store_seconds(seconds)
         return random.random()
 
@@ -159,7 +161,9 @@ def sleep_instead_of_training(seconds: float) -> None:
         load_trial_data=lambda *_, **__: None,
         draw_recipe=draw,
     )
-    locks.WorkerLock.lock_of = lambda *given: TimedLock(LOCK_OF(*given))
+    mock.patch.object(
+        locks.WorkerLock, "lock_of", lambda *given: TimedLock(LOCK_OF(*given))
+    ).start()
 
 
 def work(job: SearchJob, settings: WorkerSettings, stop: Callable[[], bool]) -> None:
@@ -281,13 +285,19 @@ def big_search(server: postgres.Server, prepared: Prepared, finished: int, runni
 
 
 def crowd(
-    server: postgres.Server, prepared: Prepared, number: int, rate: float, seconds: float
+    server: postgres.Server,
+    prepared: Prepared,
+    number: int,
+    rate: float,
+    seconds: float,
+    settled: float = SETTLED,
 ) -> None:
     """A line of part 2.
 
     Args:
         rate: slots a second that all workers ask for.
         seconds: for which slots are counted.
+        settled: seconds after the last worker's first slot, before slots are counted.
     """
     url = server.url()
     job, settings = start(url, 10_000, prepared)
@@ -309,7 +319,7 @@ def crowd(
     for _ in range(number):
         begun.acquire()
     all_begun = time.monotonic() - started
-    time.sleep(SETTLED if rate else 0.0)
+    time.sleep(settled if rate else 0.0)
     counting.set()
     peak, before, began = 0, cpu_seconds(server), time.monotonic()
     plain = url.replace("+psycopg", "")
@@ -386,7 +396,7 @@ def main() -> None:
     parser.add_argument("--crowd", type=float, nargs=2, help="workers and slots a second asked for")
     given = opened(parser)
     if (programs := postgres.binaries()) is None:
-        sys.exit("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
+        leave_out("all of it: PostgreSQL is not here (Debian: apt-get install postgresql)")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -399,9 +409,12 @@ def main() -> None:
             big_search(server, prepared, *((200, 20) if given.quick else (10_000, 1_000)))
         crowds = [given.crowd] if given.crowd else CROWDS
         print(TABLE)
-        for number, rate in ((1, 1.0), (4, MOST)) if given.quick else crowds:
-            seconds = 5 if given.quick else 20 + number / 10
-            crowd(server, prepared, int(number), rate, seconds)
+        if given.quick:
+            for number, rate in ((1, 4.0), (2, MOST)):
+                crowd(server, prepared, number, rate, seconds=2, settled=0)
+            return
+        for number, rate in crowds:
+            crowd(server, prepared, int(number), rate, seconds=20 + number / 10)
 
 
 TABLE = """

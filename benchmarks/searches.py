@@ -6,6 +6,7 @@ from ImageNet: so a search over a few hundred radiographs has something to find.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,14 +43,39 @@ SETS = (
 )
 
 
-def asked(doc: str | None) -> tuple[int, int, int]:
-    """Seeds, trials a search and patients an area, from the command line."""
+@dataclass(frozen=True)
+class Plan:
+    """How much is run.
+
+    Attributes:
+        trials: of a search.
+        patients: of an area.
+        start: patients and epochs of the weights that networks start from.
+        sets: of every search, beside SETS.
+    """
+
+    seeds: int
+    trials: int
+    patients: int
+    start: tuple[int, int] = (600, 14)
+    sets: tuple[str, ...] = ()
+
+
+TOY = Plan(
+    *(1, 4, 24),
+    start=(24, 1),
+    sets=("finetune.epochs=1", "final.finetune.epochs=1", "budget.confirm.seeds=1"),
+)
+
+
+def plan(doc: str | None) -> Plan:
+    """What the command line asks for."""
     parser = arguments(doc)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--patients", type=int, default=120)
+    parser.add_argument("--patients", type=int, default=120, help="of an area")
     given = opened(parser)
-    return (1, 4, 40) if given.quick else (given.seeds, given.trials, given.patients)
+    return TOY if given.quick else Plan(given.seeds, given.trials, given.patients)
 
 
 def phantoms(folder: Path, patients: int) -> dict[str, Prepared]:
@@ -63,7 +89,7 @@ def phantoms(folder: Path, patients: int) -> dict[str, Prepared]:
     }
 
 
-def trained_start(folder: Path, patients: int = 600, epochs: int = 14) -> Path:
+def trained_start(folder: Path, patients: int, epochs: int) -> Path:
     """Weights of the small CNN after `epochs` on phantom wrists, as a file."""
     root = folder / "wrists"
     write_phantoms(root, areas=("XR_WRIST",), patients=patients, size=256, seed=7)

@@ -8,7 +8,9 @@ bootstrap alone, a slope by percentiles, a paired difference by percentiles. Two
 that share half of their noise are compared: a `false claim` is an interval without 0.
 """
 
+import functools
 from collections import defaultdict
+from collections.abc import Mapping
 from statistics import NormalDist
 
 import numpy as np
@@ -26,7 +28,9 @@ CELLS += [(1.5, 40, 0.5, 0.88), (1.5, 91, 0.5, 0.99)]
 PAIRED = [(40, 0.5), (91, 0.2), (91, 0.5), (160, 0.5)]
 
 
-def sample(rng: np.random.Generator, patients: int, share: float, auc: float, scale: float):
+def sample(
+    rng: np.random.Generator, patients: int, share: float, auc: float, scale: float
+) -> list[StudyScores]:
     """A test set, and the scores of a second model of the same AUC for its studies."""
     studies = rng.choice([1, 2], patients, p=[0.9, 0.1])
     whose = np.repeat(np.arange(patients), studies)
@@ -38,13 +42,22 @@ def sample(rng: np.random.Generator, patients: int, share: float, auc: float, sc
         own = np.sqrt(0.5) * rng.normal(size=len(whose))
         ratio = gap * (gap * (labels - 0.5) + common + own)
         scores = sigmoid(scale * (ratio + np.log(share / (1 - share))))
-        tables.append(StudyScores(np.arange(len(whose)), whose, labels, scores))
+        names = np.arange(len(whose)).astype(object)
+        tables.append(StudyScores(names, whose.astype(object), labels, scores))
     return tables
 
 
 def percentiles(values: Floats) -> tuple[float, float]:
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def mean_loss(loss: Floats, weights: Floats) -> Floats:
+    return np.asarray(weights @ loss / weights.sum(1))
+
+
+def weigh_auc(table: StudyScores, weights: Floats) -> Mapping[str, Floats]:
+    return {"auc": weighted_auc(table.scores, table.labels, weights)}
 
 
 def calibration_cell(scale: float, patients: int, share: float, auc: float, repeats: int) -> str:
@@ -56,13 +69,14 @@ def calibration_cell(scale: float, patients: int, share: float, auc: float, repe
         "slope": float(fit_slopes(logits, population.labels, once)[0]),
         "intercept": float(fit_intercepts(logits, population.labels, once)[0]),
     }
-    held, above = defaultdict(list), []
+    held: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    above: list[bool] = []
     for repeat in range(repeats):
         one, _ = sample(np.random.default_rng((patients, repeat)), patients, share, auc, scale)
         if one.rarer_patients < 2:
             continue
         loss = (one.scores - one.labels) ** 2
-        drawn = resample(lambda w, loss=loss: w @ loss / w.sum(1), one.patients, DRAWS, repeat)
+        drawn = resample(functools.partial(mean_loss, loss), one.patients, DRAWS, repeat)
         old = logit_interval(float(loss.mean()), drawn, one.count_patients() - 1)
         held["Brier", "old"].append(old[0] <= truth["Brier"] <= old[1])
         brier = estimate_brier(one, draws=DRAWS, seed=repeat)
@@ -72,11 +86,12 @@ def calibration_cell(scale: float, patients: int, share: float, auc: float, repe
                 held[name, "new"].append(estimate.low <= truth[name] <= estimate.high)
         z = np.clip(one.scores, 1e-9, 1 - 1e-9)
         z = np.log(z / (1 - z))
-        slopes = resample(lambda w, z=z, y=one.labels: fit_slopes(z, y, w), one.patients, 200, 0)
+        slopes = resample(functools.partial(fit_slopes, z, one.labels), one.patients, 200, 0)
         if held["slope", "new"] and np.isfinite(slopes).any():
             low, high = percentiles(slopes)
             held["slope", "old"].append(low <= truth["slope"] <= high)
         error = measure_calibration_error(one, seed=repeat)
+        assert error.expected_high is not None
         above.append(error.value > error.expected_high)
     columns = [("Brier", "old"), ("Brier", "new"), ("slope", "old"), ("slope", "new")]
     columns.append(("intercept", "new"))
@@ -85,7 +100,7 @@ def calibration_cell(scale: float, patients: int, share: float, auc: float, repe
 
 
 def paired_cell(patients: int, share: float, repeats: int) -> str:
-    claims = defaultdict(list)
+    claims: dict[str, list[bool]] = defaultdict(list)
     for repeat in range(repeats):
         rng = np.random.default_rng((patients, repeat))
         one, two = sample(rng, patients, share, 0.88, 1.0)
@@ -93,12 +108,9 @@ def paired_cell(patients: int, share: float, repeats: int) -> str:
             continue
         old = compare_aucs([one], [two], draws=DRAWS, seed=repeat)
         claims["percentile"].append(not old.low <= 0 <= old.high)
-
-        def aucs(table: StudyScores):
-            return lambda w: {"auc": weighted_auc(table.scores, table.labels, w)}
-
         few = one.rarer_patients
-        new = compare_metrics(one, aucs(one), aucs(two), lambda name, few=few: few)["auc"]
+        ours, theirs = (functools.partial(weigh_auc, table) for table in (one, two))
+        new = compare_metrics(one, ours, theirs, {"auc": few}.__getitem__)["auc"]
         claims["t"].append(not new.low <= 0 <= new.high)
         claims["few"].append(few < FEW)
     shown = "".join(f"{np.mean(claims[key]):>12.3f}" for key in ("percentile", "t", "few"))
@@ -111,12 +123,12 @@ def main() -> None:
     print(f"\ncoverage, {repeats} repeats, {DRAWS} draws each; ECE: above 19 of 20 perfect models")
     print("scale patients abnormal   AUC   Brier   Brier   slope   slope intercept     ECE")
     print("                                  old     new     old     new     new   above")
-    for cell in CELLS[:2] if quick else CELLS:
-        print(calibration_cell(*cell, repeats))
+    for scale, patients, share, auc in CELLS[:2] if quick else CELLS:
+        print(calibration_cell(scale, patients, share, auc, repeats))
     print("\nfalse claims of a difference between two models of AUC .88 (should be .05)")
     print("patients abnormal  percentile           t  too few")
-    for cell in PAIRED[:1] if quick else PAIRED:
-        print(paired_cell(*cell, repeats))
+    for patients, share in PAIRED[:1] if quick else PAIRED:
+        print(paired_cell(patients, share, repeats))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """Is a solved head as good as a stepped one, alone and after fine-tuning?
 
-Run: .venv/bin/python benchmarks/solved_head.py --real DATA [--quick] [--out FILE]. Runs that differ
-by `head.solver` and `batch_norm` alone (see `epoch_runs.py`): AUC after the head phase, and after
-the last epoch. Differences are paired by fold, with Student's t interval over the folds.
+Runs that differ by `head.solver` and `batch_norm` alone (see `epoch_runs.py`): AUC after the head
+phase, and after the last epoch. Differences are paired by fold, with Student's t interval over the
+folds.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from epoch_runs import SETTINGS, VARIANTS, Run, make_runs
-from measure import REAL, arguments, mean_interval, opened
+from measure import REAL, arguments, kept_or_temporary, mean_interval, opened
 
 FIRST = "steps, batch"  # what recipes did before
 Number = Callable[[Run], float]
@@ -40,11 +39,11 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5, help="how many of the five folds")
     parser.add_argument("--most", type=int, default=1000, help="new runs of this call")
     given = opened(parser)
-    with tempfile.TemporaryDirectory() as name:
-        folder = given.runs.parent if given.runs else Path(name)
-        file = given.runs or folder / "runs.jsonl"
-        folds = 1 if given.quick else given.folds
-        runs = make_runs(file, given.real, folder, quick=given.quick, folds=folds, most=given.most)
+    folds = 1 if given.quick else given.folds
+    with kept_or_temporary(given.runs, "runs.jsonl") as file:
+        runs = make_runs(
+            file, given.real, file.parent, quick=given.quick, folds=folds, most=given.most
+        )
     print("one epoch of the head, four of fine-tuning to depth 2")
     for network, setting in SETTINGS.items():
         own = [run for run in runs if run.network == network]

@@ -36,26 +36,24 @@ SMALL = [
 ]
 
 
-def call(*words: object) -> float:
-    """Seconds of a whole process; what it prints is dropped."""
+def call(*words: object, code: int = 0) -> float:
+    """Seconds of a whole process, which has to end with the exit code; its output is dropped."""
+    command = [str(word) for word in words]
     started = time.perf_counter()
-    subprocess.run([str(word) for word in words], capture_output=True, check=False)
-    return time.perf_counter() - started
-
-
-def must(*words: object) -> None:
-    ran = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise SystemExit(f"{' '.join(map(str, words[1:3]))} failed:\n{ran.stderr}")
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if ran.returncode != code:
+        raise SystemExit(f"{' '.join(command[1:3])}: exit code {ran.returncode}\n{ran.stderr}")
+    return seconds
 
 
 def released(root: Path) -> tuple[Path, Path]:
     """A release folder, and an image for it."""
     data, runs = root / "phantoms", root / "runs"
-    must(MURA, "phantom", data, "--area", "XR_WRIST", "--patients", 12)
+    call(MURA, "phantom", data, "--area", "XR_WRIST", "--patients", 12)
     sets = [word for item in SMALL for word in ("--set", item)]
-    must(MURA, "tune", "XR_WRIST", "--trials", 1, "--data", data, "--runs", runs, *sets)
-    must(MURA, "finalize", "XR_WRIST", "--data", data, "--runs", runs, "--releases", root / "rel")
+    call(MURA, "tune", "XR_WRIST", "--trials", 1, "--data", data, "--runs", runs, *sets)
+    call(MURA, "finalize", "XR_WRIST", "--data", data, "--runs", runs, "--releases", root / "rel")
     return root / "rel" / "XR_WRIST", next((data / "valid").rglob("*.png"))
 
 
@@ -66,7 +64,7 @@ def main() -> None:
         {
             "import click": lambda: call(sys.executable, "-c", "import click"),
             "mura --help": lambda: call(MURA, "--help"),
-            "mura nonsense": lambda: call(MURA, "nonsense"),
+            "mura nonsense": lambda: call(MURA, "nonsense", code=2),
         },
     )
     for name, values in light.items():

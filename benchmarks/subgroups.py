@@ -56,7 +56,8 @@ def draw_table(
     labels = (patients - first < abnormal).astype(np.int64)
     hard = OF_PATIENT * rng.normal(size=abnormal + normal)[patients - first]
     scores = effect * labels + hard + OF_PATIENT * rng.normal(size=len(patients))
-    return StudyScores(np.arange(len(patients)) + 10_000 * first, patients, labels, scores)
+    names = (np.arange(len(patients)) + 10_000 * first).astype(object)
+    return StudyScores(names, patients.astype(object), labels, scores)
 
 
 def truth(effect: float, threshold: float) -> dict[str, float]:
@@ -106,7 +107,7 @@ def overlapping(rng: np.random.Generator, size: int, effect: float) -> Iterator[
     scores = effect * (shared < size) + 0.5 * own + sqrt(0.75) * rng.normal(size=len(shared))
     yield group
     yield StudyScores(
-        np.concatenate([rest.names, -1 - np.arange(len(shared))]),
+        np.concatenate([rest.names, (-1 - np.arange(len(shared))).astype(object)]),
         np.concatenate([rest.patients, shared]),
         np.concatenate([rest.labels, (shared < size).astype(np.int64)]),
         np.concatenate([rest.scores, scores]),
@@ -153,7 +154,7 @@ def _measure_cell(world: str, effect: float, size: int, repeats: int) -> None:
         ours = compare_groups(
             group, rest, (estimates[0], estimates[1]), threshold, draws=DRAWS, seed=repeat
         )
-        others = by_draws(group, rest, threshold)
+        drawn_ends = by_draws(group, rest, threshold)
         for name in DIFFERENCE_METRICS:
             value, difference = estimates[0][name], ours[name]
             assert value is not None
@@ -161,7 +162,7 @@ def _measure_cell(world: str, effect: float, size: int, repeats: int) -> None:
             gap = known[name] - of_rest[name]
             seen[name, "group"].append(value.low <= known[name] <= value.high)
             seen[name, "width"].append(value.high - value.low)
-            for method, one in (("ours", difference), ("draws", others[name])):
+            for method, one in (("ours", difference), ("draws", drawn_ends[name])):
                 seen[name, method].append(one.low <= gap <= one.high)
                 seen[name, f"{method} width"].append(one.high - one.low)
                 seen[name, f"{method} claims"].append(not one.low <= 0 <= one.high)

@@ -264,10 +264,10 @@ def subgroups() -> str:
     for line in _text("subgroups").splitlines():
         if found := row.match(line):
             world, size, metric, rest = found.groups()
-            cells = [float(cell) for cell in rest.split()]
+            numbers = [float(number) for number in rest.split()]
             if world == "worse":  # nothing is called falsely there
-                cells = [*cells[:4], 0.0, cells[5], 0.0]
-            worst.setdefault((int(size), metric), []).append(cells)
+                numbers = [*numbers[:4], 0.0, numbers[5], 0.0]
+            worst.setdefault((int(size), metric), []).append(numbers)
     lines = []
     for (size, metric), rows in sorted(worst.items(), key=lambda each: (each[0][1], each[0][0])):
         group, width, ours, _, false, draws, drawn = zip(*rows, strict=True)
@@ -298,9 +298,9 @@ def room() -> str:
             r"of both, seconds of a core: ([\d.]+)",
             r"deletion score of a view: ([\d.]+)",
         ):
-            cells.append(re.search(pattern, block)[1])
+            cells.append(_first(pattern, block))
         memory, numbers = zip(*re.findall(r"(\d+) after (\d+)", block), strict=True)
-        cells += [re.search(r"(\d+) MB at the start", block)[1], *memory]
+        cells += [_first(r"(\d+) MB at the start", block), *memory]
         lines.append(f"| {' | '.join(cells)} |")
     times = "first answer, s | answer, s | shown, s more | seconds of a core | deletion score, s"
     after = " | ".join(f"after {number}" for number in numbers)
@@ -393,6 +393,14 @@ def _search(name: str, pattern: str) -> re.Match[str]:
     if match is None:
         raise ValueError(f"results/{name}.txt has no line like {pattern}")
     return match
+
+
+def _first(pattern: str, block: str) -> str:
+    """The first group of a pattern, which the block has to have."""
+    match = re.search(pattern, block)
+    if match is None:
+        raise ValueError(f"no line like {pattern} in {block!r}")
+    return match[1]
 
 
 def _source(name: str) -> str:

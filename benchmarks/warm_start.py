@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from searches import AREA, SIBLING, asked, phantoms, run, study, trained_start
+from searches import AREA, SIBLING, phantoms, plan, run, study, trained_start
 
 from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import url_of
@@ -33,19 +33,23 @@ def first(values: list[float], goal: float) -> int:
 
 
 def main() -> None:
-    seeds, trials, patients = asked(__doc__)
-    print(f"{trials} trials a search, phantoms of {patients} patients an area, small CNN at 96 px")
+    asked = plan(__doc__)
+    trials = asked.trials
+    print(
+        f"{trials} trials a search, phantoms of {asked.patients} patients an area, small CNN "
+        "at 96 px"
+    )
     print("seed  goal (dev AUC)  trials to it: alone, warm  saved   best alone, warm")
     saved = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepared = phantoms(folder, patients)
-        start = f"pretrained={trained_start(folder)}"
-        for seed in range(seeds):
+        prepared = phantoms(folder, asked.patients)
+        sets = (*asked.sets, f"pretrained={trained_start(folder, *asked.start)}")
+        for seed in range(asked.seeds):
             sibling, warm, alone = (folder / f"{kind}{seed}.db" for kind in ("s", "w", "a"))
-            run(sibling, prepared[SIBLING], study(SIBLING, seed, trials, start))
+            run(sibling, prepared[SIBLING], study(SIBLING, seed, trials, *sets))
             copy(url_of(str(sibling)), SIBLING, SIBLING, url_of(str(warm)))
-            plain = (start, "budget.confirm.top=0")
+            plain = (*sets, "budget.confirm.top=0")
             run(alone, prepared[AREA], study(AREA, seed, trials, *plain))
             run(warm, prepared[AREA], study(AREA, seed, trials, *plain), "auto")
             without, having = scores(alone), scores(warm)

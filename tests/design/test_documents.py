@@ -15,7 +15,7 @@ from extensions import BLOCK, SECTIONS, extend, heading
 from mura_tune.cli import mura
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "docs" / "scripts"))
+sys.path[:0] = [str(ROOT / "docs" / "scripts"), str(ROOT / "benchmarks")]
 reference = importlib.import_module("reference")
 PAGES = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -25,7 +25,7 @@ PAGES = [
 PACKAGE = ROOT / "mura_tune"
 FOLDERS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
 MADE = {ROOT / "docs" / name for name in reference.PAGES}
-SUFFIXES = ("py", "html", "md", "yaml", "json", "csv")  # `report.html` is a file, no module
+SUFFIXES = ("py", "html", "md", "yaml", "json", "csv", "txt")  # `report.html` is a file, no module
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -191,8 +191,22 @@ def test_verbs_and_options_that_are_named_exist(page: Path) -> None:
             assert named - options - {"--help"} == set(), words
 
 
+def test_the_readme_of_benchmarks_names_each_script_and_result() -> None:
+    folder = ROOT / "benchmarks"
+    names = re.findall(r"`(\w+\.(?:py|txt))`", (folder / "README.md").read_text("utf-8"))
+    files = [*folder.glob("*.py"), *(folder / "results").glob("*.txt")]
+    assert {path.name for path in files} == set(names)
+
+
+def test_a_benchmark_that_fails_is_named() -> None:
+    quick = importlib.import_module("quick")
+    outcome = quick.run(["gone"])
+    assert outcome.failed
+    assert str(outcome).startswith("gone ")
+    assert "gone.py" in str(outcome)
+
+
 def test_tables_are_those_of_the_results() -> None:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     tables = importlib.import_module("tables")
     assert tables.stale() == [], "run benchmarks/tables.py"
 
