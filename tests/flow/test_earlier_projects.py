@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import TINY, Ran
+from conftest import TINY, Ran, part_of
 
 from mura_tune import console
 from mura_tune.cli.mura_infer import infer
@@ -49,17 +49,6 @@ def few(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("few") / "phantoms",
         lambda path: "/valid/" in path or int(path.split("/patient")[1][:5]) % 3 == 0,
     )
-
-
-def part_of(data: Path, root: Path, keeps: Callable[[str], bool]) -> Path:
-    """A part of a dataset, as a dataset: the views and studies whose paths it keeps."""
-    root.mkdir(parents=True)
-    for name in ("train", "valid"):
-        (root / name).symlink_to(data / name)
-        for kind in ("image_paths", "labeled_studies"):
-            lines = (data / f"{name}_{kind}.csv").read_text().splitlines(keepends=True)
-            (root / f"{name}_{kind}.csv").write_text("".join(filter(keeps, lines)))
-    return root
 
 
 def follow(run: Run, command: str, data: Path, capfd: pytest.CaptureFixture[str]) -> list[str]:

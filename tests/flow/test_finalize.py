@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from browser import browser_page
-from conftest import CONFIRMED, TINY, Ran
+from conftest import Ran
 from serving import server
 from untrained import CPU
 
@@ -73,6 +73,8 @@ def fits(chromium: Any, file: Path) -> None:
 def test_a_release_comes_with_its_page_its_card_and_an_index(
     run: Run,
     phantoms: Path,
+    finished: Path,
+    trained_release: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
@@ -81,16 +83,13 @@ def test_a_release_comes_with_its_page_its_card_and_an_index(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     data = f"--data={phantoms}"
-    assert run("tune", "XR_WRIST", data, "--trials=2", *TINY, *CONFIRMED).code == 0
-    assert run("finalize", "XR_WRIST", data).code == 0
-    releases = tmp_path / "releases"
-    release = releases / "XR_WRIST"
+    release, releases = trained_release, trained_release.parent
     text = (release / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert page.asked == page.open == []
     assert len(text.encode()) < 8_000_000
     assert not re.search(r"https?://|@import|url\((?!#)", text)
-    assert str(tmp_path) not in text
+    assert str(finished) not in text  # where it was made
     assert page.images > 4
     for heading in ("Results", "Curves", "Cases", "Data", "Recipe", "How to reproduce it"):
         assert f">{heading}</h2>" in text

@@ -5,24 +5,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CONFIRMED, TINY, Ran
+from conftest import TINY, Ran, part_of
 
 from mura_tune.api.search import make_searches
-from mura_tune.phantoms.dataset import write_phantoms
 from mura_tune.release.release import load_release, verify_release
 
 Run = Callable[..., Ran]
 
 
-def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path) -> None:
-    other_phantoms = tmp_path / "other"
-    write_phantoms(other_phantoms, areas=("XR_WRIST",), patients=16, size=64, seed=5)
-    data = f"--data={phantoms}"
-    tuned = run("tune", "XR_WRIST", data, "--trials=2", *TINY, *CONFIRMED, "--json")
-    assert tuned.code == 0, tuned.err
-    found = json.loads(tuned.out)
+def fewer(phantoms: Path, root: Path) -> Path:
+    """Another dataset: the same radiographs without those of one training patient in ten."""
+    return part_of(
+        phantoms,
+        root,
+        lambda path: "/valid/" in path or int(path.split("/patient")[1][:5]) % 10,
+    )
+
+
+def test_from_radiographs_to_an_answer(
+    run: Run, phantoms: Path, finished: Path, trained_release: Path, tmp_path: Path
+) -> None:
+    """`mura tune` and `mura finalize` ran once for all tests: see `finished`."""
+    data, release = f"--data={phantoms}", trained_release
+    found = json.loads((finished / "tune.json").read_text())
     assert found["counts"]["finished"] == 2
-    assert "trial   1" in tuned.err
+    assert "trial   1" in (finished / "tune.err").read_text()
     best = json.loads(run("best", "XR_WRIST", "--json").out)
     assert best["best"] == found["best"]
     for trial in (best["best"], best["baseline"]):
@@ -30,10 +37,7 @@ def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path)
         assert low <= trial["score"] <= high
         assert trial["studies"] > 0
 
-    finalized = run("finalize", "XR_WRIST", data, "--json")
-    assert finalized.code == 0, finalized.err
-    (made,) = json.loads(finalized.out)
-    release = tmp_path / "releases" / "XR_WRIST"
+    (made,) = json.loads((finished / "finalize.json").read_text())
     manifest = verify_release(release).to_json()
     assert manifest["study"]["trial"] == found["best"]["number"]
     assert manifest["recipe"]["finetune"]["lr"] == found["best"]["recipe"]["finetune"]["lr"]
@@ -67,7 +71,7 @@ def test_from_radiographs_to_an_answer(run: Run, phantoms: Path, tmp_path: Path)
     assert (found["whole"], found["data"]) == (True, True)
     assert found["apart"] < 1e-6
     assert f"{found['files']} files as released" in run("verify", release).out
-    other = run("verify", release, f"--data={other_phantoms}")
+    other = run("verify", release, f"--data={fewer(phantoms, tmp_path / 'fewer')}")
     assert other.code == 2
     assert "the data's fingerprint" in other.err
 
@@ -114,12 +118,11 @@ def test_finalize_without_an_area_releases_every_finished_study(
 ) -> None:
     """From the stored recipe: nothing of the call that tuned is needed again, not even its --set,
     nor the area behind a search's name."""
+    once = ("--trials=1", "--no-artifacts", *TINY)
     for area, name in (("XR_HAND", "XR_HAND"), ("XR_WRIST", "mine")):
-        tune = ("tune", area, f"--study={name}", f"--data={phantoms}", "--trials=1")
-        assert run(*tune, *TINY).code == 0
-    other = tmp_path / "other"
-    write_phantoms(other, areas=("XR_HAND",), patients=16, size=64, seed=5)
-    assert run("tune", "XR_HAND", "--study=A", f"--data={other}", "--trials=1", *TINY).code == 0
+        assert run("tune", area, f"--study={name}", f"--data={phantoms}", *once).code == 0
+    other = fewer(phantoms, tmp_path / "fewer")
+    assert run("tune", "XR_HAND", "--study=A", f"--data={other}", *once).code == 0
     done = run("finalize", f"--data={phantoms}")
     assert done.code == 2
     assert "A: search A: the dataset is not the one that was searched" in done.err

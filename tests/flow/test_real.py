@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from itertools import count
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import Ran
 
+from mura_tune.cli import mura
 from mura_tune.search import trial
 from mura_tune.training.fit import fit
 
@@ -29,6 +32,20 @@ CALL = [
 ]
 
 
+@pytest.fixture(scope="module")
+def searched(real: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The runs of a search of two trials with its confirmation, and what `tune` said on stderr.
+
+    Tests only copy them.
+    """
+    runs = tmp_path_factory.mktemp("searched") / "runs"
+    confirm = ["--set=budget.confirm.top=1", "--set=budget.confirm.seeds=2"]
+    words = ["tune", "XR_MIXED", f"--data={real}", f"--runs={runs}", "--trials=2", *CALL, *confirm]
+    ran = CliRunner().invoke(mura, words)
+    assert ran.exit_code == 0, ran.output
+    return runs, ran.stderr
+
+
 def states(tmp_path: Path) -> list[str]:
     import optuna
 
@@ -41,13 +58,19 @@ def states(tmp_path: Path) -> list[str]:
 
 
 def test_a_search_stopped_half_way_ends_at_the_exact_total(
-    run: Callable[..., Ran], real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Ran],
+    real: Path,
+    searched: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    args = ["tune", "XR_MIXED", f"--data={real}", *CALL, "--set=budget.confirm.top=0"]
+    shutil.copytree(searched[0], tmp_path / "runs")
+    once = ["--set=budget.confirm.top=0", "--no-artifacts"]
+    args = ["tune", "XR_MIXED", f"--data={real}", *CALL, *once]
     number = count()
 
     def interrupted(*given: Any, **options: Any) -> Any:
-        if next(number) == 2:  # in the third trial
+        if next(number) == 0:  # in the third trial
             signal.raise_signal(signal.SIGINT)
         return fit(*given, **options)
 
@@ -55,8 +78,8 @@ def test_a_search_stopped_half_way_ends_at_the_exact_total(
         patched.setattr(trial, "fit", interrupted)
         stopped = run(*args, "--trials=4")
     assert stopped.code == 130
-    last = stopped.err.partition("trial   1")[2].splitlines()[1:]
-    finishing, third, end = [line for line in last if line]
+    said = [line for line in stopped.err.splitlines() if line]
+    finishing, third, end = [line for line in said if not line.startswith("left out ")]
     assert finishing.startswith("finishing what runs")
     assert third.startswith("trial   2  dev")
     assert end == "mura: interrupted; the same command goes on from here"
@@ -71,12 +94,11 @@ def test_a_search_stopped_half_way_ends_at_the_exact_total(
 
 
 def test_real_radiographs_become_a_release(
-    run: Callable[..., Ran], real: Path, tmp_path: Path
+    run: Callable[..., Ran], real: Path, searched: tuple[Path, str], tmp_path: Path
 ) -> None:
-    again = ["--set=budget.confirm.top=1", "--set=budget.confirm.seeds=2"]
-    tuned = run("tune", "XR_MIXED", f"--data={real}", "--trials=2", *CALL, *again)
-    assert tuned.code == 0
-    assert len(re.findall(r"left out .*image99\.png: truncated", tuned.err)) == 2
+    runs, said = searched
+    shutil.copytree(runs, tmp_path / "runs")
+    assert len(re.findall(r"left out .*image99\.png: truncated", said)) == 2
     assert run("finalize", "XR_MIXED", f"--data={real}").code == 0
     release = tmp_path / "releases" / "XR_MIXED"
     evaluated = run("evaluate", f"--release={release}", f"--data={real}", "--json")

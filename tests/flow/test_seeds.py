@@ -33,7 +33,8 @@ def searched(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of runs of a search with one trial. Tests only copy it."""
     runs = tmp_path_factory.mktemp("searched") / "runs"
     words = ["tune", "XR_WRIST", f"--data={phantoms}", f"--runs={runs}", "--trials=1", *TINY]
-    assert CliRunner().invoke(mura, [*words, "--set=head_init=random"]).exit_code == 0
+    words += ["--no-artifacts", "--set=head_init=random"]
+    assert CliRunner().invoke(mura, words).exit_code == 0
     return runs
 
 

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,26 +14,50 @@ from mura_tune.errors import InputError
 from mura_tune.release_format import checksums
 from mura_tune.release_format.folder import check_place, recover_release, replace_release
 
-# Writes a release anew and is killed at the step `at` of those that change the disk.
+# For each line of stdin, a step and a place: a process, forked where all is imported, writes a
+# release anew and is killed at that step of those that change the disk. A line of stdout says how
+# it ended.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from mura_tune.release_format.folder import replace_release
-at, place, step = int(sys.argv[1]), Path(sys.argv[2]), 0
-def deadly(change):
-    def call(*args, **options):
-        global step
-        step += 1
-        if step == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return change(*args, **options)
-    return call
-for name in ("mkdir", "rename", "unlink", "rmdir", "chmod"):
-    setattr(os, name, deadly(getattr(os, name)))
-with replace_release(place) as draft:
-    (draft / "bundle.json").write_text('{"schema": 2, "made": "new"}')
-    (draft / "report.html").write_text("new")
+for line in sys.stdin:
+    number, place = line.split(maxsplit=1)
+    if pid := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        continue
+    at, place, step = int(number), Path(place.rstrip("\\n")), 0
+    def deadly(change):
+        def call(*args, **options):
+            global step
+            step += 1
+            if step == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return change(*args, **options)
+        return call
+    for name in ("mkdir", "rename", "unlink", "rmdir", "chmod"):
+        setattr(os, name, deadly(getattr(os, name)))
+    with replace_release(place) as draft:
+        (draft / "bundle.json").write_text('{"schema": 2, "made": "new"}')
+        (draft / "report.html").write_text("new")
+    os._exit(0)
 """
+
+
+@pytest.fixture(scope="module")
+def killed() -> Iterator[Callable[[int, Path], int]]:
+    """Writes a release anew, up to a step at which it is killed; gives the exit code."""
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def call(step: int, place: Path) -> int:
+            print(step, place, file=process.stdin, flush=True)
+            return int(process.stdout.readline())
+
+        yield call
 
 
 def write(folder: Path, made: str = "old") -> Path:
@@ -164,7 +188,9 @@ def test_a_link_stays_and_what_it_points_at_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_killed_at_any_step_one_release_stands_whole(tmp_path: Path, first: bool) -> None:
+def test_killed_at_any_step_one_release_stands_whole(
+    killed: Callable[[int, Path], int], tmp_path: Path, first: bool
+) -> None:
     place, step, recovered = tmp_path / "XR_WRIST", 0, 0
     left: set[str] = set()
     while True:
@@ -173,8 +199,7 @@ def test_killed_at_any_step_one_release_stands_whole(tmp_path: Path, first: bool
             shutil.rmtree(place)
         if not first:
             write(place)
-        ran = subprocess.run([sys.executable, "-c", KILLED, str(step), str(place)])
-        if ran.returncode == 0:
+        if killed(step, place) == 0:
             break
         left |= {name.split("-")[0] for name in names(tmp_path)}
         recovered += recover_release(place)

@@ -15,10 +15,20 @@ from mura_tune.timm_import import import_timm
 UTILS = "torch._dynamo.utils"
 
 
+# Runs each argument in a process of its own, forked where torch is imported already.
+FORKS = """
+import os, sys, torch
+for code in sys.argv[1:]:
+    if not os.fork():
+        exec(code)
+        os._exit(0)
+    assert os.wait()[1] == 0, code
+"""
+
+
 def test_the_compiler_is_imported_when_it_is_asked_for_and_not_with_timm() -> None:
-    """And what torchvision got in its place answers as it does."""
-    code = (
-        "import sys\n"
+    """What torchvision got in its place answers as it does; who has it already keeps it."""
+    asked_for = (
         "import mura_tune.networks.factory\n"
         "assert 'timm' in sys.modules and 'torch._dynamo' not in sys.modules\n"
         "asked = sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu')\n"
@@ -26,17 +36,13 @@ def test_the_compiler_is_imported_when_it_is_asked_for_and_not_with_timm() -> No
         "assert asked == _dynamo.utils.is_compile_supported('cpu')\n"
         "assert compiler.disable.__module__ == 'torch.compiler'\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_who_imported_torchvision_before_has_the_compiler_already() -> None:
-    code = (
-        "import sys, torchvision\n"
+    there_before = (
+        "import torchvision\n"
         "there = sys.modules['torch._dynamo.utils']\n"
         "import mura_tune.networks.factory\n"
         "assert sys.modules['torch._dynamo.utils'] is there\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", FORKS, asked_for, there_before], check=True)
 
 
 @pytest.fixture
