@@ -1,6 +1,7 @@
 """The bytes of messages as they come from the network, bounded before they fill the memory.
 
-pynetdicom reads a PDU to its end, and holds a message until its last PDU, whatever their lengths.
+pynetdicom reads a PDU to its end, and holds a message until its last PDU, whatever their lengths
+and however long the rest does not come: its timeouts are of an association between two PDUs.
 None of its settings bounds either: `maximum_pdu_size` is what it asks for, and is not held against
 what comes; STORE_RECV_CHUNKED_DATASET puts a data set of any length into a temporary file; an event
 comes once a PDU or a message is whole, and its handler could only abort: no status for the sender.
@@ -41,7 +42,11 @@ class IncomingMessages:
         """The handlers of pynetdicom's events that bound each association."""
         from pynetdicom import evt
 
-        return [(evt.EVT_CONN_OPEN, self._bound), (evt.EVT_CONN_CLOSE, _drop_message)]
+        return [
+            (evt.EVT_CONN_OPEN, bound_silence),
+            (evt.EVT_CONN_OPEN, self._bound),
+            (evt.EVT_CONN_CLOSE, _drop_message),
+        ]
 
     def take(self, size: int) -> bool:
         """Take memory for bytes; False where all messages together would have too many."""
@@ -89,6 +94,14 @@ class IncomingMessages:
             dimse.message.data_set = IncomingDataset(self)
         elif dimse.message.encoded_command_set.tell() > _MOST_COMMAND:
             raise _TooLong("its command has no end")
+
+
+def bound_silence(event: Any) -> None:
+    """Close a new connection that is silent within a PDU for as long as it may be between two.
+
+    Without it a peer that is gone, and did not say so, holds a thread for ever.
+    """
+    event.assoc.dul.socket.socket.settimeout(event.assoc.network_timeout)
 
 
 class _TooLong(Exception):

@@ -34,7 +34,7 @@ _POLL = 0.2  # seconds between two looks at the queue
 _SWEEP = 60.0  # seconds between two removals of what is no longer needed
 _RETRY = 30.0  # seconds until the disk is tried again after an error
 _RETRY_STUDY = 600.0  # seconds until a study is tried again that the program fails at
-_SILENCE = 60.0  # seconds that a sender may be silent
+_SILENCE = 60.0  # seconds that a sender may be silent, within a message too
 _ASSOCIATIONS = 20  # at once
 # Answers to C-STORE (DICOM PS3.4, B.2.3).
 _DONE, _NO_ROOM, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
@@ -49,8 +49,9 @@ class ListenSettings:
         senders: the AE titles that may send; all others are refused.
         send_to: the node that gets the answers.
         title, host, port: of this node. A host of 0.0.0.0 listens on every network.
-        quiet: seconds without another view after which a study is complete; an association that
-            brought views of it and is still open keeps it waiting. 0: its end is enough.
+        quiet: seconds without another view after which a study is complete. An association that
+            brought a view of it and is still open keeps it waiting, for as long as a sender may be
+            silent: one that brings study after study may stay open all day. 0: its end is enough.
         keep: seconds for which views stay in the queue once they are answered, so that a late
             view is answered together with the others; shorter while the queue is more than half
             full.
@@ -146,7 +147,8 @@ class Receiver:
         self._queue, self._settings, self._say = queue, settings, say
         self._incoming = IncomingMessages(say)
         self._lock = threading.Lock()
-        self._brought: dict[Any, set[str]] = {}  # by association that is open
+        # When each open association brought the last view of a study, by the monotonic clock.
+        self._brought: dict[Any, dict[str, float]] = {}
         ae = AE(ae_title=settings.title)
         ae.require_calling_aet = list(settings.senders)
         ae.require_called_aet = True
@@ -167,7 +169,6 @@ class Receiver:
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_REJECTED, self._note_refusal),
             (evt.EVT_ACCEPTED, self._note_useless),
-            (evt.EVT_CONN_CLOSE, self._forget),
         ]
         place = (settings.host, settings.port)
         try:
@@ -186,8 +187,20 @@ class Receiver:
 
     def open_studies(self) -> set[str]:
         """The studies that associations brought views of, and may bring more of."""
+        late = time.monotonic() - _SILENCE
         with self._lock:
-            return set().union(*self._brought.values())
+            # An association is a thread: one that is over is not alive, however it ended.
+            self._brought = {
+                association: studies
+                for association, studies in self._brought.items()
+                if association.is_alive()
+            }
+            return {
+                study
+                for studies in self._brought.values()
+                for study, when in studies.items()
+                if when > late
+            }
 
     def _store(self, event: Any) -> int:
         """Put a view into the queue; the status says whether it is on the disk."""
@@ -207,7 +220,7 @@ class Receiver:
             self._say("a view is refused: its study or its instance is named by no UID")
             return _NOT_UNDERSTOOD
         with self._lock:
-            self._brought.setdefault(event.assoc, set()).add(study)
+            self._brought.setdefault(event.assoc, {})[study] = time.monotonic()
         try:
             if not self._queue.has_room(len(content)):
                 self._say(f"{study}: a view is refused: {self._queue.folder} has no room for it")
@@ -233,10 +246,6 @@ class Receiver:
                 f"{caller.ae_title!r} at {caller.address} offers no image that is taken: CR and DX "
                 "for presentation are, but for the deflated transfer syntax and private ones"
             )
-
-    def _forget(self, event: Any) -> None:
-        with self._lock:
-            self._brought.pop(event.assoc, None)
 
 
 _PORT_ADVICE = {
@@ -277,7 +286,7 @@ class _Answerer:
         While the queue is more than half full, views are removed as soon as they are answered: a
         view that is not there yet needs the room more.
         """
-        self.queue.measure()
+        self.queue.read_disk()  # a person may have removed some
         for study in self.queue.studies():
             old = time.time() - study.latest > self.settings.keep
             if (old or self.queue.is_half_full) and self._settled.get(study.uid) == study:

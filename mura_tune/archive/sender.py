@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mura_tune.archive.incoming import bound_silence
 from mura_tune.archive.study_queue import StudyQueue, WaitingAnswer
 from mura_tune.errors import InputError, MuraError, explain_error
 from mura_tune.web.server import bracket_address
@@ -164,19 +165,28 @@ def _connect(ae: ApplicationEntity, node: Node, objects: list[Path]) -> Iterator
 
     Raises:
         NodeAway: it cannot be reached, or refuses the association.
+        NotSent: it takes none of these kinds.
     """
     import pydicom
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-    from pynetdicom import build_context
+    from pynetdicom import build_context, evt
 
     headers = [pydicom.filereader.read_file_meta_info(path) for path in objects]
     kinds = sorted({str(header.MediaStorageSOPClassUID) for header in headers})
     syntaxes = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
     contexts = [build_context(kind, syntax) for kind in kinds for syntax in syntaxes]
-    association = ae.associate(node.host, node.port, contexts=contexts, ae_title=node.title)
+    association = ae.associate(
+        *(node.host, node.port),
+        contexts=contexts,
+        ae_title=node.title,
+        evt_handlers=[(evt.EVT_CONN_OPEN, bound_silence)],
+    )
     if not association.is_established:
         if association.is_rejected:
             raise NodeAway("it refuses the association: does it know our AE title?")
+        if association.rejected_contexts:
+            names = ", ".join(sorted({path.name.partition("-")[0] for path in objects}))
+            raise NotSent(f"it takes no {names}")
         raise NodeAway("no connection")
     try:
         yield association

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -130,6 +131,25 @@ def test_an_association_that_is_open_may_bring_more(predictor: Predictor, tmp_pa
         assert not any("1 view," in line for line in mura.said)
 
 
+def test_an_association_that_brings_other_studies_keeps_none_waiting_for_long(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "_SILENCE", 0.5)
+    (first,), (other,) = (study_files(tmp_path / "in", uid, views=1) for uid in ("1.2.7", "1.2.8"))
+    with (
+        archive(ALL) as node,
+        listening(predictor, tmp_path / "queue", node.port) as mura,
+        association(mura.port, CR) as link,
+    ):
+        assert link.send_c_store(str(first)).Status == 0
+        end = time.monotonic() + SOON
+        while not any("1.2.7: 1 view" in line for line in mura.said) and time.monotonic() < end:
+            assert link.send_c_store(str(other)).Status == 0
+            time.sleep(0.1)
+        assert [line for line in mura.said if "P(abnormal)" in line] == [mura.said[1]]
+        assert mura.said[1].startswith("1.2.7: 1 view")
+
+
 def test_who_is_unknown_is_refused_and_an_echo_is_answered(
     predictor: Predictor, tmp_path: Path
 ) -> None:
@@ -181,6 +201,35 @@ def test_an_object_that_is_not_taken_is_sent_again_alone(
         (report,) = node.received  # the first three got a status and were not noted
         assert report.Modality == "SR"
         assert report.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+
+
+def test_what_an_archive_takes_none_of_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    with (
+        archive([MR]) as node,
+        listening(predictor, tmp_path / "queue", node.port) as mura,
+    ):
+        send(mura.port, study_files(tmp_path / "in", "1.2.7", views=1))
+        mura.wait_for("it takes no GSPS, SC, SR; again in 0.2 s")
+
+
+def test_an_archive_that_falls_silent_within_an_answer_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "_TIMEOUT", 0.3)
+    queue, said = StudyQueue(tmp_path / "queue", 10**9), []
+    (view,) = study_files(tmp_path / "in", "1.2.7", views=1)
+    queue.put_answer("1.2.7", "d", {"SR-1.dcm": view.read_bytes()})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        node = Node("ARCHIVE", "127.0.0.1", silent.getsockname()[1])
+        with sender.Sender(queue, node, "MURA", said.append):
+            for _ in range(2):
+                link, _ = silent.accept()
+                with link:
+                    link.sendall(b"\x02\0\0\0\x10\0")  # accepted, and the rest does not come
+                    while link.recv(2**16):
+                        pass
+            until(lambda: len(said) >= 2, SOON)
+    assert "no connection; again in 0.2 s" in said[0]
 
 
 def test_an_archive_without_presentation_states_gets_the_others(
