@@ -107,17 +107,21 @@ class StudyQueue:
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self.folder = folder
         self.most_bytes = most_bytes
-        self._lock = threading.Lock()  # of the folders of received studies
+        self._lock = threading.Lock()  # of the studies received, here and on the disk
+        self._received: dict[str, ReceivedStudy] = {}  # by uid; reading them all takes long
         for name in (_RECEIVED, _OUTBOX, _DONE):
             (folder / name).mkdir(parents=True, exist_ok=True)
             (folder / name).chmod(0o700)
         for place in (*self._folders(_RECEIVED), folder / _OUTBOX):
             _remove_unfinished(place)
         self._size = 0
-        self.measure()
+        self.read_disk()
 
-    def measure(self) -> None:
-        """Count the bytes on disk anew."""
+    def read_disk(self) -> None:
+        """List the studies received, and count the bytes, as they are on disk."""
+        with self._lock:
+            studies = [_read_study(folder) for folder in self._folders(_RECEIVED)]
+            self._received = {study.uid: study for study in studies if study.images}
         places = (  # `os.walk` passes over a folder that goes meanwhile
             Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names
         )
@@ -149,13 +153,14 @@ class StudyQueue:
                 place.mkdir()
                 files.sync_folder(place.parent)
             files.replace_file(path, content)
+            self._received[study] = _read_study(place)
             self._size += len(content)
 
     def studies(self) -> list[ReceivedStudy]:
         """The studies of which views are here, whether answered or not; the oldest first."""
         with self._lock:
-            studies = [_read_study(folder) for folder in self._folders(_RECEIVED)]
-        return sorted((study for study in studies if study.images), key=lambda study: study.latest)
+            studies = [*self._received.values()]
+        return sorted(studies, key=lambda study: study.latest)
 
     def has_answer(self, study: str, digest: str) -> bool:
         """Whether these views are answered, whether or not the answer is sent."""
@@ -199,14 +204,15 @@ class StudyQueue:
     def forget(self, study: ReceivedStudy) -> None:
         """Remove the views of a study, unless others came meanwhile."""
         with self._lock:
-            if _read_study(study.folder) == study:
+            if self._received.get(study.uid) == study:
                 shutil.rmtree(study.folder)
+                del self._received[study.uid]
                 self._size -= sum(size for _, size in study.stamps)
 
     def is_as_it_was(self, study: ReceivedStudy) -> bool:
         """Whether no view of a study came since it was listed."""
         with self._lock:
-            return _read_study(study.folder) == study
+            return self._received.get(study.uid) == study
 
     def forget_done(self) -> None:
         """Remove the notes on studies that were done long ago."""

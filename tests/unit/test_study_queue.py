@@ -46,7 +46,7 @@ def test_a_start_reads_only_the_studies_that_changed(queue: StudyQueue) -> None:
     (same,) = StudyQueue(queue.folder, 100).studies()
     assert same.digest() == digest
     os.utime(view)
-    (changed,) = queue.studies()
+    (changed,) = StudyQueue(queue.folder, 100).studies()
     assert changed.digest() != digest
     (study.folder / "digest").write_text("torn")
     assert changed.digest() != digest
@@ -115,7 +115,7 @@ def test_a_queue_takes_no_more_than_its_bytes(queue: StudyQueue) -> None:
     (study,) = queue.studies()
     queue.forget(study)
     assert queue.has_room(100)
-    queue.measure()
+    queue.read_disk()
     assert queue.has_room(100)
 
 
