@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from mura_tune.reading.answers import Answer, StudyAnswer, is_unfamiliar
 from mura_tune.reading.explain import ViewExplanation, explain_views
 from mura_tune.reading.readers import Predictor, Reader
 from mura_tune.reading.routed import RoutedReader
-from mura_tune.reading.studies import StudyFiles
+from mura_tune.reading.studies import StudyFiles, StudyViews
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -51,6 +51,11 @@ class AnswerPlan:
     def images(self) -> list[Path]:
         """The files of the study's views."""
         return [view.path for view in self.study.views]
+
+    def read(self) -> Answer:
+        """The answer to the study."""
+        (answer,) = self.predictor.answer([_views(self.study, self.predictor.sizes)])
+        return answer
 
     @property
     def report(self) -> str:
@@ -95,7 +100,7 @@ def plan_answer(reader: Reader[StudyAnswer], images: Sequence[Path]) -> AnswerPl
         InputError: the extra `dicom` is not installed.
     """
     study = read_source(images)
-    predictor = _predictor_for(reader, [view.path for view in study.views])
+    predictor = _predictor_for(reader, study)
     model = Model(predictor.release.manifest.area, predictor.source)
     return AnswerPlan(study, predictor, model, new_uid(model.uid, __version__, study.digest))
 
@@ -109,16 +114,7 @@ def make_objects(plan: AnswerPlan, kinds: Sequence[str] = KINDS) -> ArchiveAnswe
     Args:
         kinds: of KINDS.
     """
-    maps: tuple[ViewExplanation, ...] = ()
-    try:
-        grey = [view.grey for view in plan.study.views]
-        explanation = explain_views(plan.predictor, plan.images, grey)
-        answer, maps = explanation.answer, explanation.views
-    except NoFeatureMap:
-        answer = plan.predictor.predict(plan.images)
-    assert isinstance(answer, Answer)
-    if is_unfamiliar(answer.familiarity):
-        maps = ()
+    answer, maps = (plan.read(), ()) if {*kinds} == {"SR"} else _explain(plan)
     of_view = {"GSPS": build_presentation, "SC": build_capture}
     made: list[tuple[str, Dataset]] = [
         (f"{kind}-{number + 1}", build(plan.study, number, view, plan.model, plan.root))
@@ -134,6 +130,18 @@ def make_objects(plan: AnswerPlan, kinds: Sequence[str] = KINDS) -> ArchiveAnswe
         plan.study.stamp(dataset, now)
         objects[_file_name(name, str(dataset.SOPInstanceUID))] = _to_bytes(dataset)
     return ArchiveAnswer(answer, objects)
+
+
+def _explain(plan: AnswerPlan) -> tuple[Answer, Sequence[ViewExplanation]]:
+    """The answer, and the evidence in each view: none where there is no map, or it says nothing."""
+    grey = [view.grey for view in plan.study.views]
+    try:
+        explanation = explain_views(plan.predictor, plan.images, grey)
+    except NoFeatureMap:
+        return plan.read(), ()
+    answer = explanation.answer
+    assert isinstance(answer, Answer)
+    return answer, () if is_unfamiliar(answer.familiarity) else explanation.views
 
 
 def write_objects(
@@ -201,10 +209,16 @@ def has_same_content(one: bytes, other: bytes) -> bool:
     return bool(first == second)
 
 
-def _predictor_for(reader: Reader[StudyAnswer], images: Sequence[Path]) -> Predictor:
+def _views(study: SourceStudy, sizes: Iterable[int]) -> StudyViews:
+    """The views as networks of these sizes read them."""
+    files = StudyFiles("", tuple(view.path for view in study.views))
+    return StudyViews.of(files, [view.grey for view in study.views], sizes)
+
+
+def _predictor_for(reader: Reader[StudyAnswer], study: SourceStudy) -> Predictor:
     """The reader itself, or that of the area that its router names."""
     if isinstance(reader, RoutedReader):
-        route = reader.router.predict(images)
+        (route,) = reader.router.answer([_views(study, reader.router.sizes)])
         if route.abstain:
             raise NoAnswer(f"the router abstains ({route.brief()})")
         try:

@@ -103,8 +103,9 @@ def _copy_grey_levels(header: Dataset, made: Dataset) -> None:
         item = _item(table.first, table.entries, int(source.LUTDescriptor[2]))
         item.ModalityLUTType = source.get("ModalityLUTType") or "US"
         made.ModalityLUTSequence = [item]
-    elif header.get("RescaleSlope") is not None:
-        made.RescaleSlope, made.RescaleIntercept = header.RescaleSlope, header.RescaleIntercept
+    elif "RescaleSlope" in header or "RescaleIntercept" in header:  # one alone is met, too
+        made.RescaleSlope = header.get("RescaleSlope", 1)
+        made.RescaleIntercept = header.get("RescaleIntercept") or 0
         made.RescaleType = header.get("RescaleType") or "US"
     display: Any = Dataset()
     if header.get("VOILUTSequence"):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mura_tune import files
 from mura_tune.errors import InputError
-from mura_tune.imaging.images import read_image, resize_to_square
+from mura_tune.imaging.images import read_image
 from mura_tune.networks.gradcam import (
     Faithfulness,
     FaithfulnessCurves,
@@ -134,6 +134,14 @@ class EvidenceMaps:
         cam: NDArray[np.float32] = self.cams_nss[view].cpu().numpy()
         return cam
 
+    @torch.inference_mode()
+    def probabilities(self) -> list[float]:
+        """Of the subject in each view."""
+        pieces = torch.split(self.x_nchw, _PIECE)
+        logits = torch.cat([self.net(piece).float() for piece in pieces])
+        probabilities: list[float] = self.to_probability(logits).tolist()
+        return probabilities
+
     def trace(self, view: int) -> FaithfulnessCurves:
         """How the probability of a view follows its map's pixels."""
         x_1chw = self.x_nchw[view : view + 1]
@@ -186,14 +194,15 @@ def explain_views(
     Raises:
         NoFeatureMap: a network whose last features are no map.
     """
-    squares_nss = np.stack([resize_to_square(image, reader.size) for image in images_hw])
-    study = StudyViews(StudyFiles("", tuple(images)), {reader.size: squares_nss})
+    study = StudyViews.of(StudyFiles("", tuple(images)), images_hw, [reader.size])
     (answer,) = reader.answer([study])
     subject = answer.area if isinstance(answer, AreaAnswer) else "abnormal"
-    maps = map_evidence(reader, squares_nss, subject)
-    with torch.inference_mode():
-        logits = torch.cat([maps.net(piece).float() for piece in torch.split(maps.x_nchw, _PIECE)])
-        probabilities = maps.to_probability(logits).tolist()
+    maps = map_evidence(reader, study.at(reader.size), subject)
+    probabilities = (
+        [view.probability for view in answer.views]
+        if isinstance(answer, Answer)
+        else maps.probabilities()  # a view alone may show another area
+    )
     views = []
     for i, path in enumerate(images):
         faithfulness = maps.trace(i).areas() if deletion else None

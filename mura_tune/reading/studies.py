@@ -51,8 +51,14 @@ class StudyViews:
             UnreadableImage: a view that cannot be decoded.
         """
         pairs = zip(contents, files.images, strict=True)
-        images = [decode_image(content, path) for content, path in pairs]
-        return StudyViews(files, {size: _squares(images, size) for size in sizes})
+        return StudyViews.of(files, [decode_image(*pair) for pair in pairs], sizes)
+
+    @staticmethod
+    def of(
+        files: StudyFiles, images_hw: Sequence[NDArray[np.uint8]], sizes: Iterable[int]
+    ) -> StudyViews:
+        """The same from views that are decoded already: their grey pixels (H, W), in order."""
+        return StudyViews(files, {size: _squares(images_hw, size) for size in sizes})
 
     def at(self, size: int) -> NDArray[np.uint8]:
         """The squares (V, S, S) of a size.

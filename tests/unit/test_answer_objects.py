@@ -15,21 +15,25 @@ import pydicom
 import pytest
 from conftest import Ran
 from dicoms import SECRET, dicom_file, table, to_bytes
+from numpy.typing import NDArray
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.uid import ImplicitVRLittleEndian
-from untrained import save_untrained
+from untrained import save_router, save_untrained
 
-from mura_tune.archive import answer_objects
-from mura_tune.archive.answer_objects import make_objects, plan_answer
+from mura_tune.archive import answer_objects, headers
+from mura_tune.archive.answer_objects import NoAnswer, make_objects, plan_answer
 from mura_tune.archive.captures import draw_capture
 from mura_tune.archive.presentation import trace_outlines
 from mura_tune.archive.structured_report import Model, build_report
 from mura_tune.errors import InputError, UnreadableImage
+from mura_tune.imaging import images
+from mura_tune.imaging.images import decode_image
 from mura_tune.networks.gradcam import NoFeatureMap
 from mura_tune.reading.answers import Familiarity
 from mura_tune.reading.explain import Explanation, ViewExplanation
 from mura_tune.reading.readers import Predictor
+from mura_tune.reading.routed import RoutedReader
 
 BITS12 = {"BitsStored": 12, "HighBit": 11}
 NOISE = (np.random.default_rng(0).random((60, 40)) * 4000).astype(np.uint16)
@@ -42,6 +46,8 @@ HEADERS: dict[str, dict[str, Any]] = {
         "syntax": ImplicitVRLittleEndian,
     },
     "rescale": {"RescaleSlope": 2, "RescaleIntercept": -5, "ImageLaterality": "L"},
+    "slope": {"RescaleSlope": 2},
+    "intercept": {"RescaleIntercept": -5, "WindowCenter": 2000, "WindowWidth": 4000},
 }
 
 
@@ -206,8 +212,9 @@ def test_a_presentation_state_shows_the_view_as_the_network_saw_it(
             entries = np.frombuffer(bytes(shown.LUTData), "<u2")
             assert list(shown.LUTDescriptor) == [4096, 0, 16]
             assert entries[2048] / 65535 == pytest.approx((2048 / 4095) ** 2, abs=1e-3)
-        case "rescale":
-            assert (state.RescaleSlope, state.RescaleIntercept) == (2, -5)
+        case "rescale" | "slope" | "intercept":
+            expected = {"rescale": (2, -5), "slope": (2, 0), "intercept": (1, -5)}[name]
+            assert (state.RescaleSlope, state.RescaleIntercept) == expected
 
 
 @pytest.mark.parametrize("name", [*HEADERS, "RG3_J2KR"])
@@ -270,6 +277,43 @@ def test_a_network_without_a_map_gets_a_report_alone(
 
     monkeypatch.setattr(answer_objects, "explain_views", refuse)
     assert set(made(predictor, write_view(tmp_path / "v.dcm"))) == {"SR"}
+
+
+def test_a_report_alone_takes_no_map(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_answer(predictor, [write_view(tmp_path / "v.dcm")])
+    whole = make_objects(plan).objects
+    monkeypatch.setattr(answer_objects, "explain_views", None)
+    ((name, report),) = make_objects(plan, ["SR"]).objects.items()
+    assert answer_objects.has_same_content(report, whole[name])
+
+
+def test_the_router_chooses_the_release_and_each_view_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = write_view(tmp_path / "v.dcm")
+    save_untrained(tmp_path / "XR_WRIST", "XR_WRIST")
+    save_router(tmp_path / "router", 0, 0.9)
+    decoded: list[object] = []
+
+    def decode(content: bytes, path: object) -> NDArray[np.uint8]:
+        decoded.append(path)
+        return decode_image(content, path)
+
+    monkeypatch.setattr(images, "decode_image", decode)
+    monkeypatch.setattr(headers, "decode_image", decode)
+    plan = plan_answer(RoutedReader(tmp_path.joinpath), [view])
+    assert plan.predictor.release.folder.name == "XR_WRIST"
+    assert [name[:2] for name in make_objects(plan).objects] == ["GS", "SC", "SR"]
+    assert plan.read() == make_objects(plan).answer
+    assert decoded == [view]
+    save_router(tmp_path / "router", 1, 0.9)
+    with pytest.raises(NoAnswer, match="no release for XR_HAND"):
+        plan_answer(RoutedReader(tmp_path.joinpath), [view])
+    save_router(tmp_path / "router", 0, 0.999)
+    with pytest.raises(NoAnswer, match=r"the router abstains \(XR_WRIST: confidence 0.993"):
+        plan_answer(RoutedReader(tmp_path.joinpath), [view])
 
 
 def test_views_that_are_no_study_are_refused(predictor: Predictor, tmp_path: Path) -> None:
