@@ -115,6 +115,8 @@ def release_finder(releases: Path, base_url: str | None, say: Callable[[str], No
 def release_for(find: FindRelease, area: str) -> tuple[Path, str | None]:
     """The folder of an area's release, or of one for all areas and a line that says so.
 
+    A release for all areas that was trained without this one does not answer for it.
+
     Raises:
         InputError: the area has no release, and there is none for all areas.
     """
@@ -122,12 +124,22 @@ def release_for(find: FindRelease, area: str) -> tuple[Path, str | None]:
     if own.is_dir():
         return own, None
     for name in (POOLED, ALL, MULTITASK):
-        if (folder := find(name)).is_dir():
+        if (folder := find(name)).is_dir() and _may_know(folder, area):
             return folder, f"{own}: no release for {area}; {name} answers in its place"
     raise InputError(
         f"{own}: no release for {area}, and none for {POOLED} or {MULTITASK} in its "
         f"place; make one: mura finalize {area}"
     )
+
+
+def _may_know(folder: Path, area: str) -> bool:
+    """Whether a release was trained on an area, as far as it says; one that is damaged is refused
+    when it is loaded."""
+    from mura_tune.release_format.manifest import MANIFEST, read_manifest
+
+    manifest = folder / MANIFEST
+    areas = read_manifest(manifest).areas if manifest.is_file() else ()
+    return not areas or area in areas
 
 
 def user_config_file() -> Path | None:

@@ -77,7 +77,8 @@ class RoutedReader(Reader[RoutedAnswer]):
         if fallback:
             self._fallbacks[area] = fallback
         if folder not in self._opened:
-            self._opened[folder] = Predictor(folder, self._device, area, self._threshold)
+            expected = None if fallback else area
+            self._opened[folder] = Predictor(folder, self._device, expected, self._threshold)
         self._by_area[area] = self._opened[folder]
 
     @property

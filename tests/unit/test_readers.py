@@ -1,6 +1,7 @@
 """A table by the router and what it names: the answers of one study at a time, resumed, marked."""
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from mura_tune.metrics.estimates import Floats
 from mura_tune.networks.factory import build_network
 from mura_tune.reading.answer_studies import answer_all
 from mura_tune.reading.answers import Answer, AreaAnswer
+from mura_tune.reading.locate import release_for
 from mura_tune.reading.readers import Predictor, Router, load_reader
 from mura_tune.reading.routed import RoutedReader
 from mura_tune.reading.studies import StudyFiles, StudyViews, find_studies
@@ -262,6 +264,23 @@ def test_a_router_and_what_it_names_come_from_a_server(
         assert run("infer", *views, "--area=XR_B", f"--base-url={url}").code == 2
     refused = run("explain", "--area=auto", "--release=there", *views)
     assert (refused.code, "leave --release out" in refused.err) == (2, True)
+
+
+def test_a_release_for_all_areas_answers_for_those_that_it_was_trained_on(
+    studies: list[StudyFiles], releases: Path
+) -> None:
+    release(releases / "multitask", 5, 32, studies[:5], MULTI_TASK)
+    manifest = releases / "ALL" / "bundle.json"
+    stored = json.loads(manifest.read_text())
+    del stored["areas"]  # as an early version wrote it
+    two = {"areas": ["XR_A", "XR_B"]}
+    for known, answering in (({}, ["ALL", "ALL"]), (two, ["ALL", "multitask"])):
+        manifest.write_text(json.dumps(stored | known))
+        names = [release_for(releases.joinpath, area)[0].name for area in ("XR_B", "XR_C")]
+        assert names == answering
+    shutil.rmtree(releases / "multitask")
+    with pytest.raises(InputError, match="no release for XR_C, and none for pooled"):
+        release_for(releases.joinpath, "XR_C")
 
 
 def test_a_release_is_read_by_the_reader_of_its_task(
