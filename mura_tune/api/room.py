@@ -12,10 +12,9 @@ from mura_tune.errors import InputError
 from mura_tune.networks.device import choose_device
 from mura_tune.reading.locate import release_finder
 from mura_tune.reading.readers import Router
-from mura_tune.room.releases import RoomReleases, open_releases
+from mura_tune.room.releases import RoomReleases, name_release, open_releases
 from mura_tune.room.serve import serve_sittings
-
-_LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+from mura_tune.web.guards import is_loopback
 
 
 def serve_room(
@@ -41,7 +40,7 @@ def serve_room(
         InputError: no release, one that is not whole, a router alone, or a port that is taken.
     """
     opened = _open(release, releases, base_url, device)
-    if host not in _LOOPBACK_HOSTS and not public_url.startswith("https:"):
+    if not is_loopback(host) and not public_url.startswith("https:"):
         console.print_note(
             f"warning: whoever is between a browser and {host} can see the pictures: serve it on "
             "127.0.0.1 behind a proxy that speaks https, and name that by --public-url"
@@ -59,4 +58,4 @@ def _open(release: str | None, releases: Path, base_url: str | None, device: str
             f"{reader.release.folder}: a router, which says nothing about disease; name the folder "
             "that has it beside the areas' releases by --releases"
         )
-    return RoomReleases({reader.release.folder.name: reader}, None)
+    return RoomReleases({name_release(reader.release): reader}, None)

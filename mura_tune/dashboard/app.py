@@ -53,7 +53,7 @@ def writable_warning(host: str) -> str:
         "this dashboard can change searches: renaming one copies it and deletes the original, so "
         "that its workers fail; deleting one deletes its pictures too"
     )
-    if host in ("127.0.0.1", "::1", "localhost"):
+    if guards.is_loopback(host):
         return f"{danger}. It asks for no password: whoever uses this machine can do it"
     return f"{danger}. It asks for no password: whoever reaches {host} can do it"
 

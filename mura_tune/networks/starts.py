@@ -151,7 +151,7 @@ def start_provenance(source: str) -> StartProvenance | None:
         areas=frozenset(manifest.areas or (manifest.area,)),
         split=manifest.search.read_config(folder / MANIFEST).split,
         pictures=pictures,
-        refit=manifest.has("training") and manifest.training.folds is not None,
+        refit=manifest.refit_folds is not None,
     )
 
 

@@ -118,6 +118,12 @@ class Manifest(Entry):
         tuple[tuple[float, ...], ...] | None, each(each(number(-1e30, 1e30))), Key("golden")
     ] = None
 
+    @property
+    def refit_folds(self) -> int | None:
+        """How many patient folds stood in for dev in a release that was trained on train and dev;
+        None in one that was trained on train alone."""
+        return self.training.folds if self.has("training") else None
+
     def to_json(self) -> dict[str, Any]:
         """What bundle.json holds: plain values, with the keys in the order of the file."""
         plain = super().to_json()

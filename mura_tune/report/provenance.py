@@ -127,8 +127,7 @@ def _count_judges(manifest: Manifest, settings: SearchConfig) -> int | None:
 
 def _describe_refit(manifest: Manifest) -> str:
     """What dev is, and who gave the number of epochs, where no patient was held out to the end."""
-    folds = manifest.training.folds if manifest.has("training") else None
-    if folds is None:
+    if (folds := manifest.refit_folds) is None:
         return ""
     return (
         f"Dev is every patient of train and dev: each was answered for by that one of {folds} "

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from mura_tune.reading.answers import Answer
+from mura_tune.reading.answers import Answer, is_unfamiliar
 from mura_tune.reading.readers import Predictor
 from mura_tune.room.releases import RoomAnswer, RoomReleases
 from mura_tune.room.requests import RefusedRequest
@@ -80,7 +80,7 @@ def describe_call(study: ReadStudy, releases: RoomReleases) -> tuple[str, str]:
             f"{len(study.errors)} of its {files} files cannot be read, and no view is left out of "
             "an answer: drop the study again without what is no view of it."
         )
-    if reply.familiarity is not None and not reply.familiarity.like_training:
+    if is_unfamiliar(reply.familiarity):
         rest = reply.problem if reply.answer is None else _ABSTAINS
         return UNLIKE, f"It is {reply.familiarity}. {rest}"
     if reply.answer is None or reply.name is None:

@@ -16,7 +16,8 @@ from mura_tune.evaluation.decision import describe_rest
 from mura_tune.evaluation.familiarity import UNFAMILIAR
 from mura_tune.metrics.estimates import Estimate
 from mura_tune.metrics.operating_points import METRIC_NAMES
-from mura_tune.reading.answers import Answer, AreaAnswer, Familiarity
+from mura_tune.reading.answers import Answer, AreaAnswer, Familiarity, is_unfamiliar
+from mura_tune.reading.fetch import is_fetched
 from mura_tune.reading.locate import FindRelease
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.routed import RoutedReader
@@ -70,7 +71,7 @@ class RoomAnswer:
         """How like the training radiographs the study is: to the router where the router refuses
         it, else to the release; None where neither says."""
         route = self.route.familiarity if self.route else None
-        if self.answer is None or (route is not None and not route.like_training):
+        if self.answer is None or is_unfamiliar(route):
             return route
         return self.answer.familiarity
 
@@ -79,7 +80,7 @@ class RoomReleases:
     """Releases by their names, and perhaps a router that chooses among them.
 
     Args:
-        predictors: by name, one at least; the names are those of their folders.
+        predictors: by name, one at least; see `name_release`.
         routed: reads by the router, with its own areas' releases among `predictors`.
     """
 
@@ -113,12 +114,13 @@ class RoomReleases:
         if area != AUTO:
             self.reader(area)
 
-    def answer(self, study: StudyViews, area: str, header_area: str | None) -> RoomAnswer:
+    def answer(self, study: StudyViews, area: str, header_areas: frozenset[str]) -> RoomAnswer:
         """The answer about a study.
 
         Args:
             area: the name of a release, or AUTO.
-            header_area: that the study's DICOM header names, used where no router is here.
+            header_areas: that the study's DICOM headers name; one alone is used where no router is
+                here.
 
         Raises:
             InputError: no such release, or a network whose answer is no number.
@@ -129,10 +131,11 @@ class RoomReleases:
             return self._route(self._routed, study)
         if len(self._predictors) == 1:
             (name,) = self._predictors
-            other = not _is_trained_on(self.reader(name), header_area)
-            return self._answer_by(name, study, "only", _OTHER_AREA if other else "")
-        if header_area in self._predictors:
-            return self._answer_by(str(header_area), study, "header")
+            known = all(_is_trained_on(self.reader(name), one) for one in header_areas)
+            return self._answer_by(name, study, "only", "" if known else _OTHER_AREA)
+        if len(header_areas) == 1 and header_areas <= self._predictors.keys():
+            (name,) = header_areas
+            return self._answer_by(name, study, "header")
         return RoomAnswer(
             "", problem="No router is here to tell the area: choose the release that answers."
         )
@@ -149,7 +152,7 @@ class RoomReleases:
             predictor, _ = routed.release_of(reply.route.area)
             name = self._names[id(predictor)]
             return RoomAnswer("router", name, reply.route, reply.answer, reply.fallback or "")
-        if reply.familiarity is not None and not reply.familiarity.like_training:
+        if is_unfamiliar(reply.familiarity):
             problem = "The router abstains. Where you know the area, choose it."
         elif reply.error:
             problem = f"The router takes it for {reply.route.area}, which has no release here."
@@ -171,10 +174,10 @@ class RoomReleases:
         return {"router": router, "areas": areas}
 
 
-def _is_trained_on(reader: Predictor, header_area: str | None) -> bool:
-    """Whether a release was trained on the area that a header names, as far as both tell one."""
+def _is_trained_on(reader: Predictor, area: str) -> bool:
+    """Whether a release was trained on an area, as far as the release tells."""
     areas = reader.release.manifest.areas or (reader.area,)
-    return header_area is None or header_area in areas or areas == (ALL,)
+    return area in areas or areas == (ALL,)
 
 
 def open_releases(folder: Path, find: FindRelease, device: torch.device) -> RoomReleases:
@@ -204,8 +207,15 @@ def open_releases(folder: Path, find: FindRelease, device: torch.device) -> Room
             f"{folder}: no release that tells normal from abnormal; make one with 'mura "
             "finalize', or name another folder (--releases, --release)"
         )
-    by_name = {path.name: predictor for path, predictor in sorted(opened.items())}
-    return RoomReleases(by_name, routed)
+    by_name = {name_release(predictor.release): predictor for predictor in opened.values()}
+    return RoomReleases(dict(sorted(by_name.items())), routed)
+
+
+def name_release(release: Release) -> str:
+    """What a release is called: its folder's name; one that was fetched, whose folder is named by a
+    digest, has its area's."""
+    folder = release.folder
+    return release.manifest.area if is_fetched(folder) else folder.resolve().name
 
 
 def release_to_json(release: Release) -> dict[str, Any]:
@@ -217,7 +227,7 @@ def release_to_json(release: Release) -> dict[str, Any]:
     manifest = release.manifest
     sums = release.folder / SUMS
     return {
-        "name": release.folder.name,
+        "name": name_release(release),
         "area": manifest.area,
         "version": manifest.versions.get("mura-tune") if manifest.has("versions") else None,
         "digest": sha256(sums)[:16] if sums.is_file() else None,
@@ -251,7 +261,7 @@ def _points(manifest: AbnormalityManifest) -> Iterator[dict[str, Any]]:
             "rule": point.rule,
             "recommended": name == manifest.recommended,
             **{
-                key: estimates[key].brief() if key in estimates else None
+                key: str(estimates[key]) if key in estimates else None
                 for key in ("sensitivity", "specificity")
             },
         }
@@ -285,9 +295,11 @@ def _limits(release: Release, manifest: AbnormalityManifest) -> Iterator[str]:
     """What the figures do not say, a sentence each."""
     yield _USE
     yield _WHAT_ABNORMAL_IS
-    if manifest.has("data") and (train := manifest.data.counts.get("train")):
-        counts = ", ".join(f"{number:,} {what}" for what, number in train.items())
-        yield f"Trained on {name_dataset(manifest)}: {counts}."
+    if manifest.has("data") and (counts := manifest.data.counts):
+        splits = ("train",) if manifest.refit_folds is None else ("train", "dev")
+        own = [counts[split] for split in splits if split in counts]
+        learned = ", ".join(f"{sum(split[what] for split in own):,} {what}" for what in own[0])
+        yield f"Trained on {' and '.join(splits)} of {name_dataset(manifest)}: {learned}."
     if (origin := manifest.recalibration) is not None:
         yield (
             f"Its calibration and thresholds come from {origin.studies} studies of "
@@ -298,8 +310,8 @@ def _limits(release: Release, manifest: AbnormalityManifest) -> Iterator[str]:
         test = manifest.metrics.test
         if test.abstain.studies:
             yield (
-                f"It abstains from {test.abstain.studies} of {test.studies} test studies; "
-                f"{describe_rest(test.abstain, test.studies)}."
+                f"{test.abstain.studies} of {test.studies} test studies were in the band of doubt, "
+                f"where it abstains; {describe_rest(test.abstain, test.studies)}."
             )
         if test.unfamiliar is not None:
             yield (

@@ -21,7 +21,6 @@ from mura_tune.imaging.images import (
     MAX_STUDY_PIXELS,
     Picture,
     decode_picture,
-    resize_to_square,
 )
 from mura_tune.reading.explain import EvidenceMaps, map_evidence
 from mura_tune.reading.studies import StudyFiles, StudyViews
@@ -116,7 +115,7 @@ class Room:
         names = StudyFiles(study.name, tuple(Path(view.name) for view in study.views))
         with self._computing:
             views = StudyViews(names, pictures.squares)
-            study.answer = self.releases.answer(views, area, study.header_area)
+            study.answer = self.releases.answer(views, area, study.header_areas)
         return study
 
     def draw(
@@ -198,18 +197,16 @@ class Room:
                 views.append(ReadView(new_id(), file.name, width, height, find_window(picture)))
         answer = shown = None
         if views:
-            squares = {
-                size: np.stack([resize_to_square(picture.grey, size) for picture in pictures])
-                for size in self.releases.sizes
-            }
-            shown = StudyPictures(tuple(pictures), squares)
+            names = StudyFiles(study.name, tuple(Path(view.name) for view in views))
+            grey = [picture.grey for picture in pictures]
+            as_read = StudyViews.of(names, grey, self.releases.sizes)
+            shown = StudyPictures(tuple(pictures), as_read.squares)
             if not errors:
-                names = StudyFiles(study.name, tuple(Path(view.name) for view in views))
                 with self._computing:
-                    answer = self.releases.answer(StudyViews(names, squares), area, study.area)
+                    answer = self.releases.answer(as_read, area, study.areas)
         seconds = time.perf_counter() - started
         return ReadStudy(
-            *(new_id(), study.name, study.area, tuple(views), tuple(errors), answer, shown),
+            *(new_id(), study.name, study.areas, tuple(views), tuple(errors), answer, shown),
             *(seconds, upload),
         )
 

@@ -81,7 +81,7 @@ class ReadStudy:
 
     Attributes:
         name: what a person called it: a folder or a file, and nothing of a header.
-        header_area: the area that its DICOM header names.
+        header_areas: that its DICOM headers name.
         views: those that could be decoded.
         errors: of its files; with any, there is no answer, since no view is left out.
         answer: None where there are errors.
@@ -92,7 +92,7 @@ class ReadStudy:
 
     id: str
     name: str
-    header_area: str | None
+    header_areas: frozenset[str]
     views: tuple[ReadView, ...]
     errors: tuple[FileError, ...]
     answer: RoomAnswer | None

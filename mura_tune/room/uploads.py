@@ -22,12 +22,12 @@ class StudyUploads:
 
     Attributes:
         name: its folder, or its first file's name: what a person typed, and nothing of a header.
-        area: of its DICOM header; None where no header names one.
+        areas: that its DICOM headers name.
     """
 
     name: str
     uploads: tuple[Upload, ...]
-    area: str | None = None
+    areas: frozenset[str] = frozenset()
 
 
 def group_uploads(
@@ -40,7 +40,7 @@ def group_uploads(
     where `loose_are_one`: only a person can know.
     """
     groups: dict[tuple[str, str], list[Upload]] = {}
-    areas: dict[tuple[str, str], str] = {}
+    areas: dict[tuple[str, str], frozenset[str]] = {}
     left_out = []
     for number, upload in enumerate(uploads):
         path = PurePosixPath(upload.name)
@@ -52,7 +52,7 @@ def group_uploads(
         if identity is not None:
             key = ("dicom", identity.study)
             if (area := area_of(identity)) != NO_AREA:
-                areas.setdefault(key, area)
+                areas[key] = areas.get(key, frozenset()) | {area}
         elif folder:
             key = ("folder", folder)
         else:
@@ -60,7 +60,7 @@ def group_uploads(
         groups.setdefault(key, []).append(upload)
     names = _distinct(_name(group) for group in groups.values())
     studies = [
-        StudyUploads(name, tuple(group), areas.get(key))
+        StudyUploads(name, tuple(group), areas.get(key, frozenset()))
         for name, (key, group) in zip(names, groups.items(), strict=True)
     ]
     return studies, left_out

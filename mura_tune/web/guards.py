@@ -101,6 +101,11 @@ def _is_address(name: str) -> bool:
     return True
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a server's host, as a person named it, is reached from this machine alone."""
+    return bracket_address(host) in LOOPBACK
+
+
 def refuse_unknown_hosts(app: App, hosts: Hosts, advice: str, public: str = "") -> App:
     """Refuse requests to names outside of `hosts`, and changes that other sites' pages ask for.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import ctypes
 import errno
@@ -20,6 +21,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,26 +29,33 @@ from urllib.parse import urlsplit
 import click
 import numpy as np
 import pytest
-import torch
 from conftest import Ran
 from dicoms import SECRET, dicom_file, to_bytes
 from PIL import Image
 from rooms import BOUNDARY, Browser, form, new_room, png, served_room
-from untrained import CPU, manifest_of
+from serving import server
+from untrained import CPU, manifest_of, save_router
 
 from mura_tune.errors import InputError
 from mura_tune.imaging.images import Picture, decode_image, resize_to_square
 from mura_tune.networks.factory import build_network
 from mura_tune.reading.answers import Answer
 from mura_tune.reading.explain import explain_study
+from mura_tune.reading.locate import release_finder
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.studies import StudyViews
-from mura_tune.release.release import current_preprocessing, save_release
+from mura_tune.release.release import save_release
 from mura_tune.release_format.checksums import SUMS, sha256
 from mura_tune.release_format.manifest import parse_manifest
 from mura_tune.report.heatmap import overlay
-from mura_tune.room import room
-from mura_tune.room.releases import RoomAnswer, RoomReleases, open_releases
+from mura_tune.room import app, room
+from mura_tune.room.releases import (
+    RoomAnswer,
+    RoomReleases,
+    describe_reader,
+    name_release,
+    open_releases,
+)
 from mura_tune.room.sittings import MOST_PICTURE_BYTES
 
 DEEP = np.random.default_rng(1).integers(0, 4096, (60, 50)).astype(np.uint16)
@@ -92,28 +101,6 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     folder = tmp_path_factory.mktemp("mapped") / "XR_TEST"
     save_release(folder, build_network("cnn", size=64, seed=3), manifest_of(size=64), {})
     return Predictor(folder, CPU)
-
-
-def save_router(folder: Path, area: int, confidence: float) -> None:
-    """A router that takes all for one of two areas, and is sure of it to 0.993."""
-    net = build_network("cnn", size=32, outputs=2)
-    with torch.no_grad():
-        net.body.fc.weight.zero_()
-        net.body.fc.bias.copy_(torch.tensor([5.0, 0.0] if area == 0 else [0.0, 5.0]))
-    abstain = {"confidence": confidence, "share": 0.0, "error": 0.0, "error_without": 0.0}
-    manifest = {
-        "schema": 2,
-        "area": "router",
-        "arch": "cnn",
-        "outputs": 2,
-        "recipe_digest": "0" * 12,
-        "preprocessing": current_preprocessing(32).to_json(),
-        "task": "part",
-        "areas": ["XR_WRIST", "XR_HAND"],
-        "calibration": {"temperature": 1.0},
-        "abstain": abstain,
-    }
-    save_release(folder, net, parse_manifest(manifest, "for a test"), {})
 
 
 def test_the_token_gives_a_browser_its_sitting(releases: RoomReleases) -> None:
@@ -362,6 +349,9 @@ def test_without_a_router_a_header_or_a_person_names_the_area(
     content = to_bytes(dicom_file(DEEP))
     (study,) = browser.drop([("a.dcm", content)]).json()["studies"]
     assert (study["area"], study["area_source"]) == ("XR_WRIST", "header")
+    other = to_bytes(dicom_file(DEEP, BodyPartExamined="HAND"))
+    (study,) = browser.drop([("a.dcm", content), ("b.dcm", other)]).json()["studies"]
+    assert (study["call"], study["area_source"]) == ("unrouted", "")  # its headers name two areas
     (study,) = browser.drop([("a.png", png())]).json()["studies"]
     assert (study["call"], study["area"], study["area_source"]) == ("unrouted", None, "")
     (study,) = browser.drop([("a.png", png())], area="XR_HAND").json()["studies"]
@@ -378,6 +368,44 @@ def test_the_only_release_says_that_a_header_names_another_area(browser: Browser
         notes[part] = study["note"]
     assert "names a body part that this release was not trained on" in notes.pop("FOOT")
     assert set(notes.values()) == {""}
+
+
+def test_a_fetched_release_is_called_by_its_area(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    there = tmp_path / "there"
+    shutil.copytree(finished / "releases" / "XR_WRIST", there / "XR_WRIST")
+    save_router(there / "router", 0, 0.9)
+    with server(there) as url:
+        find = release_finder(tmp_path / "none", url, print)
+        browser = Browser(new_room(open_releases(tmp_path / "none", find, CPU))).enter()
+    about = browser.ask("GET", "/api/room").json()
+    assert about["router"]["name"] == "router"
+    assert [one["area"] for one in about["areas"]] == ["XR_WRIST"]
+    (study,) = browser.drop([("a.png", png())]).json()["studies"]
+    assert (study["area"], study["area_source"]) == ("XR_WRIST", "router")
+    (row,) = csv.DictReader(io.StringIO(browser.ask("GET", "/api/sitting.csv").body.decode()))
+    assert row["release"] == "XR_WRIST"
+    monkeypatch.chdir(there / "XR_WRIST")
+    assert name_release(Predictor(".").release) == "XR_WRIST"
+
+
+def test_what_a_release_learned_from_counts_dev_where_that_was_trained_on(
+    wrist: Predictor,
+) -> None:
+    def limits(reader: Predictor) -> str:
+        return " ".join(describe_reader(reader)["limits"])
+
+    stored = json.loads((wrist.release.folder / "bundle.json").read_text())
+    train, dev = (stored["data"]["counts"][split]["images"] for split in ("train", "dev"))
+    assert f"Trained on train of phantoms: {train} images, " in limits(wrist)
+    stored["training"]["folds"] = 5
+    refit = copy.copy(wrist)
+    refit.release = replace(wrist.release, manifest=parse_manifest(stored, "for a test"))
+    assert f"Trained on train and dev of phantoms: {train + dev} images, " in limits(refit)
 
 
 def test_the_table_names_the_release_that_answered(finished: Path, tmp_path: Path) -> None:
@@ -703,6 +731,33 @@ def test_a_cancelled_upload_leaves_no_study(
     assert browser.drop(files, upload="second").status == 422
     assert browser.ask("GET", "/api/studies").json()["studies"] == [kept]
     assert browser.drop(files, upload="not an id").status == 400
+
+
+def test_uploads_that_are_too_large_together_wait_for_each_other(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = form([("a.png", png())])
+    monkeypatch.setattr(app, "MOST_BYTES", len(body))
+    browser = Browser(browser.room).enter()
+    begun, free = threading.Semaphore(0), threading.Event()
+
+    class Late(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            begun.release()
+            assert free.wait(30)
+            return super().read(size)
+
+    def drop(_: int) -> int:
+        sent: Any = {"wsgi.input": Late(body), "CONTENT_TYPE": KIND["Content-Type"]}
+        return browser.ask("POST", "/api/studies", body, **sent).status
+
+    with ThreadPoolExecutor(3) as threads:
+        answers = [threads.submit(drop, number) for number in range(3)]
+        assert begun.acquire(timeout=30)
+        assert begun.acquire(timeout=30)
+        assert not begun.acquire(timeout=0.2)  # the third waits for one of two
+        free.set()
+        assert [answer.result() for answer in answers] == [200] * 3
 
 
 def test_a_disk_that_fails_is_no_fault_of_the_browser(

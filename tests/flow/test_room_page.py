@@ -163,6 +163,7 @@ def test_the_answer_comes_in_words_with_its_figures_one_click_away(
     await_studies(page, 1)
     words, why = page.text_content("#words"), page.text_content("#why")
     assert words.startswith(CALLS)
+    assert "AUC, test (published valid)" in page.text_content("#summary")
     probability = page.text_content("#scale b")
     assert listed(page) == {"c": probability}
     spoken = f"1 study read. c: {words}. Probability {probability}. {why}"
@@ -176,6 +177,9 @@ def test_the_answer_comes_in_words_with_its_figures_one_click_away(
     assert about.count() == 2
     assert "AUC" in about.nth(0).text_content()
     assert "] (n = " in about.nth(0).text_content()
+    points = about.nth(0).locator("table").nth(1)
+    assert "Sensitivity, test (published valid)" in points.text_content()
+    assert points.text_content().count("(n = ") == 2 * (points.locator("tr").count() - 1)
     assert "nobody has measured it" in about.nth(1).text_content()
     assert about.nth(0).locator("li").count() >= 2  # its limits
 
@@ -314,6 +318,27 @@ def test_a_cancelled_upload_leaves_nothing_in_the_sitting(
     page.reload()
     await_studies(page, 1)
     assert list(listed(page)) == ["a"]
+
+
+def test_a_deletion_score_is_not_shown_beside_another_releases_map(
+    page: Any, studies: Path
+) -> None:
+    page.set_input_files("#folder", studies / "c")
+    await_studies(page, 1)
+    asked: list[Any] = []
+    page.route("**/deletion", lambda route: asked.append(route))
+    page.click("#measure")
+    until(page, "document.querySelector('#live').textContent === 'Measuring …'")
+    wrist = page.text_content("#scale b")
+    page.select_option("#again", "XR_TEST")
+    until(page, f"document.querySelector('#scale b').textContent !== '{wrist}'")
+    (late,) = asked
+    with page.expect_response("**/deletion"):
+        late.fulfill(json={"deletion": 0.1, "random_deletion": 0.2, "insertion": 0.3})
+    page.wait_for_timeout(50)
+    page.unroute("**/deletion")
+    assert page.evaluate("faithfulness.size") == 0
+    assert page.is_enabled("#measure")
 
 
 def test_a_link_on_another_site_opens_the_room(page: Any, address: str) -> None:

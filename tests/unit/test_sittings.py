@@ -14,7 +14,7 @@ def study(name: str) -> ReadStudy:
     pixels = np.zeros((SIDE, SIDE), np.uint8)
     pictures = StudyPictures((Picture(pixels),), {SIDE: pixels[None]})
     views = (ReadView(new_id(), name, SIDE, SIDE, None),)
-    return ReadStudy(new_id(), name, None, views, (), None, pictures, 0.0)
+    return ReadStudy(new_id(), name, frozenset(), views, (), None, pictures, 0.0)
 
 
 def test_pictures_that_were_looked_at_longest_ago_go_and_the_list_stays() -> None:

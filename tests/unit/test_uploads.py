@@ -49,18 +49,20 @@ def test_nothing_of_a_header_names_a_study() -> None:
         [Upload("IM0001", dicom("1.2.3", StudyDescription="SECRET"))], loose_are_one=False
     )
     (study,) = studies
-    assert (study.name, study.area) == ("IM0001", "XR_WRIST")
+    assert (study.name, study.areas) == ("IM0001", {"XR_WRIST"})
     assert SECRET not in repr(study)
     assert "1.2.3" not in repr(study)
 
 
-def test_a_header_may_name_no_area() -> None:
-    def area(**fields: object) -> str | None:
-        studies, _ = group_uploads([Upload("a", dicom("1", **fields))], loose_are_one=False)
-        return studies[0].area
+def test_headers_may_name_no_area_and_several() -> None:
+    def areas(*parts: str | None) -> frozenset[str]:
+        uploads = [Upload("a", dicom("1", BodyPartExamined=part)) for part in parts]
+        (study,), _ = group_uploads(uploads, loose_are_one=False)
+        return study.areas
 
-    assert area(BodyPartExamined=None) is None
-    assert area(BodyPartExamined="hand") == "XR_HAND"
+    assert areas(None) == frozenset()
+    assert areas(None, "hand") == {"XR_HAND"}
+    assert areas("hand", "WRIST", "HAND") == {"XR_HAND", "XR_WRIST"}
 
 
 def test_a_dicom_file_of_no_study_and_a_damaged_one_are_as_other_files() -> None:

@@ -789,8 +789,11 @@ async function measure() {
   byId("measure").disabled = true;
   announce("Measuring …");
   try {
-    faithfulness.set(view.id, await askJson(`api/views/${view.id}/deletion`, { method: "POST" }));
-    if (view === chosenView()) announce(describeFaithfulness(faithfulness.get(view.id)));
+    const scores = await askJson(`api/views/${view.id}/deletion`, { method: "POST" });
+    // Read again as another area meanwhile, the study has other views: the score is of none of them.
+    if (!sitting.studies.some((study) => study.views.includes(view))) return;
+    faithfulness.set(view.id, scores);
+    if (view === chosenView()) announce(describeFaithfulness(scores));
   } catch (error) {
     complain(error.message);
   }
@@ -1099,7 +1102,9 @@ function describeRelease(entry) {
     point.sensitivity,
     point.specificity,
   ]);
-  about.append(makeTable(["Operating point", "Threshold", "Sensitivity", "Specificity"], points));
+  const split = entry.figures[0]?.split;
+  const measured = ["Sensitivity", "Specificity"].map((name) => (split ? `${name}, ${split}` : name));
+  about.append(makeTable(["Operating point", "Threshold", ...measured], points));
   if (band) {
     const range = `Band of doubt: from ${print(band.low)} up to ${print(band.high)}`;
     about.append(make("p", {}, band.rule ? `${range} (${band.rule}).` : `${range}.`));
@@ -1284,10 +1289,10 @@ function renderRoom() {
       ),
     ),
   );
-  const rows = room.areas.map((entry) => [
-    areaName(entry.area),
-    entry.figures[0]?.name,
-    entry.figures[0]?.text,
+  const rows = room.areas.map(({ area, figures: [first] }) => [
+    areaName(area),
+    first && `${first.name}, ${first.split}`,
+    first?.text,
   ]);
   byId("summary").replaceChildren(makeTable(["Area", "Measured", "Value and 95 % interval"], rows));
 }
