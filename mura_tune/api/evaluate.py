@@ -138,7 +138,7 @@ def evaluate_routed(
     folder = find(ROUTER)
     router, _ = _load_with_data(folder, workspace, device)
     _require_router(router)
-    config = router.manifest.search.read_config(folder)
+    config = router.manifest.search.read_config(folder / MANIFEST)
     places = {area: release_for(find, area) for area in router.manifest.areas}
     by_folder: dict[Path, Release] = {}
     for own_folder, _ in places.values():

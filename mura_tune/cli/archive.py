@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from mura_tune.cli.options import Number, base_url_option, device_option, releases_option
-from mura_tune.cli.reading import release_option
+from mura_tune.cli.reading import answering_release_option
 
 
 @click.command()
 @click.option("--area", help="What the studies show, such as XR_WRIST; auto asks the router.")
-@release_option
+@answering_release_option
 @releases_option
 @base_url_option
 @click.option("--threshold", type=Number(0, 1), help="In place of the release's own.")

@@ -7,18 +7,12 @@ from pathlib import Path
 import click
 
 from mura_tune import console
-from mura_tune.cli.options import Number
+from mura_tune.cli.options import Number, base_url_option, releases_option
+from mura_tune.cli.reading import images_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--image",
-    "images",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    help="A view of the study; repeat for more.",
-)
+@images_option
 @click.option("--area", required=True, help="What the study shows, such as XR_WRIST.")
 @click.option(
     "--release",
@@ -27,21 +21,8 @@ from mura_tune.cli.options import Number
     help="A release's folder or its URL, or a checkpoint AREA_FINAL_best.pt.  "
     "[default: RELEASES/AREA, else BASE_URL/AREA]",
 )
-@click.option(
-    "--releases",
-    envvar="MURA_RELEASES",
-    show_envvar=True,
-    default="releases",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Where releases lie.",
-)
-@click.option(
-    "--base-url",
-    envvar="MURA_BASE_URL",
-    show_envvar=True,
-    help="Where releases that are not here are fetched from, by name.",
-)
+@releases_option
+@base_url_option
 @click.option("--threshold", type=Number(0, 1), help="In place of the release's own.")
 def infer(
     images: tuple[Path, ...],

@@ -50,7 +50,7 @@ cache_option = click.option(
     "http, https, s3 or gs; URL#sha256=DIGEST takes no other cache.",
 )
 runs_option = _path("--runs", "MURA_RUNS", "runs", "Where searches and the cache are written.")
-releases_option = _path("--releases", "MURA_RELEASES", "releases", "Where releases are written.")
+releases_option = _path("--releases", "MURA_RELEASES", "releases", "Where releases lie.")
 base_url_option = click.option(
     "--base-url",
     envvar="MURA_BASE_URL",

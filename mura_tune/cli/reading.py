@@ -29,7 +29,7 @@ area_option = click.option(
     help="What the study shows, such as XR_WRIST.  [default, without --release: what the headers "
     "of DICOM files name]",
 )
-release_option = click.option(
+answering_release_option = click.option(
     "--release",
     help="The release's folder or its URL, or a checkpoint AREA_FINAL_best.pt.  "
     "[default: RELEASES/AREA, else BASE_URL/AREA]",
@@ -58,7 +58,7 @@ release_option = click.option(
     help="For studies of DICOM files: the folder for DICOM objects that an archive takes.",
 )
 @area_option
-@release_option
+@answering_release_option
 @releases_option
 @base_url_option
 @click.option("--threshold", type=Number(0, 1), help="In place of the release's own.")
@@ -109,7 +109,7 @@ def infer(
 @click.command()
 @images_option
 @area_option
-@release_option
+@answering_release_option
 @releases_option
 @base_url_option
 @click.option(
