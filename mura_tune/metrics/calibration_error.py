@@ -22,6 +22,7 @@ from mura_tune.metrics.estimates import (
 
 BINS = 10  # with at least 50 studies
 PERFECT_DRAWS = 500  # sets of labels that a perfect model would have had
+_LARGEST_LOSS = -math.log(1e-9)  # of a study: `logit` keeps probabilities so far from 0 and 1
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,9 @@ def log_losses(studies: StudyScores) -> Floats:
 def estimate_log_loss(studies: StudyScores, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Mean log-loss, in nats; a constant 0.5 has 0.693.
 
-    The interval is drawn on the log scale. Its standard error is that of resampled patients, and at
-    least that of a calibrated model with these probabilities, as in `estimate_brier`. NaN are the
-    ends where there is one patient alone.
+    The interval is drawn on the log scale, and ends at the largest loss that a study can have. Its
+    standard error is that of resampled patients, and at least that of a calibrated model with these
+    probabilities, as in `estimate_brier`. NaN are the ends where there is one patient alone.
     """
     p, loss = studies.scores, log_losses(studies)
     value, freedom = float(loss.mean()), studies.count_patients() - 1
@@ -136,7 +137,8 @@ def estimate_log_loss(studies: StudyScores, *, draws: int = DRAWS, seed: int = 0
     drawn = resample(lambda w: w @ loss / w.sum(1), studies.patients, draws, seed)
     least = math.sqrt(float((p * (1 - p) * logit(p) ** 2).sum())) / len(p)
     reach = t_quantile(freedom) * max(float(drawn.std(ddof=1)), least) / value
-    return studies.estimate(value, (value * math.exp(-reach), value * math.exp(reach)))
+    above = min(reach, math.log(max(_LARGEST_LOSS, value) / value))
+    return studies.estimate(value, (value * math.exp(-reach), value * math.exp(above)))
 
 
 def estimate_brier_change(

@@ -129,6 +129,17 @@ def test_a_change_is_paired_and_a_single_patient_has_no_interval() -> None:
     assert np.isnan(estimate_brier_change(one, one).low)
 
 
+@pytest.mark.parametrize("p", [1e-2, 1e-3, 1e-9])
+def test_the_log_loss_of_sure_and_right_answers_has_a_finite_interval(p: float) -> None:
+    names = np.array([str(number) for number in range(60)], dtype=object)
+    labels = np.arange(60) % 2
+    sure = StudyScores(names, names, labels, np.where(labels == 1, 1 - p, p))
+    found = estimate_log_loss(sure, draws=50)
+    assert 0 <= found.low < found.value < found.high < 21
+    wrong = StudyScores(names, names, 1 - labels, sure.scores)
+    assert estimate_log_loss(wrong, draws=50).high < 21
+
+
 def test_the_interval_of_the_log_loss_holds_the_truth() -> None:
     truth = estimate_log_loss(as_scores(draw(20_000, seed=999)), draws=2).value
     held = []
