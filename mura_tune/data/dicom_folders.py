@@ -78,7 +78,7 @@ def index_dicom(root: Path) -> Dataset:
     for uid, count in unlabelled.items():
         detail = f"not in {LABELS_FILE}; images left out: {count}"
         notes.append(Finding("unlabelled", uid, detail))
-    for uid in labels.keys() - seen:
+    for uid in (uid for uid in labels if uid not in seen):
         notes.append(Finding("no images", uid, f"in {LABELS_FILE}, but no DICOM file is of it"))
     if not len(rows):
         raise InputError(
@@ -106,7 +106,7 @@ def _read_labels(table: Path) -> Mapping[str, _StudyLabel]:
             than 0 or 1, another split, or a study that a row above labels.
     """
     labels: dict[str, _StudyLabel] = {}
-    for where, row in read_rows(table, ("study", "label")):
+    for where, row in read_rows(table, ("study", "label"), ("split",)):
         split = parse_split(row.get("split", ""), where)
         if not row["study"]:
             raise InputError(f"{where}: the study is empty; it is a StudyInstanceUID")

@@ -113,23 +113,26 @@ def refuse_repeated_images(table: Path, rows: Collection[ImageRow], *, in_one_st
             )
 
 
-def read_rows(table: Path, required: Collection[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+def read_rows(
+    table: Path, required: Collection[str], optional: Collection[str] = ()
+) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Yield where each row of a table stands (file and line), and its cells by column.
 
     Column names are in lower case. The first step, of an empty table too, checks the header.
 
     Args:
         required: the columns that have to be there.
+        optional: others that the caller looks at.
 
     Raises:
-        InputError: as `read_csv_lines`, a column of these that is missing or stands twice, or a
-            row (file and line) that is not as wide as the header.
+        InputError: as `read_csv_lines`, a required column that is missing, one of either that
+            stands twice, or a row (file and line) that is not as wide as the header.
     """
     lines = read_csv_lines(table)
     names = [name.lower() for name in next(lines, (0, [""]))[1]]
     if missing := [name for name in required if name not in names]:
         raise InputError(f"{table}: no column {', '.join(missing)} in its header row")
-    if twice := [name for name in required if names.count(name) > 1]:
+    if twice := [name for name in (*required, *optional) if names.count(name) > 1]:
         raise InputError(f"{table}: column {twice[0]} stands twice in its header row; remove one")
     for line, cells in lines:
         where = f"{table}:{line}"

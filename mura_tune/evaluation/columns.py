@@ -87,7 +87,11 @@ def read_columns(
             MOST_GROUPS groups; a table that cannot be read.
     """
     wanted = list(dict.fromkeys(name.strip().lower() for name in names))
-    tables = {path: list(read_rows(path, ())) for path in (table, _own_table(data)) if path}
+    tables = {
+        path: list(read_rows(path, (), ("path", "study", *wanted)))
+        for path in (table, _own_table(data))
+        if path
+    }
     known = {name: values for name in wanted if (values := _find_values(name, views, tables))}
     others = [name for name in wanted if name in CHARACTERISTICS and name not in known]
     known |= _read_headers(others, views, data) if others else {}

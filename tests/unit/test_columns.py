@@ -185,6 +185,8 @@ def test_an_age_is_read_with_its_unit(written: str, years: int | None) -> None:
     [
         ("path,a\nimages/0.dcm,1\n", "b", r"no column 'b' to group by; there is a, area"),
         ("path,a\nimages/0.dcm,1\n", "path", "no column 'path'"),
+        ("path,a,a\nimages/0.dcm,1,2\n", "a", "t.csv: column a stands twice"),
+        ("path,a,path\nimages/0.dcm,1,images/1.dcm\n", "a", "t.csv: column path stands twice"),
         ("path,a\nimages/0.dcm\n", "a", r"t.csv:2: 1 cells under 2"),
         ("file,a\nimages/0.dcm,1\n", "a", "no column path or study"),
         ("study,a\np0/s,1\np0/s,2\n", "a", r"t.csv:3: study 'p0/s' has another a"),

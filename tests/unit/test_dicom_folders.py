@@ -67,15 +67,18 @@ def test_what_is_left_out_is_named_and_no_patient_is(tmp_path: Path) -> None:
     (tmp_path / "d.dcm").write_bytes(b"nothing")
     (tmp_path / "labels.csv").write_text("study,label\n1.1,0\n1.2,1\n1.9,1\n")
     dataset = open_dataset(tmp_path)
-    assert (
-        dataset.areas() if callable(dataset.areas) else dataset.areas == ["XR_ELBOW", "XR_HUMERUS"]
-    )
+    assert dataset.areas() == ["XR_ELBOW", "XR_HUMERUS"]
     assert set(dataset.notes) == {
         Finding("unreadable", "d.dcm", "no DICOM file"),
         Finding("unlabelled", "1.3", "not in labels.csv; images left out: 1"),
         Finding("no images", "1.9", "in labels.csv, but no DICOM file is of it"),
     }
     assert SECRET not in dataset.frame.to_csv()
+    missing = [f"1.{number}" for number in range(9, 3, -1)]
+    lines = ["study,label", "1.1,0", "1.2,1", *(f"{uid},1" for uid in missing)]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    notes = open_dataset(tmp_path).notes
+    assert [note.path for note in notes if note.kind == "no images"] == missing  # in their order
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,7 @@ def test_what_is_left_out_is_named_and_no_patient_is(tmp_path: Path) -> None:
         ("study,label\n1.1,2\n", "neither 0"),
         ("study,label\n,1\n", "the study is empty"),
         ("study,label,label\n1.1,1,0\n", "column label stands twice"),
+        ("study,label,split,split\n1.1,1,train,valid\n", "column split stands twice"),
         ("study,label\n1.1,1\n1.1,1\n", "keep one row"),
         ("study,label,split\n1.1,1,dev\n", "neither 'train' nor 'valid'"),
         ("study,label\n1.1\n", "1 cells under 2"),
