@@ -20,11 +20,6 @@ class CoveragePoint:
     answered: int
     wrong: int
 
-    @property
-    def error(self) -> float:
-        """The share of the answers that is wrong."""
-        return self.wrong / self.answered
-
 
 def risk_coverage(
     studies: StudyScores, threshold: float, coverages: tuple[float, ...] = COVERAGES

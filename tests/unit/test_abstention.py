@@ -14,4 +14,3 @@ def test_the_surest_are_answered_first_and_equally_sure_errors_before_right_answ
     assert count_errors(table, 0.5).tolist() == [0, 0, 1, 1, 2, 2]
     points = risk_coverage(table, 0.5, (1.0, 0.5))
     assert [(p.answered, p.wrong) for p in points] == [(6, 2), (3, 1)]
-    assert points[1].error == 1 / 3
