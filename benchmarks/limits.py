@@ -41,14 +41,13 @@ from mura_tune.data.prepare import Prepared, open_area, open_dataset, prepare
 from mura_tune.evaluation.familiarity import (
     SHARE,
     FamiliarityRule,
-    PictureRule,
-    choose_picture_rule,
     choose_rule,
     estimate_unfamiliar,
     measure_features,
     measure_split,
     predict_with_distances,
 )
+from mura_tune.evaluation.picture_rule import PictureRule, choose_picture_rule
 from mura_tune.imaging.images import read_image, resize_to_square
 from mura_tune.metrics.distances import (
     choose_bound,

@@ -17,7 +17,6 @@ from mura_tune.api.search import SearchOutcome, load_result
 from mura_tune.dashboard.progress import Epochs
 from mura_tune.data.prepare import open_area, open_dataset
 from mura_tune.errors import InputError, MuraError
-from mura_tune.evaluation.runs import pick_all, pick_strongest
 from mura_tune.evaluation.split_uses import SplitUse, log_use
 from mura_tune.networks.device import choose_device
 from mura_tune.release import exports, release
@@ -25,6 +24,7 @@ from mura_tune.release import finalize as final
 from mura_tune.release.checkpoint import Checkpoints, hold_places
 from mura_tune.release.finalize import FinalRelease, count_epochs, summarise_releases
 from mura_tune.release.recalibrate import RecalibratedRelease, recalibrate_release
+from mura_tune.release.runs import pick_all, pick_strongest
 from mura_tune.report import index
 from mura_tune.search.results import finished_searches
 

@@ -3,15 +3,14 @@
 A network answers any picture. What its training radiographs look like is stored with a release: the
 distribution of the network's pooled features at each depth. A view's distance is the root of the
 mean square of its Mahalanobis distances at the depths, each over the median of dev's views there,
-or how far the picture itself lies (`describe_pictures`), whichever is farther beyond its own bound.
-A small network from random weights hardly sees texture; what a picture's numbers are depends on no
-weights. A study's distance is that of its least familiar view. Beyond the bound that was chosen on
-dev's studies the release abstains.
+or how far the picture itself lies (`picture_rule`), whichever is farther beyond its own bound. A
+study's distance is that of its least familiar view. Beyond the bound that was chosen on dev's
+studies the release abstains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mura_tune.errors import InputError
-from mura_tune.evaluation.cross_fit import fold_patients
+from mura_tune.evaluation.picture_rule import LEAST_SCALE, LEAST_VIEWS, MOST_VIEWS, PictureRule
 from mura_tune.metrics.distances import (
     FeatureDistribution,
     choose_bound,
@@ -33,7 +32,7 @@ from mura_tune.metrics.distances import (
 )
 from mura_tune.metrics.estimates import DRAWS, Estimate, Floats, Names, resample, share_interval
 from mura_tune.networks.device import evaluation_batch
-from mura_tune.networks.features import Features, answer_with_features, describe_pictures
+from mura_tune.networks.features import Features, answer_with_features
 from mura_tune.networks.network import Model
 from mura_tune.release_format.entries import FamiliarityEntry
 from mura_tune.release_format.metrics_entries import UnfamiliarEntry
@@ -42,78 +41,7 @@ from mura_tune.training.batches import Split, plain_batches
 FILE = "training_features.safetensors"
 UNFAMILIAR = "not like the radiographs this was trained on"
 SHARE = 0.0125  # of new studies like dev's that may be refused by features, and as many by pictures
-MOST_VIEWS = 2000  # that a distribution rests on, evenly spaced
-LEAST_VIEWS = 8  # fewer say nothing about a distribution
-LEAST_SCALE = 1e-6  # of distances that are all 0, such as those of features that never change
-_ARRAYS = "pictures."  # before the names of a picture rule's arrays
-_RULE = (
-    "a new study like those of dev lies beyond it with a probability of {share:.3f} or less, over "
-    "draws of dev (split conformal)"
-)
-_PICTURE_RULE = (
-    "; or its picture beyond {share:.3f} of {studies} studies of train and dev, each measured "
-    "without its patient's fold"
-)
 ResultT = TypeVar("ResultT")
-
-
-@dataclass(frozen=True, eq=False)
-class PictureRule:
-    """What a release's radiographs look like, and how far a study may lie from them.
-
-    Attributes:
-        distribution: of `describe_pictures` over the views of train and dev.
-        bound: a study whose distance is larger is refused.
-        share: the probability that a new study like those of train and dev is refused.
-        studies: of train and dev, that chose the bound.
-    """
-
-    distribution: FeatureDistribution
-    bound: float
-    share: float
-    studies: int
-
-    def measure(self, x_nchw: Tensor) -> Floats:
-        """The distance of each view over the bound, (N,): more than 1 is beyond it."""
-        return self.distribution.measure(describe_pictures(x_nchw)) / self.bound
-
-    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        """The arrays of a file of features, by name."""
-        arrays = {
-            "mean": self.distribution.mean,
-            "directions": self.distribution.directions,
-            "variances": self.distribution.variances,
-            "rest": np.array(self.distribution.rest),
-            "bound": np.array(self.bound),
-            "share": np.array(self.share),
-            "studies": np.array(self.studies),
-        }
-        return {f"{_ARRAYS}{name}": np.ascontiguousarray(one) for name, one in arrays.items()}
-
-    @staticmethod
-    def from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> PictureRule | None:
-        """The rule that `to_arrays` stored; None from a file that has none.
-
-        Raises:
-            KeyError, ValueError, TypeError: arrays of something else.
-        """
-        own = {
-            name.removeprefix(_ARRAYS): one
-            for name, one in arrays.items()
-            if name.startswith(_ARRAYS)
-        }
-        if not own:
-            return None
-        bound, share, studies = (own[name].item() for name in ("bound", "share", "studies"))
-        if not (bound > 0 and 0 <= share <= 1 and studies > 0):
-            raise ValueError(f"bound {bound}, share {share}, studies {studies}")
-        distribution = FeatureDistribution(
-            mean=own["mean"].astype(np.float32),
-            directions=own["directions"].astype(np.float32),
-            variances=own["variances"].astype(np.float32),
-            rest=own["rest"].item(),
-        )
-        return PictureRule(distribution, bound, share, int(studies))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,17 +83,23 @@ class FamiliarityRule:
 
     def entry(self) -> FamiliarityEntry:
         """The entry of a manifest; what else there is stands in the file that it names."""
-        pictures = self.pictures
-        rule = _RULE.format(share=self.share - (pictures.share if pictures else 0))
-        if pictures is not None:
-            rule += _PICTURE_RULE.format(share=pictures.share, studies=pictures.studies)
         return FamiliarityEntry(
             file=FILE,
             threshold=self.threshold,
             share=self.share,
             studies=self.studies,
             views=self.views,
-            rule=rule,
+            rule=self._describe(),
+        )
+
+    def _describe(self) -> str:
+        """How the threshold was chosen, as a clause for people."""
+        by, share, more = "", self.share, ""
+        if self.pictures is not None:
+            by, share, more = " by features", share - self.pictures.share, self.pictures.describe()
+        return (
+            f"a new study like those of dev lies beyond it{by} with a probability of {share:.3f} "
+            f"or less, over draws of dev (split conformal){more}"
         )
 
     def to_bytes(self) -> bytes:
@@ -325,45 +259,6 @@ def choose_rule(
         *(depths, scales, max(bound, LEAST_SCALE), share, len(names), members[0].views),
         pictures=pictures,
     )
-
-
-def choose_picture_rule(everyone: Split, share: float) -> PictureRule | None:
-    """Choose how far the pictures of a study may lie from those of train and dev.
-
-    Patients are dealt to folds, and each view is measured by the distribution of the views of the
-    other folds. So every study helps to choose the bound, where only dev's can say how far a
-    trained network's features may lie.
-
-    Args:
-        everyone: the views of train and dev.
-        share: of new studies like these that may be refused.
-
-    Returns:
-        The rule; None where a fold leaves fewer than LEAST_VIEWS.
-    """
-    split = everyone.take(sample_studies(everyone))
-    device = split.labels.device
-    batches = plain_batches(split, evaluation_batch(device), device)
-    described_nc = np.concatenate([describe_pictures(x_nchw) for x_nchw in batches])
-    folds_n = fold_patients(split.patients, split.labels.cpu().numpy(), seed=0)
-    distances_n = np.empty(len(split))
-    for fold in np.unique(folds_n):
-        own = folds_n == fold
-        if (~own).sum() < LEAST_VIEWS:
-            return None
-        distances_n[own] = fit_distribution(described_nc[~own]).measure(described_nc[own])
-    names, inverse = np.unique(split.studies, return_inverse=True)
-    bound, refused = choose_bound(largest_by_study(distances_n, inverse), share)
-    distribution = fit_distribution(described_nc)
-    return PictureRule(distribution, max(bound, LEAST_SCALE), refused, len(names))
-
-
-def sample_studies(split: Split) -> NDArray[np.int64]:
-    """The rows of whole studies, evenly spaced by name: of all, or of about MOST_VIEWS views."""
-    names, inverse = np.unique(split.studies, return_inverse=True)
-    count = min(len(names), max(1, len(names) * MOST_VIEWS // max(1, len(split))))
-    chosen = np.linspace(0, len(names) - 1, count).astype(np.int64)
-    return np.flatnonzero(np.isin(inverse, chosen))
 
 
 def predict_with_distances(

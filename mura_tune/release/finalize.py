@@ -22,12 +22,11 @@ from mura_tune.evaluation.familiarity import (
     SHARE,
     FoldFeatures,
     TrainedFeatures,
-    choose_picture_rule,
     choose_rule,
     measure_features,
 )
+from mura_tune.evaluation.picture_rule import choose_picture_rule
 from mura_tune.evaluation.routing import RouterEvaluation
-from mura_tune.evaluation.runs import FinalRun, describe_runs, pick_strongest, summarise_runs
 from mura_tune.networks.imagenet import EXTRA
 from mura_tune.networks.network import Network, join_members
 from mura_tune.networks.starts import FINGERPRINTS, IMAGENET, TRAINED_ON, start_digest, start_name
@@ -42,6 +41,7 @@ from mura_tune.release.release import (
     weights_digest,
 )
 from mura_tune.release.release_tasks import release_task
+from mura_tune.release.runs import FinalRun, pick_strongest, summarise_runs
 from mura_tune.release_format.entries import (
     ConfirmationEntry,
     DataEntry,
@@ -52,6 +52,7 @@ from mura_tune.release_format.entries import (
     TrialEntry,
 )
 from mura_tune.release_format.manifest import CARD, REPORT, Manifest, RouterManifest
+from mura_tune.report.provenance import describe_runs
 from mura_tune.search.results import SearchResult
 from mura_tune.search.verdict import describe_verdict
 from mura_tune.text import printable, shell_command

@@ -9,8 +9,8 @@ from typing import Any
 
 from mura_tune.axes import ALL, Axis
 from mura_tune.config import SearchConfig, config_to_dict, load_config, value_to_yaml
-from mura_tune.evaluation.runs import describe_runs
-from mura_tune.release_format.entries import DataEntry, RunEntry
+from mura_tune.metrics.estimates import range_text
+from mura_tune.release_format.entries import DataEntry, RunEntry, RunsEntry
 from mura_tune.release_format.manifest import Manifest
 from mura_tune.report.page import TableRow
 from mura_tune.strict import flatten
@@ -139,6 +139,20 @@ def _describe_refit(manifest: Manifest) -> str:
 
 def _as_sentence(clause: str) -> str:
     return f"{clause[0].upper()}{clause[1:]}." if clause else ""
+
+
+def describe_runs(runs: RunsEntry | None) -> str:
+    """The runs behind a release in a sentence; nothing where there was one."""
+    if runs is None:
+        return ""
+    seeds = [run.seed for run in runs.runs if run.released]
+    which = f"the mean of all {len(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}, best on dev"
+    spreads = ", ".join(
+        f"{split} {runs.measure} {range_text(spread.low, spread.high)} "
+        f"(mean {spread.mean:.3f}, SD {spread.sd:.3f})"
+        for split, spread in (("dev", runs.dev_score), ("test", runs.test_score))
+    )
+    return f"Trained with {len(runs.runs)} seeds: {spreads}. Released: {which}."
 
 
 def _final_runs(manifest: Manifest) -> Sequence[RunEntry]:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from mura_tune.evaluation.familiarity import TrainedFeatures
-from mura_tune.metrics.estimates import Estimate, Measure, StudyScores, range_text
+from mura_tune.metrics.estimates import Estimate, Measure, StudyScores
 from mura_tune.networks.network import Network
 from mura_tune.recipe import Recipe
 from mura_tune.release_format.entries import RunEntry, RunsEntry, SpreadEntry
@@ -84,17 +84,3 @@ def _spread_of(values: Sequence[float]) -> SpreadEntry:
         low=min(values),
         high=max(values),
     )
-
-
-def describe_runs(runs: RunsEntry | None) -> str:
-    """The runs behind a release in a sentence; nothing where there was one."""
-    if runs is None:
-        return ""
-    seeds = [run.seed for run in runs.runs if run.released]
-    which = f"the mean of all {len(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}, best on dev"
-    spreads = ", ".join(
-        f"{split} {runs.measure} {range_text(spread.low, spread.high)} "
-        f"(mean {spread.mean:.3f}, SD {spread.sd:.3f})"
-        for split, spread in (("dev", runs.dev_score), ("test", runs.test_score))
-    )
-    return f"Trained with {len(runs.runs)} seeds: {spreads}. Released: {which}."
