@@ -38,7 +38,8 @@ class TwoStageEvaluation:
         cost: routed minus known, on the same patients.
         answered: AUC of `routed` among the studies that are answered: the router is sure, and no
             release refuses them.
-        wrong: studies sent to another area's release; `abstained` of them and others.
+        wrong: studies that another release answers than that of their area; `abstained` of them
+            and others.
         unfamiliar: studies that the router refuses, or, where it is sure, the release of the area
             that it names; None where neither it nor any release tells what is not like its
             training radiographs.
@@ -112,8 +113,9 @@ def evaluate_two_stages(
     unfamiliar = find_unfamiliar(distances, split, router.familiarity)
     sure = routing.probabilities(table.logits).max(1) >= routing.confidence
     known, routed = np.empty(len(called)), np.empty(len(called))
+    answers = np.array([id(releases[area]) for area in areas])  # a pooled one for several areas
     for release in {id(release): release for release in releases.values()}.values():
-        mine = np.array([releases[area] is release for area in areas])
+        mine = answers == id(release)
         rows = mine[table.areas] | mine[called]
         scores, refused = _answer(release, split_at, table.names[rows])
         known[mine[table.areas]] = scores[mine[table.areas][rows]]
@@ -131,7 +133,7 @@ def evaluate_two_stages(
         routed=AUC.estimate(tables[1]),
         cost=compare_aucs([tables[1]], [tables[0]]),
         answered=AUC.estimate(answered) if len(np.unique(answered.labels)) == 2 else None,
-        wrong=int((called != table.areas).sum()),
+        wrong=int((answers[called] != answers[table.areas]).sum()),
         abstained=int((~sure).sum()),
         fallbacks=fallbacks,
         unfamiliar=estimate_unfamiliar(unfamiliar, split) if tells else None,

@@ -365,6 +365,9 @@ def test_a_study_sent_elsewhere_is_answered_there() -> None:
         pairs = scores[labels == 1][:, None] - scores[labels == 0]
         assert estimate.value == pytest.approx(float((pairs > 0).mean()), abs=1e-6)
     assert found.cost.value == pytest.approx(found.routed.value - found.known.value)
+    pooled = dict.fromkeys(AREAS, releases["XR_A"])
+    found = two_stage.evaluate_two_stages(router, pooled, (), lambda size: part)
+    assert (found.wrong, found.cost.value) == (0, 0)  # one release answers, whatever the area
 
 
 def test_a_missing_release_is_named_and_replaced(tmp_path: Path) -> None:
