@@ -179,7 +179,8 @@ def hash_splits(frame: pd.DataFrame, column: str = "split", copies: Collection[s
     """
     pairs = sorted(set(zip(frame["study"], frame[column], strict=True)))
     lines = [f"{a}\t{b}" for a, b in pairs] + [f"{path}\tleft out" for path in sorted(copies)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    # The bytes of a file name that are not UTF-8 stay as they are.
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _draw(patients: pd.Series, purpose: str) -> pd.Series:

@@ -1,5 +1,7 @@
 """splits: patients never cross, additions move nobody, unlucky draws are refused."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -181,6 +183,7 @@ def test_near_copies_are_left_out_of_the_split_before() -> None:
     hashes = {splits.hash_splits(frame, copies=copies) for copies in ((), ("a",), ("a", "c"))}
     assert len(hashes) == 3
     assert splits.hash_splits(frame) in hashes
+    assert splits.hash_splits(frame, copies=[os.fsdecode(b"\xff.dcm")]) not in hashes
 
 
 def test_the_split_hash_ignores_order_and_sees_a_move() -> None:
