@@ -95,13 +95,18 @@ def load_checkpoint(path: Path, device: torch.device, area: str | None = None) -
     manifest = uncalibrated(ThresholdEntry(value=threshold, rule="the file's own, or one half"))
     manifest = manifest.changed(
         calibration=manifest.calibration.changed(aggregation=about["aggregation"]),
-        area=about.get("area") or (named and named[1]) or area or "unknown",
+        area=_text(about.get("area")) or (named and named[1]) or area or "unknown",
         arch=arch,
         outputs=1,
         preprocessing=current_preprocessing(size),
-        recipe_digest=about.get("recipe_digest") or sha256(path)[:12],
+        recipe_digest=_text(about.get("recipe_digest")) or sha256(path)[:12],
     )
     return Release(path, manifest, Network(body).to(device).eval())
+
+
+def _text(value: object) -> str:
+    """A text that stands beside the weights; "" for anything else."""
+    return value if isinstance(value, str) else ""
 
 
 def _restored(weights: Mapping[str, Tensor], arch: str, size: int) -> nn.Module:

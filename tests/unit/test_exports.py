@@ -45,6 +45,7 @@ from mura_tune.release.release import (
     save_release,
 )
 from mura_tune.release.release_tasks import AbnormalityReleases
+from mura_tune.release_format.checksums import sha256
 from mura_tune.release_format.entries import ThresholdEntry
 from mura_tune.release_format.manifest import parse_manifest, uncalibrated
 from mura_tune.release_format.schema import to_plain
@@ -486,6 +487,12 @@ def checkpoint(folder: Path, **changes: Any) -> Path:
     plain = {"model_state": state, "arch": "cnn", "size": 32, "threshold": 0.4} | changes
     torch.save(plain, folder / "XR_WRIST_FINAL_best.pt")
     return folder / "XR_WRIST_FINAL_best.pt"
+
+
+def test_what_is_no_text_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, area=torch.zeros(2), recipe_digest=["a"])
+    manifest = load_checkpoint(path, CPU).manifest
+    assert (manifest.area, manifest.recipe_digest) == ("XR_WRIST", sha256(path)[:12])
 
 
 def test_a_checkpoint_as_a_script_leaves_it_is_read(tmp_path: Path) -> None:
