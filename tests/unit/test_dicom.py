@@ -328,6 +328,14 @@ def test_real_files_are_as_pydicom_reads_them() -> None:
     np.testing.assert_array_equal(Radiograph.of(header.pixel_array, header).grey(), expected)
 
 
+def test_the_ends_of_a_picture_are_those_of_what_is_no_padding() -> None:
+    values = np.array([[0, 100], [300, 4000]], np.uint16)
+    file = dicom_file(values, RescaleSlope=2, RescaleIntercept=-50, PixelPaddingValue=0)
+    assert Radiograph.of(values, file).extremes() == (150, 7950)
+    file.PixelPaddingRangeLimit = 4000
+    assert Radiograph.of(values, file).extremes() == (-50, 2 * 65535 - 50)  # all of it is padding
+
+
 def broken(**fields: object) -> bytes:
     return to_bytes(dicom_file(ramp(12), **BITS12 | fields))
 
@@ -381,6 +389,10 @@ BAD: dict[str, bytes] = {
     "compressed by name alone": WHOLE.replace(
         b"UI\x14\x001.2.840.10008.1.2.1\0", b"UI\x14\x001.2.840.10008.1.2.5\0"
     ),
+    "bytes behind the deflated part": to_bytes(
+        dicom_file(ramp(16), syntax=DeflatedExplicitVRLittleEndian)
+    )
+    + bytes(64),
     "a bomb": to_bytes(
         dicom_file(
             ramp(16),
@@ -404,6 +416,7 @@ def test_a_malformed_file_is_refused_in_one_line(
     assert "\n" not in line
     assert SECRET not in line
     assert ("inflates" in line) == (name == "a bomb")
+    assert ("65535 x 65535 is more than" in line) == (name == "more pixels than memory")
     assert not [one for one in recwarn if SECRET in str(one.message)]
 
 

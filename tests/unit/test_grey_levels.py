@@ -274,6 +274,13 @@ def test_a_smaller_copy_of_the_picture_is_no_second_one() -> None:
     np.testing.assert_allclose(images.decode_image(photograph, "x"), EIGHT, atol=6)
 
 
+def test_ycbcr_has_the_luma_of_its_rgb() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    image = Image.fromarray(colours).convert("YCbCr")
+    found = images.decode_image(encoded(image, "TIFF"), "x.tif")
+    np.testing.assert_array_equal(found, np.array(image.convert("RGB").convert("L")))
+
+
 def test_cmyk_photographs_are_not_negatives() -> None:
     """Adobe stores ink the other way round, and says so in a marker, as Pillow does."""
     data = encoded(Image.fromarray(EIGHT).convert("CMYK"), "JPEG", quality=95)
