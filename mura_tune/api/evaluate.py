@@ -18,7 +18,7 @@ from mura_tune.errors import InputError
 from mura_tune.evaluation.columns import StudyColumn, read_columns
 from mura_tune.evaluation.compare import AnyEvaluation, Comparison
 from mura_tune.evaluation.corrections import correct_scores, read_corrections
-from mura_tune.evaluation.evaluate import Evaluation, check_same_data
+from mura_tune.evaluation.evaluate import Evaluation, check_same_data, load_test
 from mura_tune.evaluation.split_uses import SplitUse, describe_uses, log_use, uses_to_json
 from mura_tune.evaluation.subgroups import measure_subgroups
 from mura_tune.networks.device import choose_device
@@ -37,7 +37,7 @@ from mura_tune.release_format.manifest import (
     RouterManifest,
 )
 from mura_tune.report import index
-from mura_tune.training.batches import Split, load_split
+from mura_tune.training.batches import Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,10 @@ def evaluate(
     groups: str | Path | None = None,
     corrections: str | Path | None = None,
 ) -> ReleaseEvaluation:
-    """Evaluate a release on the published `valid` studies, which no search has read.
+    """Evaluate a release on the test studies of its dataset, which no search has read.
+
+    They are the published `valid` studies, or, where a dataset publishes none, those of a fifth of
+    its patients.
 
     Args:
         release: its folder, its URL, or its name under `base_url`.
@@ -152,7 +155,7 @@ def evaluate_routed(
         if size not in splits:
             at_size = replace(config, recipe=replace(config.recipe, size=size))
             prepared = workspace.prepare(ROUTER, at_size)
-            splits[size] = load_split(prepared, "test", choose_device(device))
+            splits[size] = load_test(prepared, choose_device(device))
         return splits[size]
 
     uses = _log_use(workspace, router, router.manifest.areas, "evaluate")

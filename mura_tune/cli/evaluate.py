@@ -58,7 +58,10 @@ def evaluate(
     corrections: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure a release on the published `valid` studies, which no search has read.
+    """Measure a release on the test studies of its dataset, which no search has read.
+
+    They are the published `valid` studies, or, where none are published, those of a fifth of the
+    patients.
 
     --routed measures what `infer --area auto` does: the AUC over all areas where each study is
     answered by the release of its area, and of the area that the router names, and the difference.

@@ -1,17 +1,19 @@
 """An evaluation: what an abnormality release is worth on one split, by study and by image.
 
-The published `valid` studies are the test split; no other module measures a release there.
+The published `valid` studies are the test split, or, where none are published, patients that are
+held out whatever the seed; no other module measures a release there.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mura_tune.errors import InputError
@@ -39,9 +41,14 @@ from mura_tune.metrics.operating_points import (
 )
 from mura_tune.metrics.ranking import estimate_auc
 from mura_tune.release_format.entries import DataEntry
-from mura_tune.release_format.metrics_entries import AbstentionEntry, UnfamiliarEntry
+from mura_tune.release_format.metrics_entries import (
+    HELD_OUT_TEST,
+    PUBLISHED_TEST,
+    AbstentionEntry,
+    UnfamiliarEntry,
+)
 from mura_tune.release_format.supplement import SupplementEntry
-from mura_tune.training.batches import Split
+from mura_tune.training.batches import Split, load_split
 
 if TYPE_CHECKING:  # inference imports this module, and does without pandas
     from mura_tune.data.prepare import Prepared
@@ -51,7 +58,8 @@ if TYPE_CHECKING:  # inference imports this module, and does without pandas
 SPLIT_NAMES = {
     "dev": "dev (patients held out of train)",
     "folds": "dev (every patient of train and dev, by the fold that held the patient out)",
-    "test": "test (published valid)",
+    "test": PUBLISHED_TEST,
+    "held-out test": HELD_OUT_TEST,
     "external": "external set (a study is a picture with its copies)",
 }
 
@@ -237,6 +245,13 @@ def evaluate_logits(logits_nk: Tensor, split: Split, decision: Decision) -> Eval
         study_areas=study_areas,
         auc_by_area=_estimate_by_area(studies, study_areas),
     )
+
+
+def load_test(prepared: Prepared, device: torch.device) -> Split:
+    """The test split of a prepared area, named as SPLIT_NAMES has it."""
+    is_published = (prepared.frame["published"] == "valid").any()
+    split = load_split(prepared, "test", device)
+    return split if is_published else replace(split, name="held-out test")
 
 
 def check_same_data(release: Path, data: DataEntry, prepared: Prepared) -> None:

@@ -175,7 +175,7 @@ def finalize(
     familiarity = choose_rule([run.features for run in members], dev_split.studies, pictures)
     dev = task_releases.evaluate(logits, dev_split, decision)
     uses = before_test(weights_digest(model))
-    test = task_releases.evaluate_network(model, prepared, "test", decision, familiarity)
+    test = task_releases.evaluate_network(model, prepared, decision, familiarity)
     test = dataclasses.replace(test, uses_before=uses)
     manifest = task_releases.make_manifest(
         decision,

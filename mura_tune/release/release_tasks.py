@@ -17,7 +17,7 @@ from torch import Tensor
 from mura_tune.data.prepare import Prepared
 from mura_tune.evaluation.compare import Comparison, compare_releases, compare_routers
 from mura_tune.evaluation.decision import Decision, average_split, choose_decision
-from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits
+from mura_tune.evaluation.evaluate import Evaluation, evaluate_logits, load_test
 from mura_tune.evaluation.familiarity import (
     FamiliarityRule,
     count_unfamiliar,
@@ -46,7 +46,7 @@ from mura_tune.release_format.metrics_entries import (
 )
 from mura_tune.report.abnormality import render_card, render_report
 from mura_tune.report.router import render_router_card, render_router_report
-from mura_tune.training.batches import Split, load_split
+from mura_tune.training.batches import Split
 from mura_tune.training.tasks import (
     ABNORMALITY_TASK,
     MULTI_TASK,
@@ -147,12 +147,11 @@ class ReleaseTask(ABC, Generic[ManifestT, DecisionT, EvaluationT]):
         self,
         net: Model,
         prepared: Prepared,
-        split_name: str,
         decision: DecisionT,
         familiarity: FamiliarityRule | None,
     ) -> EvaluationT:
-        """Evaluate a network on "dev" or "test"."""
-        split = load_split(prepared, split_name, next(net.parameters()).device)
+        """Evaluate a network on test."""
+        split = load_test(prepared, next(net.parameters()).device)
         logits, distances = predict_with_distances(net, split, familiarity)
         evaluation = self.evaluate(logits, split, decision)
         return replace(evaluation, unfamiliar=count_unfamiliar(distances, split, familiarity))
@@ -160,7 +159,7 @@ class ReleaseTask(ABC, Generic[ManifestT, DecisionT, EvaluationT]):
     def evaluate_release(self, release: Release, prepared: Prepared) -> EvaluationT:
         """Evaluate a release on test, by the decision that it stores."""
         decision = self.read_decision(release)
-        return self.evaluate_network(release.net, prepared, "test", decision, release.familiarity)
+        return self.evaluate_network(release.net, prepared, decision, release.familiarity)
 
     def is_comparable(self, other: AnyReleaseTask) -> bool:
         """Whether releases of both tasks are measured by the same metrics."""

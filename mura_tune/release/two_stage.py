@@ -33,6 +33,7 @@ class TwoStageEvaluation:
     """The cost of a routed area in place of the known area.
 
     Attributes:
+        split: a key of SPLIT_NAMES.
         known, routed: study AUC over all areas, each study answered by the release of its area,
             and of the area that the router names.
         cost: routed minus known, on the same patients.
@@ -47,6 +48,7 @@ class TwoStageEvaluation:
         uses_before: how often these studies were measured before; None where that is not known.
     """
 
+    split: str
     known: Estimate
     routed: Estimate
     cost: Estimate
@@ -59,14 +61,14 @@ class TwoStageEvaluation:
 
     def describe(self) -> str:
         """The estimates as lines for people."""
-        n = self.known.studies
+        n, patients = self.known.studies, self.known.patients
         rest = n - self.abstained
         answered = self.answered.brief() if self.answered else "undefined"
         notes = [describe_unfamiliar(self.unfamiliar), describe_uses(self.uses_before)]
         return "\n".join(
             [
                 *self.fallbacks,
-                f"{SPLIT_NAMES['test']}, {n} studies of {self.known.patients} patients, all areas",
+                f"{SPLIT_NAMES[self.split]}, {n} studies of {patients} patients, all areas",
                 f"  AUC, area known    {self.known.brief()}",
                 f"  AUC, area routed   {self.routed.brief()}",
                 f"  routed minus known {self.cost.signed()}, paired by patient",
@@ -78,7 +80,7 @@ class TwoStageEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "split": SPLIT_NAMES["test"],
+            "split": SPLIT_NAMES[self.split],
             "studies": self.known.studies,
             "known": self.known.to_json(),
             "routed": self.routed.to_json(),
@@ -129,6 +131,7 @@ def evaluate_two_stages(
     answered = StudyScores(table.names[sure], table.patients[sure], labels[sure], routed[sure])
     tells = any(one.familiarity is not None for one in (router, *releases.values()))
     return TwoStageEvaluation(
+        split=split.name,
         known=AUC.estimate(tables[0]),
         routed=AUC.estimate(tables[1]),
         cost=compare_aucs([tables[1]], [tables[0]]),

@@ -26,6 +26,8 @@ from mura_tune.release_format.schema import (
 )
 from mura_tune.release_format.supplement import SupplementEntry
 
+# What test is: the dataset's own valid studies, or patients held out where it publishes none.
+PUBLISHED_TEST, HELD_OUT_TEST = "test (published valid)", "test (held out, as none is published)"
 ESTIMATES = ("auc", "average_precision", *THRESHOLD_METRICS)
 _LATER_ESTIMATES = ("balanced_accuracy",)
 
@@ -59,6 +61,7 @@ class EvaluationEntry(Entry):
     """A release on one split: what every task stores.
 
     Attributes:
+        split: what it is, in words.
         uses_before: how often the split was measured before, where that is known.
         unfamiliar: studies that are refused; older releases refuse none.
     """
@@ -69,6 +72,11 @@ class EvaluationEntry(Entry):
     images: Annotated[int, whole(1)]
     uses_before: Annotated[int | None, whole()] = None
     unfamiliar: Annotated[UnfamiliarEntry | None, UnfamiliarEntry.parse] = None
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether it is a test split that the dataset does not publish."""
+        return self.split == HELD_OUT_TEST
 
 
 class ConfusionEntry(Entry):

@@ -26,7 +26,7 @@ from mura_tune.report.page import (
     render_html,
     render_markdown,
 )
-from mura_tune.report.provenance import describe_provenance, name_dataset
+from mura_tune.report.provenance import describe_provenance, name_dataset, name_test
 from mura_tune.report.recognition import RecognitionTables, tabulate_recognition
 from mura_tune.report.subgroups import tabulate_further
 from mura_tune.report.supplement import tabulate_supplement
@@ -67,6 +67,7 @@ def render_report(
         "abnormality.html.j2",
         manifest=manifest,
         dataset=name_dataset(manifest),
+        test_set=name_test(on_test, name_dataset(manifest)),
         dev=on_dev,
         test=on_test,
         results=[
@@ -98,6 +99,7 @@ def render_card(manifest: AbnormalityManifest) -> str:
         "abnormality_card.md.j2",
         manifest=manifest,
         dataset=name_dataset(manifest),
+        test_set=name_test(test, name_dataset(manifest)),
         folder=f"releases/{file_name_of(manifest.search.name)}",
         dev=dev,
         test=test,

@@ -22,6 +22,7 @@ from mura_tune.release_format.metrics_entries import (
 )
 from mura_tune.report.charts import draw_forest
 from mura_tune.report.page import Markdown, TableRow, escape_markdown, render_html, render_markdown
+from mura_tune.report.provenance import name_test
 
 # Over all areas together; the two sets are never put into one table.
 PUBLISHED = {
@@ -102,7 +103,7 @@ class ListedRelease:
         """The dataset that its scores belong to."""
         stored = self.manifest.data.name if self.manifest.has("data") else None
         name = stored or f"the dataset of {self.folder}"
-        return f"the published valid split of {name}"
+        return name_test(self.manifest.metrics.test, name)
 
 
 @dataclass(frozen=True)

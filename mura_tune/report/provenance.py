@@ -12,6 +12,7 @@ from mura_tune.config import SearchConfig, config_to_dict, load_config, value_to
 from mura_tune.metrics.estimates import range_text
 from mura_tune.release_format.entries import DataEntry, RunEntry, RunsEntry
 from mura_tune.release_format.manifest import Manifest
+from mura_tune.release_format.metrics_entries import EvaluationEntry
 from mura_tune.report.page import TableRow
 from mura_tune.strict import flatten
 from mura_tune.text import file_name_of, shell_command
@@ -113,6 +114,16 @@ def _flow_rows(data: DataEntry) -> Iterator[TableRow]:
 def name_dataset(manifest: Manifest) -> str:
     """What the dataset of a release is called."""
     return manifest.data.name or "the dataset"
+
+
+def name_test(test: EvaluationEntry, dataset: str) -> str:
+    """What the test split of a dataset is, for people."""
+    if test.is_held_out:
+        return (
+            f"a fifth of the patients of {dataset}, which publishes no test split, drawn by their "
+            "names whatever the seed"
+        )
+    return f"the published valid split of {dataset}"
 
 
 def _count_judges(manifest: Manifest, settings: SearchConfig) -> int | None:

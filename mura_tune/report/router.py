@@ -10,7 +10,7 @@ from mura_tune.release_format.metrics_entries import RouterEvaluationEntry
 from mura_tune.report import charts
 from mura_tune.report.abnormality import head_scores
 from mura_tune.report.page import render_html, render_markdown
-from mura_tune.report.provenance import describe_provenance, name_dataset
+from mura_tune.report.provenance import describe_provenance, name_dataset, name_test
 from mura_tune.report.recognition import tabulate_recognition
 
 
@@ -28,6 +28,7 @@ def render_router_report(
         "router.html.j2",
         manifest=manifest,
         dataset=name_dataset(manifest),
+        test_set=name_test(on_test, name_dataset(manifest)),
         dev=on_dev,
         test=on_test,
         recognition=tabulate_recognition(on_dev.recognition, on_test.recognition),
@@ -44,6 +45,7 @@ def render_router_card(manifest: RouterManifest) -> str:
         "router_card.md.j2",
         manifest=manifest,
         dataset=name_dataset(manifest),
+        test_set=name_test(test, name_dataset(manifest)),
         test=test,
         score_head=head_scores(dev, test),
         score_rows=[(name, on_dev, on_test) for name, on_test, on_dev in recognition.score_rows],

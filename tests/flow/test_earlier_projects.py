@@ -19,6 +19,8 @@ from mura_tune.cli.mura_infer import infer
 from mura_tune.evaluation.routing import RouterDecision
 from mura_tune.reading import readers
 from mura_tune.release.release import verify_release
+from mura_tune.release_format.manifest import MANIFEST, RouterManifest, read_manifest
+from mura_tune.report.router import render_router_card
 
 Run = Callable[..., Ran]
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "earlier-projects.md"
@@ -156,6 +158,9 @@ def test_the_body_part_first_then_its_own_model(
     for name in ("MODEL_CARD.md", "report.html"):  # beside the counts of the data
         assert "abnormal" not in (router / name).read_text().replace("abnormal studies", "")
     assert "Macro-F1" in (releases / "RESULTS.md").read_text()
+    two = read_manifest(router / MANIFEST).changed(members=("a.safetensors", "b.safetensors"))
+    assert isinstance(two, RouterManifest)
+    assert "The mean of the logits of 2 `resnet18` networks" in render_router_card(two)
 
     cost = json.loads(run("evaluate", "--routed", f"--data={data}", "--json").out)
     assert (cost["studies"], cost["fallbacks"]) == (told["studies"], [])

@@ -23,6 +23,7 @@ from mura_tune.networks.factory import build_network
 from mura_tune.networks.gradcam import compute_gradcam
 from mura_tune.release_format import checksums
 from mura_tune.release_format.manifest import AbnormalityManifest, parse_manifest
+from mura_tune.release_format.metrics_entries import HELD_OUT_TEST
 from mura_tune.report import cases, charts, index, page, provenance
 from mura_tune.report.abnormality import render_card
 from mura_tune.report.heatmap import overlay
@@ -430,6 +431,25 @@ def test_a_card_is_no_html_whatever_it_tells() -> None:
     outside = re.sub(r"```.*?```|(`+) .*? \1|`[^`]*`", "", card, flags=re.DOTALL)
     assert "<img" not in outside
     assert "\n# x" not in outside
+
+
+def test_a_test_split_that_nobody_published_is_called_none() -> None:
+    values = stored()
+    assert "Test is the published valid split of " in " ".join(render_card(parsed(values)).split())
+    values["metrics"]["test"]["split"] = HELD_OUT_TEST
+    values["data"]["name"] = "hospital"
+    found = parsed(values)
+    words = "a fifth of the patients of hospital, which publishes no test split"
+    assert f"Test is {words}" in " ".join(render_card(found).split())
+    assert f"Measured on {words}" in index.render_results([index.ListedRelease("A", found)])
+    data = page.render_html(
+        "data.html.j2",
+        manifest=found,
+        dataset="hospital",
+        test_set=provenance.name_test(found.metrics.test, "hospital"),
+        provenance=provenance.describe_provenance(found),
+    )
+    assert words in " ".join(data.split())
 
 
 def test_results_stand_under_the_set_they_were_measured_on() -> None:
