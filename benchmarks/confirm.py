@@ -20,7 +20,8 @@ from mura_tune.database.storage import load_study, open_storage
 from mura_tune.database.urls import url_of
 from mura_tune.metrics.ranking import auc
 from mura_tune.networks.factory import build_network
-from mura_tune.recipe import Recipe, apply_values
+from mura_tune.recipe import Recipe
+from mura_tune.release.finalize import final_recipe
 from mura_tune.search.results import read_result
 from mura_tune.search.search_record import SearchRecord
 from mura_tune.training.batches import load_split
@@ -60,10 +61,7 @@ def main() -> None:
             url = url_of(str(file))
             search = SearchRecord(load_study(open_storage(url), AREA, url))
             believed = read_result(search)  # no confirmation
-            ends = [
-                test_auc(apply_values(b.best.recipe, b.config.final, "final"), prepared)
-                for b in (believed, confirmed)
-            ]
+            ends = [test_auc(final_recipe(result), prepared) for result in (believed, confirmed)]
             gains.append(ends[1] - ends[0])
             again = {c.trial: c.mean for c in confirmed.confirmed}
             optimism.append(believed.best.score - again[believed.best.number])

@@ -176,7 +176,7 @@ def read_pool(name: str, real: Path, folder: Path, *, quick: bool) -> Prepared:
     split = config.load_config("XR_WRIST").split
     pool = prepare(open_dataset(root), area, int(size), split, folder / "cache")
     if kind == "real" and quick:
-        some = sorted(pool.frame["patient"].unique())[::4]
+        some = sorted(pool.frame["patient"].unique())[::3]
         pool = dataclasses.replace(pool, frame=pool.frame[pool.frame["patient"].isin(some)])
     return pool
 

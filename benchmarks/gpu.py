@@ -521,7 +521,9 @@ def main() -> None:
         "rates": lambda: rates(arch, size, n, device, rounds, until, (99,), small, compiler),
         "busy": lambda: busy_both(arch, size, n, device, compiler) if gpu else None,
         "searches": lambda: searches(
-            arch, size, 2000 if gpu else 24, 8 if gpu else 2, until, given.before
+            *(arch, size, 2000 if gpu else 24, 8 if gpu else 2),
+            until=until if gpu else 0.0,  # of a toy the first search alone
+            before=given.before,
         ),
         "large": lambda: rates(arch, size, n, device, rounds, until, (99,), large, compiler),
         "depths": lambda: rates(
