@@ -173,6 +173,9 @@ def test_studies_that_were_dropped_together_are_answered_each_by_itself(
         assert study["call"] == word_of(answer)
         assert study["why"]
         assert study["operating_point"]["threshold"] == answer.threshold
+        band = wrist.decision.band
+        own = {"low": band.low, "high": band.high} if band.low < band.high else None
+        assert study["band"] == own
     assert browser.ask("GET", "/api/studies").json()["studies"] == got["studies"]
 
 

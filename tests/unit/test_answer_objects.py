@@ -46,6 +46,7 @@ HEADERS: dict[str, dict[str, Any]] = {
         "syntax": ImplicitVRLittleEndian,
     },
     "rescale": {"RescaleSlope": 2, "RescaleIntercept": -5, "ImageLaterality": "L"},
+    "exact": {"WindowCenter": 2000, "WindowWidth": 9, "VOILUTFunction": "LINEAR_EXACT"},
     "slope": {"RescaleSlope": 2},
     "intercept": {"RescaleIntercept": -5, "WindowCenter": 2000, "WindowWidth": 4000},
 }
@@ -157,6 +158,7 @@ def test_a_study_unlike_the_training_radiographs_gets_no_probability(
     assert ("Call at the operating point", "Undetermined") in said
     assert ("Why no call", "not like the radiographs this was trained on") in said
     assert ("Distance from the training radiographs", 9) in said
+    assert ("Largest distance that is answered", 4) in said
 
 
 def test_objects_are_of_the_study_in_series_of_their_own(
@@ -164,7 +166,11 @@ def test_objects_are_of_the_study_in_series_of_their_own(
 ) -> None:
     name = "Yamada^Tarou=山田^太郎"
     view = write_view(
-        tmp_path / "v.dcm", SpecificCharacterSet="ISO_IR 192", PatientName=name, PatientSex="X"
+        tmp_path / "v.dcm",
+        SpecificCharacterSet="ISO_IR 192",
+        PatientName=name,
+        PatientSex="X",
+        BurnedInAnnotation="NO",
     )
     source, objects = pydicom.dcmread(view), made(predictor, view)
     assert set(objects) == {"GSPS-1", "SC-1", "SR"}
@@ -173,6 +179,7 @@ def test_objects_are_of_the_study_in_series_of_their_own(
         for keyword in (*copied, "StudyDate", "StudyTime", "StudyID", "AccessionNumber"):
             assert dataset[keyword].value == source[keyword].value, keyword
         assert str(dataset.PatientName) == name
+    assert objects["SC-1"].BurnedInAnnotation == "NO"
     new = ("SeriesInstanceUID", "SOPInstanceUID")
     uids = {str(dataset[keyword].value) for dataset in objects.values() for keyword in new}
     assert len(uids) == 6
@@ -201,6 +208,7 @@ def test_a_presentation_state_shows_the_view_as_the_network_saw_it(
     (images,) = state.ReferencedSeriesSequence[0].ReferencedImageSequence
     assert images.ReferencedSOPInstanceUID == source.SOPInstanceUID
     display = state.SoftcopyVOILUTSequence[0] if "SoftcopyVOILUTSequence" in state else None
+    assert state.Laterality == {"inverse": "R", "rescale": "L"}.get(name, "")
     assert state.PresentationLUTShape == ("INVERSE" if name == "inverse" else "IDENTITY")
     match name:
         case "window":
@@ -212,6 +220,9 @@ def test_a_presentation_state_shows_the_view_as_the_network_saw_it(
             entries = np.frombuffer(bytes(shown.LUTData), "<u2")
             assert list(shown.LUTDescriptor) == [4096, 0, 16]
             assert entries[2048] / 65535 == pytest.approx((2048 / 4095) ** 2, abs=1e-3)
+        case "exact":
+            assert display is not None
+            assert display.VOILUTFunction == "LINEAR_EXACT"
         case "rescale" | "slope" | "intercept":
             expected = {"rescale": (2, -5), "slope": (2, 0), "intercept": (1, -5)}[name]
             assert (state.RescaleSlope, state.RescaleIntercept) == expected
