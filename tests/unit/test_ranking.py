@@ -16,7 +16,7 @@ from mura_tune.metrics.calibration_error import (
     measure_calibration_error,
     reliability_bins,
 )
-from mura_tune.metrics.estimates import StudyScores, sigmoid
+from mura_tune.metrics.estimates import StudyScores, logit_ends, sigmoid, t_quantile
 from mura_tune.metrics.ranking import auc, estimate_average_precision, weighted_average_precision
 
 
@@ -94,3 +94,12 @@ def test_a_flawless_brier_score_is_not_certain() -> None:
     found = estimate_brier(StudyScores(names, names, labels, labels.astype(float)))
     assert found.value == found.low == 0
     assert found.high == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
+def test_a_brier_score_that_met_no_large_loss_is_as_unsure_as_a_calibrated_models() -> None:
+    names = np.array([f"p{i}" for i in range(60)])
+    p = np.where(np.arange(60) % 2, 0.02, 0.03)
+    found = estimate_brier(StudyScores(names, names, np.zeros(60, np.int64), p))
+    error = np.sqrt((p * (1 - p) * (1 - 2 * p) ** 2).sum()) / 60
+    assert error > 20 * (p**2).std() / np.sqrt(60)
+    assert (found.low, found.high) == pytest.approx(logit_ends(found.value, t_quantile(59) * error))
