@@ -179,7 +179,7 @@ def _wait(command: Command, storage: RDBStorage, due: float) -> None:
     while command.code() is None and time.monotonic() < deadline:
         if command.workers() and _ended(storage) >= due:
             return
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def _ended(storage: RDBStorage) -> int:

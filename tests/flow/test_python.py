@@ -1,15 +1,15 @@
-"""README's example in Python: as a script, from the wheel in another folder, and in a notebook."""
+"""README's example in Python: as it stands, as a script, and in a notebook from the wheel."""
 
 from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
-import subprocess
-import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,9 +54,9 @@ def folder(tmp_path: Path, phantoms: Path) -> Path:
     return tmp_path
 
 
-def environment(*paths: Path | str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MURA_")}
-    return kept | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+def with_workers() -> str:
+    """The same lines, with two workers."""
+    return example().replace("trials=2", "trials=3, workers=2")
 
 
 ANSWER = re.compile(r"XR_WRIST: P\(abnormal\) = 0\.\d{3}, .*\n  0\.\d{3}  view1\.png\n")
@@ -104,10 +104,26 @@ def test_a_mapping_and_texts_make_the_same_config() -> None:
     assert config.area == "XR_WRIST"
 
 
-def test_the_wheel_runs_the_example_with_workers_in_another_folder(
+def test_a_script_without_a_main_guard_has_workers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A worker that imported the script again, as processes do, would search in its turn."""
+    script = folder / "example.py"
+    script.write_text(with_workers() + "print(best)\n")
+    monkeypatch.chdir(folder)
+    runpy.run_path(str(script), run_name="__main__")
+    said, errors = capfd.readouterr()
+    assert ANSWER.match(said)
+    assert said.count("P(abnormal)") == 1
+    assert "search XR_WRIST: 3 finished" in said
+    assert "takes its place" not in errors
+
+
+def test_a_notebook_runs_the_example_from_the_wheel_with_workers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The script has no main guard, which processes that import it again would need."""
+    import nbclient
+    import nbformat
     from hatchling.build import build_wheel
 
     wheels, installed = tmp_path / "wheels", tmp_path / "installed"
@@ -116,42 +132,27 @@ def test_the_wheel_runs_the_example_with_workers_in_another_folder(
         wheel = wheels / build_wheel(str(wheels))
     with zipfile.ZipFile(wheel) as file:
         file.extractall(installed)
-    script = folder / "example.py"
-    code = example().replace("trials=2", "trials=3, workers=2")
-    script.write_text(code + "print(best, mt.__file__, sep='\\n')\n")
-    done = subprocess.run(
-        [sys.executable, script],
-        cwd=folder,
-        env=environment(installed),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert ANSWER.match(done.stdout)
-    assert done.stdout.count("P(abnormal)") == 1
-    assert "search XR_WRIST: 3 finished" in done.stdout
-    assert "takes its place" not in done.stderr
-    assert Path(done.stdout.splitlines()[-1]).is_relative_to(installed)
-
-
-def test_a_notebook_runs_the_example_with_workers(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import nbclient
-    import nbformat
-
-    for name, value in environment(ROOT).items():
-        monkeypatch.setenv(name, value)
+    for name in [name for name in os.environ if name.startswith("MURA_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(installed))
     monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
-    code = example().replace("trials=2", "trials=3, workers=2")
-    cells = [nbformat.v4.new_code_cell(cell) for cell in (code, "print(best)")]
+    code = (with_workers(), "print(best)", "print(mt.__file__)")
+    cells = [nbformat.v4.new_code_cell(cell) for cell in code]
     notebook = nbformat.v4.new_notebook(cells=cells)
     nbclient.NotebookClient(
         notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
-    said = ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in cells]
-    assert ANSWER.match(said[0])
-    assert said[1].startswith("search XR_WRIST: 3 finished")
+    said, result, place = (stream(cell, "stdout") for cell in cells)
+    assert ANSWER.match(said)
+    assert said.count("P(abnormal)") == 1
+    assert result.startswith("search XR_WRIST: 3 finished")
+    assert "takes its place" not in stream(cells[0], "stderr")
+    assert Path(place.strip()).is_relative_to(installed)
+
+
+def stream(cell: Any, name: str) -> str:
+    """What a notebook's cell wrote to stdout or stderr."""
+    return "".join(output.text for output in cell.outputs if output.get("name") == name)
 
 
 def test_a_search_may_run_in_any_thread(folder: Path) -> None:

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from conftest import TINY, Ran
 
-pytest.importorskip("ray", reason="no Ray in this environment")
+if find_spec("ray") is None:  # Ray takes a second to import, in every process of pytest-xdist
+    pytest.skip("no Ray in this environment", allow_module_level=True)
 
 
 def test_a_worker_of_ray_brings_every_areas_search_to_its_count(
@@ -15,6 +17,7 @@ def test_a_worker_of_ray_brings_every_areas_search_to_its_count(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")  # whatever cluster this machine belongs to
     monkeypatch.setenv("RAY_worker_niceness", "0")  # other tests run beside it
+    monkeypatch.setenv("RAY_prestart_worker_first_driver", "0")  # workers that nobody would use
     tune = ("tune", "--every-area", f"--data={phantoms}", "--trials=1", "--no-artifacts", *TINY)
     searched = run(*tune, "--on=ray", "--json")
     assert searched.code == 0, searched.err

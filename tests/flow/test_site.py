@@ -56,22 +56,32 @@ def address(request: pytest.FixtureRequest, site: Path) -> str:
     return served
 
 
+VERB = ".md-search-result__item a[href*='reference/commands.html'][href$='#mura-tune']"
+
+
 def test_search_answers_and_no_other_address_is_asked(chromium: Any, address: str) -> None:
+    """By an address that has the query, and by what is typed, on one page: each loads the index."""
     with browser_page(chromium, address) as page:
-        page.goto(f"{address}index.html")
+        page.goto(f"{address}index.html?q=--warm-start")
         page.click("input[name=query]")
-        page.keyboard.type("operating point", delay=20)
+        page.wait_for_selector(VERB, state="attached")
+        ask(page, "tune --every-area")
+        page.wait_for_selector(VERB, state="attached")
+        ask(page, "operating point")
         page.wait_for_selector(".md-search-result__item a")
         first = page.locator(".md-search-result__item a").first
         assert "glossary" in first.get_attribute("href")
         first.click()
         page.wait_for_selector("h1")
         assert "Glossary" in page.title()
-        for query in ("--warm-start", "tune --every-area"):
-            page.goto(f"{address}index.html?q={query.replace(' ', '+')}")
-            page.click("input[name=query]")
-            verb = ".md-search-result__item a[href*='reference/commands.html'][href$='#mura-tune']"
-            page.wait_for_selector(verb, state="attached")
+
+
+def ask(page: Any, query: str) -> None:
+    """Type a query in the place of another one, whose answers are gone by then."""
+    page.keyboard.press("Control+A")
+    page.keyboard.press("Backspace")
+    page.wait_for_selector(".md-search-result__item", state="detached")
+    page.keyboard.type(query, delay=20)
 
 
 # The content of another page in the place of this one's, its tables in a box that scrolls, as the

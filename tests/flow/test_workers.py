@@ -7,6 +7,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -48,13 +49,30 @@ QUICK = ["--set=budget.confirm.top=0"]
 SLOW = 120.0  # seconds that anything else may take on a machine with other work
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def prepared(phantoms: Path, cache: Path) -> Prepared:
+    return prepare(open_dataset(phantoms), STUDY, 32, small().split, cache)
+
+
 @pytest.fixture
-def tune(phantoms: Path, tmp_path: Path) -> Iterator[Callable[..., Forked]]:
+def runs(prepared: Prepared, cache: Path, tmp_path: Path) -> Path:
+    """A folder of runs, where the pixels are decoded."""
+    shutil.copytree(cache, tmp_path / "cache")
+    return tmp_path
+
+
+@pytest.fixture
+def tune(phantoms: Path, runs: Path, tmp_path: Path) -> Iterator[Callable[..., Forked]]:
     """Start a small search: `tune(url, total, workers, …)`. What is left of it is killed."""
     started: list[Forked] = []
 
     def call(url: str, total: int, workers: int, *more: str, grace: int = 60) -> Forked:
-        args = chaos.arguments(url, phantoms, tmp_path, total, workers, grace)
+        args = chaos.arguments(url, phantoms, runs, total, workers, grace)
         started.append(Forked([*args, *QUICK, *more], tmp_path / f"log-{len(started)}"))
         return started[-1]
 
@@ -113,18 +131,12 @@ def lost(url: str) -> list[str]:
 
 
 def test_kills_lose_nothing_and_repeat_nothing(
-    storage: str, phantoms: Path, tmp_path: Path
+    storage: str, phantoms: Path, runs: Path, tmp_path: Path
 ) -> None:
-    args = [*chaos.arguments(storage, phantoms, tmp_path, trials=4, workers=2), *CONFIRM]
+    args = [*chaos.arguments(storage, phantoms, runs, trials=4, workers=2), *CONFIRM]
     found = chaos.storm(Forked, args, storage, tmp_path / "log", trials=4, kills=3, seed=0)
     assert found.wrong == []
     assert (found.workers_killed, found.commands_killed) == (2, 1)
-
-
-@pytest.fixture(scope="module")
-def prepared(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    cache = tmp_path_factory.mktemp("cache")
-    return prepare(open_dataset(phantoms), STUDY, 32, small().split, cache)
 
 
 def test_first_starts_at_one_moment_make_one_study(storage: str, prepared: Prepared) -> None:
@@ -387,8 +399,8 @@ def test_three_failures_are_told_and_the_search_goes_on(
         return fit(net, *args, **options)
 
     monkeypatch.setattr(trial_module, "fit", unlucky)
-    where = (f"--data={phantoms}", f"--storage={sqlite}")
-    ended = run("tune", STUDY, *where, "--trials=5", "--set=budget.confirm.top=0", *TINY)
+    options = (f"--data={phantoms}", f"--storage={sqlite}", "--trials=5", "--no-artifacts", *TINY)
+    ended = run("tune", STUDY, *options)
     assert ended.code == 0, ended.err
     ran = trials(sqlite)
     failed = {t.number: t.user_attrs["reason"] for t in ran if t.state == TrialState.FAIL}
@@ -410,8 +422,8 @@ def test_a_full_disk_is_one_line_and_the_same_line_goes_on(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/runs/features/a")
 
-    where = (f"--data={phantoms}", f"--storage={sqlite}")
-    line = ("tune", STUDY, *where, "--trials=1", "--set=budget.confirm.top=0", *TINY)
+    options = (f"--data={phantoms}", f"--storage={sqlite}", "--trials=1", "--no-artifacts", *TINY)
+    line = ("tune", STUDY, *options)
     monkeypatch.setattr(trial_module, "fit", full)
     ended = run(*line)
     assert (ended.code, ended.out) == (2, "")
