@@ -266,6 +266,8 @@ def check_same_data(release: Path, data: DataEntry, prepared: Prepared) -> None:
     ):
         if then != now:
             way_out = "point --data at the dataset that it was trained on"
+            if key == "fingerprint":
+                way_out += "; studies of another place are measured with --layout folders"
             if key == "split_hash" and prepared.near_copies:
                 way_out += (
                     f", or, if it is older than the rule that leaves {len(prepared.near_copies)} "

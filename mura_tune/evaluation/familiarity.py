@@ -328,4 +328,5 @@ def describe_unfamiliar(unfamiliar: UnfamiliarEntry | None) -> str:
     """The count as a clause for people; "" where it is not known."""
     if unfamiliar is None:
         return ""
-    return f"{unfamiliar.studies} studies refused, {UNFAMILIAR}: {unfamiliar.share.brief()}"
+    refused = "1 study" if unfamiliar.studies == 1 else f"{unfamiliar.studies} studies"
+    return f"{refused} refused, {UNFAMILIAR}: {unfamiliar.share.brief()}"

@@ -211,7 +211,7 @@ def _decide_folds(search: SearchRecord, config: SearchConfig, prepared: Prepared
     if rarer >= ENOUGH_PATIENTS:
         return alone
     plural = "" if rarer == 1 else "s"
-    few = f"{rarer} patient{plural} of the rarer class, of {ENOUGH_PATIENTS} that are enough"
+    few = f"{rarer} patient{plural} of the rarer class ({ENOUGH_PATIENTS} are enough)"
     try:
         divided_views(prepared, folded.split)
         clean_or_refuse(_drawn(config, "pretrained"), prepared, folded.split)

@@ -58,7 +58,7 @@ def _confirmation(result: SearchResult) -> list[str]:
     """A line for each candidate that was trained again, or could not be."""
     lines = []
     if result.confirmed:
-        lines.append(f"confirmed with {_new_seeds(result)} each (dev {result.monitor}):")
+        lines.append(f"confirmed with {_new_seeds(result)} (dev {result.monitor}):")
     for run in result.confirmed:
         each = ", ".join(f"{score:.3f}" for score in run.scores)
         lines.append(f"  trial {run.trial:>3}  mean {run.mean:.3f}  ({each})")
@@ -110,10 +110,10 @@ def _new_seeds(result: SearchResult) -> str:
     """How many new seeds a candidate has, and on which patients they are judged."""
     seeds = len(result.confirmed[0].scores)
     text = "1 new seed" if seeds == 1 else f"{seeds} new seeds"
-    division = "folds" if result.config.split.fold_count else "dev split"
     if not result.config.budget.confirm.resplit:
         return text
-    return f"{text}, {division} of {'its' if seeds == 1 else 'their'} own"
+    division = "folds" if result.config.split.fold_count else "a dev split"
+    return f"{text}, {'on' if seeds == 1 else 'each on'} {division} of its own"
 
 
 def shown_params(params: dict[str, Any]) -> str:

@@ -201,6 +201,12 @@ def test_the_variance_of_a_difference_over_seeds_is_that_of_new_patients_and_see
     assert np.mean([each.high - each.low for each in alone]) / 4 < 0.8 * values.std()
 
 
+def test_the_interval_of_a_difference_ends_where_differences_do() -> None:
+    runs = seed_runs(np.random.default_rng(2), seeds=2, anew=True, spread=3.0, recipes=2)
+    found = compare_confirmed(runs, 0, 1, draws=60)
+    assert (found.low, found.high) == (-1, 1)
+
+
 def test_a_mean_over_seeds_counts_each_patient_once_and_is_surer_with_new_patients() -> None:
     rng = np.random.default_rng(5)
     same, anew = (seed_runs(rng, seeds=4, anew=each, spread=0.1) for each in (False, True))

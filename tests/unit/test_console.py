@@ -150,6 +150,19 @@ def test_a_closed_stdout_swallows_the_report() -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def test_a_command_that_ends_does_not_look_for_garbage() -> None:
+    """What it has loaded would take seconds to look through."""
+    code = (
+        "class Circle:\n"
+        "    def __init__(self): self.circle = self\n"
+        "    def __del__(self): print('found')\n"
+        "circle = Circle()\n"
+    )
+    assert started(code).stdout == "found\n"
+    assert started(code + MURA, "show", "--help").stdout.startswith("Usage: ")
+    assert "found" not in started(code + MURA, "show", "--help").stdout
+
+
 def test_a_notebooks_environment_breaks_nothing() -> None:
     code = (
         "import sys, click\nfrom mura_tune import console\n"
