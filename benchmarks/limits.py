@@ -420,9 +420,9 @@ def main() -> None:
             elsewhere = {"phantom wrists": test, **phantoms}
             sets["real radiographs"] = (real, {"test, real radiographs": films, **elsewhere})
         for title, (prepared, kinds) in sets.items():
-            for network, values in NETWORKS.items():
+            for network in ["small"] if quick else NETWORKS:
                 print(f"\n{network} on {title}")
-                net = train(values, prepared, quick)
+                net = train(NETWORKS[network], prepared, quick)
                 own_train, dev = (load_split(prepared, name, CPU) for name in ("train", "dev"))
                 everyone = load_all_patients(prepared, CPU)
                 meeting = Meeting(net, own_train, dev, everyone, {**kinds, **others})
