@@ -103,6 +103,15 @@ def frozen(trial: optuna.Trial) -> FrozenTrial:
     return trial.storage.get_trial(trial._trial_id)
 
 
+def facts_by_table(trial: FrozenTrial) -> dict[str, dict[str, Any]]:
+    """The attributes of a trial, by the table of their rows: those that Optuna shows, and its own.
+
+    To change one of the two is to change the trial.
+    """
+    *_, shown, own = TRIAL_TABLES
+    return {shown: trial.user_attrs, own: trial.system_attrs}
+
+
 def store_trial_fact(trial: optuna.Trial, name: str, value: Any) -> None:
     """Store a fact with a running trial, out of the dashboard's sight."""
     trial.storage.set_trial_system_attr(trial._trial_id, name, value)

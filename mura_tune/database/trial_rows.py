@@ -50,7 +50,9 @@ from mura_tune.database.optuna_private import (
     NOT_FOUND,
     SCORE_TYPES,
     TABLES,
+    TRIAL_TABLES,
     VALUE_TYPES,
+    facts_by_table,
     plain_score,
     plain_value,
     stored_score,
@@ -62,8 +64,7 @@ UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 
 _SEARCHES, _TRIALS, _BEATS = (TABLES[name] for name in ("studies", "trials", "trial_heartbeats"))
 _IS_OPEN = or_(*(_TRIALS.c.state == state for state in UNFINISHED))
-_PARAMS, _SCORES, _STEPS = "trial_params", "trial_values", "trial_intermediate_values"
-_SHOWN, _HIDDEN = "trial_user_attributes", "trial_system_attributes"
+_PARAMS, _SCORES, _STEPS, _SHOWN, _HIDDEN = TRIAL_TABLES
 # Of the tables whose rows belong to a trial: the columns that hold a whole number, a word, a number
 # and a text. A trial has one row for each of the first, or for each word where that is None.
 _COLUMNS: Mapping[str, tuple[str | None, str, str | None, str | None]] = {
@@ -250,10 +251,8 @@ def _read(connection: Connection, reads: _Reads, bound: Mapping[str, Any]) -> li
                 scores.setdefault(key, {})[number] = plain_score(value, SCORE_TYPES[word])
             case "trial_intermediate_values":
                 trial.intermediate_values[number] = plain_value(value, VALUE_TYPES[word])
-            case "trial_user_attributes":
-                trial.user_attrs[word] = json.loads(text)
-            case "trial_system_attributes":
-                trial.system_attrs[word] = json.loads(text)
+            case _:
+                facts_by_table(trial)[table][word] = json.loads(text)
     for key, by_place in scores.items():
         trials[key].values = [by_place[place] for place in sorted(by_place)]
     return list(trials.values())
@@ -280,7 +279,7 @@ def _rows_of_table(name: str, which: ColumnElement[bool]) -> Select[Any]:
 
 def _rows(trial: FrozenTrial) -> dict[str, list[Row]]:
     """What a trial holds, as rows of each table."""
-    return {
+    rows: dict[str, list[Row]] = {
         _PARAMS: [
             (None, name, axis.to_internal_repr(trial.params[name]), distribution_to_json(axis))
             for name, axis in trial.distributions.items()
@@ -292,9 +291,10 @@ def _rows(trial: FrozenTrial) -> dict[str, list[Row]]:
                 (step, stored_value(value)) for step, value in trial.intermediate_values.items()
             )
         ],
-        _SHOWN: [(None, key, None, json.dumps(fact)) for key, fact in trial.user_attrs.items()],
-        _HIDDEN: [(None, key, None, json.dumps(fact)) for key, fact in trial.system_attrs.items()],
     }
+    for table, facts in facts_by_table(trial).items():
+        rows[table] = [(None, key, None, json.dumps(fact)) for key, fact in facts.items()]
+    return rows
 
 
 def _score_rows(scores: Sequence[float]) -> list[Row]:

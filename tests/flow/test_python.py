@@ -6,7 +6,8 @@ import os
 import re
 import runpy
 import shutil
-import zipfile
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -128,13 +129,17 @@ def test_a_notebook_runs_the_example_from_the_wheel_with_workers(
 
     wheels, installed = tmp_path / "wheels", tmp_path / "installed"
     with monkeypatch.context() as patched:
-        patched.chdir(ROOT)  # what pip does with a project, and with the wheel that comes of it
+        patched.chdir(ROOT)  # what `pip wheel` does with a project
         wheel = wheels / build_wheel(str(wheels))
-    with zipfile.ZipFile(wheel) as file:
-        file.extractall(installed)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    install = [*pip, "install", "--no-deps", "--no-index", "--target", installed, wheel]
+    subprocess.run(install, check=True)
     for name in [name for name in os.environ if name.startswith("MURA_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONPATH", str(installed))
+    version = [installed / "bin" / "mura", "--version"]
+    said = subprocess.check_output(version, cwd=folder, text=True)
+    assert said == f"mura, version {mt.__version__}\n"
     monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
     code = (with_workers(), "print(best)", "print(mt.__file__)")
     cells = [nbformat.v4.new_code_cell(cell) for cell in code]
