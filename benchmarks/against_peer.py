@@ -1,8 +1,8 @@
 """Do images, epochs or searches take longer than at an earlier commit, or come nearer to the peer?
 
 data_path.py, epoch.py and search.py of this checkout and of `--commit`, each beside its own peer,
-a round of one and then of the other. A line for each of our contenders: its time now over its time
-then, and how many times longer the peer took, now and then.
+a round of one and then of the other, the other first in every second round. A line for each of our
+contenders: its time now over its time then, and how many times longer the peer took, now and then.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ def main() -> None:
             script, *words = PARTS[number - 1]
             print(script, *words)
             words = ["--quick"] if given.quick else [*words, "--rounds", "1"]
-            rounds = [
-                [run(checkout.code, script, words) for checkout in both]
-                for _ in range(given.rounds)
-            ]
+            rounds = []
+            for turn in range(given.rounds):
+                order = both if turn % 2 == 0 else both[::-1]
+                times = {checkout.code: run(checkout.code, script, words) for checkout in order}
+                rounds.append([times[checkout.code] for checkout in both])
             for contender in rounds[0][0]:
                 if "peer" not in contender and "bare" not in contender:
                     describe(contender, rounds, given.commit)
