@@ -10,9 +10,9 @@ from optuna.storages import BaseStorage
 from mura_tune.config import SearchConfig
 from mura_tune.errors import InputError
 from mura_tune.search.results import choose_winner, load_confirmation
-from mura_tune.search.search_record import SearchRecord, Trials
+from mura_tune.search.search_record import SearchRecord
 from mura_tune.search.slots import WarmStart
-from mura_tune.search.space import Space, defaults, fits
+from mura_tune.search.space import Space, fits
 from mura_tune.text import CONFIRM_SUFFIX
 
 AUTO, NONE = "auto", "none"
@@ -20,20 +20,11 @@ _SHARE = 4  # at most one trial in four is a warm start
 
 
 def warm_starts(
-    storage: BaseStorage,
-    name: str,
-    config: SearchConfig,
-    space: Space,
-    which: str,
-    trials: Trials | None = None,
+    storage: BaseStorage, name: str, config: SearchConfig, space: Space, which: str
 ) -> Sequence[WarmStart]:
     """The confirmed winners of other searches, as trials for search `name`.
 
-    Values that a trial of the search has, or the baseline, or another winner of them, are left out:
-    a trial of the same values and seed has the same score.
-
     Args:
-        trials: of the search; None before there are any.
         which: `auto` takes every sibling that searched the same recipe over the same axes;
             `none` takes none; else names with commas between them.
 
@@ -47,8 +38,6 @@ def warm_starts(
         names = [n for n in there if n != name and not n.endswith(CONFIRM_SUFFIX)]
     else:
         names = [n for n in map(str.strip, which.split(",")) if n != name]
-    trials = Trials() if trials is None else trials
-    known = [defaults(config.recipe, space), *(trial.params for trial in trials)]
     starts: list[WarmStart] = []
     share = max(1, config.budget.trials // _SHARE)
     for sibling in names:
@@ -56,9 +45,7 @@ def warm_starts(
             break
         start = _winner(storage, sibling, config, space)
         if isinstance(start, WarmStart):
-            if start.source in trials.warm_starts or start.values not in known:
-                starts.append(start)
-                known.append(start.values)
+            starts.append(start)
         elif which != AUTO:
             raise InputError(f"--warm-start {sibling}: {start}; name another, or use auto or none")
     return starts[:share]

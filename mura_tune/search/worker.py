@@ -313,7 +313,7 @@ class _WorkerSearch:
         if untried(self._config, trials):
             which = self._settings.warm_start
             self._warm_starts = warm_starts(
-                self._storage, self._job.name, self._config, self._space, which, trials
+                self._storage, self._job.name, self._config, self._space, which
             )
         else:
             self._warm_starts = ()

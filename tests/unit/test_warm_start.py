@@ -9,7 +9,7 @@ from mura_tune.data.prepare import Prepared, open_dataset, prepare
 from mura_tune.errors import InputError
 from mura_tune.search.results import load_result
 
-CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2", "finetune.lr=5.0e-4")
+CONFIRMED = ("budget.confirm.top=2", "budget.confirm.seeds=2")
 
 
 def test_a_siblings_winner_is_tried_first(prepared: Prepared, url: str) -> None:
@@ -22,24 +22,6 @@ def test_a_siblings_winner_is_tried_first(prepared: Prepared, url: str) -> None:
     assert mine.trials[1].user_attrs["from"] == f"sibling trial {winner.number}"
     alone = tune(study_of("budget.trials=2"), prepared, url, name="alone", warm_start="none")
     assert [t.user_attrs.get("role") for t in alone.trials] == ["baseline", None]
-
-
-def test_values_that_a_trial_has_are_not_tried_again(prepared: Prepared, url: str) -> None:
-    """Two searches won with the same values, and a third one with the baseline's."""
-    for name in ("a", "b"):
-        tune(study_of(*CONFIRMED), prepared, url, name=name, warm_start="none")
-    alone = study_of("budget.trials=1", "budget.confirm.top=1", "budget.confirm.seeds=2")
-    tune(alone, prepared, url, name="c", warm_start="none")
-    winners = [load_result(url, name).best for name in "abc"]
-    assert winners[0].params == winners[1].params
-    assert winners[2].number == 0
-    mine = tune(study_of("budget.trials=12", "budget.seed=5"), prepared, url, warm_start="auto")
-    sources = [t.user_attrs["from"] for t in mine.trials if "from" in t.user_attrs]
-    assert sources == [f"a trial {winners[0].number}"]
-    there = [winners[0].params, *(trial.params for trial in mine.trials)]
-    assert there.count(winners[0].params) == 2
-    again = tune(study_of("budget.trials=13", "budget.seed=5"), prepared, url, warm_start="auto")
-    assert "from" not in again.trials[12].user_attrs
 
 
 @pytest.mark.parametrize(
