@@ -22,6 +22,8 @@ from mura_tune.database.urls import url_of
 
 if TYPE_CHECKING:
     from mura_tune.data.prepare import Prepared
+    from mura_tune.evaluation.picture_rule import PictureRule
+    from mura_tune.training.batches import Split
 
 # Before torch is loaded, here and in processes that tests start: networks this small gain nothing
 # from a second thread, and on a machine with other work its waits make them crawl. Nothing here
@@ -114,6 +116,27 @@ def prepared(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepar
     return prepare(open_dataset(phantoms), "XR_WRIST", 32, split, tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session")
+def everyone(prepared: Prepared) -> Split:
+    """Their views of train and dev together. Tests only read them."""
+    import torch
+
+    from mura_tune.release.refit import load_all_patients
+
+    return load_all_patients(prepared, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def pictures_rule(everyone: Split) -> PictureRule:
+    """What a release of these views would refuse by its pictures alone."""
+    from mura_tune.evaluation.familiarity import SHARE
+    from mura_tune.evaluation.picture_rule import choose_picture_rule
+
+    chosen = choose_picture_rule(everyone, SHARE)
+    assert chosen is not None
+    return chosen
+
+
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """URL of a SQLite database with nothing in it."""
@@ -170,7 +193,7 @@ def trained_release(finished: Path, tmp_path: Path) -> Path:
 def postgres() -> Iterator[postgresql.Server]:
     """A PostgreSQL server that goes with the tests; its `url()` is a new database each time."""
     programs = postgresql.binaries()
-    if programs is None:
+    if programs is None:  # pip brings no server; `.ci/run` installs one and takes no such skip
         pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
     with postgresql.server(programs) as server:
         yield server

@@ -18,7 +18,6 @@ from mura_tune.data.prepare import Prepared
 from mura_tune.errors import InputError
 from mura_tune.evaluation.familiarity import (
     FILE,
-    SHARE,
     UNFAMILIAR,
     FamiliarityRule,
     FoldFeatures,
@@ -31,7 +30,7 @@ from mura_tune.evaluation.familiarity import (
     predict_with_distances,
     sample_rows,
 )
-from mura_tune.evaluation.picture_rule import MOST_VIEWS, PictureRule, choose_picture_rule
+from mura_tune.evaluation.picture_rule import MOST_VIEWS, PictureRule
 from mura_tune.metrics.distances import join_distances
 from mura_tune.networks.factory import build_network
 from mura_tune.networks.features import answer_with_features, describe_pictures
@@ -39,7 +38,6 @@ from mura_tune.networks.network import Model, join_members
 from mura_tune.reading.answers import Familiarity
 from mura_tune.reading.readers import Predictor
 from mura_tune.reading.routed import RoutedReader
-from mura_tune.release.refit import load_all_patients
 from mura_tune.release.release import load_release, save_release
 from mura_tune.release_format import checksums
 from mura_tune.release_format.manifest import MANIFEST, parse_manifest
@@ -52,18 +50,6 @@ NOISE = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
 @pytest.fixture(scope="module")
 def splits(prepared: Prepared) -> dict[str, Split]:
     return {name: load_split(prepared, name, CPU) for name in ("train", "dev", "test")}
-
-
-@pytest.fixture(scope="module")
-def everyone(prepared: Prepared) -> Split:
-    return load_all_patients(prepared, CPU)
-
-
-@pytest.fixture(scope="module")
-def pictures_rule(everyone: Split) -> PictureRule:
-    chosen = choose_picture_rule(everyone, SHARE)
-    assert chosen is not None
-    return chosen
 
 
 @pytest.fixture(scope="module")

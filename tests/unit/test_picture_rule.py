@@ -7,25 +7,11 @@ import pytest
 import torch
 from untrained import CPU
 
-from mura_tune.data.prepare import Prepared
 from mura_tune.evaluation import picture_rule
 from mura_tune.evaluation.familiarity import SHARE
 from mura_tune.evaluation.picture_rule import PictureRule, choose_picture_rule, sample_studies
 from mura_tune.metrics.distances import largest_by_study
-from mura_tune.release.refit import load_all_patients
 from mura_tune.training.batches import Split, to_input
-
-
-@pytest.fixture(scope="module")
-def everyone(prepared: Prepared) -> Split:
-    return load_all_patients(prepared, CPU)
-
-
-@pytest.fixture(scope="module")
-def pictures_rule(everyone: Split) -> PictureRule:
-    chosen = choose_picture_rule(everyone, SHARE)
-    assert chosen is not None
-    return chosen
 
 
 def test_pictures_that_are_none_of_radiographs_lie_beyond_the_bound(
