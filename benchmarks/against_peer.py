@@ -7,7 +7,6 @@ contenders: its time now over its time then, and how many times longer the peer 
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from against import checkouts
+from against import Checkout, checkouts
 from measure import REAL, arguments, opened, ratio, spread
 
 PARTS = (
@@ -44,26 +43,25 @@ def main() -> None:
             rounds = []
             for turn in range(given.rounds):
                 order = both if turn % 2 == 0 else both[::-1]
-                times = {checkout.code: run(checkout.code, script, words) for checkout in order}
-                rounds.append([times[checkout.code] for checkout in both])
+                times = {one.code: run(one, script, words) for one in order}
+                rounds.append([times[one.code] for one in both])
             for contender in rounds[0][0]:
                 if "peer" not in contender and "bare" not in contender:
                     describe(contender, rounds, given.commit)
 
 
-def run(code: Path, script: str, words: list[str]) -> dict[str, float]:
+def run(checkout: Checkout, script: str, words: list[str]) -> dict[str, float]:
     """The times that one round of a script prints, by contender."""
-    environment = {**os.environ, "PYTHONPATH": str(code)}
     ran = subprocess.run(
         [sys.executable, f"benchmarks/{script}.py", *words],
         capture_output=True,
         text=True,
         check=False,
-        cwd=code,
-        env=environment,
+        cwd=checkout.code,
+        env=checkout.environment,
     )
     if ran.returncode:
-        raise SystemExit(f"{script} in {code.name} failed:\n{ran.stderr}")
+        raise SystemExit(f"{script} in {checkout.code.name} failed:\n{ran.stderr}")
     return {name: float(time) for name, time in TIME.findall(ran.stdout)}
 
 

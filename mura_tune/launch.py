@@ -40,8 +40,8 @@ def _prepare(name: str) -> None:
 
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)
-    # At its end Python looks through all objects for garbage. With torch that takes as long as a
-    # quarter of its import, and the system takes the memory back anyway.
+    # At its end Python looks through all objects for garbage: with torch a second and more, for
+    # memory that the system takes back anyway.
     atexit.register(gc.freeze)
     if importlib.util.find_spec("fcntl") is None:
         line = f"{name}: needs Linux or macOS (on Windows: inside WSL); this system has no fcntl"

@@ -10,6 +10,7 @@ import numpy as np
 
 from mura_tune.metrics.estimates import (
     DRAWS,
+    NEAREST,
     Estimate,
     Floats,
     StudyScores,
@@ -22,7 +23,7 @@ from mura_tune.metrics.estimates import (
 
 BINS = 10  # with at least 50 studies
 PERFECT_DRAWS = 500  # sets of labels that a perfect model would have had
-_LARGEST_LOSS = -math.log(1e-9)  # of a study: `logit` keeps probabilities so far from 0 and 1
+_LARGEST_LOSS = -math.log(NEAREST)  # of a study, by `logit`
 
 
 @dataclass(frozen=True)

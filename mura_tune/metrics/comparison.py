@@ -109,10 +109,10 @@ def compare_confirmed(
     patients two seeds have in common.
 
     The interval is D +- t x the root of that, with the degrees of freedom of Satterthwaite (1946),
-    and ends at -1 and 1, as a difference of two measures does.
-    t leaves 1.25 % on either side in place of 2.5 %, because `ours` was picked for its mean: with
-    the best of six recipes the interval then holds the true difference in 90 to 98 % of simulated
-    searches (docs/decisions/claims.md).
+    and ends at -1 and 1, as the difference of two measures from 0 to 1 does. t leaves 1.25 % on
+    either side in place of 2.5 %, because `ours` was picked for its mean: with the best of six
+    recipes the interval then holds the true difference in 90 to 98 % of simulated searches
+    (docs/decisions/claims.md).
 
     Args:
         runs: by recipe, its K runs, each a table a fold. Run k of every recipe is of the same

@@ -21,6 +21,7 @@ Names = NDArray[np.object_]  # strings that their table has, so that a row costs
 DRAWS = 2000  # of the bootstrap
 AT_ONCE = 125_000  # weights of draws that a number is taken of at once: 1 MB, and a few copies
 TAIL = 0.025  # of the distribution on either side of a 95 % interval
+NEAREST = 1e-9  # that a probability may be to 0 and 1 for `logit`
 Z = 1.959964  # the standard normal's 97.5 % point
 # By tail: the quantile of the standard normal, of t with 1 and with 2 degrees of freedom.
 _T_QUANTILES = {TAIL: (Z, 12.7062, 4.3027), TAIL / 2: (2.241403, 25.4517, 6.2053)}
@@ -167,8 +168,8 @@ def sigmoid(logits: NDArray[Any]) -> Floats:
 
 
 def logit(probabilities: NDArray[Any] | float) -> Floats:
-    """The inverse of `sigmoid`, of probabilities kept 1e-9 away from 0 and 1."""
-    p = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-9, 1 - 1e-9)
+    """The inverse of `sigmoid`, of probabilities kept NEAREST away from 0 and 1."""
+    p = np.clip(np.asarray(probabilities, dtype=np.float64), NEAREST, 1 - NEAREST)
     return np.asarray(np.log(p / (1 - p)))
 
 
