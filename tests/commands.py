@@ -135,7 +135,14 @@ class Forked(Command):
         return [pid for pid in (self.pid, *self.workers()) if pid in processes()]
 
 
+def unblock_ctrl_c() -> None:
+    """Let Ctrl-C reach this process, as one that a shell starts: the server that it is forked from
+    may have been started by a search, which blocks it there."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _command(args: Sequence[str], log: Path) -> None:
+    unblock_ctrl_c()
     said = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(said, sys.stdout.fileno())
     os.dup2(said, sys.stderr.fileno())

@@ -22,7 +22,7 @@ import pytest
 import sqlalchemy
 import torch
 from chaos import LEAVES_WITHIN, STUDY, amiss, opened, small, trials_of
-from commands import Forked, hit, until
+from commands import Forked, hit, unblock_ctrl_c, until
 from conftest import TINY, Ran
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -244,6 +244,7 @@ def test_ctrl_c_while_a_trials_end_is_stored_is_ctrl_c(
 def _crew_of_one(folder: Path) -> None:
     """A command in a session of its own, up to its first worker; 0: it started after Ctrl-C."""
     os.setsid()
+    unblock_ctrl_c()
     os.environ["PYTHONPATH"] = str(folder)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["slow_to_import"])
